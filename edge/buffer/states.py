@@ -1,0 +1,64 @@
+"""The life of an object in the spool, as one table.
+
+An object that is still arriving is a file in ``incoming/`` and has no state: without a row nobody was told
+that it is safe. Every step is one transaction, guarded by the state it starts from, so two threads cannot
+both take it.
+
+| step        | from                     | to           | when                                               |
+|-------------|--------------------------|--------------|----------------------------------------------------|
+| commit      | (a file in incoming)     | ready        | the sealed file is durable; then success is answered |
+| divert      | (a file in incoming)     | quarantined  | the data set could not be identified; failure is answered |
+| claim       | ready, sending (lapsed)  | sending      | uplink takes it under a lease                      |
+| release     | sending                  | ready        | the link failed; again later                       |
+| acknowledge | sending                  | acknowledged | central's receipt was verified and is kept         |
+| free        | acknowledged             | freed        | the file may go                                    |
+| set aside   | sending                  | quarantined  | central refuses it for good; kept for a person     |
+| requeue     | quarantined (answered)   | ready        | a person says: try again                           |
+| evict       | quarantined (unanswered) | freed        | quarantine is over its bound; oldest first         |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where an object is; the value is what the index and the control socket show."""
+
+    READY = "ready"
+    SENDING = "sending"
+    ACKNOWLEDGED = "acknowledged"
+    FREED = "freed"
+    QUARANTINED = "quarantined"
+
+
+UNFREED = (State.READY, State.SENDING, State.ACKNOWLEDGED, State.QUARANTINED)
+"""States whose file is on the disk."""
+
+SAFE_HERE = (State.READY, State.SENDING, State.ACKNOWLEDGED)
+"""States in which a resend of the same bytes adds nothing."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One allowed move of an existing row.
+
+    Attributes
+    ----------
+    answered : None, or what `success_answered` must be for the step to be allowed.
+    """
+
+    name: str
+    from_states: tuple[State, ...]
+    to: State
+    answered: bool | None = None
+
+
+CLAIM = Step("be claimed", (State.READY, State.SENDING), State.SENDING)
+RELEASE = Step("be released", (State.SENDING,), State.READY)
+ACKNOWLEDGE = Step("be acknowledged", (State.SENDING,), State.ACKNOWLEDGED)
+FREE = Step("be freed", (State.ACKNOWLEDGED,), State.FREED)
+SET_ASIDE = Step("be set aside", (State.SENDING,), State.QUARANTINED)
+REQUEUE = Step("be queued again", (State.QUARANTINED,), State.READY, answered=True)
+EVICT = Step("be evicted", (State.QUARANTINED,), State.FREED, answered=False)

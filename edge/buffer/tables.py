@@ -1,0 +1,89 @@
+"""The index's two tables. Nothing here identifies a patient: UIDs, hashes, AE titles, sizes and times.
+
+`due_s` is read against this process's monotonic clock (a Raspberry Pi has no battery clock, and a wall clock
+that jumps must not stall the queue); start-up sets it to zero, so everything is due at once after a restart.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from peewee import AutoField, BooleanField, FloatField, IntegerField, Model, TextField
+
+SCHEMA_VERSION = 1
+
+
+def utc_text(moment: datetime) -> str:
+    """Fixed-width ISO 8601 in UTC: sorts as text, and a technician can read it in sqlite3."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def utc_from_text(text: str) -> datetime:
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+
+
+class SpoolObject(Model):
+    """One sealed file. Freed rows stay a while as proof of the receipt."""
+
+    sequence = AutoField()
+    object_id = TextField(unique=True)
+    state = TextField()
+    success_answered = BooleanField()
+    sop_class_uid = TextField(null=True)
+    sop_instance_uid = TextField(null=True)
+    study_instance_uid = TextField(null=True)
+    series_instance_uid = TextField(null=True)
+    modality = TextField(null=True)
+    transfer_syntax_uid = TextField(null=True)
+    calling_ae_title = TextField()
+    called_ae_title = TextField()
+    peer_address = TextField()
+    sha256 = TextField(null=True)
+    size_bytes = IntegerField()
+    stored_bytes = IntegerField()
+    received_at_utc = TextField()
+    due_s = FloatField(default=0.0)  # ready: next attempt; sending: end of the lease
+    attempts = IntegerField(default=0)
+    last_error = TextField(null=True)
+    receipt = TextField(null=True)
+    freed_at_utc = TextField(null=True)
+
+    class Meta:
+        table_name = "objects"
+
+
+class Scanner(Model):
+    """A sender by calling AE title and address."""
+
+    sequence = AutoField()
+    calling_ae_title = TextField()
+    peer_address = TextField()
+    instances = IntegerField(default=0)
+    size_bytes = IntegerField(default=0)
+    rejected = IntegerField(default=0)
+    last_error = TextField(null=True)
+    first_seen_at_utc = TextField()
+    last_seen_at_utc = TextField()
+    last_store_at_utc = TextField(null=True)
+
+    class Meta:
+        table_name = "scanners"
+        indexes = ((("calling_ae_title", "peer_address"), True),)
+
+
+# Partial indexes: receipts of a month outnumber what waits by far, and no question about the queue may scan them.
+_live = SpoolObject.freed_at_utc.is_null()
+SpoolObject.add_index(
+    SpoolObject.index(
+        SpoolObject.state, SpoolObject.due_s, SpoolObject.stored_bytes, where=_live, name="live_by_state"
+    )
+)
+SpoolObject.add_index(SpoolObject.index(SpoolObject.sequence, where=_live, name="live_by_sequence"))
+SpoolObject.add_index(SpoolObject.index(SpoolObject.sop_instance_uid, where=_live, name="live_by_instance"))
+SpoolObject.add_index(
+    SpoolObject.index(
+        SpoolObject.freed_at_utc, where=SpoolObject.freed_at_utc.is_null(False), name="freed_by_time"
+    )
+)
+
+TABLES = (SpoolObject, Scanner)

@@ -1,0 +1,215 @@
+"""Finds out which instance a data set is, from the bytes as they stream past, and reads nothing else.
+
+A push parser over the top level of the data set (PS3.5 section 7): five elements are kept, every other value
+is skipped unread. Memory is bounded by one element header and one UID; nested sequences of undefined length
+cost a counter, not a call; deflated data is inflated in small steps and only as far as needed.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+
+from edge.gateway.errors import PermanentGatewayError
+
+MAX_DEPTH = 64
+"""Nesting of sequences and items of undefined length; real objects stay below ten."""
+
+MAX_INFLATED_BYTES = 16 << 20
+"""How far a deflated data set is followed for its identity; 500 KB can inflate to 1 GB."""
+
+_INFLATE_STEP_BYTES = 65_536
+_VALUE_MAX_BYTES = 66  # 64 of a UID, and room for senders that pad too much
+_UNDEFINED = 0xFFFFFFFF
+_LAST_TAG = 0x0020000E
+_WANTED = frozenset({0x00080016, 0x00080018, 0x00080060, 0x0020000D, _LAST_TAG})
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+
+_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+_NESTING_VRS = frozenset(
+    (b"SQ", b"UN", b"OB", b"OW")
+)  # OB and OW: encapsulated pixels of an icon inside a sequence
+
+_IMPLICIT_LITTLE = "1.2.840.10008.1.2"
+_EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+_DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
+_STANDARD_ROOT = "1.2.840.10008."
+_MODALITY = re.compile(r"[A-Z0-9_ ]{1,16}")
+
+
+class UnidentifiableError(PermanentGatewayError):
+    """The data set cannot be followed as far as its identity; the text says where it broke, without any value."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the data set says of itself, padding stripped and nothing checked. Empty where it says nothing."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    modality: str | None
+
+
+class IdentityReader:
+    """Fed with the data set's bytes in any portions until `done`.
+
+    Parameters
+    ----------
+    transfer_syntax_uid : decides the encoding. For a private one the first element tells explicit from implicit.
+    """
+
+    def __init__(self, transfer_syntax_uid: str) -> None:
+        big = transfer_syntax_uid == _EXPLICIT_BIG
+        self._tag = struct.Struct(">HH" if big else "<HH")
+        self._short = struct.Struct(">H" if big else "<H")
+        self._long = struct.Struct(">I" if big else "<I")
+        self._implicit: bool | None = transfer_syntax_uid == _IMPLICIT_LITTLE
+        if not transfer_syntax_uid.startswith(_STANDARD_ROOT):
+            self._implicit = None
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in _DEFLATED else None
+        self._inflated_bytes = 0
+        self._held = bytearray()  # a header, or a wanted value, that is not complete yet
+        self._skip_bytes = 0
+        self._depth = 0
+        self._implicit_from_depth: int | None = None
+        self._values: dict[int, str] = {}
+        self.done = False
+
+    def feed(self, data: memoryview) -> bool:
+        """Follow the next bytes; True once nothing more is needed.
+
+        Raises
+        ------
+        UnidentifiableError
+        """
+        if self.done:
+            return True
+        if self._inflater is None:
+            self._follow(data)
+        else:
+            self._inflate(self._inflater, data)
+        return self.done
+
+    def finish(self) -> Found:
+        """What was found. To be called when done, or at the data set's end.
+
+        Raises
+        ------
+        UnidentifiableError : the data set ended inside an element.
+        """
+        if not self.done and (self._held or self._skip_bytes or self._depth):
+            raise UnidentifiableError("the data set ends inside an element before its identity is complete")
+        modality = self._values.get(0x00080060, "")
+        return Found(
+            sop_class_uid=self._values.get(0x00080016, ""),
+            sop_instance_uid=self._values.get(0x00080018, ""),
+            study_instance_uid=self._values.get(0x0020000D, ""),
+            series_instance_uid=self._values.get(_LAST_TAG, ""),
+            modality=modality if _MODALITY.fullmatch(modality) else None,
+        )
+
+    def _inflate(self, inflater: zlib._Decompress, data: memoryview) -> None:
+        rest: bytes | memoryview = data
+        more = True
+        while more and not self.done:
+            try:
+                piece = inflater.decompress(rest, _INFLATE_STEP_BYTES)
+            except zlib.error as error:
+                raise UnidentifiableError("the deflated data set is damaged") from error
+            rest = inflater.unconsumed_tail
+            # A full step may have more behind it that zlib holds back with no input left over.
+            more = not inflater.eof and (len(rest) > 0 or len(piece) == _INFLATE_STEP_BYTES)
+            self._inflated_bytes += len(piece)
+            if self._inflated_bytes > MAX_INFLATED_BYTES:
+                raise UnidentifiableError("the deflated data set hides its identity too deep")
+            self._follow(memoryview(piece))
+
+    def _follow(self, data: memoryview) -> None:
+        skipped = min(self._skip_bytes, len(data))
+        self._skip_bytes -= skipped
+        data = data[skipped:]
+        if self._held:
+            self._held += data
+            data = memoryview(bytes(self._held))
+        at = 0
+        while not self.done and at < len(data):
+            used = self._element(data, at)
+            if used is None:
+                break
+            at += used
+        self._skip_bytes += max(0, at - len(data))
+        self._held = bytearray(data[at:]) if not self.done else bytearray()
+
+    def _element(self, data: memoryview, at: int) -> int | None:
+        """Take the element at `at`: bytes to go on by (past the end: to be skipped); None if it is cut off."""
+        if len(data) - at < 8:
+            return None
+        group, number = self._tag.unpack_from(data, at)
+        tag = group << 16 | number
+        if group == 0xFFFE:
+            return self._delimiter(tag, int(self._long.unpack_from(data, at + 4)[0]))
+        vr = bytes(data[at + 4 : at + 6])
+        if self._implicit is None:
+            self._implicit = vr not in _LONG_VRS and vr not in _SHORT_VRS
+        if self._implicit or self._implicit_from_depth is not None:
+            vr, header_bytes, length = b"", 8, int(self._long.unpack_from(data, at + 4)[0])
+        elif vr in _SHORT_VRS:
+            header_bytes, length = 8, int(self._short.unpack_from(data, at + 6)[0])
+        elif vr in _LONG_VRS:
+            if len(data) - at < 12:
+                return None
+            header_bytes, length = 12, int(self._long.unpack_from(data, at + 8)[0])
+        else:
+            raise UnidentifiableError(f"no known value representation at ({group:04x},{number:04x})")
+        if self._depth == 0:
+            if group in (0x0000, 0x0002):
+                raise UnidentifiableError(f"group {group:04x} does not belong in a data set")
+            if tag > _LAST_TAG:
+                self.done = True
+                return 0
+            if tag in _WANTED:
+                return self._keep(tag, data, at + header_bytes, length, header_bytes)
+        if length != _UNDEFINED:
+            return header_bytes + length
+        if vr and vr not in _NESTING_VRS:
+            raise UnidentifiableError(f"undefined length at ({group:04x},{number:04x})")
+        self._enter()
+        if vr == b"UN" and self._implicit_from_depth is None:
+            self._implicit_from_depth = self._depth  # PS3.5 section 6.2.2: its content is Implicit VR
+        return header_bytes
+
+    def _keep(self, tag: int, data: memoryview, at: int, length: int, header_bytes: int) -> int | None:
+        if length > _VALUE_MAX_BYTES:
+            raise UnidentifiableError(f"({tag >> 16:04x},{tag & 0xFFFF:04x}) is longer than any UID")
+        if len(data) - at < length:
+            return None
+        value = bytes(data[at : at + length]).decode("latin-1").strip("\0 ")
+        self._values.setdefault(tag, value)
+        self.done = len(self._values) == len(_WANTED)
+        return header_bytes + length
+
+    def _delimiter(self, tag: int, length: int) -> int:
+        """An item, or the end of an item or a sequence: only ever seen inside undefined length."""
+        if self._depth == 0:
+            raise UnidentifiableError("an item outside any sequence")
+        if tag == _ITEM:
+            if length != _UNDEFINED:
+                return 8 + length
+            self._enter()
+        elif tag in (_ITEM_END, _SEQUENCE_END):
+            self._depth -= 1
+            if self._implicit_from_depth is not None and self._depth < self._implicit_from_depth:
+                self._implicit_from_depth = None
+        else:
+            raise UnidentifiableError("an element of group fffe that does not exist")
+        return 8
+
+    def _enter(self) -> None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise UnidentifiableError(f"sequences nested deeper than {MAX_DEPTH}")
