@@ -1,0 +1,1 @@
+"""The archive: identical Part 10 files by content address, and an index that finds them."""

@@ -1,0 +1,1 @@
+"""The boxes' heartbeats: heard over MQTT, kept, and shown as one view a box."""

@@ -1,0 +1,285 @@
+"""Wires central together, and only here: which room gets what, what is started and stopped in which order.
+
+Starting: lock the data folder, bind the sockets, open the rooms, listen to the broker, accept connections.
+Stopping: no new connections, answers under way finish (ten seconds), then the rooms in reverse order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import os
+import signal
+import ssl
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import peewee
+import pydicom.config
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+import central.viewer
+from central.access.sign_in import sign_in_routes
+from central.access.web import RequireSignIn
+from central.archive.archive import Archive
+from central.commands import run_command
+from central.config import Settings
+from central.dicomweb.render import Renderer
+from central.dicomweb.service import routes as dicomweb_routes
+from central.dimse.server import DimseServer
+from central.errors import StartError
+from central.fleet.fleet import Fleet
+from central.fleet.heartbeats import Heartbeats
+from central.fleet.listener import BrokerListener, BrokerTls
+from central.foundation import Foundation, lock_folder
+from central.ingest.acceptance import Acceptance
+from central.ingest.caller import Callers
+from central.ingest.enrolment import EnrolmentDesk, Introduction
+from central.ingest.errors import IngestError
+from central.ingest.partial import PartialUploads, UploadLimits
+from central.ingest.problems import http_error, ingest_error, unexpected_error
+from central.ingest.refusals import Refusals
+from central.ingest.uploads import Uploads
+from central.portal.service import routes as portal_routes
+from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
+from central.viewer.delivery import routes as viewer_routes
+from contract.enrolment import BrokerAddress, Pairing
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Central:
+    """Central, opened and bound, not yet accepting."""
+
+    people: Listener
+    gateways: Listener
+    dicom: DimseServer | None
+    fleet: Fleet
+
+    @classmethod
+    def open(cls, settings: Settings, closing: ExitStack) -> Central:
+        """Open every room; `closing` closes them in reverse order.
+
+        Raises
+        ------
+        StartError : one sentence that says what keeps central from starting.
+        """
+        foundation = Foundation.open(settings)
+        closing.callback(foundation.close)
+        closing.callback(os.close, lock_folder(settings.storage.root))
+        people_socket = bind(settings.people.host, settings.people.port, "people.port")
+        closing.callback(people_socket.close)
+        gateway_socket = bind(settings.gateways.host, settings.gateways.port, "gateways.port")
+        closing.callback(gateway_socket.close)
+        try:
+            archive = Archive.open(settings.storage.root, foundation.db)
+        except (OSError, peewee.PeeweeException) as error:
+            raise StartError(
+                f"the archive in {settings.storage.root} cannot be opened: {reason(error)}"
+            ) from error
+        fleet = _fleet(foundation, closing)
+        renderer = Renderer(settings.limits.render_workers)
+        closing.callback(renderer.close)
+        gateway_app = _gateway_app(foundation, archive, closing)
+        gateway_port = settings.gateways.public_port or gateway_socket.getsockname()[1]
+        return cls(
+            people=Listener(
+                people_socket,
+                _people_app(foundation, archive, fleet, renderer, gateway_port),
+                _people_tls(settings),
+                settings.people.behind_proxy,
+            ),
+            gateways=Listener(
+                gateway_socket,
+                gateway_app,
+                gateway_tls(foundation.identity.server, foundation.identity.authority.pem.decode("ascii")),
+            ),
+            dicom=_dicom(foundation, archive, closing),
+            fleet=fleet,
+        )
+
+    async def serve(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+        """Answer until `stop` is set."""
+        await serve([self.people, self.gateways], stop, ready)
+
+
+def _people_app(
+    foundation: Foundation, archive: Archive, fleet: Fleet, renderer: Renderer, gateway_port: int
+) -> Starlette:
+    accounts, audit, sessions = foundation.accounts, foundation.audit, foundation.settings.sessions
+    gateways_settings = foundation.settings.gateways
+
+    def pair(name: str) -> Pairing:
+        ticket = foundation.gateways.new_pairing(name)
+        return Pairing(
+            gateways_settings.called_host, gateway_port, foundation.identity.ca_fingerprint, ticket.token
+        )
+
+    async def health(_request: Request) -> Response:
+        return JSONResponse({"status": "ok", "broker": fleet.broker_state()})
+
+    return Starlette(
+        routes=[
+            Route("/healthz", health, methods=["GET"]),
+            *sign_in_routes(accounts, audit, sessions.token_life_s),
+            *portal_routes(accounts, audit, fleet.boxes, pair, sessions.browser_life_s),
+            *dicomweb_routes(archive, audit, renderer),
+            *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
+        ],
+        middleware=[Middleware(RequireSignIn, accounts=accounts)],
+    )
+
+
+def _gateway_app(foundation: Foundation, archive: Archive, closing: ExitStack) -> Starlette:
+    settings, identity = foundation.settings, foundation.identity
+    limits = UploadLimits(
+        max_object_bytes=settings.limits.max_object_bytes,
+        max_uploads_per_gateway=settings.limits.max_uploads_per_gateway,
+        reserve_bytes=settings.storage.reserve_bytes,
+    )
+    acceptance = Acceptance(
+        foundation.db,
+        archive,
+        central_id=identity.central_id,
+        sealing_keys=identity.sealing_keys,
+        receipt_key=identity.receipt_key,
+        max_object_bytes=limits.max_object_bytes,
+    )
+    refusals = Refusals(foundation.audit)
+    uploads = Uploads(
+        Callers(foundation.gateways, refusals),
+        PartialUploads.open(settings.storage.root / "uploads", limits),
+        acceptance,
+        refusals,
+        settings.limits.ingest_workers,
+    )
+    closing.callback(uploads.close)
+    desk = EnrolmentDesk(foundation.gateways, _introduction(foundation), foundation.audit, refusals)
+    return Starlette(
+        routes=[*desk.routes(), *uploads.routes()],
+        exception_handlers={
+            IngestError: ingest_error,
+            HTTPException: http_error,
+            Exception: unexpected_error,
+        },
+    )
+
+
+def _introduction(foundation: Foundation) -> Introduction:
+    identity, mqtt = foundation.identity, foundation.settings.mqtt
+    broker = BrokerAddress(host=mqtt.called_host, port=mqtt.called_port, tls=mqtt.tls) if mqtt.host else None
+    return Introduction(
+        central_id=identity.central_id,
+        ca_pem=identity.authority.pem.decode("ascii"),
+        sealing_keys=tuple(_base64(key.public_key().raw) for key in identity.sealing_keys.values()),
+        receipt_keys=(_base64(identity.receipt_key.public_key().public_bytes_raw()),),
+        broker=broker,
+    )
+
+
+def _fleet(foundation: Foundation, closing: ExitStack) -> Fleet:
+    mqtt, identity = foundation.settings.mqtt, foundation.identity
+    heartbeats = Heartbeats(foundation.db, foundation.gateways)
+    listener = None
+    if mqtt.host:
+        client = identity.broker_client
+        tls = BrokerTls(identity.ca_path, client.certificate, client.key) if mqtt.tls else None
+        listener = BrokerListener(
+            mqtt.host,
+            mqtt.port,
+            identity.central_id,
+            tls,
+            lambda topic, payload, retained: heartbeats.hear(topic, payload, retained=retained),
+        )
+        listener.start()
+        closing.callback(listener.close)
+    return Fleet(foundation.gateways, heartbeats, listener)
+
+
+def _dicom(foundation: Foundation, archive: Archive, closing: ExitStack) -> DimseServer | None:
+    """The DICOM service, accepting. Last of all, because it begins to answer at once."""
+    dicom = foundation.settings.dicom
+    if not dicom.enabled:
+        return None
+    server = DimseServer(dicom, archive, foundation.audit)
+    try:
+        server.start()
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {dicom.host} port {dicom.port} (dicom.port): {reason(error)}"
+        ) from error
+    closing.callback(server.stop)
+    return server
+
+
+def _people_tls(settings: Settings) -> ssl.SSLContext | None:
+    people = settings.people
+    if people.tls_certificate is None or people.tls_key is None:
+        return None
+    return people_tls(str(people.tls_certificate), str(people.tls_key))
+
+
+def _base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode("ascii")
+
+
+def run(settings: Settings) -> None:
+    """Run central until SIGTERM or SIGINT.
+
+    Raises
+    ------
+    StartError : it cannot start; nothing is left running.
+    """
+    with ExitStack() as closing:
+        opened = Central.open(settings, closing)
+        asyncio.run(_until_stopped(opened, settings))
+
+
+async def _until_stopped(opened: Central, settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    def announce() -> None:
+        listening = {
+            "people": {"host": settings.people.host, "port": opened.people.port},
+            "gateways": {"host": settings.gateways.host, "port": opened.gateways.port},
+        }
+        if opened.dicom is not None:
+            listening["dicom"] = {"host": settings.dicom.host, "port": opened.dicom.port}
+        print(f"LISTENING {json.dumps(listening)}", flush=True)
+
+    await opened.serve(stop, announce)
+
+
+def _quiet_libraries() -> None:
+    """pydicom's warnings and log lines quote the data set; nothing of a data set goes into our log."""
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    warnings.filterwarnings("ignore", module="pydicom")
+    for name in ("pydicom", "pynetdicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``dicomnet-central``: exit code 0 when done, 2 with one sentence on stderr when it cannot be done."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    _quiet_libraries()
+    return run_command(arguments, run)

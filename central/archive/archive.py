@@ -1,0 +1,181 @@
+"""The archive as the other rooms see it: write an object, index it, find studies, read what was granted.
+
+Always true: what reads return is byte for byte what was written; every read takes a `Scope` or a `Grant` of
+the policy. What a crash leaves: a durable file without a row (the resend finds it again), or everything.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import peewee
+
+from central.access.policy import Grant, Scope, StudyFacts, scope_of
+from central.archive import finding
+from central.archive.attributes import attributes_of
+from central.archive.dicom_json import dicom_json
+from central.archive.errors import NoSuchInstanceError
+from central.archive.header import read_header
+from central.archive.indexing import ObjectOrigin, add_to_index
+from central.archive.objects import ObjectFiles, ObjectSink, StoredObject
+from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
+from central.archive.rows import InstanceRow, SeriesRow, StoredInstance, StudyRow
+from central.archive.tables import MODELS, Instance, Metadata, Series, Study
+from contract.receipt import Outcome
+
+_METADATA_BATCH: Final = 64  # rows in memory at a time
+
+
+class Archive:
+    """Open archive; one per process, safe to call from many threads."""
+
+    def __init__(self, files: ObjectFiles, db: peewee.SqliteDatabase) -> None:
+        self._files = files
+        self._db = db
+        # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
+        self._write_lock = threading.Lock()
+
+    @classmethod
+    def open(cls, root: Path, db: peewee.SqliteDatabase) -> Archive:
+        """Open the archive whose files lie under `root`/objects and whose index is in `db`.
+
+        Raises
+        ------
+        OSError : the folder cannot be made or read.
+        """
+        with db.bind_ctx(MODELS):
+            db.create_tables(MODELS)
+        return cls(ObjectFiles.open(root / "objects"), db)
+
+    # Writing: for ingest only.
+
+    def new_object(self) -> ObjectSink:
+        """Where the bytes of one Part 10 file go; see `ObjectSink`."""
+        return self._files.new_object()
+
+    def index(
+        self,
+        stored: StoredObject,
+        origin: ObjectOrigin,
+        in_transaction: Callable[[Outcome], None] | None = None,
+    ) -> Outcome:
+        """Make a durable file findable, in one transaction.
+
+        Parameters
+        ----------
+        in_transaction : called before the commit, for what must become true together with it.
+
+        Raises
+        ------
+        NotDicomError : nothing names its SOP instance. The file stays; `forget` removes it.
+        """
+        header = read_header(stored.path)
+        attributes, metadata = attributes_of(header), dicom_json(header)
+        with self._write_lock, self._db.atomic("IMMEDIATE"):
+            outcome = add_to_index(self._db, attributes, metadata, stored, origin)
+            if in_transaction is not None:
+                in_transaction(outcome)
+        return outcome
+
+    def forget(self, stored: StoredObject) -> None:
+        """Remove a file that `index` refused. One that the index knows is left alone."""
+        with self._write_lock:
+            if not list(
+                Instance.select(Instance.id).where(Instance.sha256 == stored.sha256).execute(self._db)
+            ):
+                stored.path.unlink(missing_ok=True)
+
+    # Reading.
+
+    def find_studies(self, scope: Scope, query: StudyQuery) -> list[StudyRow]:
+        """Studies within `scope` that match, newest first. QueryError for a malformed key."""
+        return finding.find_studies(self._db, scope, query)
+
+    def find_series(self, scope: Scope, query: SeriesQuery) -> list[SeriesRow]:
+        """Series within `scope` that match. QueryError for a malformed key."""
+        return finding.find_series(self._db, scope, query)
+
+    def find_instances(self, scope: Scope, query: InstanceQuery) -> list[InstanceRow]:
+        """Instances within `scope` that match. QueryError for a malformed key."""
+        return finding.find_instances(self._db, scope, query)
+
+    def facts(self, study_instance_uid: str) -> StudyFacts | None:
+        """What the policy needs to know of a study; None when it is not here."""
+        query = Study.select(
+            Study.study_instance_uid,
+            Study.patient_id,
+            Study.issuer_of_patient_id,
+            Study.referring_physician_name,
+        ).where(Study.study_instance_uid == study_instance_uid)
+        row = next(iter(query.dicts().execute(self._db)), None)
+        return StudyFacts(**row) if row is not None else None
+
+    def series_of(self, grant: Grant) -> list[SeriesRow]:
+        """The series of the granted study, by Series Number."""
+        query = SeriesQuery(study=StudyQuery(study_instance_uid=grant.study_instance_uid), limit=None)
+        return finding.find_series(self._db, _scope(grant), query)
+
+    def instances_of(self, grant: Grant, series_instance_uid: str | None = None) -> list[InstanceRow]:
+        """The instances of the granted study, or of one of its series, by Series and Instance Number."""
+        series = SeriesQuery(
+            series_instance_uid=series_instance_uid or "",
+            study=StudyQuery(study_instance_uid=grant.study_instance_uid),
+        )
+        return finding.find_instances(self._db, _scope(grant), InstanceQuery(series=series, limit=None))
+
+    def metadata(
+        self, grant: Grant, series_instance_uid: str | None = None, sop_instance_uid: str | None = None
+    ) -> Iterator[bytes]:
+        """DICOM JSON objects in UTF-8, one an instance, in the order of `instances_of`; none if none is there."""
+        ids = [row["id"] for row in self._granted(grant, series_instance_uid, sop_instance_uid, Instance.id)]
+        for at in range(0, len(ids), _METADATA_BATCH):
+            batch = ids[at : at + _METADATA_BATCH]
+            query = Metadata.select().where(Metadata.instance.in_(batch)).dicts()
+            made = {row["instance"]: row["dicom_json"] for row in query.execute(self._db)}
+            for instance_id in batch:
+                yield zlib.decompress(made[instance_id])
+
+    def open_instance(self, grant: Grant, series_instance_uid: str, sop_instance_uid: str) -> StoredInstance:
+        """Where the bytes of one instance lie.
+
+        Raises
+        ------
+        NoSuchInstanceError : the granted study has no such instance.
+        """
+        rows = self._granted(
+            grant,
+            series_instance_uid,
+            sop_instance_uid,
+            Instance.sha256,
+            Instance.size_bytes,
+            Instance.sop_class_uid,
+            Instance.sop_instance_uid,
+            Instance.transfer_syntax_uid,
+        )
+        for row in rows:
+            return StoredInstance(path=self._files.path_of(row["sha256"]), **row)
+        raise NoSuchInstanceError("no such instance in this study")
+
+    def _granted(
+        self, grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None, *columns: Any
+    ) -> list[dict[str, Any]]:
+        query = (
+            Instance.select(*columns)
+            .join(Series)
+            .join(Study)
+            .where(Study.study_instance_uid == grant.study_instance_uid, finding.readable(_scope(grant)))
+            .order_by(Series.series_number, Series.id, Instance.instance_number, Instance.id)
+        )
+        if series_instance_uid is not None:
+            query = query.where(Series.series_instance_uid == series_instance_uid)
+        if sop_instance_uid is not None:
+            query = query.where(Instance.sop_instance_uid == sop_instance_uid)
+        return list(query.dicts().execute(self._db))
+
+
+def _scope(grant: Grant) -> Scope:
+    return scope_of(grant.principal, grant.action)

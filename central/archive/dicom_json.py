@@ -1,0 +1,103 @@
+"""An instance's metadata as DICOM JSON (PS3.18 annex F), made once at ingest from the header.
+
+Small binary values are inline; larger ones, and those that were not read, are named by a relative BulkDataURI.
+An element that cannot be understood keeps its place with its VR and no value: one broken private element must
+not take the rest of the header from the viewer.
+"""
+
+from __future__ import annotations
+
+import array
+import base64
+import json
+import math
+from typing import Any, Final
+
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+
+from central.archive.header import Header
+
+MAX_INLINE_BYTES: Final = 4096
+MAX_DEPTH: Final = 32
+_WORD_CODES: Final = {"OW": "H", "OF": "I", "OL": "I", "OD": "Q", "OV": "Q"}
+_BINARY: Final = frozenset({"OB", "UN", *_WORD_CODES})
+
+JsonElement = dict[str, Any]
+
+
+def dicom_json(header: Header) -> bytes:
+    """The header as one JSON object in UTF-8, ready to be sent."""
+    converted = _items(header.dataset, header, depth=0)
+    return json.dumps(converted, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(
+        "utf-8", "replace"
+    )
+
+
+def _items(dataset: Dataset, header: Header, depth: int) -> dict[str, JsonElement]:
+    return {
+        f"{tag:08X}": _element(dataset, tag, header, depth)
+        for tag in sorted(dataset.keys())
+        if tag.element != 0  # group lengths (PS3.5 section 7.2) say nothing here
+    }
+
+
+def _element(dataset: Dataset, tag: BaseTag, header: Header, depth: int) -> JsonElement:
+    if depth == 0 and tag in header.skipped:
+        return {"vr": _known_vr(dataset, tag), "BulkDataURI": _bulk_data_uri(tag)}
+    try:
+        element = dataset[tag]
+        if element.VR == "SQ":
+            if depth >= MAX_DEPTH:
+                return {"vr": "SQ"}
+            items = [_items(item, header, depth + 1) for item in element.value or ()]
+            return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
+        if element.VR in _BINARY:
+            return _binary(element, tag, header)
+        # The methods' own threshold is not used: what is binary was taken care of above.
+        return _finite(element.to_json_dict(bulk_data_element_handler=None, bulk_data_threshold=0))
+    except Exception:  # see the module's docstring; pydicom raises nearly anything on malformed values
+        return {"vr": _known_vr(dataset, tag)}
+
+
+def _binary(element: DataElement, tag: BaseTag, header: Header) -> JsonElement:
+    value: bytes = element.value or b""
+    if len(value) > MAX_INLINE_BYTES:
+        return {"vr": str(element.VR), "BulkDataURI": _bulk_data_uri(tag)}
+    if not value:
+        return {"vr": str(element.VR)}
+    code = _WORD_CODES.get(element.VR)
+    if code is not None and not header.is_little_endian:
+        words = array.array(code, value)  # bulk and inline data are little endian (PS3.18 section F.2.7)
+        words.byteswap()
+        value = words.tobytes()
+    return {"vr": str(element.VR), "InlineBinary": base64.b64encode(value).decode("ascii")}
+
+
+def _finite(converted: JsonElement) -> JsonElement:
+    """JSON has no NaN and no infinities; PS3.18 table F.2.3-1 writes them as strings."""
+    if any(isinstance(value, float) and not math.isfinite(value) for value in converted.get("Value", ())):
+        converted["Value"] = [
+            ("NaN" if math.isnan(value) else "inf" if value > 0 else "-inf")
+            if isinstance(value, float) and not math.isfinite(value)
+            else value
+            for value in converted["Value"]
+        ]
+    return converted
+
+
+def _known_vr(dataset: Dataset, tag: BaseTag) -> str:
+    """The VR as sent (explicit), as the dictionary has it (implicit), else UN."""
+    sent = dataset.get_item(tag).VR
+    if sent:
+        return str(sent)
+    try:
+        return dictionary_VR(tag).partition(" ")[0]
+    except KeyError:
+        return "UN"
+
+
+def _bulk_data_uri(tag: BaseTag) -> str:
+    return f"bulkdata/{tag:08X}"

@@ -1,0 +1,190 @@
+"""Searches as SQL: the scope of who asks and the keys of what is asked, in one WHERE.
+
+Always true: every query built here carries the scope, so a search reaches no row that the policy would not
+grant; nothing is filtered afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import reduce
+from operator import and_, or_
+from typing import Any, Final
+
+import peewee
+
+from central.access.policy import Scope
+from central.archive.query import (
+    InstanceQuery,
+    SeriesQuery,
+    StudyQuery,
+    matches_codes,
+    matches_date,
+    matches_number,
+    matches_person_name,
+    matches_text,
+    matches_time,
+    matches_uids,
+)
+from central.archive.rows import InstanceRow, SeriesRow, StudyRow
+from central.archive.tables import Instance, Series, Study
+
+Conditions = list[peewee.Expression | None]
+
+_NEWEST_FIRST: Final = (Study.study_date.desc(), Study.study_time.desc(), Study.id.desc())
+_BY_NUMBER: Final = (Series.series_number, Series.id)
+
+
+def _columns(model: type[peewee.Model]) -> list[Any]:
+    """All columns, named ``<table>.<column>`` in the result: three tables share some names."""
+    table = model._meta.table_name
+    return [field.alias(f"{table}.{name}") for name, field in model._meta.fields.items()]
+
+
+_STUDY: Final = _columns(Study)
+_SERIES: Final = [*_STUDY, *_columns(Series)]
+_INSTANCE: Final = [*_SERIES, *_columns(Instance)]
+
+
+def find_studies(db: peewee.SqliteDatabase, scope: Scope, query: StudyQuery) -> list[StudyRow]:
+    """Newest first."""
+    select = Study.select(*_STUDY).order_by(*_NEWEST_FIRST)
+    found = _page(select, [within(scope), *_study_keys(query)], query.limit, query.offset)
+    return [_study_row(row) for row in found.dicts().execute(db)]
+
+
+def find_series(db: peewee.SqliteDatabase, scope: Scope, query: SeriesQuery) -> list[SeriesRow]:
+    """Newest study first, then by Series Number."""
+    select = Series.select(*_SERIES).join(Study).order_by(*_NEWEST_FIRST, *_BY_NUMBER)
+    conditions = [within(scope), *_study_keys(query.study), *_series_keys(query)]
+    return [
+        _series_row(row) for row in _page(select, conditions, query.limit, query.offset).dicts().execute(db)
+    ]
+
+
+def find_instances(db: peewee.SqliteDatabase, scope: Scope, query: InstanceQuery) -> list[InstanceRow]:
+    """Newest study first, then by Series Number and Instance Number."""
+    select = (
+        Instance.select(*_INSTANCE)
+        .join(Series)
+        .join(Study)
+        .order_by(*_NEWEST_FIRST, *_BY_NUMBER, Instance.instance_number, Instance.id)
+    )
+    conditions = [
+        within(scope),
+        readable(scope),
+        *_study_keys(query.series.study),
+        *_series_keys(query.series),
+        matches_uids(Instance.sop_instance_uid, query.sop_instance_uid),
+        matches_uids(Instance.sop_class_uid, query.sop_class_uid),
+        matches_number(Instance.instance_number, query.instance_number),
+    ]
+    return [
+        _instance_row(row) for row in _page(select, conditions, query.limit, query.offset).dicts().execute(db)
+    ]
+
+
+def within(scope: Scope) -> peewee.Expression | None:
+    """`Scope.covers` as SQL on the study's columns."""
+    if scope.everything:
+        return None
+    ways = []
+    if scope.referring_physician_keys:
+        ways.append(Study.referring_physician_key.in_(sorted(scope.referring_physician_keys)))
+    ways += [
+        (Study.patient_id == patient.patient_id) & (Study.issuer_of_patient_id == patient.issuer)
+        for patient in sorted(scope.patients)
+    ]
+    return reduce(or_, ways) if ways else Study.id.is_null()
+
+
+def readable(scope: Scope) -> peewee.Expression:
+    """The contents that reads return; an instance that names another patient only to those who see everything."""
+    current = Instance.current == True  # noqa: E712  # SQL
+    return current if scope.everything else current & (Instance.other_patient == False)  # noqa: E712  # SQL
+
+
+def _study_keys(query: StudyQuery) -> Conditions:
+    modality = matches_codes(Series.modality, query.modalities_in_study)
+    return [
+        matches_uids(Study.study_instance_uid, query.study_instance_uid),
+        matches_person_name(Study.patient_name_key, Study.patient_name_other_keys, query.patient_name),
+        matches_text(Study.patient_id, query.patient_id),
+        matches_text(Study.issuer_of_patient_id, query.issuer_of_patient_id),
+        matches_date(Study.study_date, query.study_date),
+        matches_time(Study.study_time, query.study_time),
+        matches_text(Study.accession_number, query.accession_number),
+        matches_text(Study.study_id, query.study_id),
+        matches_text(Study.study_description_key, query.study_description, folded=True),
+        matches_person_name(Study.referring_physician_key, None, query.referring_physician_name),
+        Study.id.in_(Series.select(Series.study).where(modality)) if modality is not None else None,
+    ]
+
+
+def _series_keys(query: SeriesQuery) -> Conditions:
+    return [
+        matches_uids(Series.series_instance_uid, query.series_instance_uid),
+        matches_codes(Series.modality, query.modality),
+        matches_number(Series.series_number, query.series_number),
+        matches_text(Series.series_description_key, query.series_description, folded=True),
+        matches_codes(Series.body_part_examined, query.body_part_examined),
+    ]
+
+
+def _page(select: Any, conditions: Iterable[peewee.Expression | None], limit: int | None, offset: int) -> Any:
+    said = [condition for condition in conditions if condition is not None]
+    if said:
+        select = select.where(reduce(and_, said))
+    if limit is not None:
+        select = select.limit(limit)
+    return select.offset(offset) if offset else select
+
+
+def _study_row(row: dict[str, Any]) -> StudyRow:
+    return StudyRow(
+        study_instance_uid=row["study.study_instance_uid"],
+        patient_name=row["study.patient_name"],
+        patient_id=row["study.patient_id"],
+        issuer_of_patient_id=row["study.issuer_of_patient_id"],
+        patient_birth_date=row["study.patient_birth_date"],
+        patient_sex=row["study.patient_sex"],
+        study_date=row["study.study_date"],
+        study_time=row["study.study_time"],
+        accession_number=row["study.accession_number"],
+        study_description=row["study.study_description"],
+        study_id=row["study.study_id"],
+        referring_physician_name=row["study.referring_physician_name"],
+        modalities_in_study=tuple(filter(None, row["study.modalities"].split("\\"))),
+        number_of_study_related_series=row["study.number_of_series"],
+        number_of_study_related_instances=row["study.number_of_instances"],
+    )
+
+
+def _series_row(row: dict[str, Any]) -> SeriesRow:
+    return SeriesRow(
+        study=_study_row(row),
+        series_instance_uid=row["series.series_instance_uid"],
+        modality=row["series.modality"],
+        series_number=row["series.series_number"],
+        series_description=row["series.series_description"],
+        body_part_examined=row["series.body_part_examined"],
+        series_date=row["series.series_date"],
+        series_time=row["series.series_time"],
+        number_of_series_related_instances=row["series.number_of_instances"],
+    )
+
+
+def _instance_row(row: dict[str, Any]) -> InstanceRow:
+    return InstanceRow(
+        series=_series_row(row),
+        sop_class_uid=row["instance.sop_class_uid"],
+        sop_instance_uid=row["instance.sop_instance_uid"],
+        instance_number=row["instance.instance_number"],
+        rows=row["instance.rows"],
+        columns=row["instance.columns"],
+        bits_allocated=row["instance.bits_allocated"],
+        number_of_frames=row["instance.number_of_frames"],
+        transfer_syntax_uid=row["instance.transfer_syntax_uid"],
+        size_bytes=row["instance.size_bytes"],
+        flagged=row["instance.flagged"],
+    )

@@ -1,0 +1,202 @@
+"""The header of a DICOM file, read under limits: everything before the pixels, and nothing of the pixels.
+
+The file comes from outside, so this is always true: bytes read into memory and elements parsed are capped, a
+deflated data set is inflated only as far as the cap, and whatever pydicom trips over ends the reading instead
+of the program. What was read until then is kept, with the reason in `Header.incomplete_because`.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from pydicom.charset import convert_encodings
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.filereader import data_element_generator
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPIPHTJ2KReferencedDeflate,
+)
+
+from central.archive.errors import NotDicomError
+
+MAX_META_BYTES: Final = 64 << 10
+MAX_HEADER_BYTES: Final = 16 << 20
+MAX_READS: Final = 1_000_000  # two a data element: bounds what a file of empty items becomes in memory
+MAX_VALUE_BYTES: Final = 8 << 20  # a top-level value larger than this is skipped, not read
+MAX_SEQUENCE_ITEMS: Final = 100_000  # of one defined-length sequence, parsed when it is looked at
+_PREAMBLE_BYTES: Final = 128
+_FIRST_PIXEL_GROUP: Final = 0x7FE0
+_JPIP_REFERENCED_DEFLATE: Final = "1.2.840.10008.1.2.4.95"  # retired; pydicom has no name for it
+_DEFLATED: Final = frozenset(
+    {DeflatedExplicitVRLittleEndian, JPIPHTJ2KReferencedDeflate, _JPIP_REFERENCED_DEFLATE}
+)
+
+
+class _LimitError(Exception):
+    """The header has more bytes or elements than a header may have."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the pixels. Values of `dataset` are decoded when they are looked at, and may raise then.
+
+    `skipped` holds the tags whose values were too large to read.
+    """
+
+    dataset: Dataset
+    transfer_syntax_uid: str
+    media_storage_sop_class_uid: str
+    media_storage_sop_instance_uid: str
+    is_little_endian: bool
+    skipped: frozenset[int]
+    incomplete_because: str
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of the Part 10 file at `path` (PS3.10 section 7.1).
+
+    Raises
+    ------
+    NotDicomError : there is no preamble with ``DICM``. Any later fault only makes the header incomplete.
+    """
+    with path.open("rb") as file:
+        if file.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] != b"DICM":
+            raise NotDicomError("it does not begin with a preamble and DICM")
+        meta, meta_fault = _read(
+            _Reader(file, MAX_META_BYTES), implicit=False, little=True, stop_group=0x0003
+        )
+        transfer_syntax_uid = _meta_text(meta, 0x00020010) or str(ExplicitVRLittleEndian)
+        little = transfer_syntax_uid != ExplicitVRBigEndian
+        source: BinaryIO = file
+        fault = ""
+        if transfer_syntax_uid in _DEFLATED:
+            inflated, fault = _inflate(file)
+            source = io.BytesIO(inflated)
+        implicit = _looks_implicit(source, expected=transfer_syntax_uid == ImplicitVRLittleEndian)
+        elements, parse_fault = _read(
+            _Reader(source, MAX_HEADER_BYTES), implicit=implicit, little=little, stop_group=_FIRST_PIXEL_GROUP
+        )
+    return Header(
+        dataset=_dataset(elements, implicit=implicit, little=little),
+        transfer_syntax_uid=transfer_syntax_uid,
+        media_storage_sop_class_uid=_meta_text(meta, 0x00020002),
+        media_storage_sop_instance_uid=_meta_text(meta, 0x00020003),
+        is_little_endian=little,
+        skipped=frozenset(tag for tag, element in elements.items() if _is_skipped(element)),
+        # A deflated stream cut at the limit ends inside some element: that fault is a consequence.
+        incomplete_because=meta_fault or fault or parse_fault,
+    )
+
+
+class _Reader:
+    """The file as pydicom sees it. Seeking past a large value is free; reading and parsing are counted."""
+
+    def __init__(self, file: BinaryIO, max_bytes: int) -> None:
+        self._file = file
+        self._bytes_left = max_bytes
+        self._reads_left = MAX_READS
+        self.tell = file.tell
+        self.seek = file.seek
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(min(size, self._bytes_left + 1) if size >= 0 else self._bytes_left + 1)
+        self._bytes_left -= len(data)
+        self._reads_left -= 1
+        if self._bytes_left < 0:
+            raise _LimitError("the header is larger than a header may be")
+        if self._reads_left < 0:
+            raise _LimitError("the header has more elements than a header may have")
+        return data
+
+
+_Elements = dict[BaseTag, RawDataElement | DataElement]
+
+
+def _read(reader: _Reader, *, implicit: bool, little: bool, stop_group: int) -> tuple[_Elements, str]:
+    """The elements before `stop_group`, and why there are not more ("" when there are none)."""
+
+    def stop(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        return tag.group >= stop_group
+
+    elements: _Elements = {}
+    try:
+        for element in data_element_generator(
+            reader,  # type: ignore[arg-type]  # it needs read, seek and tell; the stub asks for a whole file
+            implicit,
+            little,
+            stop_when=stop,
+            defer_size=MAX_VALUE_BYTES,
+        ):
+            elements[element.tag] = element
+    except _LimitError as error:
+        return elements, str(error)
+    except RecursionError:
+        return elements, "sequences are nested too deep"
+    except Exception as error:  # a parser fed by strangers: any fault of its is a fault of the file
+        # The type alone: pydicom's messages quote the data set.
+        return elements, f"the data set is malformed ({type(error).__name__})"
+    return elements, ""
+
+
+def _dataset(elements: _Elements, *, implicit: bool, little: bool) -> Dataset:
+    dataset = Dataset({tag: element for tag, element in elements.items() if tag.element != 0})
+    charset: str | list[str] = "iso8859"
+    named = elements.get(BaseTag(0x00080005))
+    if named is not None and isinstance(named.value, bytes):
+        text = named.value.decode("ascii", "replace").strip(" \0")
+        charset = list(convert_encodings([part.strip() for part in text.split("\\")]))
+    dataset.set_original_encoding(implicit, little, charset)
+    return dataset
+
+
+def _inflate(file: BinaryIO) -> tuple[bytes, str]:
+    """At most `MAX_HEADER_BYTES` of a deflated data set (PS3.5 section A.5); usually the pixels fill the rest."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    out = bytearray()
+    try:
+        while len(out) < MAX_HEADER_BYTES and not inflater.eof:
+            piece = inflater.unconsumed_tail or file.read(64 << 10)
+            if not piece:
+                return bytes(out), "the deflated data set is cut short"
+            out += inflater.decompress(piece, MAX_HEADER_BYTES - len(out))
+    except zlib.error:
+        return bytes(out), "the deflated data set is damaged"
+    return bytes(out), ""
+
+
+def _looks_implicit(source: BinaryIO, *, expected: bool) -> bool:
+    """Whether the data set has implicit VR: some equipment writes the other kind than it says."""
+    start = source.tell()
+    first = source.read(6)
+    source.seek(start)
+    if len(first) < 6:
+        return expected
+    return not (first[4:6].isalpha() and first[4:6].isupper())
+
+
+def _is_skipped(element: RawDataElement | DataElement) -> bool:
+    if not isinstance(element, RawDataElement):
+        return False
+    if element.value is None:
+        return element.length > 0
+    if element.length <= MAX_SEQUENCE_ITEMS:
+        return False
+    item_tag = b"\xfe\xff\x00\xe0" if element.is_little_endian else b"\xff\xfe\xe0\x00"
+    return element.value.count(item_tag) > MAX_SEQUENCE_ITEMS
+
+
+def _meta_text(meta: Mapping[BaseTag, RawDataElement | DataElement], tag: int) -> str:
+    element = meta.get(BaseTag(tag))
+    if element is None or not isinstance(element.value, bytes):
+        return ""
+    return element.value.decode("ascii", "replace").strip(" \0")

@@ -1,0 +1,154 @@
+"""The files: one a content, named by its SHA-256, written once, never changed.
+
+Always true: a file under ``objects/ab/cd/`` is whole and durable, because it got its name by a rename after
+fsync, and the folder was fsynced after that. What a crash leaves: files in ``objects/incoming``, swept by
+`ObjectFiles.open`; or a whole file without a row in the index, which the resend finds again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from central.archive.errors import StorageFullError
+from contract.identifiers import check_sha256
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """A durable file that the index does not know of yet. `sha256` and `size_bytes` are of its content."""
+
+    sha256: str
+    size_bytes: int
+    path: Path
+
+
+class ObjectSink:
+    """Writes one object. As a context manager it discards what was not committed.
+
+    Raises `StorageFullError` from `write` and `commit` when the disk is full.
+    """
+
+    def __init__(self, files: ObjectFiles, path: Path) -> None:
+        self._files = files
+        self._path = path
+        self._file: BinaryIO | None = path.open("xb")
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Add bytes of the Part 10 file."""
+        assert self._file is not None, "the sink is closed"
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise _storage_error(error) from error
+        self._hash.update(data)
+        self._size += len(data)
+
+    def commit(self) -> StoredObject:
+        """Make the object durable under its content address. The same content twice is one file."""
+        assert self._file is not None, "the sink is closed"
+        sha256 = self._hash.hexdigest()
+        target = self._files.path_of(sha256)
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._files.make_durable_folder(target.parent)
+            # Over an existing file too: it has the same content, and the folder's fsync below then
+            # holds for both, whatever became of the writer that was there first.
+            self._path.rename(target)
+            fsync_folder(target.parent)
+        except OSError as error:
+            raise _storage_error(error) from error
+        self._file = None
+        return StoredObject(sha256, self._size, target)
+
+    def discard(self) -> None:
+        """Forget what was written; nothing to do after a commit."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # on a full disk close tries to write once more
+                self._file.close()
+            self._file = None
+            self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> ObjectSink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+
+class ObjectFiles:
+    """The folder ``objects``. Safe to call from many threads."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._incoming = root / "incoming"
+        self._lock = threading.Lock()
+        self._durable: set[Path] = set()  # folders whose names this process has fsynced; 65,792 at most
+
+    @classmethod
+    def open(cls, root: Path) -> ObjectFiles:
+        """Make the folder if needed and sweep what a crash left half written."""
+        files = cls(root)
+        files.make_durable_folder(files._incoming)
+        for left in files._incoming.iterdir():
+            left.unlink()
+        return files
+
+    def new_object(self) -> ObjectSink:
+        return ObjectSink(self, self._incoming / secrets.token_hex(16))
+
+    def path_of(self, sha256: str) -> Path:
+        """Where the content with this hash lies, or would."""
+        check_sha256(sha256)
+        return self._root / sha256[:2] / sha256[2:4] / f"{sha256}.dcm"
+
+    def make_durable_folder(self, folder: Path) -> None:
+        """Make `folder` and its parents down from the root, each durable before this returns.
+
+        One that is there already may have been made a moment ago, by another thread or before a crash,
+        and not be durable yet: so every folder's name is fsynced once a process.
+        """
+        with self._lock:
+            self._make_durable(folder)
+
+    def _make_durable(self, folder: Path) -> None:
+        if folder in self._durable:
+            return
+        if folder == self._root:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            self._make_durable(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        fsync_folder(folder.parent)
+        self._durable.add(folder)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make names in `folder` durable (POSIX: a rename is, once its directory is fsynced)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _storage_error(error: OSError) -> Exception:
+    if error.errno in _FULL:
+        return StorageFullError("the disk that holds the archive is full")
+    return error

@@ -1,0 +1,184 @@
+"""Matching keys of a search, as DICOM text, and how they become SQL (PS3.4 C.2.2.2, PS3.18 section 8.3.4).
+
+Every key is a string as it stands in the request; "" matches everything. Person names and descriptions match
+without regard to case and accents. Wildcards are ``*`` and ``?``; dates and times take ranges ``a-b``, ``a-``,
+``-b``; UIDs and modalities take lists separated by ``\\`` or ``,``. Values reach SQL as bound parameters only.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import peewee
+
+from central.archive.errors import QueryError
+from contract.identifiers import InvalidIdentifierError, check_uid
+
+MAX_KEY_CHARACTERS: Final = 1024
+MAX_LIST_VALUES: Final = 500
+_LAST_CHARACTER: Final = "\U0010ffff"  # nothing sorts after it: the end of a prefix's range
+_DATE: Final = re.compile(r"\d{8}")
+_TIME: Final = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
+
+
+@dataclass(frozen=True)
+class StudyQuery:
+    """Keys at study level. `limit` None: no limit (for callers that stream under a cap of their own)."""
+
+    patient_name: str = ""
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
+    study_date: str = ""
+    study_time: str = ""
+    accession_number: str = ""
+    modalities_in_study: str = ""
+    study_instance_uid: str = ""
+    study_id: str = ""
+    study_description: str = ""
+    referring_physician_name: str = ""
+    limit: int | None = 100
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class SeriesQuery:
+    """Keys at series level; `study` holds those above (its limit and offset are not looked at)."""
+
+    series_instance_uid: str = ""
+    modality: str = ""
+    series_number: str = ""
+    series_description: str = ""
+    body_part_examined: str = ""
+    study: StudyQuery = field(default_factory=StudyQuery)
+    limit: int | None = 100
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class InstanceQuery:
+    """Keys at instance level; `series` holds those above (its limit and offset are not looked at)."""
+
+    sop_instance_uid: str = ""
+    sop_class_uid: str = ""
+    instance_number: str = ""
+    series: SeriesQuery = field(default_factory=SeriesQuery)
+    limit: int | None = 100
+    offset: int = 0
+
+
+def fold(text: str) -> str:
+    """Case, accents and repeated spaces taken away: what is compared when names and descriptions are."""
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    return " ".join("".join(char for char in folded if not unicodedata.combining(char)).split())
+
+
+def person_name_groups(pn: str) -> tuple[str, str]:
+    """Folded alphabetic group, and the other groups folded, each between newlines (PS3.5 section 6.2.1)."""
+    alphabetic, *others = (fold(group).rstrip("^ ") for group in pn.split("="))
+    lines = [group for group in others if group]
+    return alphabetic, "\n".join(["", *lines, ""]) if lines else ""
+
+
+def matches_text(column: peewee.Field, key: str, *, folded: bool = False) -> peewee.Expression | None:
+    """Single value or wildcard matching; None when `key` matches everything."""
+    pattern = fold(_checked(key)) if folded else _checked(key).strip(" ")
+    if not pattern.strip("*"):
+        return None
+    head = pattern.rstrip("*")
+    if not _has_wildcard(pattern):
+        return column == pattern
+    if not _has_wildcard(head):
+        # A prefix written as a range uses the index; GLOB would not.
+        return (column >= head) & (column < head + _LAST_CHARACTER)
+    return column % pattern.replace("[", "[[]")
+
+
+def matches_person_name(
+    alphabetic: peewee.Field, others: peewee.Field | None, key: str
+) -> peewee.Expression | None:
+    """As `matches_text`, folded; ideographic and phonetic groups are asked only for what they could hold."""
+    pattern = fold(_checked(key)).rstrip("^ ")
+    found = matches_text(alphabetic, pattern)
+    if found is None or others is None or pattern.isascii():
+        return found
+    return found | (others % f"*\n{pattern.replace('[', '[[]')}\n*")
+
+
+def matches_date(column: peewee.Field, key: str) -> peewee.Expression | None:
+    """A day or a range of days (PS3.4 C.2.2.2.5)."""
+    return _matches_range(column, key, _DATE, "date", "YYYYMMDD")
+
+
+def matches_time(column: peewee.Field, key: str) -> peewee.Expression | None:
+    """A time or a range of times; a shorter end of a range includes everything that begins with it."""
+    return _matches_range(column, key, _TIME, "time", "HHMMSS")
+
+
+def matches_uids(column: peewee.Field, key: str) -> peewee.Expression | None:
+    """List of UID matching (PS3.4 C.2.2.2.2)."""
+    values = _listed(key)
+    if not values:
+        return None
+    try:
+        return column.in_([check_uid(value) for value in values])
+    except InvalidIdentifierError as error:
+        raise QueryError(str(error)) from error
+
+
+def matches_codes(column: peewee.Field, key: str) -> peewee.Expression | None:
+    """A list of code strings such as modalities; upper case, because VR CS knows nothing else."""
+    values = [value.upper() for value in _listed(key) if value.strip("*")]
+    return column.in_(values) if values else None
+
+
+def matches_number(column: peewee.Field, key: str) -> peewee.Expression | None:
+    """A whole number (VR IS)."""
+    text = _checked(key).strip()
+    if not text.strip("*"):
+        return None
+    if not re.fullmatch(r"[+-]?\d{1,12}", text):
+        raise QueryError("a number was expected")
+    return column == int(text)
+
+
+def all_of(conditions: Iterable[peewee.Expression | None]) -> list[peewee.Expression]:
+    """Those that say something."""
+    return [condition for condition in conditions if condition is not None]
+
+
+def _matches_range(
+    column: peewee.Field, key: str, shape: re.Pattern[str], kind: str, form: str
+) -> peewee.Expression | None:
+    text = _checked(key).replace(" ", "").replace(":", "")
+    if not text.strip("*"):
+        return None
+    first, dash, last = text.partition("-")
+    if not (first or last) or any(end and not shape.fullmatch(end) for end in (first, last)):
+        raise QueryError(f"a {kind} is {form}, a range {form}-{form}")
+    if not dash:
+        return column == first
+    begins = (column >= first) if first else (column != "")
+    return begins & (column < last + _LAST_CHARACTER) if last else begins
+
+
+def _has_wildcard(pattern: str) -> bool:
+    return "*" in pattern or "?" in pattern
+
+
+def _checked(key: str) -> str:
+    if len(key) > MAX_KEY_CHARACTERS:
+        raise QueryError(f"a matching key has at most {MAX_KEY_CHARACTERS} characters")
+    if "\0" in key:
+        raise QueryError("a matching key has no NUL character")
+    return key
+
+
+def _listed(key: str) -> list[str]:
+    if len(key) > MAX_LIST_VALUES * 65:
+        raise QueryError(f"a list has at most {MAX_LIST_VALUES} values")
+    values = [value.strip() for value in re.split(r"[\\,]", key)]
+    return [value for value in values if value and value != "*"]

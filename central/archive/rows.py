@@ -1,0 +1,73 @@
+"""What the archive answers: one frozen row a study, a series, an instance, named as DICOM names its attributes.
+
+Text that the data set does not have is ""; numbers it does not have are None. Dates and times are DICOM text
+(DA ``YYYYMMDD``, TM), person names VR PN as sent, decoded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """`referring_physician_name` and `patient_name` are as in the first instance that came."""
+
+    study_instance_uid: str
+    patient_name: str
+    patient_id: str
+    issuer_of_patient_id: str
+    patient_birth_date: str
+    patient_sex: str
+    study_date: str
+    study_time: str
+    accession_number: str
+    study_description: str
+    study_id: str
+    referring_physician_name: str
+    modalities_in_study: tuple[str, ...]
+    number_of_study_related_series: int
+    number_of_study_related_instances: int
+
+
+@dataclass(frozen=True)
+class SeriesRow:
+    study: StudyRow
+    series_instance_uid: str
+    modality: str
+    series_number: int | None
+    series_description: str
+    body_part_examined: str
+    series_date: str
+    series_time: str
+    number_of_series_related_instances: int
+
+
+@dataclass(frozen=True)
+class InstanceRow:
+    """`flagged`: another content came under the same SOP Instance UID and is kept beside this one."""
+
+    series: SeriesRow
+    sop_class_uid: str
+    sop_instance_uid: str
+    instance_number: int | None
+    rows: int | None
+    columns: int | None
+    bits_allocated: int | None
+    number_of_frames: int | None
+    transfer_syntax_uid: str
+    size_bytes: int
+    flagged: bool
+
+
+@dataclass(frozen=True)
+class StoredInstance:
+    """Where the identical Part 10 bytes lie. The file never changes; it may be opened as often as needed."""
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str

@@ -1,0 +1,112 @@
+"""The index: study, series, instance and the ready-made metadata of each instance.
+
+Always true: a row in `instance` means that its file is durable under its content address; counters and
+modalities of a study say what its rows say, because both change in one transaction. Columns ending in ``_key``
+are folded copies for matching. Models carry no database: queries are executed on one explicitly.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import peewee
+
+
+class Study(peewee.Model):
+    """`modalities` is sorted and separated by ``\\``. `referring_physician_key` is access.person_name_key."""
+
+    id = peewee.AutoField()
+    study_instance_uid = peewee.TextField(unique=True)
+    patient_name = peewee.TextField()
+    patient_name_key = peewee.TextField()
+    patient_name_other_keys = peewee.TextField()
+    patient_id = peewee.TextField()
+    issuer_of_patient_id = peewee.TextField()
+    patient_birth_date = peewee.TextField()
+    patient_sex = peewee.TextField()
+    study_date = peewee.TextField()
+    study_time = peewee.TextField()
+    accession_number = peewee.TextField(index=True)
+    study_description = peewee.TextField()
+    study_description_key = peewee.TextField()
+    study_id = peewee.TextField()
+    referring_physician_name = peewee.TextField()
+    referring_physician_key = peewee.TextField()
+    modalities = peewee.TextField()
+    number_of_series = peewee.IntegerField()
+    number_of_instances = peewee.IntegerField()
+
+    class Meta:
+        table_name = "study"
+        indexes = (
+            (("patient_id", "study_date"), False),
+            (("patient_name_key", "study_date"), False),
+            (("referring_physician_key", "study_date"), False),
+            (("study_date", "study_time", "id"), False),
+        )
+
+
+class Series(peewee.Model):
+    """Unique in its study: that two studies claim one series UID must hide neither."""
+
+    id = peewee.AutoField()
+    study = peewee.ForeignKeyField(Study, backref="series")
+    series_instance_uid = peewee.TextField(index=True)
+    modality = peewee.TextField()
+    series_number = peewee.BigIntegerField(null=True)
+    series_description = peewee.TextField()
+    series_description_key = peewee.TextField()
+    body_part_examined = peewee.TextField()
+    series_date = peewee.TextField()
+    series_time = peewee.TextField()
+    number_of_instances = peewee.IntegerField()
+
+    class Meta:
+        table_name = "series"
+        indexes = ((("study", "series_instance_uid"), True),)
+
+
+class Instance(peewee.Model):
+    """One content. `current` is what reads return; of one (series, SOP Instance UID) exactly one row is.
+
+    `flagged`: another content exists under this SOP Instance UID. `other_patient`: it names another patient than
+    its study does, so only those who may see everything see it. `unread_because` is "" when the whole header
+    was understood, else why only its UIDs were.
+    """
+
+    id = peewee.AutoField()
+    series = peewee.ForeignKeyField(Series, backref="instances")
+    sop_instance_uid = peewee.TextField(index=True)
+    sop_class_uid = peewee.TextField()
+    instance_number = peewee.BigIntegerField(null=True)
+    rows = peewee.IntegerField(null=True)
+    columns = peewee.IntegerField(null=True)
+    bits_allocated = peewee.IntegerField(null=True)
+    number_of_frames = peewee.IntegerField(null=True)
+    transfer_syntax_uid = peewee.TextField()
+    sha256 = peewee.TextField(unique=True)
+    size_bytes = peewee.BigIntegerField()
+    current = peewee.BooleanField()
+    flagged = peewee.BooleanField()
+    other_patient = peewee.BooleanField()
+    unread_because = peewee.TextField()
+    gateway_id = peewee.TextField()
+    object_id = peewee.TextField()
+    received_at_utc = peewee.TextField()
+
+    class Meta:
+        table_name = "instance"
+        indexes = ((("series", "sop_instance_uid", "current"), False),)
+
+
+class Metadata(peewee.Model):
+    """The instance's DICOM JSON (PS3.18 annex F), zlib-compressed, made once at ingest."""
+
+    instance = peewee.ForeignKeyField(Instance, primary_key=True)
+    dicom_json = peewee.BlobField()
+
+    class Meta:
+        table_name = "metadata"
+
+
+MODELS: Final = (Study, Series, Instance, Metadata)

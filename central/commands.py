@@ -1,0 +1,235 @@
+"""The command line: ``dicomnet-central``. Everything but ``serve`` works beside a running server.
+
+Whatever cannot be done ends with one sentence on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import pwd
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from central.access.errors import AccessError
+from central.access.policy import PatientKey, Role
+from central.audit.errors import AuditError
+from central.audit.record import Action, AuditEvent
+from central.config import Settings
+from central.errors import StartError
+from central.fleet.mosquitto import BrokerPlan, write_configuration, write_revocations
+from central.foundation import Foundation
+from contract.enrolment import Pairing
+from contract.settings import SettingsError, load_settings, print_default_config, settings_table
+
+_PEOPLE: Final = [role.value for role in Role if role is not Role.PEER]
+_EPILOG: Final = """\
+a first start:
+  dicomnet-central --print-default-config > central.toml
+  dicomnet-central serve --config central.toml
+  dicomnet-central user add --config central.toml anna --role radiologist
+  dicomnet-central pair --config central.toml --name "ct room 2"
+"""
+
+
+def run_command(arguments: Sequence[str] | None, serve: Callable[[Settings], None]) -> int:
+    """Parse `arguments` (None: the process's own) and carry them out; returns the exit code."""
+    parser = _parser(serve)
+    options = parser.parse_args(arguments)
+    if options.print_default_config:
+        print(print_default_config(Settings), end="")
+        return 0
+    if options.command is None:
+        parser.error("say what to do: serve, pair, user, gateways, mqtt-config or settings-table")
+    try:
+        options.command(options)
+    except (StartError, SettingsError, AccessError, AuditError) as error:
+        print(f"dicomnet-central: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dicomnet-central",
+        description="The central archive: takes images from the gateways, keeps them, shows them to whom they concern.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--print-default-config", action="store_true", help="print every setting with its default, and stop"
+    )
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(name: str, does: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        return _command(commands, name, does, run)
+
+    command("serve", "run central until SIGTERM or Ctrl-C", lambda options: serve(_settings(options)))
+
+    pair = command("pair", "print a pairing string for a new gateway: good once, for 15 minutes", _pair)
+    pair.add_argument("--name", default="", help="what the gateway will be called; default: a random name")
+
+    user = commands.add_parser("user", help="accounts of people").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    add = _command(user, "add", "make an account; the password comes from stdin or a prompt", _add_user)
+    add.add_argument("username", help="1 to 64 of a-z, 0-9, '.', '_', '@' and '-'")
+    add.add_argument("--role", required=True, choices=_PEOPLE, help="what the account is for")
+    add.add_argument(
+        "--referring-physician",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help='for a doctor: Referring Physician\'s Name as on the images, such as "DOE^JANE"; may be repeated',
+    )
+    add.add_argument("--patient-id", metavar="ID", help="for a patient: Patient ID as on the images")
+    add.add_argument("--issuer", default="", metavar="I", help="Issuer of Patient ID that goes with it")
+    add.add_argument(
+        "--generate-password", action="store_true", help="make a random password and print it, once"
+    )
+
+    gateways = commands.add_parser("gateways", help="the gateways that enrolled").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    _command(
+        gateways,
+        "list",
+        "print every gateway, its certificate's end and whether it is revoked",
+        _list_gateways,
+    )
+    revoke = _command(gateways, "revoke", "let a gateway in no more, from its next request on", _revoke)
+    revoke.add_argument("gateway_id")
+    revoke.add_argument(
+        "--mqtt-dir", type=Path, metavar="D", help="folder of mqtt-config, whose revocation list is renewed"
+    )
+
+    broker = command("mqtt-config", "write a mosquitto configuration that fits this central", _mqtt_config)
+    broker.add_argument("--dir", type=Path, required=True, metavar="D", help="folder to write it into")
+    broker.add_argument(
+        "--bind", metavar="ADDRESS", help="address the broker listens on; default: mqtt.host of the settings"
+    )
+    broker.add_argument(
+        "--watch-port",
+        type=int,
+        metavar="N",
+        help="also listen in clear on 127.0.0.1 port N, where anybody may read: for demonstrations",
+    )
+
+    table = commands.add_parser("settings-table", help="print the table of settings for the manual")
+    table.set_defaults(command=lambda _options: print(settings_table(Settings), end=""))
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    does: str,
+    run: Callable[[argparse.Namespace], None],
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".")
+    parser.add_argument(
+        "--config", type=Path, metavar="F", help="central.toml; default: defaults and environment"
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return load_settings(Settings, options.config)
+
+
+def _pair(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    port = settings.gateways.public_port or settings.gateways.port
+    if port == 0:
+        raise StartError("gateways.port is 0, so nobody can be told where to call: give it a number")
+    with closing(Foundation.open(settings)) as foundation:
+        foundation.audit.record(_event(Action.PAIR, options.name))
+        ticket = foundation.gateways.new_pairing(options.name)
+        host, fingerprint = settings.gateways.called_host, foundation.identity.ca_fingerprint
+    print(Pairing(host, port, fingerprint, ticket.token))
+    print(f"good once, until {ticket.expires_at_utc:%H:%M} UTC", file=sys.stderr)
+
+
+def _add_user(options: argparse.Namespace) -> None:
+    patient_ids = [PatientKey(options.issuer, options.patient_id)] if options.patient_id else []
+    with closing(Foundation.open(_settings(options))) as foundation:
+        password = secrets.token_urlsafe(15) if options.generate_password else _password()
+        foundation.audit.record(_event(Action.USER_CHANGE, f"add {options.username} as {options.role}"))
+        made = foundation.accounts.create_user(
+            options.username,
+            password,
+            Role(options.role),
+            referring_physician_names=options.referring_physician,
+            patient_ids=patient_ids,
+        )
+    print(f"user {made.username} has the role {made.role.value}")
+    if options.generate_password:
+        print(f"password: {password}")
+
+
+def _password() -> str:
+    """The first line of stdin; at a terminal, asked for twice."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass("password: ")
+    if getpass.getpass("the same again: ") != password:
+        raise StartError("the two passwords differ; nothing was changed")
+    return password
+
+
+def _list_gateways(options: argparse.Namespace) -> None:
+    with closing(Foundation.open(_settings(options))) as foundation:
+        for record in foundation.gateways.listed():
+            ends = record.certificate_expires_at_utc
+            state = f"revoked {record.revoked_at_utc:%Y-%m-%d}" if record.revoked_at_utc else "admitted"
+            print(
+                f"{record.gateway_id:32}  {state:18}  certificate until {ends:%Y-%m-%d}  {record.name}"
+                if ends
+                else f"{record.gateway_id:32}  {state:18}"
+            )
+
+
+def _revoke(options: argparse.Namespace) -> None:
+    with closing(Foundation.open(_settings(options))) as foundation:
+        foundation.audit.record(_event(Action.REVOKE, options.gateway_id))
+        if not foundation.gateways.revoke(options.gateway_id):
+            raise StartError(f"there is no gateway {options.gateway_id}; gateways list shows them")
+        if options.mqtt_dir is not None:
+            try:
+                write_revocations(
+                    options.mqtt_dir, foundation.identity, foundation.gateways.revoked_serials()
+                )
+            except OSError as error:
+                raise StartError(
+                    f"the gateway is revoked, but {options.mqtt_dir}: {error.strerror}"
+                ) from error
+    print(
+        f"gateway {options.gateway_id} is revoked: it delivers nothing more, and its heartbeats do not count"
+    )
+    print("restart the broker after renewing its revocation list: that also ends the gateway's session there")
+
+
+def _mqtt_config(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    if not settings.mqtt.host:
+        raise StartError("mqtt.host is empty, so there is no broker to configure")
+    plan = BrokerPlan(options.dir, options.bind or settings.mqtt.host, settings.mqtt.port, options.watch_port)
+    with closing(Foundation.open(settings)) as foundation:
+        try:
+            path = write_configuration(plan, foundation.identity, foundation.gateways.revoked_serials())
+        except OSError as error:
+            raise StartError(f"cannot write into {options.dir}: {error.strerror}") from error
+    print(path)
+
+
+def _event(action: Action, detail: str) -> AuditEvent:
+    """An administrator at the machine itself, by the name the system knows."""
+    who = pwd.getpwuid(os.getuid()).pw_name
+    return AuditEvent(who, "command-line", action, "success", "local", detail=detail)

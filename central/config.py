@@ -1,0 +1,159 @@
+"""Central's settings: one frozen model for one TOML file. What a key means stands in its description.
+
+From here come the validation, ``--print-default-config`` and the table in docs/operations.md.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from central.dimse.settings import DimseSettings
+from contract.settings import Section
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+_EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  # compared with, not bound to
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can only be this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class PeopleSettings(Section):
+    host: str = Field(default="127.0.0.1", description="address the portal, viewer and DICOMweb listen on")
+    port: Port = Field(
+        default=8080, description="TCP port for people and programs; 0 takes a free one (tests)"
+    )
+    tls_certificate: Path | None = Field(
+        default=None,
+        description="PEM certificate chain for HTTPS; needed unless host is loopback or behind_proxy",
+    )
+    tls_key: Path | None = Field(default=None, description="PEM private key that belongs to tls_certificate")
+    behind_proxy: bool = Field(
+        default=False,
+        description="true: a reverse proxy on this machine does TLS in front; its X-Forwarded-* count",
+    )
+
+    @model_validator(mode="after")
+    def _closed(self) -> PeopleSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key are given together or not at all")
+        if self.tls_certificate is None and not self.behind_proxy and not is_loopback(self.host):
+            raise ValueError(
+                "passwords and images do not travel in clear: give tls_certificate and tls_key, "
+                "or set behind_proxy = true, or keep host on 127.0.0.1"
+            )
+        return self
+
+
+class GatewaySettings(Section):
+    host: str = Field(
+        default="127.0.0.1", description="address the gateways' HTTPS listens on; 0.0.0.0 for all"
+    )
+    port: Port = Field(
+        default=8443, description="TCP port of the gateways' HTTPS; 0 takes a free one (tests)"
+    )
+    public_host: str = Field(
+        default="",
+        description="name or address by which the boxes reach this central; empty: the same as host",
+    )
+    public_port: Port = Field(default=0, description="port by which the boxes reach it; 0: the same as port")
+
+    @model_validator(mode="after")
+    def _reachable(self) -> GatewaySettings:
+        if not self.public_host and self.host in _EVERYWHERE:
+            raise ValueError("set public_host: the boxes cannot be told to call every address")
+        return self
+
+    @property
+    def called_host(self) -> str:
+        return self.public_host or self.host
+
+
+class StorageSettings(Section):
+    root: Path = Field(
+        default=Path("/var/lib/dicomnet-central"),
+        description="folder of the index, the audit record, the objects and the keys; made at first start",
+    )
+    reserve_bytes: int = Field(
+        default=2 << 30, ge=0, description="bytes of the disk that stay free: uploads are put off below that"
+    )
+
+
+class MqttSettings(Section):
+    host: str = Field(default="", description="address of the MQTT broker; empty: no broker, no heartbeats")
+    port: Port = Field(default=8883, description="TCP port of the broker")
+    tls: bool = Field(
+        default=True, description="mutual TLS with central's CA; false only where host is loopback"
+    )
+    public_host: str = Field(
+        default="", description="address by which the boxes reach the broker; empty: the same as host"
+    )
+    public_port: Port = Field(default=0, description="port by which the boxes reach it; 0: the same as port")
+
+    @model_validator(mode="after")
+    def _closed(self) -> MqttSettings:
+        if self.host and not self.tls and not (is_loopback(self.host) and is_loopback(self.called_host)):
+            raise ValueError("tls = false is for a broker on loopback only")
+        return self
+
+    @property
+    def called_host(self) -> str:
+        return self.public_host or self.host
+
+    @property
+    def called_port(self) -> int:
+        return self.public_port or self.port
+
+
+class SessionSettings(Section):
+    browser_life_s: int = Field(
+        default=12 * 3600, ge=60, description="seconds after which a browser must sign in again"
+    )
+    token_life_s: int = Field(
+        default=3600, ge=60, description="seconds a bearer token of /api/auth/token is valid"
+    )
+
+
+class LimitSettings(Section):
+    max_object_bytes: int = Field(
+        default=8 << 30, ge=1 << 20, description="largest object, sealed and opened, in bytes"
+    )
+    max_uploads_per_gateway: int = Field(
+        default=64, ge=1, description="unfinished uploads a gateway may have"
+    )
+    ingest_workers: int = Field(
+        default=2, ge=1, le=64, description="threads that open, verify and index objects"
+    )
+    render_workers: int = Field(
+        default=2, ge=1, le=64, description="processes that draw images for the browser"
+    )
+
+
+class Settings(Section):
+    """Everything that can be set."""
+
+    people: PeopleSettings = Field(
+        default=PeopleSettings(), description="Where people sign in, and programs ask by DICOMweb."
+    )
+    gateways: GatewaySettings = Field(
+        default=GatewaySettings(), description="Where the boxes enrol and deliver."
+    )
+    dicom: DimseSettings = Field(
+        default=DimseSettings.model_validate({}), description="DICOM upper layer service: C-ECHO, C-FIND."
+    )
+    storage: StorageSettings = Field(default=StorageSettings(), description="What is kept, and where.")
+    mqtt: MqttSettings = Field(default=MqttSettings(), description="The broker of the heartbeats.")
+    sessions: SessionSettings = Field(
+        default=SessionSettings(), description="How long somebody stays signed in."
+    )
+    limits: LimitSettings = Field(default=LimitSettings(), description="What is refused or put off.")

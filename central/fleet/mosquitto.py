@@ -1,0 +1,103 @@
+"""A configuration for mosquitto that holds the promises of contract.heartbeat, written from central's own keys.
+
+A box may write below its own ``up/`` and nothing else, by the name in its certificate; central may read. Nobody
+comes in without a certificate of our CA that is not on the revocation list. The optional watch listener is
+for demonstrations: plain, loopback only, read only.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+
+from central.identity.authority import BROKER_COMMON_NAME
+from central.identity.identity import Identity
+from central.identity.keyfiles import make_private_folder, write_whole
+from contract.heartbeat import MAX_PAYLOAD_BYTES, TOPIC_ROOT
+
+ACL = f"""\
+# Central hears every box.
+user {BROKER_COMMON_NAME}
+topic read {TOPIC_ROOT}/+/up/#
+
+# A box speaks for itself alone: %u is the common name of its certificate.
+pattern write {TOPIC_ROOT}/%u/up/#
+"""
+WATCH_ACL = "# Whoever is on this machine may look on.\ntopic read dicomnet/#\n"
+
+
+@dataclass(frozen=True)
+class BrokerPlan:
+    """Where the broker listens. `watch_port` None: no watch listener."""
+
+    folder: Path
+    host: str
+    port: int
+    watch_port: int | None = None
+
+
+def write_configuration(plan: BrokerPlan, identity: Identity, revoked_serials: Iterable[int]) -> Path:
+    """Write ``mosquitto.conf`` and all it names into the plan's folder; returns its path.
+
+    Raises
+    ------
+    OSError : the folder cannot be written.
+    """
+    folder = plan.folder.resolve()
+    make_private_folder(folder)
+    write_whole(folder / "ca.pem", identity.authority.pem)
+    write_whole(folder / "server.pem", identity.server.certificate.read_bytes())
+    write_whole(folder / "server.key", identity.server.key.read_bytes())
+    write_revocations(folder, identity, revoked_serials)
+    write_whole(folder / "acl", ACL.encode())
+    if plan.watch_port is not None:
+        write_whole(folder / "watch.acl", WATCH_ACL.encode())
+    path = folder / "mosquitto.conf"
+    write_whole(path, _configuration(plan, folder).encode())
+    return path
+
+
+def write_revocations(folder: Path, identity: Identity, revoked_serials: Iterable[int]) -> None:
+    """Write ``crl.pem``. The broker reads it at SIGHUP; a live session ends only when the broker restarts."""
+    revocations = identity.authority.revocation_list(revoked_serials)
+    write_whole(folder / "crl.pem", revocations.public_bytes(serialization.Encoding.PEM))
+
+
+def _configuration(plan: BrokerPlan, folder: Path) -> str:
+    watch = ""
+    if plan.watch_port is not None:
+        watch = f"""
+listener {plan.watch_port} 127.0.0.1
+allow_anonymous true
+acl_file {folder}/watch.acl
+"""
+    return f"""\
+# Written by dicomnet-central mqtt-config; run it again instead of editing.
+# Keys in this folder are readable by their owner only, so mosquitto runs as that user.
+user {pwd.getpwuid(os.geteuid()).pw_name}
+per_listener_settings true
+persistence true
+persistence_location {folder}/
+log_dest stderr
+log_type error
+log_type warning
+log_type notice
+connection_messages true
+max_keepalive 120
+message_size_limit {MAX_PAYLOAD_BYTES}
+
+listener {plan.port} {plan.host}
+allow_anonymous false
+cafile {folder}/ca.pem
+certfile {folder}/server.pem
+keyfile {folder}/server.key
+crlfile {folder}/crl.pem
+require_certificate true
+use_identity_as_username true
+acl_file {folder}/acl
+{watch}"""

@@ -1,0 +1,159 @@
+"""Everything central proves itself with, in ``keys/``, made at the first start and only then.
+
+    ca.key ca.pem                   the authority
+    server.key server.pem           the gateways' listener
+    broker-client.key .pem          central towards the MQTT broker
+    sealing.key                     opens what the boxes seal (contract.sealing: 96 raw bytes)
+    receipt.key                     signs receipts (Ed25519)
+
+Always true: a key that is there is never replaced, because a lost sealing key loses objects in flight and a
+lost CA locks out the fleet. Certificates of central's own are replaced when names or expiry demand it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from central.identity.authority import CertificateAuthority
+from central.identity.errors import KeyFileError
+from central.identity.keyfiles import make_private_folder, private_pem, read_private, write_whole
+from contract.enrolment import ca_fingerprint
+from contract.sealing import RecipientPrivateKey, SealingKeyError
+
+RENEW_BEFORE: Final = timedelta(days=90)
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """Paths of a certificate and its key, as TLS libraries want them."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, repr=False)
+class Identity:
+    """Central's keys, open. `central_id` names this central in receipts; it follows from the CA."""
+
+    authority: CertificateAuthority
+    ca_path: Path
+    server: KeyPair
+    broker_client: KeyPair
+    sealing_keys: Mapping[bytes, RecipientPrivateKey]  # by key id
+    receipt_key: Ed25519PrivateKey
+
+    @property
+    def central_id(self) -> str:
+        return f"central-{self.ca_fingerprint[:8]}"
+
+    @property
+    def ca_fingerprint(self) -> str:
+        return ca_fingerprint(self.authority.certificate)
+
+    @classmethod
+    def open(cls, folder: Path, server_hosts: Sequence[str]) -> Identity:
+        """Load or make the keys in `folder`; the server certificate is for `server_hosts`.
+
+        Raises
+        ------
+        KeyFileError : a key is damaged, open to others, or does not fit its certificate.
+        OSError : the folder cannot be written.
+        """
+        make_private_folder(folder)
+        authority = CertificateAuthority.open(folder)
+        server = KeyPair(folder / "server.pem", folder / "server.key")
+        broker_client = KeyPair(folder / "broker-client.pem", folder / "broker-client.key")
+        hosts = list(dict.fromkeys(server_hosts))
+        _certify(authority, server, hosts, lambda key: authority.issue_server(key, hosts))
+        _certify(authority, broker_client, [], authority.issue_broker_client)
+        sealing_key = _sealing_key(folder / "sealing.key")
+        return cls(
+            authority=authority,
+            ca_path=folder / "ca.pem",
+            server=server,
+            broker_client=broker_client,
+            sealing_keys={sealing_key.public_key().key_id: sealing_key},
+            receipt_key=_receipt_key(folder / "receipt.key"),
+        )
+
+
+def _certify(
+    authority: CertificateAuthority,
+    pair: KeyPair,
+    hosts: Sequence[str],
+    issue: Callable[[ec.EllipticCurvePublicKey], x509.Certificate],
+) -> None:
+    """Make `pair`'s key if there is none, and its certificate if the one there will not do."""
+    key_pem = read_private(pair.key)
+    if key_pem is None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        write_whole(pair.key, private_pem(key))
+    else:
+        loaded = _load_pem(pair.key, key_pem)
+        if not isinstance(loaded, ec.EllipticCurvePrivateKey):
+            raise KeyFileError(
+                f"{pair.key} is not an ECDSA key: remove it, a new one is made at the next start"
+            )
+        key = loaded
+    if not _will_do(authority, pair.certificate, key, hosts):
+        certificate = issue(key.public_key())
+        write_whole(pair.certificate, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
+
+
+def _will_do(
+    authority: CertificateAuthority, path: Path, key: ec.EllipticCurvePrivateKey, hosts: Sequence[str]
+) -> bool:
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        certificate.verify_directly_issued_by(authority.certificate)
+    except Exception:  # missing, damaged, or of another CA: whichever it is, a new one is issued
+        return False
+    if certificate.public_key() != key.public_key():
+        return False
+    if certificate.not_valid_after_utc - datetime.now(UTC) < RENEW_BEFORE:
+        return False
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return not hosts
+    return {str(name.value) for name in names} == set(hosts)
+
+
+def _sealing_key(path: Path) -> RecipientPrivateKey:
+    raw = read_private(path)
+    if raw is None:
+        key = RecipientPrivateKey.generate()
+        write_whole(path, key.raw)
+        return key
+    try:
+        return RecipientPrivateKey(raw)
+    except SealingKeyError as error:
+        raise KeyFileError(f"{path} is damaged: restore it from the backup ({error})") from error
+
+
+def _receipt_key(path: Path) -> Ed25519PrivateKey:
+    pem = read_private(path)
+    if pem is None:
+        key = Ed25519PrivateKey.generate()
+        write_whole(path, private_pem(key))
+        return key
+    loaded = _load_pem(path, pem)
+    if not isinstance(loaded, Ed25519PrivateKey):
+        raise KeyFileError(f"{path} is not an Ed25519 key: restore it from the backup")
+    return loaded
+
+
+def _load_pem(path: Path, pem: bytes) -> object:
+    try:
+        return serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise KeyFileError(f"{path} is damaged: restore it from the backup") from error

@@ -1,0 +1,168 @@
+"""From a whole sealed object to an archived instance and its receipt.
+
+Always true: a receipt is signed only in the transaction that makes the archived, durable, verified bytes
+findable, and is kept with it; so asking again after any crash gives one archived object and the same receipt.
+Bytes that do not verify are never in the archive.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+import peewee
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from central.archive.archive import Archive
+from central.archive.errors import NotDicomError, StorageFullError
+from central.archive.indexing import ObjectOrigin
+from central.archive.objects import StoredObject
+from central.ingest.errors import ObjectRefusedError, TryAgainError
+from central.ingest.partial import PartialUpload
+from contract.identifiers import ObjectId
+from contract.receipt import Outcome, Receipt, sign_receipt
+from contract.sealed_object import Content, SealedObjectError, read_sealed
+from contract.sealing import RecipientPrivateKey, SealingKeyError, Unwrapper
+from contract.transfer import Problem
+
+_log = logging.getLogger(__name__)
+
+
+class AcceptedUpload(peewee.Model):
+    """An object that was archived, and the receipt that was signed for it."""
+
+    gateway_id = peewee.TextField()
+    object_id = peewee.TextField()
+    sha256 = peewee.TextField()
+    stored_bytes = peewee.BigIntegerField()
+    outcome = peewee.TextField()
+    receipt = peewee.TextField()
+
+    class Meta:
+        table_name = "accepted_upload"
+        primary_key = peewee.CompositeKey("gateway_id", "object_id")
+
+
+MODELS: Final = (AcceptedUpload,)
+
+
+class Acceptance:
+    """Opens, verifies, archives, signs. Safe to call from many threads for different objects."""
+
+    def __init__(
+        self,
+        db: peewee.SqliteDatabase,
+        archive: Archive,
+        *,
+        central_id: str,
+        sealing_keys: Mapping[bytes, RecipientPrivateKey],
+        receipt_key: Ed25519PrivateKey,
+        max_object_bytes: int,
+    ) -> None:
+        self._db = db
+        self._archive = archive
+        self._central_id = central_id
+        self._unwrap = Unwrapper(sealing_keys)
+        self._receipt_key = receipt_key
+        self._max_object_bytes = max_object_bytes
+        with db.bind_ctx(MODELS):
+            db.create_tables(MODELS)
+
+    def receipt_of(self, gateway_id: str, object_id: ObjectId) -> tuple[str, int] | None:
+        """The receipt signed for an object and the size of the sealed object; None if there is none yet."""
+        query = AcceptedUpload.select(AcceptedUpload.receipt, AcceptedUpload.stored_bytes).where(
+            (AcceptedUpload.gateway_id == gateway_id) & (AcceptedUpload.object_id == object_id)
+        )
+        row = next(iter(query.dicts().execute(self._db)), None)
+        return (row["receipt"], row["stored_bytes"]) if row else None
+
+    def accept(self, gateway_id: str, object_id: ObjectId, upload: PartialUpload) -> str:
+        """Archive a whole upload and return its receipt; the upload's file is gone afterwards.
+
+        Raises
+        ------
+        ObjectRefusedError : the object does not verify, is for another key, or is no DICOM; its file is gone too.
+        TryAgainError : central's disk or database could not take it now; its file stays.
+        """
+        try:
+            receipt = self._archived(gateway_id, object_id, upload)
+        except ObjectRefusedError:
+            upload.drop()
+            raise
+        except StorageFullError as error:
+            raise TryAgainError(Problem.STORAGE, "central's disk is full") from error
+        except peewee.OperationalError as error:
+            _log.exception("index not writable object_id=%s", object_id)
+            raise TryAgainError(Problem.UNAVAILABLE, "central's index cannot be written now") from error
+        upload.drop()
+        return receipt
+
+    def _archived(self, gateway_id: str, object_id: ObjectId, upload: PartialUpload) -> str:
+        stored = self._verified(object_id, upload)
+        now = datetime.now(UTC)
+        signed = ""
+
+        def sign(outcome: Outcome) -> None:
+            nonlocal signed
+            receipt = Receipt(
+                central_id=self._central_id,
+                gateway_id=gateway_id,
+                object_id=object_id,
+                sha256=stored.sha256,
+                size_bytes=stored.size_bytes,
+                stored_bytes=upload.length_bytes,
+                outcome=outcome,
+                archived_at_utc=now,
+            )
+            signed = sign_receipt(receipt, self._receipt_key)
+            AcceptedUpload.insert(
+                gateway_id=gateway_id,
+                object_id=object_id,
+                sha256=stored.sha256,
+                stored_bytes=upload.length_bytes,
+                outcome=outcome.value,
+                receipt=signed,
+            ).execute(self._db)
+
+        try:
+            outcome = self._archive.index(stored, ObjectOrigin(gateway_id, object_id, now), sign)
+        except NotDicomError as error:
+            self._archive.forget(stored)
+            raise ObjectRefusedError(Problem.NOT_DICOM, str(error)) from error
+        _log.info(
+            "object archived gateway_id=%s object_id=%s outcome=%s size_bytes=%d stored_bytes=%d",
+            gateway_id, object_id, outcome.value, stored.size_bytes, upload.length_bytes,
+        )  # fmt: skip
+        return signed
+
+    def _verified(self, object_id: ObjectId, upload: PartialUpload) -> StoredObject:
+        """The content, durable; nothing of it stays if a single byte does not verify."""
+        content: Content | None = None
+        try:
+            with upload.path.open("rb") as source, self._archive.new_object() as sink:
+                for piece in read_sealed(
+                    source,
+                    self._unwrap,
+                    expected_object_id=object_id,
+                    max_size_bytes=self._max_object_bytes,
+                ):
+                    if isinstance(piece, Content):
+                        content = piece
+                    else:
+                        sink.write(piece)
+                stored = sink.commit()
+        except SealingKeyError as error:
+            raise ObjectRefusedError(Problem.UNKNOWN_KEY, str(error)) from error
+        except SealedObjectError as error:
+            # The root of the tree itself is raised for one thing only: more content than is allowed.
+            too_large = type(error) is SealedObjectError
+            raise ObjectRefusedError(
+                Problem.TOO_LARGE if too_large else Problem.TAMPERED, str(error)
+            ) from error
+        # `read_sealed` ends with the content's hash or raises, and the archive hashed what it wrote itself.
+        if content is None or (content.sha256, content.size_bytes) != (stored.sha256, stored.size_bytes):
+            self._archive.forget(stored)
+            raise ObjectRefusedError(Problem.TAMPERED, "what was written is not what was sealed")
+        return stored

@@ -1,0 +1,49 @@
+"""Who calls on the gateways' listener: the certificate of the connection, checked anew at every request."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from central.audit.record import Action
+from central.identity.errors import CertificateRefusedError
+from central.identity.gateways import Gateways
+from central.ingest.errors import RequestRefusedError
+from central.ingest.refusals import Refusals
+from contract.transfer import Problem
+
+PEER_CERTIFICATE: Final = "peer_certificate_der"
+"""Key in the ASGI scope's state: the client's certificate in DER, or None. Put there by the listener."""
+
+
+def source_address(request: Request) -> str:
+    """The caller's address for the audit record."""
+    return request.client.host if request.client else "unknown"
+
+
+class Callers:
+    """Turns a request's certificate into a gateway id."""
+
+    def __init__(self, gateways: Gateways, refusals: Refusals) -> None:
+        self._gateways = gateways
+        self._refusals = refusals
+
+    async def gateway_of(self, request: Request) -> str:
+        """The gateway that calls.
+
+        Raises
+        ------
+        RequestRefusedError : the same answer whatever is wrong with the certificate; the record says what.
+        """
+        return await run_in_threadpool(self._check, request)
+
+    def _check(self, request: Request) -> str:
+        try:
+            return self._gateways.gateway_of(getattr(request.state, PEER_CERTIFICATE, None))
+        except CertificateRefusedError as error:
+            self._refusals.record(Action.UPLOAD_REFUSED, error.claimed, source_address(request), error.reason)
+            raise RequestRefusedError(
+                Problem.CERTIFICATE, "this route is for enrolled gateways with a valid certificate"
+            ) from error

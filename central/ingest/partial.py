@@ -1,0 +1,152 @@
+"""Sealed objects on their way in: ``uploads/<gateway id>/<object id>-<length>.part``.
+
+Always true: the bytes in the file are the offset; there is no row to keep in step with it, and the announced
+length stands in the file's name. What a crash leaves: a shorter file, from whose end the box goes on.
+A file nobody touched for a week is swept at start.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from central.ingest.errors import ObjectRefusedError, TryAgainError
+from contract.identifiers import ObjectId, check_gateway_id, check_object_id
+from contract.transfer import Problem
+
+KEPT_S: Final = 7 * 86_400
+_NAME: Final = re.compile(r"(?P<object_id>[0-9a-f]{32})-(?P<length>[0-9]{1,19})\.part")
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """`max_object_bytes` bounds a sealed object and its content; `reserve_bytes` of the disk stay free."""
+
+    max_object_bytes: int
+    max_uploads_per_gateway: int
+    reserve_bytes: int
+
+
+@dataclass(frozen=True)
+class PartialUpload:
+    path: Path
+    length_bytes: int
+
+    @property
+    def offset_bytes(self) -> int:
+        """How many bytes are here."""
+        return self.path.stat().st_size
+
+    @property
+    def is_whole(self) -> bool:
+        return self.offset_bytes == self.length_bytes
+
+    def drop(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+class Appender:
+    """Adds bytes to an upload. Leaving the context makes them durable, also after an error."""
+
+    def __init__(self, upload: PartialUpload) -> None:
+        self._file = upload.path.open("ab", buffering=0)
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Append all of `data`; TryAgainError (STORAGE) when the disk is full."""
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise storage_error(error) from error
+
+    def __enter__(self) -> Appender:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as failed:
+            raise storage_error(failed) from failed
+        finally:
+            self._file.close()
+
+
+class PartialUploads:
+    """The folder ``uploads``. One upload is changed by one caller at a time (see `central.ingest.turns`)."""
+
+    def __init__(self, root: Path, limits: UploadLimits) -> None:
+        self._root = root
+        self._limits = limits
+
+    @classmethod
+    def open(cls, root: Path, limits: UploadLimits) -> PartialUploads:
+        """Make the folder if needed and sweep what was given up."""
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        too_old = time.time() - KEPT_S
+        for path in root.glob("*/*.part"):
+            if path.stat().st_mtime < too_old:
+                path.unlink()
+        return cls(root, limits)
+
+    def find(self, gateway_id: str, object_id: ObjectId) -> PartialUpload | None:
+        """The upload that has begun under this id, if any."""
+        return next((upload for known, upload in self._of(gateway_id) if known == object_id), None)
+
+    def create(self, gateway_id: str, object_id: ObjectId, length_bytes: int) -> PartialUpload:
+        """Begin an upload of `length_bytes`, or go on with the one of the same length.
+
+        Raises
+        ------
+        ObjectRefusedError : it is larger than allowed.
+        TryAgainError : the disk's reserve is reached, or the gateway has too many uploads open.
+        """
+        check_object_id(object_id)
+        if length_bytes > self._limits.max_object_bytes:
+            raise ObjectRefusedError(
+                Problem.TOO_LARGE, f"an object may have {self._limits.max_object_bytes} bytes"
+            )
+        begun = list(self._of(gateway_id))
+        for known, upload in begun:
+            if known == object_id:
+                if upload.length_bytes == length_bytes:
+                    return upload
+                upload.drop()
+        if len(begun) >= self._limits.max_uploads_per_gateway:
+            raise TryAgainError(Problem.UNAVAILABLE, "this gateway has too many unfinished uploads")
+        # Twice: the sealed object and, for a moment, its content are on the disk together.
+        if shutil.disk_usage(self._root).free < self._limits.reserve_bytes + 2 * length_bytes:
+            raise TryAgainError(Problem.STORAGE, "central's disk is nearly full")
+        folder = self._root / check_gateway_id(gateway_id)
+        path = folder / f"{object_id}-{length_bytes}.part"
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            path.touch(mode=0o600)
+        except OSError as error:
+            raise storage_error(error) from error
+        return PartialUpload(path, length_bytes)
+
+    def _of(self, gateway_id: str) -> list[tuple[str, PartialUpload]]:
+        folder = self._root / check_gateway_id(gateway_id)
+        if not folder.is_dir():
+            return []
+        named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+        return [
+            (match["object_id"], PartialUpload(path, int(match["length"]))) for match, path in named if match
+        ]
+
+
+def storage_error(error: OSError) -> Exception:
+    """A full disk as the transient problem it is; anything else as it came."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return TryAgainError(Problem.STORAGE, "central's disk is full")
+    return error

@@ -1,0 +1,49 @@
+"""Refusals on record, without letting whoever is refused fill the disk: the same one once a minute."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from central.audit.errors import AuditUnavailableError
+from central.audit.record import Action, Audit, AuditEvent
+
+_QUIET_S: Final = 60.0
+_REMEMBERED: Final = 4096
+_log = logging.getLogger(__name__)
+
+
+class Refusals:
+    """Audits refusals. The refusal stands whether or not it could be recorded."""
+
+    def __init__(self, audit: Audit, clock: Callable[[], float] = time.monotonic) -> None:
+        self._audit = audit
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._recorded: dict[tuple[str, str, str, str], float] = {}
+
+    def record(self, action: Action, actor: str, source_address: str, detail: str) -> None:
+        """Put a refusal on record unless the very same one was within the last minute."""
+        if not self._is_news((action, actor, source_address, detail)):
+            return
+        try:
+            self._audit.record(AuditEvent(actor, "gateway", action, "refused", source_address, detail=detail))
+        except AuditUnavailableError:
+            _log.exception("refusal not recorded action=%s", action)
+
+    def _is_news(self, key: tuple[str, str, str, str]) -> bool:
+        now = self._clock()
+        with self._lock:
+            if now - self._recorded.get(key, -_QUIET_S) < _QUIET_S:
+                return False
+            if len(self._recorded) >= _REMEMBERED:
+                self._recorded = {
+                    known: at for known, at in self._recorded.items() if now - at < _QUIET_S
+                } or {}
+            if len(self._recorded) >= _REMEMBERED:
+                return False  # thousands of different refusals a minute: an attack is on record well enough
+            self._recorded[key] = now
+            return True
