@@ -1,0 +1,1 @@
+"""Who someone is, and the one policy that says what they may see."""

@@ -1,0 +1,1 @@
+"""DICOM over the upper layer: C-ECHO for whoever calls, C-FIND for configured peers."""

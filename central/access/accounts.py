@@ -1,0 +1,212 @@
+"""People's accounts and their sessions.
+
+Why it exists: the rest of central knows a `Principal` and never a password or a token.
+
+What is always true
+-------------------
+- A password is kept as argon2id only, a token as its SHA-256 only: the database signs nobody in.
+- A wrong password and an unknown username take the same work and get the same answer.
+- A session ends at its time, at sign-out, or when the password is changed. A cookie's token is no bearer token.
+
+What a crash leaves: whole rows; a session that was answered was committed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal
+
+import argon2
+import peewee
+
+from central.access.errors import AccountError
+from central.access.policy import PatientKey, Principal, Role
+from central.access.throttle import SignInThrottle
+
+SessionKind = Literal["cookie", "bearer"]
+MIN_PASSWORD_CHARACTERS: Final = 12
+MAX_PASSWORD_CHARACTERS: Final = 256
+_USERNAME: Final = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
+# Each verification takes 64 MiB (RFC 9106, second recommended option): more at once would be a way to fill memory.
+_PARALLEL_HASHES: Final = 2
+
+
+class UserAccount(peewee.Model):
+    """Table ``user_account``. The two lists are JSON: names, and pairs of issuer and Patient ID."""
+
+    user_id = peewee.CharField(primary_key=True)
+    username = peewee.CharField(unique=True)
+    password_hash = peewee.CharField()
+    role = peewee.CharField()
+    referring_physician_names = peewee.TextField()
+    patient_ids = peewee.TextField()
+
+    class Meta:
+        table_name = "user_account"
+
+
+class UserSession(peewee.Model):
+    """Table ``user_session``. `expires_at_utc` is seconds since 1970."""
+
+    token_sha256 = peewee.CharField(primary_key=True)
+    user_id = peewee.CharField(index=True)
+    kind = peewee.CharField()
+    expires_at_utc = peewee.IntegerField(index=True)
+
+    class Meta:
+        table_name = "user_session"
+
+
+class Accounts:
+    """Accounts and sessions in `db`; safe to call from every thread."""
+
+    def __init__(self, db: peewee.SqliteDatabase, clock: Callable[[], float] = time.time) -> None:
+        self._db = db
+        self._clock = clock
+        self._hasher = argon2.PasswordHasher()
+        self._hashing = threading.BoundedSemaphore(_PARALLEL_HASHES)
+        self._throttle = SignInThrottle()
+        # Verified against for unknown users, so that they cost what known ones cost.
+        self._nobodys_hash = self._hasher.hash(secrets.token_hex(16))
+
+    @classmethod
+    def open(cls, db: peewee.SqliteDatabase, clock: Callable[[], float] = time.time) -> Accounts:
+        """Make the tables if they are missing. `clock` gives UTC seconds since 1970."""
+        models = [UserAccount, UserSession]
+        with db.bind_ctx(models):
+            db.create_tables(models)
+        return cls(db, clock)
+
+    def create_user(
+        self,
+        username: str,
+        password: str,
+        role: Role,
+        *,
+        referring_physician_names: Sequence[str] = (),
+        patient_ids: Sequence[PatientKey] = (),
+    ) -> Principal:
+        """Make an account. Usernames are folded to lower case.
+
+        Raises
+        ------
+        AccountError : the username is taken or unusable, the password too short, or the role is PEER.
+        """
+        username = username.lower()
+        if not _USERNAME.fullmatch(username):
+            raise AccountError("a username has 1 to 64 of a-z, 0-9, '.', '_', '@' and '-'")
+        if role is Role.PEER:
+            raise AccountError("peers are configured under [[dicom.peers]]; they have no account")
+        row = {
+            "user_id": uuid.uuid4().hex,
+            "username": username,
+            "password_hash": self._hash(password),
+            "role": role.value,
+            "referring_physician_names": json.dumps(list(referring_physician_names)),
+            "patient_ids": json.dumps([list(key) for key in patient_ids]),
+        }
+        try:
+            UserAccount.insert(**row).execute(self._db)
+        except peewee.IntegrityError as error:
+            raise AccountError(f"there is already a user {username}") from error
+        return _principal(row)
+
+    def set_password(self, username: str, password: str) -> None:
+        """Change the password and end every session of that user.
+
+        Raises
+        ------
+        AccountError : no such user, or the password is too short.
+        """
+        username, password_hash = username.lower(), self._hash(password)
+        with self._db.atomic():
+            named = UserAccount.username == username
+            if not UserAccount.update(password_hash=password_hash).where(named).execute(self._db):
+                raise AccountError(f"there is no user {username}")
+            user = UserAccount.select(UserAccount.user_id).where(named)
+            UserSession.delete().where(UserSession.user_id.in_(user)).execute(self._db)
+
+    def verify(self, username: str, password: str, address: str) -> Principal | None:
+        """The principal if the password is right, else None, in the same time for unknown users.
+
+        Raises
+        ------
+        ThrottledError : too many failures of this username or from this address.
+        """
+        username = username.lower()[:256]
+        self._throttle.begin(username, address)
+        rows = list(UserAccount.select().where(UserAccount.username == username).dicts().execute(self._db))
+        row = rows[0] if rows else None
+        right = self._matches(row["password_hash"] if row else self._nobodys_hash, password)
+        if row is None or not right:
+            return None
+        self._throttle.succeed(username, address)
+        return _principal(row)
+
+    def start_session(self, principal: Principal, kind: SessionKind, life_s: int) -> str:
+        """A new token (256 random bits) for `principal`, valid for `life_s` seconds."""
+        token = secrets.token_urlsafe(32)
+        now = int(self._clock())
+        with self._db.atomic():
+            UserSession.delete().where(UserSession.expires_at_utc <= now).execute(self._db)
+            UserSession.insert(
+                token_sha256=_digest(token),
+                user_id=principal.user_id,
+                kind=kind,
+                expires_at_utc=now + life_s,
+            ).execute(self._db)
+        return token
+
+    def principal_of(self, token: str, kind: SessionKind) -> Principal | None:
+        """Whose `token` this is; None when it is unknown, of the other kind, ended or expired."""
+        query = (
+            UserAccount.select(UserAccount)
+            .join(UserSession, on=UserSession.user_id == UserAccount.user_id)
+            .where(
+                (UserSession.token_sha256 == _digest(token))
+                & (UserSession.kind == kind)
+                & (UserSession.expires_at_utc > int(self._clock()))
+            )
+        )
+        rows = list(query.dicts().execute(self._db))
+        return _principal(rows[0]) if rows else None
+
+    def end_session(self, token: str) -> None:
+        """Forget `token`; unknown ones are nothing to forget."""
+        UserSession.delete().where(UserSession.token_sha256 == _digest(token)).execute(self._db)
+
+    def _hash(self, password: str) -> str:
+        if not MIN_PASSWORD_CHARACTERS <= len(password) <= MAX_PASSWORD_CHARACTERS:
+            raise AccountError(
+                f"a password has {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters"
+            )
+        with self._hashing:
+            return self._hasher.hash(password)
+
+    def _matches(self, password_hash: str, password: str) -> bool:
+        with self._hashing:
+            try:
+                return self._hasher.verify(password_hash, password[: MAX_PASSWORD_CHARACTERS + 1])
+            except argon2.exceptions.VerifyMismatchError:
+                return False
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _principal(row: dict[str, Any]) -> Principal:
+    return Principal(
+        user_id=row["user_id"],
+        username=row["username"],
+        role=Role(row["role"]),
+        referring_physician_names=tuple(json.loads(row["referring_physician_names"])),
+        patient_ids=tuple(PatientKey(*pair) for pair in json.loads(row["patient_ids"])),
+    )

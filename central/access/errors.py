@@ -1,0 +1,24 @@
+"""What can go wrong with accounts: permanent faults of the request, and the one transient one."""
+
+from __future__ import annotations
+
+
+class AccessError(Exception):
+    """Root of this room's errors."""
+
+
+class AccountError(AccessError):
+    """Permanent: the account cannot be made or changed like this; the text says why, for an administrator."""
+
+
+class ThrottledError(AccessError):
+    """Transient: too many failed sign-ins; says nothing about whether the account exists.
+
+    Attributes
+    ----------
+    retry_after_s : seconds until the next try is looked at, at least 1.
+    """
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"too many failed sign-ins; try again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s

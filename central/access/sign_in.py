@@ -1,0 +1,131 @@
+"""Sign-in for programs and the one check that both programs and the sign-in page use.
+
+`POST /api/auth/token` is the OAuth 2 password form (RFC 6749 section 4.3); `GET /api/me` says who the caller is.
+Every attempt is audited before its outcome is told; when that is impossible nobody is signed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import parse_qsl
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from central.access.accounts import Accounts
+from central.access.errors import AccessError, ThrottledError
+from central.access.policy import Principal
+from central.access.problems import problem
+from central.access.web import principal_of, source_address
+from central.audit.errors import AuditUnavailableError
+from central.audit.record import Action, Audit, AuditEvent
+
+MAX_FORM_BYTES: Final = 8192
+TOKEN_LIFE_S: Final = 3600
+
+
+class FormError(AccessError):
+    """Permanent: the body is not a small URL-encoded form."""
+
+
+async def small_form(request: Request) -> Mapping[str, str]:
+    """The fields of an ``application/x-www-form-urlencoded`` body of at most `MAX_FORM_BYTES`.
+
+    Raises
+    ------
+    FormError : another content type, too large, not UTF-8, or a field given twice.
+    """
+    if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
+        raise FormError("send application/x-www-form-urlencoded")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FORM_BYTES:
+            raise FormError(f"the form is larger than {MAX_FORM_BYTES} bytes")
+    try:
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=16)
+    except ValueError as error:
+        raise FormError("the form is not UTF-8 in URL encoding") from error
+    if len(dict(pairs)) != len(pairs):
+        raise FormError("a field is given twice")
+    return dict(pairs)
+
+
+def check_password(
+    accounts: Accounts, audit: Audit, username: str, password: str, address: str
+) -> Principal | None:
+    """Verify and audit one attempt; None when username or password is wrong.
+
+    Raises
+    ------
+    ThrottledError : too many failures; audited too.
+    AuditUnavailableError : the attempt could not be recorded, so nobody is signed in.
+    """
+    principal: Principal | None = None
+    detail = "wrong username or password"
+    try:
+        principal = accounts.verify(username, password, address)
+    except ThrottledError as error:
+        audit.record(_event(username, None, address, str(error)))
+        raise
+    audit.record(_event(username, principal, address, "" if principal else detail))
+    return principal
+
+
+def sign_in_routes(accounts: Accounts, audit: Audit, token_life_s: int = TOKEN_LIFE_S) -> list[BaseRoute]:
+    """`POST /api/auth/token` and `GET /api/me`. Tokens live `token_life_s` seconds."""
+
+    async def token(request: Request) -> Response:
+        try:
+            form = await small_form(request)
+        except FormError as error:
+            return _oauth_error("invalid_request", str(error))
+        if form.get("grant_type", "password") != "password":
+            return _oauth_error("unsupported_grant_type", "only grant_type=password")
+        if "username" not in form or "password" not in form:
+            return _oauth_error("invalid_request", "username and password are missing")
+        try:
+            return await run_in_threadpool(
+                _issue, form["username"], form["password"], source_address(request)
+            )
+        except ThrottledError as error:
+            return problem(429, str(error), {"Retry-After": str(error.retry_after_s)})
+        except AuditUnavailableError:
+            return problem(503, "the audit record cannot be written; try again later", {"Retry-After": "10"})
+
+    def _issue(username: str, password: str, address: str) -> Response:
+        principal = check_password(accounts, audit, username, password, address)
+        if principal is None:
+            return _oauth_error("invalid_grant", "wrong username or password")
+        access_token = accounts.start_session(principal, "bearer", token_life_s)
+        return JSONResponse(
+            {"access_token": access_token, "token_type": "bearer", "expires_in": token_life_s}
+        )
+
+    def me(request: Request) -> Response:
+        principal = principal_of(request)
+        return JSONResponse({"username": principal.username, "role": principal.role.value})
+
+    return [
+        Route("/api/auth/token", token, methods=["POST"]),
+        Route("/api/me", me, methods=["GET"]),
+    ]
+
+
+def _oauth_error(code: str, description: str) -> Response:
+    """RFC 6749 section 5.2."""
+    return JSONResponse({"error": code, "error_description": description}, 400)
+
+
+def _event(username: str, principal: Principal | None, address: str, detail: str) -> AuditEvent:
+    return AuditEvent(
+        actor=principal.username if principal else username,
+        actor_role=principal.role.value if principal else "",
+        action=Action.SIGN_IN if principal else Action.SIGN_IN_FAILED,
+        outcome="success" if principal else "refused",
+        source_address=address,
+        detail=detail,
+    )

@@ -1,0 +1,153 @@
+"""The door of the people listener: nobody passes who has not signed in.
+
+Why it exists: authentication in one middleware in front of the router, so that a new route is closed the moment
+it is written, known or unknown path alike.
+
+What is always true
+-------------------
+- Only `PUBLIC` answers an anonymous caller. Everything behind finds `request.state.principal`.
+- A request that carries a bearer token is judged by that token alone; its cookie is not looked at.
+- A cookie counts on an unsafe method only when the browser says that our own page sent it (Sec-Fetch-Site or
+  Origin; the cookie itself is SameSite=Strict).
+- Programs (under ``/api`` and ``/dicom-web``) get 401 as a problem; people get the sign-in page.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+from urllib.parse import quote, urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from central.access.accounts import Accounts
+from central.access.headers import with_safe_headers
+from central.access.policy import Principal
+from central.access.problems import problem
+from central.audit.record import Action, AuditEvent, Outcome
+
+COOKIE_NAME: Final = "dicomnet_session"
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_READ: Final = frozenset({"GET", "HEAD"})
+PUBLIC: Final[dict[str, frozenset[str]]] = {
+    "/healthz": _READ,
+    "/signin": _READ | {"POST"},
+    "/api/auth/token": frozenset({"POST"}),
+}
+PUBLIC_FOLDERS: Final = ("/static/", "/viewer/")  # built files, the same for everybody; no data in them
+_PROGRAM_FOLDERS: Final = ("/api/", "/dicom-web/")
+_MAX_TOKEN_CHARACTERS: Final = 256
+
+
+def is_public(method: str, path: str) -> bool:
+    """Whether an anonymous caller is answered."""
+    return method in PUBLIC.get(path, frozenset()) or (method in _READ and path.startswith(PUBLIC_FOLDERS))
+
+
+def source_address(connection: HTTPConnection) -> str:
+    """The caller's address for throttle and audit."""
+    return connection.client.host if connection.client else "unknown"
+
+
+def authenticate(request: HTTPConnection, accounts: Accounts) -> Principal | None:
+    """Whose request this is, by ``Authorization: Bearer`` (RFC 6750), else by cookie. Reads the database."""
+    authorization = request.headers.get("authorization")
+    if authorization is not None:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or len(token) > _MAX_TOKEN_CHARACTERS:
+            return None
+        return accounts.principal_of(token.strip(), "bearer")
+    token = request.cookies.get(COOKIE_NAME, "")
+    if not token or len(token) > _MAX_TOKEN_CHARACTERS:
+        return None
+    return accounts.principal_of(token, "cookie")
+
+
+def page_of(request: HTTPConnection) -> Literal["own", "foreign", "unsaid"]:
+    """Whose page made this request, as the browser says it; other programs say nothing.
+
+    Sec-Fetch-Site comes first: our own forms have ``Origin: null``, because our pages send no referrer.
+    """
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return "own" if site in ("same-origin", "none") else "foreign"
+    origin = request.headers.get("origin")
+    if origin is None:
+        return "unsaid"
+    asked_host = request.headers.get("host", "").lower()
+    return "own" if urlsplit(origin).netloc.lower() == asked_host else "foreign"
+
+
+def principal_of(request: Request) -> Principal:
+    """The principal that `RequireSignIn` put there; a route outside of it fails loudly."""
+    principal = request.state.principal
+    if not isinstance(principal, Principal):
+        raise TypeError("this route is not behind RequireSignIn")
+    return principal
+
+
+def audit_event(
+    request: Request,
+    action: Action,
+    outcome: Outcome,
+    detail: str = "",
+    study_instance_uid: str | None = None,
+    series_instance_uid: str | None = None,
+    sop_instance_uid: str | None = None,
+) -> AuditEvent:
+    """What the signed-in caller of `request` does or tries."""
+    principal = principal_of(request)
+    return AuditEvent(
+        actor=principal.username,
+        actor_role=principal.role.value,
+        action=action,
+        outcome=outcome,
+        source_address=source_address(request),
+        study_instance_uid=study_instance_uid,
+        series_instance_uid=series_instance_uid,
+        sop_instance_uid=sop_instance_uid,
+        detail=detail,
+    )
+
+
+class RequireSignIn:
+    """ASGI middleware: default deny. Wraps the whole application of the people listener."""
+
+    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
+        self._app = app
+        self._accounts = accounts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._answer(Request(scope), receive, with_safe_headers(send))
+        else:
+            raise RuntimeError(f"the people listener has no {scope['type']} routes")
+
+    async def _answer(self, request: Request, receive: Receive, send: Send) -> None:
+        scope = request.scope
+        # The path the router will see: request.url would cut a decoded "?" off it.
+        if not is_public(request.method, scope["path"]):
+            principal = await run_in_threadpool(authenticate, request, self._accounts)
+            if principal is None:
+                await _not_signed_in(request)(scope, receive, send)
+                return
+            by_cookie = "authorization" not in request.headers
+            if by_cookie and request.method not in SAFE_METHODS and page_of(request) != "own":
+                refusal = problem(403, "a request with a session cookie must come from one of our own pages")
+                await refusal(scope, receive, send)
+                return
+            scope.setdefault("state", {})["principal"] = principal
+        await self._app(scope, receive, send)
+
+
+def _not_signed_in(request: Request) -> Response:
+    path = str(request.scope["path"])
+    if request.method not in _READ or path.startswith(_PROGRAM_FOLDERS):
+        headers = {"WWW-Authenticate": 'Bearer realm="dicomnet"'}
+        return problem(401, "sign in first: POST /api/auth/token, or /signin in a browser", headers)
+    target = quote(path) + (f"?{request.url.query}" if request.url.query else "")
+    return RedirectResponse("/signin?next=" + quote(target, safe=""), status_code=303)

@@ -1,0 +1,84 @@
+"""The gate that every DICOMweb answer passes: who asks, may they, is it recorded.
+
+What is always true: the policy decides first, the audit record is durable second, bytes leave third. A study
+that is not here and one that the caller may not see end in the same error, and both are recorded.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from central.access.policy import (
+    NOTHING,
+    Action,
+    DenialReason,
+    Denied,
+    Grant,
+    Scope,
+    authorize,
+    scope_of,
+)
+from central.access.web import audit_event, principal_of
+from central.archive.archive import Archive
+from central.audit.record import Audit, Outcome
+from central.dicomweb.errors import BadRequestError, NotHereError
+from contract.identifiers import InvalidIdentifierError, check_uid
+
+
+class Gate:
+    """Grants and scopes for requests, each recorded before it is handed out.
+
+    Every method raises AuditUnavailableError when the record cannot be written.
+    """
+
+    def __init__(self, archive: Archive, audit: Audit) -> None:
+        self._archive = archive
+        self._audit = audit
+
+    def scope(self, request: Request, detail: str, study_instance_uid: str | None = None) -> Scope:
+        """What the caller's search may find; empty, and recorded as refused, for roles that may not search."""
+        scope = scope_of(principal_of(request), Action.SEARCH)
+        outcome: Outcome = "refused" if scope == NOTHING else "success"
+        self._audit.record(audit_event(request, Action.SEARCH, outcome, detail, study_instance_uid))
+        return scope
+
+    def grant(
+        self,
+        request: Request,
+        action: Action,
+        detail: str,
+        series_instance_uid: str | None = None,
+        sop_instance_uid: str | None = None,
+    ) -> Grant:
+        """A grant for the study that the request's path names.
+
+        Raises
+        ------
+        BadRequestError : the study's UID is not one.
+        NotHereError : it is not here, or the caller may not see it.
+        """
+        study_instance_uid = path_uid(request, "study")
+        facts = self._archive.facts(study_instance_uid)
+        decision = (
+            authorize(principal_of(request), action, facts) if facts else Denied(DenialReason.NOT_IN_SCOPE)
+        )
+        uids = (study_instance_uid, series_instance_uid, sop_instance_uid)
+        if isinstance(decision, Denied):
+            why = decision.reason.value if facts else "not here"
+            self._audit.record(audit_event(request, action, "refused", f"{detail}: {why}", *uids))
+            raise NotHereError
+        self._audit.record(audit_event(request, action, "success", detail, *uids))
+        return decision
+
+
+def path_uid(request: Request, level: str) -> str:
+    """The UID at `level` ("study", "series", "instance") of the request's path.
+
+    Raises
+    ------
+    BadRequestError : it is not a UID.
+    """
+    try:
+        return check_uid(request.path_params[level], f"the {level}'s UID")
+    except InvalidIdentifierError as error:
+        raise BadRequestError(str(error)) from error

@@ -1,0 +1,181 @@
+"""Draws pictures in worker processes, so that a hostile or broken image costs a worker and nothing else.
+
+Why it exists: decoding pixels runs C code on bytes from outside. A crash, an endless loop or a memory bomb must
+not take central with it.
+
+What is always true
+-------------------
+- A worker has a ceiling of address space, and a job a ceiling of time; a worker over either is ended and
+  replaced. It gets a path and view parameters, gives back a file, and holds no connection and no key.
+- Workers end with central, also when central is killed.
+
+What a crash leaves: nothing; no file is written here.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import resource
+import signal
+import threading
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from central.dicomweb.errors import NotAnImageError, UnavailableError
+from central.dicomweb.view_parameters import ViewParameters
+
+JOB_TIMEOUT_S: Final = 30.0
+WORKER_MEMORY_BYTES: Final = 4 << 30
+_QUEUE_TIMEOUT_S: Final = 60.0
+# spawn: a fork of a process with threads inherits locks that nobody will release.
+_PROCESSES: Final = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture of the Part 10 file at `path`: of frame `frame` (from 1), or None for the middle one."""
+
+    path: Path
+    transfer_syntax_uid: str
+    frame: int | None
+    view: ViewParameters
+
+
+class Renderer:
+    """A small pool of workers, started when first needed. Safe to call from every thread."""
+
+    def __init__(self, workers: int = 2, job_timeout_s: float = JOB_TIMEOUT_S) -> None:
+        self._job_timeout_s = job_timeout_s
+        self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
+        for _ in range(workers):
+            self._idle.put(_Worker())
+        self._closed = False
+
+    def render(self, job: Job) -> bytes:
+        """The picture as a JPEG or PNG file. Waits for a free worker.
+
+        Raises
+        ------
+        NotAnImageError : the instance is no image, or drawing it failed, took too long or ended the worker.
+        UnavailableError : no worker became free in time, or the renderer is closed.
+        """
+        try:
+            worker = self._idle.get(timeout=_QUEUE_TIMEOUT_S)
+        except queue.Empty as error:
+            raise UnavailableError("too many pictures are being drawn; try again later") from error
+        try:
+            if self._closed:
+                raise UnavailableError("central is stopping")
+            return worker.render(job, self._job_timeout_s)
+        finally:
+            self._idle.put(worker)
+            if self._closed:
+                worker.stop()
+
+    def close(self) -> None:
+        """End the workers; pictures being drawn are waited for, at most their time."""
+        self._closed = True
+        stopped = []
+        try:
+            while True:
+                stopped.append(self._idle.get_nowait())
+                stopped[-1].stop()
+        except queue.Empty:
+            for worker in stopped:
+                self._idle.put(worker)  # so that a late caller is told, and does not wait
+
+    def __enter__(self) -> Renderer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Worker:
+    """One worker process, (re)started when it is needed. Used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    def render(self, job: Job, timeout_s: float) -> bytes:
+        pipe = self._ready()
+        try:
+            pipe.send(job)
+            if not pipe.poll(timeout_s):
+                self.stop()
+                raise NotAnImageError(f"this image could not be drawn within {timeout_s:g} s")
+            ok, answer = pipe.recv()
+        except (EOFError, OSError) as error:
+            self.stop()
+            raise NotAnImageError("drawing this image ended the program that draws it") from error
+        if not ok:
+            raise NotAnImageError(answer.decode())
+        return bytes(answer)
+
+    def stop(self) -> None:
+        if self._process is None or self._pipe is None:
+            return
+        self._pipe.close()
+        self._process.kill()
+        self._process.join()
+        self._process = self._pipe = None
+
+    def _ready(self) -> Connection:
+        if self._pipe is not None and self._process is not None and self._process.is_alive():
+            return self._pipe
+        self.stop()
+        self._pipe, theirs = _PROCESSES.Pipe()
+        self._process = _PROCESSES.Process(target=_work, args=(theirs,), name="render", daemon=True)
+        self._process.start()
+        theirs.close()
+        return self._pipe
+
+
+def _work(pipe: Connection) -> None:
+    """The worker's life: one job after the other until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; central ends us in order
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # One thread each: the pool is what uses the cores.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ[name] = "1"
+    resource.setrlimit(resource.RLIMIT_AS, (WORKER_MEMORY_BYTES, WORKER_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold an image
+    while True:
+        try:
+            job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        pipe.send(_answer(job))
+
+
+def _answer(job: Job) -> tuple[bool, bytes]:
+    # Here, and not above: central itself never loads the codecs.
+    from central.dicomweb.decode import decode_frame
+    from central.dicomweb.pixel_data import open_image
+    from central.dicomweb.presentation import picture
+
+    try:
+        with open_image(job.path, job.transfer_syntax_uid) as image:
+            frame = job.frame or image.pixels.number_of_frames // 2 + 1
+            return True, picture(image, decode_frame(image, frame), frame, job.view)
+    except NotAnImageError as error:
+        return False, str(error).encode()
+    except MemoryError:
+        return False, b"this image needs more memory than drawing may use"
+    except Exception as error:  # the border of the sandbox: whatever it is, it is this image's fault
+        return False, f"this image cannot be drawn ({type(error).__name__})".encode()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(0)

@@ -1,0 +1,83 @@
+"""QIDO-RS: search for studies, series and instances (PS3.18 section 10.6).
+
+Searching inside one study needs no other permission than finding that study: the scope is in the SQL.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from central.access.policy import Scope
+from central.archive.archive import Archive
+from central.dicomweb.accept import Offer, choose
+from central.dicomweb.gate import Gate, path_uid
+from central.dicomweb.results import instance_json, series_json, study_json
+from central.dicomweb.search_parameters import DEFAULT_LIMIT, SearchParameters, search_parameters
+
+_JSON_OFFERS: Final = (Offer("application/dicom+json"), Offer("application/json"))
+RowT = TypeVar("RowT")
+Find = Callable[[Scope, SearchParameters], list[RowT]]
+AsJson = Callable[[RowT, str], dict[str, Any]]
+
+
+class Search:
+    """The search transactions on `archive`."""
+
+    def __init__(self, archive: Archive, gate: Gate) -> None:
+        self._archive = archive
+        self._gate = gate
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/studies", self.studies),
+            Route("/series", self.series),
+            Route("/instances", self.instances),
+            Route("/studies/{study}/series", self.series),
+            Route("/studies/{study}/instances", self.instances),
+            Route("/studies/{study}/series/{series}/instances", self.instances),
+        ]
+
+    def studies(self, request: Request) -> Response:
+        return self._answer(
+            request, lambda scope, keys: self._archive.find_studies(scope, keys.study_query()), study_json
+        )
+
+    def series(self, request: Request) -> Response:
+        return self._answer(
+            request, lambda scope, keys: self._archive.find_series(scope, keys.series_query()), series_json
+        )
+
+    def instances(self, request: Request) -> Response:
+        return self._answer(
+            request,
+            lambda scope, keys: self._archive.find_instances(scope, keys.instance_query()),
+            instance_json,
+        )
+
+    def _answer(self, request: Request, find: Find[RowT], as_json: AsJson[RowT]) -> Response:
+        offer = choose(request.query_params.get("accept") or request.headers.get("accept"), _JSON_OFFERS)
+        # Inside one study the study is the limit; a viewer must not lose the 101st slice.
+        default_limit = None if "study" in request.path_params else DEFAULT_LIMIT
+        keys = search_parameters(request.query_params.multi_items(), default_limit)
+        if "study" in request.path_params:
+            keys.study["study_instance_uid"] = path_uid(request, "study")
+        if "series" in request.path_params:
+            keys.series["series_instance_uid"] = path_uid(request, "series")
+        scope = self._gate.scope(request, _detail(request), keys.study.get("study_instance_uid"))
+        base_url = str(request.base_url).rstrip("/") + "/dicom-web"
+        found = [as_json(row, base_url) for row in find(scope, keys)]
+        headers = {"Warning": f'299 dicomnet "{keys.warning}"'} if keys.warning else {}
+        body = json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        return Response(body, headers=headers, media_type=offer.media_type)
+
+
+def _detail(request: Request) -> str:
+    """What was searched for, with its values: the audit record is the protected place for them."""
+    return f"QIDO-RS {request.scope['path']}?{urlencode(request.query_params.multi_items())}"

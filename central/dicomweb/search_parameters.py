@@ -1,0 +1,116 @@
+"""The query of a QIDO-RS request, as the archive's queries (PS3.18 section 8.3.4).
+
+Attributes are named by keyword or by tag (``00100020``). What is not supported is not an error: it is ignored,
+and the answer says so in a Warning header.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pydicom.datadict import keyword_for_tag
+
+from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
+from central.dicomweb.errors import BadRequestError
+
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 1000
+MAX_OFFSET: Final = 10_000_000
+_TAG: Final = re.compile(r"[0-9a-fA-F]{8}")
+_SHOWABLE: Final = re.compile(r"[\w.]{1,64}")
+_CONTROLS: Final = frozenset({"limit", "offset", "includefield", "accept"})
+STUDY_KEYS: Final = {
+    "PatientName": "patient_name",
+    "PatientID": "patient_id",
+    "IssuerOfPatientID": "issuer_of_patient_id",
+    "StudyDate": "study_date",
+    "StudyTime": "study_time",
+    "AccessionNumber": "accession_number",
+    "ModalitiesInStudy": "modalities_in_study",
+    "StudyInstanceUID": "study_instance_uid",
+    "StudyID": "study_id",
+    "StudyDescription": "study_description",
+    "ReferringPhysicianName": "referring_physician_name",
+}
+SERIES_KEYS: Final = {
+    "SeriesInstanceUID": "series_instance_uid",
+    "Modality": "modality",
+    "SeriesNumber": "series_number",
+    "SeriesDescription": "series_description",
+    "BodyPartExamined": "body_part_examined",
+}
+INSTANCE_KEYS: Final = {
+    "SOPInstanceUID": "sop_instance_uid",
+    "SOPClassUID": "sop_class_uid",
+    "InstanceNumber": "instance_number",
+}
+
+
+@dataclass
+class SearchParameters:
+    """A request's matching keys by level, named as the archive names them; `limit` None: as many as there are."""
+
+    study: dict[str, Any] = field(default_factory=dict)
+    series: dict[str, Any] = field(default_factory=dict)
+    instance: dict[str, Any] = field(default_factory=dict)
+    limit: int | None = DEFAULT_LIMIT
+    offset: int = 0
+    warning: str = ""
+
+    def study_query(self) -> StudyQuery:
+        return StudyQuery(**self.study, limit=self.limit, offset=self.offset)
+
+    def series_query(self) -> SeriesQuery:
+        study = StudyQuery(**self.study)
+        return SeriesQuery(**self.series, study=study, limit=self.limit, offset=self.offset)
+
+    def instance_query(self) -> InstanceQuery:
+        series = SeriesQuery(**self.series, study=StudyQuery(**self.study))
+        return InstanceQuery(**self.instance, series=series, limit=self.limit, offset=self.offset)
+
+
+def search_parameters(pairs: Iterable[tuple[str, str]], default_limit: int | None) -> SearchParameters:
+    """Sort the request's parameters into keys, controls and what is not supported.
+
+    Raises
+    ------
+    BadRequestError : a limit or offset is no number, or a key is given twice.
+    """
+    found = SearchParameters(limit=default_limit)
+    seen, ignored = set(), []
+    for name, value in pairs:
+        keyword = keyword_for_tag(int(name, 16)) if _TAG.fullmatch(name) else name
+        if keyword == "includefield":
+            continue  # every attribute that is kept is answered anyway
+        if keyword in seen:
+            raise BadRequestError("a parameter is given twice; values of a list are separated by commas")
+        seen.add(keyword)
+        for keys, level in (
+            (STUDY_KEYS, found.study),
+            (SERIES_KEYS, found.series),
+            (INSTANCE_KEYS, found.instance),
+        ):
+            if keyword in keys:
+                level[keys[keyword]] = value
+                break
+        else:
+            if keyword not in _CONTROLS:
+                ignored.append(name)
+            elif keyword == "limit":
+                found.limit = min(_count(value, 10**9), MAX_LIMIT)
+            elif keyword == "offset":
+                found.offset = _count(value, MAX_OFFSET)
+    if ignored:
+        # They come from outside and go into a header: only what looks like a name is repeated.
+        names = ", ".join(name for name in ignored if _SHOWABLE.fullmatch(name)) or "some"
+        found.warning = f"these parameters are not supported and were not used: {names}"
+    return found
+
+
+def _count(text: str, most: int) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) > most:
+        raise BadRequestError("limit and offset are whole numbers from 0")
+    return int(text)

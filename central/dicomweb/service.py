@@ -1,0 +1,59 @@
+"""DICOMweb under ``/dicom-web``: the routes, and the border where errors become problem details (RFC 9457)."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount
+
+from central.access.problems import problem
+from central.archive.archive import Archive
+from central.archive.errors import NoSuchInstanceError, QueryError
+from central.audit.errors import AuditUnavailableError
+from central.audit.record import Audit
+from central.dicomweb.errors import BadRequestError, DicomwebError, NotHereError, UnavailableError
+from central.dicomweb.frames import Frames
+from central.dicomweb.gate import Gate
+from central.dicomweb.render import Renderer
+from central.dicomweb.retrieve import Retrieve
+from central.dicomweb.search import Search
+
+
+def routes(archive: Archive, audit: Audit, renderer: Renderer) -> list[BaseRoute]:
+    """Everything under ``/dicom-web``. Must be behind `RequireSignIn`. `renderer` is closed by the caller."""
+    gate = Gate(archive, audit)
+    app = Starlette(
+        routes=[
+            *Search(archive, gate).routes(),
+            *Retrieve(archive, gate).routes(),
+            *Frames(archive, gate, renderer).routes(),
+        ],
+        exception_handlers={
+            DicomwebError: _answer,
+            QueryError: _answer,
+            NoSuchInstanceError: _answer,
+            AuditUnavailableError: _answer,
+            HTTPException: _answer,
+            Exception: _answer,
+        },
+    )
+    return [Mount("/dicom-web", app=app)]
+
+
+def _answer(_request: Request, error: Exception) -> Response:
+    match error:
+        case HTTPException():
+            return problem(error.status_code, headers=error.headers)
+        case QueryError():
+            error = BadRequestError(str(error))
+        case NoSuchInstanceError():
+            error = NotHereError()
+        case AuditUnavailableError():
+            error = UnavailableError(
+                "the audit record cannot be written, so nothing is shown; try again later"
+            )
+    if isinstance(error, DicomwebError):
+        return problem(error.status, str(error), error.headers)
+    return problem(500, "central could not answer this; its log says why")

@@ -1,0 +1,157 @@
+"""The portal's routes: pages, the data they fetch, and their static files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from central.access.accounts import Accounts
+from central.access.policy import Privilege, has_privilege
+from central.access.problems import problem
+from central.access.web import audit_event, principal_of
+from central.audit.errors import AuditUnavailableError
+from central.audit.record import Action, Audit, AuditRow, Outcome
+from central.portal.boxes import BoxView, box_json
+from central.portal.sign_in import COOKIE_LIFE_S, sign_in_pages
+from central.portal.templating import FOLDER, may_find_studies, page
+from contract.enrolment import PAIRING_LIFE_S, Pairing
+from contract.errors import PermanentError
+
+AUDIT_PAGE_ROWS: Final = 100
+_MAX_BODY_BYTES: Final = 4096
+
+
+def routes(
+    accounts: Accounts,
+    audit: Audit,
+    fleet_view: Callable[[], Sequence[BoxView]],
+    pair: Callable[[str], Pairing],
+    cookie_life_s: int = COOKIE_LIFE_S,
+) -> list[BaseRoute]:
+    """Sign-in, study list, fleet and audit. Must be behind `RequireSignIn`.
+
+    `pair` makes a one-time pairing for a box of that name ("" for none), or raises a PermanentError that says why
+    not.
+    """
+    portal = _Portal(audit, fleet_view, pair)
+    return [
+        *sign_in_pages(accounts, audit, cookie_life_s),
+        Route("/", portal.studies_page),
+        Route("/fleet", portal.fleet_page),
+        Route("/audit", portal.audit_page),
+        Route("/api/fleet", portal.fleet),
+        Route("/api/gateways/pairing", portal.pairing, methods=["POST"]),
+        Route("/api/audit", portal.audit_rows),
+        Mount("/static", app=StaticFiles(directory=FOLDER / "static")),
+    ]
+
+
+class _Portal:
+    def __init__(
+        self, audit: Audit, fleet_view: Callable[[], Sequence[BoxView]], pair: Callable[[str], Pairing]
+    ) -> None:
+        self._audit = audit
+        self._fleet_view = fleet_view
+        self._pair = pair
+
+    def studies_page(self, request: Request) -> Response:
+        principal = principal_of(request)
+        if has_privilege(principal, Privilege.READ_FLEET) and not may_find_studies(principal):
+            return RedirectResponse("/fleet", status_code=303)
+        return page("studies.html", principal, path="/")
+
+    def fleet_page(self, request: Request) -> Response:
+        principal = principal_of(request)
+        if not has_privilege(principal, Privilege.READ_FLEET):
+            return page("refused.html", principal, 403, path="/fleet")
+        may_pair = has_privilege(principal, Privilege.PAIR_GATEWAY)
+        return page("fleet.html", principal, path="/fleet", may_pair=may_pair)
+
+    def audit_page(self, request: Request) -> Response:
+        principal = principal_of(request)
+        if not has_privilege(principal, Privilege.READ_AUDIT):
+            return page("refused.html", principal, 403, path="/audit")
+        return page("audit.html", principal, path="/audit", actions=[action.value for action in Action])
+
+    def fleet(self, request: Request) -> Response:
+        if not has_privilege(principal_of(request), Privilege.READ_FLEET):
+            return problem(403, "your role may not see the fleet")
+        now = datetime.now(UTC).isoformat()
+        return JSONResponse({"now_utc": now, "boxes": [box_json(box) for box in self._fleet_view()]})
+
+    async def pairing(self, request: Request) -> Response:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MAX_BODY_BYTES:
+                return problem(413, "the request is too large")
+        try:
+            wish = json.loads(body or b"{}")
+        except (ValueError, RecursionError):
+            return problem(400, "the body is not JSON")
+        name = wish.get("name", "") if isinstance(wish, dict) else None
+        if not isinstance(name, str):
+            return problem(400, 'send {"name": "<name of the box>"}')
+        return await run_in_threadpool(self._paired, request, name.strip())
+
+    def _paired(self, request: Request, name: str) -> Response:
+        allowed = has_privilege(principal_of(request), Privilege.PAIR_GATEWAY)
+        try:
+            self._audit.record(audit_event(request, Action.PAIR, "success" if allowed else "refused", name))
+            if not allowed:
+                return problem(403, "your role may not add a box")
+            pairing = self._pair(name)
+        except AuditUnavailableError:
+            return problem(503, "the audit record cannot be written; try again later")
+        except PermanentError as error:
+            return problem(400, str(error))
+        expires = datetime.now(UTC) + timedelta(seconds=PAIRING_LIFE_S)
+        return JSONResponse({"pairing": str(pairing), "expires_at_utc": expires.isoformat()}, 201)
+
+    def audit_rows(self, request: Request) -> Response:
+        allowed = has_privilege(principal_of(request), Privilege.READ_AUDIT)
+        query = request.query_params
+        before = query.get("before_id")
+        action = query.get("action") or None
+        if before is not None and not (before.isascii() and before.isdigit() and len(before) < 16):
+            return problem(400, "before_id is a whole number")
+        if action is not None and action not in set(Action):
+            return problem(400, "there is no such action")
+        try:
+            outcome: Outcome = "success" if allowed else "refused"
+            self._audit.record(audit_event(request, Action.READ_AUDIT, outcome, request.url.query))
+            if not allowed:
+                return problem(403, "your role may not read the audit record")
+            rows = self._audit.search(
+                limit=AUDIT_PAGE_ROWS,
+                before_id=int(before) if before is not None else None,
+                actor=query.get("actor") or None,
+                action=Action(action) if action else None,
+                study_instance_uid=query.get("study_instance_uid") or None,
+            )
+        except AuditUnavailableError:
+            return problem(503, "the audit record cannot be reached; try again later")
+        return JSONResponse({"rows": [_audit_json(row) for row in rows], "page_rows": AUDIT_PAGE_ROWS})
+
+
+def _audit_json(row: AuditRow) -> dict[str, Any]:
+    event = row.event
+    return {
+        "id": row.id,
+        "at_utc": row.at_utc.isoformat(),
+        "actor": event.actor,
+        "actor_role": event.actor_role,
+        "action": event.action.value,
+        "outcome": event.outcome,
+        "source_address": event.source_address,
+        "study_instance_uid": event.study_instance_uid,
+        "detail": event.detail,
+    }

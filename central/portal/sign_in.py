@@ -1,0 +1,96 @@
+"""The sign-in page and its cookie (`dicomnet_session`: HttpOnly, SameSite=Strict, Secure over TLS).
+
+What is always true: the answer to a failed sign-in is the same for known and unknown users, and the page that is
+opened afterwards is one of ours.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from central.access.accounts import Accounts
+from central.access.errors import ThrottledError
+from central.access.sign_in import FormError, check_password, small_form
+from central.access.web import COOKIE_NAME, audit_event, page_of, source_address
+from central.audit.errors import AuditUnavailableError
+from central.audit.record import Action, Audit
+from central.portal.templating import page
+
+COOKIE_LIFE_S: Final = 12 * 3600
+_LOCAL_PATH: Final = re.compile(r"/(?![/\\])[^\x00-\x20\x7f\\]*")
+
+
+def sign_in_pages(accounts: Accounts, audit: Audit, cookie_life_s: int = COOKIE_LIFE_S) -> list[BaseRoute]:
+    """`/signin` and `/signout`. A session lives `cookie_life_s` seconds."""
+
+    def show(request: Request) -> Response:
+        return _form(200, local_path(request.query_params.get("next", "")))
+
+    async def sign_in(request: Request) -> Response:
+        try:
+            form = await small_form(request)
+        except FormError:
+            return _form(400, "/", "This form could not be read.")
+        next_path = local_path(form.get("next", ""))
+        if page_of(request) == "foreign":  # somebody else's page would sign this browser in as somebody else
+            return _form(403, next_path, "Sign in from this page, please.")
+        return await run_in_threadpool(
+            attempt, request, form.get("username", ""), form.get("password", ""), next_path
+        )
+
+    def attempt(request: Request, username: str, password: str, next_path: str) -> Response:
+        try:
+            principal = check_password(accounts, audit, username, password, source_address(request))
+        except ThrottledError as error:
+            minutes = -(-error.retry_after_s // 60)
+            refusal = _form(
+                429, next_path, f"Too many failed sign-ins. Try again in {minutes} min.", username
+            )
+            refusal.headers["Retry-After"] = str(error.retry_after_s)
+            return refusal
+        except AuditUnavailableError:
+            return _form(503, next_path, "Nobody can sign in right now: the audit record is not writable.")
+        if principal is None:
+            return _form(401, next_path, "Wrong username or password.", username)
+        token = accounts.start_session(principal, "cookie", cookie_life_s)
+        response = RedirectResponse(next_path, status_code=303)
+        response.set_cookie(
+            COOKIE_NAME,
+            token,
+            max_age=cookie_life_s,
+            path="/",
+            secure=request.url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
+        return response
+
+    def sign_out(request: Request) -> Response:
+        accounts.end_session(request.cookies.get(COOKIE_NAME, ""))
+        with suppress(AuditUnavailableError):  # signing out must work, recorded or not
+            audit.record(audit_event(request, Action.SIGN_OUT, "success"))
+        response = RedirectResponse("/signin", status_code=303)
+        response.delete_cookie(COOKIE_NAME, path="/", httponly=True, samesite="strict")
+        return response
+
+    return [
+        Route("/signin", show, methods=["GET"]),
+        Route("/signin", sign_in, methods=["POST"]),
+        Route("/signout", sign_out, methods=["POST"]),
+    ]
+
+
+def local_path(text: str) -> str:
+    """`text` if it is a path on this server, else ``/``. Browsers read ``//host`` and ``/\\host`` as other servers."""
+    return text if _LOCAL_PATH.fullmatch(text) else "/"
+
+
+def _form(status: int, next_path: str, message: str = "", username: str = "") -> Response:
+    return page("signin.html", None, status, next_path=next_path, message=message, username=username[:64])

@@ -1,0 +1,45 @@
+// The audit record, newest first, a page at a time. Reading it is recorded too, so it does not refresh by itself.
+
+import { element, fetchJson, say, time } from "./dom.js";
+
+const form = document.getElementById("search");
+const body = document.querySelector("#events tbody");
+const more = document.getElementById("more");
+let oldest = null;
+
+function line(event) {
+  const refused = event.outcome === "refused";
+  return element("tr", { class: refused ? "refused" : null },
+    element("td", { class: "date" }, time(event.at_utc)),
+    element("td", {}, element("b", {}, event.actor)),
+    element("td", {}, event.actor_role),
+    element("td", {}, event.action),
+    element("td", {}, element("span", { class: refused ? "pill lost" : "pill online" }, event.outcome)),
+    element("td", { class: "code" }, event.source_address),
+    element("td", { class: "code uid", title: event.study_instance_uid }, event.study_instance_uid ?? ""),
+    element("td", { class: "long", title: event.detail }, event.detail));
+}
+
+async function load(older) {
+  const parameters = new URLSearchParams([...new FormData(form)].filter(([, value]) => value.trim()));
+  if (older && oldest !== null) parameters.set("before_id", oldest);
+  try {
+    const answer = await fetchJson("/api/audit?" + parameters);
+    if (!older) body.replaceChildren();
+    body.append(...answer.rows.map(line));
+    oldest = answer.rows.at(-1)?.id ?? oldest;
+    more.hidden = answer.rows.length < answer.page_rows;
+    document.getElementById("empty").hidden = body.children.length > 0;
+    document.getElementById("count").textContent = `${body.children.length} events`;
+    say("");
+    document.documentElement.dataset.state = "ready";
+  } catch (error) {
+    say(error.message);
+    document.documentElement.dataset.state = "error";
+  }
+}
+
+form.addEventListener("submit", (event) => { event.preventDefault(); load(false); });
+form.addEventListener("reset", () => setTimeout(() => load(false)));
+more.addEventListener("click", () => load(true));
+load(false);
