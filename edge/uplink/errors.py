@@ -1,0 +1,72 @@
+"""What can go wrong on the way to central, split by whether trying again can help.
+
+The split decides what becomes of an object: after a transient error it goes back into the queue, after a
+permanent one it is set aside with the reason. Neither ever deletes it.
+"""
+
+from __future__ import annotations
+
+from contract.errors import PermanentError, TransientError
+from contract.transfer import Problem
+
+
+class UplinkTransientError(TransientError):
+    """The line, central or the box's standing with it is at fault, not the object."""
+
+
+class UplinkPermanentError(PermanentError):
+    """The same attempt will fail again until somebody changes something."""
+
+
+class CentralUnreachableError(UplinkTransientError):
+    """No connection came about: nothing about the object was learnt."""
+
+
+class CentralNotTrustedError(CentralUnreachableError):
+    """Something answered that cannot prove to be the central this box was paired with."""
+
+
+class CertificateRefusedError(UplinkTransientError):
+    """Central does not take this box's certificate: expired, revoked or foreign. The object is innocent."""
+
+
+class CentralFailedError(UplinkTransientError):
+    """Central was reached and did not do what it should, or the line broke in the middle.
+
+    Attributes
+    ----------
+    status : HTTP status, or None when the line broke before one came.
+    """
+
+    def __init__(self, sentence: str, status: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class SendingStoppedError(UplinkTransientError):
+    """The box is stopping, or the lease is nearly over: what central has stays there, and is built upon."""
+
+
+class ObjectRefusedError(UplinkPermanentError):
+    """Central refuses this object itself.
+
+    Attributes
+    ----------
+    problem : the type of central's answer.
+    """
+
+    def __init__(self, problem: Problem, sentence: str) -> None:
+        super().__init__(sentence)
+        self.problem = problem
+
+
+class ObjectDamagedError(UplinkPermanentError):
+    """The sealed file on this box is not as long as it was when it was sealed."""
+
+
+class IdentityError(UplinkPermanentError):
+    """The identity kept on this box is unusable, or what central handed out does not fit together."""
+
+
+class EnrolmentRefusedError(UplinkPermanentError):
+    """Central, or this box itself, refuses the enrolment; the text says what to do."""

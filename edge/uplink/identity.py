@@ -1,0 +1,208 @@
+"""Who this box is: its private key, its certificate, and what central handed out with it.
+
+    identity/<32 hex>/key.pem, certificate.pem, enrolment.json      (0700, files 0600)
+    identity/current -> <32 hex>
+
+Always true: `current` names a directory that was complete and fsynced before the name pointed at it, so key,
+certificate and answer always belong together. A crash leaves the old identity or the new one, and at worst a
+directory nobody points at, which the next save removes. The private key never leaves this directory.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import secrets
+import shutil
+import ssl
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from contract.enrolment import BrokerAddress, EnrolmentAnswer, ca_fingerprint
+from contract.errors import ContractError
+from contract.identifiers import check_gateway_id
+from contract.receipt import receipt_key_id
+from contract.sealing import RecipientPublicKey
+from edge.uplink.errors import IdentityError
+
+_CURRENT: Final = "current"
+_KEY, _CERTIFICATE, _ENROLMENT = "key.pem", "certificate.pem", "enrolment.json"
+LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Enrolment(BaseModel):
+    """`enrolment.json`: where central is, and its answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    central_host: str
+    central_port: int
+    answer: EnrolmentAnswer
+
+
+@dataclass(frozen=True)
+class Identity:
+    """An identity whose parts were checked against each other."""
+
+    enrolment: Enrolment
+    directory: Path
+
+    @property
+    def gateway_id(self) -> str:
+        return self.enrolment.answer.gateway_id
+
+    @property
+    def broker(self) -> BrokerAddress | None:
+        return self.enrolment.answer.broker
+
+    @property
+    def central_url(self) -> str:
+        host = self.enrolment.central_host
+        return f"https://{f'[{host}]' if ':' in host else host}:{self.enrolment.central_port}"
+
+    @cached_property
+    def ca_fingerprint(self) -> str:
+        return ca_fingerprint(x509.load_pem_x509_certificate(self.enrolment.answer.ca_pem.encode()))
+
+    @cached_property
+    def certificate_expires_at_utc(self) -> datetime:
+        return x509.load_pem_x509_certificate(
+            self.enrolment.answer.certificate_pem.encode()
+        ).not_valid_after_utc
+
+    @cached_property
+    def receipt_keys(self) -> dict[str, Ed25519PublicKey]:
+        """By key id, as `contract.receipt.verify_receipt` wants them."""
+        keys = [Ed25519PublicKey.from_public_bytes(_raw(text)) for text in self.enrolment.answer.receipt_keys]
+        return {receipt_key_id(key): key for key in keys}
+
+    @cached_property
+    def recipients(self) -> tuple[RecipientPublicKey, ...]:
+        """Whom this box seals for."""
+        return tuple(RecipientPublicKey(_raw(text)) for text in self.enrolment.answer.sealing_keys)
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Mutual TLS that believes our CA alone: no public CA can vouch for a false central."""
+        context = pinned_context(self.enrolment.answer.ca_pem)
+        context.load_cert_chain(self.directory / _CERTIFICATE, self.directory / _KEY)
+        return context
+
+
+def pinned_context(ca_pem: str) -> ssl.SSLContext:
+    """Client-side TLS that trusts `ca_pem` and nothing else, and checks the host name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=ca_pem)
+    return context
+
+
+class IdentityStore:
+    """Keeps at most one identity below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def load(self) -> Identity | None:
+        """The identity in use, or None if this box is not enrolled; IdentityError if it is damaged."""
+        current = self._root / _CURRENT
+        if not current.is_symlink():
+            return None
+        directory = self._root / current.readlink()
+        try:
+            enrolment = Enrolment.model_validate_json((directory / _ENROLMENT).read_bytes())
+            key = load_pem_private_key((directory / _KEY).read_bytes(), None)
+        except (OSError, ValidationError, ValueError) as error:
+            raise IdentityError(
+                f"the identity in {directory} is damaged: remove {current} and enrol the box again"
+            ) from error
+        if not isinstance(key, EllipticCurvePrivateKey):
+            raise IdentityError(f"the key in {directory} is not an elliptic-curve key: enrol the box again")
+        check_answer(enrolment.answer, key)
+        return Identity(enrolment, directory)
+
+    def save(self, key: EllipticCurvePrivateKey, enrolment: Enrolment) -> Identity:
+        """Put a new identity in the old one's place, in one step. OSError if the disk does not take it."""
+        check_answer(enrolment.answer, key)
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = secrets.token_hex(16)
+        directory = self._root / name
+        directory.mkdir(mode=0o700)
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        _write(directory / _KEY, pem)
+        _write(directory / _CERTIFICATE, enrolment.answer.certificate_pem.encode())
+        _write(directory / _ENROLMENT, enrolment.model_dump_json(indent=2).encode())
+        _fsync_directory(directory)
+        pointer = self._root / f"{name}.link"
+        pointer.symlink_to(name)
+        pointer.replace(self._root / _CURRENT)
+        _fsync_directory(self._root)
+        for other in self._root.iterdir():
+            if other.is_dir() and not other.is_symlink() and other.name != name:
+                shutil.rmtree(other)
+        return Identity(enrolment, directory)
+
+
+def check_answer(answer: EnrolmentAnswer, key: EllipticCurvePrivateKey) -> None:
+    """Raise IdentityError unless the certificate is for `key`, from this CA, and every key in it is one."""
+    try:
+        certificate = x509.load_pem_x509_certificate(answer.certificate_pem.encode())
+        ca = x509.load_pem_x509_certificate(answer.ca_pem.encode())
+        certificate.verify_directly_issued_by(ca)
+        common_names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        for text in answer.receipt_keys:
+            Ed25519PublicKey.from_public_bytes(_raw(text))
+        for text in answer.sealing_keys:
+            RecipientPublicKey(_raw(text))
+        check_gateway_id(answer.gateway_id)
+    except (ValueError, TypeError, binascii.Error, InvalidSignature, ContractError) as error:
+        raise IdentityError("what central handed out does not fit together: enrol the box again") from error
+    if _spki(certificate.public_key()) != _spki(key.public_key()):
+        raise IdentityError("central's certificate is for another key than this box's: enrol the box again")
+    if [name.value for name in common_names] != [answer.gateway_id]:
+        raise IdentityError("central's certificate carries another gateway id: enrol the box again")
+    broker = answer.broker
+    if broker is not None and not broker.tls and broker.host not in LOOPBACK_HOSTS:
+        raise IdentityError(f"central names a broker without TLS that is not on this machine: {broker.host}")
+
+
+def _spki(public_key: CertificatePublicKeyTypes) -> bytes:
+    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _raw(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

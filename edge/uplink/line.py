@@ -1,0 +1,118 @@
+"""One breaker for the whole line to central, so that ten thousand queued objects do not each knock.
+
+    open ──failed──▶ closed (until a moment that jitter picks) ──the moment, or try_now──▶ probing (one worker)
+      ▲                                                                                        │
+      └───────────────────────────────── passed ◀──────────────────────────────────────────────┘ failed: closed
+
+At most one worker probes; the others block on the condition. The delay doubles with each failure up to the
+ceiling and falls back only after an object got through: a central that answers probes but fails every object
+is not hammered either. Full jitter: a delay is uniform between zero and its bound.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final
+
+BASE_DELAY_S: Final = 1.0
+
+
+def backoff_s(failures: int, ceiling_s: float, uniform: Callable[[float, float], float]) -> float:
+    """Exponential backoff with full jitter, in seconds; `failures` counts from 0."""
+    return uniform(0.0, min(ceiling_s, BASE_DELAY_S * 2.0 ** min(failures, 32)))
+
+
+class Pass(StrEnum):
+    """What a worker may do now."""
+
+    SEND = "send"
+    PROBE = "probe"
+    STOP = "stop"
+
+
+class _State(StrEnum):
+    OPEN = "open"
+    CLOSED = "closed"
+    PROBING = "probing"
+
+
+class Line:
+    """Thread-safe. A new line is closed without end: `begin` opens it for a probe, once there is an identity."""
+
+    def __init__(
+        self,
+        ceiling_s: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._ceiling_s = ceiling_s
+        self._clock = clock
+        self._uniform = uniform
+        self._changed = threading.Condition()
+        self._state = _State.CLOSED
+        self._retry_at = float("inf")
+        self._failures = 0
+        self._stopped = False
+
+    def enter(self) -> Pass:
+        """Block until the line may be used. Who gets PROBE must report `passed` or `failed`."""
+        with self._changed:
+            while not self._stopped:
+                if self._state is _State.OPEN:
+                    return Pass.SEND
+                wait_s: float | None = None
+                if self._state is _State.CLOSED:
+                    wait_s = self._retry_at - self._clock()
+                    if wait_s <= 0:
+                        self._state = _State.PROBING
+                        return Pass.PROBE
+                    if wait_s == float("inf"):
+                        wait_s = None
+                self._changed.wait(wait_s)
+            return Pass.STOP
+
+    def passed(self) -> None:
+        """The probe was answered: everybody may send. The next failure still waits longer than the last."""
+        with self._changed:
+            self._state = _State.OPEN
+            self._changed.notify_all()
+
+    def succeeded(self) -> None:
+        """An object got all the way."""
+        with self._changed:
+            self._failures = 0
+
+    def failed(self) -> float:
+        """Close the line; return for how many seconds. Of workers that fail together, the first one counts."""
+        with self._changed:
+            if self._state is not _State.CLOSED:
+                self._state = _State.CLOSED
+                self._retry_at = self._clock() + backoff_s(self._failures, self._ceiling_s, self._uniform)
+                self._failures += 1
+                self._changed.notify_all()
+            return max(0.0, self._retry_at - self._clock())
+
+    def try_now(self) -> None:
+        """Something suggests that it works again: do not wait out the delay."""
+        with self._changed:
+            if self._state is _State.CLOSED and self._retry_at != float("inf"):
+                self._retry_at = self._clock()
+                self._changed.notify_all()
+
+    def begin(self) -> None:
+        """Start from nothing: an identity is new, so what was learnt with the former one is void."""
+        with self._changed:
+            self._state = _State.CLOSED
+            self._failures = 0
+            self._retry_at = self._clock()
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
