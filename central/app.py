@@ -63,6 +63,7 @@ _log = logging.getLogger(__name__)
 class Central:
     """Central, opened and bound, not yet accepting."""
 
+    foundation: Foundation
     people: Listener
     gateways: Listener
     dicom: DimseServer | None
@@ -95,6 +96,7 @@ class Central:
         gateway_app = _gateway_app(foundation, archive, closing)
         gateway_port = settings.gateways.public_port or gateway_socket.getsockname()[1]
         return cls(
+            foundation=foundation,
             people=Listener(
                 people_socket,
                 _people_app(foundation, archive, fleet, renderer, gateway_port),
@@ -244,16 +246,17 @@ def run(settings: Settings) -> None:
     """
     with ExitStack() as closing:
         opened = Central.open(settings, closing)
-        asyncio.run(_until_stopped(opened, settings))
+        asyncio.run(_until_stopped(opened))
 
 
-async def _until_stopped(opened: Central, settings: Settings) -> None:
+async def _until_stopped(opened: Central) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
     def announce() -> None:
+        settings = opened.foundation.settings
         listening = {
             "people": {"host": settings.people.host, "port": opened.people.port},
             "gateways": {"host": settings.gateways.host, "port": opened.gateways.port},

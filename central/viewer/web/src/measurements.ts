@@ -1,0 +1,40 @@
+// Deleting and restoring what was measured.
+//
+// Measurements live in the page only: nothing is written to the archive. Cornerstone keeps the history; a deletion
+// is put into it here, so that one undo stack covers drawing, moving and deleting.
+import { utilities } from '@cornerstonejs/core';
+import { type Types, AnnotationTool, annotation } from '@cornerstonejs/tools';
+
+const history = (): typeof utilities.HistoryMemo.DefaultHistoryMemo => utilities.HistoryMemo.DefaultHistoryMemo;
+
+/** Measurements drawn on one frame, oldest first. */
+export function onFrame(imageId: string): Types.Annotation[] {
+  return annotation.state.getAllAnnotations().filter((drawn) => drawn.metadata?.referencedImageId === imageId);
+}
+
+/** Deletes what is selected, else what was drawn last on this frame; returns how many went. */
+export function deleteMeasurement(element: HTMLDivElement, imageId: string): number {
+  const here = onFrame(imageId);
+  const selected = here.filter((drawn) => annotation.selection.isAnnotationSelected(drawn.annotationUID ?? ''));
+  const doomed = selected.length > 0 ? selected : here.slice(-1);
+  for (const drawn of doomed) {
+    if (drawn.annotationUID === undefined) continue;
+    AnnotationTool.createAnnotationMemo(element, drawn, { deleting: true });
+    annotation.state.removeAnnotation(drawn.annotationUID);
+  }
+  return doomed.length;
+}
+
+export function canUndo(): boolean {
+  return history().canUndo;
+}
+
+/** Takes back the last drawing, change or deletion; nothing when there is none. */
+export function undo(): void {
+  history().undo();
+}
+
+/** A measurement belongs to the series it was drawn on; its history ends when another series is opened. */
+export function forgetHistory(): void {
+  history().size = history().size;
+}

@@ -1,0 +1,17 @@
+#!/bin/sh
+# The real peers that tests talk to: installed from Debian's packages where we may, named where we may not.
+PATH=$PATH:/usr/sbin:/sbin
+missing=
+command -v storescu >/dev/null || missing="$missing dcmtk"
+command -v mosquitto >/dev/null || missing="$missing mosquitto"
+command -v chromium >/dev/null || missing="$missing chromium"
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+[ -z "$missing" ] && exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    # shellcheck disable=SC2086 # a list of words
+    tools/apt.sh $missing && exit 0
+    [ -n "$CI" ] && exit 1
+fi
+echo "Not installed:$missing. Tests that need them are skipped; with root: apt install$missing"
+[ -z "$CI" ] || { echo "CI is set: here a missing peer is a failure." >&2; exit 1; }

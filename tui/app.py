@@ -1,0 +1,235 @@
+"""The technician's screen for one box: four pages, refreshed by a worker that never blocks the keys.
+
+Always true: everything shown came from the box within the last refresh, or the banner says that it did not;
+the box goes on undisturbed whether this program runs, hangs or is closed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+from rich.text import Text
+from textual import on, work
+from textual.app import App, ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.css.query import NoMatches
+from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, TabPane
+
+from contract.control import BoxStatus
+from tui import words
+from tui.client import BoxAwayError, BoxClient, BoxError
+from tui.enrol import Enrol
+from tui.overview import Overview
+from tui.queue import Queue
+from tui.scanners import Scanners
+
+DEFAULT_SOCKET: Final = "/var/lib/dicomnet-edge/control.sock"
+SOCKET_VARIABLE: Final = "DICOMNET_CONTROL_SOCKET"
+REFRESH_S: Final = 1.5
+
+
+class BoxApp(App[None]):
+    """`dicomnet-tui`, attached to the box behind `client`."""
+
+    TITLE = "DICOM Network"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS = [  # noqa: RUF012  # Textual's own declaration
+        Binding("1", "page('overview')", "Overview"),
+        Binding("2", "page('queue')", "Queue"),
+        Binding("3", "page('scanners')", "Scanners"),
+        Binding("4", "page('enrol')", "Enrol"),
+        Binding("q", "quit", "Quit"),
+    ]
+    CSS = """
+    #top { height: 1; background: $primary; color: $text; padding: 0 1; }
+    #banner { display: none; height: auto; background: $error; color: $text; text-style: bold; padding: 0 1; }
+    .away #banner { display: block; }
+    .away TabbedContent { opacity: 50%; }
+    TabPane { padding: 0; }
+    Overview, Enrol, #queue-title, #queue-detail, #scanner-detail, #echo-result { padding: 0 1; }
+    DataTable { height: 1fr; scrollbar-size-vertical: 1; }
+    #queue-title { height: 1; }
+    #queue-detail { height: 4; }
+    #scanner-detail { height: 3; }
+    #echo-result { height: 2; }
+    #enrol-state, #enrol-result { margin: 1 0; }
+    EchoForm { align: center middle; }
+    #echo-form { width: 60; height: auto; padding: 1 2; border: round $primary; background: $surface; }
+    #echo-form Horizontal { height: auto; }
+    #echo-fault { height: auto; color: $error; }
+    """
+
+    def __init__(self, client: BoxClient) -> None:
+        super().__init__()
+        self._client = client
+        self._refresh_now = asyncio.Event()
+        self._status: BoxStatus | None = None
+        self._away = False
+
+    def compose(self) -> ComposeResult:
+        yield Static("", id="top")
+        yield Static("", id="banner")
+        with Vertical(), TabbedContent(initial="overview"):
+            with TabPane("1 Overview", id="overview"):
+                yield Overview(id="overview-page")
+            with TabPane("2 Queue", id="queue"):
+                yield Queue(id="queue-page")
+            with TabPane("3 Scanners", id="scanners"):
+                yield Scanners(id="scanners-page")
+            with TabPane("4 Enrol", id="enrol"):
+                yield Enrol(id="enrol-page")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self._show_top()
+        self._keep_fresh()
+
+    @work(exclusive=True, group="refresh")
+    async def _keep_fresh(self) -> None:
+        while True:
+            self._refresh_now.clear()
+            try:
+                await self._refresh()
+            except BoxError as error:
+                self._show_away(str(error))
+            except NoMatches:
+                return  # the program is closing, and its widgets go before its workers
+            try:
+                async with asyncio.timeout(REFRESH_S):
+                    await self._refresh_now.wait()
+            except TimeoutError:
+                continue
+
+    async def _refresh(self) -> None:
+        """Ask for the status, and for what the open page shows besides."""
+        status = await self._client.status()
+        first, self._status, self._away = self._status is None, status, False
+        self.screen_stack[0].remove_class("away")
+        self._show_top()
+        self.query_one(Overview).show(status)
+        self.query_one(Enrol).show(status)
+        page = self.query_one(TabbedContent).active
+        if page == "queue":
+            self.query_one(Queue).show(await self._client.queue())
+        elif page == "scanners":
+            self.query_one(Scanners).show(await self._client.scanners())
+        if first and status.gateway_id is None:
+            self.action_page("enrol")
+
+    def _show_top(self) -> None:
+        status = self._status
+        text = Text("DICOM Network", "bold")
+        if self._away:
+            text.append("  ✘ the box is away")
+        elif status is None:
+            text.append("  ◌ looking for the box …")
+        else:
+            sign, _, word = words.LINK_WORDS[status.link.state]
+            text.append(f"  {status.gateway_id or '(not enrolled)'}  {sign} {word}")
+            if not status.accepting:
+                text.append("  ✘ NOT ACCEPTING IMAGES", "bold")
+        self.screen_stack[0].query_one("#top", Static).update(text)
+
+    def _show_away(self, reason: str) -> None:
+        self._away = True
+        self._show_top()
+        main = self.screen_stack[0]
+        main.add_class("away")
+        main.query_one("#banner", Static).update(
+            Text(f"✘ The box is away: {words.plain(reason)}. Trying again; what is below may be old.")
+        )
+
+    def action_page(self, page: str) -> None:
+        tabs = self.query_one(TabbedContent)
+        tabs.active = page
+        # The page's own keys work only with the focus inside it.
+        inside = tabs.get_pane(page).query(f"{DataTable.__name__}, {Input.__name__}")
+        if inside:
+            self.call_after_refresh(inside.first().focus)
+        self._refresh_now.set()
+
+    @on(TabbedContent.TabActivated)
+    def _page_opened(self) -> None:
+        self._refresh_now.set()
+
+    @on(Queue.Requeue)
+    def _requeue(self, message: Queue.Requeue) -> None:
+        async def ask() -> None:
+            self.query_one(Queue).show(await self._client.requeue(message.object_id))
+            self.notify("Queued again.")
+
+        self._tell(ask())
+
+    @on(Queue.Hint)
+    def _hint(self, message: Queue.Hint) -> None:
+        self.notify(message.text, severity="warning")
+
+    @on(Scanners.Echo)
+    def _echo(self, message: Scanners.Echo) -> None:
+        page = self.query_one(Scanners)
+        page.show_echo(message.params, None)
+
+        async def ask() -> None:
+            try:
+                page.show_echo(message.params, await self._client.echo(message.params))
+            except BoxError as error:
+                page.show_echo(message.params, None, str(error))
+
+        self._tell(ask())
+
+    @on(Enrol.Requested)
+    def _enrol(self, message: Enrol.Requested) -> None:
+        page = self.query_one(Enrol)
+
+        async def ask() -> None:
+            try:
+                status = await self._client.enrol(message.pairing)
+            except BoxError as error:
+                page.show_result(str(error), ok=False)
+                return
+            page.show_result(f"enrolled as {status.gateway_id}", ok=True)
+            self._refresh_now.set()
+
+        self._tell(ask())
+
+    @work(group="ask")
+    async def _tell(self, question: Coroutine[Any, Any, None]) -> None:
+        """Run a question beside the refresh; a failure is shown, never fatal."""
+        try:
+            await question
+        except BoxAwayError as error:
+            self._show_away(str(error))
+        except BoxError as error:
+            self.notify(words.plain(str(error)), severity="error", markup=False)
+        except NoMatches:
+            pass  # answered while the program was closing
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `dicomnet-tui`."""
+    parser = argparse.ArgumentParser(
+        prog="dicomnet-tui",
+        description="A technician's screen for one DICOM Network box, over SSH at 80×24 or more.",
+        epilog="Keys are shown at the bottom. It may be closed at any time: the box goes on.",
+    )
+    parser.add_argument(
+        "--socket",
+        type=Path,
+        default=Path(os.environ.get(SOCKET_VARIABLE, DEFAULT_SOCKET)),
+        metavar="PATH",
+        help=f"the box's control socket (default: ${SOCKET_VARIABLE}, else {DEFAULT_SOCKET})",
+    )
+    options = parser.parse_args(arguments)
+    BoxApp(BoxClient(options.socket)).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
