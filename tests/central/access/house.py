@@ -1,0 +1,162 @@
+"""The people side of central for tests: real accounts, audit, archive and routes in a folder, served on loopback."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import peewee
+import uvicorn
+from pydicom import Dataset, dcmread
+from pydicom.data import get_testdata_file
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from central.access.accounts import Accounts
+from central.access.policy import PatientKey, Role
+from central.access.sign_in import sign_in_routes
+from central.access.web import RequireSignIn
+from central.archive.archive import Archive
+from central.archive.indexing import ObjectOrigin
+from central.audit.record import Audit
+from central.dicomweb import Renderer
+from central.dicomweb import routes as dicomweb_routes
+from central.portal import routes as portal_routes
+from contract.enrolment import Pairing, new_token
+
+PASSWORD = "a password for tests only"
+STUDY = "1.2.826.0.1.3680043.8.498.1"
+OTHER_STUDY = "1.2.826.0.1.3680043.8.498.2"
+ORIGIN = ObjectOrigin("gw-test", "0" * 32, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@dataclass
+class House:
+    """Everything opened; `base_url` once it is served. `boxes` is what the fleet page shows."""
+
+    db: peewee.SqliteDatabase
+    accounts: Accounts
+    audit: Audit
+    archive: Archive
+    renderer: Renderer
+    app: Starlette
+    boxes: list[object]
+    base_url: str = ""
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    def put(self, content: bytes) -> None:
+        """Archive a Part 10 file."""
+        with self.archive.new_object() as sink:
+            sink.write(content)
+            stored = sink.commit()
+        self.archive.index(stored, ORIGIN)
+
+    def token(self, username: str) -> str:
+        """A bearer token; the account is made by `add_people`."""
+        if username not in self.tokens:
+            principal = self.accounts.verify(username, PASSWORD, "127.0.0.1")
+            assert principal is not None
+            self.tokens[username] = self.accounts.start_session(principal, "bearer", 3600)
+        return self.tokens[username]
+
+    def client(self, username: str | None = None) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.token(username)}"} if username else {}
+        return httpx.Client(base_url=self.base_url, headers=headers, timeout=60)
+
+
+def people_in(accounts: Accounts) -> None:
+    """One of each role, and for doctor and patient also one who has nothing to do with `STUDY`."""
+    accounts.create_user("admin", PASSWORD, Role.ADMIN)
+    accounts.create_user("radiologist", PASSWORD, Role.RADIOLOGIST)
+    accounts.create_user("doctor", PASSWORD, Role.DOCTOR, referring_physician_names=["House^Gregory"])
+    accounts.create_user("doctor-other", PASSWORD, Role.DOCTOR, referring_physician_names=["Wilson^James"])
+    accounts.create_user("patient", PASSWORD, Role.PATIENT, patient_ids=[PatientKey("HOSP", "P1")])
+    accounts.create_user("patient-other", PASSWORD, Role.PATIENT, patient_ids=[PatientKey("HOSP", "P2")])
+
+
+def pydicom_file(name: str, **changes: object) -> bytes:
+    """One of pydicom's test files, moved to `STUDY` of patient P1 unless `changes` say otherwise."""
+    path = get_testdata_file(name, download=False)
+    assert isinstance(path, str), name
+    dataset = dcmread(path)
+    values: dict[str, object] = {
+        "StudyInstanceUID": STUDY,
+        "PatientID": "P1",
+        "IssuerOfPatientID": "HOSP",
+        "PatientName": "Doe^Jané",
+        "ReferringPhysicianName": "HOUSE^GREGORY",
+        "StudyDate": "20260102",
+        "StudyTime": "101112",
+        "SpecificCharacterSet": "ISO_IR 192",
+        **changes,
+    }
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    return part10(dataset)
+
+
+def part10(dataset: Dataset) -> bytes:
+    out = BytesIO()
+    dataset.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+@contextmanager
+def open_house(root: Path) -> Iterator[House]:
+    """A house in `root`, with its people, served on a loopback port."""
+    db = peewee.SqliteDatabase(
+        str(root / "central.sqlite3"),
+        pragmas={"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000},
+    )
+    accounts, audit = Accounts.open(db), Audit.open(root / "audit.sqlite3")
+    archive = Archive.open(root, db)
+    boxes: list[object] = []
+
+    def pair(name: str) -> Pairing:
+        return Pairing("127.0.0.1", 8443, "ab" * 32, new_token())
+
+    with Renderer(1) as renderer:
+        app = Starlette(
+            routes=[
+                *sign_in_routes(accounts, audit),
+                *portal_routes(accounts, audit, lambda: boxes, pair),  # type: ignore[arg-type, return-value]
+                *dicomweb_routes(archive, audit, renderer),
+            ],
+            middleware=[Middleware(RequireSignIn, accounts=accounts)],
+        )
+        people_in(accounts)
+        house = House(db, accounts, audit, archive, renderer, app, boxes)
+        with served(app) as base_url:
+            house.base_url = base_url
+            yield house
+    audit.close()
+    db.close()
+
+
+@contextmanager
+def served(app: object) -> Iterator[str]:
+    """`app` on a loopback port of its own, in a thread; ends with the block."""
+    ready = threading.Event()
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: object = None) -> None:
+            await super().startup(sockets)  # type: ignore[arg-type]
+            ready.set()
+
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")  # type: ignore[arg-type]
+    server = Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert ready.wait(20), "the server did not start"
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

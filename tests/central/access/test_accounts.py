@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import peewee
+import pytest
+
+from central.access.accounts import Accounts, UserAccount, UserSession
+from central.access.errors import AccountError, ThrottledError
+from central.access.policy import PatientKey, Role
+from central.access.throttle import (
+    FAILURES_PER_ADDRESS,
+    FAILURES_PER_USERNAME,
+    WINDOW_S,
+    SignInThrottle,
+)
+
+GOOD = "correct horse battery"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[peewee.SqliteDatabase]:
+    database = peewee.SqliteDatabase(str(tmp_path / "central.sqlite3"), pragmas={"journal_mode": "wal"})
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def accounts(db: peewee.SqliteDatabase, clock: Clock) -> Accounts:
+    return Accounts.open(db, clock)
+
+
+def test_an_account_comes_back_as_it_was_made(accounts: Accounts) -> None:
+    made = accounts.create_user(
+        "Ann",
+        GOOD,
+        Role.PATIENT,
+        referring_physician_names=["Müller^Jürgen"],
+        patient_ids=[PatientKey("HOSP", "P1")],
+    )
+    assert made.username == "ann"
+    assert accounts.verify("ANN", GOOD, "::1") == made
+
+
+def test_a_wrong_password_and_an_unknown_user_look_alike(accounts: Accounts) -> None:
+    accounts.create_user("ann", GOOD, Role.DOCTOR)
+    took = {}
+    for username in ("ann", "bob"):
+        started = time.perf_counter()
+        assert accounts.verify(username, "wrong password", "::1") is None
+        took[username] = time.perf_counter() - started
+    # The work is the same; a loaded machine blurs it, a missing hash would be a factor of a thousand.
+    assert took["bob"] > took["ann"] / 5
+
+
+def test_neither_password_nor_token_is_in_the_database(
+    accounts: Accounts, db: peewee.SqliteDatabase, tmp_path: Path
+) -> None:
+    principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
+    token = accounts.start_session(principal, "bearer", 60)
+    [user] = UserAccount.select().dicts().execute(db)
+    [session] = UserSession.select().dicts().execute(db)
+    assert user["password_hash"].startswith("$argon2id$")
+    assert len(token) >= 43  # 256 bits
+    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert session["token_sha256"].encode() in content
+    assert GOOD.encode() not in content
+    assert token.encode() not in content
+
+
+def test_a_session_ends_at_its_time(accounts: Accounts, clock: Clock) -> None:
+    principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
+    token = accounts.start_session(principal, "cookie", 60)
+    clock.now += 59
+    assert accounts.principal_of(token, "cookie") == principal
+    clock.now += 1
+    assert accounts.principal_of(token, "cookie") is None
+
+
+def test_a_session_ends_at_sign_out_and_at_a_new_password(accounts: Accounts) -> None:
+    principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
+    first, second = (accounts.start_session(principal, "cookie", 60) for _ in range(2))
+    accounts.end_session(first)
+    assert accounts.principal_of(first, "cookie") is None
+    assert accounts.principal_of(second, "cookie") == principal
+    accounts.set_password("ann", GOOD + "!")
+    assert accounts.principal_of(second, "cookie") is None
+    assert accounts.verify("ann", GOOD, "::1") is None
+    assert accounts.verify("ann", GOOD + "!", "::1") == principal
+
+
+def test_a_cookies_token_is_no_bearer_token(accounts: Accounts) -> None:
+    principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
+    assert accounts.principal_of(accounts.start_session(principal, "cookie", 60), "bearer") is None
+    assert accounts.principal_of(accounts.start_session(principal, "bearer", 60), "cookie") is None
+    assert accounts.principal_of("nonsense", "cookie") is None
+
+
+def test_expired_sessions_are_forgotten(accounts: Accounts, clock: Clock, db: peewee.SqliteDatabase) -> None:
+    principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
+    accounts.start_session(principal, "cookie", 10)
+    clock.now += 11
+    accounts.start_session(principal, "cookie", 10)
+    assert len(list(UserSession.select().execute(db))) == 1
+
+
+@pytest.mark.parametrize(
+    ("username", "password", "role", "why"),
+    [
+        ("ann", GOOD, Role.DOCTOR, "already"),
+        ("", GOOD, Role.DOCTOR, "username"),
+        ("../x", GOOD, Role.DOCTOR, "username"),
+        ("x" * 65, GOOD, Role.DOCTOR, "username"),
+        ("bob", "short", Role.DOCTOR, "password"),
+        ("bob", "x" * 300, Role.DOCTOR, "password"),
+        ("bob", GOOD, Role.PEER, "peers"),
+    ],
+)
+def test_accounts_that_are_refused(
+    accounts: Accounts, username: str, password: str, role: Role, why: str
+) -> None:
+    accounts.create_user("ann", GOOD, Role.DOCTOR)
+    with pytest.raises(AccountError, match=why):
+        accounts.create_user(username, password, role)
+
+
+def test_a_password_for_nobody_is_refused(accounts: Accounts) -> None:
+    with pytest.raises(AccountError, match="no user"):
+        accounts.set_password("nobody", GOOD)
+
+
+def test_guessing_is_throttled_also_with_the_right_password(accounts: Accounts) -> None:
+    accounts.create_user("ann", GOOD, Role.DOCTOR)
+    for _ in range(FAILURES_PER_USERNAME):
+        assert accounts.verify("ann", "wrong password", "::1") is None
+    with pytest.raises(ThrottledError) as caught:
+        accounts.verify("ann", GOOD, "::2")
+    assert 0 < caught.value.retry_after_s <= WINDOW_S
+
+
+def test_the_window_slides(clock: Clock) -> None:
+    throttle = SignInThrottle(clock)
+    for _ in range(FAILURES_PER_USERNAME):
+        throttle.begin("ann", "::1")
+        clock.now += 10
+    with pytest.raises(ThrottledError) as caught:
+        throttle.begin("ann", "::1")
+    clock.now += caught.value.retry_after_s
+    throttle.begin("ann", "::1")
+    with pytest.raises(ThrottledError):
+        throttle.begin("ann", "::1")
+
+
+def test_one_address_cannot_try_many_names(clock: Clock) -> None:
+    throttle = SignInThrottle(clock)
+    for number in range(FAILURES_PER_ADDRESS):
+        throttle.begin(f"user{number}", "::1")
+    with pytest.raises(ThrottledError):
+        throttle.begin("another", "::1")
+    throttle.begin("another", "::2")
+
+
+def test_success_takes_back_its_own_attempt_only(clock: Clock) -> None:
+    throttle = SignInThrottle(clock)
+    for _ in range(FAILURES_PER_USERNAME - 1):
+        throttle.begin("ann", "::1")
+    for _ in range(3):
+        throttle.begin("ann", "::1")
+        throttle.succeed("ann", "::1")
+    throttle.begin("ann", "::1")
+    with pytest.raises(ThrottledError):
+        throttle.begin("ann", "::1")
+
+
+def test_parallel_guesses_are_counted_when_they_begin(clock: Clock) -> None:
+    throttle = SignInThrottle(clock)
+    for _ in range(FAILURES_PER_USERNAME):
+        throttle.begin("ann", "::1")  # none has failed yet
+    with pytest.raises(ThrottledError):
+        throttle.begin("ann", "::1")
+
+
+def test_many_names_do_not_fill_memory(clock: Clock) -> None:
+    throttle = SignInThrottle(clock)
+    for number in range(30_000):
+        throttle.begin(f"user{number}", f"address{number}")
+    assert len(throttle._attempts) <= 20_000

@@ -1,0 +1,270 @@
+"""A whole central in this process, on free loopback ports, and a box that talks to it over real TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.x509.oid import NameOID
+
+from central.access.policy import Action, Principal, Role, Scope, authorize, scope_of
+from central.app import Central
+from central.archive.archive import Archive
+from central.archive.query import StudyQuery
+from central.archive.rows import InstanceRow
+from central.config import Settings
+from central.foundation import open_database
+from contract.enrolment import CA_PATH, ENROL_PATH, EnrolmentAnswer, EnrolmentRequest, Pairing
+from contract.identifiers import ObjectId, new_object_id
+from contract.receipt import Receipt, receipt_key_id, verify_receipt
+from contract.sealed_object import Aead, Codec, SealedObjectWriter
+from contract.sealing import DataKey, RecipientPublicKey
+from contract.transfer import PATCH_CONTENT_TYPE, RECEIPT_HEADER, TUS_VERSION, UPLOADS_PATH
+
+START_S = 20
+RADIOLOGIST = Principal("r", "radiologist", Role.RADIOLOGIST)
+
+
+class House:
+    """Central on a folder; may be stopped and started again on it."""
+
+    def __init__(self, root: Path, **sections: dict[str, Any]) -> None:
+        self.root = root
+        sections.setdefault("people", {})["port"] = 0
+        sections.setdefault("gateways", {})["port"] = 0
+        sections.setdefault("dicom", {})["port"] = 0
+        sections.setdefault("storage", {}).update({"root": str(root), "reserve_bytes": 0})
+        self.settings = Settings.model_validate(sections)
+        self.central: Central
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> House:
+        accepting = threading.Event()
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                with ExitStack() as closing:
+                    self.central = Central.open(self.settings, closing)
+                    asyncio.run(self._serve(accepting))
+            except BaseException as error:
+                failed.append(error)
+                accepting.set()
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+        assert accepting.wait(START_S)
+        if failed:
+            self._thread.join()
+            raise failed[0]
+        return self
+
+    async def _serve(self, accepting: threading.Event) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        await self.central.serve(self._stop, accepting.set)
+
+    def stop(self) -> None:
+        if self._thread is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(START_S)
+            assert not self._thread.is_alive()
+            self._thread = None
+
+    def __enter__(self) -> House:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def people_url(self) -> str:
+        return f"http://127.0.0.1:{self.central.people.port}"
+
+    @property
+    def gateways_url(self) -> str:
+        return f"https://127.0.0.1:{self.central.gateways.port}"
+
+    def pairing(self, name: str = "") -> Pairing:
+        foundation = self.central.foundation
+        ticket = foundation.gateways.new_pairing(name)
+        port = self.central.gateways.port
+        return Pairing("127.0.0.1", port, foundation.identity.ca_fingerprint, ticket.token)
+
+    def revoke(self, gateway_id: str) -> None:
+        assert self.central.foundation.gateways.revoke(gateway_id)
+
+    def refusals(self) -> list[tuple[str, str]]:
+        """(action, detail) of every refusal on record, oldest first."""
+        rows = self.central.foundation.audit.search(limit=100)
+        events = [row.event for row in reversed(rows)]
+        return [(event.action, event.detail) for event in events if event.outcome == "refused"]
+
+
+@dataclass
+class Box:
+    """An enrolled gateway, as far as central can tell."""
+
+    url: str
+    answer: EnrolmentAnswer
+    key: ec.EllipticCurvePrivateKey
+    folder: Path
+    data_key: DataKey = field(init=False)
+
+    def __post_init__(self) -> None:
+        recipients = tuple(RecipientPublicKey(base64.b64decode(raw)) for raw in self.answer.sealing_keys)
+        self.data_key = DataKey.generate(recipients)
+
+    @property
+    def gateway_id(self) -> str:
+        return self.answer.gateway_id
+
+    def tls(self) -> ssl.SSLContext:
+        return client_tls(self.answer.ca_pem, self.folder, self.answer.certificate_pem, self.key)
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(
+            base_url=self.url, verify=self.tls(), headers={"Tus-Resumable": TUS_VERSION}, timeout=30
+        )
+
+    def seal(self, content: bytes, codec: Codec = Codec.ZSTD) -> tuple[ObjectId, bytes]:
+        object_id, out = new_object_id(), io.BytesIO()
+        writer = SealedObjectWriter(out, object_id, self.data_key, Aead.AES_256_GCM, codec)
+        writer.write(content)
+        writer.finish()
+        return object_id, out.getvalue()
+
+    def receipt(self, response: httpx.Response) -> Receipt:
+        keys = [Ed25519PublicKey.from_public_bytes(base64.b64decode(raw)) for raw in self.answer.receipt_keys]
+        return verify_receipt(response.headers[RECEIPT_HEADER], {receipt_key_id(key): key for key in keys})
+
+    def deliver(self, content: bytes) -> Receipt:
+        """Seal and upload in one request."""
+        object_id, sealed = self.seal(content)
+        with self.client() as client:
+            response = create(client, object_id, len(sealed), sealed)
+        assert response.status_code == 201, response.text
+        return self.receipt(response)
+
+
+def create(client: httpx.Client, object_id: str, length: int, body: bytes = b"") -> httpx.Response:
+    headers = {
+        "Upload-Length": str(length),
+        "Upload-Metadata": f"object_id {base64.b64encode(object_id.encode()).decode()}",
+        "Content-Type": PATCH_CONTENT_TYPE,
+    }
+    return client.post(UPLOADS_PATH, headers=headers, content=body)
+
+
+def patch(client: httpx.Client, object_id: str, offset: int, body: bytes) -> httpx.Response:
+    headers = {"Upload-Offset": str(offset), "Content-Type": PATCH_CONTENT_TYPE}
+    return client.patch(f"{UPLOADS_PATH}/{object_id}", headers=headers, content=body)
+
+
+def head(client: httpx.Client, object_id: str) -> httpx.Response:
+    return client.head(f"{UPLOADS_PATH}/{object_id}")
+
+
+def new_key_and_request(common_name: str = "whatever") -> tuple[ec.EllipticCurvePrivateKey, str]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return key, request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def client_tls(
+    ca_pem: str,
+    folder: Path | None = None,
+    certificate_pem: str = "",
+    key: ec.EllipticCurvePrivateKey | None = None,
+) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=ca_pem)
+    if folder is not None and key is not None:
+        pem = folder / "client.pem"
+        pem.write_bytes(
+            certificate_pem.encode()
+            + key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        context.load_cert_chain(pem)
+    return context
+
+
+def fetch_ca(url: str, pairing: Pairing) -> str:
+    """The CA, trusted because it fits the pin."""
+    pem = httpx.get(url + CA_PATH, verify=False).text
+    pairing.check_ca(x509.load_pem_x509_certificate(pem.encode()))
+    return pem
+
+
+def ask_to_enrol(url: str, ca_pem: str, token: str, csr_pem: str) -> httpx.Response:
+    request = EnrolmentRequest(token=token, csr_pem=csr_pem)
+    return httpx.post(url + ENROL_PATH, content=request.model_dump_json(), verify=client_tls(ca_pem))
+
+
+def enrol(house: House, folder: Path, name: str = "") -> Box:
+    """A new box, enrolled as a real one does it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pairing = house.pairing(name)
+    key, csr_pem = new_key_and_request()
+    ca_pem = fetch_ca(house.gateways_url, pairing)
+    response = ask_to_enrol(house.gateways_url, ca_pem, pairing.token, csr_pem)
+    assert response.status_code == 200, response.text
+    return Box(house.gateways_url, EnrolmentAnswer.model_validate_json(response.content), key, folder)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a radiologist can read, straight from a house's folder."""
+
+    row: InstanceRow
+    content: bytes
+
+
+def everything_in(root: Path) -> list[Found]:
+    db = open_database(root / "central.sqlite3")
+    try:
+        return [found for study in _studies(db, root) for found in study]
+    finally:
+        db.close()
+
+
+def _studies(db: Any, root: Path) -> Sequence[Sequence[Found]]:
+    archive = Archive.open(root, db)
+    scope: Scope = scope_of(RADIOLOGIST, Action.VIEW)
+    found: list[list[Found]] = []
+    for study in archive.find_studies(scope, StudyQuery(limit=None)):
+        facts = archive.facts(study.study_instance_uid)
+        assert facts is not None
+        grant: Any = authorize(RADIOLOGIST, Action.VIEW, facts)
+        found.append(
+            [
+                Found(
+                    row,
+                    archive.open_instance(
+                        grant, row.series.series_instance_uid, row.sop_instance_uid
+                    ).path.read_bytes(),
+                )
+                for row in archive.instances_of(grant)
+            ]
+        )
+    return found
+
+
+Poll = Callable[[], bool]

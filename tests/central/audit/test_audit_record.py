@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from central.audit.errors import AuditUnavailableError
+from central.audit.record import MAX_DETAIL_CHARACTERS, Action, Audit, AuditEvent
+
+
+def event(actor: str = "ann", action: Action = Action.VIEW, study: str | None = "1.2.3") -> AuditEvent:
+    return AuditEvent(actor, "doctor", action, "success", "127.0.0.1", study, detail="x")
+
+
+def test_a_recorded_event_is_in_the_file_when_record_returns(tmp_path: Path) -> None:
+    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit.record(event())
+    # A second program sees it, so it is committed; the first has not been closed.
+    with sqlite3.connect(tmp_path / "audit.sqlite3") as other:
+        assert other.execute("SELECT actor, action, study_instance_uid FROM audit_record").fetchall() == [
+            ("ann", "view", "1.2.3")
+        ]
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert (tmp_path / "audit.sqlite3").stat().st_mode & 0o777 == 0o600
+    audit.close()
+
+
+def test_synchronous_is_full(tmp_path: Path) -> None:
+    audit = Audit.open(tmp_path / "audit.sqlite3")
+    assert audit._db.pragma("synchronous") == 2
+    audit.close()
+
+
+@pytest.mark.parametrize("statement", ["UPDATE audit_record SET actor = 'eve'", "DELETE FROM audit_record"])
+def test_the_file_itself_refuses_changes(tmp_path: Path, statement: str) -> None:
+    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit.record(event())
+    with (
+        sqlite3.connect(tmp_path / "audit.sqlite3") as other,
+        pytest.raises(sqlite3.IntegrityError, match="append-only"),
+    ):
+        other.execute(statement)
+    assert [row.event.actor for row in audit.search(limit=10)] == ["ann"]
+    audit.close()
+
+
+def test_events_of_many_threads_are_all_there_once(tmp_path: Path) -> None:
+    audit = Audit.open(tmp_path / "audit.sqlite3")
+
+    def work(name: int) -> None:
+        for number in range(25):
+            audit.record(event(actor=f"{name}-{number}"))
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    actors = [row.event.actor for row in audit.search(limit=1000)]
+    assert sorted(actors) == sorted(f"{name}-{number}" for name in range(8) for number in range(25))
+    audit.close()
+
+
+def test_search_pages_backwards_and_filters(tmp_path: Path) -> None:
+    audit = Audit.open(tmp_path / "audit.sqlite3")
+    for number in range(5):
+        audit.record(event(actor=f"u{number}", action=Action.VIEW if number % 2 else Action.EXPORT))
+    newest = audit.search(limit=2)
+    assert [row.event.actor for row in newest] == ["u4", "u3"]
+    assert [row.event.actor for row in audit.search(limit=2, before_id=newest[-1].id)] == ["u2", "u1"]
+    assert [row.event.actor for row in audit.search(limit=9, action=Action.VIEW)] == ["u3", "u1"]
+    assert [row.event.actor for row in audit.search(limit=9, actor="u2")] == ["u2"]
+    assert audit.search(limit=9, study_instance_uid="9.9") == []
+    assert newest[0].at_utc.utcoffset() is not None
+    audit.close()
+
+
+def test_a_closed_record_refuses_instead_of_opening_again(tmp_path: Path) -> None:
+    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit.close()
+    with pytest.raises(AuditUnavailableError):
+        audit.record(event())
+    with pytest.raises(AuditUnavailableError):
+        audit.search(limit=1)
+
+
+def test_a_record_that_cannot_be_written_raises(tmp_path: Path) -> None:
+    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit._db.pragma("query_only", 1)  # what a disk that became read-only does
+    with pytest.raises(AuditUnavailableError):
+        audit.record(event())
+    audit._db.pragma("query_only", 0)
+    audit.record(event(actor="again"))
+    assert [row.event.actor for row in audit.search(limit=9)] == ["again"]
+    audit.close()
+
+
+def test_what_comes_from_outside_is_cut(tmp_path: Path) -> None:
+    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit.record(AuditEvent("u" * 9999, "", Action.SIGN_IN_FAILED, "refused", "::1", detail="d" * 99_999))
+    [row] = audit.search(limit=1)
+    assert len(row.event.actor) == 128
+    assert len(row.event.detail) == MAX_DETAIL_CHARACTERS
+    audit.close()
+
+
+def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(AuditUnavailableError, match="audit record"):
+        Audit.open(tmp_path / "nowhere" / "audit.sqlite3")

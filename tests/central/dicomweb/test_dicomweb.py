@@ -1,0 +1,396 @@
+"""QIDO-RS and WADO-RS over a real server, read by an outside client (dicomweb-client) and by plain HTTP."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from email.parser import BytesParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from dicomweb_client.api import DICOMwebClient
+from PIL import Image
+from pydicom import Dataset, dcmread
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
+
+from central.audit.record import Action
+from tests.central.access.house import ORIGIN, OTHER_STUDY, STUDY, House, open_house, pydicom_file
+from tests.central.dicomweb.conftest import IMAGES
+
+JPEG_LS_SERIES = f"1.2.9.{IMAGES.index('emri_small_jpeg_ls_lossless.dcm')}"
+ENHANCED_SERIES = f"1.2.9.{IMAGES.index('emri_small.dcm')}"
+BIG_ENDIAN_SERIES = f"1.2.9.{IMAGES.index('MR_small_bigendian.dcm')}"
+
+
+def outside_client(house: House, username: str = "radiologist") -> DICOMwebClient:
+    client = DICOMwebClient(f"{house.base_url}/dicom-web")
+    client._session.headers["Authorization"] = f"Bearer {house.token(username)}"
+    return client
+
+
+def parts(answer: httpx.Response) -> list[tuple[str, bytes]]:
+    message = BytesParser().parsebytes(
+        f"Content-Type: {answer.headers['content-type']}\r\n\r\n".encode() + answer.content
+    )
+    return [
+        (part["Content-Type"], part.get_payload(decode=True))
+        for part in message.get_payload()  # type: ignore[misc, union-attr]
+    ]
+
+
+def stored(house: House, series: str) -> bytes:
+    with house.client("radiologist") as client:
+        answer = client.get(
+            f"/dicom-web/studies/{STUDY}/series/{series}/instances/{series}.1",
+            headers={"Accept": "application/dicom"},
+        )
+    assert answer.status_code == 200
+    return answer.content
+
+
+# Retrieve
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_instance_comes_back_byte_for_byte(house: House, name: str) -> None:
+    series = f"1.2.9.{IMAGES.index(name)}"
+    sent = pydicom_file(
+        name, SeriesInstanceUID=series, SOPInstanceUID=f"{series}.1", SeriesNumber=IMAGES.index(name)
+    )
+    assert stored(house, series) == sent
+    assert outside_client(house).retrieve_instance(STUDY, series, f"{series}.1") == dcmread(BytesIO(sent))
+
+
+def test_a_study_comes_back_whole(house: House) -> None:
+    with house.client("radiologist") as client:
+        answer = client.get(f"/dicom-web/studies/{STUDY}")
+        assert int(answer.headers["content-length"]) == len(answer.content)
+        found = parts(answer)
+    assert len(found) == len(IMAGES)
+    for content_type, content in found:
+        dataset = dcmread(BytesIO(content))
+        syntax = dataset.file_meta.TransferSyntaxUID
+        assert content_type == f"application/dicom; transfer-syntax={syntax}"
+        assert content == stored(house, dataset.SeriesInstanceUID)
+
+
+def test_nothing_is_transcoded(house: House) -> None:
+    path = f"/dicom-web/studies/{STUDY}/series/{JPEG_LS_SERIES}"
+    with house.client("radiologist") as client:
+        for syntax, status in ((JPEGLSLossless, 200), ("*", 200), (ExplicitVRLittleEndian, 406)):
+            accept = f'multipart/related; type="application/dicom"; transfer-syntax={syntax}'
+            assert client.get(path, headers={"Accept": accept}).status_code == status
+            # Mixed: one instance that does not fit is enough to refuse the study.
+        study = f"/dicom-web/studies/{STUDY}"
+        accept = f'multipart/related; type="application/dicom"; transfer-syntax={JPEGLSLossless}'
+        assert client.get(study, headers={"Accept": accept}).status_code == 406
+        assert client.get(path, headers={"Accept": "text/html"}).status_code == 406
+
+
+def test_metadata_is_the_data_set_without_pixels(house: House) -> None:
+    client = outside_client(house)
+    [metadata] = client.retrieve_series_metadata(STUDY, ENHANCED_SERIES)
+    got = Dataset.from_json(metadata)
+    sent = dcmread(BytesIO(stored(house, ENHANCED_SERIES)))
+    assert got.PatientName == sent.PatientName == "Doe^Jané"
+    for element in sent:
+        if element.keyword != "PixelData":
+            assert got[element.tag].value == element.value, element.keyword
+    assert "PixelData" not in got
+    assert len(client.retrieve_study_metadata(STUDY)) == len(IMAGES)
+
+
+def test_metadata_is_packed_for_those_who_take_it(house: House) -> None:
+    path = f"/dicom-web/studies/{STUDY}/metadata"
+    with house.client("radiologist") as client:
+        plain = client.get(path, headers={"Accept-Encoding": "identity"})
+        with client.stream("GET", path, headers={"Accept-Encoding": "gzip"}) as packed:
+            assert packed.headers["content-encoding"] == "gzip"
+            raw = b"".join(packed.iter_raw())
+    assert plain.headers["content-type"] == "application/dicom+json"
+    assert len(raw) < len(plain.content) / 3
+    assert gzip.decompress(raw) == plain.content
+    assert len(json.loads(plain.content)) == len(IMAGES)
+
+
+# Frames
+
+
+def test_frames_compressed_and_plain(house: House) -> None:
+    client = outside_client(house)
+    sent = dcmread(BytesIO(stored(house, ENHANCED_SERIES)))
+    size = 64 * 64 * 2
+    frames = client.retrieve_instance_frames(STUDY, ENHANCED_SERIES, f"{ENHANCED_SERIES}.1", [10, 1])
+    assert frames == [sent.PixelData[9 * size : 10 * size], sent.PixelData[:size]]
+    compressed = client.retrieve_instance_frames(STUDY, JPEG_LS_SERIES, f"{JPEG_LS_SERIES}.1", [3])
+    assert compressed[0].startswith(b"\xff\xd8")
+
+
+def test_frames_say_their_transfer_syntax(house: House) -> None:
+    asked = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
+    with house.client("radiologist") as client:
+        for series, syntax in (
+            (JPEG_LS_SERIES, JPEGLSLossless),
+            (BIG_ENDIAN_SERIES, ExplicitVRLittleEndian),
+        ):
+            path = f"/dicom-web/studies/{STUDY}/series/{series}/instances/{series}.1/frames/1"
+            [(content_type, _)] = parts(client.get(path, headers={"Accept": asked}))
+            assert content_type == f"application/octet-stream; transfer-syntax={syntax}"
+        path = f"/dicom-web/studies/{STUDY}/series/{JPEG_LS_SERIES}/instances/{JPEG_LS_SERIES}.1/frames/1"
+        jls = client.get(path, headers={"Accept": 'multipart/related; type="image/jls"'})
+        assert parts(jls)[0][0] == f"image/jls; transfer-syntax={JPEGLSLossless}"
+        assert client.get(path, headers={"Accept": 'multipart/related; type="image/jp2"'}).status_code == 406
+
+
+@pytest.mark.parametrize(
+    ("frames", "status"),
+    [("11", 404), ("1,11", 404), ("0", 400), ("x", 400), ("-1", 400), ("1,", 400), ("1" * 12, 400)],
+)
+def test_frames_that_are_not_there(house: House, frames: str, status: int) -> None:
+    path = f"/dicom-web/studies/{STUDY}/series/{ENHANCED_SERIES}/instances/{ENHANCED_SERIES}.1/frames/"
+    with house.client("radiologist") as client:
+        assert_problem(client.get(path + frames), status)
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_every_kind_of_image_is_drawn(house: House, name: str) -> None:
+    series = f"1.2.9.{IMAGES.index(name)}"
+    base = f"/dicom-web/studies/{STUDY}/series/{series}"
+    with house.client("radiologist") as client:
+        answer = client.get(f"{base}/instances/{series}.1/rendered")
+        assert answer.headers["content-type"] == "image/jpeg"
+        picture = Image.open(BytesIO(answer.content))
+        dataset = dcmread(BytesIO(stored(house, series)), stop_before_pixels=True)
+        assert picture.size == (dataset.Columns, dataset.Rows)
+        thumbnail = Image.open(BytesIO(client.get(f"{base}/thumbnail").content))
+        assert max(thumbnail.size) == 128
+
+
+def test_a_picture_as_asked_for(house: House) -> None:
+    base = f"/dicom-web/studies/{STUDY}/series/{ENHANCED_SERIES}/instances/{ENHANCED_SERIES}.1"
+    with house.client("radiologist") as client:
+        query = "?window=200,300,linear&viewport=32,32"
+        answer = client.get(f"{base}/frames/2/rendered{query}", headers={"Accept": "image/png"})
+        assert answer.headers["content-type"] == "image/png"
+        assert Image.open(BytesIO(answer.content)).size == (32, 32)
+        assert client.get(f"{base}/frames/2/rendered?window=1,1").content != answer.content
+        assert_problem(client.get(f"{base}/rendered?window=x"), 400)
+        assert_problem(client.get(f"{base}/frames/1,2/rendered"), 400)
+        assert_problem(client.get(f"{base}/rendered", headers={"Accept": "video/mp4"}), 406)
+
+
+def test_a_report_is_no_picture(house: House) -> None:
+    base = f"/dicom-web/studies/{OTHER_STUDY}/series/1.2.8.2"
+    with house.client("radiologist") as client:
+        for path in ("/instances/1.2.8.2.1/rendered", "/instances/1.2.8.2.1/frames/1", "/thumbnail"):
+            assert_problem(client.get(base + path), 406)
+
+
+# Search
+
+
+def uids(found: list[dict[str, Any]], tag: str = "0020000D") -> list[str]:
+    return [each[tag]["Value"][0] for each in found]
+
+
+def test_the_newest_study_comes_first_and_says_what_it_is(house: House) -> None:
+    found = outside_client(house).search_for_studies()
+    assert uids(found) == [STUDY, OTHER_STUDY]
+    study = Dataset.from_json(found[0])
+    assert study.PatientName == "Doe^Jané"
+    assert study.NumberOfStudyRelatedSeries == study.NumberOfStudyRelatedInstances == len(IMAGES)
+    assert {"CT", "MR", "OT"} <= set(study.ModalitiesInStudy)
+    with house.client("radiologist") as client:  # dicomweb-client's Host header lacks the port
+        url = client.get("/dicom-web/studies").json()[0]["00081190"]["Value"][0]
+        assert url == f"{house.base_url}/dicom-web/studies/{STUDY}"
+        assert client.get(url).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({"PatientName": "doe*"}, [STUDY]),
+        ({"PatientName": "DOE^JANE"}, [STUDY]),
+        ({"PatientName": "*jan?"}, [STUDY]),
+        ({"00100010": "doe*"}, [STUDY]),
+        ({"PatientName": "%"}, []),
+        ({"PatientName": "' OR 1=1 --"}, []),
+        ({"PatientID": "P9"}, [OTHER_STUDY]),
+        ({"StudyDate": "20250101-20251231"}, [OTHER_STUDY]),
+        ({"StudyDate": "20260101-"}, [STUDY]),
+        ({"StudyInstanceUID": f"{STUDY},{OTHER_STUDY}"}, [STUDY, OTHER_STUDY]),
+        ({"ModalitiesInStudy": "SR"}, [OTHER_STUDY]),
+        ({"ReferringPhysicianName": "house^g*"}, [STUDY]),
+        ({"limit": "1"}, [STUDY]),
+        ({"limit": "1", "offset": "1"}, [OTHER_STUDY]),
+        ({"limit": "0"}, []),
+        ({"PatientID": "nobody"}, []),
+    ],
+)
+def test_matching(house: House, query: dict[str, str], found: list[str]) -> None:
+    with house.client("radiologist") as client:
+        answer = client.get("/dicom-web/studies", params=query)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/dicom+json"
+    assert "warning" not in answer.headers
+    assert uids(answer.json()) == found
+
+
+def test_series_and_instances(house: House) -> None:
+    client = outside_client(house)
+    assert len(client.search_for_series(STUDY)) == len(IMAGES)
+    mr = client.search_for_series(search_filters={"Modality": "MR", "PatientID": "P9"})
+    assert uids(mr, "0020000E") == ["1.2.8.1"]
+    assert uids(client.search_for_instances(STUDY, ENHANCED_SERIES), "00080018") == [f"{ENHANCED_SERIES}.1"]
+    assert len(client.search_for_instances(STUDY)) == len(IMAGES)
+    [instance] = client.search_for_instances(search_filters={"SOPInstanceUID": f"{ENHANCED_SERIES}.1"})
+    assert Dataset.from_json(instance).NumberOfFrames == 10
+
+
+def test_what_is_not_supported_is_said_and_not_repeated_raw(house: House) -> None:
+    with house.client("radiologist") as client:
+        answer = client.get(
+            "/dicom-web/studies?fuzzymatching=true&0020000d=1&PatientWeight=9&includefield=all"
+        )
+        assert answer.status_code == 200
+        assert "fuzzymatching, PatientWeight" in answer.headers["warning"]
+        split = client.get("/dicom-web/studies", params={"a\r\nSet-Cookie: x": "1"})
+        assert split.headers["warning"].endswith('not used: some"')
+        assert "set-cookie" not in split.headers
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=x", "limit=-1", "offset=x", "limit=1&limit=2", "StudyDate=yesterday", "StudyInstanceUID=../x"],
+)
+def test_malformed_searches(house: House, query: str) -> None:
+    with house.client("radiologist") as client:
+        assert_problem(client.get(f"/dicom-web/studies?{query}"), 400)
+
+
+# Refusals
+
+
+def assert_problem(answer: httpx.Response, status: int) -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == status
+    assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/metadata", "/series/1.2.9.0", "/series/1.2.9.0/instances/1.2.9.0.1/frames/1"]
+)
+def test_denied_and_absent_look_alike(house: House, path: str) -> None:
+    with house.client("doctor-other") as client:
+        denied = client.get(f"/dicom-web/studies/{STUDY}{path}")
+        absent = client.get(f"/dicom-web/studies/1.2.3.4{path}")
+    assert_problem(denied, 404)
+    assert_problem(absent, 404)
+    assert denied.json() == absent.json()
+    absence, denial = house.audit.search(limit=2, actor="doctor-other")
+    assert denial.event.outcome == absence.event.outcome == "refused"
+    assert denial.event.study_instance_uid == STUDY
+    assert "not-in-scope" in denial.event.detail
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/studies/../../etc/passwd", 404),
+        ("/studies/1.2.x", 400),
+        ("/studies/" + "1" * 65, 400),
+        (f"/studies/{STUDY}/series/%2e%2e", 400),
+        (f"/studies/{STUDY}/series/9.9", 404),
+        (f"/studies/{STUDY}/series/1.2.9.0/instances/9.9", 404),
+        (f"/studies/{STUDY}/series/9.9/metadata", 404),
+        (f"/studies/{STUDY}/series/1.2.8.1/instances/1.2.8.1.1", 404),  # of the other study
+        ("/nothing", 404),
+    ],
+)
+def test_what_is_not_there(house: House, path: str, status: int) -> None:
+    with house.client("radiologist") as client:
+        # A bearer's raw path, as httpx would tidy up the dots.
+        answer = client.send(client.build_request("GET", "/dicom-web" + path))
+    if answer.status_code != 404 or "dicom-web" in str(answer.url):
+        assert_problem(answer, status)
+
+
+def test_only_reading_is_allowed(house: House) -> None:
+    with house.client("radiologist") as client:
+        for method in ("POST", "PUT", "DELETE", "PATCH"):
+            assert_problem(client.request(method, f"/dicom-web/studies/{STUDY}"), 405)
+
+
+def test_every_look_is_recorded(house: House) -> None:
+    base = f"/dicom-web/studies/{STUDY}/series/1.2.9.0"
+    with house.client("patient") as client:
+        for path, action in (
+            (base, Action.EXPORT),
+            (f"{base}/metadata", Action.VIEW),
+            (f"{base}/instances/1.2.9.0.1/frames/1", Action.VIEW),
+            (f"{base}/instances/1.2.9.0.1/rendered", Action.VIEW),
+        ):
+            assert client.get(path).status_code == 200
+            event = house.audit.search(limit=1)[0].event
+            assert (event.actor, event.actor_role, event.action) == ("patient", "patient", action)
+            assert (event.study_instance_uid, event.series_instance_uid) == (STUDY, "1.2.9.0")
+            assert event.source_address == "127.0.0.1"
+        client.get("/dicom-web/studies", params={"PatientName": "Doe*"})
+        event = house.audit.search(limit=1)[0].event
+        assert event.action is Action.SEARCH
+        assert "PatientName=Doe%2A" in event.detail
+
+
+def test_no_record_no_bytes(tmp_path: Path) -> None:
+    with open_house(tmp_path) as house:
+        content = pydicom_file("CT_small.dcm", SeriesInstanceUID="1.2.9.0", SOPInstanceUID="1.2.9.0.1")
+        house.put(content)
+        base = f"/dicom-web/studies/{STUDY}/series/1.2.9.0"
+        paths = [
+            "/dicom-web/studies",
+            base,
+            f"{base}/metadata",
+            f"{base}/instances/1.2.9.0.1",
+            f"{base}/instances/1.2.9.0.1/frames/1",
+            f"{base}/instances/1.2.9.0.1/rendered",
+            f"{base}/thumbnail",
+        ]
+        with house.client("radiologist") as client:
+            assert all(client.get(path).status_code == 200 for path in paths)
+            house.audit.close()
+            for path in paths:
+                answer = client.get(path)
+                assert_problem(answer, 503)
+                assert len(answer.content) < 300
+
+
+def test_names_with_markup_travel_as_text(house: House) -> None:
+    found = outside_client(house).search_for_studies(search_filters={"PatientID": "P9"})
+    assert Dataset.from_json(found[0]).PatientName == "<script>alert(1)</script>^X"
+
+
+def test_a_transfer_syntax_with_line_breaks_makes_no_header(tmp_path: Path) -> None:
+    with open_house(tmp_path) as house:
+        dataset = dcmread(BytesIO(pydicom_file("CT_small.dcm")))
+        content = pydicom_file("CT_small.dcm").replace(
+            b"1.2.840.10008.1.2.1\0", b"1.2\r\nSet-Cookie: a=b\0"[:20]
+        )
+        assert content != pydicom_file("CT_small.dcm")
+        with house.archive.new_object() as sink:
+            sink.write(content)
+            archived = sink.commit()
+        house.archive.index(archived, ORIGIN)
+        uid, series = dataset.SOPInstanceUID, dataset.SeriesInstanceUID
+        with house.client("radiologist") as client:
+            path = f"/dicom-web/studies/{STUDY}/series/{series}/instances/{uid}"
+            answer = client.get(path, headers={"Accept": "application/dicom"})
+        assert "set-cookie" not in answer.headers
+        assert answer.headers["content-type"] == "application/dicom"
+        assert answer.content == content

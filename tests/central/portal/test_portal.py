@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pytest
+
+from central.audit.record import Action
+from central.fleet.view import BoxView, EquipmentView
+from contract.enrolment import Pairing
+from tests.central.access.house import STUDY, House
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def box(house: House) -> Iterator[BoxView]:
+    view = BoxView(
+        gateway_id="gw-1",
+        name="<script>alert(1)</script>",
+        state="lost",
+        since_utc=NOON,
+        version="0.1.0",
+        queue_objects=3,
+        queue_bytes=1_000_000,
+        quarantined_objects=0,
+        oldest_unsent_at_utc=NOON,
+        disk_total_bytes=10**11,
+        disk_free_bytes=10**10,
+        accepting=True,
+        last_telemetry_at_utc=NOON,
+        certificate_expires_at_utc=NOON,
+        revoked=False,
+        equipment=(EquipmentView("CT1", "10.0.0.7", NOON, 12, 1),),
+    )
+    house.boxes.append(view)
+    yield view
+    house.boxes.clear()
+
+
+def test_the_navigation_shows_what_a_role_may_use(house: House) -> None:
+    expected = {
+        "admin": {"/fleet", "/audit"},
+        "radiologist": {"/", "/fleet"},
+        "doctor": {"/"},
+        "patient": {"/"},
+    }
+    for username, paths in expected.items():
+        with house.client(username) as client:
+            page = client.get("/", follow_redirects=True).text
+        navigation = page.partition("<nav")[2].partition("</nav>")[0]
+        assert {path for path in ("/", "/fleet", "/audit") if f'href="{path}"' in navigation} == paths
+        assert f">{username}</span>" in page
+
+
+def test_an_administrators_first_page_is_the_fleet(house: House) -> None:
+    with house.client("admin") as client:
+        assert client.get("/").headers["location"] == "/fleet"
+
+
+def test_pages_hold_no_patient_data_and_no_inline_script(house: House) -> None:
+    with house.client("radiologist") as client:
+        answer = client.get("/")
+        page = answer.text
+        assert STUDY not in page
+        assert "Doe" not in page
+        assert "<script>" not in page
+        assert "style=" not in page
+        assert " on" not in {word[:3] for word in page.replace("\n", " ").split("<")}
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+def test_every_script_and_style_of_the_pages_is_there(house: House) -> None:
+    with house.client("admin") as client, house.client() as anonymous:
+        for path in ("/fleet", "/audit"):
+            page = client.get(path).text
+            for part in page.split('"'):
+                if part.startswith("/static/"):
+                    answer = anonymous.get(part)
+                    assert answer.status_code == 200, part
+        assert anonymous.get("/static/dom.js").headers["content-type"].startswith("text/javascript")
+
+
+@pytest.mark.parametrize(
+    "path", ["/static/../service.py", "/static/%2e%2e/service.py", "/static//etc/passwd"]
+)
+def test_static_files_stay_in_their_folder(house: House, path: str) -> None:
+    with house.client() as client:
+        assert client.get(path).status_code in (303, 401, 404)
+
+
+def test_the_fleet_as_data(house: House, box: BoxView) -> None:
+    with house.client("radiologist") as client:
+        [shown] = client.get("/api/fleet").json()["boxes"]
+    assert shown["state"] == "lost"
+    assert shown["queue_objects"] == 3
+    assert shown["since_utc"] == NOON.isoformat()
+    assert shown["equipment"] == [
+        {
+            "ae_title": "CT1",
+            "address": "10.0.0.7",
+            "last_store_at_utc": NOON.isoformat(),
+            "instances": 12,
+            "rejected": 1,
+        }
+    ]
+
+
+def test_a_pairing_string_is_for_administrators_and_recorded_before_it_is_shown(house: House) -> None:
+    with house.client("admin") as client:
+        answer = client.post("/api/gateways/pairing", json={"name": "ct-room-2"})
+        assert answer.status_code == 201
+        token = Pairing.parse(answer.json()["pairing"]).token
+        assert datetime.fromisoformat(answer.json()["expires_at_utc"]) > datetime.now(UTC)
+    with house.client("radiologist") as client:
+        assert client.post("/api/gateways/pairing", json={"name": "x"}).status_code == 403
+    refused, made = house.audit.search(limit=2, action=Action.PAIR)
+    assert (made.event.actor, made.event.outcome, made.event.detail) == ("admin", "success", "ct-room-2")
+    assert (refused.event.actor, refused.event.outcome) == ("radiologist", "refused")
+    assert token not in repr(house.audit.search(limit=100))
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b'{"name": 5}', b"[" * 4000, b" " * 5000])
+def test_pairing_with_nonsense_is_refused(house: House, body: bytes) -> None:
+    with house.client("admin") as client:
+        answer = client.post("/api/gateways/pairing", content=body)
+    assert answer.status_code in (400, 413)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_the_audit_record_pages_and_filters(house: House) -> None:
+    with house.client("radiologist") as client:
+        client.get(f"/dicom-web/studies/{STUDY}/metadata")
+    with house.client("admin") as client:
+        rows = client.get("/api/audit").json()["rows"]
+        assert rows[0]["action"] == "read-audit"  # reading is recorded before it is answered
+        older = client.get("/api/audit", params={"before_id": rows[0]["id"]}).json()["rows"]
+        assert older[0]["id"] < rows[0]["id"]
+        views = client.get("/api/audit", params={"action": "view", "actor": "radiologist"}).json()["rows"]
+        assert views[0]["study_instance_uid"] == STUDY
+        for wrong in ({"before_id": "x"}, {"before_id": "-1"}, {"action": "nothing"}):
+            assert client.get("/api/audit", params=wrong).status_code == 400
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Status by who asks; `anonymous` is what nobody in particular gets."""
+
+    admin: int
+    radiologist: int
+    doctor: int
+    patient: int
+    anonymous: int = 303
+
+
+@pytest.mark.parametrize(
+    ("path", "rule"),
+    [
+        ("/", Rule(303, 200, 200, 200)),
+        ("/fleet", Rule(200, 200, 403, 403)),
+        ("/audit", Rule(200, 403, 403, 403)),
+        ("/api/fleet", Rule(200, 200, 403, 403, 401)),
+        ("/api/audit", Rule(200, 403, 403, 403, 401)),
+        ("/api/nothing", Rule(404, 404, 404, 404, 401)),
+        ("/nothing", Rule(404, 404, 404, 404)),
+    ],
+)
+def test_who_sees_which_page(house: House, path: str, rule: Rule) -> None:
+    for username in ("admin", "radiologist", "doctor", "patient", None):
+        with house.client(username) as client:
+            assert client.get(path).status_code == getattr(rule, username or "anonymous"), username

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from central.access.throttle import FAILURES_PER_USERNAME
+from central.access.web import COOKIE_NAME
+from central.audit.record import Action
+from central.portal.sign_in import local_path
+from tests.central.access.house import PASSWORD, House, open_house
+
+
+def sign_in(client: httpx.Client, username: str, password: str = PASSWORD, **fields: str) -> httpx.Response:
+    return client.post("/signin", data={"username": username, "password": password, **fields})
+
+
+def test_a_browser_signs_in_and_out(house: House) -> None:
+    with house.client() as client:
+        assert client.get("/").headers["location"] == "/signin?next=%2F"
+        answer = sign_in(client, "doctor", next="/viewer/?study=1.2.3")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/viewer/?study=1.2.3")
+        cookie = answer.headers["set-cookie"]
+        assert cookie.startswith(f"{COOKIE_NAME}=")
+        assert {"HttpOnly", "Path=/", "SameSite=strict"} <= set(cookie.split("; "))
+        assert "Secure" not in cookie  # plain HTTP on loopback
+        assert client.get("/").status_code == 200
+        assert client.get("/api/me").json() == {"username": "doctor", "role": "doctor"}
+        token = client.cookies[COOKIE_NAME]
+        answer = client.post("/signout", headers={"Sec-Fetch-Site": "same-origin"})
+        assert answer.headers["location"] == "/signin"
+        client.cookies.set(COOKIE_NAME, token)
+        assert client.get("/api/me").status_code == 401
+
+
+def test_a_wrong_password_says_nothing_about_the_user(house: House) -> None:
+    with house.client() as client:
+        known = sign_in(client, "radiologist", "wrong password")
+        unknown = sign_in(client, "nobody", "wrong password")
+    assert known.status_code == unknown.status_code == 401
+    assert "Wrong username or password" in known.text
+    assert known.text.replace("radiologist", "?") == unknown.text.replace("nobody", "?")
+    assert COOKIE_NAME not in known.cookies
+    assert "wrong password" not in known.text
+
+
+def test_what_was_typed_comes_back_escaped(house: House) -> None:
+    with house.client() as client:
+        page = sign_in(client, '"><script>alert(1)</script>', "wrong password", next='/"><script>').text
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        "//evil.example",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "https://evil.example",
+        "javascript:alert(1)",
+        "/\t/evil.example",
+        "/\n/evil.example",
+        " //evil.example",
+        "evil.example",
+        "",
+    ],
+)
+def test_next_leads_nowhere_else(house: House, elsewhere: str) -> None:
+    assert local_path(elsewhere) == "/"
+    with house.client() as client:
+        assert sign_in(client, "radiologist", next=elsewhere).headers["location"] == "/"
+
+
+@pytest.mark.parametrize("path", ["/", "/fleet", "/viewer/?study=1.2&x=//y", "/a%2Fb#c"])
+def test_next_leads_to_our_pages(path: str) -> None:
+    assert local_path(path) == path
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"username=a&username=b&password=c", "application/x-www-form-urlencoded"),
+        (b"username=%ff&password=c", "application/x-www-form-urlencoded"),
+        (b"username=a&password=" + b"x" * 9000, "application/x-www-form-urlencoded"),
+        (b'{"username": "a"}', "application/json"),
+    ],
+)
+def test_forms_that_are_none_are_refused(house: House, body: bytes, content_type: str) -> None:
+    with house.client() as client:
+        for path in ("/signin", "/api/auth/token"):
+            assert client.post(path, content=body, headers={"Content-Type": content_type}).status_code == 400
+
+
+def test_a_foreign_page_signs_nobody_in(house: House) -> None:
+    with house.client() as client:
+        for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}):
+            form = {"username": "radiologist", "password": PASSWORD}
+            assert client.post("/signin", data=form, headers=headers).status_code == 403
+
+
+def test_a_cookie_needs_our_own_page_to_change_anything(house: House) -> None:
+    with house.client() as client:
+        sign_in(client, "admin")
+        own_origin = str(client.base_url).rstrip("/")
+        for headers in (
+            {},
+            {"Origin": "https://evil.example"},
+            {"Origin": "null"},
+            {"Origin": own_origin, "Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "same-site"},
+        ):
+            assert client.post("/api/gateways/pairing", json={}, headers=headers).status_code == 403, headers
+        for headers in ({"Origin": own_origin}, {"Sec-Fetch-Site": "same-origin", "Origin": "null"}):
+            assert client.post("/api/gateways/pairing", json={}, headers=headers).status_code == 201, headers
+
+
+def test_a_bearer_token_needs_no_page_and_outweighs_the_cookie(house: House) -> None:
+    with house.client() as client:
+        sign_in(client, "admin")
+        bearer = {"Authorization": f"Bearer {house.token('doctor')}"}
+        assert client.get("/api/me", headers=bearer).json()["username"] == "doctor"
+        assert client.post("/api/gateways/pairing", json={}, headers=bearer).status_code == 403
+        assert client.get("/api/me", headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert client.get("/api/me", headers={"Authorization": "Basic eA=="}).status_code == 401
+
+
+def test_the_token_form_is_oauth(house: House) -> None:
+    with house.client() as client:
+        form = {"grant_type": "password", "username": "doctor", "password": PASSWORD}
+        answer = client.post("/api/auth/token", data=form).json()
+        assert (answer["token_type"], answer["expires_in"]) == ("bearer", 3600)
+        headers = {"Authorization": f"Bearer {answer['access_token']}"}
+        assert client.get("/api/me", headers=headers).json() == {"username": "doctor", "role": "doctor"}
+        refused = client.post("/api/auth/token", data=form | {"password": "wrong password"})
+        assert (refused.status_code, refused.json()["error"]) == (400, "invalid_grant")
+        other = client.post("/api/auth/token", data=form | {"grant_type": "client_credentials"})
+        assert (other.status_code, other.json()["error"]) == (400, "unsupported_grant_type")
+        missing = client.post("/api/auth/token", data={"username": "doctor"})
+        assert (missing.status_code, missing.json()["error"]) == (400, "invalid_request")
+
+
+def test_guessing_ends_in_429_alike_for_all(tmp_path: Path) -> None:
+    with open_house(tmp_path) as house, house.client() as client:
+        refusals = {}
+        for username in ("doctor", "nobody"):
+            for _ in range(FAILURES_PER_USERNAME):
+                assert sign_in(client, username, "wrong password").status_code == 401
+            page = sign_in(client, username)
+            assert page.status_code == 429
+            assert int(page.headers["retry-after"]) > 0
+            refusals[username] = page.text.replace(username, "?")
+            token = client.post("/api/auth/token", data={"username": username, "password": PASSWORD})
+            assert token.status_code == 429
+            assert int(token.headers["retry-after"]) > 0
+        assert refusals["doctor"] == refusals["nobody"]
+        actions = {row.event.action for row in house.audit.search(limit=50, actor="doctor")}
+        assert actions == {Action.SIGN_IN_FAILED}
+
+
+def test_without_a_record_nobody_signs_in(tmp_path: Path) -> None:
+    with open_house(tmp_path) as house, house.client() as client:
+        house.audit.close()
+        answer = sign_in(client, "doctor")
+        assert (answer.status_code, "set-cookie" in answer.headers) == (503, False)
+        token = client.post("/api/auth/token", data={"username": "doctor", "password": PASSWORD})
+        assert token.status_code == 503
+        assert "access_token" not in token.text

@@ -1,0 +1,250 @@
+"""The viewer in a real browser: what a doctor does, and what an attacker tries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian, generate_uid
+
+from tests.browser import Browser
+from tests.central.viewer.phantom import HOSTILE_NAME, ct_head
+from tests.central.viewer.screen import (
+    LOADED,
+    READY,
+    SETTLED,
+    centre,
+    picture,
+    slice_is,
+    text_of,
+    viewport,
+)
+from tests.central.viewer.stand import Stand, serving
+
+pytestmark = [
+    pytest.mark.needs("chromium"),
+    pytest.mark.filterwarnings("ignore:The number of PN components"),
+]
+
+
+@pytest.fixture
+def head(dist: Path, browser: Browser) -> Iterator[tuple[Stand, list[Dataset]]]:
+    """A study with one CT series of nine slices, open and completely loaded."""
+    slices = ct_head()
+    with serving(Stand(dist, slices)) as stand:
+        browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
+        browser.wait_for(f"{READY} && {LOADED}")
+        yield stand, slices
+
+
+@pytest.mark.usefixtures("head")
+def test_middle_slice_is_drawn(browser: Browser) -> None:
+    cells = picture(browser)
+    assert len(np.unique(cells.round())) > 60, "a uniform canvas shows no patient"
+    assert (viewport(browser, "slice"), viewport(browser, "slices")) == ("5", "9")
+    assert not browser.console, browser.console
+
+
+def test_every_slice_is_fetched_middle_first(browser: Browser, head: tuple[Stand, list[Dataset]]) -> None:
+    stand, slices = head
+    frames = [path for path in stand.asked if "/frames/" in path]
+    assert len(frames) == len(set(frames)) == len(slices)
+    assert slices[4].SOPInstanceUID in frames[0]
+    assert viewport(browser, "loaded") == "9"
+
+
+@pytest.mark.usefixtures("head")
+def test_wheel_and_keys_scroll(browser: Browser) -> None:
+    middle = picture(browser)
+    browser.wheel(*centre(browser), delta_y=120)
+    browser.wait_for(slice_is(6))
+    below = picture(browser)
+    assert np.abs(middle - below).max() > 20, "another slice must be another picture"
+    browser.press("ArrowUp")
+    browser.wait_for(slice_is(5))
+    assert np.allclose(picture(browser), middle), "back on the slice the picture is as before"
+    browser.press("End")
+    browser.wait_for(slice_is(9))
+    browser.press("Home")
+    browser.wait_for(slice_is(1))
+    browser.press("ArrowUp")
+    assert viewport(browser, "slice") == "1"
+    assert "Image 1 / 9" in text_of(browser, "#corner-series")
+
+
+@pytest.mark.usefixtures("head")
+def test_window_drag_presets_invert_and_reset(browser: Browser) -> None:
+    as_recorded, upright = picture(browser), picture(browser, aspect=1)
+    assert "W 400  L 40" in text_of(browser, "#corner-view")
+    x, y = centre(browser)
+    browser.drag((x, y), (x + 120, y - 60))
+    browser.wait_for("!document.querySelector('#corner-view').textContent.includes('W 400 ')")
+    assert np.abs(picture(browser) - as_recorded).mean() > 5
+
+    browser.press("1")
+    browser.wait_for("document.querySelector('#corner-view').textContent.includes('W 80  L 40')")
+    browser.press("r")
+    browser.wait_for("document.querySelector('#corner-view').textContent.includes('W 400  L 40')")
+    assert np.allclose(picture(browser), as_recorded, atol=1)
+
+    browser.click("#invert")
+    browser.wait_for("document.querySelector('#invert').getAttribute('aria-pressed') === 'true'")
+    inverted = picture(browser, aspect=1)
+    within = (slice(2, -2), slice(2, -2))  # the outermost cells hold some of the ground around the image
+    assert np.allclose(inverted[within], 255 - upright[within], atol=2)
+    browser.press("r")
+    browser.wait_for("document.querySelector('#invert').getAttribute('aria-pressed') === 'false'")
+    assert np.allclose(picture(browser), as_recorded, atol=1)
+
+
+@pytest.mark.usefixtures("head")
+def test_length_is_measured_deleted_and_brought_back(browser: Browser) -> None:
+    browser.press("l")
+    x, y = centre(browser)
+    browser.drag((x - 60, y), (x + 60, y))
+    lengths = "[...document.querySelectorAll('#viewport svg text')].map((e) => e.textContent).join(' ')"
+    # 128 pixels of 0.5 mm fill the viewport's height.
+    length_mm = 120 * 64 / browser.eval("document.querySelector('#viewport').clientHeight")
+    browser.wait_for(f"Math.abs(/([0-9.]+) ?mm/.exec({lengths})[1] - {length_mm}) < 0.3")
+
+    browser.press("Delete")
+    browser.wait_for(f"!/mm/.test({lengths})")
+    browser.wait_for("document.querySelector('#delete').disabled")
+    browser.press("z", ctrl=True)
+    browser.wait_for(f"/mm/.test({lengths})")
+    browser.press("z")
+    browser.wait_for("document.querySelector('[data-tool=zoom]').getAttribute('aria-checked') === 'true'")
+    assert browser.eval(f"/mm/.test({lengths})"), "choosing zoom must take nothing back"
+    browser.press("z", ctrl=True)
+    browser.wait_for(f"!/mm/.test({lengths})")
+
+
+@pytest.mark.usefixtures("head")
+def test_zoom_pan_and_help_by_hand(browser: Browser) -> None:
+    x, y = centre(browser)
+    browser.drag((x, y), (x, y + 100), button="right")
+    browser.wait_for("!document.querySelector('#corner-view').textContent.includes('Zoom 100 %')")
+    before = picture(browser)
+    browser.drag((x, y), (x + 80, y), button="middle")
+    browser.wait_for("true")
+    assert np.abs(picture(browser) - before).max() > 20
+    browser.press("?")
+    browser.wait_for("document.querySelector('#help-dialog').open")
+    browser.press("Escape")
+    browser.wait_for("!document.querySelector('#help-dialog').open")
+
+
+def test_data_set_text_is_never_markup(dist: Path, browser: Browser) -> None:
+    slices = ct_head(slices=3)
+    for ds in slices:
+        ds.StudyDescription = ds.SeriesDescription = HOSTILE_NAME
+    with serving(Stand(dist, slices)) as stand:
+        browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
+        browser.wait_for(f"{READY} && {LOADED}")
+        for place in ("#patient-name", "#corner-patient"):
+            assert text_of(browser, place).startswith("<img src")
+        for place in ("#study-description", "#corner-study", "#corner-series", "nav .name"):
+            assert "<img src=x onerror=window.hacked=1>" in text_of(browser, place)
+        assert browser.eval("document.querySelectorAll('img:not(nav .thumbnail img)').length") == 0
+        assert browser.eval("window.hacked === undefined")
+        assert "P-0001" in text_of(browser, "#patient-facts")
+        assert [text_of(browser, f"#edge-{edge}") for edge in ("west", "east", "north", "south")] == list(
+            "RLAP"
+        )
+
+
+def test_series_without_pictures_says_so(dist: Path, browser: Browser) -> None:
+    slices = ct_head(slices=3)
+    report = _report(slices[0])
+    with serving(Stand(dist, [report, *slices])) as stand:
+        browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
+        browser.wait_for(f"{READY} && {slice_is(2)}")
+        browser.click(f"nav button[data-series='{report.SeriesInstanceUID}']")
+        browser.wait_for("!document.querySelector('#notice').hidden")
+        assert "1 document or report" in text_of(browser, "#notice-text")
+        assert browser.eval("document.querySelector('.stage').classList.contains('covered')")
+        browser.press("]")
+        browser.wait_for(f"{READY} && {slice_is(2)} && document.querySelector('#notice').hidden")
+
+
+def test_frame_that_fails_never_shows_another_in_its_place(dist: Path, browser: Browser) -> None:
+    slices = ct_head(slices=5)
+    with serving(Stand(dist, slices, broken={slices[3].SOPInstanceUID})) as stand:
+        browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
+        browser.wait_for(f"{READY} && {LOADED}")
+        assert "1 could not be loaded" in text_of(browser, "#status")
+        browser.press("ArrowDown")
+        browser.wait_for(f"document.documentElement.dataset.viewerState === 'error' && {slice_is(4)}")
+        assert (
+            browser.eval("getComputedStyle(document.querySelector('#viewport canvas')).visibility")
+            == "hidden"
+        )
+        assert "Image 4 cannot be shown" in text_of(browser, "#notice-title")
+        browser.press("ArrowDown")
+        browser.wait_for(f"{READY} && {slice_is(5)} && document.querySelector('#notice').hidden")
+        stand.broken.clear()
+        browser.press("ArrowUp")
+        browser.wait_for(f"{READY} && {slice_is(4)} && document.querySelector('#notice').hidden")
+
+
+def test_series_whose_middle_fails_can_be_read_on(dist: Path, browser: Browser) -> None:
+    slices = ct_head(slices=5)
+    with serving(Stand(dist, slices, broken={slices[2].SOPInstanceUID})) as stand:
+        browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
+        browser.wait_for("document.documentElement.dataset.viewerState === 'error'")
+        assert "Image 3 cannot be shown" in text_of(browser, "#notice-title")
+        browser.press("ArrowDown")
+        browser.wait_for(f"{READY} && {slice_is(4)} && document.querySelector('#notice').hidden")
+        assert len(np.unique(picture(browser).round())) > 60
+
+
+def test_ended_session_leads_to_sign_in_and_back(browser: Browser, head: tuple[Stand, list[Dataset]]) -> None:
+    stand, slices = head
+    stand.signed_in = False
+    uid = slices[0].StudyInstanceUID
+    browser.open(stand.viewer_url(uid))
+    browser.wait_for("location.pathname === '/signin'")
+    assert browser.eval("new URLSearchParams(location.search).get('next')") == f"/viewer/?study={uid}"
+
+
+@pytest.mark.parametrize("study", ["1.2.3.4", "", "../../etc", "1.2'\"><script>"])
+def test_absent_study_is_told_in_plain_words(dist: Path, browser: Browser, study: str) -> None:
+    with serving(Stand(dist)) as stand:
+        browser.open(stand.viewer_url(study))
+        browser.wait_for(SETTLED)
+        assert browser.eval("document.documentElement.dataset.viewerState") == "error"
+        expected = (
+            "This study is not here, or you may not see it." if study == "1.2.3.4" else "names no study"
+        )
+        assert expected in text_of(browser, "#notice-text")
+        if study != "1.2.3.4":
+            assert not any(path.startswith("/dicom-web") for path in stand.asked)
+
+
+def test_draws_without_webgl(dist: Path) -> None:
+    slices = ct_head(slices=3)
+    with serving(Stand(dist, slices)) as stand, Browser(flags=["--disable-3d-apis"]) as browser:
+        browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
+        browser.wait_for(f"{READY} && {LOADED}")
+        assert "without graphics hardware" in text_of(browser, "#status")
+        middle = picture(browser)
+        assert len(np.unique(middle.round())) > 60
+        browser.press("ArrowDown")
+        browser.wait_for(slice_is(3))
+        assert np.abs(picture(browser) - middle).max() > 20
+
+
+def _report(like: Dataset) -> Dataset:
+    """A structured report in the same study: no rows, no columns, no pixels."""
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID, ds.SOPInstanceUID = BasicTextSRStorage, generate_uid()
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = like.StudyInstanceUID, generate_uid()
+    ds.Modality, ds.SeriesNumber, ds.SeriesDescription = "SR", 1, "Report"
+    ds.PatientName, ds.PatientID = like.PatientName, like.PatientID
+    return ds

@@ -1,0 +1,29 @@
+"""What every test may lean on: real peers by marker, the folder of real series, and nothing shared between tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.peers_installed import missing_peers
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose peers are not installed; with CI set their absence is a failure, never a skip."""
+    wanted = [str(peer) for mark in item.iter_markers("needs") for peer in mark.args]
+    missing = missing_peers(wanted)
+    if missing:
+        sentence = f"not installed: {', '.join(missing)} (make test installs them where it may)"
+        if os.environ.get("CI"):
+            pytest.fail(sentence, pytrace=False)
+        pytest.skip(sentence)
+    if item.get_closest_marker("samples") and not os.environ.get("DICOM_SAMPLES"):
+        pytest.skip("DICOM_SAMPLES names no folder of real series")
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The folder of real series, for tests marked `samples`."""
+    return Path(os.environ["DICOM_SAMPLES"])

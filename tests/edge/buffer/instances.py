@@ -1,0 +1,45 @@
+"""What the spool's tests store, and how they look inside what was stored: with central's private key."""
+
+from __future__ import annotations
+
+from contract.identifiers import ObjectId
+from contract.sealed_object import Content, read_sealed
+from contract.sealing import DataKeyRing, RecipientPrivateKey, Unwrapper
+from edge.buffer.records import InstanceIdentity, Origin, Stored
+from edge.buffer.spool import Spool
+
+EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+ORIGIN = Origin("CT1", "DICOMNET", "192.0.2.7", EXPLICIT_LITTLE)
+
+
+def identity(number: int) -> InstanceIdentity:
+    return InstanceIdentity("1.2.840.10008.5.1.4.1.1.2", f"1.2.3.{number}", "1.2.9", "1.2.9.1", "CT")
+
+
+def store(spool: Spool, number: int, content: bytes | None = None, origin: Origin = ORIGIN) -> Stored:
+    with spool.receive(origin) as reception:
+        reception.write(content_of(number) if content is None else content)
+        return reception.commit(identity(number))
+
+
+def content_of(number: int) -> bytes:
+    """Some bytes that belong to an instance number, longer than one write buffer."""
+    return (f"instance {number} " * 20_000).encode()
+
+
+class Central:
+    """Holds the private key; opens what the box sealed."""
+
+    def __init__(self) -> None:
+        self.private = RecipientPrivateKey.generate()
+        self._unwrap = Unwrapper({self.private.public_key().key_id: self.private})
+
+    def ring(self) -> DataKeyRing:
+        return DataKeyRing((self.private.public_key(),))
+
+    def unseal(self, spool: Spool, object_id: ObjectId) -> bytes:
+        """The Part 10 file; raises if it is not whole and unchanged."""
+        with spool.open_object(object_id) as sealed:
+            *pieces, last = read_sealed(sealed, self._unwrap, expected_object_id=object_id)
+        assert isinstance(last, Content)
+        return b"".join(piece for piece in pieces if isinstance(piece, bytes))

@@ -1,0 +1,111 @@
+"""A life of the spool in its own process, which ends without a goodbye: ``python -m … ROOT PUBLIC_KEY HOW``.
+
+`HOW` is ``storm`` (store from three threads until killed) or a point at which the process ends itself. Every
+instance whose commit returned is said on standard output, as its number and object id: that is the moment the
+gateway would answer success.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from contract.sealing import DataKeyRing, RecipientPublicKey
+from edge.buffer import files as files_module
+from edge.buffer.files import SpoolFiles
+from edge.buffer.index import SpoolIndex
+from edge.buffer.spool import Spool
+from edge.buffer.states import ACKNOWLEDGE, FREE, SET_ASIDE
+from tests.edge.buffer.instances import store
+
+POINTS = (
+    "before file fsync",
+    "before rename",
+    "before directory fsync",
+    "before row",
+    "inside transaction",
+    "after row",
+    "after acknowledge",
+    "before unlink",
+    "before quarantine move",
+)
+
+
+def main() -> None:
+    root, public_key, how = Path(sys.argv[1]), RecipientPublicKey(bytes.fromhex(sys.argv[2])), sys.argv[3]
+    spool = Spool.open(root, reserve_bytes=0, quarantine_max_bytes=1 << 20, keys=DataKeyRing((public_key,)))
+    if how == "storm":
+        first = int(sys.argv[4])
+        threads = [
+            threading.Thread(target=storm, args=(spool, range(first + n, 1 << 30, 3))) for n in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return
+    say(spool, 1)
+    end_at(how)
+    say(spool, 2)
+    claimed = spool.claim(lease_s=60)
+    assert claimed is not None
+    if how == "before quarantine move":
+        spool.set_aside(claimed.object_id, reason="refused for good")
+    else:
+        spool.acknowledge(claimed.object_id, "receipt")
+
+
+def storm(spool: Spool, numbers: range) -> None:
+    for number in numbers:
+        say(spool, number)
+
+
+def say(spool: Spool, number: int) -> None:
+    stored = store(spool, number)
+    os.write(1, f"{number} {stored.object_id}\n".encode())
+
+
+def end_at(point: str) -> None:
+    """Arrange for the process to end at `point`, by the hand of the spool's own code."""
+    if point == "before file fsync":
+        dies_before(SpoolFiles, "seal")
+    elif point == "before rename":
+        dies_before(Path, "rename")
+    elif point == "before directory fsync":
+        dies_before(files_module, "_fsync_directory")
+    elif point == "before row":
+        dies_before(Spool, "register")
+    elif point == "inside transaction":
+        dies_after(SpoolIndex, "insert")
+    elif point == "after row":
+        dies_after(Spool, "register")
+    elif point == "after acknowledge":
+        dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is ACKNOWLEDGE)
+    elif point == "before unlink":
+        dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is FREE)
+    elif point == "before quarantine move":
+        dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is SET_ASIDE)
+
+
+def dies_before(owner: Any, name: str) -> None:
+    setattr(owner, name, lambda *_, **__: os._exit(9))
+
+
+def dies_after(owner: Any, name: str, when: Callable[[Any], bool] = lambda _: True) -> None:
+    original = getattr(owner, name)
+
+    def run(*arguments: Any, **values: Any) -> Any:
+        result = original(*arguments, **values)
+        if when(arguments):
+            os._exit(9)
+        return result
+
+    setattr(owner, name, run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""The order of writes, and what is left when one of them fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.sealed_object import Aead, Codec, read_header
+from edge.buffer import files as files_module
+from edge.buffer.errors import DiskFullError, NotEnrolledError, StorageFailedError
+from edge.buffer.index import SpoolIndex
+from edge.buffer.records import Origin
+from edge.buffer.spool import Spool
+from edge.buffer.states import State
+from tests.edge.buffer.conftest import OpenSpool
+from tests.edge.buffer.instances import ORIGIN, Central, content_of, identity, store
+
+
+def leftovers(root: Path) -> list[str]:
+    return [path.name for path in root.rglob("*") if path.suffix in {".part", ".sealed"}]
+
+
+def test_what_was_committed_is_there_sealed_and_unchanged(spool: Spool, receiving_central: Central) -> None:
+    stored = store(spool, 7)
+
+    assert stored.outcome == "stored"
+    assert stored.size_bytes == len(content_of(7))
+    assert receiving_central.unseal(spool, stored.object_id) == content_of(7)
+    (row,) = spool.list_objects(states=[State.READY], limit=9)
+    assert (row.object_id, row.sop_instance_uid, row.success_answered) == (stored.object_id, "1.2.3.7", True)
+    with spool.open_object(stored.object_id) as sealed:
+        assert content_of(7)[:64] not in sealed.read()
+
+
+def test_nothing_a_peer_sent_becomes_a_name(spool: Spool, tmp_path: Path) -> None:
+    stored = store(spool, 1, origin=Origin("../../EVIL", "X", "192.0.2.1", "1.2.840.10008.1.2"))
+
+    (path,) = tmp_path.rglob("*.sealed")
+    assert path.name == f"{stored.object_id}.sealed"
+    assert path.parent.name == stored.object_id[:2]
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "spool").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "spool" / "index.sqlite3").stat().st_mode & 0o777 == 0o600
+
+
+def test_durability_comes_in_order(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **values: Any) -> Any:
+            result = original(*arguments, **values)
+            seen.append(name)
+            return result
+
+        return run
+
+    real_fsync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real_fsync(descriptor)
+        seen.append("fsync " + Path(f"/proc/self/fd/{descriptor}").readlink().name[-5:])
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", watched("rename", Path.rename))
+    monkeypatch.setattr(SpoolIndex, "insert", watched("row", SpoolIndex.insert))
+
+    stored = store(spool, 1)
+
+    assert seen == ["fsync .part", "rename", f"fsync {stored.object_id[:2]}", "row"]
+    assert spool._index.db.pragma("synchronous") == 2
+    assert spool._index.db.pragma("journal_mode") == "wal"
+
+
+def test_an_identical_resend_is_absorbed_and_another_content_is_kept(
+    spool: Spool, tmp_path: Path, receiving_central: Central
+) -> None:
+    first = store(spool, 1)
+
+    again = store(spool, 1)
+    other = store(spool, 1, content=b"the same UID, another image")
+
+    assert (again.outcome, again.object_id) == ("duplicate", first.object_id)
+    assert other.outcome == "stored"
+    assert sorted(leftovers(tmp_path)) == sorted([f"{first.object_id}.sealed", f"{other.object_id}.sealed"])
+    assert receiving_central.unseal(spool, first.object_id) == content_of(1)
+
+
+def test_two_identical_instances_at_the_same_moment_become_one(spool: Spool, tmp_path: Path) -> None:
+    first, second = spool.receive(ORIGIN), spool.receive(ORIGIN)
+    first.write(b"same")
+    second.write(b"same")
+    # Hides the first row from the early question, as a race would; the transaction must still see it.
+    original, spool.duplicate_of = spool.duplicate_of, lambda *_: None  # type: ignore[method-assign]
+
+    kept = first.commit(identity(1))
+    absorbed = second.commit(identity(1))
+
+    spool.duplicate_of = original  # type: ignore[method-assign]
+    assert (absorbed.outcome, absorbed.object_id) == ("duplicate", kept.object_id)
+    assert leftovers(tmp_path) == [f"{kept.object_id}.sealed"]
+
+
+def test_after_central_has_it_a_resend_is_stored_again(spool: Spool) -> None:
+    store(spool, 1)
+    claimed = spool.claim(lease_s=60)
+    assert claimed is not None
+    spool.acknowledge(claimed.object_id, "receipt")
+
+    assert store(spool, 1).outcome == "stored"
+
+
+def test_discard_and_an_abandoned_reception_leave_nothing(spool: Spool, tmp_path: Path) -> None:
+    with spool.receive(ORIGIN) as reception:
+        reception.write(content_of(1))
+    reception = spool.receive(ORIGIN)
+    reception.write(b"x")
+    reception.discard()
+
+    assert leftovers(tmp_path) == []
+    with pytest.raises(RuntimeError):
+        reception.commit(identity(1))
+
+
+def fail(number: int) -> Callable[..., Any]:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return failing
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("point", ["file fsync", "rename", "directory fsync", "create"])
+def test_a_failure_anywhere_leaves_nothing_and_says_so(
+    point: str, number: int, spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = DiskFullError if number == errno.ENOSPC else StorageFailedError
+    with monkeypatch.context() as patched:
+        if point == "file fsync":
+            patched.setattr(os, "fsync", fail(number))
+        elif point == "rename":
+            patched.setattr(Path, "rename", fail(number))
+        elif point == "directory fsync":
+            patched.setattr(files_module, "_fsync_directory", fail(number))
+        else:
+            patched.setattr(os, "open", fail(number))
+        with pytest.raises(expected):
+            store(spool, 1)
+
+    assert leftovers(tmp_path) == []
+    assert spool.list_objects(states=list(State), limit=9) == []
+    assert store(spool, 1).outcome == "stored"
+
+
+def test_an_fsync_that_failed_is_not_tried_again(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def failing(descriptor: int) -> None:
+        calls.append(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing)
+        with pytest.raises(StorageFailedError, match="EIO"):
+            store(spool, 1)
+
+    assert len(calls) == 1
+
+
+def test_a_full_index_fails_the_instance_and_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
+    spool._index.db.pragma("max_page_count", spool._index.db.pragma("page_count"))
+
+    def store_many() -> None:
+        for number in range(200):
+            store(spool, number, content=b"x")
+
+    with pytest.raises(DiskFullError):
+        store_many()
+
+    rows = spool.list_objects(states=list(State), limit=999)
+    assert len(rows) == len(leftovers(tmp_path))
+    spool._index.db.pragma("max_page_count", 1 << 20)
+    assert store(spool, 999).outcome == "stored"
+
+
+def test_a_write_that_fails_half_way(spool: Spool, tmp_path: Path) -> None:
+    """A real ENOSPC from a real file system: the file-size limit of the process."""
+    import resource
+    import signal
+
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    reception = spool.receive(ORIGIN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, old[1]))
+    try:
+        with pytest.raises(DiskFullError):
+            reception.write(os.urandom(8 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+    assert leftovers(tmp_path) == []
+
+
+def test_below_the_reserve_nothing_is_taken_in(open_spool: OpenSpool) -> None:
+    spool = open_spool(reserve_bytes=1 << 62)
+
+    assert not spool.disk().accepting
+    with pytest.raises(DiskFullError) as caught:
+        spool.receive(ORIGIN)
+    assert caught.value.reserve_bytes == 1 << 62
+    assert caught.value.free_bytes == spool.disk().free_bytes
+
+
+def test_before_enrolment_nothing_is_taken_in(open_spool: OpenSpool, receiving_central: Central) -> None:
+    spool = open_spool(keys=None)
+    with pytest.raises(NotEnrolledError):
+        spool.receive(ORIGIN)
+
+    spool.set_keys(receiving_central.ring())
+
+    assert store(spool, 1).outcome == "stored"
+
+
+@pytest.mark.parametrize(
+    ("transfer_syntax_uid", "codec"),
+    [
+        ("1.2.840.10008.1.2", Codec.ZSTD),
+        ("1.2.840.10008.1.2.2", Codec.ZSTD),
+        ("1.2.840.10008.1.2.1.99", Codec.STORED),
+        ("1.2.840.10008.1.2.4.90", Codec.STORED),
+        ("1.3.6.1.4.1.99999.1", Codec.ZSTD),
+    ],
+)
+@pytest.mark.parametrize("aead", list(Aead))
+def test_cipher_and_codec(
+    transfer_syntax_uid: str, codec: Codec, aead: Aead, open_spool: OpenSpool, receiving_central: Central
+) -> None:
+    spool = open_spool(aead=aead)
+
+    stored = store(spool, 1, origin=Origin("CT1", "DICOMNET", "192.0.2.7", transfer_syntax_uid))
+
+    with spool.open_object(stored.object_id) as sealed:
+        header = read_header(sealed)
+    assert (header.aead, header.codec) == (aead, codec)
+    assert receiving_central.unseal(spool, stored.object_id) == content_of(1)

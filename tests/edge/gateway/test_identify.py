@@ -1,0 +1,201 @@
+"""The push parser, in portions of every size, over every encoding, and over what tries to hurt it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom import dcmread
+from pydicom.data import get_testdata_files
+from pydicom.dataset import FileDataset
+
+from edge.gateway.identify import (
+    MAX_DEPTH,
+    MAX_INFLATED_BYTES,
+    Found,
+    IdentityReader,
+    UnidentifiableError,
+)
+from tests.peers.scripted_scu import EXPLICIT_LITTLE, IMPLICIT_LITTLE, ds_element, small_data_set
+
+EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+UNDEFINED = 0xFFFFFFFF
+ITEM, ITEM_END, SEQUENCE_END = (struct.pack("<HH", 0xFFFE, number) for number in (0xE000, 0xE00D, 0xE0DD))
+EXPECTED = Found("1.2.840.10008.5.1.4.1.1.2", "1.2.3.1", "1.2.9", "1.2.9.1", "CT")
+
+
+def read(data: bytes, transfer_syntax_uid: str = EXPLICIT_LITTLE, portion: int = 1 << 20) -> Found:
+    reader = IdentityReader(transfer_syntax_uid)
+    for at in range(0, len(data), portion):
+        if reader.feed(memoryview(data)[at : at + portion]):
+            break
+    return reader.finish()
+
+
+def between(extra: bytes, *, implicit: bool = False) -> bytes:
+    """A data set with `extra` in group 0009, between the SOP and the study UIDs."""
+    whole = small_data_set(implicit=implicit)
+    at = whole.index(struct.pack("<HH", 0x0010, 0x0010))
+    return whole[:at] + extra + whole[at:]
+
+
+def instances() -> list[Path]:
+    """pydicom's own files that pydicom finds an identity in."""
+    found = []
+    for name in get_testdata_files("*"):
+        try:
+            ds = dcmread(name, stop_before_pixels=True)
+            named = all(ds.get(key) for key in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"))
+        except Exception:
+            continue
+        if named and "TransferSyntaxUID" in ds.file_meta:
+            found.append(Path(name))
+    return found
+
+
+def body_of(path: Path, ds: FileDataset) -> bytes:
+    """The data set as it lies in the file: everything behind group 0002."""
+    return path.read_bytes()[128 + 4 + 12 + int(ds.file_meta.FileMetaInformationGroupLength) :]
+
+
+@pytest.mark.parametrize("portion", [1 << 20, 997, 13])
+def test_agrees_with_pydicom_on_its_own_files(portion: int) -> None:
+    files = instances()
+    assert len(files) > 60
+    seen = set()
+    for path in files:
+        ds = dcmread(path, stop_before_pixels=True)
+        if "FileMetaInformationGroupLength" not in ds.file_meta:
+            continue
+        uid = str(ds.file_meta.TransferSyntaxUID)
+        found = read(body_of(path, ds)[: 1 << 18], uid, portion)
+        assert found.sop_instance_uid == ds.SOPInstanceUID, path.name
+        assert found.study_instance_uid == ds.StudyInstanceUID, path.name
+        assert found.series_instance_uid == ds.SeriesInstanceUID, path.name
+        assert found.modality == (ds.get("Modality") or None), path.name
+        seen.add(uid)
+    assert {IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED} <= seen
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_any_portions_give_the_same(portions: list[int]) -> None:
+    data = between(ds_element(0x0009, 0x0010, "LO", b"PRIVATE") + ds_element(0x0009, 0x1001, "OB", bytes(50)))
+    reader = IdentityReader(EXPLICIT_LITTLE)
+    at = 0
+    while at < len(data) and not reader.done:
+        for portion in portions:
+            reader.feed(memoryview(data)[at : at + portion])
+            at += portion
+    assert reader.finish() == EXPECTED
+
+
+@given(
+    st.binary(max_size=3000),
+    st.sampled_from([EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED, "1.3.9"]),
+)
+@settings(max_examples=400, deadline=None)
+def test_garbage_is_refused_or_found_empty_and_nothing_else(data: bytes, transfer_syntax_uid: str) -> None:
+    try:
+        read(data, transfer_syntax_uid)
+    except UnidentifiableError as error:
+        assert "CANARY" not in str(error)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_sequences_of_undefined_length_are_crossed(implicit: bool) -> None:
+    inner = ds_element(0x0008, 0x0018, "UI", b"9.9.9", implicit=implicit)
+    head = (
+        struct.pack("<HH", 0x0009, 0x1002) + (b"" if implicit else b"SQ\0\0") + struct.pack("<I", UNDEFINED)
+    )
+    nested = head + ITEM + struct.pack("<I", UNDEFINED) + inner
+    closing = ITEM_END + bytes(4) + SEQUENCE_END + bytes(4)
+    defined = ITEM + struct.pack("<I", len(inner)) + inner
+    data = between(
+        nested + nested + closing + closing + head + defined + SEQUENCE_END + bytes(4), implicit=implicit
+    )
+    for portion in (1, 7, 1 << 20):
+        assert read(data, IMPLICIT_LITTLE if implicit else EXPLICIT_LITTLE, portion) == EXPECTED
+
+
+def test_an_unknown_sequence_is_implicit_inside() -> None:
+    inner = ds_element(0x0008, 0x0018, "UI", b"9.9.9", implicit=True)
+    unknown = struct.pack("<HH2sHI", 0x0009, 0x1003, b"UN", 0, UNDEFINED)
+    data = between(
+        unknown + ITEM + struct.pack("<I", UNDEFINED) + inner + ITEM_END + bytes(4) + SEQUENCE_END + bytes(4)
+    )
+    assert read(data) == EXPECTED
+
+
+def test_an_icon_with_encapsulated_pixels_is_crossed() -> None:
+    pixels = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, UNDEFINED) + ITEM + bytes(4)
+    pixels += ITEM + struct.pack("<I", 6) + b"\xff\xd8\xfe\xff\x0d\xe0" + SEQUENCE_END + bytes(4)
+    icon = struct.pack("<HH2sHI", 0x0009, 0x1004, b"SQ", 0, UNDEFINED) + ITEM + struct.pack("<I", UNDEFINED)
+    assert read(between(icon + pixels + ITEM_END + bytes(4) + SEQUENCE_END + bytes(4)), portion=5) == EXPECTED
+
+
+def test_nesting_is_capped_and_costs_no_stack() -> None:
+    head = struct.pack("<HH2sHI", 0x0009, 0x1002, b"SQ", 0, UNDEFINED) + ITEM + struct.pack("<I", UNDEFINED)
+    with pytest.raises(UnidentifiableError, match=str(MAX_DEPTH)):
+        read(between(head * 10_000))
+
+
+def test_a_deflate_bomb_is_followed_only_so_far() -> None:
+    private = struct.pack("<HH2sHI", 0x0009, 0x1001, b"OB", 0, 1 << 30)
+    compressor = zlib.compressobj(9, wbits=-15)
+    bomb = compressor.compress(private)
+    bomb += b"".join(compressor.compress(bytes(1 << 20)) for _ in range(64)) + compressor.flush()
+    assert len(bomb) < MAX_INFLATED_BYTES // 100
+    with pytest.raises(UnidentifiableError, match="too deep"):
+        read(bomb, DEFLATED)
+
+
+def test_a_well_compressed_deflated_data_set_is_found_in_one_portion() -> None:
+    padding = ds_element(0x0009, 0x1001, "OB", bytes(900_000))
+    compressor = zlib.compressobj(9, wbits=-15)
+    data = compressor.compress(between(padding)) + compressor.flush()
+    assert read(data, DEFLATED) == EXPECTED
+    assert read(data, DEFLATED, portion=3) == EXPECTED
+
+
+def test_memory_stays_small_over_a_large_value() -> None:
+    reader = IdentityReader(EXPLICIT_LITTLE)
+    reader.feed(memoryview(struct.pack("<HH2sHI", 0x0009, 0x1001, b"OB", 0, 1 << 30)))
+    block = memoryview(bytes(1 << 20))
+    for _ in range(1 << 10):
+        reader.feed(block)
+        assert len(reader._held) < 100
+    reader.feed(memoryview(small_data_set()))
+    assert reader.finish() == EXPECTED
+
+
+def test_a_private_transfer_syntax_is_told_by_its_first_element() -> None:
+    assert read(small_data_set(), "1.3.6.1.4.1.1") == EXPECTED
+    assert read(small_data_set(implicit=True), "1.2.840.113619.5.2") == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (ds_element(0x0002, 0x0010, "UI", b"1.2"), "group 0002"),
+        (ds_element(0x0000, 0x0100, "US", b"\1\0"), "group 0000"),
+        (b"\x08\x00\x16\x00??\x04\x001.2\0", "value representation"),
+        (struct.pack("<HH2sH", 8, 0x18, b"UI", 200) + b"1" * 200, "longer than any UID"),
+        (ITEM + bytes(4), "outside any sequence"),
+        (small_data_set()[:30], "ends inside"),
+        (struct.pack("<HH2sHI", 9, 0x1001, b"OD", 0, UNDEFINED), "undefined length"),
+    ],
+)
+def test_what_is_no_data_set(data: bytes, why: str) -> None:
+    with pytest.raises(UnidentifiableError, match=why):
+        read(data)
+
+
+def test_padding_is_stripped_and_absence_is_empty() -> None:
+    data = ds_element(8, 0x18, "UI", b"1.2.3 ") + ds_element(8, 0x60, "CS", b"not a modality")
+    assert read(data) == Found("", "1.2.3", "", "", None)

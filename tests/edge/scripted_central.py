@@ -1,0 +1,357 @@
+"""A small, real central for tests of the box: TLS with its own CA, tus, unsealing, signed receipts, faults on order.
+
+It does the honest thing unless told otherwise: `fault(...)` queues one misbehaviour for the next request of a
+method, and a few attributes change how it answers for good.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import ipaddress
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from contract.enrolment import (
+    CA_PATH,
+    ENROL_PATH,
+    BrokerAddress,
+    EnrolmentAnswer,
+    EnrolmentRequest,
+    Pairing,
+    ca_fingerprint,
+    new_token,
+)
+from contract.identifiers import ObjectId
+from contract.receipt import Outcome, Receipt, sign_receipt
+from contract.sealed_object import Content, SealedObjectError, read_sealed
+from contract.sealing import RecipientPrivateKey, Unwrapper
+from contract.transfer import PROBLEM_CONTENT_TYPE, RECEIPT_HEADER, UPLOADS_PATH, Problem
+
+
+class TestAuthority:
+    """A CA that signs whatever a test asks for."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
+        self.certificate = (
+            _builder(name, name, self.key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(self.key, hashes.SHA256())
+        )
+
+    @property
+    def pem(self) -> str:
+        return self.certificate.public_bytes(Encoding.PEM).decode()
+
+    def server_files(self, directory: Path, name: str = "server") -> tuple[Path, Path]:
+        """Certificate and key of a server on 127.0.0.1, as files."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = x509.SubjectAlternativeName(
+            [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        )
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+        certificate = (
+            _builder(subject, self.certificate.subject, key.public_key())
+            .add_extension(names, critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        certificate_path, key_path = directory / f"{name}.pem", directory / f"{name}.key"
+        certificate_path.write_bytes(certificate.public_bytes(Encoding.PEM))
+        key_path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return certificate_path, key_path
+
+    def client_pem(
+        self, public_key: ec.EllipticCurvePublicKey, common_name: str, *, life: timedelta = timedelta(days=60)
+    ) -> str:
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+        certificate = (
+            _builder(subject, self.certificate.subject, public_key, life)
+            .add_extension(usage, critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        return certificate.public_bytes(Encoding.PEM).decode()
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    life: timedelta = timedelta(days=60),
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=2))
+        .not_valid_after(now + life)
+    )
+
+
+@dataclass
+class Fault:
+    """One misbehaviour: what to do when the next request of `method` arrives."""
+
+    method: str
+    act: Callable[[_Handler], None]
+
+
+@dataclass
+class ScriptedCentral:
+    directory: Path
+    gateway_id: str = "gw-test"
+    central_id: str = "central-test"
+    broker: BrokerAddress | None = None
+    port: int = 0
+    revoked: bool = False
+    faults: list[Fault] = field(default_factory=list)
+    log: list[tuple[str, str, int]] = field(default_factory=list)  # method, path, Upload-Offset sent (or -1)
+    uploads: dict[str, bytearray] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
+    archived: dict[str, Content] = field(default_factory=dict)
+    doubled: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.authority = TestAuthority()
+        self.sealing_key = RecipientPrivateKey.generate()
+        self.receipt_key = Ed25519PrivateKey.generate()
+        self.tokens = {new_token()}
+        self.make_receipt: Callable[[str, Content], str] = self.honest_receipt
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self) -> ScriptedCentral:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.authority.server_files(self.directory))
+        context.load_verify_locations(cadata=self.authority.pem)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        handler = type("Handler", (_Handler,), {"central": self})
+        server = _Server(("127.0.0.1", self.port), handler)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        self.port = server.server_address[1]
+        self._server = server
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        """Go away; what is archived stays, so that `start` comes back as the same central."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.hang_up()
+            self._server.server_close()
+            self._server = None
+
+    @property
+    def pairing(self) -> Pairing:
+        fingerprint = ca_fingerprint(self.authority.certificate)
+        return Pairing("127.0.0.1", self.port, fingerprint, next(iter(self.tokens), new_token()))
+
+    def answer_for(self, public_key: ec.EllipticCurvePublicKey, **certificate: timedelta) -> EnrolmentAnswer:
+        return EnrolmentAnswer(
+            gateway_id=self.gateway_id,
+            central_id=self.central_id,
+            certificate_pem=self.authority.client_pem(public_key, self.gateway_id, **certificate),
+            ca_pem=self.authority.pem,
+            sealing_keys=[base64.b64encode(self.sealing_key.public_key().raw).decode()],
+            receipt_keys=[base64.b64encode(self.receipt_key.public_key().public_bytes_raw()).decode()],
+            broker=self.broker,
+        )
+
+    def honest_receipt(self, object_id: str, content: Content, **changes: object) -> str:
+        fields: dict[str, object] = {
+            "central_id": self.central_id,
+            "gateway_id": self.gateway_id,
+            "object_id": object_id,
+            "sha256": content.sha256,
+            "size_bytes": content.size_bytes,
+            "stored_bytes": self.lengths[object_id],
+            "outcome": Outcome.ARCHIVED,
+            "archived_at_utc": datetime.now(UTC),
+        }
+        return sign_receipt(Receipt.model_validate(fields | changes), self.receipt_key)
+
+    def fault(self, method: str, act: Callable[[_Handler], None], times: int = 1) -> None:
+        with self.lock:
+            self.faults += [Fault(method, act)] * times
+
+    def wait_for(self, predicate: Callable[[], bool], timeout_s: float = 20) -> bool:
+        """Block until something arrived that makes `predicate` true."""
+        with self.changed:
+            return self.changed.wait_for(predicate, timeout_s)
+
+    def complete(self, object_id: str) -> str | None:
+        """Unseal and archive a complete upload; None if it does not verify (and then it is dropped)."""
+        opened: Content | None = None
+        try:
+            source = io.BytesIO(bytes(self.uploads[object_id]))
+            unwrap = Unwrapper({self.sealing_key.public_key().key_id: self.sealing_key})
+            for piece in read_sealed(source, unwrap, expected_object_id=ObjectId(object_id)):
+                if isinstance(piece, Content):
+                    opened = piece
+        except SealedObjectError:
+            del self.uploads[object_id], self.lengths[object_id]
+            return None
+        assert opened is not None
+        if object_id in self.archived:
+            self.doubled.append(object_id)
+        self.archived[object_id] = opened
+        return self.make_receipt(object_id, opened)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_address = True
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self._open: set[socket.socket] = set()
+
+    def process_request(self, request: socket.socket, client_address: object) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)  # type: ignore[arg-type]
+
+    def hang_up(self) -> None:
+        for connection in self._open:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, *_: object) -> None:
+        """Cut lines are the point of these tests; their tracebacks are not."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    central: ScriptedCentral
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    do_POST = do_HEAD = do_PATCH = do_GET
+
+    def body(self, at_most: int | None = None) -> bytes:
+        length = int(self.headers.get("Content-Length", 0))
+        return self.rfile.read(length if at_most is None else min(length, at_most))
+
+    def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def problem(self, status: int, problem: Problem, detail: str = "scripted") -> None:
+        body = json.dumps({"type": problem, "title": problem.name, "status": status, "detail": detail})
+        self.reply(status, body.encode(), Content_Type=PROBLEM_CONTENT_TYPE)
+
+    def cut(self) -> None:
+        """Drop the connection without a word."""
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self) -> None:
+        central = self.central
+        with central.changed:
+            central.log.append((self.command, self.path, int(self.headers.get("Upload-Offset", -1))))
+            act = None
+            for fault in central.faults:
+                if fault.method == self.command and not (self.command == "HEAD" and not self.known()):
+                    act = fault.act
+                    central.faults.remove(fault)
+                    break
+            central.changed.notify_all()
+        if act is not None:
+            act(self)
+        elif self.path == CA_PATH:
+            self.reply(200, central.authority.pem.encode())
+        elif self.path == ENROL_PATH:
+            self._enrol()
+        else:
+            self.honest()
+        with central.changed:
+            central.changed.notify_all()
+
+    def known(self) -> bool:
+        return self.path.rpartition("/")[2] in self.central.lengths
+
+    def _enrol(self) -> None:
+        request = EnrolmentRequest.model_validate_json(self.body())
+        if request.token not in self.central.tokens:
+            self.problem(403, Problem.PAIRING)
+            return
+        self.central.tokens.discard(request.token)
+        public_key = x509.load_pem_x509_csr(request.csr_pem.encode()).public_key()
+        assert isinstance(public_key, ec.EllipticCurvePublicKey)
+        self.reply(200, self.central.answer_for(public_key).model_dump_json().encode())
+
+    def honest(self) -> None:
+        """Serve an upload request as contract.transfer says."""
+        central = self.central
+        body = self.body()
+        if central.revoked or not self.connection.getpeercert():  # type: ignore[attr-defined]
+            self.problem(403, Problem.CERTIFICATE)
+            return
+        with central.lock:
+            if self.path == UPLOADS_PATH:
+                _, encoded = self.headers["Upload-Metadata"].split(" ")
+                object_id = base64.b64decode(encoded).decode()
+                if object_id not in central.lengths:
+                    central.lengths[object_id] = int(self.headers["Upload-Length"])
+                    central.uploads[object_id] = bytearray(body)
+                self._progress(201, object_id)
+                return
+            object_id = self.path.rpartition("/")[2]
+            if object_id not in central.lengths:
+                self.problem(404, Problem.NO_SUCH_UPLOAD)
+            elif self.command == "HEAD":
+                self._progress(200, object_id)
+            elif int(self.headers["Upload-Offset"]) != len(central.uploads[object_id]):
+                self.problem(409, Problem.OFFSET_MISMATCH)
+            else:
+                central.uploads[object_id] += body
+                self._progress(204, object_id)
+
+    def _progress(self, status: int, object_id: str) -> None:
+        central = self.central
+        headers = {"Upload_Offset": str(len(central.uploads[object_id])), "Tus_Resumable": "1.0.0"}
+        headers["Upload_Length"] = str(central.lengths[object_id])
+        if len(central.uploads[object_id]) == central.lengths[object_id]:
+            if object_id in central.archived:
+                headers[RECEIPT_HEADER.replace("-", "_")] = central.make_receipt(
+                    object_id, central.archived[object_id]
+                )
+            else:
+                receipt = central.complete(object_id)
+                if receipt is None:
+                    self.problem(422, Problem.TAMPERED)
+                    return
+                headers[RECEIPT_HEADER.replace("-", "_")] = receipt
+        self.reply(status, **headers)

@@ -1,0 +1,277 @@
+"""From the spool to central and free: every way this can go wrong leaves the object on the box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from contract.receipt import Receipt, sign_receipt, verify_receipt
+from contract.sealed_object import Content
+from contract.transfer import CHUNK_BYTES, Problem
+from edge.buffer.states import State
+from edge.uplink.identity import Enrolment, IdentityStore
+from tests.edge.scripted_central import ScriptedCentral, _Handler
+from tests.edge.uplink.conftest import Uplink
+
+Eventually = Callable[[Callable[[], bool]], None]
+
+
+def all_freed(uplink: Uplink) -> bool:
+    return set(uplink.states().values()) == {State.FREED}
+
+
+def sealed_files(uplink: Uplink) -> int:
+    return sum(1 for _ in uplink.directory.rglob("*.sealed"))
+
+
+def test_what_is_stored_arrives_unchanged_and_is_freed(
+    central: ScriptedCentral, uplink: Uplink, eventually: Eventually
+) -> None:
+    uplink.forward(connections=2)
+    stored = [uplink.store(size) for size in (10, 5000, CHUNK_BYTES + 5)]
+    eventually(lambda: all_freed(uplink))
+    assert {one.object_id: one.sha256 for one in stored} == {
+        object_id: content.sha256 for object_id, content in central.archived.items()
+    }
+    assert sealed_files(uplink) == 0
+    link = uplink.link.status()
+    assert link.state == "connected"
+    assert link.last_receipt_at_utc is not None
+
+
+def wrong_object(central: ScriptedCentral, object_id: str, content: Content) -> str:
+    return central.honest_receipt(object_id, content, object_id="0" * 32)
+
+
+def wrong_hash(central: ScriptedCentral, object_id: str, content: Content) -> str:
+    return central.honest_receipt(object_id, content, sha256="0" * 64)
+
+
+def wrong_size(central: ScriptedCentral, object_id: str, content: Content) -> str:
+    return central.honest_receipt(object_id, content, size_bytes=content.size_bytes + 1)
+
+
+def wrong_box(central: ScriptedCentral, object_id: str, content: Content) -> str:
+    return central.honest_receipt(object_id, content, gateway_id="gw-other")
+
+
+def wrong_central(central: ScriptedCentral, object_id: str, content: Content) -> str:
+    return central.honest_receipt(object_id, content, central_id="another")
+
+
+def wrong_key(central: ScriptedCentral, object_id: str, content: Content) -> str:
+    keys = {}
+    honest = central.honest_receipt(object_id, content)
+    from contract.receipt import receipt_key_id
+
+    keys[receipt_key_id(central.receipt_key.public_key())] = central.receipt_key.public_key()
+    receipt: Receipt = verify_receipt(honest, keys)
+    return sign_receipt(receipt, Ed25519PrivateKey.generate())
+
+
+def broken_signature(central: ScriptedCentral, object_id: str, content: Content) -> str:
+    head, body, signature = central.honest_receipt(object_id, content).split(".")
+    return f"{head}.{body}.{'A' * len(signature)}"
+
+
+def nonsense(_central: ScriptedCentral, _object_id: str, _content: Content) -> str:
+    return "yes"
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [wrong_object, wrong_hash, wrong_size, wrong_box, wrong_central, wrong_key, broken_signature, nonsense],
+)
+def test_a_receipt_that_does_not_fit_frees_nothing(
+    lie: Callable[[ScriptedCentral, str, Content], str],
+    central: ScriptedCentral,
+    uplink: Uplink,
+    eventually: Eventually,
+) -> None:
+    central.make_receipt = lambda object_id, content: lie(central, object_id, content)
+    stored = uplink.store()
+    uplink.forward()
+    eventually(lambda: uplink.link.status().state == "waiting")
+    assert central.wait_for(lambda: [method for method, *_ in central.log].count("HEAD") > 3)
+    assert uplink.states()[stored.object_id] in (State.READY, State.SENDING)
+    assert sealed_files(uplink) == 1
+    central.make_receipt = central.honest_receipt  # and once central comes to its senses:
+    eventually(lambda: all_freed(uplink))
+
+
+def test_what_a_killed_box_was_sending_goes_on_after_the_restart(
+    central: ScriptedCentral, uplink: Uplink, eventually: Eventually
+) -> None:
+    stored = uplink.store(CHUNK_BYTES * 2)
+
+    def half_then_cut(handler: _Handler) -> None:
+        half = handler.body(CHUNK_BYTES // 2)
+        with handler.central.lock:
+            handler.central.uploads[stored.object_id] += half
+        handler.cut()
+
+    central.fault("PATCH", half_then_cut)
+    uplink.forward(backoff_ceiling_s=30)
+    assert central.wait_for(lambda: len(central.uploads.get(stored.object_id, b"")) > 0)
+    uplink.restart()
+    assert uplink.states()[stored.object_id] is State.READY
+    uplink.forward()
+    eventually(lambda: all_freed(uplink))
+    resumed = [offset for method, _, offset in central.log if method == "PATCH"][1]
+    assert resumed == CHUNK_BYTES // 2
+    assert central.doubled == []
+
+
+def test_central_away_leaves_everything_ready_and_it_heals_by_itself(
+    central: ScriptedCentral, uplink: Uplink, eventually: Eventually
+) -> None:
+    central.stop()
+    stored = [uplink.store() for _ in range(5)]
+    uplink.forward(connections=2)
+    eventually(lambda: uplink.link.status().state == "waiting")
+    assert "kept here" in uplink.link.status().detail
+    rows = uplink.spool.list_objects(states=[State.READY], limit=10)
+    assert len(rows) == 5
+    assert {row.attempts for row in rows} == {0}, "a line that is down is probed without any object"
+    central.start()
+    eventually(lambda: all_freed(uplink))
+    assert set(central.archived) == {one.object_id for one in stored}
+
+
+def test_many_objects_do_not_each_knock_on_a_central_that_fails(
+    central: ScriptedCentral, uplink: Uplink, eventually: Eventually
+) -> None:
+    """With a long backoff, one failure closes the line for all: 60 objects cost a handful of requests."""
+    for _ in range(60):
+        uplink.store(100)
+
+    def unavailable(handler: _Handler) -> None:
+        handler.body()
+        handler.problem(503, Problem.UNAVAILABLE)
+
+    central.fault("POST", unavailable, times=1000)
+    uplink.forward(connections=2, backoff_ceiling_s=600)
+    eventually(lambda: uplink.link.status().state == "waiting")
+    assert not central.wait_for(lambda: len(central.log) > 40, timeout_s=1.0)
+
+
+def test_tampered_on_the_way_is_sent_once_more_from_zero(
+    central: ScriptedCentral, uplink: Uplink, eventually: Eventually
+) -> None:
+    stored = uplink.store()
+
+    def tampered(handler: _Handler) -> None:
+        handler.body()
+        handler.problem(422, Problem.TAMPERED)
+
+    central.fault("POST", tampered)
+    uplink.forward()
+    eventually(lambda: all_freed(uplink))
+    assert central.archived[stored.object_id].sha256 == stored.sha256
+
+
+def test_tampered_on_the_box_is_set_aside_kept_and_disturbs_nothing(
+    central: ScriptedCentral, uplink: Uplink, eventually: Eventually
+) -> None:
+    bad, good = uplink.store(), uplink.store()
+    path = next(uplink.directory.rglob(f"{bad.object_id}.sealed"))
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    uplink.forward()
+    eventually(lambda: uplink.states()[good.object_id] is State.FREED)
+    eventually(lambda: uplink.states()[bad.object_id] is State.QUARANTINED)
+    row = uplink.spool.list_objects(states=[State.QUARANTINED], limit=1)[0]
+    assert row.last_error is not None
+    assert "422" in row.last_error
+    assert sealed_files(uplink) == 1
+    assert bad.object_id not in central.archived
+
+
+def test_a_refused_object_is_set_aside_and_can_be_queued_again(
+    central: ScriptedCentral, uplink: Uplink, eventually: Eventually
+) -> None:
+    stored = uplink.store()
+
+    def refuse(handler: _Handler) -> None:
+        handler.body()
+        handler.problem(422, Problem.UNKNOWN_KEY, "sealed for a key that is not here")
+
+    central.fault("POST", refuse)
+    uplink.forward()
+    eventually(lambda: uplink.states()[stored.object_id] is State.QUARANTINED)
+    assert uplink.link.status().state == "connected", "the object is refused, the box is not"
+    uplink.spool.requeue(stored.object_id)
+    eventually(lambda: all_freed(uplink))
+
+
+def test_a_revoked_box_says_so_and_keeps_everything(
+    central: ScriptedCentral, uplink: Uplink, eventually: Eventually
+) -> None:
+    central.revoked = True
+    stored = uplink.store()
+    uplink.forward()
+    eventually(lambda: uplink.link.status().state == "refused")
+    assert "enrolled again" in uplink.link.status().detail
+    assert uplink.states()[stored.object_id] is State.READY
+    central.revoked = False
+    eventually(lambda: all_freed(uplink))
+
+
+def test_an_expired_certificate_is_named_by_tls_itself(
+    central: ScriptedCentral, uplink: Uplink, eventually: Eventually
+) -> None:
+    store = IdentityStore(uplink.directory.parent / "identity")
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    answer = central.answer_for(key.public_key(), life=timedelta(days=-1))
+    uplink.identity = store.save(
+        key, Enrolment(central_host="127.0.0.1", central_port=central.port, answer=answer)
+    )
+    uplink.store()
+    uplink.forward()
+    eventually(lambda: uplink.link.status().state == "refused")
+    assert "certificate" in uplink.link.status().detail
+
+
+def test_a_false_central_gets_nothing(
+    central: ScriptedCentral, uplink: Uplink, eventually: Eventually
+) -> None:
+    port = central.port
+    central.stop()
+    (uplink.directory.parent / "false").mkdir()
+    false = ScriptedCentral(uplink.directory.parent / "false", port=port).start()
+    try:
+        stored = uplink.store()
+        uplink.forward()
+        eventually(lambda: uplink.link.status().state == "refused")
+        assert "does not prove" in uplink.link.status().detail
+        assert false.log == []
+        assert uplink.states()[stored.object_id] is State.READY
+    finally:
+        false.stop()
+
+
+def test_a_silent_central_is_given_up_after_the_timeout(
+    central: ScriptedCentral, uplink: Uplink, eventually: Eventually
+) -> None:
+    import threading
+
+    release = threading.Event()
+
+    def hang(handler: _Handler) -> None:
+        handler.body()
+        release.wait(20)
+
+    central.fault("POST", hang)
+    uplink.store()
+    uplink.forward(timeout_s=0.5)
+    try:
+        eventually(lambda: all_freed(uplink))
+    finally:
+        release.set()
+    assert central.doubled == []

@@ -1,0 +1,243 @@
+"""Heartbeats through a real broker: what is retained, what a crash leaves, and that an absent broker is harmless."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from contract.enrolment import BrokerAddress
+from contract.heartbeat import (
+    BoxState,
+    Equipment,
+    Status,
+    Telemetry,
+    equipment_key,
+    equipment_topic,
+    status_topic,
+    telemetry_topic,
+)
+from edge.uplink.enrolment import enrol
+from edge.uplink.heartbeat import Heartbeat
+from edge.uplink.identity import Identity, IdentityStore
+from edge.uplink.link import Link
+from tests.edge.scripted_central import ScriptedCentral
+
+pytestmark = pytest.mark.needs("mosquitto")
+Eventually = Callable[[Callable[[], bool]], None]
+
+
+class Broker:
+    """mosquitto on 127.0.0.1, and a watcher that remembers the last word on each topic."""
+
+    def __init__(self, directory: Path, extra: str = "", port: int = 0) -> None:
+        self.port = port or _free_port()
+        self.watch_port = _free_port()
+        config = directory / "mosquitto.conf"
+        config.write_text(
+            f"user {getpass.getuser()}\nper_listener_settings true\n"
+            f"listener {self.watch_port} 127.0.0.1\nallow_anonymous true\n"
+            f"listener {self.port} 127.0.0.1\n{extra or 'allow_anonymous true'}\n"
+        )
+        self._command = ["mosquitto", "-c", str(config)]
+        self.said: dict[str, tuple[bytes, bool]] = {}
+        self.log: list[tuple[str, bytes]] = []
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _await_port(self.watch_port)
+        _await_port(self.port)
+        self._watcher = mqtt.Client(CallbackAPIVersion.VERSION2)
+        self._watcher.on_connect = lambda client, *_: client.subscribe("dicomnet/#", qos=1)
+        self._watcher.on_message = self._heard
+        self._watcher.connect("127.0.0.1", self.watch_port)
+        self._watcher.loop_start()
+
+    def stop(self) -> None:
+        self._watcher.disconnect()
+        self._watcher.loop_stop()
+        self.process.terminate()
+        self.process.wait(10)
+
+    def _heard(self, _client: mqtt.Client, _userdata: object, message: mqtt.MQTTMessage) -> None:
+        self.log.append((message.topic, message.payload))
+        self.said[message.topic] = (message.payload, message.retain)
+
+    def status(self) -> Status | None:
+        found = self.said.get(status_topic("gw-test"))
+        return Status.model_validate_json(found[0]) if found else None
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def _await_port(port: int) -> None:
+    pause = threading.Event()
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            pause.wait(0.02)
+        else:
+            return
+    raise AssertionError("mosquitto does not listen")
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    running = Broker(tmp_path)
+    yield running
+    running.stop()
+
+
+class Box:
+    """What a heartbeat asks for, changed at will."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.link = Link()
+        self.queue_objects = 3
+        self.scanners: list[Equipment] = []
+        self.heartbeat = Heartbeat(
+            identity, self.link, version="9.9", telemetry=self.telemetry, equipment=lambda: self.scanners
+        )
+
+    def telemetry(self) -> Telemetry:
+        return Telemetry(
+            captured_at_utc=datetime.now(UTC),
+            queue_objects=self.queue_objects,
+            queue_bytes=1,
+            quarantined_objects=0,
+            disk_total_bytes=2,
+            disk_free_bytes=1,
+            accepting=True,
+            memory_bytes=1,
+            uptime_s=1,
+        )
+
+
+def identity_with(central: ScriptedCentral, tmp_path: Path, broker: BrokerAddress) -> Identity:
+    central.broker = broker
+    return IdentityStore(tmp_path / "identity").save(*enrol(central.pairing))
+
+
+def test_the_life_of_a_box_as_the_broker_tells_it(
+    central: ScriptedCentral, broker: Broker, tmp_path: Path, eventually: Eventually
+) -> None:
+    box = Box(identity_with(central, tmp_path, BrokerAddress(host="127.0.0.1", port=broker.port, tls=False)))
+    scanner = Equipment(
+        ae_title="CT 1/+#", address="10.0.0.5", first_seen_at_utc=datetime.now(UTC), instances=1, rejected=0
+    )
+    topic = equipment_topic("gw-test", equipment_key(scanner.ae_title, scanner.address))
+    box.scanners = [scanner]
+    box.heartbeat.start()
+    eventually(lambda: broker.status() is not None and topic in broker.said)
+    online = broker.status()
+    assert online is not None
+    assert (online.state, online.version) == (BoxState.ONLINE, "9.9")
+    assert box.link.status().heartbeat_connected
+    assert Telemetry.model_validate_json(broker.said[telemetry_topic("gw-test")][0]).queue_objects == 3
+    assert Equipment.model_validate_json(broker.said[topic][0]) == scanner
+
+    box.queue_objects = 4
+    for _ in range(50):
+        box.heartbeat.soon()  # a burst of stores
+    eventually(
+        lambda: Telemetry.model_validate_json(broker.said[telemetry_topic("gw-test")][0]).queue_objects == 4
+    )
+    assert sum(1 for topic, _ in broker.log if topic == telemetry_topic("gw-test")) <= 3
+    assert sum(1 for heard, _ in broker.log if heard == topic) == 1, "an unchanged scanner is said once"
+
+    box.heartbeat.stop()
+    eventually(lambda: broker.status() == online.model_copy(update={"state": BoxState.OFFLINE}))
+    assert not box.link.status().heartbeat_connected
+
+
+def test_a_killed_box_is_declared_lost_with_its_own_session(
+    central: ScriptedCentral, broker: Broker, tmp_path: Path, eventually: Eventually
+) -> None:
+    identity_with(central, tmp_path, BrokerAddress(host="127.0.0.1", port=broker.port, tls=False))
+    program = textwrap.dedent(
+        """
+        import sys, threading
+        from pathlib import Path
+        from edge.uplink.identity import IdentityStore
+        from tests.edge.uplink.test_heartbeat import Box
+        identity = IdentityStore(Path(sys.argv[1])).load()
+        Box(identity).heartbeat.start()
+        threading.Event().wait()
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "identity")])
+    try:
+        eventually(lambda: (said := broker.status()) is not None and said.state is BoxState.ONLINE)
+        session = broker.status()
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    eventually(lambda: (said := broker.status()) is not None and said.state is BoxState.LOST)
+    assert session is not None
+    lost = broker.status()
+    assert lost is not None
+    assert lost.session == session.session
+
+
+def test_a_broker_that_comes_back_hears_a_new_session(
+    central: ScriptedCentral, broker: Broker, tmp_path: Path, eventually: Eventually
+) -> None:
+    box = Box(identity_with(central, tmp_path, BrokerAddress(host="127.0.0.1", port=broker.port, tls=False)))
+    broker.stop()
+    box.heartbeat.start()  # nobody there: nothing happens, and nothing is thrown
+    assert not box.link.status().heartbeat_connected
+    broker.start()
+    eventually(lambda: broker.status() is not None)
+    first = broker.status()
+    broker.stop()
+    eventually(lambda: not box.link.status().heartbeat_connected)
+    broker.said.clear()
+    broker.start()
+    eventually(lambda: broker.status() is not None)
+    second = broker.status()
+    assert first is not None
+    assert second is not None
+    assert second.state is BoxState.ONLINE
+    assert second.session != first.session
+    box.heartbeat.stop()
+
+
+def test_mutual_tls_admits_the_box_by_its_certificate(
+    central: ScriptedCentral, tmp_path: Path, eventually: Eventually
+) -> None:
+    certificate, key = central.authority.server_files(tmp_path, "broker")
+    ca = tmp_path / "ca.pem"
+    ca.write_text(central.authority.pem)
+    acl = tmp_path / "acl"
+    acl.write_text("pattern write dicomnet/v1/%u/up/#\n")
+    broker = Broker(
+        tmp_path,
+        f"cafile {ca}\ncertfile {certificate}\nkeyfile {key}\nrequire_certificate true\n"
+        f"use_identity_as_username true\nacl_file {acl}",
+    )
+    try:
+        box = Box(
+            identity_with(central, tmp_path, BrokerAddress(host="127.0.0.1", port=broker.port, tls=True))
+        )
+        box.heartbeat.start()
+        eventually(lambda: (said := broker.status()) is not None and said.state is BoxState.ONLINE)
+        box.heartbeat.stop()
+    finally:
+        broker.stop()

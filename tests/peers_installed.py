@@ -1,0 +1,27 @@
+"""Which of the real peers this machine has, and where their programs are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+PROGRAMS = {
+    "dcmtk": ("storescu", "echoscu", "storescp", "findscu"),
+    "mosquitto": ("mosquitto",),
+    "chromium": ("chromium",),
+    "postgresql": ("initdb",),
+}
+
+
+def program(name: str) -> str | None:
+    """Path of a peer's program; daemons live in sbin, PostgreSQL's tools in a folder of their version."""
+    folders = [os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
+    folders += sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+    return shutil.which(name, path=os.pathsep.join(folders))
+
+
+def missing_peers(peers: Iterable[str]) -> list[str]:
+    """Those of `peers` of which a program is not there; an unknown name is a fault of the test."""
+    return [peer for peer in peers if not all(program(name) for name in PROGRAMS[peer])]
