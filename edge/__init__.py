@@ -1,0 +1,1 @@
+"""The box beside the scanner: takes DICOM, makes it durable, forwards it to central."""

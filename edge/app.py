@@ -8,7 +8,6 @@ the next start repairs; nothing here holds state of its own.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import signal
@@ -16,7 +15,6 @@ import sys
 import threading
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 from contract.control import (
@@ -33,11 +31,11 @@ from contract.errors import ContractError
 from contract.identifiers import check_ae_title, check_object_id
 from contract.sealing import DataKeyRing
 from contract.settings import load_settings, print_default_config, settings_table
-from edge import report
+from edge import commands, report
 from edge.buffer.errors import SpoolError
 from edge.buffer.spool import Spool
 from edge.config import Settings
-from edge.control import ControlError, ControlServer, NoBoxError, ask
+from edge.control import ControlError, ControlServer
 from edge.gateway.echo import echo
 from edge.gateway.errors import GatewayError
 from edge.gateway.server import GatewayServer
@@ -54,7 +52,6 @@ _log = logging.getLogger(__name__)
 _SENDING_GRACE_S: Final = 5.0
 _JOIN_S: Final = 2.0
 _ECHO_TIMEOUT_S: Final = 10.0
-_ENROL_TIMEOUT_S: Final = 60.0
 
 
 class Box:
@@ -240,39 +237,9 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def enrol_from_shell(settings: Settings, pairing_text: str) -> int:
-    """Enrol the running box through its control socket, or, if none runs, the one that starts next."""
-    pairing = Pairing.parse(pairing_text)
-    try:
-        answer = ask(
-            settings.control_socket_path, "enrol", {"pairing": str(pairing)}, timeout_s=_ENROL_TIMEOUT_S
-        )
-        gateway_id = BoxStatus.model_validate(answer).gateway_id
-    except NoBoxError:
-        gateway_id = _enrol_at_rest(settings, pairing)
-    print(f"enrolled as {gateway_id} at {pairing.host}:{pairing.port}")
-    return 0
-
-
-def _enrol_at_rest(settings: Settings, pairing: Pairing) -> str:
-    store = IdentityStore(settings.identity_directory)
-    try:
-        known = store.load()
-    except IdentityError:
-        known = None  # damaged: this is the repair
-    if known is not None and known.ca_fingerprint != pairing.ca_fingerprint:
-        raise EnrolmentRefusedError(
-            f"this box belongs to {known.central_url}: to move it to another central start it and enrol it "
-            "again; it will then check that nothing waits for the former one"
-        )
-    settings.box.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key, enrolment = enrol(pairing)
-    return store.save(key, enrolment).gateway_id
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `dicomnet-edge`. Returns 0, or 2 after one sentence on standard error."""
-    parser = _parser()
+    parser = commands.parser()
     options = parser.parse_args(arguments)
     if options.print_default_config:
         print(print_default_config(Settings), end="")
@@ -289,11 +256,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "run":
             return run(settings)
         if options.command == "enrol":
-            return enrol_from_shell(
-                settings, sys.stdin.readline() if options.pairing == "-" else options.pairing
-            )
-        answer = ask(settings.control_socket_path, "status", {}, timeout_s=_ECHO_TIMEOUT_S)
-        print(report.status_text(BoxStatus.model_validate(answer)))
+            commands.enrol_from_shell(settings, options.pairing)
+        else:
+            commands.print_status(settings)
     except (ContractError, SpoolError, GatewayError, ControlError) as error:
         print(f"dicomnet-edge: {error}", file=sys.stderr)
         return 2
@@ -306,42 +271,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _os_sentence(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dicomnet-edge",
-        description="The box beside the scanner: takes DICOM, keeps it safe, and sends it to central.",
-        epilog="A new box: dicomnet-edge --print-default-config > edge.toml, dicomnet-edge run --config edge.toml, "
-        "then dicomnet-tui, or dicomnet-edge enrol with the pairing string that central shows.",
-    )
-    parser.add_argument(
-        "--print-default-config", action="store_true", help="print every key with its meaning and default"
-    )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    config = argparse.ArgumentParser(add_help=False)
-    config.add_argument(
-        "--config", type=Path, metavar="FILE", help="the TOML file; without it, defaults and environment"
-    )
-    commands.add_parser(
-        "run",
-        parents=[config],
-        help="serve until SIGTERM; prints one line LISTENING {json} when ready",
-    )
-    enrolment = commands.add_parser(
-        "enrol",
-        parents=[config],
-        help="give the box its identity; also while it runs",
-        description="Give the box its identity. Works while the box runs (it begins to send at once) and before.",
-    )
-    enrolment.add_argument(
-        "pairing",
-        help="the string dicomnet-pair:1:… that central shows once and takes for 15 minutes; - reads it from "
-        "standard input, out of sight of other users of this machine",
-    )
-    commands.add_parser("status", parents=[config], help="say how the running box is")
-    commands.add_parser("settings-table", help="print the table of settings for the manual")
-    return parser
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ class BoxSettings(Section):
     )
     control_socket: Annotated[Path | None, AfterValidator(_socket_path)] = Field(
         default=None,
-        description="Unix socket for dicomnet-tui and dicomnet-edge status, at most 107 bytes long.\n"
-        "Default: control.sock in the state directory, or in a runtime directory where that is too long",
+        description="Unix socket for dicomnet-tui and dicomnet-edge status, at most 107 bytes long; "
+        "default: control.sock in the state directory, or in a runtime directory where that is too long",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity that is logged to standard error"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -185,7 +186,7 @@ class Browser:
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)  # its own session: it and its helpers, nobody else
             self._process.wait()
         shutil.rmtree(self._profile, ignore_errors=True)
 

@@ -11,6 +11,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,25 +94,22 @@ class BoxApp(App[None]):
 
     @work(exclusive=True, group="refresh")
     async def _keep_fresh(self) -> None:
-        while True:
-            self._refresh_now.clear()
-            try:
-                await self._refresh()
-            except BoxError as error:
-                self._show_away(str(error))
-            except NoMatches:
-                return  # the program is closing, and its widgets go before its workers
-            try:
-                async with asyncio.timeout(REFRESH_S):
-                    await self._refresh_now.wait()
-            except TimeoutError:
-                continue
+        with suppress(NoMatches):  # when the program closes, its widgets go before its workers
+            while True:
+                self._refresh_now.clear()
+                try:
+                    await self._refresh()
+                except BoxError as error:
+                    self._show_away(str(error))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(REFRESH_S):
+                        await self._refresh_now.wait()
 
     async def _refresh(self) -> None:
         """Ask for the status, and for what the open page shows besides."""
         status = await self._client.status()
         first, self._status, self._away = self._status is None, status, False
-        self.screen_stack[0].remove_class("away")
+        self.default_screen.remove_class("away")
         self._show_top()
         self.query_one(Overview).show(status)
         self.query_one(Enrol).show(status)
@@ -135,12 +133,12 @@ class BoxApp(App[None]):
             text.append(f"  {status.gateway_id or '(not enrolled)'}  {sign} {word}")
             if not status.accepting:
                 text.append("  ✘ NOT ACCEPTING IMAGES", "bold")
-        self.screen_stack[0].query_one("#top", Static).update(text)
+        self.default_screen.query_one("#top", Static).update(text)
 
     def _show_away(self, reason: str) -> None:
         self._away = True
         self._show_top()
-        main = self.screen_stack[0]
+        main = self.default_screen
         main.add_class("away")
         main.query_one("#banner", Static).update(
             Text(f"✘ The box is away: {words.plain(reason)}. Trying again; what is below may be old.")
@@ -202,14 +200,13 @@ class BoxApp(App[None]):
     @work(group="ask")
     async def _tell(self, question: Coroutine[Any, Any, None]) -> None:
         """Run a question beside the refresh; a failure is shown, never fatal."""
-        try:
-            await question
-        except BoxAwayError as error:
-            self._show_away(str(error))
-        except BoxError as error:
-            self.notify(words.plain(str(error)), severity="error", markup=False)
-        except NoMatches:
-            pass  # answered while the program was closing
+        with suppress(NoMatches):  # answered while the program was closing
+            try:
+                await question
+            except BoxAwayError as error:
+                self._show_away(str(error))
+            except BoxError as error:
+                self.notify(words.plain(str(error)), severity="error", markup=False)
 
 
 def main(arguments: list[str] | None = None) -> int:

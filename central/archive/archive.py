@@ -74,7 +74,8 @@ class Archive:
         NotDicomError : nothing names its SOP instance. The file stays; `forget` removes it.
         """
         header = read_header(stored.path)
-        attributes, metadata = attributes_of(header), dicom_json(header)
+        attributes = attributes_of(header)
+        metadata = dicom_json(header, attributes.filed_under)
         with self._write_lock, self._db.atomic("IMMEDIATE"):
             outcome = add_to_index(self._db, attributes, metadata, stored, origin)
             if in_transaction is not None:

@@ -20,6 +20,9 @@ from central.archive.query import fold, person_name_groups
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 MAX_TEXT_CHARACTERS: Final = 1024
+SOP_INSTANCE_UID: Final = 0x00080018
+STUDY_INSTANCE_UID: Final = 0x0020000D
+SERIES_INSTANCE_UID: Final = 0x0020000E
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -44,6 +47,15 @@ class Attributes:
         return str(self.instance["sop_instance_uid"])
 
     @property
+    def filed_under(self) -> dict[int, str]:
+        """Study, Series and SOP Instance UID by tag, as the archive knows them."""
+        return {
+            STUDY_INSTANCE_UID: self.study_instance_uid,
+            SERIES_INSTANCE_UID: self.series_instance_uid,
+            SOP_INSTANCE_UID: self.sop_instance_uid,
+        }
+
+    @property
     def modality(self) -> str:
         return str(self.series["modality"])
 
@@ -55,11 +67,11 @@ def attributes_of(header: Header) -> Attributes:
     ------
     NotDicomError : neither the data set nor the file meta information names a SOP instance.
     """
-    sop_instance_uid = _text(header, 0x00080018) or header.media_storage_sop_instance_uid
+    sop_instance_uid = _text(header, SOP_INSTANCE_UID) or header.media_storage_sop_instance_uid
     if not sop_instance_uid:
         raise NotDicomError("it names no SOP instance")
-    study_instance_uid = _uid(_text(header, 0x0020000D), "study", otherwise=sop_instance_uid)
-    series_instance_uid = _uid(_text(header, 0x0020000E), "series", otherwise=study_instance_uid)
+    study_instance_uid = _uid(_text(header, STUDY_INSTANCE_UID), "study", otherwise=sop_instance_uid)
+    series_instance_uid = _uid(_text(header, SERIES_INSTANCE_UID), "series", otherwise=study_instance_uid)
     patient_name = _text(header, 0x00100010)
     alphabetic, others = person_name_groups(patient_name)
     referring_physician_name = _text(header, 0x00080090)

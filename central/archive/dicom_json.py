@@ -11,6 +11,7 @@ import array
 import base64
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pydicom.datadict import dictionary_VR
@@ -28,10 +29,21 @@ _BINARY: Final = frozenset({"OB", "UN", *_WORD_CODES})
 JsonElement = dict[str, Any]
 
 
-def dicom_json(header: Header) -> bytes:
-    """The header as one JSON object in UTF-8, ready to be sent."""
+def dicom_json(header: Header, filed_under: Mapping[int, str]) -> bytes:
+    """The header as one JSON object in UTF-8, ready to be sent.
+
+    Parameters
+    ----------
+    filed_under : the UIDs (by tag) under which the archive knows the instance. They are those of the data set
+        unless it has none or malformed ones; a reader that asks on by what it reads here must find the instance.
+    """
     converted = _items(header.dataset, header, depth=0)
-    return json.dumps(converted, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(
+    for tag, uid in filed_under.items():
+        converted[f"{tag:08X}"] = {"vr": "UI", "Value": [uid]}
+    for tag, sent_vr in header.skipped.items():
+        converted[f"{tag:08X}"] = {"vr": _vr(tag, sent_vr), "BulkDataURI": _bulk_data_uri(tag)}
+    in_order = dict(sorted(converted.items()))
+    return json.dumps(in_order, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(
         "utf-8", "replace"
     )
 
@@ -45,8 +57,6 @@ def _items(dataset: Dataset, header: Header, depth: int) -> dict[str, JsonElemen
 
 
 def _element(dataset: Dataset, tag: BaseTag, header: Header, depth: int) -> JsonElement:
-    if depth == 0 and tag in header.skipped:
-        return {"vr": _known_vr(dataset, tag), "BulkDataURI": _bulk_data_uri(tag)}
     try:
         element = dataset[tag]
         if element.VR == "SQ":
@@ -59,7 +69,7 @@ def _element(dataset: Dataset, tag: BaseTag, header: Header, depth: int) -> Json
         # The methods' own threshold is not used: what is binary was taken care of above.
         return _finite(element.to_json_dict(bulk_data_element_handler=None, bulk_data_threshold=0))
     except Exception:  # see the module's docstring; pydicom raises nearly anything on malformed values
-        return {"vr": _known_vr(dataset, tag)}
+        return {"vr": _vr(tag, dataset.get_item(tag).VR)}
 
 
 def _binary(element: DataElement, tag: BaseTag, header: Header) -> JsonElement:
@@ -88,9 +98,8 @@ def _finite(converted: JsonElement) -> JsonElement:
     return converted
 
 
-def _known_vr(dataset: Dataset, tag: BaseTag) -> str:
+def _vr(tag: BaseTag, sent: str | None) -> str:
     """The VR as sent (explicit), as the dictionary has it (implicit), else UN."""
-    sent = dataset.get_item(tag).VR
     if sent:
         return str(sent)
     try:

@@ -50,7 +50,8 @@ class _LimitError(Exception):
 class Header:
     """What stands before the pixels. Values of `dataset` are decoded when they are looked at, and may raise then.
 
-    `skipped` holds the tags whose values were too large to read.
+    `skipped` holds the elements whose values were too large to read, with their VR as sent (None: implicit VR);
+    they are not in `dataset`.
     """
 
     dataset: Dataset
@@ -58,7 +59,7 @@ class Header:
     media_storage_sop_class_uid: str
     media_storage_sop_instance_uid: str
     is_little_endian: bool
-    skipped: frozenset[int]
+    skipped: Mapping[BaseTag, str | None]
     incomplete_because: str
 
 
@@ -86,13 +87,15 @@ def read_header(path: Path) -> Header:
         elements, parse_fault = _read(
             _Reader(source, MAX_HEADER_BYTES), implicit=implicit, little=little, stop_group=_FIRST_PIXEL_GROUP
         )
+    skipped = {tag: element.VR for tag, element in elements.items() if _is_skipped(element)}
+    kept = {tag: element for tag, element in elements.items() if tag not in skipped}
     return Header(
-        dataset=_dataset(elements, implicit=implicit, little=little),
+        dataset=_dataset(kept, implicit=implicit, little=little),
         transfer_syntax_uid=transfer_syntax_uid,
         media_storage_sop_class_uid=_meta_text(meta, 0x00020002),
         media_storage_sop_instance_uid=_meta_text(meta, 0x00020003),
         is_little_endian=little,
-        skipped=frozenset(tag for tag, element in elements.items() if _is_skipped(element)),
+        skipped=skipped,
         # A deflated stream cut at the limit ends inside some element: that fault is a consequence.
         incomplete_because=meta_fault or fault or parse_fault,
     )

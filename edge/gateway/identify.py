@@ -33,10 +33,8 @@ _NESTING_VRS = frozenset(
     (b"SQ", b"UN", b"OB", b"OW")
 )  # OB and OW: encapsulated pixels of an icon inside a sequence
 
-_IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 _EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 _DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
-_STANDARD_ROOT = "1.2.840.10008."
 _MODALITY = re.compile(r"[A-Z0-9_ ]{1,16}")
 
 
@@ -60,7 +58,8 @@ class IdentityReader:
 
     Parameters
     ----------
-    transfer_syntax_uid : decides the encoding. For a private one the first element tells explicit from implicit.
+    transfer_syntax_uid : decides byte order and deflation. Explicit or implicit VR is told by the first element:
+        private transfer syntaxes do not say, and some equipment sends one where it agreed on the other.
     """
 
     def __init__(self, transfer_syntax_uid: str) -> None:
@@ -68,9 +67,7 @@ class IdentityReader:
         self._tag = struct.Struct(">HH" if big else "<HH")
         self._short = struct.Struct(">H" if big else "<H")
         self._long = struct.Struct(">I" if big else "<I")
-        self._implicit: bool | None = transfer_syntax_uid == _IMPLICIT_LITTLE
-        if not transfer_syntax_uid.startswith(_STANDARD_ROOT):
-            self._implicit = None
+        self._implicit: bool | None = None
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in _DEFLATED else None
         self._inflated_bytes = 0
         self._held = bytearray()  # a header, or a wanted value, that is not complete yet

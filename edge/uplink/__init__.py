@@ -1,0 +1,1 @@
+"""Out of the box: identity, forwarding against signed receipts, heartbeats."""

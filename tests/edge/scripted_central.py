@@ -115,7 +115,7 @@ class Fault:
     """One misbehaviour: what to do when the next request of `method` arrives."""
 
     method: str
-    act: Callable[[_Handler], None]
+    act: Callable[[ScriptedHandler], None]
 
 
 @dataclass
@@ -148,7 +148,7 @@ class ScriptedCentral:
         context.load_cert_chain(*self.authority.server_files(self.directory))
         context.load_verify_locations(cadata=self.authority.pem)
         context.verify_mode = ssl.CERT_OPTIONAL
-        handler = type("Handler", (_Handler,), {"central": self})
+        handler = type("Handler", (ScriptedHandler,), {"central": self})
         server = _Server(("127.0.0.1", self.port), handler)
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         self.port = server.server_address[1]
@@ -193,7 +193,7 @@ class ScriptedCentral:
         }
         return sign_receipt(Receipt.model_validate(fields | changes), self.receipt_key)
 
-    def fault(self, method: str, act: Callable[[_Handler], None], times: int = 1) -> None:
+    def fault(self, method: str, act: Callable[[ScriptedHandler], None], times: int = 1) -> None:
         with self.lock:
             self.faults += [Fault(method, act)] * times
 
@@ -243,7 +243,9 @@ class _Server(ThreadingHTTPServer):
         """Cut lines are the point of these tests; their tracebacks are not."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class ScriptedHandler(BaseHTTPRequestHandler):
+    """One request; what a fault gets in hand."""
+
     central: ScriptedCentral
     protocol_version = "HTTP/1.1"
 

@@ -169,6 +169,8 @@ async def test_anybody_can_be_asked_through_the_form(box: ScriptedBox) -> None:
         await shows(pilot, "No scanner is configured")
         await pilot.press("a")
         await shows(pilot, "C-ECHO to any DICOM application")
+        box.status = status(gateway_id="gw-renamed")
+        await shows(pilot, "gw-renamed")  # the page below goes on while the form is open
         await pilot.press(*"10.1.1.1", "tab", "tab", *"PACS", "tab", "enter")
         await until(pilot, lambda: len(box.echoed) == 1)
         assert (box.echoed[0].host, box.echoed[0].port, box.echoed[0].ae_title) == ("10.1.1.1", 104, "PACS")

@@ -14,7 +14,7 @@ function line(event) {
     element("td", {}, element("b", {}, event.actor)),
     element("td", {}, event.actor_role),
     element("td", {}, event.action),
-    element("td", {}, element("span", { class: refused ? "pill lost" : "pill online" }, event.outcome)),
+    element("td", {}, element("span", { class: refused ? "pill lost" : "soft" }, event.outcome)),
     element("td", { class: "code" }, event.source_address),
     element("td", { class: "code uid", title: event.study_instance_uid }, event.study_instance_uid ?? ""),
     element("td", { class: "long", title: event.detail }, event.detail));

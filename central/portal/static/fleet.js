@@ -45,7 +45,7 @@ function scanners(box, now) {
 
 function card(box, now) {
   const state = box.revoked ? "revoked" : box.state;
-  const since = box.since_utc ? `since ${span(box.since_utc, now)}` : "";
+  const since = box.since_utc ? `for ${span(box.since_utc, now)}` : "";
   const stale = box.state !== "online" && box.last_telemetry_at_utc;
   return element("article", { class: `box ${state}`, "data-gateway": box.gateway_id, "data-state": box.state },
     element("header", {},
@@ -56,8 +56,9 @@ function card(box, now) {
     box.accepting === false
       ? element("p", { class: "message" }, "Its disk reserve is reached: scanners are told to send again later.") : null,
     element("dl", { class: "facts" },
-      fact("Waiting to be sent", number(box.queue_objects), { note: bytes(box.queue_bytes) }),
-      fact("Oldest waiting", box.oldest_unsent_at_utc ? span(box.oldest_unsent_at_utc, now) : "none"),
+      fact("Waiting to be sent", number(box.queue_objects), { note: box.queue_bytes === null ? null : bytes(box.queue_bytes) }),
+      fact("Oldest waiting", box.oldest_unsent_at_utc ? span(box.oldest_unsent_at_utc, now)
+        : box.queue_objects === null ? "–" : "none"),
       fact("In quarantine", number(box.quarantined_objects), { warn: box.quarantined_objects > 0 }),
       disk(box),
       certificate(box, now),

@@ -46,7 +46,7 @@ class House:
         self.root = root
         sections.setdefault("people", {})["port"] = 0
         sections.setdefault("gateways", {})["port"] = 0
-        sections.setdefault("dicom", {})["port"] = 0
+        sections.setdefault("dicom", {}).setdefault("enabled", False)  # its shutdown takes half a second
         sections.setdefault("storage", {}).update({"root": str(root), "reserve_bytes": 0})
         self.settings = Settings.model_validate(sections)
         self.central: Central

@@ -19,6 +19,8 @@ from pydicom.data import get_testdata_file
 from pynetdicom import AE
 
 from contract.control import BoxStatus, QueueList, ScannerList
+from contract.settings import load_settings
+from edge.config import Settings
 from edge.control import ControlError, NoBoxError, ask
 from tests.edge.scripted_central import ScriptedCentral
 
@@ -329,9 +331,6 @@ def test_status_is_readable(start: Start, config: Path) -> None:
 
 
 def test_the_printed_default_configuration_is_valid(tmp_path: Path) -> None:
-    from contract.settings import load_settings
-    from edge.config import Settings
-
     printed = subprocess.run(
         [sys.executable, "-m", "edge.app", "--print-default-config"],
         capture_output=True,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,9 +191,6 @@ def test_a_full_index_fails_the_instance_and_leaves_nothing(spool: Spool, tmp_pa
 
 def test_a_write_that_fails_half_way(spool: Spool, tmp_path: Path) -> None:
     """A real ENOSPC from a real file system: the file-size limit of the process."""
-    import resource
-    import signal
-
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     reception = spool.receive(ORIGIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -24,7 +25,7 @@ from edge.buffer.spool import RECEIPTS_KEPT, Spool
 from edge.buffer.states import UNFREED, State
 from edge.buffer.tables import SpoolObject, utc_text
 from tests.edge.buffer.conftest import OpenSpool
-from tests.edge.buffer.instances import ORIGIN, Central, content_of, store
+from tests.edge.buffer.instances import ORIGIN, Central, content_of, identity, store
 
 
 def claim(spool: Spool, lease_s: float = 60) -> Claimed:
@@ -40,8 +41,6 @@ def state_of(spool: Spool, object_id: ObjectId) -> State:
 
 def quarantine(spool: Spool, size_bytes: int) -> ObjectId:
     """An instance nobody could identify, of incompressible bytes."""
-    import os
-
     with spool.receive(Origin("US1", "DICOMNET", "192.0.2.9", "1.2.840.10008.1.2.4.50")) as reception:
         reception.write(os.urandom(size_bytes))
         reception.quarantine("no SOP Instance UID")
@@ -162,8 +161,6 @@ def test_a_reception_open_at_the_close_fails_and_leaves_nothing(spool: Spool, tm
     reception = spool.receive(ORIGIN)
     reception.write(b"x")
     spool.close()
-
-    from tests.edge.buffer.instances import identity
 
     with pytest.raises(SpoolClosedError):
         reception.commit(identity(1))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
+import warnings
 import zlib
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
-from pydicom.data import get_testdata_files
-from pydicom.dataset import FileDataset
 
 from edge.gateway.identify import (
     MAX_DEPTH,
@@ -20,6 +19,7 @@ from edge.gateway.identify import (
     IdentityReader,
     UnidentifiableError,
 )
+from tests.edge.gateway.samples import data_set_bytes, pydicom_instances
 from tests.peers.scripted_scu import EXPLICIT_LITTLE, IMPLICIT_LITTLE, ds_element, small_data_set
 
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
@@ -44,36 +44,17 @@ def between(extra: bytes, *, implicit: bool = False) -> bytes:
     return whole[:at] + extra + whole[at:]
 
 
-def instances() -> list[Path]:
-    """pydicom's own files that pydicom finds an identity in."""
-    found = []
-    for name in get_testdata_files("*"):
-        try:
-            ds = dcmread(name, stop_before_pixels=True)
-            named = all(ds.get(key) for key in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"))
-        except Exception:
-            continue
-        if named and "TransferSyntaxUID" in ds.file_meta:
-            found.append(Path(name))
-    return found
-
-
-def body_of(path: Path, ds: FileDataset) -> bytes:
-    """The data set as it lies in the file: everything behind group 0002."""
-    return path.read_bytes()[128 + 4 + 12 + int(ds.file_meta.FileMetaInformationGroupLength) :]
-
-
 @pytest.mark.parametrize("portion", [1 << 20, 997, 13])
 def test_agrees_with_pydicom_on_its_own_files(portion: int) -> None:
-    files = instances()
+    files = pydicom_instances()
     assert len(files) > 60
     seen = set()
     for path in files:
-        ds = dcmread(path, stop_before_pixels=True)
-        if "FileMetaInformationGroupLength" not in ds.file_meta:
-            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one file is implicit where it says explicit
+            ds = dcmread(path, stop_before_pixels=True)
         uid = str(ds.file_meta.TransferSyntaxUID)
-        found = read(body_of(path, ds)[: 1 << 18], uid, portion)
+        found = read(data_set_bytes(path)[: 1 << 18], uid, portion)
         assert found.sop_instance_uid == ds.SOPInstanceUID, path.name
         assert found.study_instance_uid == ds.StudyInstanceUID, path.name
         assert found.series_instance_uid == ds.SeriesInstanceUID, path.name
@@ -101,10 +82,8 @@ def test_any_portions_give_the_same(portions: list[int]) -> None:
 )
 @settings(max_examples=400, deadline=None)
 def test_garbage_is_refused_or_found_empty_and_nothing_else(data: bytes, transfer_syntax_uid: str) -> None:
-    try:
+    with contextlib.suppress(UnidentifiableError):
         read(data, transfer_syntax_uid)
-    except UnidentifiableError as error:
-        assert "CANARY" not in str(error)
 
 
 @pytest.mark.parametrize("implicit", [False, True])
@@ -174,7 +153,9 @@ def test_memory_stays_small_over_a_large_value() -> None:
     assert reader.finish() == EXPECTED
 
 
-def test_a_private_transfer_syntax_is_told_by_its_first_element() -> None:
+def test_explicit_or_implicit_is_told_by_the_first_element() -> None:
+    assert read(small_data_set(implicit=True), EXPLICIT_LITTLE) == EXPECTED
+    assert read(small_data_set(), IMPLICIT_LITTLE) == EXPECTED
     assert read(small_data_set(), "1.3.6.1.4.1.1") == EXPECTED
     assert read(small_data_set(implicit=True), "1.2.840.113619.5.2") == EXPECTED
 
@@ -184,7 +165,7 @@ def test_a_private_transfer_syntax_is_told_by_its_first_element() -> None:
     [
         (ds_element(0x0002, 0x0010, "UI", b"1.2"), "group 0002"),
         (ds_element(0x0000, 0x0100, "US", b"\1\0"), "group 0000"),
-        (b"\x08\x00\x16\x00??\x04\x001.2\0", "value representation"),
+        (ds_element(8, 5, "CS", b"ISO") + b"\x08\x00\x16\x00??\x04\x001.2\0", "value representation"),
         (struct.pack("<HH2sH", 8, 0x18, b"UI", 200) + b"1" * 200, "longer than any UID"),
         (ITEM + bytes(4), "outside any sequence"),
         (small_data_set()[:30], "ends inside"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 
 import pytest
@@ -30,8 +31,6 @@ def test_pydicom_reads_it(sop_instance_uid: str) -> None:
 
 def test_it_never_changes() -> None:
     """Its bytes are part of every stored file's hash: a change would turn every resend into a new version."""
-    import hashlib
-
     header = file_meta(CT_STORAGE, "1.2.3.1", EXPLICIT_LITTLE)
     assert (
         hashlib.sha256(header).hexdigest()

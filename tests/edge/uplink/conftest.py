@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,8 +96,6 @@ def uplink(central: ScriptedCentral, tmp_path: Path) -> Iterator[Uplink]:
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], bool]], None]:
     """Wait for something that another thread brings about; fail loudly if it does not."""
-    import threading
-    import time
 
     def wait(predicate: Callable[[], bool], timeout_s: float = 15.0) -> None:
         deadline = time.monotonic() + timeout_s

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from contract.receipt import Receipt, sign_receipt, verify_receipt
+from contract.receipt import Receipt, receipt_key_id, sign_receipt, verify_receipt
 from contract.sealed_object import Content
 from contract.transfer import CHUNK_BYTES, Problem
 from edge.buffer.states import State
 from edge.uplink.identity import Enrolment, IdentityStore
-from tests.edge.scripted_central import ScriptedCentral, _Handler
+from tests.edge.scripted_central import ScriptedCentral, ScriptedHandler
 from tests.edge.uplink.conftest import Uplink
 
 Eventually = Callable[[Callable[[], bool]], None]
@@ -63,12 +65,9 @@ def wrong_central(central: ScriptedCentral, object_id: str, content: Content) ->
 
 
 def wrong_key(central: ScriptedCentral, object_id: str, content: Content) -> str:
-    keys = {}
+    public_key = central.receipt_key.public_key()
     honest = central.honest_receipt(object_id, content)
-    from contract.receipt import receipt_key_id
-
-    keys[receipt_key_id(central.receipt_key.public_key())] = central.receipt_key.public_key()
-    receipt: Receipt = verify_receipt(honest, keys)
+    receipt: Receipt = verify_receipt(honest, {receipt_key_id(public_key): public_key})
     return sign_receipt(receipt, Ed25519PrivateKey.generate())
 
 
@@ -107,7 +106,7 @@ def test_what_a_killed_box_was_sending_goes_on_after_the_restart(
 ) -> None:
     stored = uplink.store(CHUNK_BYTES * 2)
 
-    def half_then_cut(handler: _Handler) -> None:
+    def half_then_cut(handler: ScriptedHandler) -> None:
         half = handler.body(CHUNK_BYTES // 2)
         with handler.central.lock:
             handler.central.uploads[stored.object_id] += half
@@ -148,7 +147,7 @@ def test_many_objects_do_not_each_knock_on_a_central_that_fails(
     for _ in range(60):
         uplink.store(100)
 
-    def unavailable(handler: _Handler) -> None:
+    def unavailable(handler: ScriptedHandler) -> None:
         handler.body()
         handler.problem(503, Problem.UNAVAILABLE)
 
@@ -163,7 +162,7 @@ def test_tampered_on_the_way_is_sent_once_more_from_zero(
 ) -> None:
     stored = uplink.store()
 
-    def tampered(handler: _Handler) -> None:
+    def tampered(handler: ScriptedHandler) -> None:
         handler.body()
         handler.problem(422, Problem.TAMPERED)
 
@@ -196,7 +195,7 @@ def test_a_refused_object_is_set_aside_and_can_be_queued_again(
 ) -> None:
     stored = uplink.store()
 
-    def refuse(handler: _Handler) -> None:
+    def refuse(handler: ScriptedHandler) -> None:
         handler.body()
         handler.problem(422, Problem.UNKNOWN_KEY, "sealed for a key that is not here")
 
@@ -225,8 +224,6 @@ def test_an_expired_certificate_is_named_by_tls_itself(
     central: ScriptedCentral, uplink: Uplink, eventually: Eventually
 ) -> None:
     store = IdentityStore(uplink.directory.parent / "identity")
-    from cryptography.hazmat.primitives.asymmetric import ec
-
     key = ec.generate_private_key(ec.SECP256R1())
     answer = central.answer_for(key.public_key(), life=timedelta(days=-1))
     uplink.identity = store.save(
@@ -259,11 +256,9 @@ def test_a_false_central_gets_nothing(
 def test_a_silent_central_is_given_up_after_the_timeout(
     central: ScriptedCentral, uplink: Uplink, eventually: Eventually
 ) -> None:
-    import threading
-
     release = threading.Event()
 
-    def hang(handler: _Handler) -> None:
+    def hang(handler: ScriptedHandler) -> None:
         handler.body()
         release.wait(20)
 

@@ -20,7 +20,7 @@ from edge.uplink.errors import (
     SendingStoppedError,
 )
 from edge.uplink.transfer import Transfer
-from tests.edge.scripted_central import ScriptedCentral, _Handler
+from tests.edge.scripted_central import ScriptedCentral, ScriptedHandler
 from tests.edge.uplink.conftest import Uplink
 
 
@@ -56,7 +56,7 @@ def methods(central: ScriptedCentral) -> list[str]:
     return [method for method, path, _ in central.log if path.startswith("/ingest")]
 
 
-def half_then_cut(handler: _Handler) -> None:
+def half_then_cut(handler: ScriptedHandler) -> None:
     """Keep half of the body, as central would what it fsynced, and drop the line."""
     object_id = handler.path.rpartition("/")[2]
     half = handler.body(int(handler.headers["Content-Length"]) // 2)
@@ -99,7 +99,7 @@ def test_an_answer_lost_after_completion_costs_one_question(
 ) -> None:
     sealed = Sealed(uplink, 3000)
 
-    def archive_and_cut(handler: _Handler) -> None:
+    def archive_and_cut(handler: ScriptedHandler) -> None:
         handler.wfile = io.BytesIO()  # the answer goes nowhere
         handler.honest()
         handler.cut()
@@ -118,7 +118,7 @@ def test_an_offset_mismatch_is_settled_by_asking(
 ) -> None:
     sealed = Sealed(uplink, CHUNK_BYTES + 10)
 
-    def mismatch(handler: _Handler) -> None:
+    def mismatch(handler: ScriptedHandler) -> None:
         handler.body()
         handler.problem(409, Problem.OFFSET_MISMATCH)
 
@@ -140,7 +140,7 @@ def test_central_going_in_circles_ends_the_attempt(
 ) -> None:
     sealed = Sealed(uplink, CHUNK_BYTES + 10)
 
-    def mismatch(handler: _Handler) -> None:
+    def mismatch(handler: ScriptedHandler) -> None:
         handler.body()
         handler.problem(409, Problem.OFFSET_MISMATCH)
 
@@ -156,7 +156,7 @@ def test_an_offset_that_cannot_be_is_not_believed(
 ) -> None:
     sealed = Sealed(uplink, 3000)
 
-    def answer(handler: _Handler) -> None:
+    def answer(handler: ScriptedHandler) -> None:
         handler.body()
         handler.reply(201, Upload_Offset=offset)
 
@@ -173,7 +173,7 @@ def test_completion_without_a_receipt_is_a_failure_not_a_success(
     with central.lock:
         central.lengths[sealed.object_id] = len(sealed.content)
 
-    def silent(handler: _Handler) -> None:
+    def silent(handler: ScriptedHandler) -> None:
         handler.body()
         handler.reply(200, Upload_Offset=whole)
 
@@ -206,7 +206,7 @@ def test_each_refusal_has_its_meaning(
 ) -> None:
     sealed = Sealed(uplink, 3000)
 
-    def refuse(handler: _Handler) -> None:
+    def refuse(handler: ScriptedHandler) -> None:
         handler.body()
         handler.problem(status, problem, "what to do\nnext")
 
@@ -221,7 +221,7 @@ def test_a_bare_status_of_a_proxy_never_condemns_an_object(
 ) -> None:
     sealed = Sealed(uplink, 3000)
 
-    def proxy(handler: _Handler) -> None:
+    def proxy(handler: ScriptedHandler) -> None:
         handler.body()
         handler.reply(status, b"<html>" + b"x" * 200_000)
 

@@ -1,0 +1,201 @@
+"""Every route of the people listener, as central itself wires it, for every kind of caller.
+
+The table is compared with the router's own list: a new route without a rule here fails.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import pytest
+from pydicom import dcmread
+from starlette.routing import BaseRoute, Mount, Route
+
+from central.access.accounts import Accounts
+from central.access.web import PUBLIC, PUBLIC_FOLDERS
+from central.app import Central
+from central.archive.archive import Archive
+from central.config import Settings
+from central.foundation import open_database
+from tests.central.access.house import ORIGIN, PASSWORD, STUDY, people_in, pydicom_file, served
+
+CALLERS = ("anonymous", "admin", "radiologist", "doctor", "doctor-other", "patient", "patient-other")
+PAGE, DATA = 303, 401  # what an anonymous caller gets: the sign-in page, or a problem
+
+# A status for each of CALLERS. Denied images are 404, as if they were not there.
+IMAGES = (DATA, 404, 200, 200, 404, 200, 404)
+SEARCH = (DATA, 200, 200, 200, 200, 200, 200)  # what is found is another table, below
+RULES: dict[tuple[str, str], tuple[int, ...]] = {
+    ("GET", "/healthz"): (200,) * 7,
+    ("GET", "/signin"): (200,) * 7,
+    ("POST", "/signin"): (400,) * 7,  # an empty form
+    ("POST", "/signout"): (DATA, 303, 303, 303, 303, 303, 303),
+    ("POST", "/api/auth/token"): (400,) * 7,
+    ("GET", "/api/me"): (DATA, 200, 200, 200, 200, 200, 200),
+    ("GET", "/"): (PAGE, 303, 200, 200, 200, 200, 200),
+    ("GET", "/fleet"): (PAGE, 200, 200, 403, 403, 403, 403),
+    ("GET", "/audit"): (PAGE, 200, 403, 403, 403, 403, 403),
+    ("GET", "/api/fleet"): (DATA, 200, 200, 403, 403, 403, 403),
+    ("GET", "/api/audit"): (DATA, 200, 403, 403, 403, 403, 403),
+    ("POST", "/api/gateways/pairing"): (DATA, 201, 403, 403, 403, 403, 403),
+    ("GET", "/dicom-web/studies"): SEARCH,
+    ("GET", "/dicom-web/series"): SEARCH,
+    ("GET", "/dicom-web/instances"): SEARCH,
+    ("GET", "/dicom-web/studies/{study}/series"): SEARCH,
+    ("GET", "/dicom-web/studies/{study}/instances"): SEARCH,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/instances"): SEARCH,
+    ("GET", "/dicom-web/studies/{study}"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/metadata"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/metadata"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/rendered"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/thumbnail"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/metadata"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/rendered"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/thumbnail"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}"): IMAGES,
+    (
+        "GET",
+        "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}/rendered",
+    ): IMAGES,
+}
+SEES_THE_STUDY = {"radiologist", "doctor", "patient"}
+
+
+@dataclass(frozen=True)
+class Running:
+    base_url: str
+    routes: list[BaseRoute]
+    tokens: dict[str, str]
+
+    def ask(self, caller: str, method: str, path: str) -> httpx.Response:
+        token = self.tokens.get(caller)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.request(method, self.base_url + path, headers=headers, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def central(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    root = tmp_path_factory.mktemp("central")
+    settings = Settings.model_validate(
+        {
+            "storage": {"root": root},
+            "people": {"port": 0},
+            "gateways": {"port": 0},
+            "dicom": {"port": 0},
+        }
+    )
+    with ExitStack() as closing:
+        opened = Central.open(settings, closing)
+        db = open_database(root / "central.sqlite3")
+        closing.callback(db.close)
+        accounts = Accounts.open(db)
+        people_in(accounts)
+        put(Archive.open(root, db))
+        tokens = {}
+        for username in CALLERS[1:]:
+            principal = accounts.verify(username, PASSWORD, "127.0.0.1")
+            assert principal is not None
+            tokens[username] = accounts.start_session(principal, "bearer", 3600)
+        base_url = closing.enter_context(served(opened.people.app))
+        yield Running(base_url, opened.people.app.routes, tokens)  # type: ignore[attr-defined]
+
+
+def put(archive: Archive) -> None:
+    with archive.new_object() as sink:
+        sink.write(pydicom_file("CT_small.dcm"))
+        archive.index(sink.commit(), ORIGIN)
+
+
+def uids() -> dict[str, str]:
+    dataset = dcmread(BytesIO(pydicom_file("CT_small.dcm")))
+    return {
+        "study": STUDY,
+        "series": dataset.SeriesInstanceUID,
+        "instance": dataset.SOPInstanceUID,
+        "frames": "1",
+    }
+
+
+def listed(routes: list[BaseRoute], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(method, path) of every route; folders of public files count as public by the middleware's own list."""
+    for route in routes:
+        if isinstance(route, Mount):
+            if (prefix + route.path + "/") in PUBLIC_FOLDERS:
+                continue
+            assert route.routes, f"a mounted application whose routes cannot be seen: {route.path}"
+            yield from listed(route.routes, prefix + route.path)
+        else:
+            assert isinstance(route, Route), route
+            if (prefix + route.path).startswith(PUBLIC_FOLDERS):
+                assert route.methods <= {"GET", "HEAD"}
+                continue
+            for method in (route.methods or set()) - {"HEAD"}:
+                yield method, prefix + route.path
+
+
+def test_every_route_has_a_rule(central: Running) -> None:
+    found = set(listed(central.routes))
+    viewer = {(method, path) for method, path in found if path.rstrip("/") == "/viewer"}
+    assert found - viewer == set(RULES)
+
+
+@pytest.mark.parametrize(("method", "path"), list(RULES))
+def test_who_gets_what(central: Running, method: str, path: str) -> None:
+    for caller, expected in zip(CALLERS, RULES[method, path], strict=True):
+        got = central.ask(caller, method, path.format(**uids()))
+        assert got.status_code == expected, f"{caller}: {got.text[:200]}"
+        if expected in (DATA, 403, 404) and path.startswith(("/api", "/dicom-web")):
+            assert got.headers["content-type"] == "application/problem+json"
+            assert STUDY not in got.text
+        if caller == "anonymous" and expected == DATA:
+            assert got.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("path", [path for (_, path), rule in RULES.items() if rule is SEARCH])
+def test_a_search_shows_what_may_be_seen(central: Running, path: str) -> None:
+    for caller in CALLERS[1:]:
+        found = central.ask(caller, "GET", path.format(**uids())).json()
+        assert len(found) == (1 if caller in SEES_THE_STUDY else 0), caller
+
+
+def test_only_public_routes_answer_nobody(central: Running) -> None:
+    anonymous = {(method, path) for (method, path), rule in RULES.items() if rule[0] not in (PAGE, DATA)}
+    assert anonymous == {(method, path) for path, methods in PUBLIC.items() for method in methods - {"HEAD"}}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/dicom-web",
+        "/dicom-web/",
+        "//dicom-web/studies",
+        "/static/../dicom-web/studies",
+        "/static/..%2fdicom-web/studies",
+        "/viewer/../dicom-web/studies",
+        "/signin/../dicom-web/studies",
+        "/healthz%3f/../dicom-web/studies",
+        "/DICOM-WEB/studies",
+        "/dicom-web/studies%00",
+        "/%64icom-web/studies",
+    ],
+)
+def test_no_spelling_of_a_path_gets_past(central: Running, path: str) -> None:
+    """Sent raw, since clients tidy paths up. Nobody is answered 200, or anything of the study."""
+    host, port = central.base_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as line:
+        line.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: line.recv(65536), b""))
+    assert answer.split()[1] in (b"303", b"307", b"400", b"401", b"404"), answer[:200]
+    assert STUDY.encode() not in answer
+
+
+def test_a_revoked_token_is_nobody(central: Running, tmp_path: Path) -> None:
+    assert central.ask("nobody", "GET", "/api/me").status_code == 401

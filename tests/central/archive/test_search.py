@@ -1,0 +1,141 @@
+"""Matching as DICOM says it, at SQL level."""
+
+from __future__ import annotations
+
+import pytest
+
+from central.access.policy import PatientKey, Scope
+from central.archive.errors import QueryError
+from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
+from tests.central.archive.conftest import MakeFile, Stocked
+
+EVERYTHING = Scope(everything=True)
+
+
+@pytest.fixture
+def hospital(stocked: Stocked, made: MakeFile) -> Stocked:
+    common = {"SpecificCharacterSet": "ISO_IR 192"}
+    stocked.put(
+        made(
+            StudyInstanceUID="1.1", SeriesInstanceUID="1.1.1", SOPInstanceUID="1.1.1.1", PatientName="Müller^Jörg",
+            PatientID="A[1]", IssuerOfPatientID="H1", StudyDate="20240105", StudyTime="101500.5",
+            AccessionNumber="ACC1", ReferringPhysicianName="Weiß^Anna^^Dr", StudyDescription="Schädel nativ",
+            SeriesNumber=2, InstanceNumber=1, **common,
+        )
+    )  # fmt: skip
+    stocked.put(
+        made(
+            StudyInstanceUID="1.1", SeriesInstanceUID="1.1.2", SOPInstanceUID="1.1.2.1", PatientName="Müller^Jörg",
+            PatientID="A[1]", IssuerOfPatientID="H1", Modality="MR", SeriesNumber=1,
+            SeriesDescription="T1 Axial", BodyPartExamined="HEAD", **common,
+        )
+    )  # fmt: skip
+    stocked.put(
+        made(
+            StudyInstanceUID="1.2", PatientName="Yamada^Tarou=山田^太郎=やまだ^たろう", PatientID="A1",
+            IssuerOfPatientID="H2", StudyDate="20240106", StudyTime="0900", Modality="US",
+            ReferringPhysicianName="WEISS^ANNA", **common,
+        )
+    )  # fmt: skip
+    stocked.put(made(StudyInstanceUID="1.3", PatientName="MULLER^JANE", PatientID="B", Modality="CT"))
+    return stocked
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, ["1.2", "1.1", "1.3"]),  # newest first
+        ({"patient_name": "muller*"}, ["1.1", "1.3"]),
+        ({"patient_name": "MÜLLER^JÖRG"}, ["1.1"]),
+        ({"patient_name": "muller"}, []),
+        ({"patient_name": "*j?rg"}, ["1.1"]),
+        ({"patient_name": "山田*"}, ["1.2"]),
+        ({"patient_name": "*太郎"}, ["1.2"]),
+        ({"patient_name": "yamada^tarou"}, ["1.2"]),
+        ({"patient_name": "*"}, ["1.2", "1.1", "1.3"]),
+        ({"patient_id": "A[1]"}, ["1.1"]),
+        ({"patient_id": "A[*"}, ["1.1"]),
+        ({"patient_id": "?[1]"}, ["1.1"]),
+        ({"patient_id": "A1"}, ["1.2"]),
+        ({"patient_id": "A*", "issuer_of_patient_id": "H2"}, ["1.2"]),
+        ({"study_date": "20240105"}, ["1.1"]),
+        ({"study_date": "20240101-20240105"}, ["1.1"]),
+        ({"study_date": "20240106-"}, ["1.2"]),
+        ({"study_date": "-20240105"}, ["1.1"]),  # no date is in no range
+        ({"study_time": "1015-1016"}, ["1.1"]),
+        ({"study_time": "-09"}, ["1.2"]),
+        ({"accession_number": "ACC1"}, ["1.1"]),
+        ({"modalities_in_study": "MR"}, ["1.1"]),
+        ({"modalities_in_study": "mr\\US"}, ["1.2", "1.1"]),
+        ({"study_instance_uid": "1.3,1.1"}, ["1.1", "1.3"]),
+        ({"study_description": "*schadel*"}, ["1.1"]),
+        ({"referring_physician_name": "weiss^anna"}, ["1.2", "1.1"]),
+        ({"referring_physician_name": "Weiß*"}, ["1.2", "1.1"]),
+        ({"limit": 1}, ["1.2"]),
+        ({"limit": 1, "offset": 1}, ["1.1"]),
+        ({"limit": None, "offset": 2}, ["1.3"]),
+        ({"patient_name": "' OR 1=1 --"}, []),
+    ],
+)
+def test_study_keys(hospital: Stocked, keys: dict[str, object], expected: list[str]) -> None:
+    found = hospital.archive.find_studies(EVERYTHING, StudyQuery(**keys))  # type: ignore[arg-type]
+    assert [study.study_instance_uid for study in found] == expected
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"study_date": "2024"},
+        {"study_date": "yesterday"},
+        {"study_date": "-"},
+        {"study_time": "25h"},
+        {"study_instance_uid": "1.2; DROP TABLE study"},
+        {"patient_name": "x" * 2000},
+        {"patient_id": "a\0b"},
+    ],
+)
+def test_malformed_keys_are_refused(hospital: Stocked, keys: dict[str, str]) -> None:
+    with pytest.raises(QueryError):
+        hospital.archive.find_studies(EVERYTHING, StudyQuery(**keys))
+
+
+def test_scopes_become_sql(hospital: Stocked) -> None:
+    def found(scope: Scope) -> set[str]:
+        studies = hospital.archive.find_studies(scope, StudyQuery())
+        series = hospital.archive.find_series(scope, SeriesQuery())
+        instances = hospital.archive.find_instances(scope, InstanceQuery())
+        uids = {study.study_instance_uid for study in studies}
+        assert {row.study.study_instance_uid for row in series} == uids
+        assert {row.series.study.study_instance_uid for row in instances} == uids
+        return uids
+
+    assert found(Scope(referring_physician_keys=frozenset({"weiss^anna"}))) == {"1.1", "1.2"}
+    assert found(Scope(patients=frozenset({PatientKey("H1", "A[1]")}))) == {"1.1"}
+    assert found(Scope(patients=frozenset({PatientKey("", "A[1]")}))) == set()
+    assert found(Scope(patients=frozenset({PatientKey("", "B"), PatientKey("H2", "A1")}))) == {"1.2", "1.3"}
+
+
+def test_a_study_tells_what_it_holds(hospital: Stocked) -> None:
+    (study,) = hospital.archive.find_studies(EVERYTHING, StudyQuery(study_instance_uid="1.1"))
+    assert study.modalities_in_study == ("CT", "MR")
+    assert (study.number_of_study_related_series, study.number_of_study_related_instances) == (2, 2)
+    assert study.referring_physician_name == "Weiß^Anna^^Dr"
+
+
+def test_series_and_instance_keys(hospital: Stocked) -> None:
+    study = StudyQuery(study_instance_uid="1.1")
+    series = hospital.archive.find_series(EVERYTHING, SeriesQuery(study=study))
+    assert [row.series_number for row in series] == [1, 2]
+
+    def uids(**keys: str) -> list[str]:
+        rows = hospital.archive.find_series(EVERYTHING, SeriesQuery(study=study, **keys))  # type: ignore[arg-type]
+        return [row.series_instance_uid for row in rows]
+
+    assert (
+        uids(modality="MR") == uids(series_description="t1*") == uids(body_part_examined="head") == ["1.1.2"]
+    )
+    assert uids(series_number="2") == ["1.1.1"]
+    instances = hospital.archive.find_instances(
+        EVERYTHING, InstanceQuery(instance_number="1", series=SeriesQuery(study=study))
+    )
+    assert [row.sop_instance_uid for row in instances] == ["1.1.1.1"]

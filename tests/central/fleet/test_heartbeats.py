@@ -1,0 +1,188 @@
+"""What counts of what the boxes say, by a clock of the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from central.fleet.fleet import Fleet
+from central.fleet.heartbeats import Heartbeats
+from central.foundation import open_database
+from central.identity.authority import CertificateAuthority
+from central.identity.gateways import Gateways
+from contract.heartbeat import (
+    LOST_AFTER_S,
+    MAX_PAYLOAD_BYTES,
+    BoxState,
+    Equipment,
+    Status,
+    Telemetry,
+    equipment_key,
+    equipment_topic,
+    status_topic,
+    telemetry_topic,
+)
+from tests.central.app.house import new_key_and_request
+
+T0 = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class Scene:
+    """A register with one box, and ears; broker connected for as long as the test says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now = T0
+        self.connected_s: float | None = 1e6
+        self.db = open_database(folder / "central.sqlite3")
+        self.gateways = Gateways(self.db, CertificateAuthority.open(folder))
+        self.box = self.gateways.enrol(
+            self.gateways.new_pairing("box").token, new_key_and_request()[1]
+        ).gateway_id
+        self.heartbeats = Heartbeats(self.db, self.gateways, lambda: self.now)
+        self.fleet = Fleet(self.gateways, self.heartbeats, self, lambda: self.now)  # type: ignore[arg-type]
+
+    def connected_for_s(self) -> float | None:
+        return self.connected_s
+
+    def status(
+        self, state: BoxState, session: str = "a" * 16, since: datetime = T0, *, retained: bool = False
+    ) -> bool:
+        status = Status(state=state, session=session, since_utc=since, version="1")
+        return self.heartbeats.hear(
+            status_topic(self.box), status.model_dump_json().encode(), retained=retained
+        )
+
+    def telemetry(self, at: datetime, *, retained: bool = False) -> bool:
+        said = Telemetry(
+            captured_at_utc=at, queue_objects=3, queue_bytes=30, quarantined_objects=1, disk_total_bytes=100,
+            disk_free_bytes=50, accepting=True, memory_bytes=1, uptime_s=1,
+        )  # fmt: skip
+        return self.heartbeats.hear(
+            telemetry_topic(self.box), said.model_dump_json().encode(), retained=retained
+        )
+
+    def state(self) -> str:
+        (box,) = self.fleet.boxes()
+        return box.state
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path)
+    yield scene
+    scene.db.close()
+
+
+def test_a_box_that_never_spoke_is_shown(scene: Scene) -> None:
+    (box,) = scene.fleet.boxes()
+    assert (box.gateway_id, box.state, box.since_utc, box.queue_objects) == ("box", "never", None, None)
+    assert box.certificate_expires_at_utc is not None
+
+
+def test_online_silence_and_back(scene: Scene) -> None:
+    scene.status(BoxState.ONLINE)
+    scene.telemetry(T0)
+    assert scene.state() == "online"
+    scene.now += timedelta(seconds=LOST_AFTER_S + 1)
+    (box,) = scene.fleet.boxes()
+    assert (box.state, box.since_utc) == ("lost", T0)
+    scene.telemetry(scene.now)
+    assert scene.state() == "online"
+
+
+def test_nobody_is_declared_lost_while_central_does_not_hear(scene: Scene) -> None:
+    scene.status(BoxState.ONLINE)
+    scene.now += timedelta(hours=1)
+    scene.connected_s = None
+    assert (scene.state(), scene.fleet.broker_state()) == ("online", "away")
+    scene.connected_s = 5.0  # just back: the boxes have not had their turn to speak
+    assert (scene.state(), scene.fleet.broker_state()) == ("online", "connected")
+    scene.connected_s = LOST_AFTER_S
+    assert scene.state() == "lost"
+
+
+def test_the_will_of_an_older_session_is_ignored_and_of_this_or_a_newer_one_counts(scene: Scene) -> None:
+    later = T0 + timedelta(minutes=5)
+    scene.status(BoxState.ONLINE, "a" * 16, T0)
+    scene.status(BoxState.ONLINE, "b" * 16, later)
+    assert not scene.status(BoxState.LOST, "a" * 16, T0)
+    assert scene.state() == "online"
+    assert scene.status(BoxState.LOST, "b" * 16, later)
+    assert scene.state() == "lost"
+    scene.status(BoxState.ONLINE, "c" * 16, later + timedelta(minutes=1))
+    # Central was away while session d began and died: its will is all there is to hear of it.
+    assert scene.status(BoxState.LOST, "d" * 16, later + timedelta(minutes=2))
+    assert scene.state() == "lost"
+
+
+def test_stopped_in_order_is_not_lost(scene: Scene) -> None:
+    scene.status(BoxState.ONLINE)
+    scene.status(BoxState.OFFLINE)
+    scene.now += timedelta(days=1)
+    assert scene.state() == "offline"
+
+
+def test_retained_messages_say_nothing_of_now(scene: Scene) -> None:
+    scene.now = T0 + timedelta(days=2)
+    scene.status(BoxState.ONLINE, retained=True)
+    scene.telemetry(T0, retained=True)
+    (box,) = scene.fleet.boxes()
+    assert (box.state, box.last_telemetry_at_utc) == ("lost", T0)
+    scene.telemetry(T0)  # the same, live: the box's clock stands still, but it speaks
+    assert scene.state() == "online"
+
+
+def test_what_was_heard_survives_a_restart(scene: Scene) -> None:
+    scene.status(BoxState.ONLINE)
+    scene.telemetry(T0)
+    seen = Equipment(ae_title="CT/1#", address="10.0.0.9", first_seen_at_utc=T0, instances=7, rejected=1)
+    topic = equipment_topic(scene.box, equipment_key(seen.ae_title, seen.address))
+    assert scene.heartbeats.hear(topic, seen.model_dump_json().encode(), retained=False)
+    again = Fleet(scene.gateways, Heartbeats(scene.db, scene.gateways), None)
+    (box,) = again.boxes()
+    assert (box.state, box.queue_objects, box.quarantined_objects) == ("online", 3, 1)
+    assert [(scanner.ae_title, scanner.instances) for scanner in box.equipment] == [("CT/1#", 7)]
+    assert again.broker_state() == "none"
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload"),
+    [
+        ("dicomnet/v1/box/up/status", b"{}"),
+        ("dicomnet/v1/box/up/status", b"\xff\xfe"),
+        ("dicomnet/v1/box/up/status", b""),
+        ("dicomnet/v1/box/up/status", b"[" * MAX_PAYLOAD_BYTES),
+        ("dicomnet/v1/box/up/telemetry", b" " * (MAX_PAYLOAD_BYTES + 1)),
+        ("dicomnet/v1/box/up/other", b"{}"),
+        ("dicomnet/v1/box/up/equipment/a/b", b"{}"),
+        ("dicomnet/v1/box/down/status", b"{}"),
+        ("dicomnet/v1/no-such-box/up/status", b"{}"),
+        ("dicomnet/v1/../up/status", b"{}"),
+        ("x/dicomnet/v1/box/up/status", b"{}"),
+    ],
+)
+def test_what_does_not_fit_is_ignored(scene: Scene, topic: str, payload: bytes) -> None:
+    assert not scene.heartbeats.hear(topic, payload, retained=False)
+    assert scene.state() == "never"
+
+
+def test_a_box_cannot_fill_the_database_with_scanners(scene: Scene) -> None:
+    def report(number: int) -> bool:
+        seen = Equipment(ae_title="CT", address=str(number), first_seen_at_utc=T0, instances=0, rejected=0)
+        topic = equipment_topic(scene.box, equipment_key("CT", str(number)))
+        return scene.heartbeats.hear(topic, seen.model_dump_json().encode(), retained=False)
+
+    assert all(report(number) for number in range(256))
+    assert not report(256)
+    assert report(3)
+
+
+def test_a_revoked_box_is_not_heard_any_more(scene: Scene) -> None:
+    scene.status(BoxState.ONLINE)
+    scene.gateways.revoke(scene.box)
+    assert not scene.status(BoxState.OFFLINE)
+    (box,) = scene.fleet.boxes()
+    assert (box.state, box.revoked) == ("online", True)

@@ -1,0 +1,140 @@
+"""The pages in a real browser, under the real content security policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from central.fleet.view import BoxView
+from contract.enrolment import Pairing
+from tests.browser import Browser
+from tests.central.access.house import PASSWORD, House, pydicom_file
+
+pytestmark = pytest.mark.needs("chromium")
+READY = "document.documentElement.dataset.state === 'ready'"
+MARKUP = "<img src=x onerror=document.title=1>"
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    with Browser(width=1280, height=720) as opened:
+        yield opened
+
+
+def sign_in(browser: Browser, house: House, username: str, path: str = "/") -> None:
+    browser.open(f"{house.base_url}{path}")
+    browser.wait_for("location.pathname === '/signin'")
+    browser.type_into("[name=username]", username)
+    browser.type_into("[name=password]", PASSWORD)
+    browser.press("Enter")
+    browser.wait_for(READY)
+
+
+def put(house: House, number: int, date: str, **changes: object) -> str:
+    uid = f"1.2.55.{number}"
+    house.put(
+        pydicom_file(
+            "MR_small.dcm",
+            StudyInstanceUID=uid,
+            SeriesInstanceUID=f"{uid}.1",
+            SOPInstanceUID=f"{uid}.1.1",
+            StudyDate=date,
+            **changes,
+        )
+    )
+    return uid
+
+
+def test_the_study_list(house: House, browser: Browser) -> None:
+    hostile = put(
+        house, 1, "20260301", PatientName=f"{MARKUP}^X", StudyDescription=MARKUP, AccessionNumber="A1"
+    )
+    sign_in(browser, house, "radiologist")
+    rows = "[...document.querySelectorAll('#studies tbody tr')].map(row => row.dataset.study)"
+    assert browser.eval(rows)[0] == hostile
+    # Markup in a name is text, and nothing ran.
+    assert MARKUP in browser.eval("document.querySelector('#studies tbody tr').textContent")
+    assert browser.eval("document.querySelectorAll('#studies img, #studies script').length") == 0
+    assert browser.eval("document.title") == "Studies · DICOM Network"
+    assert not browser.eval("document.documentElement.scrollWidth > innerWidth")
+
+    # Keys: down from the search field to the second row; a study that arrives meanwhile does not move the focus.
+    for _ in range(2):
+        browser.press("ArrowDown")
+    focused = "document.activeElement.closest('tr')?.dataset.study"
+    chosen = browser.eval(focused)
+    assert chosen == browser.eval(rows)[1]
+    newest = put(house, 2, "20260401")
+    browser.eval("document.dispatchEvent(new Event('visibilitychange'))")  # what happens every 15 s, now
+    browser.wait_for(f"{rows}[0] === '{newest}'")
+    assert browser.eval(focused) == chosen
+
+    # Search narrows; the empty list says so.
+    browser.type_into("[name=accession]", "A1")
+    browser.press("Enter")
+    browser.wait_for(f"{rows}.length === 1 && {rows}[0] === '{hostile}'")
+    browser.type_into("[name=id]", "nobody has this")
+    browser.press("Enter")
+    browser.wait_for("!document.getElementById('empty').hidden")
+    browser.click("button[type=reset]")
+    browser.wait_for(f"{rows}.length > 2")
+
+    # Enter opens the study.
+    browser.eval("document.querySelector('#studies tbody a').focus()")
+    browser.press("Enter")
+    browser.wait_for(f"location.pathname === '/viewer/' && location.search === '?study={newest}'")
+
+
+def test_somebody_without_studies_is_told(house: House, browser: Browser) -> None:
+    sign_in(browser, house, "patient-other")
+    assert "appear here" in browser.eval("document.getElementById('empty').textContent")
+
+
+def test_a_session_that_ended_leads_back(house: House, browser: Browser) -> None:
+    sign_in(browser, house, "radiologist")
+    browser.eval("fetch('/signout', {method: 'POST', redirect: 'manual'}).then(() => true)")
+    browser.eval("document.dispatchEvent(new Event('visibilitychange'))")
+    browser.wait_for("location.pathname === '/signin' && location.search === '?next=%2F'")
+
+
+def test_the_fleet_and_a_new_box(house: House, browser: Browser) -> None:
+    now = datetime.now(UTC)
+    house.boxes.append(
+        BoxView("gw-1", MARKUP, "lost", now, "1", 2, 10, 1, now, 100, 5, False, now, now, False, ())
+    )
+    try:
+        sign_in(browser, house, "admin")
+        browser.wait_for("location.pathname === '/fleet'")
+        browser.wait_for(READY)
+        card = browser.eval("document.querySelector('[data-gateway=gw-1]').textContent")
+        assert MARKUP in card
+        assert "Lost" in card
+        assert "disk reserve" in card
+        assert browser.eval("document.querySelectorAll('#boxes img').length") == 0
+        browser.click("#add")
+        browser.type_into("#pair [name=name]", "ct-room-2")
+        browser.click("#make")
+        browser.wait_for("!document.getElementById('answer').hidden")
+        assert Pairing.parse(browser.eval("document.getElementById('secret').value"))
+        browser.click("#close")
+        browser.wait_for("document.getElementById('secret').value === ''")
+    finally:
+        house.boxes.clear()
+
+
+def test_the_audit_page_and_sign_out(house: House, browser: Browser) -> None:
+    with house.client("doctor") as client:
+        client.get("/dicom-web/studies", params={"PatientName": MARKUP})
+    sign_in(browser, house, "admin", "/audit")
+    browser.wait_for(f"location.pathname === '/audit' && {READY}")
+    browser.type_into("[name=actor]", "doctor")
+    browser.press("Enter")
+    actors = "[...document.querySelectorAll('#events tbody tr')].map(row => row.children[1].textContent)"
+    browser.wait_for(f"{actors}.length && {actors}.every(actor => actor === 'doctor')")
+    assert browser.eval("document.querySelectorAll('#events img').length") == 0
+    browser.click(".who button")
+    browser.wait_for("location.pathname === '/signin'")
+    browser.open(f"{house.base_url}/audit")
+    browser.wait_for("location.pathname === '/signin'")

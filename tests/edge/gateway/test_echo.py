@@ -1,0 +1,46 @@
+"""C-ECHO as a technician uses it: an answer, or a sentence that says where to look."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from edge.gateway.echo import echo
+from tests.edge.gateway.conftest import Gateway, StartGateway
+from tests.peers_installed import program
+from tests.ports import free_base_port
+
+
+def test_a_box_that_is_there(gateway: Gateway) -> None:
+    result = echo("127.0.0.1", gateway.port, "DICOMNET", "TECH", 5)
+    assert result.ok
+    assert result.round_trip_ms is not None
+    assert 0 < result.round_trip_ms < 5000
+
+
+def test_a_wrong_ae_title(start_gateway: StartGateway) -> None:
+    gateway = start_gateway(require_called_ae_title=True)
+    result = echo("127.0.0.1", gateway.port, "WRONG", "TECH", 5)
+    assert (result.ok, "AE titles" in result.detail) == (False, True)
+
+
+def test_nobody_there() -> None:
+    result = echo("127.0.0.1", free_base_port(1), "NOBODY", "TECH", 2)
+    assert (result.ok, "nothing answered" in result.detail) == (False, True)
+
+
+@pytest.mark.needs("dcmtk")
+def test_a_foreign_peer(tmp_path: object) -> None:
+    port = free_base_port(1)
+    process = subprocess.Popen(
+        [str(program("storescp")), "-od", str(tmp_path), str(port)], stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(50):
+            if (result := echo("127.0.0.1", port, "STORESCP", "TECH", 2)).ok:
+                break
+        assert result.ok, result.detail
+    finally:
+        process.terminate()
+        process.wait()
