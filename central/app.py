@@ -33,6 +33,7 @@ import central.viewer
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
 from central.archive.archive import Archive
+from central.audit.record import Action
 from central.commands import run_command
 from central.config import Settings
 from central.dicomweb.render import Renderer
@@ -93,7 +94,8 @@ class Central:
         fleet = _fleet(foundation, closing)
         renderer = Renderer(settings.limits.render_workers)
         closing.callback(renderer.close)
-        gateway_app = _gateway_app(foundation, archive, closing)
+        refusals = Refusals(foundation.audit)
+        gateway_app = _gateway_app(foundation, archive, refusals, closing)
         gateway_port = settings.gateways.public_port or gateway_socket.getsockname()[1]
         return cls(
             foundation=foundation,
@@ -106,7 +108,13 @@ class Central:
             gateways=Listener(
                 gateway_socket,
                 gateway_app,
-                gateway_tls(foundation.identity.server, foundation.identity.authority.pem.decode("ascii")),
+                gateway_tls(
+                    foundation.identity.server,
+                    foundation.identity.authority.pem.decode("ascii"),
+                    lambda why: refusals.record(
+                        Action.UPLOAD_REFUSED, "", "", f"client certificate does not verify: {why}"
+                    ),
+                ),
             ),
             dicom=_dicom(foundation, archive, closing),
             fleet=fleet,
@@ -144,7 +152,9 @@ def _people_app(
     )
 
 
-def _gateway_app(foundation: Foundation, archive: Archive, closing: ExitStack) -> Starlette:
+def _gateway_app(
+    foundation: Foundation, archive: Archive, refusals: Refusals, closing: ExitStack
+) -> Starlette:
     settings, identity = foundation.settings, foundation.identity
     limits = UploadLimits(
         max_object_bytes=settings.limits.max_object_bytes,
@@ -159,7 +169,6 @@ def _gateway_app(foundation: Foundation, archive: Archive, closing: ExitStack) -
         receipt_key=identity.receipt_key,
         max_object_bytes=limits.max_object_bytes,
     )
-    refusals = Refusals(foundation.audit)
     uploads = Uploads(
         Callers(foundation.gateways, refusals),
         PartialUploads.open(settings.storage.root / "uploads", limits),

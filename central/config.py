@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, model_validator
 
@@ -15,7 +15,7 @@ from central.dimse.settings import DimseSettings
 from contract.settings import Section
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-_EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  # compared with, not bound to
+EVERYWHERE: Final = ("", "0.0.0.0", "::")  # noqa: S104  # compared with, not bound to
 
 
 def is_loopback(host: str) -> bool:
@@ -70,7 +70,7 @@ class GatewaySettings(Section):
 
     @model_validator(mode="after")
     def _reachable(self) -> GatewaySettings:
-        if not self.public_host and self.host in _EVERYWHERE:
+        if not self.public_host and self.host in EVERYWHERE:
             raise ValueError("set public_host: the boxes cannot be told to call every address")
         return self
 

@@ -18,7 +18,7 @@ import peewee
 from central.access.accounts import Accounts
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
-from central.config import Settings
+from central.config import EVERYWHERE, Settings
 from central.errors import StartError
 from central.identity.errors import KeyFileError
 from central.identity.gateways import Gateways
@@ -27,7 +27,6 @@ from central.identity.keyfiles import make_private_folder
 
 _PRAGMAS: Final = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
 _ALWAYS_CALLED: Final = ("localhost", "127.0.0.1", "::1")
-_EVERYWHERE: Final = ("", "0.0.0.0", "::")  # noqa: S104  # compared with, not bound to
 
 
 @dataclass(frozen=True)
@@ -99,4 +98,4 @@ def lock_folder(root: Path) -> int:
 def _server_hosts(settings: Settings) -> list[str]:
     """Every name the gateways' listener and the broker are called by."""
     named = [settings.gateways.called_host, settings.gateways.host, settings.mqtt.called_host]
-    return list(dict.fromkeys(host for host in (*named, *_ALWAYS_CALLED) if host not in _EVERYWHERE))
+    return list(dict.fromkeys(host for host in (*named, *_ALWAYS_CALLED) if host not in EVERYWHERE))

@@ -73,16 +73,31 @@ def reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def gateway_tls(server: KeyPair, ca: str) -> ssl.SSLContext:
+def gateway_tls(server: KeyPair, ca: str, on_foreign: Callable[[str], None]) -> ssl.SSLContext:
     """TLS 1.2 or newer with the private CA; a client certificate is verified if one is shown.
 
-    Which routes need one is for the routes to say: a box that enrols has none yet.
+    Which routes need one is for the routes to say: a box that enrols has none yet. A certificate that does not
+    verify ends the handshake, so no route ever hears of it: `on_foreign` does, with OpenSSL's words for what is
+    wrong, on a thread. Whose address it was, TLS does not know.
     """
     context = _server_context()
+    context.sslobject_class = _watched(on_foreign)
     context.load_cert_chain(server.certificate, server.key)
     context.load_verify_locations(cadata=ca)
     context.verify_mode = ssl.CERT_OPTIONAL
     return context
+
+
+def _watched(on_foreign: Callable[[str], None]) -> type[ssl.SSLObject]:
+    class Watched(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except ssl.SSLCertVerificationError as error:
+                asyncio.get_running_loop().run_in_executor(None, on_foreign, error.verify_message)
+                raise
+
+    return Watched
 
 
 def people_tls(certificate: str, key: str) -> ssl.SSLContext:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -143,11 +142,6 @@ def matches_number(column: peewee.Field, key: str) -> peewee.Expression | None:
     if not re.fullmatch(r"[+-]?\d{1,12}", text):
         raise QueryError("a number was expected")
     return column == int(text)
-
-
-def all_of(conditions: Iterable[peewee.Expression | None]) -> list[peewee.Expression]:
-    """Those that say something."""
-    return [condition for condition in conditions if condition is not None]
 
 
 def _matches_range(

@@ -212,22 +212,25 @@ class Audit:
     def _commit_waiting(self) -> None:
         with self._queue_lock:
             batch, self._queue = self._queue, []
+        # Whatever ends this other than the commit, also what no one thought of, leaves everybody refused.
+        error: BaseException | None = AuditUnavailableError("the commit did not end")
         try:
             self._require_open()
             with self._db.atomic():
                 AuditRecord.insert_many([pending.row for pending in batch]).execute(self._db)
-        except (peewee.PeeweeException, AuditUnavailableError) as error:
-            for pending in batch:
-                pending.error = error
+            error = None
+        except (peewee.PeeweeException, AuditUnavailableError) as failure:
+            error = failure
         finally:
             for pending in batch:
+                pending.error = error
                 pending.done = True
 
 
 def _row(event: AuditEvent) -> dict[str, Any]:
     return {
         "at_utc": datetime.now(UTC).isoformat(timespec="microseconds"),
-        "actor": event.actor[:MAX_NAME_CHARACTERS],
+        "actor": _storable(event.actor)[:MAX_NAME_CHARACTERS],
         "actor_role": event.actor_role,
         "action": event.action.value,
         "outcome": event.outcome,
@@ -235,8 +238,13 @@ def _row(event: AuditEvent) -> dict[str, Any]:
         "study_instance_uid": event.study_instance_uid,
         "series_instance_uid": event.series_instance_uid,
         "sop_instance_uid": event.sop_instance_uid,
-        "detail": event.detail[:MAX_DETAIL_CHARACTERS],
+        "detail": _storable(event.detail)[:MAX_DETAIL_CHARACTERS],
     }
+
+
+def _storable(text: str) -> str:
+    """`text` as UTF-8 can hold it: what came from outside may have lone surrogates, which SQLite refuses."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _audit_row(row: dict[str, Any]) -> AuditRow:

@@ -143,9 +143,6 @@ def _work(pipe: Connection) -> None:
     """The worker's life: one job after the other until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; central ends us in order
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # One thread each: the pool is what uses the cores.
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-        os.environ[name] = "1"
     resource.setrlimit(resource.RLIMIT_AS, (WORKER_MEMORY_BYTES, WORKER_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold an image
     while True:

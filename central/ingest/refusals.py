@@ -40,9 +40,7 @@ class Refusals:
             if now - self._recorded.get(key, -_QUIET_S) < _QUIET_S:
                 return False
             if len(self._recorded) >= _REMEMBERED:
-                self._recorded = {
-                    known: at for known, at in self._recorded.items() if now - at < _QUIET_S
-                } or {}
+                self._recorded = {known: at for known, at in self._recorded.items() if now - at < _QUIET_S}
             if len(self._recorded) >= _REMEMBERED:
                 return False  # thousands of different refusals a minute: an attack is on record well enough
             self._recorded[key] = now

@@ -109,3 +109,26 @@ def test_what_comes_from_outside_is_cut(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(AuditUnavailableError, match="audit record"):
         Audit.open(tmp_path / "nowhere" / "audit.sqlite3")
+
+
+def test_text_that_utf8_cannot_hold_is_recorded_escaped(tmp_path: Path) -> None:
+    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit.record(event(actor="a\ud800b"))
+    assert audit.search(limit=1)[0].event.actor == r"a\ud800b"
+    audit.close()
+
+
+def test_a_failure_of_an_unforeseen_kind_is_never_taken_for_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = Audit.open(tmp_path / "audit.sqlite3")
+
+    def fail() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(audit._db, "atomic", fail)
+    with pytest.raises((AuditUnavailableError, MemoryError)):
+        audit.record(event())
+    monkeypatch.undo()
+    assert audit.search(limit=1) == []
+    audit.close()

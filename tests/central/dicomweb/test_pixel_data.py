@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
@@ -13,14 +16,18 @@ from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.pixels import pixel_array
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLSLossless,
 )
 
 from central.dicomweb import pixel_data
-from central.dicomweb.decode import decode_frame
+from central.dicomweb.decode import JPEG_XL_LOSSLESS, decode_frame
 from central.dicomweb.errors import NotAnImageError
 from central.dicomweb.pixel_data import open_image
 from tests.central.access.house import part10
@@ -72,6 +79,45 @@ def test_encapsulated_frames_leave_as_they_are_stored() -> None:
     with open_image(path, dataset.file_meta.TransferSyntaxUID) as image:
         assert [image.read_frame(number) for number in range(1, 11)] == expected
         assert image.delivered_transfer_syntax_uid == dataset.file_meta.TransferSyntaxUID
+
+
+@pytest.mark.parametrize(
+    ("syntax", "encode"),
+    [
+        (HTJ2KLossless, partial(imagecodecs.htj2k_encode, reversible=True)),
+        (JPEG2000Lossless, partial(imagecodecs.jpeg2k_encode, level=0, reversible=True, codecformat="j2k")),
+        (JPEGLSLossless, imagecodecs.jpegls_encode),
+        (JPEG_XL_LOSSLESS, partial(imagecodecs.jpegxl_encode, lossless=True)),
+    ],
+)
+@pytest.mark.parametrize("signed", [False, True])
+def test_what_we_encode_losslessly_comes_back(
+    tmp_path: Path, syntax: UID, encode: Callable[[np.ndarray], bytes], signed: bool
+) -> None:
+    low, high = (-2048, 2048) if signed else (0, 4096)
+    cells = np.random.default_rng(5).integers(low, high, (40, 30), dtype="<i2" if signed else "<u2")
+    dataset = image_dataset(1)
+    dataset.Rows, dataset.Columns = cells.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelRepresentation = int(signed)
+    # Codecs without a sign get the cells as twos complement in Bits Stored, as PS3.5 section 8.2 wants it.
+    dataset.PixelData = encapsulate([encode((cells & 0xFFF).astype(np.uint16))])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = JPEGLSLossless  # pydicom writes no JPEG XL; the form is the same
+    with open_image(written(tmp_path, dataset), syntax) as image:
+        np.testing.assert_array_equal(decode_frame(image, 1).cells, cells)
+
+
+def test_a_codestream_of_another_size_is_refused(tmp_path: Path) -> None:
+    dataset = image_dataset(1)
+    dataset.PixelData = encapsulate([imagecodecs.jpegls_encode(np.zeros((400, 400), np.uint8))])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
+    with (
+        open_image(written(tmp_path, dataset), JPEGLSLossless) as image,
+        pytest.raises(NotAnImageError, match="another size"),
+    ):
+        decode_frame(image, 1)
 
 
 @pytest.mark.parametrize("extended", [False, True])

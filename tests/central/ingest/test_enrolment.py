@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from central.audit.record import Audit
 from central.identity.authority import CertificateAuthority
 from contract.enrolment import CA_PATH, ENROL_PATH, PairingError
 from contract.transfer import Problem
@@ -153,6 +154,9 @@ def test_a_certificate_of_another_ca_does_not_get_through_tls(house: House, box:
         pytest.raises((httpx.TransportError, ssl.SSLError)),
     ):
         head(client, "0" * 32)
+    house.stop()  # so that what was under way on threads is on record
+    rows = Audit.open(house.root / "audit.sqlite3").search(limit=5)
+    assert any("client certificate does not verify" in row.event.detail for row in rows)
 
 
 def test_a_gateways_certificate_cannot_pass_for_central(house: House, box: Box) -> None:

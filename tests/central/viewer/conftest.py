@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import Browser
+from tests.central.viewer.stand import Stand, serving
 
 _DIST = Path(__file__).parents[3] / "central" / "viewer" / "dist"
 
@@ -18,6 +19,20 @@ def dist() -> Path:
     if not (_DIST / "index.html").is_file():
         pytest.fail("the viewer is not built: run make viewer", pytrace=False)
     return _DIST
+
+
+@pytest.fixture(scope="session")
+def shared_stand(dist: Path) -> Iterator[Stand]:
+    """One server for all tests: from one origin the browser loads and compiles the viewer only once."""
+    with serving(Stand(dist)) as stand:
+        yield stand
+
+
+@pytest.fixture
+def stand(shared_stand: Stand) -> Stand:
+    """The shared server, empty and well."""
+    shared_stand.reset()
+    return shared_stand
 
 
 @pytest.fixture(scope="session")

@@ -43,11 +43,20 @@ class Stand:
     dist: Path
     datasets: list[Dataset] = field(default_factory=list)
     signed_in: bool = True
+    #: Whether metadata say what the frames are coded in (0008,3002); a server need not.
+    announces_transfer_syntax: bool = True
     #: SOP Instance UIDs whose frames cannot be had.
     broken: set[str] = field(default_factory=set)
     #: Paths asked for, in order.
     asked: list[str] = field(default_factory=list)
     origin: str = ""
+
+    def reset(self, datasets: Iterable[Dataset] = ()) -> None:
+        """Hold these data sets and nothing else, and behave."""
+        self.datasets = list(datasets)
+        self.signed_in = self.announces_transfer_syntax = True
+        self.broken.clear()
+        self.asked.clear()
 
     def viewer_url(self, study_instance_uid: str) -> str:
         return f"{self.origin}/viewer/?study={study_instance_uid}"
@@ -92,7 +101,7 @@ class Stand:
 
     def _metadata(self, request: Request) -> Response:
         found = self._of(study=request.path_params["study"], series=request.path_params["series"])
-        return _dicom_json(_metadata_of(ds) for ds in found)
+        return _dicom_json(_metadata_of(ds, announce=self.announces_transfer_syntax) for ds in found)
 
     def _frame(self, request: Request) -> Response:
         names = request.path_params
@@ -173,7 +182,7 @@ def serving(stand: Stand) -> Iterator[Stand]:
         thread.join(10)
 
 
-def _metadata_of(ds: Dataset) -> dict[str, Any]:
+def _metadata_of(ds: Dataset, *, announce: bool) -> dict[str, Any]:
     """Everything but pixels; what no JSON can hold is left out, as a server that must go on does."""
     found: dict[str, Any] = {}
     for element in ds:
@@ -186,7 +195,8 @@ def _metadata_of(ds: Dataset) -> dict[str, Any]:
             found[f"{int(element.tag):08X}"] = element.to_json_dict(None, 1 << 20)
         except (ValueError, TypeError, AttributeError):
             continue
-    found["00083002"] = {"vr": "UI", "Value": [str(ds.file_meta.TransferSyntaxUID)]}
+    if announce:
+        found["00083002"] = {"vr": "UI", "Value": [str(ds.file_meta.TransferSyntaxUID)]}
     return found
 
 

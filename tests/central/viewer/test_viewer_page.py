@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 from pydicom import Dataset
@@ -23,7 +20,7 @@ from tests.central.viewer.screen import (
     text_of,
     viewport,
 )
-from tests.central.viewer.stand import Stand, serving
+from tests.central.viewer.stand import Stand
 
 pytestmark = [
     pytest.mark.needs("chromium"),
@@ -32,13 +29,13 @@ pytestmark = [
 
 
 @pytest.fixture
-def head(dist: Path, browser: Browser) -> Iterator[tuple[Stand, list[Dataset]]]:
+def head(stand: Stand, browser: Browser) -> list[Dataset]:
     """A study with one CT series of nine slices, open and completely loaded."""
     slices = ct_head()
-    with serving(Stand(dist, slices)) as stand:
-        browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
-        browser.wait_for(f"{READY} && {LOADED}")
-        yield stand, slices
+    stand.reset(slices)
+    browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
+    browser.wait_for(f"{READY} && {LOADED}")
+    return slices
 
 
 @pytest.mark.usefixtures("head")
@@ -49,11 +46,10 @@ def test_middle_slice_is_drawn(browser: Browser) -> None:
     assert not browser.console, browser.console
 
 
-def test_every_slice_is_fetched_middle_first(browser: Browser, head: tuple[Stand, list[Dataset]]) -> None:
-    stand, slices = head
-    frames = [path for path in stand.asked if "/frames/" in path]
-    assert len(frames) == len(set(frames)) == len(slices)
-    assert slices[4].SOPInstanceUID in frames[0]
+def test_every_slice_is_fetched_middle_first(stand: Stand, browser: Browser, head: list[Dataset]) -> None:
+    frames = [path for path in stand.asked if "/frames/" in path and head[0].StudyInstanceUID in path]
+    assert len(frames) == len(set(frames)) == len(head)
+    assert head[4].SOPInstanceUID in frames[0]
     assert viewport(browser, "loaded") == "9"
 
 
@@ -138,96 +134,90 @@ def test_zoom_pan_and_help_by_hand(browser: Browser) -> None:
     browser.wait_for("!document.querySelector('#help-dialog').open")
 
 
-def test_data_set_text_is_never_markup(dist: Path, browser: Browser) -> None:
+def test_data_set_text_is_never_markup(stand: Stand, browser: Browser) -> None:
     slices = ct_head(slices=3)
     for ds in slices:
         ds.StudyDescription = ds.SeriesDescription = HOSTILE_NAME
-    with serving(Stand(dist, slices)) as stand:
-        browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
-        browser.wait_for(f"{READY} && {LOADED}")
-        for place in ("#patient-name", "#corner-patient"):
-            assert text_of(browser, place).startswith("<img src")
-        for place in ("#study-description", "#corner-study", "#corner-series", "nav .name"):
-            assert "<img src=x onerror=window.hacked=1>" in text_of(browser, place)
-        assert browser.eval("document.querySelectorAll('img:not(nav .thumbnail img)').length") == 0
-        assert browser.eval("window.hacked === undefined")
-        assert "P-0001" in text_of(browser, "#patient-facts")
-        assert [text_of(browser, f"#edge-{edge}") for edge in ("west", "east", "north", "south")] == list(
-            "RLAP"
-        )
+    stand.reset(slices)
+    browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
+    browser.wait_for(f"{READY} && {LOADED}")
+    for place in ("#patient-name", "#corner-patient"):
+        assert text_of(browser, place).startswith("<img src")
+    for place in ("#study-description", "#corner-study", "#corner-series", "nav .name"):
+        assert "<img src=x onerror=window.hacked=1>" in text_of(browser, place)
+    assert browser.eval("document.querySelectorAll('img:not(nav .thumbnail img)').length") == 0
+    assert browser.eval("window.hacked === undefined")
+    assert "P-0001" in text_of(browser, "#patient-facts")
+    assert [text_of(browser, f"#edge-{edge}") for edge in ("west", "east", "north", "south")] == list("RLAP")
 
 
-def test_series_without_pictures_says_so(dist: Path, browser: Browser) -> None:
+def test_series_without_pictures_says_so(stand: Stand, browser: Browser) -> None:
     slices = ct_head(slices=3)
     report = _report(slices[0])
-    with serving(Stand(dist, [report, *slices])) as stand:
-        browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
-        browser.wait_for(f"{READY} && {slice_is(2)}")
-        browser.click(f"nav button[data-series='{report.SeriesInstanceUID}']")
-        browser.wait_for("!document.querySelector('#notice').hidden")
-        assert "1 document or report" in text_of(browser, "#notice-text")
-        assert browser.eval("document.querySelector('.stage').classList.contains('covered')")
-        browser.press("]")
-        browser.wait_for(f"{READY} && {slice_is(2)} && document.querySelector('#notice').hidden")
+    stand.reset([report, *slices])
+    browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
+    browser.wait_for(f"{READY} && {slice_is(2)}")
+    browser.click(f"nav button[data-series='{report.SeriesInstanceUID}']")
+    browser.wait_for("!document.querySelector('#notice').hidden")
+    assert "1 document or report" in text_of(browser, "#notice-text")
+    assert browser.eval("document.querySelector('.stage').classList.contains('covered')")
+    browser.press("]")
+    browser.wait_for(f"{READY} && {slice_is(2)} && document.querySelector('#notice').hidden")
 
 
-def test_frame_that_fails_never_shows_another_in_its_place(dist: Path, browser: Browser) -> None:
+def test_frame_that_fails_never_shows_another_in_its_place(stand: Stand, browser: Browser) -> None:
     slices = ct_head(slices=5)
-    with serving(Stand(dist, slices, broken={slices[3].SOPInstanceUID})) as stand:
-        browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
-        browser.wait_for(f"{READY} && {LOADED}")
-        assert "1 could not be loaded" in text_of(browser, "#status")
-        browser.press("ArrowDown")
-        browser.wait_for(f"document.documentElement.dataset.viewerState === 'error' && {slice_is(4)}")
-        assert (
-            browser.eval("getComputedStyle(document.querySelector('#viewport canvas')).visibility")
-            == "hidden"
-        )
-        assert "Image 4 cannot be shown" in text_of(browser, "#notice-title")
-        browser.press("ArrowDown")
-        browser.wait_for(f"{READY} && {slice_is(5)} && document.querySelector('#notice').hidden")
-        stand.broken.clear()
-        browser.press("ArrowUp")
-        browser.wait_for(f"{READY} && {slice_is(4)} && document.querySelector('#notice').hidden")
+    stand.reset(slices)
+    stand.broken.add(slices[3].SOPInstanceUID)
+    browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
+    browser.wait_for(f"{READY} && {LOADED}")
+    assert "1 could not be loaded" in text_of(browser, "#status")
+    browser.press("ArrowDown")
+    browser.wait_for(f"document.documentElement.dataset.viewerState === 'error' && {slice_is(4)}")
+    assert browser.eval("getComputedStyle(document.querySelector('#viewport canvas')).visibility") == "hidden"
+    assert "Image 4 cannot be shown" in text_of(browser, "#notice-title")
+    browser.press("ArrowDown")
+    browser.wait_for(f"{READY} && {slice_is(5)} && document.querySelector('#notice').hidden")
+    stand.broken.clear()
+    browser.press("ArrowUp")
+    browser.wait_for(f"{READY} && {slice_is(4)} && document.querySelector('#notice').hidden")
 
 
-def test_series_whose_middle_fails_can_be_read_on(dist: Path, browser: Browser) -> None:
+def test_series_whose_middle_fails_can_be_read_on(stand: Stand, browser: Browser) -> None:
     slices = ct_head(slices=5)
-    with serving(Stand(dist, slices, broken={slices[2].SOPInstanceUID})) as stand:
-        browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
-        browser.wait_for("document.documentElement.dataset.viewerState === 'error'")
-        assert "Image 3 cannot be shown" in text_of(browser, "#notice-title")
-        browser.press("ArrowDown")
-        browser.wait_for(f"{READY} && {slice_is(4)} && document.querySelector('#notice').hidden")
-        assert len(np.unique(picture(browser).round())) > 60
+    stand.reset(slices)
+    stand.broken.add(slices[2].SOPInstanceUID)
+    browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
+    browser.wait_for("document.documentElement.dataset.viewerState === 'error'")
+    assert "Image 3 cannot be shown" in text_of(browser, "#notice-title")
+    browser.press("ArrowDown")
+    browser.wait_for(f"{READY} && {slice_is(4)} && document.querySelector('#notice').hidden")
+    assert len(np.unique(picture(browser).round())) > 60
 
 
-def test_ended_session_leads_to_sign_in_and_back(browser: Browser, head: tuple[Stand, list[Dataset]]) -> None:
-    stand, slices = head
+def test_ended_session_leads_to_sign_in_and_back(stand: Stand, browser: Browser, head: list[Dataset]) -> None:
     stand.signed_in = False
-    uid = slices[0].StudyInstanceUID
+    uid = head[0].StudyInstanceUID
     browser.open(stand.viewer_url(uid))
     browser.wait_for("location.pathname === '/signin'")
     assert browser.eval("new URLSearchParams(location.search).get('next')") == f"/viewer/?study={uid}"
 
 
 @pytest.mark.parametrize("study", ["1.2.3.4", "", "../../etc", "1.2'\"><script>"])
-def test_absent_study_is_told_in_plain_words(dist: Path, browser: Browser, study: str) -> None:
-    with serving(Stand(dist)) as stand:
-        browser.open(stand.viewer_url(study))
-        browser.wait_for(SETTLED)
-        assert browser.eval("document.documentElement.dataset.viewerState") == "error"
-        expected = (
-            "This study is not here, or you may not see it." if study == "1.2.3.4" else "names no study"
-        )
-        assert expected in text_of(browser, "#notice-text")
-        if study != "1.2.3.4":
-            assert not any(path.startswith("/dicom-web") for path in stand.asked)
+def test_absent_study_is_told_in_plain_words(stand: Stand, browser: Browser, study: str) -> None:
+    browser.open(stand.viewer_url(study))
+    browser.wait_for(SETTLED)
+    assert browser.eval("document.documentElement.dataset.viewerState") == "error"
+    expected = "This study is not here, or you may not see it." if study == "1.2.3.4" else "names no study"
+    assert expected in text_of(browser, "#notice-text")
+    if study != "1.2.3.4":
+        assert not any(path.startswith("/dicom-web") for path in stand.asked)
 
 
-def test_draws_without_webgl(dist: Path) -> None:
+def test_draws_without_webgl(stand: Stand) -> None:
     slices = ct_head(slices=3)
-    with serving(Stand(dist, slices)) as stand, Browser(flags=["--disable-3d-apis"]) as browser:
+    stand.reset(slices)
+    with Browser(flags=["--disable-3d-apis"]) as browser:
         browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
         browser.wait_for(f"{READY} && {LOADED}")
         assert "without graphics hardware" in text_of(browser, "#status")

@@ -7,7 +7,6 @@ inverted. So each form is drawn by the real browser and compared, cell by cell, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from pydicom.uid import generate_uid
 
 from tests.browser import Browser
 from tests.central.viewer.screen import SETTLED, picture, text_of
-from tests.central.viewer.stand import Stand, serving
+from tests.central.viewer.stand import Stand
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.filterwarnings("ignore")]
 
@@ -61,7 +60,7 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def gallery(dist: Path, shared_browser: Browser) -> Iterator[dict[str, Dataset]]:
+def gallery(shared_stand: Stand, shared_browser: Browser) -> dict[str, Dataset]:
     """All files as series of one study, open in the browser."""
     study = generate_uid()
     found: dict[str, Dataset] = {}
@@ -72,12 +71,10 @@ def gallery(dist: Path, shared_browser: Browser) -> Iterator[dict[str, Dataset]]
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = study, generate_uid(), generate_uid()
         ds.SeriesNumber, ds.SeriesDescription = len(found) + 1, name
         found[name] = ds
-    with serving(Stand(dist, list(found.values()))) as stand:
-        shared_browser.open(stand.viewer_url(study))
-        shared_browser.wait_for(
-            f"document.querySelectorAll('nav button').length === {len(found)} && {SETTLED}"
-        )
-        yield found
+    shared_stand.reset(found.values())
+    shared_browser.open(shared_stand.viewer_url(study))
+    shared_browser.wait_for(f"document.querySelectorAll('nav button').length === {len(found)} && {SETTLED}")
+    return found
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -100,6 +97,16 @@ def test_refused_rather_than_shown_wrongly(name: str, gallery: dict[str, Dataset
     browser.wait_for("!document.querySelector('#notice').hidden")
     assert REFUSED[name] in text_of(browser, "#notice")
     assert browser.eval("getComputedStyle(document.querySelector('#viewport canvas')).visibility") == "hidden"
+
+
+def test_refused_when_only_the_frame_tells_its_coding(stand: Stand, browser: Browser) -> None:
+    ds = pydicom.dcmread(_FILES / "SC_rgb_rle_16bit.dcm")
+    stand.reset([ds])
+    stand.announces_transfer_syntax = False
+    browser.open(stand.viewer_url(ds.StudyInstanceUID))
+    browser.wait_for("!document.querySelector('#notice').hidden")
+    assert "cannot read" in text_of(browser, "#notice-text")
+    assert browser.eval("document.querySelector('#notice-action').hidden"), "asking again cannot help"
 
 
 def _open(browser: Browser, ds: Dataset) -> None:

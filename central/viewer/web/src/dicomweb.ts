@@ -13,7 +13,7 @@ export const FRAME_SCHEME = 'dicomweb';
 /** A UID is digits and dots, at most 64 characters (PS3.5 section 9.1). */
 const UID = /^[0-9.]{1,64}$/;
 
-export type Failure = 'signed-out' | 'not-here' | 'unreachable' | 'broken';
+export type Failure = 'signed-out' | 'not-here' | 'unreachable' | 'broken' | 'undrawable';
 
 /** An answer that is not the data asked for. `message` is written for the person at the screen. */
 export class ArchiveError extends Error {

@@ -43,7 +43,9 @@ export function buildStack(studyUid: string, seriesUid: string, metadata: readon
   const drawable: JsonDataset[] = [];
   const counts = new Map<keyof typeof IN_WORDS, number>();
   for (const dataset of metadata) {
-    const reason = isUid(text(dataset, Tag.SOPInstanceUID)) ? whyNotDrawable(dataset) : 'unusual';
+    const reason = isUid(text(dataset, Tag.SOPInstanceUID))
+      ? whyNotDrawable(dataset, text(dataset, Tag.AvailableTransferSyntaxUID))
+      : 'unusual';
     if (reason === undefined) drawable.push(dataset);
     else counts.set(reason, (counts.get(reason) ?? 0) + 1);
   }

@@ -207,13 +207,18 @@ class Viewer {
 function fail(error: unknown, again?: () => void, title = 'This cannot be shown'): void {
   const reason = explain(error);
   if (reason.failure === 'signed-out') return goToSignIn();
-  const action =
-    reason.failure === 'not-here'
-      ? { label: 'Back to the studies', run: () => window.location.assign('/') }
-      : again && { label: 'Try again', run: again };
-  showNotice(title, reason.message, action);
+  showNotice(title, reason.message, wayOut(reason, again));
   setStatus('');
   setState('error');
+}
+
+/** The one thing that may help: a frame no decoder reads will not get better by asking again. */
+function wayOut(reason: ArchiveError, again?: () => void): { label: string; run: () => void } | undefined {
+  if (reason.failure === 'undrawable') return undefined;
+  if (reason.failure === 'not-here') {
+    return { label: 'Back to the studies', run: () => window.location.assign('/') };
+  }
+  return again && { label: 'Try again', run: again };
 }
 
 function bytesPerFrame(dataset: JsonDataset): number {
@@ -225,6 +230,9 @@ function bytesPerFrame(dataset: JsonDataset): number {
 
 /** A fault nobody caught must not leave a page that seems to load for ever. */
 function onUncaught(reason: unknown): void {
+  // Cornerstone rejects more than one promise for one failed frame: those failures have been told already, and may
+  // belong to a series that was left meanwhile.
+  if (reason instanceof ArchiveError) return;
   if (document.documentElement.dataset['viewerState'] === 'loading') {
     fail(reason, () => window.location.reload(), 'This cannot be shown');
   }

@@ -7,7 +7,6 @@ import { metaData } from '@cornerstonejs/core';
 import { type JsonDataset, Tag, items, number, numbers, text } from './dicom_json';
 import { fetchBulkData } from './dicomweb';
 import type { Frame } from './frames';
-import { describedAs } from './pixel_form';
 
 type Modules = Readonly<Record<string, unknown>>;
 
@@ -38,6 +37,14 @@ export class PixelFacts {
 
   frameOf(imageId: string): Frame | undefined {
     return this.#frames.get(imageId);
+  }
+
+  /** Corrects what is said about a frame's pixels, once they are here and had to be put into another form. */
+  describe(imageId: string, changes: Modules): void {
+    const modules = this.#modules.get(imageId);
+    if (modules === undefined) return;
+    const imagePixelModule = { ...(modules['imagePixelModule'] as Modules), ...changes };
+    this.#modules.set(imageId, { ...modules, imagePixelModule });
   }
 
   /** Makes a stack's frames known; fetches colour tables that did not fit into the metadata. */
@@ -86,7 +93,7 @@ export function orientation(dataset: JsonDataset): number[] | undefined {
 function modulesOf(frame: Frame, palette: Modules): Modules {
   const { dataset } = frame;
   return {
-    imagePixelModule: { ...imagePixel(dataset), ...describedAs(dataset), ...palette },
+    imagePixelModule: { ...imagePixel(dataset), ...palette },
     imagePlaneModule: imagePlane(frame),
     voiLutModule: voiLut(dataset),
     modalityLutModule: {

@@ -2,7 +2,7 @@
 //
 // Cornerstone's loader shows some forms wrongly instead of failing (found by comparing every picture of pydicom's
 // test files with pydicom's own reading). A wrong picture is worse than none, so each of them is either put right
-// here or refused by `whyNotDrawable` before it is asked for.
+// here or refused.
 import { type JsonDataset, Tag, number, text } from './dicom_json';
 
 const RLE_LOSSLESS = '1.2.840.10008.1.2.5';
@@ -13,10 +13,23 @@ const NATIVE = new Set(['1.2.840.10008.1.2', '1.2.840.10008.1.2.1', '1.2.840.100
 /** MPEG-2, MPEG-4 and HEVC transfer syntaxes: streams, not frames. */
 const VIDEO = /^1\.2\.840\.10008\.1\.2\.4\.10[0-8](\.|$)/;
 
-/** What kind of thing an instance is when it is not a picture this viewer draws; undefined when it is one. */
-export function whyNotDrawable(dataset: JsonDataset): 'document' | 'video' | 'segmentation' | 'unusual' | undefined {
+/** Pixels the decoders read correctly, and what has to be said differently about them than the data set does. */
+export interface KnownForm {
+  readonly pixels: Uint8Array<ArrayBuffer>;
+  readonly imagePixel: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * What kind of thing an instance is when it is not a picture this viewer draws; undefined when it is one.
+ *
+ * The transfer syntax is what the archive announces with the metadata, '' where it announces none; then a form that
+ * depends on it is refused when the first frame arrives (`inKnownForm`).
+ */
+export function whyNotDrawable(
+  dataset: JsonDataset,
+  transferSyntaxUid: string,
+): 'document' | 'video' | 'segmentation' | 'unusual' | undefined {
   if (!number(dataset, Tag.Rows) || !number(dataset, Tag.Columns)) return 'document';
-  const transferSyntaxUid = text(dataset, Tag.AvailableTransferSyntaxUID);
   if (VIDEO.test(transferSyntaxUid)) return 'video';
   const bitsAllocated = number(dataset, Tag.BitsAllocated) ?? 0;
   const samples = number(dataset, Tag.SamplesPerPixel) ?? 1;
@@ -29,39 +42,28 @@ export function whyNotDrawable(dataset: JsonDataset): 'document' | 'video' | 'se
   return undefined;
 }
 
-/** True when `normalize` turns the frames of this data set into 8-bit RGB. */
-function becomesRgb(dataset: JsonDataset, transferSyntaxUid: string): boolean {
-  if (!NATIVE.has(transferSyntaxUid) || number(dataset, Tag.SamplesPerPixel) !== 3) return false;
-  return isSubsampled(dataset) || (number(dataset, Tag.BitsAllocated) ?? 8) > 8;
-}
-
-/** What the pixels are described as once `normalize` has seen them. */
-export function describedAs(dataset: JsonDataset): Readonly<Record<string, unknown>> {
-  // Big endian and deflated data sets are sent as Explicit VR Little Endian.
-  const encapsulated = /^1\.2\.840\.10008\.1\.2\.(4|5|8|1\.98)/.test(text(dataset, Tag.AvailableTransferSyntaxUID));
-  if (encapsulated || !becomesRgb(dataset, '1.2.840.10008.1.2.1')) return {};
-  const photometricInterpretation = isSubsampled(dataset) ? 'RGB' : text(dataset, Tag.PhotometricInterpretation);
-  return {
-    bitsAllocated: 8,
-    bitsStored: 8,
-    highBit: 7,
-    photometricInterpretation,
-    planarConfiguration: isSubsampled(dataset) ? 0 : (number(dataset, Tag.PlanarConfiguration) ?? 0),
-  };
-}
-
-/** The frame's bytes in a form the decoders read correctly; undefined when there is none. */
-export function normalize(
+/** A frame as it came, in the transfer syntax it came in; undefined when no decoder here reads it correctly. */
+export function inKnownForm(
   dataset: JsonDataset,
   transferSyntaxUid: string,
   body: Uint8Array<ArrayBuffer>,
-): Uint8Array<ArrayBuffer> | undefined {
-  if (becomesRgb(dataset, transferSyntaxUid)) return isSubsampled(dataset) ? from422(body) : toEightBits(dataset, body);
-  if (transferSyntaxUid === JPEG_BASELINE && text(dataset, Tag.PhotometricInterpretation) === 'RGB') {
-    return withoutColourTransform(body);
-  }
+): KnownForm | undefined {
+  if (whyNotDrawable(dataset, transferSyntaxUid) !== undefined) return undefined;
   if (JPEG_2000.test(transferSyntaxUid) && contradictsSign(dataset, body)) return undefined;
-  return body;
+  if (NATIVE.has(transferSyntaxUid) && number(dataset, Tag.SamplesPerPixel) === 3) {
+    const eightBits = { bitsAllocated: 8, bitsStored: 8, highBit: 7 };
+    if (text(dataset, Tag.PhotometricInterpretation) === 'YBR_FULL_422') {
+      const imagePixel = { ...eightBits, photometricInterpretation: 'RGB', planarConfiguration: 0 };
+      return { pixels: from422(body), imagePixel };
+    }
+    if ((number(dataset, Tag.BitsAllocated) ?? 8) > 8) {
+      return { pixels: toEightBits(dataset, body), imagePixel: eightBits };
+    }
+  }
+  if (transferSyntaxUid === JPEG_BASELINE && text(dataset, Tag.PhotometricInterpretation) === 'RGB') {
+    return { pixels: withoutColourTransform(body), imagePixel: {} };
+  }
+  return { pixels: body, imagePixel: {} };
 }
 
 /**
@@ -76,10 +78,6 @@ function contradictsSign(dataset: JsonDataset, jpeg2000: Uint8Array): boolean {
   const ssiz = jpeg2000[start + 42];
   if (start < 0 || ssiz === undefined || number(dataset, Tag.SamplesPerPixel) !== 1) return false;
   return ssiz >> 7 !== (number(dataset, Tag.PixelRepresentation) ?? 0);
-}
-
-function isSubsampled(dataset: JsonDataset): boolean {
-  return text(dataset, Tag.PhotometricInterpretation) === 'YBR_FULL_422';
 }
 
 /** Y1 Y2 Cb Cr for each two pixels (PS3.3 C.7.6.3.1.2) to R G B for each. */

@@ -71,7 +71,7 @@ export class Stage {
     initLoader({ maxWebWorkers: Math.max(1, Math.min(4, Math.floor((navigator.hardwareConcurrency || 2) / 2))) });
     tools.init();
     this.#facts.register();
-    registerFrameLoader((imageId) => this.#facts.frameOf(imageId));
+    registerFrameLoader(this.#facts);
     styleMeasurements();
 
     this.#engine = new RenderingEngine(ENGINE_ID);

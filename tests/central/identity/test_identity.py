@@ -1,0 +1,123 @@
+"""Keys and certificates on disk: made once, kept, closed to others, renewed where that is harmless."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from central.foundation import open_database
+from central.identity.authority import CertificateAuthority
+from central.identity.errors import KeyFileError, PairingRefusedError
+from central.identity.gateways import Gateways
+from central.identity.identity import Identity
+from contract.enrolment import PAIRING_LIFE_S
+from tests.central.app.house import new_key_and_request
+
+HOSTS = ["central.example.org", "127.0.0.1"]
+
+
+def test_a_second_start_finds_the_same_keys(tmp_path: Path) -> None:
+    first, again = Identity.open(tmp_path / "keys", HOSTS), Identity.open(tmp_path / "keys", HOSTS)
+    assert first.central_id == again.central_id
+    assert list(first.sealing_keys) == list(again.sealing_keys)
+    assert first.receipt_key.public_key() == again.receipt_key.public_key()
+    assert first.server.certificate.read_bytes() == again.server.certificate.read_bytes()
+
+
+def test_other_names_make_a_new_server_certificate_and_nothing_else(tmp_path: Path) -> None:
+    first = Identity.open(tmp_path / "keys", HOSTS)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "keys").iterdir()}
+    Identity.open(tmp_path / "keys", [*HOSTS, "10.0.0.1"])
+    after = {path.name: path.read_bytes() for path in (tmp_path / "keys").iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {"server.pem"}
+    certificate = x509.load_pem_x509_certificate(first.server.certificate.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert {str(name.value) for name in names} == {*HOSTS, "10.0.0.1"}
+
+
+@pytest.mark.parametrize("name", ["ca.key", "server.key", "sealing.key", "receipt.key", "broker-client.key"])
+def test_a_damaged_or_open_key_stops_the_start_and_is_left_alone(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "keys"
+    Identity.open(folder, HOSTS)
+    good = (folder / name).read_bytes()
+    (folder / name).write_bytes(b"damaged")
+    with pytest.raises(KeyFileError, match=name):
+        Identity.open(folder, HOSTS)
+    assert (folder / name).read_bytes() == b"damaged"
+    (folder / name).write_bytes(good)
+    (folder / name).chmod(0o640)
+    with pytest.raises(KeyFileError, match="chmod"):
+        Identity.open(folder, HOSTS)
+
+
+def test_a_ca_that_lost_its_key_is_not_replaced(tmp_path: Path) -> None:
+    Identity.open(tmp_path / "keys", HOSTS)
+    (tmp_path / "keys" / "ca.key").unlink()
+    with pytest.raises(KeyFileError, match="lock out"):
+        Identity.open(tmp_path / "keys", HOSTS)
+
+
+def test_a_crash_between_key_and_certificate_of_the_ca_is_repaired(tmp_path: Path) -> None:
+    first = CertificateAuthority.open(tmp_path)
+    (tmp_path / "ca.pem").unlink()
+    again = CertificateAuthority.open(tmp_path)
+    assert again.certificate.public_key() == first.certificate.public_key()
+
+
+def test_the_revocation_list_does_not_expire_before_the_ca(tmp_path: Path) -> None:
+    authority = CertificateAuthority.open(tmp_path)
+    revocations = authority.revocation_list([0x1234])
+    assert revocations.next_update_utc == authority.certificate.not_valid_after_utc
+    assert revocations.get_revoked_certificate_by_serial_number(0x1234) is not None
+    key = authority.certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert revocations.is_signature_valid(key)
+
+
+def test_a_pairing_lives_fifteen_minutes_and_its_token_is_not_kept(tmp_path: Path) -> None:
+    now = time.time()
+    db = open_database(tmp_path / "central.sqlite3")
+    gateways = Gateways(db, CertificateAuthority.open(tmp_path), lambda: now)
+    ticket = gateways.new_pairing("ct")
+    assert ticket.token not in repr(ticket)
+    db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert ticket.token.encode() not in (tmp_path / "central.sqlite3").read_bytes()
+    now += PAIRING_LIFE_S + 1
+    with pytest.raises(PairingRefusedError, match="expired"):
+        gateways.enrol(ticket.token, new_key_and_request()[1])
+    db.close()
+
+
+def test_a_revoked_gateway_cannot_use_its_pairing_again(tmp_path: Path) -> None:
+    db = open_database(tmp_path / "central.sqlite3")
+    gateways = Gateways(db, CertificateAuthority.open(tmp_path))
+    ticket, (_, csr_pem) = gateways.new_pairing("ct"), new_key_and_request()
+    gateways.enrol(ticket.token, csr_pem)
+    gateways.enrol(ticket.token, csr_pem)
+    assert gateways.revoke("ct")
+    assert len(gateways.revoked_serials()) == 2
+    with pytest.raises(PairingRefusedError, match="revoked"):
+        gateways.enrol(ticket.token, csr_pem)
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "gateway_id"),
+    [
+        ("CT Räum 2!", "ct-raum-2"),
+        ("../../x", "x"),
+        ("+/#", None),
+        ("日本", None),
+        ("a" * 80, "a" * 24),
+    ],
+)
+def test_names_become_ids_that_are_safe_everywhere(tmp_path: Path, name: str, gateway_id: str | None) -> None:
+    db = open_database(tmp_path / "central.sqlite3")
+    gateways = Gateways(db, CertificateAuthority.open(tmp_path))
+    enrolled = gateways.enrol(gateways.new_pairing(name).token, new_key_and_request()[1]).gateway_id
+    assert enrolled == gateway_id if gateway_id else enrolled.startswith("gw-")
+    db.close()
