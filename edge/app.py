@@ -82,6 +82,7 @@ class Box:
                 reserve_bytes=settings.buffer.reserve_bytes,
                 quarantine_max_bytes=settings.buffer.quarantine_max_bytes,
                 keys=None,
+                on_stored=self._report_soon,
             )
             self._forwarder = Forwarder(
                 self._spool,

@@ -85,10 +85,15 @@ class SpoolIndex:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing; SQLite's failures come out in this room's terms."""
+        """All or nothing, and durable when left. Not nestable."""
+        with self.translated(), self.db.transaction("IMMEDIATE"):
+            yield
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """SQLite's failures come out in this room's terms."""
         try:
-            with self.db.transaction("IMMEDIATE"):
-                yield
+            yield
         except DatabaseError as error:
             if sqlite3.SQLITE_FULL in _sqlite_codes(error):
                 raise DiskFullError(free_bytes=None, reserve_bytes=self._reserve_bytes) from error
@@ -253,19 +258,31 @@ class SpoolIndex:
         found = wanted.order_by(SpoolObject.sequence).limit(limit).dicts().execute(self.db)
         return [_object_row(row, now_s) for row in found]
 
-    def unanswered_quarantine(self) -> list[tuple[ObjectId, int]]:
-        """Quarantined objects no sender was told success for, oldest first, with their stored bytes."""
+    def evict(self, *, max_bytes: int) -> list[ObjectId]:
+        """Free the oldest of what no sender was told success for, until the rest is within `max_bytes`.
+
+        To be called inside `transaction`; the caller unlinks the files after it.
+        """
         rows = (
             SpoolObject.select(SpoolObject.object_id, SpoolObject.stored_bytes)
             .where(
                 _LIVE,
-                SpoolObject.state == EVICT.from_states[0],
+                SpoolObject.state.in_(EVICT.from_states),
                 SpoolObject.success_answered == EVICT.answered,
             )
             .order_by(SpoolObject.sequence)
             .tuples()
         )
-        return [(ObjectId(object_id), stored_bytes) for object_id, stored_bytes in rows.execute(self.db)]
+        kept = list(rows.execute(self.db))
+        held_bytes = sum(stored_bytes for _, stored_bytes in kept)
+        evicted: list[ObjectId] = []
+        for object_id, stored_bytes in kept:
+            if held_bytes <= max_bytes:
+                break
+            self._step(ObjectId(object_id), EVICT, freed_at_utc=utc_text(datetime.now(UTC)))
+            evicted.append(ObjectId(object_id))
+            held_bytes -= stored_bytes
+        return evicted
 
     def prune_freed(self, *, older_than: timedelta) -> int:
         """Forget receipts older than that; how many rows went."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +26,7 @@ from edge.buffer.errors import (
     SpoolClosedError,
     UnknownObjectError,
     WrongStateError,
+    storage_error,
 )
 from edge.buffer.files import Place, SpoolFiles
 from edge.buffer.index import SpoolIndex
@@ -38,14 +40,11 @@ from edge.buffer.records import (
     Origin,
     RecoveryReport,
     ScannerSeen,
-    Stored,
 )
 from edge.buffer.recovery import open_index, recover
 from edge.buffer.scanners import ScannerBook
-from edge.buffer.states import ACKNOWLEDGE, EVICT, FREE, RELEASE, REQUEUE, SET_ASIDE, State
+from edge.buffer.states import ACKNOWLEDGE, FREE, RELEASE, REQUEUE, SET_ASIDE, State
 from edge.buffer.tables import utc_text
-
-__all__ = ["Reception", "Spool", "Stored"]
 
 RECEIPTS_KEPT = timedelta(days=30)
 """As long as a radiology department takes to ask where a study went; 1,000,000 receipts are about 1 GB."""
@@ -67,6 +66,7 @@ class Spool:
         quarantine_max_bytes: int,
         keys: DataKeyRing | None,
         aead: Aead,
+        on_stored: Callable[[], None],
     ) -> None:
         self.recovery = recovery
         self.reserve_bytes = reserve_bytes
@@ -76,6 +76,7 @@ class Spool:
         self._quarantine_max_bytes = quarantine_max_bytes
         self._keys = keys
         self._aead = aead
+        self._on_stored = on_stored
         self._closed = False
         self._received = 0
         self._pruned_at_s = time.monotonic()
@@ -91,6 +92,7 @@ class Spool:
         quarantine_max_bytes: int,
         keys: DataKeyRing | None,
         aead: Aead | None = None,
+        on_stored: Callable[[], None] = lambda: None,
     ) -> Spool:
         """Take the directory over and repair what the last life left; `recovery` says what that was.
 
@@ -101,6 +103,7 @@ class Spool:
         quarantine_max_bytes : bound on what is kept of instances no sender was told success for.
         keys : None before enrolment; `set_keys` later.
         aead : None to choose by the processor.
+        on_stored : called after each instance that became durable, on the thread that received it; must not block.
 
         Raises
         ------
@@ -131,6 +134,7 @@ class Spool:
             quarantine_max_bytes=quarantine_max_bytes,
             keys=keys,
             aead=aead or choose_aead(),
+            on_stored=on_stored,
         )
 
     def set_keys(self, keys: DataKeyRing) -> None:
@@ -171,8 +175,7 @@ class Spool:
 
     def duplicate_of(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
         """For `Reception`: an object on its way to central that holds these very bytes."""
-        with self._changed:
-            self._check_open()
+        with self._held():
             return self._index.duplicate_of(sop_instance_uid, sha256)
 
     def register(
@@ -184,8 +187,7 @@ class Spool:
         stored_bytes: int,
     ) -> ObjectId:
         """For `Reception`: commit the row of a durable file, or point at the duplicate that got here first."""
-        with self._changed:
-            self._check_open()
+        with self._held():
             with self._index.transaction():
                 known = self._index.duplicate_of(identity.sop_instance_uid, content.sha256)
                 if known is None:
@@ -206,14 +208,14 @@ class Spool:
                 )
             self._received += 1
             self._changed.notify_all()
+        self._on_stored()
         return known or object_id
 
     def register_quarantined(
         self, object_id: ObjectId, origin: Origin, content: Content, stored_bytes: int, reason: str
     ) -> None:
         """For `Reception`: commit the row of a durable file in quarantine, then keep quarantine in bounds."""
-        with self._changed:
-            self._check_open()
+        with self._held():
             with self._index.transaction():
                 self._index.insert(
                     object_id,
@@ -226,7 +228,10 @@ class Spool:
                     stored_bytes=stored_bytes,
                     last_error=reason,
                 )
-            self._evict()
+                evicted = self._index.evict(max_bytes=self._quarantine_max_bytes)
+            for gone in evicted:
+                self._unlink_freed(gone)
+                _LOG.warning("evicted from quarantine", extra={"object_id": gone})
 
     # Sending --------------------------------------------------------------------------------------------
 
@@ -235,14 +240,13 @@ class Spool:
 
         A lease that runs out makes the object claimable again, so a sender that hangs stalls nothing.
         """
-        with self._changed:
-            self._check_open()
+        with self._held():
             return self._index.claim_next(now_s=time.monotonic(), lease_s=lease_s)
 
     def wait_for_work(self, timeout_s: float | None) -> bool:
         """Block until `claim` would give something (True), the timeout passes or the spool closes (False)."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        with self._changed:
+        with self._changed, self._index.translated():
             while not self._closed:
                 now_s = time.monotonic()
                 due_s = self._index.earliest_due_s()
@@ -256,7 +260,7 @@ class Spool:
 
     def open_object(self, object_id: ObjectId) -> BinaryIO:
         """The sealed bytes, from the start. UnknownObjectError if they are not here."""
-        with self._changed:
+        with self._held():
             file = self._files.open_sealed(object_id)
         if file is None:
             raise UnknownObjectError(object_id)
@@ -269,27 +273,24 @@ class Spool:
         ------
         UnknownObjectError, WrongStateError
         """
-        with self._changed:
-            self._check_open()
+        with self._held():
             self._index.step(object_id, ACKNOWLEDGE, receipt=receipt, last_error=None)
             # The receipt is durable from here on; a crash leaves the rest of this to recovery.
             self._index.step(object_id, FREE, freed_at_utc=utc_text(datetime.now(UTC)))
-            self._files.unlink(object_id)
+            self._unlink_freed(object_id)
             if time.monotonic() - self._pruned_at_s >= _PRUNE_EVERY_S:
                 self._pruned_at_s = time.monotonic()
                 self._index.prune_freed(older_than=RECEIPTS_KEPT)
 
     def release(self, object_id: ObjectId, *, error: str, retry_in_s: float) -> None:
         """Give a claimed object back; it can be claimed again after `retry_in_s`."""
-        with self._changed:
-            self._check_open()
+        with self._held():
             self._index.step(object_id, RELEASE, last_error=error, due_s=time.monotonic() + retry_in_s)
             self._changed.notify_all()
 
     def set_aside(self, object_id: ObjectId, *, reason: str) -> None:
         """Quarantine a claimed object central refuses for good. Its sender was told success: it is kept."""
-        with self._changed:
-            self._check_open()
+        with self._held():
             self._index.step(object_id, SET_ASIDE, last_error=reason)
             self._files.move(object_id, Place.QUARANTINE)
 
@@ -301,13 +302,11 @@ class Spool:
         UnknownObjectError : there is no such object, or its file is missing.
         WrongStateError : not in quarantine, never acknowledged, or never identified.
         """
-        with self._changed:
-            self._check_open()
+        with self._held():
             row = self._index.find(object_id)
             if row is not None and row["sha256"] is None:
                 raise WrongStateError(object_id, step=REQUEUE.name, found="a file the index does not know")
-            with self.open_object(object_id):
-                pass
+            self.open_object(object_id).close()
             self._index.step(object_id, REQUEUE, due_s=0.0)
             self._files.move(object_id, Place.OBJECTS)
             self._changed.notify_all()
@@ -316,8 +315,7 @@ class Spool:
 
     def depth(self) -> Depth:
         """Cheap: reads live rows through one index."""
-        with self._changed:
-            self._check_open()
+        with self._held():
             return Depth(
                 by_state=self._index.tallies(),
                 received_since_open=self._received,
@@ -327,14 +325,12 @@ class Spool:
 
     def list_objects(self, *, states: Collection[State], limit: int) -> list[ObjectRow]:
         """Objects in any of `states`, oldest first."""
-        with self._changed:
-            self._check_open()
+        with self._held():
             return self._index.rows(states=states, limit=limit)
 
     def scanners_seen(self) -> list[ScannerSeen]:
         """Everyone who called this box, latest first."""
-        with self._changed:
-            self._check_open()
+        with self._held():
             return self._book.all()
 
     def note_rejection(self, calling_ae_title: str, peer_address: str, reason: str) -> None:
@@ -360,18 +356,23 @@ class Spool:
                 self._index.close()
                 self._files.close()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise SpoolClosedError
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The lock, on an open spool; failures of disk and index come out in this room's terms."""
+        with self._changed:
+            if self._closed:
+                raise SpoolClosedError
+            try:
+                with self._index.translated():
+                    yield
+            except OSError as error:
+                raise storage_error(error, reserve_bytes=self.reserve_bytes) from error
 
-    def _evict(self) -> None:
-        """Drop the oldest of what nobody was promised until quarantine is within its bound."""
-        kept = self._index.unanswered_quarantine()
-        held_bytes = sum(stored_bytes for _, stored_bytes in kept)
-        for object_id, stored_bytes in kept:
-            if held_bytes <= self._quarantine_max_bytes:
-                return
-            self._index.step(object_id, EVICT, freed_at_utc=utc_text(datetime.now(UTC)))
+    def _unlink_freed(self, object_id: ObjectId) -> None:
+        """Give the room back. The row says freed already, so a failure here is recovery's to repair."""
+        try:
             self._files.unlink(object_id)
-            held_bytes -= stored_bytes
-            _LOG.warning("evicted from quarantine", extra={"object_id": object_id})
+        except OSError as error:
+            _LOG.warning(
+                "could not delete a freed file", extra={"object_id": object_id, "reason": error.strerror}
+            )

@@ -23,7 +23,14 @@ from edge.gateway.command_set import (
     decode_command,
     encode_response,
 )
-from edge.gateway.errors import AbortReason, GatewayError, PeerGoneError, ProtocolError, RejectedError
+from edge.gateway.errors import (
+    AbortReason,
+    GatewayError,
+    PeerGoneError,
+    PeerTooSlowError,
+    ProtocolError,
+    RejectedError,
+)
 from edge.gateway.guard import Guard, read_associate_rq
 from edge.gateway.negotiation import LOCAL_LIMIT_EXCEEDED, Agreed, Context, negotiate
 from edge.gateway.pdu import PduReader, PduType, Pdv, abort, associate_rj, p_data, release_rp, split_pdvs
@@ -94,6 +101,10 @@ class Association:
         except PeerGoneError as error:
             if self._busy:
                 self._refuse(error, self._calling_ae_title)
+        except PeerTooSlowError as error:
+            if self._busy or self._agreed is None:  # many scanners just leave an association open: no fault
+                self._refuse(error, self._calling_ae_title)
+            self._send_last(abort(AbortReason.NOT_SPECIFIED))
         except GatewayError as error:
             self._refuse(error, self._calling_ae_title)
             reason = error.abort_reason if isinstance(error, ProtocolError) else AbortReason.NOT_SPECIFIED

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from contract.identifiers import InvalidIdentifierError, check_uid
 from edge.buffer.errors import DiskFullError, NotEnrolledError, SpoolError
+from edge.buffer.reception import Reception
 from edge.buffer.records import InstanceIdentity, Origin
-from edge.buffer.spool import Reception, Spool
+from edge.buffer.spool import Spool
 from edge.gateway.command_set import Command, Element
 from edge.gateway.identify import Found, IdentityReader, UnidentifiableError
 from edge.gateway.part10 import file_meta

@@ -125,8 +125,11 @@ class Box:
     key: ec.EllipticCurvePrivateKey
     folder: Path
     data_key: DataKey = field(init=False)
+    _tls: ssl.SSLContext = field(init=False)
 
     def __post_init__(self) -> None:
+        # Once: threads that each wrote the key's file would read each other's half of it.
+        self._tls = client_tls(self.answer.ca_pem, self.folder, self.answer.certificate_pem, self.key)
         recipients = tuple(RecipientPublicKey(base64.b64decode(raw)) for raw in self.answer.sealing_keys)
         self.data_key = DataKey.generate(recipients)
 
@@ -135,7 +138,7 @@ class Box:
         return self.answer.gateway_id
 
     def tls(self) -> ssl.SSLContext:
-        return client_tls(self.answer.ca_pem, self.folder, self.answer.certificate_pem, self.key)
+        return self._tls
 
     def client(self) -> httpx.Client:
         return httpx.Client(
@@ -195,7 +198,7 @@ def client_tls(
 ) -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=ca_pem)
     if folder is not None and key is not None:
-        pem = folder / "client.pem"
+        pem = folder / f"client-{threading.get_ident()}.pem"  # threads may ask at once
         pem.write_bytes(
             certificate_pem.encode()
             + key.private_bytes(

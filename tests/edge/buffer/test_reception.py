@@ -190,7 +190,7 @@ def test_a_full_index_fails_the_instance_and_leaves_nothing(spool: Spool, tmp_pa
 
 
 def test_a_write_that_fails_half_way(spool: Spool, tmp_path: Path) -> None:
-    """A real ENOSPC from a real file system: the file-size limit of the process."""
+    """A real refusal by the kernel (EFBIG, from the file-size limit of the process) in the middle of a write."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     reception = spool.receive(ORIGIN)

@@ -17,6 +17,7 @@ from edge.buffer.errors import (
     IndexUnreadableError,
     SpoolClosedError,
     SpoolInUseError,
+    StorageFailedError,
     UnknownObjectError,
     WrongStateError,
 )
@@ -359,3 +360,40 @@ def test_a_claim_walks_the_queue_and_does_not_sort_it(spool: Spool) -> None:
     for text, plan in plans.items():
         assert "live_by_" in plan or "object_id" in plan, text
         assert "TEMP B-TREE" not in plan, text
+
+
+def test_a_file_that_cannot_be_deleted_yet_is_deleted_at_the_next_start(
+    open_spool: OpenSpool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = open_spool()
+    store(spool, 1)
+    claimed = claim(spool)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuse)
+        spool.acknowledge(claimed.object_id, "receipt")
+    assert len(list(tmp_path.rglob("*.sealed"))) == 1
+    spool.close()
+
+    assert open_spool().recovery.frees_finished == 1
+    assert list(tmp_path.rglob("*.sealed")) == []
+
+
+def test_a_failing_index_speaks_this_rooms_language(spool: Spool) -> None:
+    store(spool, 1)
+    spool._index.db.execute_sql("DROP TABLE objects")
+    for question in (spool.depth, lambda: spool.claim(lease_s=1), lambda: spool.wait_for_work(0)):
+        with pytest.raises(StorageFailedError):
+            question()
+
+
+def test_whoever_asked_is_told_of_each_stored_instance_once_it_is_durable(open_spool: OpenSpool) -> None:
+    depths: list[int] = []
+    spool = open_spool(on_stored=lambda: depths.append(spool.depth().unsent.objects))
+    store(spool, 1)
+    store(spool, 2)
+    quarantine(spool, 10)
+    assert depths == [1, 2]

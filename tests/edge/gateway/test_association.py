@@ -284,16 +284,16 @@ def test_a_command_in_many_fragments_and_several_values_in_one_pdu(gateway: Gate
 
 
 def test_a_trickled_request_is_cut_off_by_the_wall_and_locks_nobody_out(start_gateway: StartGateway) -> None:
-    gateway = start_gateway(request_timeout_s=0.6, max_connections_per_address=14)
+    gateway = start_gateway(request_timeout_s=2.0, max_connections_per_address=14)
     request = associate_rq([(1, CT_STORAGE, [EXPLICIT_LITTLE])])
     tricklers = [gateway.connect() for _ in range(12)]
     began_s = time.monotonic()
     for scu in tricklers:
         scu.send(request[:56])
     assert healthy(gateway)
-    assert time.monotonic() - began_s < 0.6, "a scanner had to wait for the attackers"
+    assert time.monotonic() - began_s < 2.0, "a scanner had to wait for the attackers"
     trickle(tricklers[0], [bytes((byte,)) for byte in request[56:]])
-    assert time.monotonic() - began_s < 3
+    assert time.monotonic() - began_s < 6
     for scu in tricklers:
         scu.wait_for_close()
         scu.socket.close()
@@ -416,6 +416,7 @@ def test_a_silent_association_is_ended(start_gateway: StartGateway) -> None:
     with gateway.connect() as scu:
         scu.associate()
         assert scu.wait_for_close()[:1] == bytes((ABORT,))
+    assert gateway.spool.scanners_seen() == []
 
 
 def test_a_port_check_is_no_event(gateway: Gateway) -> None:
