@@ -76,6 +76,7 @@ def send(gateway: dict[str, Any], images: list[Dataset]) -> list[float]:
         took.append(time.perf_counter() - began)
         if status.Status != 0x0000:
             raise SystemExit(f"the gateway answered 0x{status.Status:04X}")
+    assoc.release()
     return took
 
 
