@@ -92,24 +92,28 @@ async def _demo(arguments: argparse.Namespace) -> int:
     options = Options(with_sample=not arguments.no_sample, send_folder=arguments.send)
     system = System(state, Ports.from_base(arguments.base_port), options, say)
     signals = _Signals(system)
+    starting = asyncio.create_task(_start(system, arguments.json_only))
+    endings = (asyncio.create_task(system.failed()), asyncio.create_task(signals.first.wait()))
     exit_code = 0
-    running = asyncio.create_task(_run(system, arguments.json_only))
-    stopped = asyncio.create_task(signals.first.wait())
-    await asyncio.wait((running, stopped), return_when=asyncio.FIRST_COMPLETED)
-    if stopped.done():
-        say("stopping")
-    stopped.cancel()
-    running.cancel()
     try:
-        await running
-    except asyncio.CancelledError:
-        pass
+        await asyncio.wait((starting, *endings), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
+        if signals.first.is_set():
+            say("stopping")
+        else:
+            endings[0].result()
     except DemoError as error:
         print(f"dicomnet demo: {error}", file=sys.stderr)
         exit_code = 1
     finally:
+        for task in (starting, *endings):
+            task.cancel()
+        await asyncio.gather(starting, *endings, return_exceptions=True)
         await system.stop()
-    say("stopped; the next start goes on from here")
+    if exit_code == 0:
+        say("stopped; the next start goes on from here")
     return exit_code
 
 
@@ -128,12 +132,11 @@ class _Signals:
         self.first.set()
 
 
-async def _run(system: System, json_only: bool) -> None:
+async def _start(system: System, json_only: bool) -> None:
     ready = await system.start()
     if not json_only:
         _print(_welcome(ready))
     _print(f"READY {ready.json()}")
-    await system.failed()
 
 
 def _welcome(ready: Ready) -> str:

@@ -35,6 +35,12 @@ class Say(Protocol):
     def __call__(self, sentence: str) -> None: ...
 
 
+class OnFailure(Protocol):
+    """Told when a program that had been ready could not be started again."""
+
+    def __call__(self, error: DemoError) -> None: ...
+
+
 @dataclass(frozen=True)
 class Program:
     """What to run and how to know that it is ready.
@@ -50,12 +56,13 @@ class Program:
 class Child:
     """A program that is kept running until `stop`."""
 
-    def __init__(self, program: Program, logs: Path, say: Say) -> None:
+    def __init__(self, program: Program, logs: Path, say: Say, on_failure: OnFailure) -> None:
         self.program = program
         self.listening: Mapping[str, object] = {}
         self.on_restart: Callable[[], None] = lambda: None
         self._log = logs / f"{program.name}.log"
         self._say = say
+        self._on_failure = on_failure
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -74,11 +81,6 @@ class Child:
         """
         await self._start_once()
         self._keeper = asyncio.create_task(self._keep())
-
-    async def failed(self) -> None:
-        """Return never; raise DemoError when the program could not be kept running."""
-        assert self._keeper is not None, "start() comes first"
-        await asyncio.shield(self._keeper)
 
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL to the whole group if that is not heard within `STOP_WITHIN_S`."""
@@ -113,7 +115,11 @@ class Child:
             self._say(f"{self.program.name} {how_it_ended(returncode)}; starting it again")
             if loop.time() - since < _RESTART_PAUSE_S:
                 await asyncio.sleep(_RESTART_PAUSE_S)
-            await self._start_once()
+            try:
+                await self._start_once()
+            except DemoError as error:
+                self._on_failure(error)
+                return
             self._say(f"{self.program.name} is back, pid {self.pid}")
             self.on_restart()
 

@@ -21,7 +21,7 @@ from demo.programs import CENTRAL, EDGE
 from demo.reader import Reader, signs_in
 from demo.ready import BrokerReady, CentralReady, DicomAddress, GatewayReady, Ready
 from demo.scanner import Instance, SendReport, find_instances, send
-from demo.state import HOST, ROLES, Ports, State
+from demo.state import HOST, ROLES, Account, Ports, State
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class System:
         self._options = options
         self._say = say
         self._children: list[Child] = []
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stop_sending = threading.Event()
 
     async def start(self) -> Ready:
@@ -84,8 +85,8 @@ class System:
         return ready()
 
     async def failed(self) -> None:
-        """Return never; raise DemoError when one of the programs could not be kept running."""
-        await asyncio.gather(*(child.failed() for child in self._children))
+        """Return never; raise DemoError as soon as one of the programs cannot be kept running."""
+        await asyncio.shield(self._failure)
 
     async def stop(self) -> None:
         """Stop in order: the gateway finishes what it is receiving while central still answers it."""
@@ -104,36 +105,42 @@ class System:
     def _keep_ready(self, ready: Ready) -> None:
         self._state.write("ready.json", ready.json() + "\n")
 
+    def _note_failure(self, error: DemoError) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
+
     async def _run(self, program: Program) -> Child:
-        child = Child(program, self._state.logs, self._say)
+        child = Child(program, self._state.logs, self._say, self._note_failure)
         self._children.append(child)
         await child.start()
         return child
 
     async def _create_accounts(self) -> None:
-        """One account a role; the doctor refers, and the patient is, the generated study's."""
+        """One account a role, as far as an earlier start has not made them."""
+        missing = [(role, a) for role, a in self._state.accounts().items() if not a.created]
+        await asyncio.gather(*(self._create_account(role, account) for role, account in missing))
+        self._say(
+            f"accounts: {', '.join(ROLES)}; their passwords are in {self._state.root / 'accounts.json'}"
+        )
+
+    async def _create_account(self, role: str, account: Account) -> None:
+        """The doctor refers, and the patient is, the generated study's."""
         belongs = {
             "doctor": ["--referring-physician", phantom.REFERRING_PHYSICIAN_NAME],
             "patient": ["--patient-id", phantom.PATIENT_ID, "--issuer", phantom.ISSUER_OF_PATIENT_ID],
         }
-        for role, account in self._state.accounts().items():
-            if account.created:
-                continue
-            command = [*CENTRAL, "user", "add", "--config", str(self._state.central_toml), account.username]
-            try:
-                await run_once(
-                    f"the account {account.username}",
-                    [*command, "--role", role, *belongs.get(role, [])],
-                    given=account.password + "\n",
-                )
-            except DemoError:
-                # An earlier start may have been killed between making the account and noting it.
-                if not await signs_in(self._url, account.credentials()):
-                    raise
-            self._state.note_created(role)
-        self._say(
-            f"accounts: {', '.join(ROLES)}; their passwords are in {self._state.root / 'accounts.json'}"
-        )
+        command = [*CENTRAL, "user", "add", "--config", str(self._state.central_toml), account.username]
+        try:
+            await run_once(
+                f"the account {account.username}",
+                [*command, "--role", role, *belongs.get(role, [])],
+                given=account.password + "\n",
+            )
+        except DemoError:
+            # An earlier start may have been killed between making the account and noting it.
+            if not await signs_in(self._url, account.credentials()):
+                raise
+        self._state.note_created(role)
 
     async def _enrol(self, control_socket: Path) -> None:
         """Pair and enrol, as a technician would: once, and anew when central or the broker has moved."""

@@ -81,7 +81,7 @@ def test_a_killed_demonstration_goes_on_where_it_was(tmp_path: Path) -> None:
     demo.process.kill()
     demo.process.wait()
     again = RunningDemo(demo.state, "--no-sample", "--json-only", base_port=demo.base_port)
-    with again.start() as running:
+    with again as running:
         assert not any(_is_running(pid) for pid in pids), "the tether did not hold"
         assert running.ready["accounts"] == demo.ready["accounts"]
         assert_all_came_back(running, report.acknowledged, tmp_path)
