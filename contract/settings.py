@@ -176,7 +176,8 @@ def _sentence(model: type[Section], loc: Location, kind: str, message: str, text
         return f"{where}: unknown key {key}{hint}"
     if kind == "missing":
         return f"{where}: {key} is missing and has no default"
-    return f"{where}: {key}: {message[0].lower()}{message[1:]}"
+    plain_message = message.removeprefix("Value error, ")  # pydantic's word for what our own checks raise
+    return f"{where}: {key}: {plain_message[0].lower()}{plain_message[1:]}"
 
 
 def _line_of(text: str, loc: Location) -> int | None:

@@ -2,7 +2,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from contract.settings import Section, SettingsError, load_settings, print_default_config, settings_table
 
@@ -10,6 +10,17 @@ from contract.settings import Section, SettingsError, load_settings, print_defau
 class Listener(Section):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=11112, gt=0, lt=65536, description="TCP port")
+
+
+class Door(Section):
+    is_open: bool = Field(default=False, description="whether it stands open")
+
+    @field_validator("is_open")
+    @classmethod
+    def _closed(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("Doors stay closed")
+        return value
 
 
 class Peer(Section):
@@ -20,6 +31,7 @@ class Peer(Section):
 class Program(Section):
     name: str | None = Field(default=None, description="what people call it")
     listener: Listener = Field(default_factory=Listener, description="where it listens")
+    door: Door = Field(default_factory=Door, description="the way in")
     peers: list[Peer] = Field(default_factory=list, description="whom it knows")
 
 
@@ -52,6 +64,7 @@ def test_the_environment_beats_the_file(tmp_path: Path) -> None:
             "[[peers]]\nae_title='A'\n[[peers]]\nae_title='B'\nprt=3\n",
             ["line 5", "peers.1.prt", "peers.port"],
         ),
+        ("[door]\nis_open = true\n", ["line 2: door.is_open: doors stay closed"]),
         ("[[peers]]\nport = 1\n", ["peers.0.ae_title is missing"]),
         ("[listener\n", ["program.toml", "line 1"]),
     ],
