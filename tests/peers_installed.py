@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,7 +18,10 @@ PROGRAMS = {
 
 def program(name: str) -> str | None:
     """Path of a peer's program; daemons live in sbin, PostgreSQL's tools in a folder of their version."""
-    folders = [os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
+    # Not this virtual environment's: pynetdicom puts commands called storescu and echoscu there.
+    ours = Path(sysconfig.get_path("scripts"))
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    folders = [*(folder for folder in path if Path(folder) != ours), "/usr/sbin", "/sbin"]
     folders += sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
     return shutil.which(name, path=os.pathsep.join(folders))
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import httpx
 
+from tests.peers_installed import program
 from tests.ports import free_base_port
 
 READY_WITHIN_S = 120.0
@@ -181,8 +182,9 @@ def wait_visible(
 
 def run(command: Sequence[str], *, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
     """Run a peer's program; its TCP stack must not wait for more data (DCMTK does by default)."""
+    name, *arguments = command
     return subprocess.run(
-        command,
+        [program(name) or name, *arguments],
         capture_output=True,
         text=True,
         errors="replace",

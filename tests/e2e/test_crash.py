@@ -14,7 +14,7 @@ from demo.scanner import Instance, SendReport, send
 from tests.e2e.files import data_set_bytes, small_series
 from tests.e2e.running import RunningDemo, qido_instances, wait_visible
 
-pytestmark = [pytest.mark.xdist_group("e2e-crash"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.timeout(600)]
 
 SOAK = bool(os.environ.get("DICOMNET_SOAK"))
 INSTANCES = 2000 if SOAK else 300

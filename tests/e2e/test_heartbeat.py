@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.running import RunningDemo
 
-pytestmark = [pytest.mark.needs("mosquitto"), pytest.mark.xdist_group("e2e-main-job")]
+pytestmark = pytest.mark.needs("mosquitto")
 
 
 class Watcher:

@@ -17,7 +17,7 @@ from demo.scanner import Instance, read_instance, send
 from tests.e2e.files import small_series
 from tests.e2e.running import RunningDemo, wait_visible
 
-pytestmark = [pytest.mark.xdist_group("e2e-memory"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.timeout(900)]
 
 SOAK = bool(os.environ.get("DICOMNET_SOAK"))
 MULTI_FRAMES_MB = [400, 300, 280] if SOAK else [120, 60]

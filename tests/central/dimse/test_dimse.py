@@ -19,6 +19,7 @@ from central.dimse.server import DimseServer
 from central.dimse.settings import DimseSettings, PeerSettings
 from contract.settings import SettingsError, load_settings
 from tests.central.access.house import ORIGIN, OTHER_STUDY, STUDY, pydicom_file
+from tests.peers_installed import program
 
 VERIFICATION = "1.2.840.10008.1.1"
 
@@ -169,14 +170,14 @@ def test_without_a_record_no_answer(archive: Archive, tmp_path: Path) -> None:
 @pytest.mark.needs("dcmtk")
 def test_dcmtk_as_the_other_side(server: DimseServer) -> None:
     to = ["-aec", "DICOMNET", "127.0.0.1", str(server.port)]
-    assert subprocess.run(["echoscu", "-aet", "ANYONE", *to], check=False).returncode == 0
+    assert subprocess.run([str(program("echoscu")), "-aet", "ANYONE", *to], check=False).returncode == 0
     query = ["-S", "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID", "-k", "PatientID=P1"]
     found = subprocess.run(
-        ["findscu", "-aet", "PEER", *query, *to], check=True, capture_output=True, text=True
+        [str(program("findscu")), "-aet", "PEER", *query, *to], check=True, capture_output=True, text=True
     )
     assert STUDY in found.stdout + found.stderr
     refused = subprocess.run(
-        ["findscu", "-v", "-aet", "X", *query, *to], check=False, capture_output=True, text=True
+        [str(program("findscu")), "-v", "-aet", "X", *query, *to], check=False, capture_output=True, text=True
     )
     assert STUDY not in refused.stdout + refused.stderr
 
