@@ -72,7 +72,7 @@ class Browser:
         )
         self._connection: ClientConnection | None = None
         self._next_id = 0
-        #: What the page printed to its console, newest last: shown when something fails.
+        #: What this page printed to its console since it was opened, newest last: shown when something fails.
         self.console: list[str] = []
         try:
             self._attach(width, height)
@@ -93,6 +93,7 @@ class Browser:
         answer = self._call("Page.navigate", url=url)
         if "errorText" in answer:
             raise BrowserError(f"{url} could not be opened: {answer['errorText']}")
+        self.console.clear()  # what comes before the answer was said by the page that is left
         self.wait_for("document.readyState === 'complete'", timeout_s=30)
 
     def eval(self, expression: str) -> Any:

@@ -2,7 +2,7 @@
 # The real peers that tests talk to: installed from Debian's packages where we may, named where we may not.
 PATH=$PATH:/usr/sbin:/sbin
 missing=
-command -v storescu >/dev/null || missing="$missing dcmtk"
+command -v dcmdump >/dev/null || missing="$missing dcmtk" # pynetdicom brings a storescu of its own
 command -v mosquitto >/dev/null || missing="$missing mosquitto"
 command -v chromium >/dev/null || missing="$missing chromium"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
