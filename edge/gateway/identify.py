@@ -24,6 +24,7 @@ _INFLATE_STEP_BYTES = 65_536
 _VALUE_MAX_BYTES = 66  # 64 of a UID, and room for senders that pad too much
 _UNDEFINED = 0xFFFFFFFF
 _LAST_TAG = 0x0020000E
+_DIRECTORY_RECORD_SEQUENCE = 0x00041220
 _WANTED = frozenset({0x00080016, 0x00080018, 0x00080060, 0x0020000D, _LAST_TAG})
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
@@ -51,6 +52,7 @@ class Found:
     study_instance_uid: str
     series_instance_uid: str
     modality: str | None
+    has_directory_records: bool = False  # with no SOP Instance UID, a DICOMDIR (PS3.3 Annex F)
 
 
 class IdentityReader:
@@ -75,6 +77,7 @@ class IdentityReader:
         self._depth = 0
         self._implicit_from_depth: int | None = None
         self._values: dict[int, str] = {}
+        self._has_directory_records = False
         self.done = False
 
     def feed(self, data: memoryview) -> bool:
@@ -108,6 +111,7 @@ class IdentityReader:
             study_instance_uid=self._values.get(0x0020000D, ""),
             series_instance_uid=self._values.get(_LAST_TAG, ""),
             modality=modality if _MODALITY.fullmatch(modality) else None,
+            has_directory_records=self._has_directory_records,
         )
 
     def _inflate(self, inflater: zlib._Decompress, data: memoryview) -> None:
@@ -169,6 +173,7 @@ class IdentityReader:
             if tag > _LAST_TAG:
                 self.done = True
                 return 0
+            self._has_directory_records |= tag == _DIRECTORY_RECORD_SEQUENCE
             if tag in _WANTED:
                 return self._keep(tag, data, at + header_bytes, length, header_bytes)
         if length != _UNDEFINED:

@@ -41,6 +41,7 @@ SOP_INSTANCE_MISMATCH = StoreStatus(0xC003, "Data set and command name different
 INVALID_UID = StoreStatus(0xC004, "A UID has characters other than digits and dots")
 NO_STUDY_INSTANCE_UID = StoreStatus(0xC005, "The data set has no Study Instance UID")
 NO_SERIES_INSTANCE_UID = StoreStatus(0xC006, "The data set has no Series Instance UID")
+FILE_SET_DIRECTORY = StoreStatus(0xB007, "This is a DICOMDIR, not an image; it was not stored")
 UNEXPECTED = StoreStatus(0xC0FF, "This box failed unexpectedly; send again later")
 
 
@@ -155,7 +156,8 @@ class IncomingInstance:
     def _check(self, found: Found) -> InstanceIdentity:
         """The identity both command and data set agree on; `_RefusedError` otherwise."""
         if not found.sop_instance_uid:
-            raise _RefusedError(NO_SOP_INSTANCE_UID)
+            # A warning for a DICOMDIR: senders of whole folders stop at a failure, with images still to come.
+            raise _RefusedError(FILE_SET_DIRECTORY if found.has_directory_records else NO_SOP_INSTANCE_UID)
         if found.sop_instance_uid != self._sop_instance_uid:
             raise _RefusedError(SOP_INSTANCE_MISMATCH)
         if found.sop_class_uid != self._sop_class_uid:

@@ -18,8 +18,8 @@ from demo.processes import Child, DemoError, Program, run_once
 
 SERVES = """
     import signal, sys
+    print("a word before", flush=True)
     print('LISTENING {"port": 7}', flush=True)
-    print("more", flush=True)
     signal.pause()
 """
 
@@ -46,7 +46,7 @@ async def test_a_program_is_ready_when_it_says_so_and_stops_when_asked(tmp_path:
     assert is_running(child.pid)
     await child.stop()
     assert not is_running(child.pid)
-    assert "more" in (tmp_path / "child.log").read_text()
+    assert "a word before" in (tmp_path / "child.log").read_text()
 
 
 async def test_a_killed_program_is_started_again(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pynetdicom import AE
 
 from tests.e2e.running import RunningDemo, wait_visible
 
-pytestmark = [pytest.mark.xdist_group("e2e-canary"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 CANARY = "XQVCANARYWZK"
 CANARY_DATE = "19051123"

@@ -154,11 +154,9 @@ def test_storescu_sends_real_series(demo: RunningDemo, samples: Path, tmp_path: 
     instances, _ = find_instances(samples)
     assert instances
     for folder in sorted({instance.path.parent for instance in instances}):
-        # --no-halt: one folder holds a DICOMDIR, which storescu sends too and the gateway refuses
         run(
             [
                 "storescu",
-                "-nh",
                 "+sd",
                 "+r",
                 "-aec",

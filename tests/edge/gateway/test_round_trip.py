@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.fileset import FileSet
 from pynetdicom import AE, build_context
 from pynetdicom.presentation import PresentationContext
 
@@ -143,9 +144,7 @@ def test_storescu_in_transfer_syntax(option: str, name: str, gateway: Gateway) -
 def test_storescu_sends_a_real_series(series: str, gateway: Gateway, samples: Path) -> None:
     files = [path for path in (samples / series).iterdir() if path.is_file()]
     sent = {ds.SOPInstanceUID: ds for path in files if "SOPInstanceUID" in (ds := quiet_read(path))}
-    done = run(
-        str(program("storescu")), "-nh", "+sd", "+r", "127.0.0.1", str(gateway.port), str(samples / series)
-    )
+    done = run(str(program("storescu")), "+sd", "+r", "127.0.0.1", str(gateway.port), str(samples / series))
     assert done.returncode == 0, done.stderr
 
     rows = gateway.rows(State.READY)
@@ -153,6 +152,31 @@ def test_storescu_sends_a_real_series(series: str, gateway: Gateway, samples: Pa
     for row in rows:
         assert row.sop_instance_uid is not None
         assert dcmread(io.BytesIO(gateway.unseal(row.object_id))) == sent[row.sop_instance_uid]
+
+
+def test_a_dicomdir_in_a_folder_is_put_apart_and_does_not_stop_the_sender(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    (image,) = [found for found in pydicom_instances() if found.name == "CT_small.dcm"]
+    fs = FileSet()
+    fs.add(dcmread(image))
+    fs.write(tmp_path / "disc")
+    directory = dcmread(tmp_path / "disc" / "DICOMDIR")
+    # As some software writes it: its records name images, so storescu takes it for one of them.
+    assert "SOPInstanceUID" not in directory
+    with gateway.connect() as scu:
+        scu.associate()
+        named = directory.DirectoryRecordSequence[-1].ReferencedSOPInstanceUIDInFile
+        data = data_set_bytes(tmp_path / "disc" / "DICOMDIR")
+        answer = scu.store(data, named)
+        assert (answer.status, answer.comment) == (
+            0xB007,
+            "This is a DICOMDIR, not an image; it was not stored",
+        )
+        uid = "1.2.3.77"
+        assert scu.store(small_data_set(uid), uid).status == 0
+    assert [row.sop_instance_uid for row in gateway.rows(State.READY)] == [uid]
+    assert len(gateway.rows(State.QUARANTINED)) == 1
 
 
 @pytest.mark.needs("dcmtk")
