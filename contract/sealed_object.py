@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import BinaryIO, Protocol
@@ -25,6 +25,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from contract.errors import PermanentError
 from contract.identifiers import ObjectId
 from contract.sealing import KEY_ID_BYTES, WRAPPED_KEY_BYTES, DataKey, object_key
+from contract.segment_coder import SegmentCoder
+from contract.segments import SegmentError, read_segments
 
 MAGIC = b"\x89DNS\r\n\x1a\n"
 VERSION = 1
@@ -43,8 +45,11 @@ class Aead(IntEnum):
 
 
 class Codec(IntEnum):
+    """How the coded stream is made of the Part 10 file: as it is, one Zstandard frame, or segments."""
+
     STORED = 0
     ZSTD = 1
+    SEGMENTS = 2
 
 
 class SealedObjectError(PermanentError):
@@ -63,8 +68,52 @@ class TruncatedError(SealedObjectError):
     """The stream ends before its last frame."""
 
 
+class Writable(Protocol):
+    """All that a writer of sealed objects needs of where they go."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
+class Coder(Protocol):
+    """Turns the Part 10 file into the coded stream. What is returned may be views, valid until the next call."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> Sequence[bytes | bytearray | memoryview]: ...
+
+    def finish(self) -> Sequence[bytes | bytearray | memoryview]: ...
+
+
+class StoredCoder:
+    """`Codec.STORED`: for what is compressed already."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> Sequence[bytes | bytearray | memoryview]:
+        return (data,)
+
+    def finish(self) -> Sequence[bytes]:
+        return ()
+
+
+class ZstdCoder:
+    """`Codec.ZSTD`: one frame."""
+
+    def __init__(self, level: int = 1) -> None:
+        self._compressor = zstandard.ZstdCompressor(level=level).compressobj()
+
+    def write(self, data: bytes | bytearray | memoryview) -> Sequence[bytes]:
+        return (self._compressor.compress(data),)
+
+    def finish(self) -> Sequence[bytes]:
+        return (self._compressor.flush(),)
+
+
+_CODERS: dict[Codec, Callable[[], Coder]] = {
+    Codec.STORED: StoredCoder,
+    Codec.ZSTD: ZstdCoder,
+    Codec.SEGMENTS: SegmentCoder,
+}
+
+
 class _Cipher(Protocol):
-    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes: ...
+    def encrypt(self, nonce: bytes, data: bytes | bytearray, associated_data: bytes | None) -> bytes: ...
 
     def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes: ...
 
@@ -106,18 +155,23 @@ class SealedObjectWriter:
     ----------
     out : where the sealed bytes go. Only ``write`` is called; durability is the caller's.
     data_key : key and wrappings the header will carry.
+    coder : makes the coded stream that `codec` names; None for a new one.
     """
 
     def __init__(
-        self, out: BinaryIO, object_id: ObjectId, data_key: DataKey, aead: Aead, codec: Codec, level: int = 1
+        self,
+        out: Writable,
+        object_id: ObjectId,
+        data_key: DataKey,
+        aead: Aead,
+        codec: Codec,
+        coder: Coder | None = None,
     ) -> None:
         header = Header(aead, codec, object_id, data_key.wrapped).encode()
         self._out = out
         self._header_hash = hashlib.sha256(header).digest()
         self._cipher = _cipher(aead, object_key(data_key.key, bytes.fromhex(object_id), header))
-        self._compressor = (
-            zstandard.ZstdCompressor(level=level).compressobj() if codec is Codec.ZSTD else None
-        )
+        self._coder = coder or _CODERS[codec]()
         self._hash = hashlib.sha256()
         self._size = 0
         self._pending = bytearray()
@@ -129,23 +183,26 @@ class SealedObjectWriter:
         """Add bytes of the Part 10 file. `data` is consumed before return and may be reused by the caller."""
         self._hash.update(data)
         self._size += len(data)
-        self._pending += self._compressor.compress(data) if self._compressor else data
+        self.take(self._coder.write(data))
+
+    def take(self, coded: Sequence[bytes | bytearray | memoryview]) -> None:
+        """Add to the coded stream: what the coder gave out, here or to a caller that holds it."""
+        for piece in coded:
+            self._pending += piece
         while len(self._pending) >= FRAME_BYTES:
-            self._seal(bytes(self._pending[:FRAME_BYTES]), last=False)
+            self._seal(self._pending[:FRAME_BYTES], last=False)
             del self._pending[:FRAME_BYTES]
 
     def finish(self) -> Content:
         """Write what is pending and the trailer. The object is whole only after this returns."""
-        if self._compressor:
-            self._pending += self._compressor.flush()
-        while self._pending:
-            self._seal(bytes(self._pending[:FRAME_BYTES]), last=False)
-            del self._pending[:FRAME_BYTES]
+        self.take(self._coder.finish())
+        if self._pending:
+            self._seal(self._pending, last=False)
         digest = self._hash.digest()
         self._seal(_TRAILER.pack(digest, self._size), last=True)
         return Content(digest.hex(), self._size)
 
-    def _seal(self, frame: bytes, *, last: bool) -> None:
+    def _seal(self, frame: bytes | bytearray, *, last: bool) -> None:
         sealed = self._cipher.encrypt(_NONCE.pack(self._counter, last), frame, self._header_hash)
         self._counter += 1
         self._out.write(sealed)
@@ -268,6 +325,12 @@ def _frames(source: BinaryIO) -> Iterator[tuple[bytes, bool]]:
 def _decode(codec: Codec, coded: Iterator[bytes]) -> Iterator[bytes]:
     if codec is Codec.STORED:
         yield from coded
+        return
+    if codec is Codec.SEGMENTS:
+        try:
+            yield from read_segments(coded)
+        except SegmentError as error:
+            raise TamperedError(f"inside the sealed object: {error}") from error
         return
     # zstandard's own size limits are not to be trusted where the frame declares its size, so
     # the output is taken in bounded steps through stream_reader.

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +20,7 @@ from contract.sealed_object import (
     NotSealedError,
     SealedObjectError,
     SealedObjectWriter,
+    StoredCoder,
     TamperedError,
     TruncatedError,
     read_header,
@@ -171,7 +173,7 @@ class _Forger(SealedObjectWriter):
 
     def forge(self, coded: bytes) -> None:
         self.write(b"whole" * 100)  # the hash and size it will vouch for
-        self._compressor = None
+        self._coder = StoredCoder()  # nothing more of its own
         self._pending[:] = coded
 
 
@@ -196,9 +198,42 @@ def test_a_sealed_but_lying_compressed_stream_is_refused(coded: bytes) -> None:
         unseal(out.getvalue())
 
 
+@pytest.mark.parametrize(
+    "coded",
+    [
+        b"not segments at all",
+        struct.pack(">BII", 0, 500, 500) + b"whole" * 99,
+        struct.pack(">BII", 0, 500, 500) + b"whole" * 100 + b"\0",
+        struct.pack(">BII", 9, 500, 500) + b"whole" * 100,
+        struct.pack(">BII", 0, 500, 500) + b"WHOLE" * 100,
+    ],
+    ids=["garbage", "cut", "trailing byte", "unknown kind", "other content"],
+)
+def test_sealed_but_lying_segments_are_refused(coded: bytes) -> None:
+    out = io.BytesIO()
+    writer = _Forger(out, new_object_id(), DATA_KEY, Aead.AES_256_GCM, Codec.SEGMENTS)
+    writer.forge(coded)
+    writer.finish()
+    with pytest.raises(TamperedError):
+        unseal(out.getvalue())
+
+
+def test_a_forger_who_tells_the_truth_is_believed() -> None:
+    """The proof that the forgeries above are refused for their lies."""
+    for codec, coded in (
+        (Codec.SEGMENTS, struct.pack(">BII", 0, 500, 500) + b"whole" * 100),
+        (Codec.ZSTD, zstandard.ZstdCompressor().compress(b"whole" * 100)),
+    ):
+        out = io.BytesIO()
+        writer = _Forger(out, new_object_id(), DATA_KEY, Aead.AES_256_GCM, codec)
+        writer.forge(coded)
+        writer.finish()
+        assert unseal(out.getvalue())[0] == b"whole" * 100
+
+
 def test_headers_outside_the_format_are_refused_before_anything_is_read() -> None:
     sealed = seal(b"x")
-    for at, value in ((0, 0x88), (8, 2), (9, 3), (10, 9), (11, 0), (11, 9), (12, 0xFF)):
+    for at, value in ((0, 0x88), (8, 2), (9, 3), (10, 3), (11, 0), (11, 9), (12, 0xFF)):
         changed = bytearray(sealed)
         changed[at] = value
         with pytest.raises(NotSealedError):

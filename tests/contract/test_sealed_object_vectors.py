@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zstandard
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from contract.sealed_object import Content, SealedObjectError, read_sealed
 from contract.sealing import RecipientPrivateKey, Unwrapper
+from tests.contract.document_reader import read_coded
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "sealed-object-1.json").read_text())
 CASES = pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["name"])
@@ -50,7 +50,7 @@ def read_by_the_document(sealed: bytes, private: bytes, key_id: bytes) -> bytes:
         coded += cipher.decrypt(nonce, body[at : at + 1_048_592], header_hash)
         counter += 1
     trailer = cipher.decrypt(bytes(7) + counter.to_bytes(4) + b"\1", last, header_hash)
-    content: bytes = coded if codec == 0 else zstandard.ZstdDecompressor().decompressobj().decompress(coded)
+    content = read_coded(codec, coded)
     assert trailer == hashlib.sha256(content).digest() + len(content).to_bytes(8)
     return content
 
