@@ -1,8 +1,10 @@
 """One association from its request to its end, on one thread that blocks on one socket.
 
+Storage streams through; every other service is asked with a complete, bounded request and answers on this thread.
 Always true: a C-STORE-RSP with success is sent only after the spool's commit; whatever way the association ends
 (release, abort, a cut line, a broken peer, the box stopping), an unfinished instance is discarded and a finished
-one is kept. States are few enough to be the code: no message, a command set arriving, a data set arriving.
+one is kept. States are few enough to be the code: no message, a command set arriving, a data set arriving, a
+request being performed (beside which only a cancel and answers to our own requests may arrive).
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import logging
 import socket
 import threading
 import time
-from typing import Protocol
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from edge.buffer.records import Origin
 from edge.buffer.spool import Spool
@@ -32,8 +36,21 @@ from edge.gateway.errors import (
     RejectedError,
 )
 from edge.gateway.guard import Guard, read_associate_rq
-from edge.gateway.negotiation import LOCAL_LIMIT_EXCEEDED, Agreed, Context, negotiate
+from edge.gateway.incoming import (
+    REQUEST_TOO_LONG,
+    RESOURCE_LIMITATION,
+    SOP_CLASS_NOT_SUPPORTED,
+    UNRECOGNIZED_OPERATION,
+    Collected,
+    Dropped,
+    IncomingDataSet,
+    Refused,
+)
+from edge.gateway.negotiation import LOCAL_LIMIT_EXCEEDED, Agreed, Context
+from edge.gateway.outgoing import encode_message
 from edge.gateway.pdu import PduReader, PduType, Pdv, abort, associate_rj, p_data, release_rp, split_pdvs
+from edge.gateway.peer import ConnectedPeer
+from edge.gateway.service import Reply, Request, Service
 from edge.gateway.settings import GatewaySettings
 from edge.gateway.sop_classes import VERIFICATION
 from edge.gateway.storage import SUCCESS, IncomingInstance, StoreStatus
@@ -41,52 +58,58 @@ from edge.gateway.storage import SUCCESS, IncomingInstance, StoreStatus
 _LOG = logging.getLogger(__name__)
 _LINGER_S = 1.0  # for the peer to close first, so that a reset does not overtake our last answer
 
-SOP_CLASS_NOT_SUPPORTED = StoreStatus(0x0122, "This presentation context is not for storage")
-UNRECOGNIZED_OPERATION = StoreStatus(0x0211, "This box does C-ECHO and C-STORE")
+PROCESSING_FAILURE = Reply(0x0110, "This box failed unexpectedly; send again later")
 
 
-class _DataSet(Protocol):
-    """Where the data set of a request goes."""
+class _Due(NamedTuple):
+    """A complete request that waits for the rest of its PDU to be looked at."""
 
-    def write(self, data: memoryview) -> None: ...
-
-    def finish(self) -> StoreStatus: ...
-
-    def discard(self) -> None: ...
-
-
-class _Refused:
-    """The data set of a request that is refused whatever it says: taken off the wire and dropped."""
-
-    def __init__(self, status: StoreStatus) -> None:
-        self._status = status
-
-    def write(self, data: memoryview) -> None:
-        del data
-
-    def finish(self) -> StoreStatus:
-        return self._status
-
-    def discard(self) -> None:
-        return
+    service: Service
+    request: Request
+    context_id: int
 
 
 class Association:
-    """Runs on the thread that calls `run`; `stop` may be called from any other."""
+    """Runs on the thread that calls `run`; `stop` may be called from any other.
+
+    Parameters
+    ----------
+    services : who answers, by abstract syntax UID.
+    negotiate : from an A-ASSOCIATE-RQ to what is agreed with this peer, or a RejectedError.
+    note_refusal : takes calling AE title, address and reason; keeps log and list from being flooded.
+    on_end : told the calling AE title when an association that was accepted has ended.
+    """
 
     def __init__(
-        self, sock: socket.socket, peer_address: str, settings: GatewaySettings, spool: Spool, guard: Guard
+        self,
+        sock: socket.socket,
+        peer_address: str,
+        settings: GatewaySettings,
+        spool: Spool,
+        guard: Guard,
+        *,
+        services: Mapping[str, Service],
+        negotiate: Callable[[bytes], Agreed],
+        note_refusal: Callable[[str, str, str], None],
+        on_end: Callable[[str], None],
     ) -> None:
         self._socket = sock
         self._peer_address = peer_address
         self._settings = settings
         self._spool = spool
         self._guard = guard
+        self._services = services
+        self._negotiate = negotiate
+        self._note_refusal = note_refusal
+        self._on_end = on_end
         self._agreed: Agreed | None = None
+        self._peer: ConnectedPeer | None = None  # only where a context of a service was accepted
+        self._due: _Due | None = None
+        self._performing = False
         self._command = bytearray()
         self._context_id: int | None = None  # of the message in progress
         self._request: Command | None = None  # complete, its data set on the way
-        self._data_set: _DataSet | None = None
+        self._data_set: IncomingDataSet | None = None
         self._state = threading.Lock()  # guards the two below, which `stop` reads
         self._busy = False
         self._stopping = False
@@ -139,7 +162,7 @@ class Association:
         request = read_associate_rq(self._socket, timeout_s=self._settings.request_timeout_s)
         if request is None:
             return
-        agreed = negotiate(request, self._settings)
+        agreed = self._negotiate(request)
         if not self._guard.associate():
             raise RejectedError(
                 f"more than {self._settings.max_associations} associations",
@@ -148,7 +171,7 @@ class Association:
             )
         try:
             self._agreed = agreed
-            self._send(agreed.answer)
+            self.send(agreed.answer)
             _LOG.info(
                 "association accepted",
                 extra={
@@ -160,45 +183,64 @@ class Association:
             self._exchange(agreed)
         finally:
             self._guard.leave()
+            self._on_end(agreed.calling_ae_title)
 
     def _exchange(self, agreed: Agreed) -> None:
-        reader = PduReader(
+        self._reader = PduReader(
             self._socket,
             max_pdu_bytes=self._settings.max_pdu_bytes,
             idle_timeout_s=self._settings.idle_timeout_s,
             stall_timeout_s=self._settings.stall_timeout_s,
             min_rate_bytes_per_s=self._settings.min_rate_bytes_per_s,
         )
-        while True:
-            pdu = None if self._stopping and not self._busy else reader.next_pdu(inside_message=self._busy)
-            if pdu is None:
-                if self._busy:
-                    raise PeerGoneError("the connection ended inside a message")
-                if self._stopping:
-                    self._send_last(abort(AbortReason.NOT_SPECIFIED))
-                return
-            kind, body = pdu
-            if kind is PduType.P_DATA_TF:
-                for pdv in split_pdvs(body):
-                    self._take(pdv, agreed)
-            elif kind is PduType.A_RELEASE_RQ:
-                if self._busy:
-                    raise ProtocolError("a release inside a message", AbortReason.UNEXPECTED_PDU)
-                self._send_last(release_rp())
-                return
-            else:  # A-ABORT
-                if self._busy:
-                    raise PeerGoneError("the peer aborted inside a message")
-                return
+        if not any(context.abstract_syntax_uid in self._services for context in agreed.contexts.values()):
+            while self.step():
+                pass
+            return
+        self._peer = ConnectedPeer(self._socket, self._reader, agreed, self)
+        try:
+            while True:
+                # A stop that came inside the message did not wake anybody: it is seen here.
+                waits = not self._busy and not self._stopping
+                if waits and not self._peer.wait(self._settings.idle_timeout_s):
+                    raise PeerTooSlowError("nothing was sent for too long between messages")
+                if not self.step():
+                    return
+        finally:
+            self._peer.close()
+
+    def step(self) -> bool:
+        """Read one PDU and act on it; False when the association has ended. For `ConnectedPeer`."""
+        assert self._agreed is not None
+        pdu = None if self._stopping and not self._busy else self._reader.next_pdu(inside_message=self._busy)
+        if pdu is None:
+            if self._busy:
+                raise PeerGoneError("the connection ended inside a message")
+            if self._stopping:
+                self._send_last(abort(AbortReason.NOT_SPECIFIED))
+            return False
+        kind, body = pdu
+        if kind is PduType.P_DATA_TF:
+            for pdv in split_pdvs(body):
+                self._take(pdv, self._agreed)
+            if self._due is not None:
+                self._perform(self._due, self._agreed)
+            return True
+        if kind is PduType.A_RELEASE_RQ:
+            if self._busy:
+                raise ProtocolError("a release inside a message", AbortReason.UNEXPECTED_PDU)
+            self._send_last(release_rp())
+        elif self._busy:  # A-ABORT
+            raise PeerGoneError("the peer aborted inside a message")
+        return False
 
     def _take(self, pdv: Pdv, agreed: Agreed) -> None:
         context = agreed.contexts.get(pdv.context_id)
         if context is None:
             raise ProtocolError(f"presentation context {pdv.context_id} was not accepted")
-        with self._state:
-            self._busy = True
         if self._context_id is None:
             self._context_id = pdv.context_id
+            self._set_busy()
         elif self._context_id != pdv.context_id:
             raise ProtocolError("one message on two presentation contexts")
         if pdv.is_command:
@@ -214,26 +256,57 @@ class Association:
         else:
             self._data_set.write(pdv.data)
             if pdv.is_last:
-                self._answer(self._request, self._data_set.finish(), agreed)
+                status = self._data_set.finish()
+                if status is None:
+                    self._end_message()
+                else:
+                    self._answer(self._request, status, agreed)
 
     def _begin(self, command: Command, context: Context, agreed: Agreed) -> None:
         """Act on a complete command set (PS3.7 section 9.1)."""
         if command.is_response:
-            raise ProtocolError("a response to a request this box never made")
-        if command.field == CommandField.C_CANCEL_RQ:
-            self._end_message()  # nothing here can be cancelled, and a cancel has no answer
-        elif not command.has_data_set:
-            echo = command.field == CommandField.C_ECHO_RQ
-            self._answer(command, SUCCESS if echo else UNRECOGNIZED_OPERATION, agreed)
-        else:
+            self._take_response(command)
+        elif command.field == CommandField.C_CANCEL_RQ:
+            if self._peer is not None:
+                self._peer.note_cancel(command.message_id)
+            self._end_message()  # a cancel has no answer of its own
+        elif self._due is not None or self._performing:
+            raise ProtocolError("a request before the last one was answered")
+        elif command.has_data_set:
             self._request = command
             self._data_set = self._destination(command, context, agreed)
+        elif command.field in self._operations(context):
+            self._make_due(command, b"", context, agreed)
+            self._end_message()
+        else:
+            echo = command.field == CommandField.C_ECHO_RQ
+            self._answer(command, SUCCESS if echo else UNRECOGNIZED_OPERATION, agreed)
 
-    def _destination(self, command: Command, context: Context, agreed: Agreed) -> _DataSet:
+    def _take_response(self, command: Command) -> None:
+        peer = self._peer
+        if peer is None:
+            raise ProtocolError("a response to a request this box never made")
+        if command.has_data_set:
+            self._request = command
+            self._data_set = Dropped(lambda: peer.note_answer(command))
+        else:
+            peer.note_answer(command)
+            self._end_message()
+
+    def _operations(self, context: Context) -> frozenset[int]:
+        service = self._services.get(context.abstract_syntax_uid)
+        return frozenset() if service is None else service.operations[context.abstract_syntax_uid]
+
+    def _destination(self, command: Command, context: Context, agreed: Agreed) -> IncomingDataSet:
+        if command.field in self._operations(context):
+            return Collected(
+                lambda data_set: self._make_due(command, data_set, context, agreed),
+                RESOURCE_LIMITATION if command.is_normalized else REQUEST_TOO_LONG,
+            )
         if command.field != CommandField.C_STORE_RQ:
-            return _Refused(UNRECOGNIZED_OPERATION)
-        if context.abstract_syntax_uid == VERIFICATION:
-            return _Refused(SOP_CLASS_NOT_SUPPORTED)
+            return Refused(UNRECOGNIZED_OPERATION)
+        if context.abstract_syntax_uid == VERIFICATION or context.abstract_syntax_uid in self._services:
+            return Refused(SOP_CLASS_NOT_SUPPORTED)
         origin = Origin(
             calling_ae_title=agreed.calling_ae_title,
             called_ae_title=agreed.called_ae_title,
@@ -242,10 +315,75 @@ class Association:
         )
         return IncomingInstance(self._spool, origin, command)
 
+    def _make_due(self, command: Command, data_set: bytes, context: Context, agreed: Agreed) -> None:
+        assert self._context_id is not None
+        request = Request(
+            command=command,
+            data_set=data_set,
+            context=context,
+            calling_ae_title=agreed.calling_ae_title,
+            called_ae_title=agreed.called_ae_title,
+            peer_address=self._peer_address,
+        )
+        self._due = _Due(self._services[context.abstract_syntax_uid], request, self._context_id)
+
+    def _perform(self, due: _Due, agreed: Agreed) -> None:
+        """Let the service answer. Nothing else of the message is on the wire, so cancels and answers can be read."""
+        assert self._peer is not None
+        self._due = None
+        self._performing = True
+        self._set_busy()
+        self._peer.begin(due.request.command.message_id)
+        try:
+            for reply in self._replies(due, self._peer):
+                command = encode_response(
+                    due.request.command,
+                    reply.status,
+                    "" if agreed.quirks.omit_error_comment else reply.comment,
+                    has_data_set=bool(reply.data_set),
+                    more=reply.elements,
+                )
+                data_set = [reply.data_set] if reply.data_set else None
+                for pdu in encode_message(
+                    due.context_id, command, data_set, max_pdu_bytes=agreed.peer_max_pdu_bytes
+                ):
+                    self.send(pdu)
+        finally:
+            self._peer.end()
+            self._performing = False
+            self._set_busy()
+
+    def _replies(self, due: _Due, peer: ConnectedPeer) -> Iterator[Reply]:
+        """The service's replies up to the first that is final; its failure is one."""
+        try:
+            for reply in due.service.handle(due.request, peer):
+                peer.check()
+                yield reply
+                if not reply.is_pending:
+                    return
+            problem = "it gave no final reply"
+        except Exception as error:
+            if peer.failure is not None:  # the association's end, passed on by the service
+                raise peer.failure from error
+            # Its text might quote the data set: where it was raised says enough.
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            problem = f"{type(error).__name__} at {where.filename}:{where.lineno}"
+        _LOG.error(
+            "a service failed",
+            extra={
+                "service": type(due.service).__name__,
+                "calling_ae_title": self._calling_ae_title,
+                "peer_address": self._peer_address,
+                "problem": problem,
+            },
+        )
+        yield PROCESSING_FAILURE
+
     def _answer(self, command: Command, status: StoreStatus, agreed: Agreed) -> None:
         assert self._context_id is not None
-        response = encode_response(command, status.code, status.comment)
-        self._send(p_data(self._context_id, response, max_pdu_bytes=agreed.peer_max_pdu_bytes))
+        comment = "" if agreed.quirks.omit_error_comment else status.comment
+        response = encode_response(command, status.code, comment)
+        self.send(p_data(self._context_id, response, max_pdu_bytes=agreed.peer_max_pdu_bytes))
         self._end_message()
 
     def _end_message(self) -> None:
@@ -253,10 +391,14 @@ class Association:
         self._context_id = None
         self._request = None
         self._data_set = None
-        with self._state:
-            self._busy = False
+        self._set_busy()
 
-    def _send(self, data: bytes) -> None:
+    def _set_busy(self) -> None:
+        with self._state:
+            self._busy = self._context_id is not None or self._performing
+
+    def send(self, data: bytes) -> None:
+        """All of it, or `PeerGoneError`."""
         self._socket.settimeout(self._settings.stall_timeout_s)
         try:
             self._socket.sendall(data)
@@ -275,12 +417,4 @@ class Association:
 
     def _refuse(self, error: GatewayError, calling_ae_title: str) -> None:
         """For the technician's list and the log; the text never holds data-set content."""
-        self._spool.note_rejection(calling_ae_title, self._peer_address, str(error))
-        _LOG.warning(
-            "association ended",
-            extra={
-                "calling_ae_title": calling_ae_title,
-                "peer_address": self._peer_address,
-                "reason": str(error),
-            },
-        )
+        self._note_refusal(calling_ae_title, self._peer_address, str(error))

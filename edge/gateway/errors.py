@@ -58,9 +58,25 @@ class RejectedError(PermanentGatewayError):
         self.calling_ae_title = calling_ae_title
 
 
+class TooManyConnectionsError(TransientGatewayError):
+    """The guard has no place for a connection; the text says which limit it is."""
+
+
 class PeerTooSlowError(TransientGatewayError):
     """The peer sends too slowly, or nothing, while something is owed."""
 
 
 class PeerGoneError(TransientGatewayError):
     """The connection ended where a message was not complete."""
+
+
+class AdmissionError(PermanentGatewayError):
+    """The list of scanners cannot be changed like that; the text is for a technician."""
+
+
+class AdmissionNotSavedError(TransientGatewayError):
+    """The list of scanners could not be written; what held before still holds."""
+
+
+class NoAnswerError(TransientGatewayError):
+    """The peer did not answer a request of ours in time; the association goes on without it."""

@@ -1,6 +1,6 @@
-"""Finds out which instance a data set is, from the bytes as they stream past, and reads nothing else.
+"""Finds out which instance a data set is, and where its pixels lie, from the bytes as they stream past.
 
-A push parser over the top level of the data set (PS3.5 section 7): five elements are kept, every other value
+A push parser over the top level of the data set (PS3.5 section 7): a dozen elements are kept, every other value
 is skipped unread. Memory is bounded by one element header and one UID; nested sequences of undefined length
 cost a counter, not a call; deflated data is inflated in small steps and only as far as needed.
 """
@@ -12,6 +12,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from contract.pixel_rows import PixelLayout
 from edge.gateway.errors import PermanentGatewayError
 
 MAX_DEPTH = 64
@@ -24,8 +25,24 @@ _INFLATE_STEP_BYTES = 65_536
 _VALUE_MAX_BYTES = 66  # 64 of a UID, and room for senders that pad too much
 _UNDEFINED = 0xFFFFFFFF
 _LAST_TAG = 0x0020000E
+_PIXEL_DATA = 0x7FE00010
 _DIRECTORY_RECORD_SEQUENCE = 0x00041220
 _WANTED = frozenset({0x00080016, 0x00080018, 0x00080060, 0x0020000D, _LAST_TAG})
+# What says how uncompressed pixels lie: Samples per Pixel, Planar Configuration, Columns, Bits Allocated, Pixel
+# Representation (PS3.3 section C.7.6.3).
+_SAMPLES, _PLANAR, _COLUMNS, _BITS_ALLOCATED, _SIGNED = (
+    0x00280002,
+    0x00280006,
+    0x00280011,
+    0x00280100,
+    0x00280103,
+)
+_DESCRIBING = frozenset({_SAMPLES, _PLANAR, _COLUMNS, _BITS_ALLOCATED, _SIGNED})
+_KEPT = _WANTED | _DESCRIBING
+_NOT_SKIMMED = _KEPT | {_DIRECTORY_RECORD_SEQUENCE}
+_FIRST_TAG = 0x00030000  # groups 0000 and 0002 do not belong in a data set
+_LONGEST_HEADER_BYTES = 12
+_NATIVE_LITTLE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"})
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
@@ -55,20 +72,49 @@ class Found:
     has_directory_records: bool = False  # with no SOP Instance UID, a DICOMDIR (PS3.3 Annex F)
 
 
+@dataclass(frozen=True)
+class FoundPixels:
+    """Uncompressed pixels.
+
+    Attributes
+    ----------
+    at : where their first byte is in the portion that was fed last; its length if they begin with the next one.
+    size_bytes : of all of them.
+    """
+
+    at: int
+    size_bytes: int
+    layout: PixelLayout
+
+
 class IdentityReader:
     """Fed with the data set's bytes in any portions until `done`.
 
     Parameters
     ----------
+    find_pixels : go on to the pixels. What cannot be followed behind the identity is no error: there are no
+        pixels then.
+
+    Attributes
+    ----------
+    pixels : once found, for the portion that was fed last.
+
     transfer_syntax_uid : decides byte order and deflation. Explicit or implicit VR is told by the first element:
         private transfer syntaxes do not say, and some equipment sends one where it agreed on the other.
     """
 
-    def __init__(self, transfer_syntax_uid: str) -> None:
+    def __init__(self, transfer_syntax_uid: str, *, find_pixels: bool = False) -> None:
+        self._find_pixels = find_pixels and transfer_syntax_uid in _NATIVE_LITTLE
+        self._identified = False
+        self._described: dict[int, int] = {}
+        self._portion_at = 0  # where the portion begins in what is being followed
+        self.pixels: FoundPixels | None = None
         big = transfer_syntax_uid == _EXPLICIT_BIG
         self._tag = struct.Struct(">HH" if big else "<HH")
         self._short = struct.Struct(">H" if big else "<H")
         self._long = struct.Struct(">I" if big else "<I")
+        self._explicit_header = struct.Struct(">HH2sH" if big else "<HH2sH")
+        self._implicit_header = struct.Struct(">HHI" if big else "<HHI")
         self._implicit: bool | None = None
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in _DEFLATED else None
         self._inflated_bytes = 0
@@ -89,10 +135,15 @@ class IdentityReader:
         """
         if self.done:
             return True
-        if self._inflater is None:
-            self._follow(data)
-        else:
-            self._inflate(self._inflater, data)
+        try:
+            if self._inflater is None:
+                self._follow(data)
+            else:
+                self._inflate(self._inflater, data)
+        except UnidentifiableError:
+            if not self._identified:
+                raise
+            self.done = True
         return self.done
 
     def finish(self) -> Found:
@@ -102,7 +153,7 @@ class IdentityReader:
         ------
         UnidentifiableError : the data set ended inside an element.
         """
-        if not self.done and (self._held or self._skip_bytes or self._depth):
+        if not self._identified and (self._held or self._skip_bytes or self._depth):
             raise UnidentifiableError("the data set ends inside an element before its identity is complete")
         modality = self._values.get(0x00080060, "")
         return Found(
@@ -134,17 +185,44 @@ class IdentityReader:
         skipped = min(self._skip_bytes, len(data))
         self._skip_bytes -= skipped
         data = data[skipped:]
+        self._portion_at = len(self._held) - skipped
         if self._held:
             self._held += data
             data = memoryview(bytes(self._held))
         at = 0
         while not self.done and at < len(data):
+            at = self._skim(data, at)
             used = self._element(data, at)
             if used is None:
                 break
             at += used
         self._skip_bytes += max(0, at - len(data))
         self._held = bytearray(data[at:]) if not self.done else bytearray()
+
+    def _skim(self, data: memoryview, at: int) -> int:
+        """Run over plain elements that nobody asked for: nine of ten, at a third of the price of `_element`."""
+        if self._depth or self._implicit is None:
+            return at
+        last_tag = _PIXEL_DATA - 1 if self._identified else _LAST_TAG
+        end = len(data) - _LONGEST_HEADER_BYTES
+        while at <= end:
+            if self._implicit:
+                group, number, length = self._implicit_header.unpack_from(data, at)
+                step = 8 + length
+            else:
+                group, number, vr, length = self._explicit_header.unpack_from(data, at)
+                if vr in _SHORT_VRS:
+                    step = 8 + length
+                elif vr in _LONG_VRS:
+                    length = self._long.unpack_from(data, at + 8)[0]
+                    step = 12 + length
+                else:
+                    return at
+            tag = group << 16 | number
+            if length == _UNDEFINED or tag in _NOT_SKIMMED or not _FIRST_TAG <= tag <= last_tag:
+                return at
+            at += step
+        return at
 
     def _element(self, data: memoryview, at: int) -> int | None:
         """Take the element at `at`: bytes to go on by (past the end: to be skipped); None if it is cut off."""
@@ -171,10 +249,12 @@ class IdentityReader:
             if group in (0x0000, 0x0002):
                 raise UnidentifiableError(f"group {group:04x} does not belong in a data set")
             if tag > _LAST_TAG:
-                self.done = True
-                return 0
+                self._identified = True
+                if tag >= _PIXEL_DATA or not self._find_pixels:
+                    self._end(tag, at + header_bytes, length)
+                    return 0
             self._has_directory_records |= tag == _DIRECTORY_RECORD_SEQUENCE
-            if tag in _WANTED:
+            if tag in _KEPT:
                 return self._keep(tag, data, at + header_bytes, length, header_bytes)
         if length != _UNDEFINED:
             return header_bytes + length
@@ -190,10 +270,33 @@ class IdentityReader:
             raise UnidentifiableError(f"({tag >> 16:04x},{tag & 0xFFFF:04x}) is longer than any UID")
         if len(data) - at < length:
             return None
+        if tag in _DESCRIBING:
+            if length == 2:
+                self._described[tag] = self._short.unpack_from(data, at)[0]
+            return header_bytes + length
         value = bytes(data[at : at + length]).decode("latin-1").strip("\0 ")
         self._values.setdefault(tag, value)
-        self.done = len(self._values) == len(_WANTED)
+        if len(self._values) == len(_WANTED):
+            self._identified = True
+            self.done = not self._find_pixels
         return header_bytes + length
+
+    def _end(self, tag: int, value_at: int, length: int) -> None:
+        """The walk is over; at the pixels, say where they are and how they lie."""
+        self.done = True
+        sample_bytes, rest = divmod(self._described.get(_BITS_ALLOCATED, 0), 8)
+        samples, columns = self._described.get(_SAMPLES, 1), self._described.get(_COLUMNS, 0)
+        if (
+            tag == _PIXEL_DATA
+            and self._find_pixels
+            and length != _UNDEFINED
+            and columns
+            and (samples == 1 or (samples == 3 and self._described.get(_PLANAR, 0) == 0))
+            and sample_bytes in (1, 2)
+            and not rest
+        ):
+            layout = PixelLayout(columns, samples, sample_bytes, bool(self._described.get(_SIGNED)))
+            self.pixels = FoundPixels(value_at - self._portion_at, length, layout)
 
     def _delimiter(self, tag: int, length: int) -> int:
         """An item, or the end of an item or a sequence: only ever seen inside undefined length."""

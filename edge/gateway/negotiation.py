@@ -5,7 +5,7 @@ Nothing here touches a socket; the result is a value, or a `RejectedError` that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,8 +22,9 @@ from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 from contract.identifiers import InvalidIdentifierError, check_ae_title
 from edge.gateway.errors import ProtocolError, RejectedError
 from edge.gateway.part10 import IMPLEMENTATION_CLASS_UID
+from edge.gateway.quirks import NO_QUIRKS, Quirks
 from edge.gateway.settings import GatewaySettings
-from edge.gateway.sop_classes import is_accepted, prefer
+from edge.gateway.sop_classes import C_GET, SERVICE_TRANSFER_SYNTAXES, is_accepted, prefer
 
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _IMPLEMENTATION_VERSION_NAME = "DICOMNET"
@@ -33,8 +34,8 @@ _CALLED_AT, _CALLING_AT, _AE_BYTES = 10, 26, 16  # offsets in the PDU, header in
 # PS3.8 Table 9-21: result, source, reason
 _VERSION_NOT_SUPPORTED = (1, 2, 2)
 _APPLICATION_CONTEXT_NOT_SUPPORTED = (1, 1, 2)
-_CALLING_AE_TITLE_NOT_RECOGNIZED = (1, 1, 3)
-_CALLED_AE_TITLE_NOT_RECOGNIZED = (1, 1, 7)
+CALLING_AE_TITLE_NOT_RECOGNIZED = (1, 1, 3)
+CALLED_AE_TITLE_NOT_RECOGNIZED = (1, 1, 7)
 LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
 
 
@@ -53,25 +54,48 @@ class Agreed:
     ----------
     contexts : accepted presentation contexts by id.
     peer_max_pdu_bytes : largest PDU the peer takes; 0 is no limit.
+    peer_performs : SOP classes for which the peer is SCP as well (role selection, PS3.7 Annex D.3.3.4).
     answer : the A-ASSOCIATE-AC, encoded.
+    quirks : what is done otherwise for this peer.
     """
 
     calling_ae_title: str
     called_ae_title: str
     contexts: Mapping[int, Context]
     peer_max_pdu_bytes: int
+    peer_performs: frozenset[str]
     answer: bytes
+    quirks: Quirks = NO_QUIRKS
 
 
-def negotiate(request: bytes, settings: GatewaySettings) -> Agreed:
+class Asking(NamedTuple):
+    """Who asks for an association, by its own word."""
+
+    calling_ae_title: str
+    called_ae_title: str
+    implementation_class_uid: str
+    implementation_version_name: str
+
+
+Admit = Callable[[Asking], Quirks]
+"""Lets a peer in, and says how to treat it; RejectedError if it may not come in."""
+
+
+def negotiate(
+    request: bytes, settings: GatewaySettings, service_syntaxes: Collection[str] = (), *, admit: Admit
+) -> Agreed:
     """Read a whole A-ASSOCIATE-RQ and decide (PS3.8 section 7.1, PS3.7 Annex D).
+
+    Parameters
+    ----------
+    service_syntaxes : abstract syntaxes of the installed services, accepted beside storage and Verification.
 
     Raises
     ------
     RejectedError : to be answered with an A-ASSOCIATE-RJ.
     ProtocolError : the request cannot be read; to be answered with an A-ABORT.
     """
-    calling, called = _ae_titles(request)
+    calling, called = ae_titles(request)
     asked = _decode(request)
     version = int.from_bytes(request[6:8], "big")
     if not version & 1:
@@ -80,16 +104,13 @@ def negotiate(request: bytes, settings: GatewaySettings) -> Agreed:
         raise RejectedError(
             "not the DICOM application context", _APPLICATION_CONTEXT_NOT_SUPPORTED, calling_ae_title=calling
         )
-    if settings.require_called_ae_title and called != settings.ae_title:
-        raise RejectedError(
-            f"called {called}, but this box is {settings.ae_title}",
-            _CALLED_AE_TITLE_NOT_RECOGNIZED,
-            calling_ae_title=calling,
-        )
+    quirks = admit(Asking(calling, called, *_implementation(asked)))
     peer_max_pdu_bytes = asked.maximum_length_received or 0
     if 0 < peer_max_pdu_bytes < _LEAST_PEER_PDU_BYTES:
         raise ProtocolError(f"the peer takes PDUs of at most {peer_max_pdu_bytes} bytes")
-    results, roles = _answer_contexts(asked)
+    results, roles = _answer_contexts(asked, service_syntaxes, quirks)
+    if quirks.omit_role_selection_answer:
+        roles = []
     return Agreed(
         calling_ae_title=calling,
         called_ae_title=called,
@@ -99,22 +120,29 @@ def negotiate(request: bytes, settings: GatewaySettings) -> Agreed:
             if result.result == 0 and result.context_id is not None
         },
         peer_max_pdu_bytes=peer_max_pdu_bytes,
-        answer=_encode_answer(asked, results, roles, settings.max_pdu_bytes),
+        peer_performs=frozenset(str(role.sop_class_uid) for role in roles if role.scp_role),
+        answer=_encode_answer(
+            asked,
+            results,
+            roles,
+            min(settings.max_pdu_bytes, quirks.max_pdu_bytes or settings.max_pdu_bytes),
+        ),
+        quirks=quirks,
     )
 
 
-def _ae_titles(request: bytes) -> tuple[str, str]:
+def ae_titles(request: bytes) -> tuple[str, str]:
     """Calling and called AE title, checked before pynetdicom sees them, so that a bad one is refused by name."""
     calling = request[_CALLING_AT : _CALLING_AT + _AE_BYTES].decode("latin-1").strip(" \0")
     called = request[_CALLED_AT : _CALLED_AT + _AE_BYTES].decode("latin-1").strip(" \0")
     try:
         calling = check_ae_title(calling, "calling AE title")
     except InvalidIdentifierError as error:
-        raise RejectedError(str(error), _CALLING_AE_TITLE_NOT_RECOGNIZED) from error
+        raise RejectedError(str(error), CALLING_AE_TITLE_NOT_RECOGNIZED) from error
     try:
         return calling, check_ae_title(called, "called AE title")
     except InvalidIdentifierError as error:
-        raise RejectedError(str(error), _CALLED_AE_TITLE_NOT_RECOGNIZED, calling_ae_title=calling) from error
+        raise RejectedError(str(error), CALLED_AE_TITLE_NOT_RECOGNIZED, calling_ae_title=calling) from error
 
 
 def _decode(request: bytes) -> A_ASSOCIATE:
@@ -132,7 +160,7 @@ def _decode(request: bytes) -> A_ASSOCIATE:
 
 
 def _answer_contexts(
-    asked: A_ASSOCIATE,
+    asked: A_ASSOCIATE, service_syntaxes: Collection[str], quirks: Quirks
 ) -> tuple[list[PresentationContext], list[SCP_SCU_RoleSelectionNegotiation]]:
     """One context at a time, because the order of preference depends on what that context proposes."""
     wanted_roles = {
@@ -144,17 +172,41 @@ def _answer_contexts(
     roles: dict[str, SCP_SCU_RoleSelectionNegotiation] = {}
     for proposed in asked.presentation_context_definition_list:
         supported: list[PresentationContext] = []
-        if proposed.abstract_syntax is not None and is_accepted(proposed.abstract_syntax):
+        syntax = proposed.abstract_syntax
+        is_service = syntax in service_syntaxes
+        if syntax is not None and (is_service or is_accepted(syntax)):
             ours = PresentationContext()
-            ours.abstract_syntax = proposed.abstract_syntax
-            ours.transfer_syntax = prefer(proposed.transfer_syntax)  # type: ignore[assignment]  # takes str too
-            # The peer may be SCU of what we take in; we never send on its association.
-            ours.scu_role, ours.scp_role = True, False
+            ours.abstract_syntax = syntax
+            wanted = (
+                list(SERVICE_TRANSFER_SYNTAXES)
+                if is_service
+                else _ordered(proposed.transfer_syntax, quirks.preferred_transfer_syntaxes)
+            )
+            ours.transfer_syntax = wanted  # type: ignore[assignment]  # takes str too
+            # The peer may be SCU of what we take in, and SCP only for what a C-GET would send it.
+            ours.scu_role, ours.scp_role = True, not is_service and not C_GET.isdisjoint(service_syntaxes)
             supported.append(ours)
         result, answered_roles = negotiate_as_acceptor([proposed], supported, wanted_roles)
         results += result
         roles |= {str(role.sop_class_uid): role for role in answered_roles}
     return results, list(roles.values())
+
+
+def _ordered(proposed: Sequence[str], preferred: Sequence[str]) -> list[str]:
+    """What is proposed in the order this box wants it; a profile's preference goes first."""
+    first = [uid for uid in preferred if uid in proposed]
+    return first + [uid for uid in prefer(proposed) if uid not in first]
+
+
+def _implementation(asked: A_ASSOCIATE) -> tuple[str, str]:
+    """Implementation Class UID and Version Name, each empty where it is missing (PS3.7 Annex D.3.3.2)."""
+    class_uid = version_name = ""
+    for item in asked.user_information:
+        if isinstance(item, ImplementationClassUIDNotification):
+            class_uid = str(item.implementation_class_uid or "")
+        elif isinstance(item, ImplementationVersionNameNotification):
+            version_name = str(item.implementation_version_name or "").strip()
+    return class_uid, version_name
 
 
 def _encode_answer(

@@ -17,7 +17,7 @@ from edge.gateway.errors import AbortReason, PeerGoneError, PeerTooSlowError, Pr
 
 HEADER = struct.Struct(">BxI")
 _PDV = struct.Struct(">IBB")
-_BUFFER_BYTES = 1 << 20
+_PDUS_HELD = 2  # one to work on while the next arrives
 _CONTROL_PDU_BYTES = 4  # A-RELEASE-RQ, A-RELEASE-RP and A-ABORT have a fixed body
 _COMMAND_BIT = 0x01
 _LAST_BIT = 0x02
@@ -66,11 +66,16 @@ class PduReader:
         self._idle_timeout_s = idle_timeout_s
         self._stall_timeout_s = stall_timeout_s
         self._min_rate_bytes_per_s = min_rate_bytes_per_s
-        self._buffer = bytearray(_BUFFER_BYTES)
+        self._buffer = bytearray(_PDUS_HELD * (HEADER.size + max_pdu_bytes))
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._waited_s = 0.0
         self._waited_bytes = 0
+
+    @property
+    def holds_bytes(self) -> bool:
+        """True if something was read from the socket that `next_pdu` has not given out yet."""
+        return self._end > self._start
 
     def next_pdu(self, *, inside_message: bool) -> tuple[PduType, memoryview] | None:
         """The next PDU's type and body (valid until the next call); None when the peer closed between PDUs.
@@ -115,7 +120,7 @@ class PduReader:
         held = self._end - self._start
         if held == 0:
             self._start = self._end = 0
-        elif self._start + need > _BUFFER_BYTES:
+        elif self._start + need > len(self._buffer):
             self._buffer[:held] = self._buffer[self._start : self._end]
             self._start, self._end = 0, held
 

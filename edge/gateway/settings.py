@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import ipaddress
+import re
+from collections.abc import Container, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from contract.errors import ContractError
 from contract.identifiers import check_ae_title
@@ -18,16 +22,137 @@ def _ae_title(value: str) -> str:
         raise ValueError(str(error)) from error
 
 
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+
+
+def plain_address(text: str) -> str:
+    """An address as the lists have it: an IPv4 address that came over IPv6 as IPv4, without a zone."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
+def _network(value: str) -> str:
+    try:
+        network = ipaddress.ip_network(value.strip(), strict=False)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not an IP address or network such as 10.1.2.0/24") from error
+    single = network.prefixlen == network.max_prefixlen
+    return str(network.network_address) if single else str(network)
+
+
+def _fingerprint(value: str) -> str:
+    plain = value.replace(":", "").strip().lower()
+    if plain and not re.fullmatch("[0-9a-f]{64}", plain):
+        raise ValueError("a SHA-256 fingerprint has 64 hexadecimal digits; colons between them do no harm")
+    return plain
+
+
+class ScannerSettings(Section):
+    """One scanner that may send, by the AE title it calls with."""
+
+    ae_title: AeTitle = Field(description="AE title it calls with, and is called by for a C-ECHO from here")
+    name: str = Field(default="", max_length=64, description='What people call it, such as "CT room 2"')
+    addresses: list[Annotated[str, AfterValidator(_network)]] = Field(
+        default=[],
+        max_length=32,
+        description="IP addresses or networks (10.1.2.0/24) it may call from; empty: any",
+    )
+    called_ae_titles: list[AeTitle] = Field(
+        default=[],
+        max_length=32,
+        description="AE titles it may call this box by; empty: gateway.ae_title only",
+    )
+    tls: Literal["off", "allowed", "required"] = Field(
+        default="allowed",
+        description="off: it may use the plain port only; required: the TLS port only; allowed: either",
+    )
+    certificate_sha256: Annotated[str, AfterValidator(_fingerprint)] = Field(
+        default="",
+        description="SHA-256 fingerprint of its certificate; empty: any that the client CA issued",
+    )
+    quirks: str | None = Field(
+        default=None,
+        max_length=64,
+        description="Profile of what is done otherwise for it: see [quirks.<name>]",
+    )
+    host: str = Field(
+        default="",
+        max_length=253,
+        description="Host name or address for C-ECHO and reports to it; empty: none",
+    )
+    port: int = Field(default=104, gt=0, lt=65536, description="Its DICOM port")
+
+    @model_validator(mode="after")
+    def _pinned_means_tls(self) -> Self:
+        if self.certificate_sha256 and self.tls != "required":
+            raise ValueError(
+                'certificate_sha256 needs tls = "required": over the plain port nobody shows a certificate'
+            )
+        return self
+
+
+def check_scanners(scanners: Sequence[ScannerSettings], profiles: Container[str]) -> None:
+    """Raise ValueError, with a sentence for a person, if two share an AE title or one names no profile."""
+    seen: set[str] = set()
+    for scanner in scanners:
+        if scanner.ae_title in seen:
+            raise ValueError(
+                f"two scanners have the AE title {scanner.ae_title}: one entry with both addresses does it"
+            )
+        seen.add(scanner.ae_title)
+        if scanner.quirks is not None and scanner.quirks not in profiles:
+            raise ValueError(
+                f"{scanner.ae_title} names the quirks {scanner.quirks}, and no such profile is there"
+            )
+
+
+class TlsSettings(Section):
+    """DIMSE over TLS, on a port of its own; off until certificate, key and client CA are all set."""
+
+    port: int = Field(
+        default=2762, ge=0, le=65535, description="TCP port for DICOM over TLS; 0 picks a free one"
+    )
+    certificate: Path | None = Field(
+        default=None, description="PEM file: this box's certificate, then the chain above it"
+    )
+    key: Path | None = Field(default=None, description="PEM file: its private key, readable by the box only")
+    client_ca: Path | None = Field(
+        default=None, description="PEM file: the CAs whose certificates scanners must show"
+    )
+    profile: Literal["bcp195", "modified-bcp195"] = Field(
+        default="bcp195",
+        description="Cipher suites of PS3.15 B.12 (BCP 195) or B.13 (modified BCP 195)",
+    )
+
+    @property
+    def enabled(self) -> bool:
+        return self.certificate is not None
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Self:
+        parts = {"certificate": self.certificate, "key": self.key, "client_ca": self.client_ca}
+        missing = [name for name, value in parts.items() if value is None]
+        if missing and len(missing) < len(parts):
+            raise ValueError(
+                f"{' and '.join(missing)} not set: TLS needs certificate, key and client_ca together"
+            )
+        return self
+
+
 class GatewaySettings(Section):
     """The association acceptor and its limits; every limit holds per process."""
 
     host: str = Field(default="0.0.0.0", description="address to listen on; 0.0.0.0 is every interface")  # noqa: S104  # scanners reach the box over the network
     port: int = Field(default=11112, ge=0, le=65535, description="TCP port; 0 picks a free one")
-    ae_title: Annotated[str, AfterValidator(_ae_title)] = Field(
-        default="DICOMNET", description="AE title of this box"
-    )
+    ae_title: AeTitle = Field(default="DICOMNET", description="AE title of this box")
     require_called_ae_title: bool = Field(
         default=False, description="refuse associations that call another AE title than this box's"
+    )
+    unknown_scanners: Literal["auto", "refuse", "hold", "accept"] = Field(
+        default="auto",
+        description="What a scanner that is neither configured nor approved gets: accept; refuse; hold: put off "
+        "until a technician approves it; auto: accept until there is a first scanner, then refuse",
     )
     max_associations: int = Field(default=32, ge=1, le=256, description="associations served at once")
     max_connections: int = Field(
@@ -61,3 +186,4 @@ class GatewaySettings(Section):
     stop_grace_s: float = Field(
         default=10.0, ge=0, description="seconds that instances in progress get to finish when the box stops"
     )
+    tls: TlsSettings = TlsSettings()

@@ -18,6 +18,13 @@ from pynetdicom.sop_class import Verification, uid_to_service_class  # type: ign
 
 VERIFICATION = str(Verification)
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+
+SERVICE_TRANSFER_SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+"""For everything but storage: a query or a report has no pixels, and every peer must offer the second one."""
+
+C_GET = frozenset(("1.2.840.10008.5.1.4.1.2.1.3", "1.2.840.10008.5.1.4.1.2.2.3"))
+"""Patient Root and Study Root GET: whoever uses them takes instances on its own association."""
 
 _STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR is a file on a disc, not an object to send

@@ -62,11 +62,16 @@ class IncomingInstance:
         self._origin = origin
         self._sop_class_uid = command.uid(Element.AFFECTED_SOP_CLASS_UID)
         self._sop_instance_uid = command.uid(Element.AFFECTED_SOP_INSTANCE_UID)
-        self._identity = IdentityReader(origin.transfer_syntax_uid)
         self._reception: Reception | None = None
         self._failed: StoreStatus | None = None
         self._refused: _RefusedError | None = None
+        self._said = False
         self._attempt(self._begin)
+        # Bound after the first step, which makes the reception if it can.
+        reception: Reception | None = self._reception
+        self._identity = IdentityReader(
+            origin.transfer_syntax_uid, find_pixels=reception is not None and reception.wants_pixels
+        )
 
     def write(self, data: memoryview) -> None:
         """Take a fragment. Never raises: what failed is told by `finish`, once the peer has sent everything."""
@@ -81,6 +86,8 @@ class IncomingInstance:
         if status is not SUCCESS:
             reason = self._refused.reason if self._refused and not self._failed else status.comment
             self._spool.note_rejection(self._origin.calling_ae_title, self._origin.peer_address, reason)
+            if self._said:
+                return status
             _LOG.warning(
                 "instance refused",
                 extra={
@@ -103,7 +110,9 @@ class IncomingInstance:
             step(*arguments)
         except NotEnrolledError:
             self._fail(NOT_ENROLLED)
-        except DiskFullError:
+        except DiskFullError as error:
+            # Below the reserve the spool has said so, once: a line for each image would fill the disk further.
+            self._said = error.free_bytes is not None
             self._fail(DISK_FULL)
         except SpoolError:
             _LOG.exception("the spool failed")
@@ -137,6 +146,11 @@ class IncomingInstance:
                 self._identity.feed(data)
             except UnidentifiableError as error:
                 self._refused = _RefusedError(UNREADABLE, str(error))
+            if self._identity.pixels is not None:
+                pixels = self._identity.pixels
+                self._reception.write(data[: pixels.at])
+                self._reception.begin_pixels(pixels.layout, pixels.size_bytes)
+                data = data[pixels.at :]
         self._reception.write(data)
 
     def _decide(self) -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from contract.identifiers import ObjectId
+from edge.buffer.label import Label
 from edge.buffer.records import ObjectRow
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
+from edge.gateway.admission import Admission
+from edge.gateway.approved import ApprovedFile
+from edge.gateway.arrival import TlsArrival
+from edge.gateway.association import Association
+from edge.gateway.quirks import Quirks, profiles
 from edge.gateway.server import GatewayServer
-from edge.gateway.settings import GatewaySettings
+from edge.gateway.service import Service
+from edge.gateway.settings import GatewaySettings, ScannerSettings
 from tests.edge.buffer.instances import Central
 from tests.peers.scripted_scu import ScriptedScu
 
@@ -26,6 +34,7 @@ class Gateway:
     spool: Spool
     central: Central
     folder: Path
+    admission: Admission
 
     @property
     def port(self) -> int:
@@ -41,8 +50,19 @@ class Gateway:
         return self.central.unseal(self.spool, object_id)
 
     def files(self) -> list[str]:
-        """Names of every sealed or unfinished file."""
-        return [path.name for path in self.folder.rglob("*") if path.suffix in {".part", ".sealed"}]
+        """Names of every file with something of an instance in it; names made beforehand are empty."""
+        found = []
+        for path in self.folder.rglob("*.sealed"):
+            with contextlib.suppress(FileNotFoundError):  # another thread takes it away
+                if path.stat().st_size:
+                    found.append(path.name)
+        return found
+
+    def is_receiving(self) -> bool:
+        """Whether some association is inside a message."""
+        running = list(self.server._running.values())
+        associations = [one._association if isinstance(one, TlsArrival) else one for one in running]
+        return any(isinstance(one, Association) and one._busy for one in associations)
 
     def last_error(self) -> str | None:
         return self.spool.scanners_seen()[0].last_error
@@ -61,15 +81,38 @@ def start_gateway(tmp_path: Path, receiving_central: Central) -> Iterator[StartG
     """Start one with other settings than the default; `enrolled` and `reserve_bytes` are the spool's."""
     running: list[Gateway] = []
 
-    def start(*, enrolled: bool = True, reserve_bytes: int = 0, **changes: object) -> Gateway:
+    def start(
+        *,
+        enrolled: bool = True,
+        reserve_bytes: int = 0,
+        services: Sequence[Service] = (),
+        on_stored: Callable[[Label], None] = lambda _: None,
+        scanners: Sequence[Mapping[str, object]] = (),
+        quirks: Mapping[str, Quirks] | None = None,
+        approved: Path | None = None,
+        **changes: object,
+    ) -> Gateway:
         spool = Spool.open(
             tmp_path / "spool",
             reserve_bytes=reserve_bytes,
             quarantine_max_bytes=1 << 20,
             keys=receiving_central.ring() if enrolled else None,
+            on_stored=on_stored,
         )
         settings = GatewaySettings.model_validate({"host": "127.0.0.1", "port": 0, **changes})
-        gateway = Gateway(GatewayServer(settings, spool), spool, receiving_central, tmp_path / "spool")
+        admission = Admission(
+            settings,
+            [ScannerSettings.model_validate(scanner) for scanner in scanners],
+            profiles=profiles(quirks or {}),
+            file=ApprovedFile(approved) if approved else None,
+        )
+        gateway = Gateway(
+            GatewayServer(settings, spool, services, admission),
+            spool,
+            receiving_central,
+            tmp_path / "spool",
+            admission,
+        )
         gateway.server.start()
         running.append(gateway)
         return gateway

@@ -386,7 +386,7 @@ def test_an_object_cut_off_in_the_middle_leaves_nothing(how: str, gateway: Gatew
     with gateway.connect() as scu:
         scu.associate()
         scu.send(p_data(1, 3, c_store_rq(CT_STORAGE, "1.2.3.1")) + p_data(1, 0, small_data_set()))
-        wait_until(lambda: any(name.endswith(".part") for name in gateway.files()))
+        wait_until(gateway.is_receiving)
         if how == "abort":
             scu.send(pdu(ABORT, bytes(4)))
             scu.wait_for_close()
@@ -451,7 +451,7 @@ def test_stopping_lets_the_instance_in_progress_finish(gateway: Gateway) -> None
         busy.associate()
         idle.associate()
         busy.send(p_data(1, 3, c_store_rq(CT_STORAGE, "1.2.3.1")) + p_data(1, 0, data[:100]))
-        wait_until(lambda: any(name.endswith(".part") for name in gateway.files()))
+        wait_until(gateway.is_receiving)
         stopping = threading.Thread(target=gateway.server.stop)
         stopping.start()
         assert idle.wait_for_close()[:1] == bytes((ABORT,))
@@ -470,7 +470,7 @@ def test_stopping_cuts_what_does_not_finish(start_gateway: StartGateway) -> None
     with gateway.connect() as scu:
         scu.associate()
         scu.send(p_data(1, 3, c_store_rq(CT_STORAGE, "1.2.3.1")) + p_data(1, 0, b"x"))
-        wait_until(lambda: any(name.endswith(".part") for name in gateway.files()))
+        wait_until(gateway.is_receiving)
         gateway.server.stop()
     assert gateway.files() == []
     assert threading.active_count() < 20

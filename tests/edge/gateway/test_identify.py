@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import struct
 import warnings
 import zlib
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 
+from contract.pixel_rows import PixelLayout
 from edge.gateway.identify import (
     MAX_DEPTH,
     MAX_INFLATED_BYTES,
     Found,
+    FoundPixels,
     IdentityReader,
     UnidentifiableError,
 )
@@ -180,3 +184,213 @@ def test_what_is_no_data_set(data: bytes, why: str) -> None:
 def test_padding_is_stripped_and_absence_is_empty() -> None:
     data = ds_element(8, 0x18, "UI", b"1.2.3 ") + ds_element(8, 0x60, "CS", b"not a modality")
     assert read(data) == Found("", "1.2.3", "", "", None)
+
+
+# Where the pixels lie -----------------------------------------------------------------------------------------
+
+DESCRIBED = {0x0002: 1, 0x0006: 0, 0x0010: 3, 0x0011: 5, 0x0100: 16, 0x0103: 1}
+CT_ROWS = PixelLayout(columns=5, samples=1, sample_bytes=2, signed=True)
+
+
+def with_pixels(
+    pixels: bytes = bytes(range(30)),
+    *,
+    implicit: bool = False,
+    length: int | None = None,
+    before: bytes = b"",
+    without: int | None = None,
+    **described: int,
+) -> bytes:
+    """An image of 3 rows of 5; `described` changes an element of group 0028 as in ``e0100=8``."""
+    values = DESCRIBED | {int(name[1:], 16): value for name, value in described.items()}
+    data = small_data_set(implicit=implicit, pixels=b"") + before
+    for number, value in values.items():
+        if number != without:
+            data += ds_element(0x0028, number, "US", struct.pack("<H", value), implicit=implicit)
+    head = struct.pack("<HH", 0x7FE0, 0x0010) + (b"" if implicit else b"OW\0\0")
+    return data + head + struct.pack("<I", len(pixels) if length is None else length) + pixels
+
+
+def find(data: bytes, transfer_syntax_uid: str, portions: Iterable[int]) -> tuple[int, FoundPixels] | None:
+    """Where in `data` the pixels begin, and what was found of them."""
+    reader = IdentityReader(transfer_syntax_uid, find_pixels=True)
+    at = 0
+    for portion in portions:
+        piece = memoryview(data)[at : at + portion]
+        if reader.feed(piece):
+            break
+        at += len(piece)
+        if at >= len(data):
+            break
+    assert reader.finish() == EXPECTED
+    if reader.pixels is None:
+        return None
+    assert 0 <= reader.pixels.at <= portion
+    return at + reader.pixels.at, reader.pixels
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_pixels_are_found_in_portions_of_every_size(implicit: bool) -> None:
+    data = with_pixels(
+        implicit=implicit, before=ds_element(0x0020, 0x4000, "LT", b"x" * 90, implicit=implicit)
+    )
+    for portion in range(1, len(data) + 1):
+        found = find(data, IMPLICIT_LITTLE if implicit else EXPLICIT_LITTLE, itertools.repeat(portion))
+        assert found is not None, portion
+        at, pixels = found
+        assert (at, pixels.size_bytes, pixels.layout) == (len(data) - 30, 30, CT_ROWS), portion
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_pixels_are_found_in_any_portions(portions: list[int]) -> None:
+    data = with_pixels(before=ds_element(0x0021, 0x1001, "OB", bytes(100)))
+    found = find(data, EXPLICIT_LITTLE, itertools.cycle(portions))
+    assert found is not None
+    assert found[0] == len(data) - 30
+
+
+@pytest.mark.parametrize(
+    ("described", "layout"),
+    [
+        ({}, CT_ROWS),
+        ({"e0103": 0}, PixelLayout(5, 1, 2, False)),
+        ({"e0100": 8, "e0103": 0}, PixelLayout(5, 1, 1, False)),
+        ({"e0002": 3, "e0100": 8, "e0103": 0}, PixelLayout(5, 3, 1, False)),
+        ({"e0011": 65_535}, PixelLayout(65_535, 1, 2, True)),
+        ({"without": 0x0006}, CT_ROWS),
+        ({"without": 0x0103}, PixelLayout(5, 1, 2, False)),
+        ({"without": 0x0002}, CT_ROWS),
+    ],
+)
+def test_layouts(described: dict[str, int], layout: PixelLayout) -> None:
+    found = find(with_pixels(**described), EXPLICIT_LITTLE, [1 << 20])
+    assert found is not None
+    assert found[1].layout == layout
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_pixels(without=0x0011),
+        with_pixels(without=0x0100),
+        with_pixels(e0011=0),
+        with_pixels(e0100=1),
+        with_pixels(e0100=12),
+        with_pixels(e0100=0),
+        with_pixels(e0100=32),
+        with_pixels(e0002=4),
+        with_pixels(e0002=0),
+        with_pixels(e0002=3, e0006=1),
+        with_pixels(length=UNDEFINED),
+        with_pixels()[:-40],
+        with_pixels(without=0x0011, before=ds_element(0x0028, 0x0011, "UL", bytes((5, 0, 0, 0)))),
+        small_data_set(pixels=b""),
+        with_pixels().replace(struct.pack("<HH", 0x7FE0, 0x0010), struct.pack("<HH", 0x7FE0, 0x0011)),
+    ],
+    ids=[
+        "no columns",
+        "no bits allocated",
+        "zero columns",
+        "one bit",
+        "twelve bits",
+        "no bits",
+        "thirty-two bits",
+        "four samples",
+        "no samples",
+        "colour by plane",
+        "encapsulated",
+        "ends before them",
+        "columns of another size",
+        "no pixels",
+        "behind them",
+    ],
+)
+def test_what_cannot_be_coded_as_rows_is_not_found_and_is_no_error(data: bytes) -> None:
+    for portion in (1, 13, 1 << 20):
+        assert find(data, EXPLICIT_LITTLE, itertools.repeat(portion)) is None
+
+
+def test_only_little_endian_bytes_in_the_clear_are_looked_at() -> None:
+    for syntax in ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.1.98", "1.3.6.1.4.1.99.1"):
+        assert find(with_pixels(), syntax, [1 << 20]) is None
+    compressor = zlib.compressobj(wbits=-15)
+    deflated = compressor.compress(with_pixels()) + compressor.flush()
+    assert find(deflated, DEFLATED, [1 << 20]) is None
+    (path,) = [found for found in pydicom_instances() if found.name == "MR_small_bigendian.dcm"]
+    reader = IdentityReader(EXPLICIT_BIG, find_pixels=True)
+    assert reader.feed(memoryview(data_set_bytes(path)))
+    assert reader.pixels is None
+
+
+def test_pixels_of_an_icon_are_not_the_images() -> None:
+    icon = ds_element(0x0028, 0x0011, "US", b"\x40\0") + ds_element(0x7FE0, 0x0010, "OW", bytes(64))
+    item = ITEM + struct.pack("<I", len(icon)) + icon
+    undefined = struct.pack("<HH2sHI", 0x0088, 0x0200, b"SQ", 0, UNDEFINED) + item + SEQUENCE_END + bytes(4)
+    image = with_pixels()
+    cut = image.index(struct.pack("<HH", 0x7FE0, 0x0010))
+    for sequence in (undefined, ds_element(0x0088, 0x0200, "SQ", item)):
+        data = image[:cut] + sequence + image[cut:]
+        for portion in (1, 13, 1 << 20):
+            found = find(data, EXPLICIT_LITTLE, itertools.repeat(portion))
+            assert found is not None
+            assert (found[0], found[1].layout) == (len(data) - 30, CT_ROWS)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"\x28\0\x50\x10??\x04\x001234",
+        struct.pack("<HH2sHI", 0x0029, 0x1001, b"OD", 0, UNDEFINED),
+        ITEM + bytes(4),
+        struct.pack("<HH2sH", 0x0028, 0x0100, b"US", 200) + bytes(200),
+    ],
+    ids=["no value representation", "undefined length", "item outside", "bits allocated of 200 bytes"],
+)
+def test_what_breaks_behind_the_identity_is_no_error(broken: bytes) -> None:
+    data = small_data_set(pixels=b"") + broken + with_pixels()[-42:]
+    for portion in (1, 7, 1 << 20):
+        assert find(data, EXPLICIT_LITTLE, itertools.repeat(portion)) is None
+
+
+def test_pixels_before_the_identity_cannot_be() -> None:
+    """Tags ascend; what does not is followed no further than its pixels."""
+    image = with_pixels()
+    pixels = image[image.index(struct.pack("<HH", 0x7FE0, 0x0010)) :]
+    reader = IdentityReader(EXPLICIT_LITTLE, find_pixels=True)
+    assert reader.feed(memoryview(pixels + small_data_set()))
+    assert reader.pixels is None
+    assert reader.finish().sop_instance_uid == ""
+
+
+def test_without_being_asked_the_walk_ends_with_the_identity() -> None:
+    reader = IdentityReader(EXPLICIT_LITTLE)
+    data = with_pixels()
+    assert reader.feed(memoryview(data)[: data.index(struct.pack("<HH", 0x0028, 0x0002))])
+    assert reader.pixels is None
+
+
+def test_agrees_with_pydicom_about_its_own_files() -> None:
+    seen = 0
+    for path in pydicom_instances():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ds = dcmread(path)
+        syntax = str(ds.file_meta.TransferSyntaxUID)
+        if syntax not in (EXPLICIT_LITTLE, IMPLICIT_LITTLE) or ds.get("BitsAllocated") not in (8, 16):
+            continue
+        data = data_set_bytes(path)
+        for portion in (65_536, 999):
+            reader = IdentityReader(syntax, find_pixels=True)
+            at = 0
+            while at < len(data) and not reader.feed(memoryview(data)[at : at + portion]):
+                at += portion
+            expected = "PixelData" in ds and not (ds.SamplesPerPixel == 3 and ds.PlanarConfiguration == 1)
+            assert (reader.pixels is not None) == expected, path.name
+            if reader.pixels is None:
+                continue
+            seen += 1
+            at += reader.pixels.at
+            assert data[at : at + reader.pixels.size_bytes] == ds.PixelData, path.name
+            assert reader.pixels.layout.columns == ds.Columns
+    assert seen > 20

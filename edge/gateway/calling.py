@@ -1,0 +1,223 @@
+"""An association of our own that streams: for C-MOVE, whose objects must pass neither memory nor a file whole.
+
+pynetdicom encodes and decodes the negotiation; the messages go through the same reader and peer as on associations
+that others open. Used by one thread, from `connect` to the end of the `with` block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    ImplementationClassUIDNotification,
+    MaximumLengthNotification,
+)
+from pynetdicom.presentation import PresentationContext
+
+from edge.gateway.command_set import MAX_COMMAND_BYTES, decode_command
+from edge.gateway.errors import (
+    AbortReason,
+    GatewayError,
+    PeerGoneError,
+    ProtocolError,
+    TransientGatewayError,
+)
+from edge.gateway.negotiation import Agreed, Context
+from edge.gateway.part10 import IMPLEMENTATION_CLASS_UID
+from edge.gateway.pdu import HEADER, PduReader, PduType, abort, split_pdvs
+from edge.gateway.peer import ConnectedPeer
+
+MAX_CONTEXTS: Final = 128
+_APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
+_MAX_ANSWER_BYTES: Final = 65_536
+_MAX_PDU_BYTES: Final = 16_384  # only responses come this way
+_CONNECT_TIMEOUT_S: Final = 10.0
+_ANSWER_TIMEOUT_S: Final = 30.0
+_RELEASE_TIMEOUT_S: Final = 2.0
+
+
+class CallFailedError(TransientGatewayError):
+    """The other side cannot be reached, or refuses. The text says what to look at."""
+
+
+class OutgoingAssociation:
+    """Made by `connect`. Leaving the `with` block releases it, or aborts it after an error."""
+
+    def __init__(self, sock: socket.socket, agreed: Agreed) -> None:
+        self._socket = sock
+        self._reader = PduReader(
+            sock,
+            max_pdu_bytes=_MAX_PDU_BYTES,
+            idle_timeout_s=_ANSWER_TIMEOUT_S,
+            stall_timeout_s=_ANSWER_TIMEOUT_S,
+            min_rate_bytes_per_s=0,
+        )
+        self._command = bytearray()
+        self.peer = ConnectedPeer(sock, self._reader, agreed, self)
+
+    @classmethod
+    def connect(
+        cls,
+        host: str,
+        port: int,
+        *,
+        called_ae_title: str,
+        calling_ae_title: str,
+        contexts: Sequence[Context],
+    ) -> OutgoingAssociation:
+        """Associate, proposing each context by itself.
+
+        Raises
+        ------
+        CallFailedError
+        """
+        where = f"{called_ae_title} at {host} port {port}"
+        try:
+            sock = socket.create_connection((host, port), _CONNECT_TIMEOUT_S)
+        except OSError as error:
+            raise CallFailedError(f"{where} cannot be reached: check address, port and cable") from error
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.sendall(_request(called_ae_title, calling_ae_title, contexts[:MAX_CONTEXTS]))
+            kind, answer = _read_answer(sock)
+            _check_accepted(kind, where, calling_ae_title)
+            return cls(sock, _agreed(answer, called_ae_title, calling_ae_title, contexts))
+        except (OSError, GatewayError) as error:
+            sock.close()
+            if isinstance(error, CallFailedError):
+                raise
+            raise CallFailedError(f"{where} did not answer as a DICOM node does") from error
+        except BaseException:
+            sock.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.settimeout(_RELEASE_TIMEOUT_S)
+            if error is None and self.peer.failure is None:
+                self._socket.sendall(HEADER.pack(PduType.A_RELEASE_RQ, 4) + bytes(4))
+                self._socket.recv(HEADER.size + 4)  # the A-RELEASE-RP
+            else:
+                self._socket.sendall(abort(AbortReason.NOT_SPECIFIED))
+        self.peer.close()
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        self._socket.settimeout(_ANSWER_TIMEOUT_S)
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise PeerGoneError("the other side did not take what was sent") from error
+
+    def step(self) -> bool:
+        """Take one PDU: part of a response, or the end."""
+        pdu = self._reader.next_pdu(inside_message=True)
+        if pdu is None or pdu[0] is not PduType.P_DATA_TF:
+            return False
+        for pdv in split_pdvs(pdu[1]):
+            if not pdv.is_command:
+                raise ProtocolError("a data set in an answer to C-STORE")
+            self._command += pdv.data
+            if len(self._command) > MAX_COMMAND_BYTES:
+                raise ProtocolError("the command set is too long")
+            if pdv.is_last:
+                command = decode_command(self._command)
+                self._command = bytearray()
+                if not command.is_response:
+                    raise ProtocolError("a request on an association this box opened")
+                self.peer.note_answer(command)
+        return True
+
+
+def _request(called_ae_title: str, calling_ae_title: str, contexts: Sequence[Context]) -> bytes:
+    asked = A_ASSOCIATE()
+    asked.application_context_name = _APPLICATION_CONTEXT
+    asked.calling_ae_title = calling_ae_title
+    asked.called_ae_title = called_ae_title
+    maximum_length = MaximumLengthNotification()
+    maximum_length.maximum_length_received = _MAX_PDU_BYTES
+    implementation = ImplementationClassUIDNotification()
+    implementation.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    asked.user_information = [maximum_length, implementation]
+    asked.presentation_context_definition_list = [
+        _proposed(number, context) for number, context in enumerate(contexts)
+    ]
+    return A_ASSOCIATE_RQ(asked).encode()
+
+
+def _proposed(number: int, context: Context) -> PresentationContext:
+    proposed = PresentationContext()
+    proposed.context_id = 2 * number + 1
+    proposed.abstract_syntax = context.abstract_syntax_uid
+    proposed.transfer_syntax = [context.transfer_syntax_uid]
+    return proposed
+
+
+def _check_accepted(kind: int, where: str, calling_ae_title: str) -> None:
+    if kind != PduType.A_ASSOCIATE_AC:
+        raise CallFailedError(
+            f"{where} refused the association: does it know this box as {calling_ae_title}?"
+        )
+
+
+def _read_answer(sock: socket.socket) -> tuple[int, bytes]:
+    deadline_s = time.monotonic() + _ANSWER_TIMEOUT_S
+    header = _exactly(sock, HEADER.size, deadline_s)
+    kind, length = HEADER.unpack(header)
+    if length > _MAX_ANSWER_BYTES:
+        raise ProtocolError(f"an answer of {length} bytes to an association request")
+    return kind, header + _exactly(sock, length, deadline_s)
+
+
+def _exactly(sock: socket.socket, size: int, deadline_s: float) -> bytes:
+    held = bytearray()
+    while len(held) < size:
+        sock.settimeout(max(0.001, deadline_s - time.monotonic()))
+        piece = sock.recv(size - len(held))
+        if not piece:
+            raise PeerGoneError("the connection ended before the association")
+        held += piece
+    return bytes(held)
+
+
+def _agreed(
+    answer: bytes, called_ae_title: str, calling_ae_title: str, contexts: Sequence[Context]
+) -> Agreed:
+    try:
+        pdu = A_ASSOCIATE_AC()
+        pdu.decode(answer)
+        told: Any = pdu.to_primitive()
+        results = [
+            (int(one.context_id), int(one.result))
+            for one in told.presentation_context_definition_results_list
+        ]
+        peer_max_pdu_bytes = int(told.maximum_length_received or 0)
+    except Exception as error:
+        # pynetdicom raises whatever its parsing runs into; all of it means one thing here.
+        raise ProtocolError("the A-ASSOCIATE-AC cannot be read") from error
+    if 0 < peer_max_pdu_bytes < HEADER.size + 64:
+        raise ProtocolError("the other side takes no PDU of a usable size")
+    return Agreed(
+        calling_ae_title=calling_ae_title,
+        called_ae_title=called_ae_title,
+        contexts={
+            number: contexts[(number - 1) // 2]
+            for number, result in results
+            if result == 0 and number % 2 and 0 <= (number - 1) // 2 < min(len(contexts), MAX_CONTEXTS)
+        },
+        peer_max_pdu_bytes=peer_max_pdu_bytes,
+        peer_performs=frozenset(context.abstract_syntax_uid for context in contexts),
+        answer=answer,
+    )
