@@ -25,6 +25,7 @@ from central.identity.keyfiles import private_pem, read_private, write_whole
 CA_LIFE: Final = timedelta(days=3650)
 GATEWAY_LIFE: Final = timedelta(days=60)
 SERVICE_LIFE: Final = timedelta(days=730)  # central's own certificates, renewed at every start that needs it
+STAND_IN_LIFE: Final = timedelta(minutes=5)
 CLOCK_SLACK: Final = timedelta(days=1)  # a box without a battery-backed clock may live in the past
 BROKER_COMMON_NAME: Final = "dicomnet.central"  # the dot: no gateway id has one
 
@@ -61,6 +62,11 @@ class CertificateAuthority:
             raise KeyFileError(f"{key_path} or {certificate_path} is damaged: restore both") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise KeyFileError(f"{key_path} is not an ECDSA key")
+        if certificate is None and (folder / "key-set.jws").exists():
+            raise KeyFileError(
+                f"{certificate_path} is missing: restore it from the backup; another certificate would give central "
+                "another name, and boxes would not believe its receipts"
+            )
         if certificate is None:  # a crash fell between the two writes of the first start
             return cls._certify(key, certificate_path)
         if certificate.public_key() != key.public_key():
@@ -103,6 +109,10 @@ class CertificateAuthority:
     def issue_gateway(self, gateway_id: str, public_key: ec.EllipticCurvePublicKey) -> x509.Certificate:
         """A box's certificate: client authentication, common name = gateway id."""
         return self._issue(gateway_id, public_key, ExtendedKeyUsageOID.CLIENT_AUTH, GATEWAY_LIFE)
+
+    def issue_stand_in(self, gateway_id: str, public_key: ec.EllipticCurvePublicKey) -> x509.Certificate:
+        """For central itself in a gateway's place at the broker, for minutes, to end its session there."""
+        return self._issue(gateway_id, public_key, ExtendedKeyUsageOID.CLIENT_AUTH, STAND_IN_LIFE)
 
     def issue_broker_client(self, public_key: ec.EllipticCurvePublicKey) -> x509.Certificate:
         """Central's own certificate towards the broker."""

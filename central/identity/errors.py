@@ -11,6 +11,10 @@ class KeyFileError(IdentityError):
     """A key file is unreadable, damaged, or does not belong to the others. The text names file and remedy."""
 
 
+class KeySetChangeError(IdentityError):
+    """Keys cannot be changed like that; nothing was. The text says why and what to do."""
+
+
 class PairingRefusedError(IdentityError):
     """The token is wrong, used or expired, or the request is not one. From outside all of these look alike.
 
@@ -31,9 +35,15 @@ class CertificateRefusedError(IdentityError):
     ----------
     claimed : the common name it bears, "" without one; not to be believed.
     reason : for the audit record only.
+    advice : one line for the technician at the box. Whoever reads it proved that the certificate's key is theirs.
     """
 
-    def __init__(self, reason: str, claimed: str = "") -> None:
+    def __init__(self, reason: str, claimed: str = "", advice: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.claimed = claimed
+        self.advice = advice or "this route is for enrolled gateways with a valid certificate"
+
+
+class RenewalRefusedError(IdentityError):
+    """The request to renew does not fit the certificate it came with, or there were too many of late."""

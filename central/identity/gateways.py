@@ -1,14 +1,12 @@
-"""Which boxes central knows: pairings given out, certificates issued, gateways revoked.
+"""Which boxes central knows: certificates issued, renewed and ended, gateways revoked.
 
-Always true: a pairing token is kept as its SHA-256 only, lives fifteen minutes, and buys a certificate for one
-key: the box that lost the answer on a bad line may ask again with the same key, nobody else. A gateway counts
-as known by its row here; its certificate alone is not enough. All of it lies in the database, so the command
-line works beside a running server.
+Always true: a gateway counts as known by its row here; its certificate alone is not enough, so whatever is
+changed here holds from the next request on. A certificate that was ended never counts again, whatever becomes of
+its gateway. All of it lies in the database, so the command line works beside a running server.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 import time
@@ -20,15 +18,17 @@ from typing import Any, Final
 
 import peewee
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from central.identity.authority import CertificateAuthority
-from central.identity.errors import CertificateRefusedError, PairingRefusedError
-from contract.enrolment import PAIRING_LIFE_S, new_token
+from central.identity.errors import CertificateRefusedError, PairingRefusedError, RenewalRefusedError
 
 _ID_CHARACTERS: Final = 24  # leaves room for a suffix within the 32 of a gateway id
+_RENEWALS_A_DAY: Final = 8
+_AGAIN: Final = (
+    "ask the administrator for a pairing string that replaces this box (Fleet, or pair --replaces {})"
+)
 
 
 class Gateway(peewee.Model):
@@ -54,20 +54,28 @@ class GatewayCertificate(peewee.Model):
         table_name = "gateway_certificate"
 
 
-class PairingToken(peewee.Model):
-    """A pairing string that was given out. `key_sha256` and `gateway_id` are filled in by the box that used it."""
+class CertificateIssue(peewee.Model):
+    """When a certificate was issued: a box that asks for one after the other is told to wait."""
 
-    token_sha256 = peewee.TextField(primary_key=True)
-    name = peewee.TextField()
-    expires_at = peewee.FloatField()  # seconds since the epoch
-    key_sha256 = peewee.TextField(null=True)
-    gateway_id = peewee.TextField(null=True)
+    serial = peewee.TextField(primary_key=True)
+    gateway_id = peewee.TextField(index=True)
+    issued_at = peewee.FloatField()  # seconds since the epoch
 
     class Meta:
-        table_name = "pairing_token"
+        table_name = "certificate_issue"
 
 
-MODELS: Final = (Gateway, GatewayCertificate, PairingToken)
+class EndedCertificate(peewee.Model):
+    """A certificate that was ended before its time: its box was replaced."""
+
+    serial = peewee.TextField(primary_key=True)
+    ended_at_utc = peewee.TextField()
+
+    class Meta:
+        table_name = "ended_certificate"
+
+
+MODELS: Final = (Gateway, GatewayCertificate, CertificateIssue, EndedCertificate)
 
 
 @dataclass(frozen=True)
@@ -77,20 +85,6 @@ class GatewayRecord:
     enrolled_at_utc: datetime
     revoked_at_utc: datetime | None
     certificate_expires_at_utc: datetime | None
-
-
-@dataclass(frozen=True, repr=False)
-class PairingTicket:
-    """A token as it is shown once. Secret: it has no repr."""
-
-    token: str
-    expires_at_utc: datetime
-
-
-@dataclass(frozen=True)
-class Enrolment:
-    gateway_id: str
-    certificate_pem: str
 
 
 class Gateways:
@@ -108,57 +102,65 @@ class Gateways:
         with db.bind_ctx(MODELS):
             db.create_tables(MODELS)
 
-    def new_pairing(self, name: str = "") -> PairingTicket:
-        """A token for one box, which will be called `name` ("" gives it a name of its own)."""
-        token = new_token()
-        expires_at = self._clock() + PAIRING_LIFE_S
-        with self._db.atomic("IMMEDIATE"):
-            PairingToken.delete().where(PairingToken.expires_at < self._clock() - 86_400).execute(self._db)
-            PairingToken.insert(
-                token_sha256=_sha256(token.encode()), name=name.strip()[:64], expires_at=expires_at
-            ).execute(self._db)
-        return PairingTicket(token, datetime.fromtimestamp(expires_at, UTC))
+    def register(self, name: str, public_key: ec.EllipticCurvePublicKey) -> tuple[str, x509.Certificate]:
+        """Make a new gateway, called after `name`, with a certificate for its key. In the caller's transaction."""
+        gateway_id = self._new_id(name)
+        now = datetime.fromtimestamp(self._clock(), UTC).isoformat()
+        Gateway.insert(gateway_id=gateway_id, name=name or gateway_id, enrolled_at_utc=now).execute(self._db)
+        return gateway_id, self.issue(gateway_id, public_key)
 
-    def enrol(self, token: str, csr_pem: str) -> Enrolment:
-        """Redeem `token` for a certificate on the key of the PKCS #10 request.
+    def replace(self, gateway_id: str, public_key: ec.EllipticCurvePublicKey) -> x509.Certificate:
+        """Give a known gateway's name to the box with this key: every certificate before it ends, a revocation is
+        lifted, and everything that is known of the gateway stays. In the caller's transaction."""
+        now = datetime.fromtimestamp(self._clock(), UTC).isoformat()
+        former = GatewayCertificate.select(GatewayCertificate.serial).where(
+            GatewayCertificate.gateway == gateway_id
+        )
+        for row in list(former.dicts().execute(self._db)):
+            EndedCertificate.insert(serial=row["serial"], ended_at_utc=now).on_conflict_ignore().execute(
+                self._db
+            )
+        Gateway.update(revoked_at_utc=None).where(Gateway.gateway_id == gateway_id).execute(self._db)
+        return self.issue(gateway_id, public_key)
+
+    def issue(self, gateway_id: str, public_key: ec.EllipticCurvePublicKey) -> x509.Certificate:
+        """A certificate for a known gateway, on record. In the caller's transaction."""
+        certificate = self._authority.issue_gateway(gateway_id, public_key)
+        serial = f"{certificate.serial_number:x}"
+        GatewayCertificate.insert(
+            serial=serial, gateway=gateway_id, expires_at_utc=certificate.not_valid_after_utc.isoformat()
+        ).execute(self._db)
+        CertificateIssue.insert(serial=serial, gateway_id=gateway_id, issued_at=self._clock()).execute(
+            self._db
+        )
+        return certificate
+
+    def renew(self, gateway_id: str, request: x509.CertificateSigningRequest) -> x509.Certificate:
+        """A new certificate for the gateway that `gateway_of` found (RFC 7030 section 4.2.2).
+
+        The former one stays good until its own end: the box may lose the answer, and is in the middle of sending.
 
         Raises
         ------
-        PairingRefusedError : with the reason for the audit record.
+        PairingRefusedError : the request is not one, or for another kind of key.
+        RenewalRefusedError : it names another subject, or there were too many of late.
         """
-        public_key = _requested_key(csr_pem)
-        key_sha256 = _sha256(
-            public_key.public_bytes(
-                serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-        )
+        public_key = requested_key(request)
+        names = [str(name.value) for name in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        if names != [gateway_id]:
+            raise RenewalRefusedError("the subject of the request is not the certificate's")
         with self._db.atomic("IMMEDIATE"):
-            # Found by its hash: how long a comparison takes says nothing about the token.
-            row = self._first(
-                PairingToken.select().where(PairingToken.token_sha256 == _sha256(token.encode()))
+            lately = (
+                CertificateIssue.select(peewee.fn.COUNT())
+                .where(
+                    (CertificateIssue.gateway_id == gateway_id)
+                    & (CertificateIssue.issued_at > self._clock() - 86_400)
+                )
+                .scalar(self._db)
             )
-            if row is None:
-                raise PairingRefusedError("unknown token")
-            if row["expires_at"] < self._clock():
-                raise PairingRefusedError("expired token")
-            if row["key_sha256"] not in (None, key_sha256):
-                raise PairingRefusedError("token used before, by another key")
-            gateway_id = row["gateway_id"]
-            if gateway_id is not None and not self.is_admitted(gateway_id):
-                raise PairingRefusedError("token of a gateway that was revoked since")
-            if gateway_id is None:
-                gateway_id = self._register(row["name"])
-                PairingToken.update(key_sha256=key_sha256, gateway_id=gateway_id).where(
-                    PairingToken.token_sha256 == row["token_sha256"]
-                ).execute(self._db)
-            certificate = self._authority.issue_gateway(gateway_id, public_key)
-            GatewayCertificate.insert(
-                serial=f"{certificate.serial_number:x}",
-                gateway=gateway_id,
-                expires_at_utc=certificate.not_valid_after_utc.isoformat(),
-            ).execute(self._db)
-        pem = certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
-        return Enrolment(gateway_id, pem)
+            if lately >= _RENEWALS_A_DAY:
+                raise RenewalRefusedError("more certificates in one day than any honest box asks for")
+            return self.issue(gateway_id, public_key)
 
     def gateway_of(self, certificate_der: bytes | None) -> str:
         """The gateway id a client certificate proves. TLS has verified its chain; the rest is checked here.
@@ -172,17 +174,39 @@ class Gateways:
         certificate = x509.load_der_x509_certificate(certificate_der)
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         claimed = str(names[0].value) if len(names) == 1 else ""
+        again = _AGAIN.format(claimed)
         if certificate.not_valid_after_utc.timestamp() < self._clock():
-            raise CertificateRefusedError("expired certificate", claimed)
+            ended = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
+            raise CertificateRefusedError(
+                "expired certificate", claimed, f"this box's certificate ended on {ended}: {again}"
+            )
+        serial = f"{certificate.serial_number:x}"
         row = self._first(
-            GatewayCertificate.select(Gateway.gateway_id, Gateway.revoked_at_utc)
+            GatewayCertificate.select(
+                Gateway.gateway_id, Gateway.revoked_at_utc, EndedCertificate.ended_at_utc
+            )
             .join(Gateway)
-            .where(GatewayCertificate.serial == f"{certificate.serial_number:x}")
+            .join(
+                EndedCertificate,
+                peewee.JOIN.LEFT_OUTER,
+                on=(EndedCertificate.serial == GatewayCertificate.serial),
+            )
+            .where(GatewayCertificate.serial == serial)
         )
         if row is None or row["gateway_id"] != claimed:
-            raise CertificateRefusedError("certificate of no known gateway", claimed)
+            raise CertificateRefusedError(
+                "certificate of no known gateway", claimed, f"central does not know this certificate: {again}"
+            )
         if row["revoked_at_utc"] is not None:
-            raise CertificateRefusedError("revoked gateway", claimed)
+            raise CertificateRefusedError(
+                "revoked gateway", claimed, f"this box was revoked at central: {again}"
+            )
+        if row["ended_at_utc"] is not None:
+            raise CertificateRefusedError(
+                "certificate of a box that was replaced",
+                claimed,
+                f"another box took the place of this one at central, or it was enrolled anew: {again}",
+            )
         return claimed
 
     def revoke(self, gateway_id: str) -> bool:
@@ -217,29 +241,33 @@ class Gateways:
             for row in query.dicts().execute(self._db)
         ]
 
+    def is_known(self, gateway_id: str) -> bool:
+        """Whether there is such a gateway, revoked or not."""
+        return self._first(Gateway.select().where(Gateway.gateway_id == gateway_id)) is not None
+
     def is_admitted(self, gateway_id: str) -> bool:
         """Whether there is such a gateway, and it is not revoked."""
         row = self._first(Gateway.select(Gateway.revoked_at_utc).where(Gateway.gateway_id == gateway_id))
         return row is not None and row["revoked_at_utc"] is None
 
     def revoked_serials(self) -> list[int]:
-        """Serial numbers of every certificate of every revoked gateway, for the CRL."""
-        query = (
+        """Serial numbers of every certificate of every revoked gateway, and of replaced boxes, for the CRL."""
+        revoked = (
             GatewayCertificate.select(GatewayCertificate.serial)
             .join(Gateway)
             .where(Gateway.revoked_at_utc.is_null(False))
         )
-        return [int(row["serial"], 16) for row in query.dicts().execute(self._db)]
+        ended = EndedCertificate.select(EndedCertificate.serial)
+        rows = [*revoked.dicts().execute(self._db), *ended.dicts().execute(self._db)]
+        return sorted({int(row["serial"], 16) for row in rows})
 
-    def _register(self, name: str) -> str:
+    def _new_id(self, name: str) -> str:
         slug = _slug(name)
         gateway_id = slug or f"gw-{secrets.token_hex(4)}"
         for suffix in range(2, 1000):
             if self._first(Gateway.select().where(Gateway.gateway_id == gateway_id)) is None:
                 break
             gateway_id = f"{slug or 'gw'}-{suffix}"
-        now = datetime.fromtimestamp(self._clock(), UTC).isoformat()
-        Gateway.insert(gateway_id=gateway_id, name=name or gateway_id, enrolled_at_utc=now).execute(self._db)
         return gateway_id
 
     def _first(self, query: Any) -> dict[str, Any] | None:
@@ -247,11 +275,10 @@ class Gateways:
         return rows[0] if rows else None
 
 
-def _requested_key(csr_pem: str) -> ec.EllipticCurvePublicKey:
+def requested_key(request: x509.CertificateSigningRequest) -> ec.EllipticCurvePublicKey:
+    """The P-256 key that a request is for and is signed with; PairingRefusedError if it is not such a request."""
     try:
-        request = x509.load_pem_x509_csr(csr_pem.encode("ascii"))
-        key = request.public_key()
-        proven = request.is_signature_valid
+        key, proven = request.public_key(), request.is_signature_valid
     except Exception as error:  # a parser fed by strangers; whatever it trips over, the request is none
         raise PairingRefusedError("malformed certificate request") from error
     if not proven:
@@ -264,10 +291,6 @@ def _requested_key(csr_pem: str) -> ec.EllipticCurvePublicKey:
 def _slug(name: str) -> str:
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:_ID_CHARACTERS].strip("-")
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _when(text: str | None) -> datetime | None:

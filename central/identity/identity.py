@@ -3,8 +3,8 @@
     ca.key ca.pem                   the authority
     server.key server.pem           the gateways' listener
     broker-client.key .pem          central towards the MQTT broker
-    sealing.key                     opens what the boxes seal (contract.sealing: 96 raw bytes)
-    receipt.key                     signs receipts (Ed25519)
+    root.* sealing/ key-set.jws     opens what the boxes seal (central.identity.sealing_keys)
+    receipt.key                     signs receipts and the time (Ed25519)
 
 Always true: a key that is there is never replaced, because a lost sealing key loses objects in flight and a
 lost CA locks out the fleet. Certificates of central's own are replaced when names or expiry demand it.
@@ -12,7 +12,7 @@ lost CA locks out the fleet. Certificates of central's own are replaced when nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from central.identity.authority import CertificateAuthority
 from central.identity.errors import KeyFileError
 from central.identity.keyfiles import make_private_folder, private_pem, read_private, write_whole
+from central.identity.sealing_keys import SealingKeys
 from contract.enrolment import ca_fingerprint
-from contract.sealing import RecipientPrivateKey, SealingKeyError
 
 RENEW_BEFORE: Final = timedelta(days=90)
 
@@ -48,12 +48,12 @@ class Identity:
     ca_path: Path
     server: KeyPair
     broker_client: KeyPair
-    sealing_keys: Mapping[bytes, RecipientPrivateKey]  # by key id
+    sealing_keys: SealingKeys
     receipt_key: Ed25519PrivateKey
 
     @property
     def central_id(self) -> str:
-        return f"central-{self.ca_fingerprint[:8]}"
+        return central_id_of(self.authority)
 
     @property
     def ca_fingerprint(self) -> str:
@@ -75,15 +75,19 @@ class Identity:
         hosts = list(dict.fromkeys(server_hosts))
         _certify(authority, server, hosts, lambda key: authority.issue_server(key, hosts))
         _certify(authority, broker_client, [], authority.issue_broker_client)
-        sealing_key = _sealing_key(folder / "sealing.key")
         return cls(
             authority=authority,
             ca_path=folder / "ca.pem",
             server=server,
             broker_client=broker_client,
-            sealing_keys={sealing_key.public_key().key_id: sealing_key},
+            sealing_keys=SealingKeys.open(folder, central_id_of(authority)),
             receipt_key=_receipt_key(folder / "receipt.key"),
         )
+
+
+def central_id_of(authority: CertificateAuthority) -> str:
+    """Central's name in receipts and key sets."""
+    return f"central-{ca_fingerprint(authority.certificate)[:8]}"
 
 
 def _certify(
@@ -126,18 +130,6 @@ def _will_do(
     except x509.ExtensionNotFound:
         return not hosts
     return {str(name.value) for name in names} == set(hosts)
-
-
-def _sealing_key(path: Path) -> RecipientPrivateKey:
-    raw = read_private(path)
-    if raw is None:
-        key = RecipientPrivateKey.generate()
-        write_whole(path, key.raw)
-        return key
-    try:
-        return RecipientPrivateKey(raw)
-    except SealingKeyError as error:
-        raise KeyFileError(f"{path} is damaged: restore it from the backup ({error})") from error
 
 
 def _receipt_key(path: Path) -> Ed25519PrivateKey:

@@ -2,21 +2,25 @@
 
     identity/<32 hex>/key.pem, certificate.pem, enrolment.json      (0700, files 0600)
     identity/current -> <32 hex>
+    identity/keys.json        whom to seal for (edge.uplink.key_book)
+    identity/clock.json       the time that was believed last (edge.uplink.clock)
+    identity/pending.json     an enrolment that waits for an administrator (edge.uplink.pending)
 
 Always true: `current` names a directory that was complete and fsynced before the name pointed at it, so key,
 certificate and answer always belong together. A crash leaves the old identity or the new one, and at worst a
-directory nobody points at, which the next save removes. The private key never leaves this directory.
+directory nobody points at, which a later save removes. The private key never leaves this directory.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import os
 import secrets
 import shutil
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -40,9 +44,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from contract.enrolment import BrokerAddress, EnrolmentAnswer, ca_fingerprint
 from contract.errors import ContractError
 from contract.identifiers import check_gateway_id
+from contract.key_set import KeySetError, verify_key_set
 from contract.receipt import receipt_key_id
 from contract.sealing import RecipientPublicKey
+from edge.uplink.clock import BoxClock
 from edge.uplink.errors import IdentityError
+from edge.uplink.pinned_tls import pinned_context
 
 _CURRENT: Final = "current"
 _KEY, _CERTIFICATE, _ENROLMENT = "key.pem", "certificate.pem", "enrolment.json"
@@ -65,6 +72,7 @@ class Identity:
 
     enrolment: Enrolment
     directory: Path
+    clock: BoxClock = field(default_factory=BoxClock, compare=False)
 
     @property
     def gateway_id(self) -> str:
@@ -83,11 +91,24 @@ class Identity:
     def ca_fingerprint(self) -> str:
         return ca_fingerprint(x509.load_pem_x509_certificate(self.enrolment.answer.ca_pem.encode()))
 
+    @property
+    def ca_pem(self) -> str:
+        return self.enrolment.answer.ca_pem
+
     @cached_property
+    def certificate(self) -> x509.Certificate:
+        return x509.load_pem_x509_certificate(self.enrolment.answer.certificate_pem.encode())
+
+    @property
     def certificate_expires_at_utc(self) -> datetime:
-        return x509.load_pem_x509_certificate(
-            self.enrolment.answer.certificate_pem.encode()
-        ).not_valid_after_utc
+        return self.certificate.not_valid_after_utc
+
+    @cached_property
+    def renew_at_utc(self) -> datetime:
+        """Two thirds through the certificate's life, up to a thirtieth of it later: not all boxes on one day."""
+        begins, ends = self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
+        spread = hashlib.sha256(self.enrolment.answer.certificate_pem.encode()).digest()[0] / 255
+        return begins + (ends - begins) * (2 / 3 + spread / 30)
 
     @cached_property
     def receipt_keys(self) -> dict[str, Ed25519PublicKey]:
@@ -97,29 +118,28 @@ class Identity:
 
     @cached_property
     def recipients(self) -> tuple[RecipientPublicKey, ...]:
-        """Whom this box seals for."""
-        return tuple(RecipientPublicKey(_raw(text)) for text in self.enrolment.answer.sealing_keys)
+        """Whom this box was told to seal for when it enrolled; the key book knows of newer keys."""
+        answer = self.enrolment.answer
+        root = Ed25519PublicKey.from_public_bytes(_raw(answer.root_key))
+        return (verify_key_set(answer.key_set, root).newest.recipient(),)
 
     def tls_context(self) -> ssl.SSLContext:
         """Mutual TLS that believes our CA alone: no public CA can vouch for a false central."""
-        context = pinned_context(self.enrolment.answer.ca_pem)
+        context = pinned_context(self.ca_pem, self.clock.now)
         context.load_cert_chain(self.directory / _CERTIFICATE, self.directory / _KEY)
         return context
 
-
-def pinned_context(ca_pem: str) -> ssl.SSLContext:
-    """Client-side TLS that trusts `ca_pem` and nothing else, and checks the host name."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cadata=ca_pem)
-    return context
+    def timeless_context(self) -> ssl.SSLContext:
+        """For asking central for the time: no date is looked at, and this box does not say who it is."""
+        return pinned_context(self.ca_pem, None)
 
 
 class IdentityStore:
-    """Keeps at most one identity below `root`."""
+    """Keeps at most one identity below `root`. `clock` None: the system's, and nothing is kept of it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, clock: BoxClock | None = None) -> None:
         self._root = root
+        self._clock = clock or BoxClock()
 
     def load(self) -> Identity | None:
         """The identity in use, or None if this box is not enrolled; IdentityError if it is damaged."""
@@ -137,12 +157,14 @@ class IdentityStore:
         if not isinstance(key, EllipticCurvePrivateKey):
             raise IdentityError(f"the key in {directory} is not an elliptic-curve key: enrol the box again")
         check_answer(enrolment.answer, key)
-        return Identity(enrolment, directory)
+        return Identity(enrolment, directory, self._clock)
 
     def save(self, key: EllipticCurvePrivateKey, enrolment: Enrolment) -> Identity:
         """Put a new identity in the old one's place, in one step. OSError if the disk does not take it."""
         check_answer(enrolment.answer, key)
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        current = self._root / _CURRENT
+        former = current.readlink().name if current.is_symlink() else ""
         name = secrets.token_hex(16)
         directory = self._root / name
         directory.mkdir(mode=0o700)
@@ -153,12 +175,13 @@ class IdentityStore:
         _fsync_directory(directory)
         pointer = self._root / f"{name}.link"
         pointer.symlink_to(name)
-        pointer.replace(self._root / _CURRENT)
+        pointer.replace(current)
         _fsync_directory(self._root)
+        # The former one goes at the next save: a thread may be opening a connection with it just now.
         for other in self._root.iterdir():
-            if other.is_dir() and not other.is_symlink() and other.name != name:
+            if other.is_dir() and not other.is_symlink() and other.name not in (name, former):
                 shutil.rmtree(other)
-        return Identity(enrolment, directory)
+        return Identity(enrolment, directory, self._clock)
 
 
 def check_answer(answer: EnrolmentAnswer, key: EllipticCurvePrivateKey) -> None:
@@ -170,8 +193,9 @@ def check_answer(answer: EnrolmentAnswer, key: EllipticCurvePrivateKey) -> None:
         common_names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         for text in answer.receipt_keys:
             Ed25519PublicKey.from_public_bytes(_raw(text))
-        for text in answer.sealing_keys:
-            RecipientPublicKey(_raw(text))
+        key_set = verify_key_set(answer.key_set, Ed25519PublicKey.from_public_bytes(_raw(answer.root_key)))
+        if key_set.central_id != answer.central_id:
+            raise KeySetError("the key set is another central's")
         check_gateway_id(answer.gateway_id)
     except (ValueError, TypeError, binascii.Error, InvalidSignature, ContractError) as error:
         raise IdentityError("what central handed out does not fit together: enrol the box again") from error

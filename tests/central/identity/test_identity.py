@@ -14,10 +14,15 @@ from central.identity.authority import CertificateAuthority
 from central.identity.errors import KeyFileError, PairingRefusedError
 from central.identity.gateways import Gateways
 from central.identity.identity import Identity
+from central.identity.pairings import Enrolment, Pairings
 from contract.enrolment import PAIRING_LIFE_S
 from tests.central.app.house import new_key_and_request
 
 HOSTS = ["central.example.org", "127.0.0.1"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_second_start_finds_the_same_keys(tmp_path: Path) -> None:
@@ -30,26 +35,29 @@ def test_a_second_start_finds_the_same_keys(tmp_path: Path) -> None:
 
 def test_other_names_make_a_new_server_certificate_and_nothing_else(tmp_path: Path) -> None:
     first = Identity.open(tmp_path / "keys", HOSTS)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "keys").iterdir()}
+    before = contents(tmp_path / "keys")
     Identity.open(tmp_path / "keys", [*HOSTS, "10.0.0.1"])
-    after = {path.name: path.read_bytes() for path in (tmp_path / "keys").iterdir()}
+    after = contents(tmp_path / "keys")
     assert {name for name in after if after[name] != before[name]} == {"server.pem"}
     certificate = x509.load_pem_x509_certificate(first.server.certificate.read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert {str(name.value) for name in names} == {*HOSTS, "10.0.0.1"}
 
 
-@pytest.mark.parametrize("name", ["ca.key", "server.key", "sealing.key", "receipt.key", "broker-client.key"])
+@pytest.mark.parametrize(
+    "name", ["ca.key", "server.key", "sealing/????????*.key", "receipt.key", "broker-client.key"]
+)
 def test_a_damaged_or_open_key_stops_the_start_and_is_left_alone(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "keys"
     Identity.open(folder, HOSTS)
-    good = (folder / name).read_bytes()
-    (folder / name).write_bytes(b"damaged")
-    with pytest.raises(KeyFileError, match=name):
+    (path,) = folder.glob(name)
+    good = path.read_bytes()
+    path.write_bytes(b"damaged")
+    with pytest.raises(KeyFileError, match=path.name):
         Identity.open(folder, HOSTS)
-    assert (folder / name).read_bytes() == b"damaged"
-    (folder / name).write_bytes(good)
-    (folder / name).chmod(0o640)
+    assert path.read_bytes() == b"damaged"
+    path.write_bytes(good)
+    path.chmod(0o640)
     with pytest.raises(KeyFileError, match="chmod"):
         Identity.open(folder, HOSTS)
 
@@ -82,26 +90,30 @@ def test_a_pairing_lives_fifteen_minutes_and_its_token_is_not_kept(tmp_path: Pat
     now = time.time()
     db = open_database(tmp_path / "central.sqlite3")
     gateways = Gateways(db, CertificateAuthority.open(tmp_path), lambda: now)
-    ticket = gateways.new_pairing("ct")
+    pairings = Pairings(db, gateways, lambda: now, accept_at_once=True)
+    ticket = pairings.new_pairing("ct")
+    assert ticket is not None
     assert ticket.token not in repr(ticket)
     db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     assert ticket.token.encode() not in (tmp_path / "central.sqlite3").read_bytes()
     now += PAIRING_LIFE_S + 1
     with pytest.raises(PairingRefusedError, match="expired"):
-        gateways.enrol(ticket.token, new_key_and_request()[1])
+        pairings.enrol(ticket.token, new_key_and_request()[1])
     db.close()
 
 
 def test_a_revoked_gateway_cannot_use_its_pairing_again(tmp_path: Path) -> None:
     db = open_database(tmp_path / "central.sqlite3")
     gateways = Gateways(db, CertificateAuthority.open(tmp_path))
-    ticket, (_, csr_pem) = gateways.new_pairing("ct"), new_key_and_request()
-    gateways.enrol(ticket.token, csr_pem)
-    gateways.enrol(ticket.token, csr_pem)
+    pairings = Pairings(db, gateways, accept_at_once=True)
+    ticket, (_, request) = pairings.new_pairing("ct"), new_key_and_request()
+    assert ticket is not None
+    pairings.enrol(ticket.token, request)
+    pairings.enrol(ticket.token, request)
     assert gateways.revoke("ct")
     assert len(gateways.revoked_serials()) == 2
     with pytest.raises(PairingRefusedError, match="revoked"):
-        gateways.enrol(ticket.token, csr_pem)
+        pairings.enrol(ticket.token, request)
     db.close()
 
 
@@ -118,6 +130,11 @@ def test_a_revoked_gateway_cannot_use_its_pairing_again(tmp_path: Path) -> None:
 def test_names_become_ids_that_are_safe_everywhere(tmp_path: Path, name: str, gateway_id: str | None) -> None:
     db = open_database(tmp_path / "central.sqlite3")
     gateways = Gateways(db, CertificateAuthority.open(tmp_path))
-    enrolled = gateways.enrol(gateways.new_pairing(name).token, new_key_and_request()[1]).gateway_id
+    pairings = Pairings(db, gateways, accept_at_once=True)
+    ticket = pairings.new_pairing(name)
+    assert ticket is not None
+    outcome = pairings.enrol(ticket.token, new_key_and_request()[1])
+    assert isinstance(outcome, Enrolment)
+    enrolled = outcome.gateway_id
     assert enrolled == gateway_id if gateway_id else enrolled.startswith("gw-")
     db.close()

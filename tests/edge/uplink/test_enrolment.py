@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from contract.enrolment import ENROL_PATH, BrokerAddress, PairingError, new_token
+from contract.enrolment import ENROL_PATH, BrokerAddress, PairingError, encode_certificates, new_token
 from edge.uplink.enrolment import enrol
 from edge.uplink.errors import CentralUnreachableError, EnrolmentRefusedError, IdentityError
 from edge.uplink.identity import Enrolment, IdentityStore
@@ -47,8 +47,8 @@ def test_a_server_that_only_repeats_the_pinned_ca_does_not_get_the_token(
     (tmp_path / "false").mkdir()
     false = ScriptedCentral(tmp_path / "false").start()
     false_pairing = replace(central.pairing, port=false.port)
-    pem = honest_ca.pem.encode()
-    false.fault("GET", lambda handler: handler.reply(200, pem))
+    repeated = encode_certificates([honest_ca.certificate])
+    false.fault("GET", lambda handler: handler.reply(200, repeated))
     try:
         with pytest.raises(CentralUnreachableError, match="does not prove"):
             enrol(false_pairing)
@@ -79,7 +79,9 @@ def test_an_answer_whose_parts_do_not_fit_is_never_kept(central: ScriptedCentral
         good.model_copy(update={"gateway_id": "gw-other"}),
         good.model_copy(update={"gateway_id": "../escape"}),
         good.model_copy(update={"ca_pem": TestAuthority().pem}),
-        good.model_copy(update={"sealing_keys": ["AAAA"]}),
+        good.model_copy(update={"key_set": "AAAA"}),
+        good.model_copy(update={"root_key": good.receipt_keys[0]}),
+        good.model_copy(update={"central_id": "another"}),
         good.model_copy(update={"receipt_keys": ["not base64!"]}),
         good.model_copy(update={"broker": BrokerAddress(host="broker.example", port=1883, tls=False)}),
     ]
@@ -94,13 +96,16 @@ def test_a_new_identity_replaces_the_old_one_and_a_damaged_one_says_what_to_do(
 ) -> None:
     store = IdentityStore(tmp_path / "identity")
     first = store.save(*enrol(central.pairing))
-    central.tokens.add(new_token())
+    central.tokens = {new_token()}
     torn = tmp_path / "identity" / "torn-by-a-crash"
     torn.mkdir()
     second = store.save(*enrol(central.pairing))
     assert store.load() == second
-    assert not first.directory.exists()
+    assert first.directory.exists()  # for whoever is connecting with it
     assert not torn.exists()
+    central.tokens = {new_token()}
+    second = store.save(*enrol(central.pairing))
+    assert not first.directory.exists()
     (second.directory / "enrolment.json").write_text("{")
     with pytest.raises(IdentityError, match="enrol the box again"):
         store.load()

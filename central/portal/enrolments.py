@@ -1,0 +1,181 @@
+"""Boxes that want in: who waits, the administrator's yes or no, and pairing strings as text and as QR code.
+
+Always true: only who may add boxes sees or decides anything here, and every decision is on record before it counts.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, cast
+
+import segno
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from central.access.policy import Privilege, has_privilege
+from central.access.problems import problem
+from central.access.web import audit_event, principal_of
+from central.audit.errors import AuditUnavailableError
+from central.audit.record import Action, Audit
+from central.identity.pairings import Decision, Pairings, PendingBox
+from contract.enrolment import PAIRING_LIFE_S, Pairing
+
+_MAX_BODY_BYTES: Final = 4096
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+def routes(
+    audit: Audit,
+    pairings: Pairings,
+    replace: Callable[[str], Pairing | None],
+    revoke: Callable[[str], str | None],
+) -> list[BaseRoute]:
+    """Must be behind `RequireSignIn`.
+
+    Parameters
+    ----------
+    replace : makes a pairing that gives a new box that gateway's place; None: there is no such gateway.
+    revoke : lets a gateway in no more; says what is still to be done, or None: there is no such gateway.
+    """
+    desk = _Desk(audit, pairings, replace, revoke)
+    return [
+        Route("/api/gateways/pending", desk.pending),
+        Route("/api/gateways/decision", desk.decision, methods=["POST"]),
+        Route("/api/gateways/replacement", desk.replacement, methods=["POST"]),
+        Route("/api/gateways/revocation", desk.revocation, methods=["POST"]),
+    ]
+
+
+def pairing_json(pairing: Pairing) -> dict[str, str]:
+    """A pairing string as it is shown once: text, its end, and a QR code in SVG. Secret until it is used."""
+    expires = datetime.now(UTC) + timedelta(seconds=PAIRING_LIFE_S)
+    drawn = io.BytesIO()
+    segno.make_qr(str(pairing), error="m").save(
+        drawn, kind="svg", scale=4, dark="#000", light="#fff", xmldecl=False, nl=False
+    )
+    return {
+        "pairing": str(pairing),
+        "expires_at_utc": expires.isoformat(),
+        "qr_svg": drawn.getvalue().decode("ascii"),
+    }
+
+
+class _Desk:
+    def __init__(
+        self,
+        audit: Audit,
+        pairings: Pairings,
+        replace: Callable[[str], Pairing | None],
+        revoke: Callable[[str], str | None],
+    ) -> None:
+        self._audit = audit
+        self._pairings = pairings
+        self._replace = replace
+        self._revoke = revoke
+
+    def pending(self, request: Request) -> Response:
+        if not has_privilege(principal_of(request), Privilege.PAIR_GATEWAY):
+            return problem(403, "your role may not add a box")
+        return JSONResponse(
+            {"boxes": [_box_json(box) for box in self._pairings.pending()]}, headers=_NO_STORE
+        )
+
+    async def decision(self, request: Request) -> Response:
+        wish = await _wish(request)
+        fingerprint, decision = wish.get("fingerprint"), wish.get("decision")
+        if not isinstance(fingerprint, str) or decision not in ("accepted", "refused"):
+            return problem(400, 'send {"fingerprint": "…", "decision": "accepted" or "refused"}')
+        return await run_in_threadpool(self._decide, request, fingerprint[:64], cast(Decision, decision))
+
+    def _decide(self, request: Request, fingerprint: str, decision: Decision) -> Response:
+        allowed = has_privilege(principal_of(request), Privilege.PAIR_GATEWAY)
+        try:
+            self._audit.record(
+                audit_event(
+                    request,
+                    Action.ENROL_DECISION,
+                    "success" if allowed else "refused",
+                    f"{decision}: key {fingerprint}",
+                )
+            )
+        except AuditUnavailableError:
+            return problem(503, "the audit record cannot be written; try again later")
+        if not allowed:
+            return problem(403, "your role may not add a box")
+        box = self._pairings.decide(fingerprint, decision)
+        if box is None:
+            return problem(404, "no box with this fingerprint waits any more")
+        return JSONResponse(_box_json(box), headers=_NO_STORE)
+
+    async def replacement(self, request: Request) -> Response:
+        gateway_id = (await _wish(request)).get("gateway_id")
+        if not isinstance(gateway_id, str):
+            return problem(400, 'send {"gateway_id": "<the gateway whose box is replaced>"}')
+        return await run_in_threadpool(self._paired, request, gateway_id[:64])
+
+    async def revocation(self, request: Request) -> Response:
+        gateway_id = (await _wish(request)).get("gateway_id")
+        if not isinstance(gateway_id, str):
+            return problem(400, 'send {"gateway_id": "<the gateway to let in no more>"}')
+        return await run_in_threadpool(self._revoked, request, gateway_id[:64])
+
+    def _revoked(self, request: Request, gateway_id: str) -> Response:
+        allowed = has_privilege(principal_of(request), Privilege.PAIR_GATEWAY)
+        try:
+            self._audit.record(
+                audit_event(request, Action.REVOKE, "success" if allowed else "refused", gateway_id)
+            )
+        except AuditUnavailableError:
+            return problem(503, "the audit record cannot be written; try again later")
+        if not allowed:
+            return problem(403, "your role may not revoke a box")
+        trouble = self._revoke(gateway_id)
+        if trouble is None:
+            return problem(404, "there is no such gateway")
+        return JSONResponse({"gateway_id": gateway_id, "trouble": trouble}, headers=_NO_STORE)
+
+    def _paired(self, request: Request, gateway_id: str) -> Response:
+        allowed = has_privilege(principal_of(request), Privilege.PAIR_GATEWAY)
+        try:
+            self._audit.record(
+                audit_event(
+                    request, Action.PAIR, "success" if allowed else "refused", f"replaces {gateway_id}"
+                )
+            )
+        except AuditUnavailableError:
+            return problem(503, "the audit record cannot be written; try again later")
+        if not allowed:
+            return problem(403, "your role may not add a box")
+        pairing = self._replace(gateway_id)
+        if pairing is None:
+            return problem(404, "there is no such gateway")
+        return JSONResponse(pairing_json(pairing), 201, headers=_NO_STORE)
+
+
+async def _wish(request: Request) -> dict[str, Any]:
+    """The body's JSON object; empty if it is none, or too large."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_BODY_BYTES:
+            return {}
+    try:
+        wish = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return wish if isinstance(wish, dict) else {}
+
+
+def _box_json(box: PendingBox) -> dict[str, str | None]:
+    return {
+        "fingerprint": box.fingerprint,
+        "name": box.name,
+        "replaces": box.replaces,
+        "source_address": box.source_address,
+        "requested_at_utc": box.requested_at_utc.isoformat(),
+    }

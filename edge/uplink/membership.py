@@ -1,0 +1,152 @@
+"""The box's membership at a central: enrolled or not, waiting for a yes, renewed, and whom to seal for.
+
+    not enrolled ──enrol──▶ waiting for an administrator ──accepted──▶ enrolled ──upkeep──▶ renewed, and so on
+                      └───────────────accepted at once────────────────────▲
+
+Always true: an identity is durable before anything uses it; of two enrolments at once one is told to wait; objects
+that only the former central can open keep the box from moving to another. A crash leaves what the files in
+identity/ say, and the next start goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+from contract.enrolment import Pairing
+from contract.key_set import KeySetError
+from contract.sealing import RecipientPublicKey
+from edge.buffer.spool import Spool
+from edge.uplink.clock import BoxClock
+from edge.uplink.enrolment import enrol
+from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError
+from edge.uplink.held_keys import keys_in_spool
+from edge.uplink.identity import Enrolment, Identity, IdentityStore
+from edge.uplink.key_book import KeyBook
+from edge.uplink.link import Link
+from edge.uplink.pending import EnrolmentWait, PendingFile, pending_sentence
+from edge.uplink.upkeep import Upkeep
+
+_AFTER_START_S: Final = 1.0
+_log = logging.getLogger(__name__)
+
+
+class Membership:
+    """From `start` to `stop`; safe to call from many threads.
+
+    Parameters
+    ----------
+    folder : identity/ of the box.
+    take_up : called with each identity that comes into use.
+    seal_for : called with the key to seal for, before `take_up`, and whenever central has a newer one.
+    try_now : called when something changed that may let a failed transfer pass.
+    clock : None takes the one of `folder`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spool: Spool,
+        link: Link,
+        *,
+        take_up: Callable[[Identity], None],
+        seal_for: Callable[[RecipientPublicKey], None],
+        try_now: Callable[[], None],
+        clock: BoxClock | None = None,
+    ) -> None:
+        self._spool = spool
+        self._link = link
+        self._take_up = take_up
+        self._clock = clock or BoxClock(folder / "clock.json")
+        self._store = IdentityStore(folder, self._clock)
+        self._pending = PendingFile(folder / "pending.json")
+        self._waiting: EnrolmentWait | None = None
+        self._enrolling = threading.Lock()
+        self._identity: Identity | None = None
+        self._upkeep = Upkeep(
+            self._store,
+            self._clock,
+            KeyBook(folder / "keys.json", lambda: keys_in_spool(spool)),
+            link,
+            seal_for=seal_for,
+            take_up=self._in_use,
+            try_now=try_now,
+        )
+
+    @property
+    def gateway_id(self) -> str | None:
+        return self._identity.gateway_id if self._identity else None
+
+    def start(self) -> None:
+        """Take up what the last life left. A damaged identity is said, not raised: the box runs on, so that it
+        can be enrolled anew where it stands."""
+        try:
+            identity = self._store.load()
+            if identity is not None:
+                self._upkeep.use(identity, anew=False)
+        except (IdentityError, KeySetError) as error:
+            _log.critical("identity damaged", extra={"detail": error})
+            self._link.not_enrolled(str(error))
+        if self._pending.load() is not None:
+            self._wait(_AFTER_START_S)
+        self._upkeep.start()
+
+    def stop(self) -> None:
+        self._stop_waiting()
+        self._upkeep.stop()
+
+    def enrol(self, pairing: Pairing) -> None:
+        """Buy an identity and begin to use it; or begin to wait, where an administrator decides.
+
+        Raises
+        ------
+        EnrolmentRefusedError, IdentityError, UplinkTransientError, contract.enrolment.PairingError, OSError
+        """
+        if not self._enrolling.acquire(blocking=False):
+            raise EnrolmentRefusedError("another enrolment is under way: wait for it")
+        try:
+            waiting = self._spool.depth().unsent.objects
+            if waiting and self._identity and self._identity.ca_fingerprint != pairing.ca_fingerprint:
+                raise EnrolmentRefusedError(
+                    f"this box belongs to {self._identity.central_url}, and {waiting} objects wait that only that "
+                    "central can open: let them be sent before the box moves to another central"
+                )
+            self._stop_waiting()
+            key = self._pending.key_for(pairing)
+            try:
+                _, enrolment = enrol(pairing, key, clock=self._clock)
+            except EnrolmentPendingError as error:
+                self._link.enrolment(pending_sentence(error.fingerprint))
+                self._wait(error.retry_in_s)
+            except EnrolmentRefusedError:
+                self._pending.clear()
+                raise
+            else:
+                self._enrolled(key, enrolment)
+                self._pending.clear()
+                self._link.enrolment("")
+        finally:
+            self._enrolling.release()
+
+    def _enrolled(self, key: EllipticCurvePrivateKey, enrolment: Enrolment) -> None:
+        self._upkeep.use(self._store.save(key, enrolment), anew=True)
+
+    def _in_use(self, identity: Identity) -> None:
+        self._identity = identity
+        self._take_up(identity)
+
+    def _wait(self, first_wait_s: float) -> None:
+        self._waiting = EnrolmentWait(
+            self._pending, self._clock, self._enrolled, self._link.enrolment, first_wait_s=first_wait_s
+        )
+        self._waiting.start()
+
+    def _stop_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.stop()

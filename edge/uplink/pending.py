@@ -1,0 +1,150 @@
+"""An enrolment that waits for an administrator: kept over restarts, asked for again until there is an answer.
+
+    identity/pending.json     the pairing string and the key (0600), only while it waits
+
+Always true: the key is durable here before central's administrator can accept it, so an acceptance is never for a
+key that a power cut took. The former identity, if there is one, stays in use meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from contract.enrolment import Pairing, PairingError, key_fingerprint
+from edge.buffer.durable_file import replace_file
+from edge.uplink.clock import BoxClock
+from edge.uplink.enrolment import enrol, new_key
+from edge.uplink.errors import EnrolmentPendingError, UplinkPermanentError, UplinkTransientError
+from edge.uplink.identity import Enrolment
+
+_ASK_EVERY_S: Final = 60.0
+_STOP_WAIT_S: Final = 2.0
+_log = logging.getLogger(__name__)
+
+Enrolled = Callable[[EllipticCurvePrivateKey, Enrolment], None]
+
+
+class _Kept(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pairing: str
+    key_pem: str
+
+
+class PendingFile:
+    """Holds at most one enrolment that waits."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> tuple[Pairing, EllipticCurvePrivateKey] | None:
+        """None if nothing waits, or what is there cannot be read: the technician asks for a new pairing string."""
+        try:
+            kept = _Kept.model_validate_json(self._path.read_bytes())
+            key = load_pem_private_key(kept.key_pem.encode(), None)
+            pairing = Pairing.parse(kept.pairing)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, ValidationError, PairingError) as error:
+            _log.warning("waiting enrolment unreadable", extra={"path": str(self._path), "detail": error})
+            return None
+        return (pairing, key) if isinstance(key, EllipticCurvePrivateKey) else None
+
+    def key_for(self, pairing: Pairing) -> EllipticCurvePrivateKey:
+        """The key that waits with this pairing, or a new one; durable in both cases. OSError: it is not."""
+        held = self.load()
+        if held is not None and held[0] == pairing:
+            return held[1]
+        key = new_key()
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii")
+        replace_file(self._path, _Kept(pairing=str(pairing), key_pem=pem).model_dump_json().encode())
+        return key
+
+    def clear(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def pending_sentence(fingerprint: str) -> str:
+    """What a technician reads out to the administrator."""
+    return f"Waiting for an administrator to accept this box at central (Fleet). Its key's fingerprint: {fingerprint}"
+
+
+class EnrolmentWait:
+    """Asks until central decides. One thread, from `start` to `stop` or the answer.
+
+    Parameters
+    ----------
+    on_enrolled : called with the identity, once.
+    on_state : called with a sentence whenever there is something to say; "" when it is over.
+    """
+
+    def __init__(
+        self,
+        file: PendingFile,
+        clock: BoxClock,
+        on_enrolled: Enrolled,
+        on_state: Callable[[str], None],
+        *,
+        first_wait_s: float,
+        ask_every_s: float = _ASK_EVERY_S,
+    ) -> None:
+        self._file = file
+        self._clock = clock
+        self._on_enrolled = on_enrolled
+        self._on_state = on_state
+        self._first_wait_s = first_wait_s
+        self._ask_every_s = ask_every_s
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._ask_until_decided, name="enrolment", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_STOP_WAIT_S)
+
+    def _ask_until_decided(self) -> None:
+        wait_s = self._first_wait_s
+        while not self._stopping.wait(wait_s):
+            held = self._file.load()
+            if held is None:
+                return
+            pairing, key = held
+            self._on_state(pending_sentence(key_fingerprint(key.public_key())))
+            try:
+                _, enrolment = enrol(pairing, key, clock=self._clock)
+                if self._stopping.is_set():
+                    return
+                self._on_enrolled(key, enrolment)
+            except EnrolmentPendingError as error:
+                wait_s = min(error.retry_in_s, self._ask_every_s)
+            except UplinkTransientError as error:
+                _log.info("enrolment waits", extra={"detail": error})
+                wait_s = self._ask_every_s
+            except (UplinkPermanentError, PairingError) as error:
+                _log.error("enrolment refused", extra={"detail": error})
+                self._file.clear()
+                self._on_state(str(error))
+                return
+            except Exception:
+                _log.exception("enrolment failed")
+                wait_s = self._ask_every_s
+            else:
+                self._file.clear()
+                self._on_state("")
+                return

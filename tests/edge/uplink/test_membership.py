@@ -1,0 +1,274 @@
+"""A box's standing with central, kept right by itself: real spool, forwarder and TLS, clocks of the test's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from contract.enrolment import new_token
+from contract.sealing import RecipientPublicKey
+from contract.transfer import Problem
+from edge.uplink.clock import BoxClock
+from edge.uplink.enrolment import enrol
+from edge.uplink.errors import EnrolmentRefusedError
+from edge.uplink.identity import Identity, IdentityStore
+from edge.uplink.key_book import KeyBook
+from edge.uplink.link import Link
+from edge.uplink.upkeep import Upkeep
+from tests.edge.scripted_central import ScriptedCentral
+from tests.edge.uplink_box import Box
+
+Eventually = Callable[[Callable[[], bool]], None]
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    made = Box(tmp_path / "box").start()
+    yield made
+    made.stop()
+
+
+def test_a_box_whose_clock_says_1970_enrols_and_sends(
+    central: ScriptedCentral, tmp_path: Path, eventually: Eventually
+) -> None:
+    box = Box(tmp_path / "unset", system=lambda: 0.0).start()
+    try:
+        box.membership.enrol(central.pairing)
+        object_id = box.store()
+        eventually(lambda: object_id in central.archived)
+        assert box.link.status().state == "connected"
+        box.stop()
+        box.start()  # the next life begins at the floor of this one, and central says the time again
+        object_id = box.store()
+        eventually(lambda: object_id in central.archived)
+        eventually(lambda: box.link.status().clock_offset_s is not None)
+        offset_s = box.link.status().clock_offset_s
+        assert offset_s is not None
+        assert offset_s < -50 * 365 * 86_400
+    finally:
+        box.stop()
+
+
+def test_a_clock_far_ahead_says_clock_and_heals(
+    central: ScriptedCentral, tmp_path: Path, eventually: Eventually
+) -> None:
+    """Enrolled at a good time; then the battery fails, and the system's clock goes to 2070."""
+    enrolled = Box(tmp_path / "box").start()
+    enrolled.membership.enrol(central.pairing)
+    enrolled.stop()
+    log: list[str] = []
+    box = Box(tmp_path / "box", system=lambda: 3.2e9)
+    central.fault(
+        "GET", lambda handler: handler.problem(503, Problem.UNAVAILABLE)
+    )  # the first question fails
+    box.start()
+    try:
+        eventually(lambda: log.append(box.link.status().detail) or "clock" in log[-1])  # type: ignore[func-returns-value]
+        assert "central's certificate ended on" in log[-1]
+        assert "asks it for the time by itself" in log[-1]
+        assert "\n" not in log[-1]
+        eventually(lambda: box.link.status().state == "connected")
+    finally:
+        box.stop()
+
+
+def test_an_administrators_yes_is_waited_for_over_a_restart(
+    central: ScriptedCentral, box: Box, eventually: Eventually
+) -> None:
+    central.pending = True
+    box.membership.enrol(central.pairing)
+    assert box.membership.gateway_id is None
+    said = box.link.status().enrolment
+    assert "accept this box" in said
+    pending = box.directory / "identity" / "pending.json"
+    assert pending.stat().st_mode & 0o077 == 0
+    key_pem = json.loads(pending.read_text())["key_pem"]
+    box.stop()
+    box.start()
+    eventually(lambda: box.link.status().enrolment == said)  # the same key, so the same fingerprint
+    central.pending = False
+    eventually(lambda: box.membership.gateway_id == central.gateway_id)
+    eventually(lambda: not pending.exists())
+    eventually(lambda: box.link.status().enrolment == "")
+    assert (box.identities[-1].directory / "key.pem").read_text() == key_pem
+    object_id = box.store()
+    eventually(lambda: object_id in central.archived)
+
+
+def test_an_administrators_no_ends_the_waiting(
+    central: ScriptedCentral, box: Box, eventually: Eventually
+) -> None:
+    central.pending = True
+    box.membership.enrol(central.pairing)
+    central.tokens.clear()
+    eventually(lambda: "refused this box" in box.link.status().enrolment)
+    assert not (box.directory / "identity" / "pending.json").exists()
+
+
+def test_a_refused_string_keeps_nothing(central: ScriptedCentral, box: Box) -> None:
+    pairing = central.pairing
+    central.tokens.clear()
+    with pytest.raises(EnrolmentRefusedError):
+        box.membership.enrol(pairing)
+    assert not (box.directory / "identity" / "pending.json").exists()
+
+
+def test_the_certificate_is_renewed_with_a_new_key_and_sending_goes_on(
+    central: ScriptedCentral, box: Box, eventually: Eventually
+) -> None:
+    central.certificate_life = timedelta(hours=12)  # begun two days ago: two thirds are over
+    box.membership.enrol(central.pairing)
+    first = box.identities[0]
+    central.certificate_life = timedelta(days=60)
+    eventually(lambda: len(box.identities) > 1)
+    renewed = box.identities[-1]
+    assert renewed.gateway_id == first.gateway_id
+    assert renewed.certificate.public_key() != first.certificate.public_key()
+    eventually(lambda: box.link.status().state == "connected")
+    eventually(lambda: box.link.status().certificate_expires_at_utc == renewed.certificate_expires_at_utc)
+    assert box.link.status().renew_at_utc == renewed.renew_at_utc
+    object_id = box.store()
+    eventually(lambda: object_id in central.archived)
+    box.stop()
+    box.start()
+    assert box.identities[-1] == renewed
+
+
+def test_a_renewal_that_fails_is_tried_again_and_the_old_certificate_stays(
+    central: ScriptedCentral, tmp_path: Path, eventually: Eventually
+) -> None:
+    central.certificate_life = timedelta(hours=12)
+    upkeep = Tended(central, tmp_path)
+    central.certificate_life = timedelta(days=60)
+    central.fault("POST", lambda handler: handler.problem(503, Problem.UNAVAILABLE), times=3)
+    upkeep.start()
+    try:
+        eventually(lambda: len(upkeep.taken) == 2)
+    finally:
+        upkeep.stop()
+    assert upkeep.store.load() == upkeep.taken[1]
+
+
+def test_renewal_is_due_at_two_thirds_and_not_for_all_boxes_at_once(
+    central: ScriptedCentral, tmp_path: Path
+) -> None:
+    due = set()
+    for number in range(6):
+        central.tokens = {new_token()}
+        identity = IdentityStore(tmp_path / str(number)).save(*enrol(central.pairing))
+        certificate = identity.certificate
+        life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+        part = (identity.renew_at_utc - certificate.not_valid_before_utc) / life
+        assert 2 / 3 <= part <= 0.7001
+        due.add(round(part, 4))
+    assert len(due) > 1
+
+
+def test_a_new_sealing_key_is_taken_up_without_a_restart_and_the_old_one_reported(
+    central: ScriptedCentral, tmp_path: Path, eventually: Eventually
+) -> None:
+    upkeep = Tended(central, tmp_path, interval_s=0.1)
+    upkeep.start()
+    try:
+        eventually(lambda: len(central.reports) > 1)
+        newest = central.rotate()
+        eventually(lambda: upkeep.sealed_for == [central.sealing_key.public_key(), newest.public_key()])
+        eventually(lambda: central.reports[-1].key_set_version == 2)
+        assert central.reports[-1].needed_key_ids == (
+            newest.public_key().key_id.hex(),
+            central.sealing_key.public_key().key_id.hex(),
+        )
+    finally:
+        upkeep.stop()
+
+
+def test_a_rollback_is_said_and_changes_nothing(
+    central: ScriptedCentral, tmp_path: Path, eventually: Eventually
+) -> None:
+    central.key_set_version = 5
+    upkeep = Tended(central, tmp_path, interval_s=0.1)
+    central.key_set_version = 4
+    upkeep.start()
+    try:
+        eventually(lambda: "restored from a backup" in upkeep.link.status().notice)
+        assert upkeep.sealed_for == [central.sealing_key.public_key()]
+        central.key_set_version = 5
+        eventually(lambda: upkeep.link.status().notice == "")
+    finally:
+        upkeep.stop()
+
+
+def test_two_boxes_with_one_identity_is_one_clear_line(
+    central: ScriptedCentral, tmp_path: Path, eventually: Eventually
+) -> None:
+    central.seen_twice = True
+    upkeep = Tended(central, tmp_path, interval_s=0.1)
+    upkeep.start()
+    try:
+        eventually(lambda: "Two boxes use this box's identity" in upkeep.link.status().notice)
+    finally:
+        upkeep.stop()
+
+
+def test_a_box_that_was_off_too_long_says_so_in_one_line(
+    central: ScriptedCentral, tmp_path: Path, eventually: Eventually
+) -> None:
+    central.certificate_life = timedelta(days=-1)
+    upkeep = Tended(central, tmp_path, interval_s=0.1)
+    upkeep.start()
+    try:
+        eventually(lambda: "pairing string that replaces gw-test" in upkeep.link.status().detail)
+        assert upkeep.link.status().state == "refused"
+        assert "ended on" in upkeep.link.status().detail
+    finally:
+        upkeep.stop()
+    assert len(upkeep.taken) == 1
+
+
+def test_centrals_time_before_what_it_said_earlier_is_said_and_not_believed(
+    central: ScriptedCentral, tmp_path: Path, eventually: Eventually
+) -> None:
+    upkeep = Tended(central, tmp_path, interval_s=0.1)
+    now = upkeep.clock.now()
+    central.now = lambda: datetime.now(UTC) - timedelta(days=30)
+    upkeep.start()
+    try:
+        eventually(lambda: upkeep.link.status().notice.startswith("clock:"))
+        assert upkeep.clock.now() >= now
+    finally:
+        upkeep.stop()
+
+
+class Tended:
+    """An enrolled box's upkeep alone, with rounds as quick as a test wants them."""
+
+    def __init__(self, central: ScriptedCentral, directory: Path, interval_s: float = 0.2) -> None:
+        folder = directory / "identity"
+        self.clock = BoxClock(folder / "clock.json")
+        self.store = IdentityStore(folder, self.clock)
+        self.link = Link()
+        self.taken: list[Identity] = []
+        self.sealed_for: list[RecipientPublicKey] = []
+        self._upkeep = Upkeep(
+            self.store,
+            self.clock,
+            KeyBook(folder / "keys.json", set),
+            self.link,
+            seal_for=self.sealed_for.append,
+            take_up=self.taken.append,
+            try_now=lambda: None,
+            interval_s=interval_s,
+            timeout_s=5,
+        )
+        self._identity = self.store.save(*enrol(central.pairing, clock=self.clock))
+
+    def start(self) -> None:
+        self._upkeep.use(self._identity, anew=True)
+        self._upkeep.start()
+
+    def stop(self) -> None:
+        self._upkeep.stop()
