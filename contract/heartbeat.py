@@ -1,26 +1,42 @@
-"""What a box says of itself over MQTT, and where. No patient data in any topic or payload, ever.
+"""What a box says of itself, and where. No patient data in any topic or payload, ever.
 
-    dicomnet/v1/<gateway id>/up/status              retained, QoS 1; also the last will
-    dicomnet/v1/<gateway id>/up/telemetry           retained, QoS 1, every `TELEMETRY_INTERVAL_S`
-    dicomnet/v1/<gateway id>/up/equipment/<key>     retained, QoS 1, one topic a scanner
+    dicomnet/v1/<gateway id>/up/status              retained; also the last will
+    dicomnet/v1/<gateway id>/up/info                retained: what kind of box it is
+    dicomnet/v1/<gateway id>/up/telemetry           retained, every `TELEMETRY_INTERVAL_S`
+    dicomnet/v1/<gateway id>/up/equipment/<key>     retained, one topic a scanner
+    dicomnet/v1/<gateway id>/up/reported            retained (contract.command)
+    dicomnet/v1/<gateway id>/up/event               not retained: kept by the box until central has heard it
 
-`<key>` is `equipment_key`: AE titles may hold characters that a topic may not. A box may write below its own
-`up/` only (the broker's ACL). JSON, UTF-8; readers ignore fields they do not know. docs/formats/heartbeat.md.
+All with QoS 1. `<key>` is `equipment_key`: AE titles may hold characters that a topic may not. A box may write
+below its own `up/` and read below its own `down/` only (the broker's ACL). Where only HTTPS leaves the building,
+`Letter`s carry the same messages over the upload connection. JSON, UTF-8; readers ignore members they do not
+know. docs/formats/heartbeat.md.
 """
 
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 TOPIC_ROOT: Final = "dicomnet/v1"
 TELEMETRY_INTERVAL_S: Final = 15.0
 LOST_AFTER_S: Final = 3 * TELEMETRY_INTERVAL_S
 MAX_PAYLOAD_BYTES: Final = 16_384
+HEARTBEAT_PATH: Final = "/ingest/v1/heartbeat"  # POST Post → Post, with the box's certificate
+MAX_POST_BYTES: Final = 262_144
+MAX_POST_LETTERS: Final = 64
+
+STATUS: Final = "status"
+INFO: Final = "info"
+TELEMETRY: Final = "telemetry"
+EQUIPMENT: Final = "equipment/"
+REPORTED: Final = "reported"
+EVENT: Final = "event"
+
+Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 class BoxState(StrEnum):
@@ -31,42 +47,159 @@ class BoxState(StrEnum):
     LOST = "lost"
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+class Message(BaseModel):
+    """Base of all that crosses here: frozen; members a reader does not know are ignored.
+
+    Times have a zone and numbers are finite, so that nothing a box says can trip who computes with it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class Status(_Message):
-    """`session` is new at every connection: a will of an older session cannot mark a newer one lost."""
+class Status(Message):
+    """Which session of which run speaks. `boot` and `connection` order sessions without trusting a clock.
+
+    `session` is new at every connection: a will of an older session cannot mark a newer one lost. `run` is new
+    at every start of the program: two that take turns are two boxes with one identity.
+    """
 
     state: BoxState
-    session: str = Field(pattern=r"^[0-9a-f]{16}$")
-    since_utc: datetime
+    session: Hex16
+    since_utc: AwareDatetime
     version: str = Field(max_length=32)
+    run: Hex16 = "0" * 16
+    boot: int = Field(default=0, ge=0, description="starts of the program, counted durably")
+    connection: int = Field(default=0, ge=0, description="connections in this run, from 1")
+
+    def is_older_than(self, other: Status) -> bool:
+        """Whether `other` is of a later session; by clock only where either does not count its boots."""
+        if self.boot and other.boot:
+            return (self.boot, self.connection) < (other.boot, other.connection)
+        return self.session != other.session and self.since_utc <= other.since_utc
 
 
-class Telemetry(_Message):
-    captured_at_utc: datetime
+class Info(Message):
+    """What does not change while the program runs."""
+
+    version: str = Field(max_length=32)
+    ae_title: str = Field(max_length=16)
+    dicom_port: int = Field(ge=0, le=65535)
+    started_at_utc: AwareDatetime
+    model: str = Field(default="", max_length=128, description="of the machine, as its firmware says")
+    system: str = Field(default="", max_length=128, description="operating system and kernel")
+    architecture: str = Field(default="", max_length=32)
+    processors: int = Field(default=0, ge=0)
+    memory_bytes: int = Field(default=0, ge=0, description="of the machine")
+
+
+class Telemetry(Message):
+    captured_at_utc: AwareDatetime
     queue_objects: int = Field(ge=0, description="acknowledged to a scanner, not yet receipted by central")
     queue_bytes: int = Field(ge=0)
     quarantined_objects: int = Field(ge=0)
-    oldest_unsent_at_utc: datetime | None = None
+    oldest_unsent_at_utc: AwareDatetime | None = None
     disk_total_bytes: int = Field(ge=0)
     disk_free_bytes: int = Field(ge=0)
     accepting: bool = Field(description="False: the disk reserve is reached, scanners are answered 0xA700")
     memory_bytes: int = Field(ge=0, description="resident set of the gateway process")
     uptime_s: float = Field(ge=0)
-    certificate_expires_at_utc: datetime | None = None
+    certificate_expires_at_utc: AwareDatetime | None = None
+    paused: bool = Field(default=False, description="sending was paused by somebody")
+    hours_to_full: float | None = Field(
+        default=None,
+        ge=0,
+        description="until the disk reserve is reached at the pace of late; None: not soon",
+    )
+    disk_wear_percent: int | None = Field(default=None, ge=0, le=100, description="where the disk tells")
+    temperature_c: float | None = Field(default=None, description="the hottest sensor of the machine")
+    memory_available_bytes: int | None = Field(default=None, ge=0, description="of the machine")
+    clock_offset_s: float | None = Field(default=None, description="this box's clock minus central's")
 
 
-class Equipment(_Message):
-    """One scanner, as the box has seen it."""
+class Echo(Message):
+    """Outcome of the last C-ECHO to a configured scanner."""
+
+    at_utc: AwareDatetime
+    ok: bool
+    round_trip_ms: float | None = None
+
+
+Silence = Literal["learning", "usual", "silent"]
+
+
+class Equipment(Message):
+    """One scanner, as the box has seen it. `first_seen_at_utc` None: configured, and never called.
+
+    `silence` compares with the scanner's own week: "silent" when so long a pause has at most one chance in a
+    thousand, "learning" until two weeks are known.
+    """
 
     ae_title: str = Field(max_length=16)
-    address: str = Field(max_length=64)
-    first_seen_at_utc: datetime
-    last_store_at_utc: datetime | None = None
+    address: str = Field(max_length=253)
+    first_seen_at_utc: AwareDatetime | None = None
+    last_store_at_utc: AwareDatetime | None = None
     instances: int = Field(ge=0)
     rejected: int = Field(ge=0)
+    echo: Echo | None = None
+    silence: Silence = "learning"
+
+
+class EventKind(StrEnum):
+    """What a box of this version tells."""
+
+    STARTED = "started"
+    STOPPED_ACCEPTING = "stopped-accepting"
+    ACCEPTING = "accepting"
+    QUARANTINED = "quarantined"
+    SCANNER_SILENT = "scanner-silent"
+    SCANNER_BACK = "scanner-back"
+    TWIN = "twin"
+    SETTINGS = "settings"
+    COMMAND = "command"
+
+
+class Outcome(StrEnum):
+    """What became of a command: `REFUSED` was not tried (expired, unknown, busy)."""
+
+    DONE = "done"
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+class CommandAnswer(Message):
+    """`command_id` is the correlation id of contract.command.Command."""
+
+    command_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    outcome: Outcome
+
+
+class Event(Message):
+    """Something that happened once. `number` counts up in a `stream`, which is new when a box lost its outbox.
+
+    `after` is the number of the event before it that the box still keeps, 0 if it is the oldest: central takes
+    an event only if it has that one, so none falls out on the way unnoticed.
+    """
+
+    stream: Hex16
+    number: int = Field(ge=1)
+    after: int = Field(default=0, ge=0)
+    at_utc: AwareDatetime
+    kind: str = Field(max_length=32, description="one of EventKind, or of a later version")
+    detail: str = Field(max_length=300)
+    answer: CommandAnswer | None = Field(default=None, description="for the kind `command`")
+
+
+class Letter(Message):
+    """One message on HTTPS: `below` is its topic below ``up/`` or ``down/``."""
+
+    below: str = Field(max_length=64)
+    payload: JsonValue
+
+
+class Post(Message):
+    """What one request, or its answer, carries."""
+
+    letters: tuple[Letter, ...] = Field(max_length=MAX_POST_LETTERS)
 
 
 def equipment_key(ae_title: str, address: str) -> str:
@@ -74,13 +207,23 @@ def equipment_key(ae_title: str, address: str) -> str:
     return hashlib.sha256(f"{ae_title}\0{address}".encode()).hexdigest()[:16]
 
 
+def up_topic(gateway_id: str, below: str) -> str:
+    """Where a box speaks."""
+    return f"{TOPIC_ROOT}/{gateway_id}/up/{below}"
+
+
+def down_topic(gateway_id: str, below: str) -> str:
+    """Where a box is spoken to."""
+    return f"{TOPIC_ROOT}/{gateway_id}/down/{below}"
+
+
 def status_topic(gateway_id: str) -> str:
-    return f"{TOPIC_ROOT}/{gateway_id}/up/status"
+    return up_topic(gateway_id, STATUS)
 
 
 def telemetry_topic(gateway_id: str) -> str:
-    return f"{TOPIC_ROOT}/{gateway_id}/up/telemetry"
+    return up_topic(gateway_id, TELEMETRY)
 
 
 def equipment_topic(gateway_id: str, key: str) -> str:
-    return f"{TOPIC_ROOT}/{gateway_id}/up/equipment/{key}"
+    return up_topic(gateway_id, EQUIPMENT + key)

@@ -1,28 +1,42 @@
 """What the boxes said last, kept in the database so that the fleet page survives a restart.
 
-Always true: a message counts only from an admitted gateway, only if it fits contract.heartbeat, and a last
-will only if no newer session is known. What a crash leaves: the last message of each topic.
+Always true: a message counts only if it fits contract.heartbeat, and a last will only if no newer session is known.
+Two runs of the program that speak in turns are two boxes with one identity: that is noticed here. What a crash
+leaves: the last message of each topic.
 """
 
 from __future__ import annotations
 
 import logging
+import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import peewee
-from pydantic import ValidationError
 
-from central.identity.gateways import Gateways
-from contract.heartbeat import MAX_PAYLOAD_BYTES, TOPIC_ROOT, BoxState, Equipment, Status, Telemetry
+from contract.command import Reported
+from contract.heartbeat import (
+    EQUIPMENT,
+    INFO,
+    REPORTED,
+    STATUS,
+    TELEMETRY,
+    TOPIC_ROOT,
+    BoxState,
+    Equipment,
+    Info,
+    Status,
+    Telemetry,
+)
 from contract.identifiers import InvalidIdentifierError, check_gateway_id
 
 MAX_EQUIPMENT: Final = 256  # scanners a box
-_STATUS: Final = "status"
-_TELEMETRY: Final = "telemetry"
-_EQUIPMENT: Final = "equipment/"
+_EQUIPMENT_TOPIC: Final = re.compile(re.escape(EQUIPMENT) + "[0-9a-f]{16}")
+_RUNS: Final = 8
+_TWIN_FOR: Final = timedelta(minutes=10)
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +64,8 @@ class BoxHeartbeat:
     status_heard_at_utc: datetime | None = None
     telemetry: Telemetry | None = None
     telemetry_heard_at_utc: datetime | None = None
+    info: Info | None = None
+    reported: Reported | None = None
     equipment: tuple[Equipment, ...] = field(default=())
 
 
@@ -59,64 +75,32 @@ class Heartbeats:
     def __init__(
         self,
         db: peewee.SqliteDatabase,
-        gateways: Gateways,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._db = db
-        self._gateways = gateways
         self._clock = clock
+        self._runs: dict[str, deque[str]] = {}
+        self._twins: dict[str, datetime] = {}
         with db.bind_ctx(MODELS):
             db.create_tables(MODELS)
 
-    def hear(self, topic: str, payload: bytes, *, retained: bool) -> bool:
-        """Take a message in; False when it is ignored.
+    def keep(self, gateway_id: str, below: str, payload: bytes, *, retained: bool) -> bool:
+        """Keep a state of an admitted gateway; False when it is ignored.
 
         Parameters
         ----------
+        below : the topic below ``up/``.
         retained : the broker kept it from before we subscribed, so it says nothing of the present.
+
+        Raises
+        ------
+        ValidationError : it is malformed.
         """
-        gateway_id, below = _address(topic)
-        if gateway_id is None or not self._gateways.is_admitted(gateway_id):
-            return False
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            _log.warning("heartbeat too large gateway_id=%s size_bytes=%d", gateway_id, len(payload))
-            return False
-        try:
-            return self._keep(gateway_id, below, payload, retained=retained)
-        except ValidationError as error:
-            _log.warning("heartbeat malformed gateway_id=%s errors=%d", gateway_id, error.error_count())
-            return False
-
-    def of(self, gateway_id: str) -> BoxHeartbeat:
-        """What is known of a box."""
-        status, telemetry = self._last(gateway_id, _STATUS), self._last(gateway_id, _TELEMETRY)
-        return BoxHeartbeat(
-            status=Status.model_validate_json(status["payload"]) if status else None,
-            status_heard_at_utc=_heard(status),
-            telemetry=Telemetry.model_validate_json(telemetry["payload"]) if telemetry else None,
-            telemetry_heard_at_utc=_heard(telemetry),
-            equipment=tuple(
-                Equipment.model_validate_json(row["payload"]) for row in self._equipment(gateway_id)
-            ),
-        )
-
-    def _keep(self, gateway_id: str, below: str, payload: bytes, *, retained: bool) -> bool:
-        now = self._clock()
-        if below == _STATUS:
-            status = Status.model_validate_json(payload)
-            last = self._last(gateway_id, _STATUS)
-            if last and _is_of_an_older_session(status, Status.model_validate_json(last["payload"])):
-                return False
-            said_at = status.since_utc
-        elif below == _TELEMETRY:
-            said_at = Telemetry.model_validate_json(payload).captured_at_utc
-        elif below.startswith(_EQUIPMENT) and below.count("/") == 1:
-            if not self._has_room_for(gateway_id, below):
-                return False
-            said_at = Equipment.model_validate_json(payload).first_seen_at_utc
-        else:
+        said_at = self._said_at(gateway_id, below, payload, retained=retained)
+        if said_at is None:
             return False
         text = payload.decode("utf-8")
+        now = self._clock()
         if retained:
             last = self._last(gateway_id, below)
             if last and last["payload"] == text:
@@ -132,6 +116,71 @@ class Heartbeats:
         BoxMessage.insert(said).on_conflict_replace().execute(self._db)
         return True
 
+    def of(self, gateway_id: str) -> BoxHeartbeat:
+        """What is known of a box."""
+        status, telemetry = self._last(gateway_id, STATUS), self._last(gateway_id, TELEMETRY)
+        info, reported = self._last(gateway_id, INFO), self._last(gateway_id, REPORTED)
+        return BoxHeartbeat(
+            status=Status.model_validate_json(status["payload"]) if status else None,
+            status_heard_at_utc=_heard(status),
+            telemetry=Telemetry.model_validate_json(telemetry["payload"]) if telemetry else None,
+            telemetry_heard_at_utc=_heard(telemetry),
+            info=Info.model_validate_json(info["payload"]) if info else None,
+            reported=Reported.model_validate_json(reported["payload"]) if reported else None,
+            equipment=tuple(
+                Equipment.model_validate_json(row["payload"]) for row in self._equipment(gateway_id)
+            ),
+        )
+
+    def status_of(self, gateway_id: str) -> Status | None:
+        last = self._last(gateway_id, STATUS)
+        return Status.model_validate_json(last["payload"]) if last else None
+
+    def reported_version(self, gateway_id: str) -> int:
+        """The newest version of desired settings that the box has looked at."""
+        last = self._last(gateway_id, REPORTED)
+        return Reported.model_validate_json(last["payload"]).version if last else 0
+
+    def has_twin(self, gateway_id: str) -> bool:
+        """Whether two boxes spoke as this gateway within the last ten minutes."""
+        at = self._twins.get(gateway_id)
+        return at is not None and self._clock() - at < _TWIN_FOR
+
+    def _said_at(self, gateway_id: str, below: str, payload: bytes, *, retained: bool) -> datetime | None:
+        """When the box says it said this, by its own clock; None when it is to be ignored."""
+        if below == STATUS:
+            status = Status.model_validate_json(payload)
+            known = self.status_of(gateway_id)
+            if known is not None and status.state is not BoxState.ONLINE and status.is_older_than(known):
+                return None  # a will the broker published late, after the box had come back
+            if not retained and status.state is BoxState.ONLINE:
+                self._watch_for_twins(gateway_id, status)
+            return status.since_utc
+        if below == TELEMETRY:
+            return Telemetry.model_validate_json(payload).captured_at_utc
+        if below == INFO:
+            return Info.model_validate_json(payload).started_at_utc
+        if below == REPORTED:
+            Reported.model_validate_json(payload)
+            return self._clock()
+        if _EQUIPMENT_TOPIC.fullmatch(below) and self._has_room_for(gateway_id, below):
+            return Equipment.model_validate_json(payload).first_seen_at_utc or self._clock()
+        return None
+
+    def _watch_for_twins(self, gateway_id: str, status: Status) -> None:
+        """A run that was followed by another never comes back, unless there are two boxes."""
+        if not status.boot:
+            return  # it does not name its runs
+        runs = self._runs.setdefault(gateway_id, deque(maxlen=_RUNS))
+        if runs and runs[-1] == status.run:
+            return
+        if status.run in runs:
+            if not self.has_twin(gateway_id):
+                _log.warning("two boxes with one identity gateway_id=%s", gateway_id)
+            self._twins[gateway_id] = self._clock()
+            runs.remove(status.run)
+        runs.append(status.run)
+
     def _has_room_for(self, gateway_id: str, below: str) -> bool:
         known = [row["topic"] for row in self._equipment(gateway_id)]
         return below in known or len(known) < MAX_EQUIPMENT
@@ -139,7 +188,7 @@ class Heartbeats:
     def _equipment(self, gateway_id: str) -> list[dict[str, Any]]:
         query = (
             BoxMessage.select()
-            .where((BoxMessage.gateway_id == gateway_id) & (BoxMessage.topic % f"{_EQUIPMENT}*"))
+            .where((BoxMessage.gateway_id == gateway_id) & (BoxMessage.topic % f"{EQUIPMENT}*"))
             .order_by(BoxMessage.topic)
         )
         return list(query.dicts().execute(self._db))
@@ -149,17 +198,8 @@ class Heartbeats:
         return next(iter(query.dicts().execute(self._db)), None)
 
 
-def _is_of_an_older_session(said: Status, known: Status) -> bool:
-    """A will the broker published late, after the box had come back: it must not mark the box lost."""
-    return (
-        said.state is not BoxState.ONLINE
-        and said.session != known.session
-        and said.since_utc <= known.since_utc
-    )
-
-
-def _address(topic: str) -> tuple[str | None, str]:
-    """Gateway id and the rest below ``up/``; None for any other topic."""
+def address(topic: str) -> tuple[str | None, str]:
+    """Gateway id and the rest below ``up/`` of a topic; None for any other topic."""
     root, slash, rest = topic.partition(TOPIC_ROOT + "/")
     gateway_id, _, below = rest.partition("/up/")
     try:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
+
+from central.fleet.commands import GivenCommand
+from central.fleet.events import HeardEvent
+from contract.command import SettingValue
 
 BoxCondition = Literal["online", "offline", "lost", "never"]
 
@@ -18,6 +23,21 @@ class EquipmentView:
     last_store_at_utc: datetime | None
     instances: int
     rejected: int
+    silence: str = "learning"
+    echo_ok: bool | None = None
+    echo_at_utc: datetime | None = None
+
+
+Severity = Literal["warning", "critical"]
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What is wrong with a box. `kind` is stable, for programs; `sentence` is for a person."""
+
+    kind: str
+    severity: Severity
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -44,3 +64,17 @@ class BoxView:
     certificate_expires_at_utc: datetime | None
     revoked: bool
     equipment: tuple[EquipmentView, ...]
+    twin: bool = False
+    paused: bool = False
+    hours_to_full: float | None = None
+    disk_wear_percent: int | None = None
+    temperature_c: float | None = None
+    memory_available_bytes: int | None = None
+    clock_offset_s: float | None = None
+    model: str = ""
+    settings: Mapping[str, SettingValue] = field(default_factory=dict)
+    settings_refused: Mapping[str, str] = field(default_factory=dict)
+    settings_pending: bool = False
+    events: tuple[HeardEvent, ...] = ()
+    commands: tuple[GivenCommand, ...] = ()
+    alerts: tuple[Alert, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -20,6 +20,49 @@ class EquipmentView(Protocol):
     def instances(self) -> int: ...
     @property
     def rejected(self) -> int: ...
+    @property
+    def silence(self) -> str: ...
+    @property
+    def echo_ok(self) -> bool | None: ...
+
+
+class AlertView(Protocol):
+    """What is wrong with a box; `severity`: warning or critical."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def severity(self) -> str: ...
+    @property
+    def sentence(self) -> str: ...
+
+
+class EventView(Protocol):
+    """Something that happened at a box, by its clock."""
+
+    @property
+    def at_utc(self) -> datetime: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
+
+
+class CommandView(Protocol):
+    """What a box was told. `state`: waiting, sent, done, failed, refused or expired."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def issued_by(self) -> str: ...
+    @property
+    def issued_at_utc(self) -> datetime: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
 
 
 class BoxView(Protocol):
@@ -56,7 +99,31 @@ class BoxView(Protocol):
     @property
     def revoked(self) -> bool: ...
     @property
+    def paused(self) -> bool: ...
+    @property
+    def hours_to_full(self) -> float | None: ...
+    @property
+    def temperature_c(self) -> float | None: ...
+    @property
+    def disk_wear_percent(self) -> int | None: ...
+    @property
+    def clock_offset_s(self) -> float | None: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def settings(self) -> Mapping[str, object]: ...
+    @property
+    def settings_refused(self) -> Mapping[str, str]: ...
+    @property
+    def settings_pending(self) -> bool: ...
+    @property
     def equipment(self) -> Sequence[EquipmentView]: ...
+    @property
+    def alerts(self) -> Sequence[AlertView]: ...
+    @property
+    def events(self) -> Sequence[EventView]: ...
+    @property
+    def commands(self) -> Sequence[CommandView]: ...
 
 
 def box_json(box: BoxView) -> dict[str, Any]:
@@ -77,6 +144,33 @@ def box_json(box: BoxView) -> dict[str, Any]:
         "last_telemetry_at_utc": _iso(box.last_telemetry_at_utc),
         "certificate_expires_at_utc": _iso(box.certificate_expires_at_utc),
         "revoked": box.revoked,
+        "paused": box.paused,
+        "hours_to_full": box.hours_to_full,
+        "temperature_c": box.temperature_c,
+        "disk_wear_percent": box.disk_wear_percent,
+        "clock_offset_s": box.clock_offset_s,
+        "model": box.model,
+        "settings": dict(box.settings),
+        "settings_refused": dict(box.settings_refused),
+        "settings_pending": box.settings_pending,
+        "alerts": [
+            {"kind": alert.kind, "severity": alert.severity, "sentence": alert.sentence}
+            for alert in box.alerts
+        ],
+        "events": [
+            {"at_utc": _iso(event.at_utc), "kind": event.kind, "detail": event.detail} for event in box.events
+        ],
+        "commands": [
+            {
+                "id": command.id,
+                "kind": command.kind,
+                "issued_by": command.issued_by,
+                "issued_at_utc": _iso(command.issued_at_utc),
+                "state": command.state,
+                "detail": command.detail,
+            }
+            for command in box.commands
+        ],
         "equipment": [
             {
                 "ae_title": scanner.ae_title,
@@ -84,6 +178,8 @@ def box_json(box: BoxView) -> dict[str, Any]:
                 "last_store_at_utc": _iso(scanner.last_store_at_utc),
                 "instances": scanner.instances,
                 "rejected": scanner.rejected,
+                "silence": scanner.silence,
+                "echo_ok": scanner.echo_ok,
             }
             for scanner in box.equipment
         ],

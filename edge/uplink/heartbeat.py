@@ -1,112 +1,98 @@
-"""What the box says of itself over MQTT: that it lives, how it is, and which scanners it has seen.
+"""What the box says of itself: that it lives, how it is, which scanners it has seen, and what happened.
 
-Always true: a broker that is away, slow or hostile disturbs nothing else; paho's own thread reconnects with
-backoff, and what was missed while away is not made up for (every message is a state, not an event). Each
-connection has a session of its own in its last will, so that the will of an old one cannot mark a newer one
-lost. MQTT 3.1.1: nothing here needs 5, and every broker speaks it. Nothing is durable; a crash makes the
-broker publish the will.
+Over MQTT where central names a broker that can be reached, else over the upload connection. Always true: status,
+info, equipment and telemetry are states, and what was missed while the line was down is not made up for; events
+are kept in the outbox until central has said that it keeps them. Each connection has a session of its own in its
+last will, ordered by boot and connection, so that the will of an old one cannot mark a newer one lost. A line that
+is away, slow or hostile disturbs nothing else. Nothing here is durable but the outbox.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-import paho.mqtt.client as mqtt
-from paho.mqtt.client import ConnectFlags, DisconnectFlags
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
-from pydantic import BaseModel
+from pydantic import ValidationError
 
-from contract.heartbeat import (
-    TELEMETRY_INTERVAL_S,
-    BoxState,
-    Equipment,
-    Status,
-    Telemetry,
-    equipment_key,
-    equipment_topic,
-    status_topic,
-    telemetry_topic,
-)
-from edge.uplink.identity import LOOPBACK_HOSTS, Identity
+from contract.command import COMMAND, DESIRED, HEARD, Command, Desired, Heard
+from contract.heartbeat import STATUS, TELEMETRY_INTERVAL_S, BoxState, EventKind, Telemetry
+from edge.uplink import broker_fault
+from edge.uplink.broker_channel import BrokerChannel
+from edge.uplink.errors import UplinkTransientError
+from edge.uplink.https_channel import HttpsChannel, first_post
+from edge.uplink.identity import Identity
 from edge.uplink.link import Link
+from edge.uplink.outbox import Outbox
+from edge.uplink.run import Run
+from edge.uplink.speech import Reports, Saying, Session, Speech
 
 _log = logging.getLogger(__name__)
 
 _DEBOUNCE_S: Final = 1.0
-_KEEPALIVE_S: Final = 15
-_RECONNECT_MAX_S: Final = 30
-_MAX_QUEUED: Final = 64  # messages paho may hold while the broker is slow; states, so the oldest may go
 _STOP_WAIT_S: Final = 2.0
+_HTTPS_TIMEOUT_S: Final = 10.0
 
 
-def _paho_log() -> logging.Logger:
-    """paho's own log, without the error it repeats at every attempt while the broker is away: we say that once."""
-    log = _log.getChild("mqtt")
-    if not log.filters:
-        log.addFilter(lambda record: not record.getMessage().startswith("Client is not connected"))
-    return log
+@dataclass(frozen=True)
+class Hearers:
+    """Who takes what central says. `settings` may raise OSError; `connected`: central's side may be back."""
+
+    command: Callable[[Command], None]
+    settings: Callable[[Desired], object]
+    connected: Callable[[], None]
 
 
 class Heartbeat:
-    """One MQTT session for one identity, from `start` to `stop`.
+    """One identity's heartbeats, from `start` to `stop`.
 
     Parameters
     ----------
-    telemetry, equipment : asked each time something is published; must be cheap.
-    on_connected : called whenever the broker was reached (it may mean that central's side is back).
+    https_after_s : how long the broker may be away before the same goes over the upload connection.
     """
 
     def __init__(
         self,
         identity: Identity,
         link: Link,
+        run: Run,
+        reports: Reports,
+        hearers: Hearers,
+        outbox: Outbox,
         *,
-        version: str,
-        telemetry: Callable[[], Telemetry],
-        equipment: Callable[[], Sequence[Equipment]],
-        on_connected: Callable[[], None] = lambda: None,
+        https_after_s: float,
     ) -> None:
-        broker = identity.broker
-        assert broker is not None, "a heartbeat is made only where central names a broker"
-        self._gateway_id = identity.gateway_id
         self._link = link
-        self._version = version
-        self._telemetry = telemetry
-        self._equipment = equipment
-        self._on_connected = on_connected
-        self._session = ""
-        self._since_utc = datetime.now(UTC)
-        self._published: dict[str, Equipment] = {}
+        self._reports = reports
+        self._speech = Speech(run, reports, outbox)
+        self._hearers = hearers
+        self._outbox = outbox
+        self._https_after_s = https_after_s
+        self._next = self._speech.session
+        self._twin = False
+        self._over_https = False
         self._wake = threading.Condition()
-        self._asked = False
+        self._asked = True
         self._stopping = False
-        self._client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=self._gateway_id, protocol=MQTTProtocolVersion.MQTTv311
-        )
-        self._client.on_pre_connect = self._before_connect
-        self._client.on_connect = self._connected
-        self._client.on_connect_fail = self._connect_failed
-        self._client.on_disconnect = self._disconnected
-        self._client.suppress_exceptions = True  # a fault in a callback must not end paho's thread
-        self._client.enable_logger(_paho_log())
-        self._client.max_queued_messages_set(_MAX_QUEUED)
-        self._client.reconnect_delay_set(1, _RECONNECT_MAX_S)
-        if broker.tls or broker.host not in LOOPBACK_HOSTS:
-            self._client.tls_set_context(identity.tls_context())
-        self._client.connect_async(broker.host, broker.port, _KEEPALIVE_S)
-        self._publisher = threading.Thread(target=self._publish_until_stopped, name="heartbeat", daemon=True)
+        self._https = HttpsChannel(identity, timeout_s=_HTTPS_TIMEOUT_S)
+        self._broker: BrokerChannel | None = None
+        if identity.broker is not None:
+            self._broker = BrokerChannel(
+                identity,
+                will=self._will,
+                on_session=self._session_stands,
+                on_heard=self._hear,
+                on_broken=self._broker_broken,
+            )
+        self._beating = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        self._client.loop_start()
-        self._publisher.start()
+        if self._broker is not None:
+            self._broker.start()
+        self._beating.start()
 
     def soon(self) -> None:
         """Something changed: publish within a second, however often this is called."""
@@ -115,62 +101,46 @@ class Heartbeat:
             self._wake.notify()
 
     def stop(self) -> None:
-        """Say that the box goes off in order, and end both threads."""
+        """Say that the box goes off in order, and end every thread."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._publisher.join(_STOP_WAIT_S)
-        if self._client.is_connected():
-            said = self._say(status_topic(self._gateway_id), self._status(BoxState.OFFLINE))
-            try:
-                said.wait_for_publish(_STOP_WAIT_S)
-            except (RuntimeError, ValueError) as error:  # the broker went away just now: the will speaks
-                _log.info("going offline could not be said", extra={"detail": error})
-        self._client.disconnect()
-        self._client.loop_stop()
+        if self._beating.is_alive():
+            self._beating.join(_STOP_WAIT_S)
+        goodbye = self._speech.status(BoxState.OFFLINE, self._speech.session)
+        if self._broker is not None:
+            self._broker.stop(goodbye)
+        if not self._beating.is_alive():
+            if self._over_https:
+                try:
+                    self._https.post([Saying(STATUS, goodbye, retain=True)])
+                except UplinkTransientError as error:
+                    _log.info("going offline could not be said", extra={"detail": error})
+            self._https.close()
         self._link.heartbeat(connected=False)
 
-    def _before_connect(self, client: mqtt.Client, _userdata: object) -> None:
-        self._session = secrets.token_hex(8)
-        self._since_utc = datetime.now(UTC)
-        will = self._status(BoxState.LOST).model_dump_json()
-        client.will_set(status_topic(self._gateway_id), will, qos=1, retain=True)
+    def _will(self) -> bytes:
+        """The last will of the session that the next connection will have, should it stand."""
+        self._next = self._speech.new_session()
+        return self._speech.status(BoxState.LOST, self._next)
 
-    def _connected(
-        self,
-        _client: mqtt.Client,
-        _userdata: object,
-        _flags: ConnectFlags,
-        reason: ReasonCode,
-        _properties: Properties | None,
-    ) -> None:
-        if reason.is_failure:
-            _log.warning("broker refused", extra={"reason": reason})
-            return
-        _log.info("broker connected", extra={"session": self._session})
+    def _begin(self, session: Session, *, over_https: bool) -> None:
+        self._speech.begin(session)
+        self._twin, self._over_https = False, over_https
+
+    def _session_stands(self) -> None:
+        self._begin(self._next, over_https=False)
         self._link.heartbeat(connected=True)
-        self._say(status_topic(self._gateway_id), self._status(BoxState.ONLINE))
-        self._published.clear()
         self.soon()
-        self._on_connected()
+        self._hearers.connected()
 
-    def _connect_failed(self, _client: mqtt.Client, _userdata: object) -> None:
-        _log.warning("broker away", extra={"reason": "no connection"})
+    def _broker_broken(self, why: str) -> None:
+        if not self._over_https:
+            self._link.heartbeat(connected=False, detail=why)
 
-    def _disconnected(
-        self,
-        _client: mqtt.Client,
-        _userdata: object,
-        _flags: DisconnectFlags,
-        reason: ReasonCode,
-        _properties: Properties | None,
-    ) -> None:
-        self._link.heartbeat(connected=False)
-        if reason.is_failure:
-            _log.warning("broker away", extra={"reason": reason})
-
-    def _publish_until_stopped(self) -> None:
-        last = float("-inf")
+    def _beat_until_stopped(self) -> None:
+        last = broker_seen = float("-inf")
+        began = time.monotonic()
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._asked or self._stopping, TELEMETRY_INTERVAL_S)
@@ -180,26 +150,67 @@ class Heartbeat:
                     return
                 self._asked = False
             last = time.monotonic()
-            if self._client.is_connected():
-                self._publish()
+            try:
+                # Taken with each beat, line or no line: what changes meanwhile becomes an event.
+                telemetry = self._reports.telemetry()
+                if self._broker is not None and self._broker.is_connected:
+                    broker_seen = last
+                    self._beat_over(self._broker, telemetry)
+                elif self._broker is None or last - max(began, broker_seen) >= self._https_after_s:
+                    self._beat_over_https(telemetry)
+            except UplinkTransientError as error:
+                self._https_failed(str(error))
+            except Exception:
+                # Whatever the box cannot say of itself now, it says at the next beat; receiving goes on.
+                _log.exception("heartbeat failed")
 
-    def _publish(self) -> None:
+    def _beat_over(self, broker: BrokerChannel, telemetry: Telemetry) -> None:
+        due = self._speech.due(telemetry)
+        self._speech.note_said(due, broker.say(due.sayings))
+
+    def _beat_over_https(self, telemetry: Telemetry) -> None:
+        if not self._over_https:
+            self._begin(self._speech.new_session(), over_https=True)
+            _log.info("heartbeats go over HTTPS", extra={"session": self._speech.session.name})
+        due = self._speech.due(telemetry)
+        taken = first_post(due.sayings)
+        answers = self._https.post(taken)
+        self._speech.note_said(due, len(taken))
+        self._link.heartbeat(connected=True, detail=broker_fault.TWIN if self._twin else "")
+        for below, payload in answers:
+            self._hear(below, payload)
+        if len(taken) < len(due.sayings):
+            self.soon()
+
+    def _https_failed(self, why: str) -> None:
+        if self._broker is None or self._over_https:
+            self._over_https = False  # the next one that gets through begins a session
+            self._link.heartbeat(connected=False, detail=why)
+        _log.warning("heartbeat not posted", extra={"reason": why})
+
+    def _hear(self, below: str, payload: bytes) -> None:
         try:
-            # Said with every beat: after a reconnection paho sends the former session's unanswered
-            # messages once more, and they must not have the last word.
-            self._say(status_topic(self._gateway_id), self._status(BoxState.ONLINE))
-            self._say(telemetry_topic(self._gateway_id), self._telemetry())
-            for scanner in self._equipment():
-                key = equipment_key(scanner.ae_title, scanner.address)
-                if self._published.get(key) != scanner:
-                    self._say(equipment_topic(self._gateway_id, key), scanner)
-                    self._published[key] = scanner
-        except Exception:
-            # Whatever the box cannot say of itself now, it says at the next beat; receiving goes on.
-            _log.exception("heartbeat failed")
+            if below == HEARD:
+                self._heard(Heard.model_validate_json(payload))
+            elif below == DESIRED:
+                if self._hearers.settings(Desired.model_validate_json(payload)):
+                    self.soon()
+            elif below == COMMAND:
+                self._hearers.command(Command.model_validate_json(payload))
+        except ValidationError as error:
+            _log.warning(
+                "central said what makes no sense", extra={"below": below, "errors": error.error_count()}
+            )
+        except OSError as error:
+            _log.warning("settings from central not kept", extra={"detail": error.strerror})
 
-    def _status(self, state: BoxState) -> Status:
-        return Status(state=state, session=self._session, since_utc=self._since_utc, version=self._version)
-
-    def _say(self, topic: str, message: BaseModel) -> mqtt.MQTTMessageInfo:
-        return self._client.publish(topic, message.model_dump_json(), qos=1, retain=True)
+    def _heard(self, heard: Heard) -> None:
+        if heard.events is not None:
+            self._outbox.acknowledge(heard.events)
+            if self._outbox.waiting(1):
+                self.soon()  # more than went at once
+        if heard.twin and not self._twin:
+            self._twin = True
+            self._link.heartbeat(connected=True, detail=broker_fault.TWIN)
+            self._outbox.add(EventKind.TWIN, broker_fault.TWIN)
+            _log.error("identity used twice", extra={"detail": broker_fault.TWIN})

@@ -1,6 +1,7 @@
 // The fleet page: one card a box, refreshed while it is looked at. State is said in words and in colour.
 
 import { bytes, element, fetchJson, keepFresh, say, span, time } from "./dom.js";
+import { membership, qrCode, showPending } from "./enrolments.js";
 
 const REFRESH_S = 5;
 const STATES = { online: "Online", offline: "Offline", lost: "Lost", never: "Never seen" };
@@ -8,6 +9,13 @@ const FULL = 0.9;  // of the disk, from which its bar warns
 const SOON_DAYS = 14;  // before a certificate's end, from which it warns
 
 const boxes = document.getElementById("boxes");
+const mayCommand = document.body.querySelector("[data-may-command]") !== null;
+const opened = new Set();  // what is unfolded stays so when the page is refreshed
+boxes.addEventListener("toggle", (event) => {
+  const key = `${event.target.closest("[data-gateway]").dataset.gateway} ${event.target.dataset.part}`;
+  if (event.target.open) opened.add(key); else if (event.target.isConnected) opened.delete(key);
+}, true);
+const pending = document.getElementById("pending");  // where may be decided who comes in
 const number = (count) => (count === null || count === undefined ? "–" : count.toLocaleString());
 
 function fact(label, value, { warn = false, note = null } = {}) {
@@ -34,13 +42,60 @@ function scanners(box, now) {
   const lines = box.equipment.map((scanner) => element("tr", {},
     element("td", {}, element("b", {}, scanner.ae_title)),
     element("td", { class: "code" }, scanner.address),
-    element("td", {}, scanner.last_store_at_utc ? `${span(scanner.last_store_at_utc, now)} ago` : "never"),
+    element("td", { class: scanner.silence === "silent" ? "warn" : null },
+      scanner.last_store_at_utc ? `${span(scanner.last_store_at_utc, now)} ago` : "never"),
+    element("td", {}, scanner.echo_ok === null ? "–" : scanner.echo_ok ? "answers" : "no answer"),
     element("td", { class: "number" }, number(scanner.instances)),
     element("td", { class: scanner.rejected ? "number warn" : "number" }, number(scanner.rejected))));
-  const heads = ["Scanner", "Address", "Last sent", "Images", "Rejected"].map((text, index) =>
-    element("th", { scope: "col", class: index > 2 ? "number" : null }, text));
+  const heads = ["Scanner", "Address", "Last sent", "C-ECHO", "Images", "Rejected"].map((text, index) =>
+    element("th", { scope: "col", class: index > 3 ? "number" : null }, text));
   return element("table", { class: "data" },
     element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines));
+}
+
+function happened(box) {
+  if (!box.events.length) return null;
+  const lines = box.events.map((event) => element("li", {}, time(event.at_utc), ` ${event.detail}`));
+  return element("details", { "data-part": "events", open: opened.has(`${box.gateway_id} events`) ? "" : null },
+    element("summary", {}, "What happened"), element("ul", {}, ...lines));
+}
+
+/** What an administrator may tell a box, and what became of the last few orders. */
+function orders(box) {
+  const tell = (label, kind, ask = null) => {
+    const button = element("button", { type: "button", "data-command": kind }, label);
+    button.addEventListener("click", () => command(box.gateway_id, kind, ask));
+    return button;
+  };
+  const last = box.commands.map((order) => element("li", { "data-state": order.state },
+    time(order.issued_at_utc), ` ${order.kind} by ${order.issued_by}: ${order.state}`, order.detail ? `, ${order.detail}` : "",
+    order.kind === "support-bundle" && order.state === "done"
+      ? element("a", { href: `/api/gateways/support/${box.gateway_id}/${order.id}` }, " (download)") : null));
+  return element("details", { "data-part": "orders", open: opened.has(`${box.gateway_id} orders`) ? "" : null },
+    element("summary", {}, "Commands"),
+    element("div", { class: "buttons" },
+      box.paused ? tell("Resume sending", "resume") : tell("Pause sending", "pause"),
+      tell("Send a study first", "prioritise", ["study_instance_uid", "Study Instance UID"]),
+      tell("C-ECHO a scanner", "echo", ["ae_title", "AE title of a scanner configured on the box"]),
+      tell("Support bundle", "support-bundle")),
+    last.length ? element("ul", {}, ...last) : null);
+}
+
+async function command(gatewayId, kind, ask) {
+  const wish = { gateway_id: gatewayId, kind };
+  if (ask) {
+    const value = window.prompt(ask[1]);
+    if (!value) return;
+    wish[ask[0]] = value.trim();
+  }
+  try {
+    await fetchJson("/api/gateways/command", {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(wish),
+    });
+    await load();
+  } catch (error) {
+    say(error.message);
+  }
 }
 
 function card(box, now) {
@@ -53,8 +108,9 @@ function card(box, now) {
       element("span", { class: "soft code" }, box.gateway_id),
       element("span", { class: `pill ${state}` }, box.revoked ? "Revoked" : STATES[box.state] ?? box.state),
       element("span", { class: "soft" }, since)),
-    box.accepting === false
+    box.accepting === false && !box.alerts.some((alert) => alert.kind === "not-accepting")
       ? element("p", { class: "message" }, "Its disk reserve is reached: scanners are told to send again later.") : null,
+    ...box.alerts.map((alert) => element("p", { class: "message", "data-alert": alert.kind }, alert.sentence)),
     element("dl", { class: "facts" },
       fact("Waiting to be sent", number(box.queue_objects), { note: box.queue_bytes === null ? null : bytes(box.queue_bytes) }),
       fact("Oldest waiting", box.oldest_unsent_at_utc ? span(box.oldest_unsent_at_utc, now)
@@ -62,14 +118,19 @@ function card(box, now) {
       fact("In quarantine", number(box.quarantined_objects), { warn: box.quarantined_objects > 0 }),
       disk(box),
       certificate(box, now),
-      fact("Version", box.version || "–")),
+      fact("Version", box.version || "–"),
+      box.temperature_c === null ? null : fact("Temperature", `${Math.round(box.temperature_c)} °C`)),
     scanners(box, now),
+    happened(box),
+    box.revoked || !mayCommand ? null : orders(box),
+    pending ? membership(box, showPairing, load, say) : null,
     stale ? element("p", { class: "note" }, "Numbers are of ", time(box.last_telemetry_at_utc), ".") : null);
 }
 
 async function load() {
   try {
     const fleet = await fetchJson("/api/fleet");
+    if (pending) await showPending(pending, fleet.now_utc, load, say);
     boxes.replaceChildren(...fleet.boxes.map((box) => card(box, fleet.now_utc)));
     document.getElementById("empty").hidden = fleet.boxes.length > 0;
     const counts = Object.keys(STATES).map((state) => [state, fleet.boxes.filter((box) => box.state === state).length]);
@@ -83,15 +144,29 @@ async function load() {
   }
 }
 
+function show(paired) {
+  document.getElementById("ask").hidden = paired;
+  document.getElementById("make").hidden = paired;
+  document.getElementById("answer").hidden = !paired;
+}
+
+/** The pairing string of `answer`, as text and as QR code; it is shown this once. */
+function showPairing(answer) {
+  const secret = document.getElementById("secret");
+  secret.value = answer.pairing;
+  document.getElementById("qr").replaceChildren(qrCode(answer.qr_svg));
+  document.getElementById("expires").textContent = new Date(answer.expires_at_utc).toLocaleTimeString();
+  say("", "pair-message");
+  show(true);
+  const dialog = document.getElementById("pairing");
+  if (!dialog.open) dialog.showModal();
+  secret.select();
+}
+
 function pairingDialog() {
   const dialog = document.getElementById("pairing");
   const form = document.getElementById("pair");
   const secret = document.getElementById("secret");
-  const show = (paired) => {
-    document.getElementById("ask").hidden = paired;
-    document.getElementById("make").hidden = paired;
-    document.getElementById("answer").hidden = !paired;
-  };
   document.getElementById("add").addEventListener("click", () => {
     form.reset();
     say("", "pair-message");
@@ -99,7 +174,11 @@ function pairingDialog() {
     dialog.showModal();
   });
   document.getElementById("close").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("close", () => { secret.value = ""; load(); });
+  dialog.addEventListener("close", () => {
+    secret.value = "";
+    document.getElementById("qr").replaceChildren();
+    load();
+  });
   document.getElementById("copy").addEventListener("click", async () => {
     secret.select();
     await navigator.clipboard?.writeText(secret.value).catch(() => {});
@@ -112,11 +191,7 @@ function pairingDialog() {
         headers: { "Content-Type": "application/json" },
         body: JSON.stringify({ name: form.elements.name.value.trim() }),
       });
-      secret.value = answer.pairing;
-      document.getElementById("expires").textContent = new Date(answer.expires_at_utc).toLocaleTimeString();
-      say("", "pair-message");
-      show(true);
-      secret.select();
+      showPairing(answer);
     } catch (error) {
       say(error.message, "pair-message");
     }

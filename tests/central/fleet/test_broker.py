@@ -18,7 +18,8 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from central.fleet.mosquitto import BrokerPlan, write_configuration, write_revocations
-from contract.heartbeat import BoxState, Status, status_topic
+from contract.command import COMMAND, CommandKind
+from contract.heartbeat import BoxState, Status, down_topic, status_topic
 from tests.central.app.house import Box, House, enrol
 from tests.ports import free_base_port
 
@@ -145,7 +146,7 @@ def test_a_box_is_online_then_lost_and_central_finds_back_to_a_broker_that_went(
     until(lambda: fleet.broker_state() == "connected", "found back by itself")
 
 
-def test_a_box_may_speak_below_its_own_name_only_and_hear_nothing(
+def test_a_box_may_speak_and_hear_below_its_own_name_only(
     house: House, broker: Broker, box: Box, tmp_path: Path
 ) -> None:
     other = enrol(house, tmp_path / "other", "ct2")
@@ -155,11 +156,33 @@ def test_a_box_may_speak_below_its_own_name_only_and_hear_nothing(
     assert speaker.connect()
     speaker.client.subscribe("dicomnet/#", qos=1)
     speaker.say(status_topic(other.gateway_id), online(other))
+    speaker.say(down_topic(other.gateway_id, COMMAND), b"{}")
+    speaker.say(down_topic(box.gateway_id, COMMAND), b"{}")  # not even to itself
     speaker.say(status_topic(box.gateway_id), online(box))
     until(lambda: state_of(house, "ct1") == "online", "its own counts")
     assert state_of(house, "ct2") == "never"
-    assert speaker.heard == []
+    house.central.fleet_rooms.correspondence.command("ct2", CommandKind.PAUSE, {}, "anna")
+    house.central.fleet_rooms.correspondence.command("ct1", CommandKind.RESUME, {}, "anna")
+    until(lambda: down_topic("ct1", COMMAND) in speaker.heard, "hears its own commands")
+    assert set(speaker.heard) == {down_topic("ct1", COMMAND)}
     speaker.close()
+
+
+def test_a_box_cannot_push_another_off_by_its_client_id(
+    house: House, broker: Broker, box: Box, tmp_path: Path
+) -> None:
+    other = enrol(house, tmp_path / "other", "ct2")
+    broker.start()
+    until(lambda: house.central.fleet.broker_state() == "connected", "connected")
+    victim = Speaker(broker.plan.port, box.tls(), box.gateway_id)
+    assert victim.connect()
+    thief = Speaker(broker.plan.port, other.tls(), box.gateway_id)
+    assert thief.connect()
+    thief.say(status_topic(other.gateway_id), online(other))
+    until(lambda: state_of(house, "ct2") == "online", "the broker goes by the certificate")
+    assert victim.client.is_connected()
+    victim.close()
+    thief.close()
 
 
 def test_nobody_comes_in_without_a_good_certificate(house: House, broker: Broker, box: Box) -> None:

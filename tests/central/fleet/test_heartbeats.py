@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from central.fleet.fleet import Fleet
+from central.fleet.commands import Commands
+from central.fleet.correspondence import Correspondence, Down
+from central.fleet.desired import DesiredSettings
+from central.fleet.events import Events
+from central.fleet.fleet import Ear, Fleet
 from central.fleet.heartbeats import Heartbeats
 from central.foundation import open_database
 from central.identity.authority import CertificateAuthority
-from central.identity.gateways import Gateways
+from central.identity.gateways import Gateways, requested_key
+from contract.enrolment import decode_request
 from contract.heartbeat import (
     LOST_AFTER_S,
     MAX_PAYLOAD_BYTES,
@@ -28,6 +33,14 @@ from contract.heartbeat import (
 from tests.central.app.house import new_key_and_request
 
 T0 = datetime(2030, 1, 1, tzinfo=UTC)
+SCANNER = (
+    b'{"ae_title":"CT1","address":"10.0.0.9","last_store_at_utc":"2030-01-01T00:00:00Z",'
+    b'"instances":1,"rejected":0}'
+)
+TELEMETRY = (
+    b'{"captured_at_utc":"2030-01-01T00:00:00Z","queue_objects":0,"queue_bytes":0,"quarantined_objects":0,'
+    b'"disk_total_bytes":1,"disk_free_bytes":1,"accepting":true,"memory_bytes":1,"uptime_s":1.5}'
+)
 
 
 class Scene:
@@ -38,31 +51,70 @@ class Scene:
         self.connected_s: float | None = 1e6
         self.db = open_database(folder / "central.sqlite3")
         self.gateways = Gateways(self.db, CertificateAuthority.open(folder))
-        self.box = self.gateways.enrol(
-            self.gateways.new_pairing("box").token, new_key_and_request()[1]
-        ).gateway_id
-        self.heartbeats = Heartbeats(self.db, self.gateways, lambda: self.now)
-        self.fleet = Fleet(self.gateways, self.heartbeats, self, lambda: self.now)  # type: ignore[arg-type]
+        _, request = new_key_and_request()
+        self.box, _ = self.gateways.register("box", requested_key(decode_request(request)))
+        self.said: list[Down] = []
+        self.heartbeats = Heartbeats(self.db, lambda: self.now)
+        self.commands = Commands(self.db, lambda: self.now)
+        self.correspondence, self.fleet = self.open(self)
+
+    def open(self, ear: Ear | None) -> tuple[Correspondence, Fleet]:
+        """As central does it at its start."""
+        events, desired = Events(self.db, lambda: self.now), DesiredSettings(self.db)
+        correspondence = Correspondence(
+            self.gateways, self.heartbeats, events, self.commands, desired, self.say, lambda: self.now
+        )
+        fleet = Fleet(
+            self.gateways,
+            self.heartbeats,
+            events,
+            self.commands,
+            desired,
+            ear,
+            correspondence.https_heard_at,
+            lambda: self.now,
+        )
+        return correspondence, fleet
+
+    def say(self, down: Down) -> bool:
+        if self.connected_s is not None:
+            self.said.append(down)
+        return self.connected_s is not None
+
+    def hear(self, topic: str, payload: bytes, *, retained: bool = False) -> bool:
+        return self.correspondence.hear_mqtt(topic, payload, retained)
 
     def connected_for_s(self) -> float | None:
         return self.connected_s
 
     def status(
-        self, state: BoxState, session: str = "a" * 16, since: datetime = T0, *, retained: bool = False
+        self,
+        state: BoxState,
+        session: str = "a" * 16,
+        since: datetime = T0,
+        *,
+        retained: bool = False,
+        boot: int = 0,
+        connection: int = 0,
+        run: str = "0" * 16,
     ) -> bool:
-        status = Status(state=state, session=session, since_utc=since, version="1")
-        return self.heartbeats.hear(
-            status_topic(self.box), status.model_dump_json().encode(), retained=retained
+        status = Status(
+            state=state,
+            session=session,
+            since_utc=since,
+            version="1",
+            boot=boot,
+            connection=connection,
+            run=run,
         )
+        return self.hear(status_topic(self.box), status.model_dump_json().encode(), retained=retained)
 
     def telemetry(self, at: datetime, *, retained: bool = False) -> bool:
         said = Telemetry(
             captured_at_utc=at, queue_objects=3, queue_bytes=30, quarantined_objects=1, disk_total_bytes=100,
             disk_free_bytes=50, accepting=True, memory_bytes=1, uptime_s=1,
         )  # fmt: skip
-        return self.heartbeats.hear(
-            telemetry_topic(self.box), said.model_dump_json().encode(), retained=retained
-        )
+        return self.hear(telemetry_topic(self.box), said.model_dump_json().encode(), retained=retained)
 
     def state(self) -> str:
         (box,) = self.fleet.boxes()
@@ -140,8 +192,9 @@ def test_what_was_heard_survives_a_restart(scene: Scene) -> None:
     scene.telemetry(T0)
     seen = Equipment(ae_title="CT/1#", address="10.0.0.9", first_seen_at_utc=T0, instances=7, rejected=1)
     topic = equipment_topic(scene.box, equipment_key(seen.ae_title, seen.address))
-    assert scene.heartbeats.hear(topic, seen.model_dump_json().encode(), retained=False)
-    again = Fleet(scene.gateways, Heartbeats(scene.db, scene.gateways), None)
+    assert scene.hear(topic, seen.model_dump_json().encode())
+    scene.heartbeats = Heartbeats(scene.db, lambda: scene.now)
+    _, again = scene.open(None)
     (box,) = again.boxes()
     assert (box.state, box.queue_objects, box.quarantined_objects) == ("online", 3, 1)
     assert [(scanner.ae_title, scanner.instances) for scanner in box.equipment] == [("CT/1#", 7)]
@@ -157,6 +210,10 @@ def test_what_was_heard_survives_a_restart(scene: Scene) -> None:
         ("dicomnet/v1/box/up/status", b"[" * MAX_PAYLOAD_BYTES),
         ("dicomnet/v1/box/up/telemetry", b" " * (MAX_PAYLOAD_BYTES + 1)),
         ("dicomnet/v1/box/up/other", b"{}"),
+        ("dicomnet/v1/box/up/equipment/" + "a" * 17, SCANNER),
+        ("dicomnet/v1/box/up/equipment/" + "a" * 16, SCANNER.replace(b"Z", b"")),  # a time without a zone
+        ("dicomnet/v1/box/up/telemetry", TELEMETRY.replace(b"1.5", b"NaN")),
+        ("dicomnet/v1/box/up/telemetry", TELEMETRY.replace(b"1.5", b"1e999")),
         ("dicomnet/v1/box/up/equipment/a/b", b"{}"),
         ("dicomnet/v1/box/down/status", b"{}"),
         ("dicomnet/v1/no-such-box/up/status", b"{}"),
@@ -165,15 +222,21 @@ def test_what_was_heard_survives_a_restart(scene: Scene) -> None:
     ],
 )
 def test_what_does_not_fit_is_ignored(scene: Scene, topic: str, payload: bytes) -> None:
-    assert not scene.heartbeats.hear(topic, payload, retained=False)
+    assert not scene.hear(topic, payload)
     assert scene.state() == "never"
+
+
+def test_the_same_without_the_fault_is_taken(scene: Scene) -> None:
+    """Or the cases above would prove nothing."""
+    assert scene.hear("dicomnet/v1/box/up/equipment/" + "a" * 16, SCANNER)
+    assert scene.hear("dicomnet/v1/box/up/telemetry", TELEMETRY)
 
 
 def test_a_box_cannot_fill_the_database_with_scanners(scene: Scene) -> None:
     def report(number: int) -> bool:
         seen = Equipment(ae_title="CT", address=str(number), first_seen_at_utc=T0, instances=0, rejected=0)
         topic = equipment_topic(scene.box, equipment_key("CT", str(number)))
-        return scene.heartbeats.hear(topic, seen.model_dump_json().encode(), retained=False)
+        return scene.hear(topic, seen.model_dump_json().encode())
 
     assert all(report(number) for number in range(256))
     assert not report(256)

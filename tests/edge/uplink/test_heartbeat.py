@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import signal
 import socket
@@ -16,26 +17,35 @@ from pathlib import Path
 
 import paho.mqtt.client as mqtt
 import pytest
+from jsonschema import Draft202012Validator, FormatChecker
 from paho.mqtt.enums import CallbackAPIVersion
 
+from contract.command import COMMAND, Command
 from contract.enrolment import BrokerAddress
 from contract.heartbeat import (
     BoxState,
     Equipment,
+    Info,
     Status,
     Telemetry,
+    down_topic,
     equipment_key,
     equipment_topic,
     status_topic,
     telemetry_topic,
 )
 from edge.uplink.enrolment import enrol
-from edge.uplink.heartbeat import Heartbeat
+from edge.uplink.heartbeat import Hearers, Heartbeat
 from edge.uplink.identity import Identity, IdentityStore
 from edge.uplink.link import Link
+from edge.uplink.outbox import Outbox
+from edge.uplink.remote import Remote
+from edge.uplink.run import Run
+from edge.uplink.speech import Reports
 from tests.edge.scripted_central import ScriptedCentral
 
 pytestmark = pytest.mark.needs("mosquitto")
+SCHEMAS = Path(__file__).parents[3] / "docs" / "formats" / "heartbeat"
 Eventually = Callable[[Callable[[], bool]], None]
 
 
@@ -71,6 +81,9 @@ class Broker:
         self._watcher.loop_stop()
         self.process.terminate()
         self.process.wait(10)
+        for topic, payload in self.log:
+            if "/up/" in topic:
+                check_said(topic, payload)
 
     def _heard(self, _client: mqtt.Client, _userdata: object, message: mqtt.MQTTMessage) -> None:
         self.log.append((message.topic, message.payload))
@@ -105,15 +118,51 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     running.stop()
 
 
+def check_said(topic: str, payload: bytes) -> None:
+    """What a box said fits the published schema of its topic, and holds nothing that the schema does not name."""
+    name = "up-" + topic.split("/")[4]
+    schema = json.loads((SCHEMAS / f"{name}.json").read_text())
+    said = json.loads(payload)
+    Draft202012Validator(schema, format_checker=FormatChecker()).validate(said)
+    assert set(said) <= set(schema["properties"]), topic
+
+
 class Box:
     """What a heartbeat asks for, changed at will."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(
+        self, identity: Identity, *, https_after_s: float = 3600, directory: Path | None = None
+    ) -> None:
+        directory = directory or identity.directory / "heartbeat"
         self.link = Link()
         self.queue_objects = 3
         self.scanners: list[Equipment] = []
+        self.commands: list[Command] = []
+        self.outbox = Outbox(directory)
+        self.remote = Remote(
+            directory,
+            {"log_level": "info", "echo_interval_s": 300},
+            {"log_level": lambda _: None, "echo_interval_s": lambda _: None},
+        )
         self.heartbeat = Heartbeat(
-            identity, self.link, version="9.9", telemetry=self.telemetry, equipment=lambda: self.scanners
+            identity,
+            self.link,
+            Run.begin(directory),
+            Reports(
+                version="9.9",
+                info=lambda: Info(
+                    version="9.9",
+                    ae_title="BOX",
+                    dicom_port=104,
+                    started_at_utc=datetime(2030, 1, 1, tzinfo=UTC),
+                ),
+                telemetry=self.telemetry,
+                equipment=lambda: self.scanners,
+                reported=self.remote.reported,
+            ),
+            Hearers(command=self.commands.append, settings=self.remote.desire, connected=lambda: None),
+            self.outbox,
+            https_after_s=https_after_s,
         )
 
     def telemetry(self) -> Telemetry:
@@ -241,3 +290,42 @@ def test_mutual_tls_admits_the_box_by_its_certificate(
         box.heartbeat.stop()
     finally:
         broker.stop()
+
+
+def test_a_broker_that_knows_no_mqtt_5_is_spoken_to_in_3_1_1(
+    central: ScriptedCentral, tmp_path: Path, eventually: Eventually
+) -> None:
+    port = _free_port()
+    old = subprocess.Popen([sys.executable, "-m", "demo.amqtt_broker", str(port)])
+    try:
+        _await_port(port)
+        box = Box(identity_with(central, tmp_path, BrokerAddress(host="127.0.0.1", port=port, tls=False)))
+        box.heartbeat.start()
+        eventually(lambda: box.link.status().heartbeat_connected)
+        box.heartbeat.stop()
+    finally:
+        old.terminate()
+        old.wait(10)
+
+
+def test_commands_over_a_plain_line_are_not_heard(
+    central: ScriptedCentral, broker: Broker, tmp_path: Path, eventually: Eventually
+) -> None:
+    command = Command(
+        id="0" * 32, kind="pause", issued_at_utc=datetime.now(UTC), expires_at_utc=datetime.now(UTC)
+    )
+    box = Box(identity_with(central, tmp_path, BrokerAddress(host="127.0.0.1", port=broker.port, tls=False)))
+    box.heartbeat.start()
+    eventually(lambda: box.link.status().heartbeat_connected)
+    intruder = mqtt.Client(CallbackAPIVersion.VERSION2)
+    intruder.connect("127.0.0.1", broker.watch_port)
+    intruder.loop_start()
+    topic = down_topic("gw-test", COMMAND)
+    intruder.publish(topic, command.model_dump_json(), qos=1).wait_for_publish(10)
+    box.queue_objects = 17
+    box.heartbeat.soon()  # a round through the same broker, behind the command
+    eventually(lambda: b'"queue_objects":17' in broker.said.get(telemetry_topic("gw-test"), (b"",))[0])
+    assert box.commands == []
+    box.heartbeat.stop()
+    intruder.disconnect()
+    intruder.loop_stop()

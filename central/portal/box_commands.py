@@ -1,0 +1,181 @@
+"""What an administrator may tell a box from the fleet page: commands, settings, and fetching a support bundle.
+
+Always true: only who has the privilege does any of it, and each try is on record before it counts, allowed or not.
+Whether a box obeys is seen on the fleet page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from central.access.policy import Privilege, has_privilege
+from central.access.problems import problem
+from central.access.web import audit_event, principal_of
+from central.audit.errors import AuditUnavailableError
+from central.audit.record import Action, Audit
+from contract.command import MAX_SETTINGS, Command, CommandKind, Desired, SettingValue
+from contract.errors import ContractError
+from contract.identifiers import check_ae_title, check_gateway_id, check_object_id, check_uid
+
+_MAX_BODY_BYTES: Final = 4096
+_SETTINGS: Final[TypeAdapter[dict[str, SettingValue]]] = TypeAdapter(dict[str, SettingValue])
+_PARAMS: Final[Mapping[CommandKind, tuple[str, Callable[[str], str]]]] = {
+    CommandKind.PRIORITISE: ("study_instance_uid", check_uid),
+    CommandKind.ECHO: ("ae_title", check_ae_title),
+}
+
+
+def routes(
+    audit: Audit,
+    *,
+    is_admitted: Callable[[str], bool],
+    command: Callable[[str, CommandKind, Mapping[str, str], str], Command],
+    desire: Callable[[str, Mapping[str, SettingValue]], Desired],
+    bundle: Callable[[str, str], Path | None],
+) -> list[BaseRoute]:
+    """Must be behind `RequireSignIn`.
+
+    Parameters
+    ----------
+    is_admitted : whether there is such a gateway, and it is not revoked.
+    command : tells a box something, on behalf of a user.
+    desire : wants a box to be set like this.
+    bundle : the support bundle that answered a command of a gateway.
+    """
+    desk = _Desk(audit, is_admitted, command, desire, bundle)
+    return [
+        Route("/api/gateways/command", desk.command, methods=["POST"]),
+        Route("/api/gateways/settings", desk.settings, methods=["POST"]),
+        Route("/api/gateways/support/{gateway_id}/{command_id}", desk.support),
+    ]
+
+
+class _Desk:
+    def __init__(
+        self,
+        audit: Audit,
+        is_admitted: Callable[[str], bool],
+        command: Callable[[str, CommandKind, Mapping[str, str], str], Command],
+        desire: Callable[[str, Mapping[str, SettingValue]], Desired],
+        bundle: Callable[[str, str], Path | None],
+    ) -> None:
+        self._audit = audit
+        self._is_admitted = is_admitted
+        self._command = command
+        self._desire = desire
+        self._bundle = bundle
+
+    async def command(self, request: Request) -> Response:
+        wish = await _wish(request)
+        return await run_in_threadpool(self._told, request, wish)
+
+    def _told(self, request: Request, wish: Mapping[str, Any]) -> Response:
+        if (refusal := self._refusal(request, wish)) is not None:
+            return refusal
+        gateway_id = str(wish["gateway_id"])
+        try:
+            kind = CommandKind(wish.get("kind", ""))
+            params = _params(kind, wish)
+        except ContractError as error:
+            return problem(400, str(error))
+        except ValueError:
+            return problem(400, f"there is no such command; there are {', '.join(CommandKind)}")
+        said = " ".join((gateway_id, kind.value, *params.values()))
+        if (unrecorded := self._record(request, Action.BOX_COMMAND, said)) is not None:
+            return unrecorded
+        given = self._command(gateway_id, kind, params, principal_of(request).username)
+        return JSONResponse({"id": given.id, "expires_at_utc": given.expires_at_utc.isoformat()}, 202)
+
+    async def settings(self, request: Request) -> Response:
+        wish = await _wish(request)
+        return await run_in_threadpool(self._set, request, wish)
+
+    def _set(self, request: Request, wish: Mapping[str, Any]) -> Response:
+        if (refusal := self._refusal(request, wish)) is not None:
+            return refusal
+        gateway_id = str(wish["gateway_id"])
+        try:
+            settings = _SETTINGS.validate_python(wish.get("settings"), strict=True)
+        except ValidationError:
+            return problem(400, 'send {"gateway_id": "…", "settings": {"<name>": <value>}}')
+        if len(settings) > MAX_SETTINGS:
+            return problem(400, f"at most {MAX_SETTINGS} settings")
+        said = f"{gateway_id} settings {json.dumps(settings)}"
+        if (unrecorded := self._record(request, Action.BOX_COMMAND, said)) is not None:
+            return unrecorded
+        return JSONResponse({"version": self._desire(gateway_id, settings).version}, 202)
+
+    def support(self, request: Request) -> Response:
+        ids = request.path_params
+        if (refusal := self._refusal(request, ids)) is not None:
+            return refusal
+        gateway_id = str(ids["gateway_id"])
+        try:
+            command_id = check_object_id(ids["command_id"])
+        except ContractError:
+            return problem(404, "there is no such bundle")
+        said = f"{gateway_id} support bundle {command_id}"
+        if (unrecorded := self._record(request, Action.BOX_COMMAND, said)) is not None:
+            return unrecorded
+        path = self._bundle(gateway_id, command_id)
+        if path is None:
+            return problem(404, "the box has not sent this bundle, or it was replaced by newer ones")
+        name = f"support-{gateway_id}-{command_id[:8]}.json.gz"
+        return FileResponse(
+            path, media_type="application/gzip", filename=name, headers={"Cache-Control": "no-store"}
+        )
+
+    def _refusal(self, request: Request, wish: Mapping[str, Any]) -> Response | None:
+        """Why not; a try without the right is on record."""
+        allowed = has_privilege(principal_of(request), Privilege.COMMAND_GATEWAY)
+        try:
+            gateway_id = check_gateway_id(str(wish.get("gateway_id", "")))
+        except ContractError:
+            gateway_id = ""
+        if not allowed:
+            try:
+                self._audit.record(audit_event(request, Action.BOX_COMMAND, "refused", gateway_id))
+            except AuditUnavailableError:
+                return problem(503, "the audit record cannot be written; try again later")
+            return problem(403, "your role may not tell a box what to do")
+        if not self._is_admitted(gateway_id):
+            return problem(404, "there is no such box, or it is revoked")
+        return None
+
+    def _record(self, request: Request, action: Action, detail: str) -> Response | None:
+        try:
+            self._audit.record(audit_event(request, action, "success", detail))
+        except AuditUnavailableError:
+            return problem(503, "the audit record cannot be written; try again later")
+        return None
+
+
+async def _wish(request: Request) -> dict[str, Any]:
+    """The JSON object of a small body; empty for anything else, which fits no route."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _MAX_BODY_BYTES:
+            return {}
+    try:
+        wish = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return wish if isinstance(wish, dict) else {}
+
+
+def _params(kind: CommandKind, wish: Mapping[str, Any]) -> dict[str, str]:
+    """What belongs to the command, checked. ContractError says what is wrong with it."""
+    if kind not in _PARAMS:
+        return {}
+    name, check = _PARAMS[kind]
+    return {name: check(str(wish.get(name, "")))}
