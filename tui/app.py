@@ -29,6 +29,7 @@ from tui.client import BoxAwayError, BoxClient, BoxError
 from tui.enrol import Enrol
 from tui.overview import Overview
 from tui.queue import Queue
+from tui.scanner_form import ScannerForm
 from tui.scanners import Scanners
 
 DEFAULT_SOCKET: Final = "/var/lib/dicomnet-edge/control.sock"
@@ -54,17 +55,28 @@ class BoxApp(App[None]):
     .away #banner { display: block; }
     .away TabbedContent { opacity: 50%; }
     TabPane { padding: 0; }
-    Overview, Enrol, #queue-title, #queue-detail, #scanner-detail, #echo-result { padding: 0 1; }
+    Overview, Enrol, #queue-title, #queue-detail, #scanner-title, #scanner-detail, #echo-result, #scanner-keys {
+        padding: 0 1;
+    }
     DataTable { height: 1fr; scrollbar-size-vertical: 1; }
     #queue-title { height: 1; }
     #queue-detail { height: 4; }
-    #scanner-detail { height: 3; }
-    #echo-result { height: 2; }
+    #scanner-title, #scanner-keys { height: 1; }
+    #scanner-detail { height: 5; }
+    #echo-result { height: 1; }
     #enrol-state, #enrol-result { margin: 1 0; }
     EchoForm { align: center middle; }
     #echo-form { width: 60; height: auto; padding: 1 2; border: round $primary; background: $surface; }
     #echo-form Horizontal { height: auto; }
     #echo-fault { height: auto; color: $error; }
+    ScannerForm, Confirm { align: center middle; }
+    #scanner-form, #confirm { width: 70; height: auto; padding: 1 2; border: round $primary; background: $surface; }
+    #scanner-form .buttons, #confirm .buttons { height: auto; margin: 1 0 0 0; }
+    #scanner-form .row { height: 1; }
+    #scanner-form .name { width: 13; }
+    #scanner-form Select, #scanner-form Input { width: 1fr; }
+    #scanner-form Button { margin: 0 2 0 0; }
+    #scanner-fault { height: auto; max-height: 3; margin: 1 0 0 0; }
     """
 
     def __init__(self, client: BoxClient) -> None:
@@ -166,8 +178,42 @@ class BoxApp(App[None]):
         self._tell(ask())
 
     @on(Queue.Hint)
-    def _hint(self, message: Queue.Hint) -> None:
-        self.notify(message.text, severity="warning")
+    @on(Scanners.Hint)
+    def _hint(self, message: Queue.Hint | Scanners.Hint) -> None:
+        self.notify(words.plain(message.text), severity="warning", markup=False)
+
+    @on(Scanners.Decide)
+    def _decide(self, message: Scanners.Decide) -> None:
+        async def ask() -> None:
+            self.query_one(Scanners).show(await self._client.decide(message.method, message.caller))
+            self.notify(words.plain(message.done), markup=False)
+
+        self._tell(ask())
+
+    @on(Scanners.Pin)
+    def _pin(self, message: Scanners.Pin) -> None:
+        async def ask() -> None:
+            self.query_one(Scanners).show(await self._client.save_scanner(message.entry))
+            self.notify(f"{words.plain(message.entry.ae_title)}: its certificate is pinned.", markup=False)
+
+        self._tell(ask())
+
+    @on(ScannerForm.Save)
+    def _save_scanner(self, message: ScannerForm.Save) -> None:
+        async def ask() -> None:
+            try:
+                scanners = await self._client.save_scanner(message.entry)
+            except BoxError as error:
+                if message.form.is_current:
+                    message.form.show_fault(str(error))
+                    return
+                raise  # the form was left meanwhile: told where every failure is
+            if message.form.is_current:
+                message.form.dismiss()
+            self.query_one(Scanners).show(scanners)
+            self.notify(f"{words.plain(message.entry.ae_title)} may send.", markup=False)
+
+        self._tell(ask())
 
     @on(Scanners.Echo)
     def _echo(self, message: Scanners.Echo) -> None:
@@ -192,7 +238,7 @@ class BoxApp(App[None]):
             except BoxError as error:
                 page.show_result(str(error), ok=False)
                 return
-            page.show_result(f"enrolled as {status.gateway_id}", ok=True)
+            page.show_result(status.link.enrolment or f"enrolled as {status.gateway_id}", ok=True)
             self._refresh_now.set()
 
         self._tell(ask())

@@ -17,9 +17,11 @@ from contract.control import (
     MAX_LINE_BYTES,
     Answer,
     BoxStatus,
+    CallerParams,
     EchoAnswer,
     EchoParams,
     QueueList,
+    ScannerEntry,
     ScannerList,
 )
 
@@ -64,6 +66,13 @@ class BoxClient:
 
     async def requeue(self, object_id: str) -> QueueList:
         return await self._ask("requeue", {"object_id": object_id}, QueueList)
+
+    async def decide(self, method: str, caller: CallerParams) -> ScannerList:
+        """`method`: approve, refuse or remove_scanner."""
+        return await self._ask(method, caller.model_dump(), ScannerList)
+
+    async def save_scanner(self, entry: ScannerEntry) -> ScannerList:
+        return await self._ask("save_scanner", entry.model_dump(), ScannerList)
 
     async def _ask(
         self, method: str, params: Mapping[str, object], shape: type[Shape], timeout_s: float = TIMEOUT_S

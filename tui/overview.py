@@ -11,12 +11,13 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from contract.control import BoxStatus
+from contract.control import BoxStatus, WorkflowStatus
 from tui import words
 
 _BAR_CELLS: Final = 20
 _DISK_TIGHT: Final = 0.1  # share of the disk that is free, below which the bar is yellow
 _CERTIFICATE_SOON_D: Final = 14
+_FULL_SOON_H: Final = 48  # a weekend
 
 
 class Overview(VerticalScroll):
@@ -36,7 +37,8 @@ def facts(status: BoxStatus) -> Table:
     table.add_column(overflow="fold")
     link = status.link
     table.add_row("Box", f"{status.gateway_id or '(not enrolled)'}, version {words.plain(status.version)}")
-    table.add_row("Listening", f"{words.plain(status.ae_title)} on {status.host} port {status.port}")
+    secured = f", TLS port {status.tls_port}" if status.tls_port is not None else ""
+    table.add_row("Listening", f"{words.plain(status.ae_title)} on {status.host} port {status.port}{secured}")
     table.add_row("Accepting", _accepting(status))
     table.add_row("Central", link_text(status))
     if link.detail:
@@ -50,10 +52,13 @@ def facts(status: BoxStatus) -> Table:
         f"oldest {words.age(status.oldest_unsent_at_utc)}",
     )
     table.add_row("Quarantine", _quarantine(status.quarantined_objects))
+    if status.workflow is not None and status.workflow.worklist_source != "off":
+        table.add_row("Worklist", _worklist(status.workflow))
     table.add_row(
         "Received", f"{words.count(status.received_objects, 'object')} in {words.age(status.started_at_utc)}"
     )
     table.add_row("Disk", _disk(status))
+    table.add_row("Disk check", _disk_check(status))
     table.add_row("Memory", f"{words.size(status.memory_bytes)}, process {status.pid}")
     return table
 
@@ -87,6 +92,16 @@ def _quarantine(objects: int) -> Text:
     return Text(f"✘ {words.count(objects, 'object')} to look at (page 2)", "red")
 
 
+def _worklist(workflow: WorkflowStatus) -> Text:
+    """How many, from where, how old; what keeps it from being fresh comes after it."""
+    refreshed = workflow.worklist_refreshed_at_utc
+    seen = f"{words.age(refreshed)} old" if refreshed else "never seen yet"
+    text = f"{words.count(workflow.worklist_items, 'item')} from {workflow.worklist_source}, {seen}"
+    if not workflow.worklist_error and refreshed:
+        return Text(f"✔ {text}", "green")
+    return Text(f"◌ {text}. {words.plain(workflow.worklist_error)}".rstrip(), "yellow")
+
+
 def _certificate(expires: datetime | None) -> Text:
     if expires is None:
         return Text("-")
@@ -99,8 +114,28 @@ def _certificate(expires: datetime | None) -> Text:
 
 def _disk(status: BoxStatus) -> Text:
     free = status.disk_free_bytes / max(1, status.disk_total_bytes)
-    colour = "yellow" if free < _DISK_TIGHT else "green"
-    return Text.assemble(
+    hours = status.hours_to_full
+    soon = hours is not None and hours < _FULL_SOON_H
+    colour = "yellow" if free < _DISK_TIGHT or soon else "green"
+    text = Text.assemble(
         (words.bar(1 - free, _BAR_CELLS), colour),
         f" {words.size(status.disk_free_bytes)} free of {words.size(status.disk_total_bytes)}",
     )
+    if hours:
+        text.append(f", full in about {words.count(max(1, round(hours)), 'hour')}", "yellow" if soon else "")
+    if status.retained_objects:
+        text.append(f"; {words.size(status.retained_bytes)} may go, central has them")
+    return text
+
+
+def _disk_check(status: BoxStatus) -> Text:
+    """When everything on the disk was last read and compared, and what came of it."""
+    if status.scrubbed_at_utc is None:
+        return Text("not yet; it runs while nothing is received")
+    read = f"{words.count(status.scrubbed_objects, 'file')} read {words.age(status.scrubbed_at_utc)} ago"
+    if status.scrub_damaged_objects:
+        damaged = words.count(status.scrub_damaged_objects, "object")
+        return Text(
+            f"✘ {damaged} DAMAGED, {read}: the disk may be failing (page 2 says what to do)", "bold red"
+        )
+    return Text(f"✔ nothing damaged, {read}", "green")

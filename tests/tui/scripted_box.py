@@ -6,9 +6,11 @@ import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 from contract.control import (
     BoxStatus,
+    CallerParams,
     EchoAnswer,
     EchoParams,
     EnrolParams,
@@ -17,6 +19,7 @@ from contract.control import (
     QueueEntry,
     QueueList,
     RequeueParams,
+    ScannerEntry,
     ScannerList,
 )
 from contract.heartbeat import Equipment
@@ -39,6 +42,7 @@ def status(**changes: object) -> BoxStatus:
         ae_title="DICOMNET",
         host="0.0.0.0",
         port=11112,
+        tls_port=2762,
         version="0.1.0",
         pid=4711,
         started_at_utc=NOW - timedelta(hours=3),
@@ -88,6 +92,11 @@ class ScriptedBox:
     echoed: list[EchoParams] = field(default_factory=list)
     enrolled: list[str] = field(default_factory=list)
     requeued: list[str] = field(default_factory=list)
+    unknown: Literal["accept", "refuse", "hold"] = "accept"
+    warning: str = ""
+    decided: list[tuple[str, str, str]] = field(default_factory=list)
+    saved: list[ScannerEntry] = field(default_factory=list)
+    save_error: str = ""
     hold: threading.Event = field(default_factory=threading.Event)  # cleared: echo waits
 
     def __post_init__(self) -> None:
@@ -100,10 +109,14 @@ class ScriptedBox:
             {
                 "status": lambda _: self.status,
                 "queue": lambda _: self._queue(),
-                "scanners": lambda _: ScannerList(scanners=self.scanners),
+                "scanners": lambda _: self._scanner_list(),
                 "echo": self._echo,
                 "enrol": self._enrol,
                 "requeue": self._requeue,
+                "approve": lambda params: self._decide("approve", params),
+                "refuse": lambda params: self._decide("refuse", params),
+                "remove_scanner": lambda params: self._decide("remove_scanner", params),
+                "save_scanner": self._save_scanner,
             },
         )
         self._server.start()
@@ -114,6 +127,36 @@ class ScriptedBox:
         if self._server is not None:
             self._server.stop()
             self._server = None
+
+    def _scanner_list(self) -> ScannerList:
+        return ScannerList(
+            scanners=self.scanners,
+            unknown=self.unknown,
+            warning=self.warning,
+            profiles=["lossless", "old-toolkit"],
+        )
+
+    def _decide(self, method: str, params: dict[str, object]) -> ScannerList:
+        caller = CallerParams.model_validate(params)
+        self.decided.append((method, caller.ae_title, caller.address))
+        standing = {"approve": "approved", "refuse": "refused", "remove_scanner": "unlisted"}[method]
+        self.scanners = [
+            one.model_copy(update={"standing": standing})
+            if one.ae_title == caller.ae_title and caller.address in ("", one.address)
+            else one
+            for one in self.scanners
+        ]
+        self.scanners.sort(key=lambda one: one.standing != "waiting")
+        return self._scanner_list()
+
+    def _save_scanner(self, params: dict[str, object]) -> ScannerList:
+        entry = ScannerEntry.model_validate(params)
+        if self.save_error:
+            raise ControlError(self.save_error)
+        self.saved.append(entry)
+        others = [one for one in self.scanners if one.ae_title != entry.ae_title]
+        self.scanners = [*others, approved(entry)]
+        return self._scanner_list()
 
     def _queue(self) -> QueueList:
         return QueueList(total=len(self.entries) if self.total is None else self.total, entries=self.entries)
@@ -138,6 +181,24 @@ class ScriptedBox:
             for one in self.entries
         ]
         return self._queue()
+
+
+def approved(entry: ScannerEntry) -> KnownScanner:
+    return KnownScanner(ae_title=entry.ae_title, address=entry.host, standing="approved", entry=entry)
+
+
+def waiting(ae_title: str, address: str) -> KnownScanner:
+    return KnownScanner(
+        ae_title=ae_title,
+        address=address,
+        standing="waiting",
+        attempts=12,
+        last_attempt_at_utc=NOW - timedelta(seconds=5),
+        called_ae_title="OLDBOX",
+        certificate="CN=ct1",
+        certificate_sha256="ab" * 32,
+        last_error=f"{ae_title} waits for approval",
+    )
 
 
 def scanner(ae_title: str, address: str, *, port: int | None = None, rejected: int = 0) -> KnownScanner:

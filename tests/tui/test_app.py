@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from textual.pilot import Pilot
 from textual.widgets import DataTable, Footer, Input, TabbedContent
 
 from contract.control import EchoAnswer, LinkStatus
+from tests.tui.driving import opened, seen, shows, until
 from tests.tui.scripted_box import CONNECTED, ScriptedBox, entry, scanner, status
 from tui.app import BoxApp
 from tui.client import BoxClient
@@ -20,43 +17,9 @@ from tui.client import BoxClient
 PAIRING = f"dicomnet-pair:1:central.example:8443:{'a' * 64}:{'b' * 32}"
 
 
-@pytest.fixture
-def box() -> Iterator[ScriptedBox]:
-    with tempfile.TemporaryDirectory(prefix="dn-") as directory:  # short: it is a socket's path
-        made = ScriptedBox(Path(directory) / "control.sock").start()
-        yield made
-        made.stop()
-
-
-@asynccontextmanager
-async def opened(box: ScriptedBox) -> AsyncIterator[Pilot[None]]:
-    app = BoxApp(BoxClient(box.path))
-    async with app.run_test(size=(80, 24), notifications=True) as pilot:
-        yield pilot
-
-
-def seen(pilot: Pilot[None]) -> str:
-    """What stands on the screen, line by line."""
-    strips = pilot.app.screen._compositor.render_strips()
-    return "\n".join("".join(segment.text for segment in strip) for strip in strips)
-
-
-async def until(pilot: Pilot[None], predicate: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if predicate():
-            return
-        await pilot.pause(0.05)
-    raise AssertionError(f"it did not come about; on the screen:\n{seen(pilot)}")
-
-
-async def shows(pilot: Pilot[None], *texts: str) -> None:
-    """Wait until every text is on the screen; line breaks and runs of spaces do not matter."""
-    await until(pilot, lambda: all(text in " ".join(seen(pilot).split()) for text in texts))
-
-
 async def test_the_overview_says_what_the_box_is_and_how_it_is(box: ScriptedBox) -> None:
     async with opened(box) as pilot:
-        await shows(pilot, "gw-ct2 ● connected", "DICOMNET on 0.0.0.0 port 11112", "✔ yes")
+        await shows(pilot, "gw-ct2 ● connected", "DICOMNET on 0.0.0.0 port 11112, TLS port 2762", "✔ yes")
         await shows(
             pilot, "12 objects, 32.4 MiB", "1 object to look at", "120 GiB free of 200 GiB", "58 days"
         )
@@ -166,7 +129,7 @@ async def test_a_failed_echo_is_said_with_what_to_do(box: ScriptedBox) -> None:
 async def test_anybody_can_be_asked_through_the_form(box: ScriptedBox) -> None:
     async with opened(box) as pilot:
         await pilot.press("3")
-        await shows(pilot, "No scanner is configured")
+        await shows(pilot, "No scanner is listed")
         await pilot.press("a")
         await shows(pilot, "C-ECHO to any DICOM application")
         box.status = status(gateway_id="gw-renamed")
