@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from contract.control import BoxStatus, WorkflowStatus
+from contract.control import BoxStatus, CommitmentStatus, WorkflowStatus
 from tui import words
 
 _BAR_CELLS: Final = 20
@@ -43,8 +43,13 @@ def facts(status: BoxStatus) -> Table:
     table.add_row("Central", link_text(status))
     if link.detail:
         table.add_row("", Text(words.plain(link.detail)))
+    for sentence in (link.enrolment, link.notice):
+        if sentence:
+            table.add_row("", Text(words.plain(sentence), "yellow"))
     table.add_row("Last receipt", _ago(link.last_receipt_at_utc))
     table.add_row("Heartbeat", _sign(link.heartbeat_connected, "connected", "not connected"))
+    if link.heartbeat_detail:
+        table.add_row("", Text(words.plain(link.heartbeat_detail)))
     table.add_row("Certificate", _certificate(link.certificate_expires_at_utc))
     table.add_row(
         "Queue",
@@ -54,6 +59,8 @@ def facts(status: BoxStatus) -> Table:
     table.add_row("Quarantine", _quarantine(status.quarantined_objects))
     if status.workflow is not None and status.workflow.worklist_source != "off":
         table.add_row("Worklist", _worklist(status.workflow))
+    if status.commitments is not None and (status.commitments.unreported or status.commitments.given_up):
+        table.add_row("Commitment", _commitments(status.commitments))
     table.add_row(
         "Received", f"{words.count(status.received_objects, 'object')} in {words.age(status.started_at_utc)}"
     )
@@ -90,6 +97,16 @@ def _quarantine(objects: int) -> Text:
     if not objects:
         return Text("✔ empty", "green")
     return Text(f"✘ {words.count(objects, 'object')} to look at (page 2)", "red")
+
+
+def _commitments(commitments: CommitmentStatus) -> Text:
+    """Reports that scanners have not taken yet, or never did."""
+    waiting = words.count(commitments.unreported, "report")
+    if not commitments.given_up:
+        return Text(f"◌ {waiting} to deliver", "yellow")
+    return Text(
+        f"✘ {waiting} to deliver, {commitments.given_up} given up: is the scanner's host set (page 3)?", "red"
+    )
 
 
 def _worklist(workflow: WorkflowStatus) -> Text:

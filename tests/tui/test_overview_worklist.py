@@ -12,8 +12,6 @@ from contract.control import WorkflowStatus
 from tests.tui.scripted_box import status
 from tui.overview import facts
 
-NOW = datetime.now(UTC)
-
 
 def page(workflow: WorkflowStatus | None) -> str:
     console = Console(file=StringIO(), width=80)
@@ -23,30 +21,28 @@ def page(workflow: WorkflowStatus | None) -> str:
 
 
 @pytest.mark.parametrize(
-    ("workflow", "says"),
+    ("workflow", "age", "says"),
     [
         (
-            WorkflowStatus(
-                worklist_source="central",
-                worklist_items=7,
-                worklist_refreshed_at_utc=NOW - timedelta(minutes=2, seconds=1),
-            ),
+            WorkflowStatus(worklist_source="central", worklist_items=7),
+            timedelta(minutes=2, seconds=1),
             ["✔ 7 items from central, 2 min old"],
         ),
         (
             WorkflowStatus(
                 worklist_source="upstream",
                 worklist_items=1,
-                worklist_refreshed_at_utc=NOW - timedelta(hours=5, seconds=1),
                 worklist_error="the worklist server RIS cannot be reached",
             ),
+            timedelta(hours=5, seconds=1),
             ["◌ 1 item from upstream, 5 h", "RIS cannot be reached"],
         ),
-        (WorkflowStatus(worklist_source="central"), ["◌ 0 items from central, never seen yet"]),
+        (WorkflowStatus(worklist_source="central"), None, ["◌ 0 items from central, never seen yet"]),
     ],
 )
-def test_the_line(workflow: WorkflowStatus, says: list[str]) -> None:
-    shown = page(workflow)
+def test_the_line(workflow: WorkflowStatus, age: timedelta | None, says: list[str]) -> None:
+    refreshed = datetime.now(UTC) - age if age else None
+    shown = page(workflow.model_copy(update={"worklist_refreshed_at_utc": refreshed}))
     for words in says:
         assert words in shown
 
