@@ -6,9 +6,6 @@ from pathlib import Path
 
 from contract.sealed_object import Aead, Codec
 
-ZSTD_LEVEL = 1
-"""Level 1 keeps up with a gigabit scanner on one core; level 3 saves 3 % more and halves the speed."""
-
 _UNCOMPRESSED = frozenset(
     {
         "1.2.840.10008.1.2",  # Implicit VR Little Endian
@@ -19,13 +16,15 @@ _UNCOMPRESSED = frozenset(
 _STANDARD_ROOT = "1.2.840.10008."
 
 
-def choose_codec(transfer_syntax_uid: str) -> Codec:
-    """ZSTD for what the scanner left uncompressed, STORED for encapsulated or deflated data.
+def choose_codec(transfer_syntax_uid: str, *, tight: bool) -> Codec:
+    """SEGMENTS for what the scanner left uncompressed if there is time for it, STORED for everything else.
 
-    A private transfer syntax says nothing about its content, so zstd tries: at worst it adds a few bytes.
+    A private transfer syntax says nothing about its content, so it is tried: at worst that adds a few bytes.
     """
+    if not tight:
+        return Codec.STORED
     if transfer_syntax_uid in _UNCOMPRESSED or not transfer_syntax_uid.startswith(_STANDARD_ROOT):
-        return Codec.ZSTD
+        return Codec.SEGMENTS
     return Codec.STORED
 
 

@@ -35,10 +35,13 @@ class DiskFullError(TransientSpoolError):
     ----------
     free_bytes : what was free when it was noticed; None when the write itself failed.
     reserve_bytes : what must stay free.
+    free_files : how many files more fit, where it is files that are short.
     """
 
-    def __init__(self, *, free_bytes: int | None, reserve_bytes: int) -> None:
+    def __init__(self, *, free_bytes: int | None, reserve_bytes: int, free_files: int | None = None) -> None:
         left = "no room is left" if free_bytes is None else f"{free_bytes} bytes are free"
+        if free_files is not None:
+            left = f"only {free_files} files more fit, {left}"
         super().__init__(f"the disk is full: {left}, {reserve_bytes} are kept in reserve")
         self.free_bytes = free_bytes
         self.reserve_bytes = reserve_bytes

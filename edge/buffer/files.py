@@ -1,12 +1,11 @@
-"""The spool's folders: where a sealed file lies, and how it gets there without ever being half there.
+"""The spool's folders, and the names in them.
 
-    incoming/<object id>.part              being written; nobody was told anything
-    objects/<first two>/<object id>.sealed whole and durable
-    quarantine/<object id>.sealed          whole and durable, waits for a person
+    objects/<first two>/<object id>.sealed   taken for an instance, or a name kept ready for one (empty)
+    quarantine/<object id>.sealed            waits for a person
 
-Always true: a name ending in ``.sealed`` is a complete file whose bytes were fsynced before it got the name.
-A crash leaves at most a ``.part`` file, or a sealed file no row knows yet; recovery handles both. Files are
-named by our object ids alone, never by anything a peer sent.
+Always true: the name of a file was durable before its first byte was written. Names are made ahead, sixty-four with
+one sync of their folder, so that an instance pays for its bytes alone. A crash leaves empty and torn files, which
+have no label (`edge.buffer.label`) and are swept. Files are named by our object ids, never by anything a peer sent.
 """
 
 from __future__ import annotations
@@ -14,18 +13,20 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
+import threading
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from contract.identifiers import InvalidIdentifierError, ObjectId, check_object_id
+from contract.identifiers import InvalidIdentifierError, ObjectId, check_object_id, new_object_id
 from edge.buffer.errors import SpoolInUseError
+from edge.buffer.sealed_file import AlignedBuffers, SealedFile, takes_direct_writes
 
 _SEALED = ".sealed"
-_PART = ".part"
 _SHARDS = [f"{number:02x}" for number in range(256)]
-_WRITE_BUFFER_BYTES = 1 << 17
+_NAMES_AT_ONCE = 64
 
 
 class Place(Enum):
@@ -33,6 +34,15 @@ class Place(Enum):
 
     OBJECTS = "objects"
     QUARANTINE = "quarantine"
+
+
+class Room(NamedTuple):
+    """What `statvfs` says. `total_files` is 0 on a file system that has no bound of its own for files."""
+
+    total_bytes: int
+    free_bytes: int
+    total_files: int
+    free_files: int
 
 
 class SpoolFiles:
@@ -48,22 +58,27 @@ class SpoolFiles:
         self.root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         root.chmod(0o700)
+        _fsync_directory(root.parent)
         self._owner = os.open(root / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self._owner)
             raise SpoolInUseError(f"another process is using the spool {root}") from error
+        self._buffers = AlignedBuffers()
+        self._naming = threading.Lock()
+        self._names: list[ObjectId] = []
         try:
             self._make_folders()
+            self._direct = takes_direct_writes(root)
         except OSError:
             self.close()
             raise
 
     def _make_folders(self) -> None:
         """All 256 shards are made once, so that a reception never has to make a parent durable as well."""
-        for name in ("incoming", Place.OBJECTS.value, Place.QUARANTINE.value):
-            (self.root / name).mkdir(mode=0o700, exist_ok=True)
+        for place in Place:
+            (self.root / place.value).mkdir(mode=0o700, exist_ok=True)
         objects = self.root / Place.OBJECTS.value
         present = {entry.name for entry in os.scandir(objects)}
         for shard in _SHARDS:
@@ -73,43 +88,54 @@ class SpoolFiles:
         _fsync_directory(self.root)
 
     def close(self) -> None:
+        """Give the directory back, without the names that were not used. May be called once."""
+        with self._naming:
+            for object_id in self._names:
+                with contextlib.suppress(OSError):  # recovery removes it as well
+                    self._sealed(object_id, Place.OBJECTS).unlink()
+            self._names = []
         os.close(self._owner)
 
-    def create_incoming(self, object_id: ObjectId) -> BinaryIO:
-        """A new, empty ``.part`` file of mode 0600."""
+    def new_file(self) -> tuple[ObjectId, SealedFile]:
+        """A file under a durable name of its own, open for writing."""
+        object_id = self._take_name()
+        return object_id, SealedFile(
+            self._sealed(object_id, Place.OBJECTS), self._buffers, direct=self._direct
+        )
+
+    def _take_name(self) -> ObjectId:
+        with self._naming:
+            if not self._names:
+                self._names = self._make_names()
+            return self._names.pop()
+
+    def _make_names(self) -> list[ObjectId]:
+        """Create empty files in one folder and make them durable together."""
+        shard = secrets.choice(_SHARDS)
+        names = [ObjectId(shard + new_object_id()[2:]) for _ in range(_NAMES_AT_ONCE)]
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self._incoming(object_id), flags, 0o600)
-        return open(descriptor, "wb", buffering=_WRITE_BUFFER_BYTES)
+        try:
+            for object_id in names:
+                os.close(os.open(self._sealed(object_id, Place.OBJECTS), flags, 0o600))
+            _fsync_directory(self.root / Place.OBJECTS.value / shard)
+        except OSError:
+            for object_id in names:
+                self.unlink(object_id)
+            raise
+        return names
 
-    def seal(self, object_id: ObjectId, file: BinaryIO, place: Place) -> None:
-        """Make a finished ``.part`` durable and give it its name: fsync file, rename, fsync directory.
-
-        A failed fsync is never tried again on the same descriptor: the kernel has marked the pages clean, so
-        a second one would succeed and prove nothing. The caller throws the file away and the peer resends.
-        """
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
-        target = self._sealed(object_id, place)
-        self._incoming(object_id).rename(target)
-        _fsync_directory(target.parent)
-
-    def discard_incoming(self, object_id: ObjectId, file: BinaryIO) -> None:
-        """Drop a ``.part`` file whatever state it is in."""
-        # Closing flushes what is buffered, which may fail once more when the disk is full; these bytes are
-        # being thrown away and the first failure was reported.
-        with contextlib.suppress(OSError):
-            file.close()
-        self._incoming(object_id).unlink(missing_ok=True)
-
-    def open_sealed(self, object_id: ObjectId) -> BinaryIO | None:
-        """The sealed file wherever it lies; None if it is gone."""
+    def open_file(self, object_id: ObjectId) -> BinaryIO | None:
+        """The file wherever it lies, label and all; None if it is gone."""
         for place in Place:
             try:
                 return self._sealed(object_id, place).open("rb")
             except FileNotFoundError:
                 continue
         return None
+
+    def place_of(self, object_id: ObjectId) -> Place | None:
+        """Where the file lies; None if it is gone."""
+        return next((place for place in Place if self._sealed(object_id, place).exists()), None)
 
     def move(self, object_id: ObjectId, to: Place) -> bool:
         """Bring a sealed file to `to`; True if it had to be moved. FileNotFoundError if it is nowhere."""
@@ -133,36 +159,39 @@ class SpoolFiles:
             found = True
         return found
 
-    def sweep_incoming(self) -> int:
-        """Delete every torn file a former life left; how many there were."""
-        torn = list((self.root / "incoming").iterdir())
-        for path in torn:
-            path.unlink()
-        return len(torn)
-
-    def sealed_files(self) -> Iterator[tuple[ObjectId, Place, int]]:
-        """Every sealed file with its place and size in bytes. Names that are not ours are left alone."""
+    def sealed_files(self) -> Iterator[tuple[ObjectId, Place]]:
+        """Every sealed file and its place. Names that are not ours are left alone."""
         folders = [(self.root / Place.OBJECTS.value / shard, Place.OBJECTS) for shard in _SHARDS]
         folders.append((self.root / Place.QUARANTINE.value, Place.QUARANTINE))
         for folder, place in folders:
             for entry in os.scandir(folder):
                 object_id = _object_id_of(entry.name)
                 if object_id is not None:
-                    yield object_id, place, entry.stat().st_size
+                    yield object_id, place
 
-    def room(self) -> tuple[int, int]:
-        """Total and free bytes of the file system, as far as this user may fill it."""
+    def size_of(self, object_id: ObjectId) -> int:
+        """Bytes of the file wherever it lies, label and all; 0 if it is gone."""
+        place = self.place_of(object_id)
+        return 0 if place is None else self._sealed(object_id, place).stat().st_size
+
+    def written_at_ns(self, object_id: ObjectId) -> int:
+        """When the file got its last byte, in nanoseconds since 1970; 0 if it is gone."""
+        place = self.place_of(object_id)
+        return 0 if place is None else self._sealed(object_id, place).stat().st_mtime_ns
+
+    def room(self) -> Room:
+        """Of the file system, as far as this user may fill it."""
         found = os.statvfs(self.root)
-        return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
-
-    def _incoming(self, object_id: ObjectId) -> Path:
-        return self.root / "incoming" / (object_id + _PART)
+        return Room(
+            total_bytes=found.f_blocks * found.f_frsize,
+            free_bytes=found.f_bavail * found.f_frsize,
+            total_files=found.f_files,
+            free_files=found.f_favail,
+        )
 
     def _sealed(self, object_id: ObjectId, place: Place) -> Path:
-        folder = self.root / place.value
-        if place is Place.OBJECTS:
-            folder /= object_id[:2]
-        return folder / (object_id + _SEALED)
+        shard = f"{object_id[:2]}/" if place is Place.OBJECTS else ""
+        return self.root / f"{place.value}/{shard}{object_id}{_SEALED}"
 
 
 def _object_id_of(name: str) -> ObjectId | None:

@@ -1,22 +1,31 @@
 """One instance on its way in: a sealed file that grows as the bytes arrive, then is kept, or is gone.
 
-The order that makes an acknowledgement true: write → fsync file → rename → fsync directory → commit the row.
-When `commit` returns, success may be answered; when anything fails before that, the file is removed and the
-error raised, and the sender, never told success, keeps its copy. A crash leaves a ``.part`` file (swept) or a
-sealed file without a row (set aside); never a row without a file.
+The order that makes an acknowledgement true: write, label, sync, row. Bytes and label become durable together with
+one sync of a file whose name was durable before; the row is a copy of the label and needs no sync of its own. When
+`commit` returns, success may be answered; when anything fails before that, the file is removed and the error
+raised, and the sender, never told success, keeps its copy. A crash leaves a file without a sound label (swept) or
+a labelled one without a row (recovery makes the row).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import BinaryIO, Protocol
+from typing import Protocol, TypeVar
 
 from contract.identifiers import ObjectId
+from contract.pixel_rows import PixelLayout
 from contract.sealed_object import Content, SealedObjectWriter
-from edge.buffer.errors import SpoolError, storage_error
-from edge.buffer.files import Place, SpoolFiles
+from contract.segment_coder import SegmentCoder
+from edge.buffer.coding_pace import CodingPace
+from edge.buffer.errors import storage_error
+from edge.buffer.label import Label
 from edge.buffer.records import InstanceIdentity, Origin, Stored
+from edge.buffer.sealed_file import SealedFile
+
+Outcome = TypeVar("Outcome")
 
 _ROOM_CHECK_BYTES = 64 << 20  # a gigabyte study must notice on its way in that the reserve is reached
 
@@ -32,19 +41,11 @@ class Registrar(Protocol):
 
     def duplicate_of(self, sop_instance_uid: str, sha256: str) -> ObjectId | None: ...
 
-    def register(
-        self,
-        object_id: ObjectId,
-        origin: Origin,
-        identity: InstanceIdentity,
-        content: Content,
-        stored_bytes: int,
-    ) -> ObjectId:
+    def register(self, label: Label, identity: InstanceIdentity) -> ObjectId:
         """Commit the row of a durable file; the id of the object that holds the bytes (an older one: duplicate)."""
 
-    def register_quarantined(
-        self, object_id: ObjectId, origin: Origin, content: Content, stored_bytes: int, reason: str
-    ) -> None: ...
+    def register_quarantined(self, label: Label) -> None:
+        """Move a durable file to quarantine and commit its row."""
 
 
 class Reception:
@@ -54,24 +55,38 @@ class Reception:
         self,
         object_id: ObjectId,
         origin: Origin,
-        files: SpoolFiles,
+        file: SealedFile,
         registrar: Registrar,
-        make_writer: Callable[[BinaryIO], SealedObjectWriter],
+        writer: SealedObjectWriter,
+        coder: SegmentCoder | None,
+        pace: CodingPace,
     ) -> None:
         self.object_id = object_id
         self._origin = origin
-        self._files = files
+        self._file = file
         self._registrar = registrar
+        self._writer = writer
+        self._coder = coder
+        self._pace = pace
+        self._spent_s = 0.0
         self._open = True
-        self._sealed = False
         self._room_checked_at_bytes = 0
-        self._file: BinaryIO | None = None
-        try:
-            self._file = files.create_incoming(object_id)
-            self._writer = make_writer(self._file)
-        except OSError as error:
-            self.discard()
-            raise storage_error(error, reserve_bytes=registrar.reserve_bytes) from error
+
+    @property
+    def wants_pixels(self) -> bool:
+        """Whether `begin_pixels` would be of use."""
+        return self._coder is not None
+
+    def begin_pixels(self, layout: PixelLayout, size_bytes: int) -> None:
+        """Say that the next `size_bytes` are uncompressed pixels; they are then coded as such where it pays.
+
+        Raises
+        ------
+        DiskFullError, StorageFailedError : the reception has discarded itself.
+        """
+        if self._coder is not None:
+            coder = self._coder
+            self._attempt(lambda: self._writer.take(coder.begin_pixels(layout, size_bytes)))
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Add bytes of the Part 10 file; `data` may be reused by the caller at once.
@@ -80,17 +95,13 @@ class Reception:
         ------
         DiskFullError, StorageFailedError : the reception has discarded itself.
         """
-        try:
-            self._writer.write(data)
-            if self._writer.stored_bytes - self._room_checked_at_bytes >= _ROOM_CHECK_BYTES:
-                self._room_checked_at_bytes = self._writer.stored_bytes
-                self._registrar.check_room()
-        except OSError as error:
-            self.discard()
-            raise storage_error(error, reserve_bytes=self._registrar.reserve_bytes) from error
-        except SpoolError:
-            self.discard()
-            raise
+        self._attempt(lambda: self._write(data))
+
+    def _write(self, data: bytes | bytearray | memoryview) -> None:
+        self._writer.write(data)
+        if self._writer.stored_bytes - self._room_checked_at_bytes >= _ROOM_CHECK_BYTES:
+            self._room_checked_at_bytes = self._writer.stored_bytes
+            self._registrar.check_room()
 
     def commit(self, identity: InstanceIdentity) -> Stored:
         """Make the instance durable. Only after this returns may the sender be told success.
@@ -100,16 +111,21 @@ class Reception:
         TransientSpoolError : nothing was kept.
         """
 
-        def keep(content: Content, file: BinaryIO) -> ObjectId:
+        def keep(content: Content) -> ObjectId:
             known = self._registrar.duplicate_of(identity.sop_instance_uid, content.sha256)
             if known is not None:
-                return known  # spares the fsyncs; a duplicate that appears from here on is found by register
-            self._seal(file, Place.OBJECTS)
-            return self._registrar.register(
-                self.object_id, self._origin, identity, content, self._writer.stored_bytes
-            )
+                return known  # spares the sync; a duplicate that appears from here on is found by register
+            label = self._label(content, identity, None)
+            self._file.finish(label)
+            return self._registrar.register(label, identity)
 
         content, kept_as = self._finish(keep)
+        self._pace.note(
+            self._origin,
+            size_bytes=content.size_bytes,
+            spent_s=self._spent_s,
+            tight=self._coder is not None,
+        )
         return Stored(
             object_id=kept_as,
             outcome="stored" if kept_as == self.object_id else "duplicate",
@@ -126,11 +142,10 @@ class Reception:
         TransientSpoolError : nothing was kept.
         """
 
-        def keep(content: Content, file: BinaryIO) -> ObjectId:
-            self._seal(file, Place.QUARANTINE)
-            self._registrar.register_quarantined(
-                self.object_id, self._origin, content, self._writer.stored_bytes, reason
-            )
+        def keep(content: Content) -> ObjectId:
+            label = self._label(content, None, reason)
+            self._file.finish(label)
+            self._registrar.register_quarantined(label)
             return self.object_id
 
         self._finish(keep)
@@ -140,10 +155,7 @@ class Reception:
         if not self._open:
             return
         self._open = False
-        if self._file is not None:
-            self._files.discard_incoming(self.object_id, self._file)
-        if self._sealed:
-            self._files.unlink(self.object_id)
+        self._file.discard()
 
     def __enter__(self) -> Reception:
         return self
@@ -153,26 +165,42 @@ class Reception:
     ) -> None:
         self.discard()
 
-    def _finish(self, keep: Callable[[Content, BinaryIO], ObjectId]) -> tuple[Content, ObjectId]:
-        """Complete the sealed stream and let `keep` place it; on any failure leave nothing behind."""
-        if not self._open or self._file is None:
+    def _label(self, content: Content, identity: InstanceIdentity | None, reason: str | None) -> Label:
+        return Label(
+            object_id=self.object_id,
+            origin=self._origin,
+            identity=identity,
+            sha256=content.sha256,
+            size_bytes=content.size_bytes,
+            stored_bytes=self._writer.stored_bytes,
+            received_at_utc=datetime.now(UTC),
+            reason=reason,
+        )
+
+    def _finish(self, keep: Callable[[Content], ObjectId]) -> tuple[Content, ObjectId]:
+        """Complete the sealed stream and let `keep` make it durable; on any failure leave nothing behind."""
+        if not self._open:
             raise RuntimeError("this reception has ended")
+        content, kept_as = self._attempt(lambda: self._complete(keep))
+        if kept_as != self.object_id:
+            self.discard()
+        self._open = False
+        return content, kept_as
+
+    def _complete(self, keep: Callable[[Content], ObjectId]) -> tuple[Content, ObjectId]:
+        content = self._writer.finish()
+        return content, keep(content)
+
+    def _attempt(self, step: Callable[[], Outcome]) -> Outcome:
+        """Run `step`; on any failure leave nothing behind, and say a disk's in this room's terms."""
+        began_s = time.monotonic()
         try:
-            content = self._writer.finish()
-            kept_as = keep(content, self._file)
+            return step()
         except OSError as error:
             self.discard()
             raise storage_error(error, reserve_bytes=self._registrar.reserve_bytes) from error
         except BaseException:
             self.discard()
             raise
-        if kept_as != self.object_id:
-            self.discard()
-        self._open = False
-        return content, kept_as
-
-    def _seal(self, file: BinaryIO, place: Place) -> None:
-        self._sealed = (
-            True  # before the fact: a failure between rename and return must remove the new name too
-        )
-        self._files.seal(self.object_id, file, place)
+        finally:
+            self._spent_s += time.monotonic() - began_s

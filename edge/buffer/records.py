@@ -96,6 +96,7 @@ class ObjectRow:
     last_error: str | None
     has_receipt: bool
     freed_at_utc: datetime | None
+    damaged: bool = False  # the disk has changed or lost its file
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,19 @@ class Depth:
 
 
 @dataclass(frozen=True)
+class SealedRow:
+    """What the index says of a sealed file, for whoever compares the two. `sequence`: its place in the order."""
+
+    sequence: int
+    object_id: ObjectId
+    state: State
+    stored_bytes: int
+    sha256: str | None
+    sop_instance_uid: str | None
+    calling_ae_title: str
+
+
+@dataclass(frozen=True)
 class ScannerSeen:
     """A sender as known by its calling AE title and address, since the index was made.
 
@@ -151,16 +165,37 @@ class ScannerSeen:
 
 @dataclass(frozen=True)
 class Disk:
-    """Room on the file system that holds the spool."""
+    """Room on the file system that holds the spool.
+
+    Attributes
+    ----------
+    low_water_bytes : below it, what central has and the site keeps (state `retained`) is freed, oldest first.
+    free_files, reserve_files : how many files more fit, and how many must; zeros where nobody counts them.
+    hours_to_full : until nothing is taken in any more, at the pace of late; None: not soon, or not known.
+    """
 
     total_bytes: int
     free_bytes: int
     reserve_bytes: int
+    low_water_bytes: int = 0
+    free_files: int = 0
+    reserve_files: int = 0
+    hours_to_full: float | None = None
 
     @property
     def accepting(self) -> bool:
         """False while less than the reserve is free; scanners are then told 0xA700 and try again."""
-        return self.free_bytes >= self.reserve_bytes
+        return self.free_bytes >= self.reserve_bytes and self.free_files >= self.reserve_files
+
+    @property
+    def low_by_bytes(self) -> int:
+        """What is missing to the low-water mark, or to the reserve where that is higher."""
+        return max(0, max(self.reserve_bytes, self.low_water_bytes) - self.free_bytes)
+
+    @property
+    def low_by_files(self) -> int:
+        """The same of files: twice the reserve is their low-water mark."""
+        return max(0, 2 * self.reserve_files - self.free_files)
 
 
 @dataclass(frozen=True)
@@ -170,18 +205,22 @@ class RecoveryReport:
     Attributes
     ----------
     torn_files : unfinished files swept; their senders were never told success.
+    files_adopted : whole files whose row the power cut took, or the lost index; made again from their labels.
     leases_dropped : objects that were being sent and are ready again.
     frees_finished : objects whose receipt was kept but whose file was still there.
     files_moved : files found in the folder of another state than their row's.
-    files_set_aside : files no row knew, now in quarantine.
+    files_set_aside : files whose bytes do not fit their label, or that have none; now in quarantine.
     files_missing : rows that lost their file: this is damage and wants a person.
     index_rebuilt : the index could not be read, was put aside and begun anew.
+    unverified_from : place in the order of the first object taken in from its label alone; 0 if there is none.
     """
 
     torn_files: int = 0
     leases_dropped: int = 0
     frees_finished: int = 0
     files_moved: int = 0
+    files_adopted: int = 0
     files_set_aside: int = 0
     files_missing: int = 0
     index_rebuilt: bool = False
+    unverified_from: int = 0

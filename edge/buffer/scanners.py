@@ -1,8 +1,8 @@
 """Who sends to this box, and what was refused: what a technician looks at first.
 
-Counts of stored instances change in the same transaction as the instance's row. Refusals are held in memory
-and written with the next transaction or question, because a refusal is not worth an fsync: an attacker
-would buy one for each connection. A crash loses at most the refusals since then. The table is bounded.
+Counts are kept in memory and written when somebody asks (the heartbeat does, every half minute) or at the end: an
+instance should not pay for a statistic, and an attacker should not buy a write for each connection. A crash loses
+what was counted since then. Table and memory are bounded.
 """
 
 from __future__ import annotations
@@ -19,20 +19,17 @@ from edge.buffer.tables import Scanner, utc_from_text, utc_text
 MAX_SCANNERS = 512
 """More than any hospital points at one box; the rest are made-up names, and the longest silent goes first."""
 
-# Runs with every instance, so it is written out, as in `edge.buffer.index`.
-_COUNT = """
-    UPDATE scanners SET
-        instances = instances + ?, size_bytes = size_bytes + ?, rejected = rejected + ?, last_seen_at_utc = ?,
-        last_error = COALESCE(?, last_error), last_store_at_utc = COALESCE(?, last_store_at_utc)
-    WHERE calling_ae_title = ? AND peer_address = ?
-"""
 
+@dataclass
+class _Counts:
+    """What happened since the last write."""
 
-@dataclass(frozen=True)
-class _Refusals:
-    count: int
-    reason: str
-    at_utc: str
+    instances: int = 0
+    size_bytes: int = 0
+    rejected: int = 0
+    last_error: str | None = None
+    last_seen_at_utc: str = ""
+    last_store_at_utc: str | None = None
 
 
 class ScannerBook:
@@ -40,28 +37,40 @@ class ScannerBook:
 
     def __init__(self, index: SpoolIndex) -> None:
         self._index = index
-        self._pending: dict[tuple[str, str], _Refusals] = {}
+        self._pending: dict[tuple[str, str], _Counts] = {}
 
     def note_store(self, origin: Origin, *, instances: int, size_bytes: int) -> None:
-        """Count what was stored (zero for a duplicate). To be called inside the index's transaction."""
-        now = utc_text(datetime.now(UTC))
-        key = (origin.calling_ae_title, origin.peer_address)
-        self._change(key, now, instances=instances, size_bytes=size_bytes, last_store_at_utc=now)
-        self._write_pending()
+        """Count what was stored (zero for a duplicate)."""
+        counts = self._counts((origin.calling_ae_title, origin.peer_address))
+        if counts is None:
+            return
+        counts.instances += instances
+        counts.size_bytes += size_bytes
+        counts.last_store_at_utc = counts.last_seen_at_utc
 
     def note_rejection(self, calling_ae_title: str, peer_address: str, reason: str) -> None:
-        key = (calling_ae_title, peer_address)
-        held = self._pending.get(key)
-        if held is None and len(self._pending) >= MAX_SCANNERS:
-            return
-        count = held.count + 1 if held else 1
-        self._pending[key] = _Refusals(count, reason, utc_text(datetime.now(UTC)))
+        counts = self._counts((calling_ae_title, peer_address))
+        if counts is not None:
+            counts.rejected += 1
+            counts.last_error = reason
+
+    def _counts(self, key: tuple[str, str]) -> _Counts | None:
+        """Where to count for a sender, now; None where made-up names have filled the memory."""
+        counts = self._pending.get(key)
+        if counts is None:
+            if len(self._pending) >= MAX_SCANNERS:
+                return None
+            counts = self._pending[key] = _Counts()
+        counts.last_seen_at_utc = utc_text(datetime.now(UTC))
+        return counts
 
     def flush(self) -> None:
         """Write what is held in memory."""
         if self._pending:
-            with self._index.transaction():
-                self._write_pending()
+            with self._index.transaction(durable=False):
+                for key, counts in self._pending.items():
+                    self._write(key, counts)
+            self._pending.clear()
 
     def all(self) -> list[ScannerSeen]:
         """Everyone who called, latest first."""
@@ -83,39 +92,34 @@ class ScannerBook:
         ]
 
     def last_store_at_utc(self) -> datetime | None:
+        self.flush()
         text = Scanner.select(fn.MAX(Scanner.last_store_at_utc)).scalar(self._index.db)
         return None if text is None else utc_from_text(text)
 
-    def _write_pending(self) -> None:
-        for key, refusals in self._pending.items():
-            self._change(key, refusals.at_utc, rejected=refusals.count, last_error=refusals.reason)
-        self._pending.clear()
-
-    def _change(
-        self,
-        key: tuple[str, str],
-        seen_at_utc: str,
-        *,
-        instances: int = 0,
-        size_bytes: int = 0,
-        rejected: int = 0,
-        last_error: str | None = None,
-        last_store_at_utc: str | None = None,
-    ) -> None:
-        counted = (instances, size_bytes, rejected, seen_at_utc, last_error, last_store_at_utc, *key)
-        if self._index.execute(_COUNT, counted).rowcount:
+    def _write(self, key: tuple[str, str], counts: _Counts) -> None:
+        here = (Scanner.calling_ae_title == key[0]) & (Scanner.peer_address == key[1])
+        latest = {
+            "last_seen_at_utc": counts.last_seen_at_utc,
+            "last_error": counts.last_error,
+            "last_store_at_utc": counts.last_store_at_utc,
+        }
+        known = Scanner.update(
+            instances=Scanner.instances + counts.instances,
+            size_bytes=Scanner.size_bytes + counts.size_bytes,
+            rejected=Scanner.rejected + counts.rejected,
+            **{name: value for name, value in latest.items() if value is not None},
+        )
+        if known.where(here).execute(self._index.db):
             return
         self._make_room()
         Scanner.insert(
             calling_ae_title=key[0],
             peer_address=key[1],
-            instances=instances,
-            size_bytes=size_bytes,
-            rejected=rejected,
-            last_error=last_error,
-            first_seen_at_utc=seen_at_utc,
-            last_seen_at_utc=seen_at_utc,
-            last_store_at_utc=last_store_at_utc,
+            instances=counts.instances,
+            size_bytes=counts.size_bytes,
+            rejected=counts.rejected,
+            first_seen_at_utc=counts.last_seen_at_utc,
+            **latest,
         ).execute(self._index.db)
 
     def _make_room(self) -> None:

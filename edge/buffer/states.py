@@ -11,10 +11,13 @@ both take it.
 | claim       | ready, sending (lapsed)  | sending      | uplink takes it under a lease                      |
 | release     | sending                  | ready        | the link failed; again later                       |
 | acknowledge | sending                  | acknowledged | central's receipt was verified and is kept         |
-| free        | acknowledged             | freed        | the file may go                                    |
+| retain      | acknowledged             | retained     | the site wants it near for a while                 |
+| free        | acknowledged, retained   | freed        | the file may go: its time or the room is over      |
 | set aside   | sending                  | quarantined  | central refuses it for good; kept for a person     |
 | requeue     | quarantined (answered)   | ready        | a person says: try again                           |
 | evict       | quarantined (unanswered) | freed        | quarantine is over its bound; oldest first         |
+| condemn     | ready, quarantined       | quarantined  | the disk has damaged or lost it; kept for a person |
+| replace     | quarantined (damaged)    | freed        | central has receipted the same bytes, sent again   |
 """
 
 from __future__ import annotations
@@ -29,14 +32,15 @@ class State(StrEnum):
     READY = "ready"
     SENDING = "sending"
     ACKNOWLEDGED = "acknowledged"
+    RETAINED = "retained"
     FREED = "freed"
     QUARANTINED = "quarantined"
 
 
-UNFREED = (State.READY, State.SENDING, State.ACKNOWLEDGED, State.QUARANTINED)
+UNFREED = (State.READY, State.SENDING, State.ACKNOWLEDGED, State.RETAINED, State.QUARANTINED)
 """States whose file is on the disk."""
 
-SAFE_HERE = (State.READY, State.SENDING, State.ACKNOWLEDGED)
+SAFE_HERE = (State.READY, State.SENDING, State.ACKNOWLEDGED, State.RETAINED)
 """States in which a resend of the same bytes adds nothing."""
 
 
@@ -58,7 +62,10 @@ class Step:
 CLAIM = Step("be claimed", (State.READY, State.SENDING), State.SENDING)
 RELEASE = Step("be released", (State.SENDING,), State.READY)
 ACKNOWLEDGE = Step("be acknowledged", (State.SENDING,), State.ACKNOWLEDGED)
-FREE = Step("be freed", (State.ACKNOWLEDGED,), State.FREED)
+RETAIN = Step("be retained", (State.ACKNOWLEDGED,), State.RETAINED)
+FREE = Step("be freed", (State.ACKNOWLEDGED, State.RETAINED), State.FREED)
 SET_ASIDE = Step("be set aside", (State.SENDING,), State.QUARANTINED)
 REQUEUE = Step("be queued again", (State.QUARANTINED,), State.READY, answered=True)
 EVICT = Step("be evicted", (State.QUARANTINED,), State.FREED, answered=False)
+CONDEMN = Step("be condemned", (State.READY, State.QUARANTINED), State.QUARANTINED)
+REPLACE = Step("be replaced", (State.QUARANTINED,), State.FREED)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
+
 from contract.identifiers import ObjectId
 from contract.sealed_object import Content, read_sealed
 from contract.sealing import DataKeyRing, RecipientPrivateKey, Unwrapper
@@ -23,8 +26,15 @@ def store(spool: Spool, number: int, content: bytes | None = None, origin: Origi
 
 
 def content_of(number: int) -> bytes:
-    """Some bytes that belong to an instance number, longer than one write buffer."""
-    return (f"instance {number} " * 20_000).encode()
+    """Some bytes that belong to an instance number: longer than one write buffer however they are coded."""
+    return f"instance {number} ".encode() * 100 + random.Random(number).randbytes(1_300_000)
+
+
+def taken_files(spool: Spool, root: Path) -> list[Path]:
+    """Every sealed file below `root` but the empty names the spool keeps ready."""
+    paths = list(root.rglob("*.sealed"))  # before the names: one that is taken meanwhile counts as taken
+    ready = set(spool._files._names)
+    return [path for path in paths if path.stem not in ready]
 
 
 class Central:

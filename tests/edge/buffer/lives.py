@@ -18,14 +18,18 @@ from contract.sealing import DataKeyRing, RecipientPublicKey
 from edge.buffer import files as files_module
 from edge.buffer.files import SpoolFiles
 from edge.buffer.index import SpoolIndex
+from edge.buffer.label import BLOCK_BYTES
+from edge.buffer.sealed_file import SealedFile
 from edge.buffer.spool import Spool
 from edge.buffer.states import ACKNOWLEDGE, FREE, SET_ASIDE
 from tests.edge.buffer.instances import store
 
 POINTS = (
-    "before file fsync",
-    "before rename",
-    "before directory fsync",
+    "before names are durable",
+    "before the first byte",
+    "in the middle of the bytes",
+    "before sync",
+    "after sync",
     "before row",
     "inside transaction",
     "after row",
@@ -49,7 +53,7 @@ def main() -> None:
             thread.join()
         return
     say(spool, 1)
-    end_at(how)
+    end_at(how, spool)
     say(spool, 2)
     claimed = spool.claim(lease_s=60)
     assert claimed is not None
@@ -69,14 +73,19 @@ def say(spool: Spool, number: int) -> None:
     os.write(1, f"{number} {stored.object_id}\n".encode())
 
 
-def end_at(point: str) -> None:
+def end_at(point: str, spool: Spool) -> None:
     """Arrange for the process to end at `point`, by the hand of the spool's own code."""
-    if point == "before file fsync":
-        dies_before(SpoolFiles, "seal")
-    elif point == "before rename":
-        dies_before(Path, "rename")
-    elif point == "before directory fsync":
+    if point == "before names are durable":
+        spool_without_names(spool)
         dies_before(files_module, "_fsync_directory")
+    elif point == "before the first byte":
+        dies_after(SpoolFiles, "new_file")
+    elif point == "in the middle of the bytes":
+        dies_in_the_middle_of_a_write()
+    elif point == "before sync":
+        dies_before(os, "fdatasync")
+    elif point == "after sync":
+        dies_after(SealedFile, "finish")
     elif point == "before row":
         dies_before(Spool, "register")
     elif point == "inside transaction":
@@ -89,6 +98,28 @@ def end_at(point: str) -> None:
         dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is FREE)
     elif point == "before quarantine move":
         dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is SET_ASIDE)
+
+
+def spool_without_names(spool: Spool) -> None:
+    """As after sixty-four instances: the next one makes names first."""
+    for object_id in spool._files._names:
+        spool._files.unlink(object_id)
+    spool._files._names = []
+
+
+def dies_in_the_middle_of_a_write() -> None:
+    """Half of the first buffer reaches the disk, and its metadata with it: the worst a power cut leaves."""
+    original = os.write
+
+    def write(descriptor: int, data: Any) -> int:
+        half = len(data) // 2 // BLOCK_BYTES * BLOCK_BYTES
+        assert half
+        with memoryview(data)[:half] as first:
+            original(descriptor, first)
+        os.fsync(descriptor)
+        os._exit(9)
+
+    os.write = write
 
 
 def dies_before(owner: Any, name: str) -> None:

@@ -26,7 +26,7 @@ from edge.buffer.spool import RECEIPTS_KEPT, Spool
 from edge.buffer.states import UNFREED, State
 from edge.buffer.tables import SpoolObject, utc_text
 from tests.edge.buffer.conftest import OpenSpool
-from tests.edge.buffer.instances import ORIGIN, Central, content_of, identity, store
+from tests.edge.buffer.instances import ORIGIN, Central, content_of, identity, store, taken_files
 
 
 def claim(spool: Spool, lease_s: float = 60) -> Claimed:
@@ -99,7 +99,7 @@ def test_only_a_receipt_frees_the_file(spool: Spool, tmp_path: Path) -> None:
 
     spool.acknowledge(stored.object_id, "the receipt")
 
-    assert list(tmp_path.rglob("*.sealed")) == []
+    assert taken_files(spool, tmp_path) == []
     with pytest.raises(UnknownObjectError):
         spool.open_object(stored.object_id)
     (row,) = spool.list_objects(states=[State.FREED], limit=9)
@@ -165,7 +165,7 @@ def test_a_reception_open_at_the_close_fails_and_leaves_nothing(spool: Spool, tm
 
     with pytest.raises(SpoolClosedError):
         reception.commit(identity(1))
-    assert [path.name for path in tmp_path.rglob("*") if path.suffix in {".part", ".sealed"}] == []
+    assert list(tmp_path.rglob("*.sealed")) == []
 
 
 def test_what_central_refuses_for_good_is_kept_and_can_be_requeued(
@@ -176,7 +176,7 @@ def test_what_central_refuses_for_good_is_kept_and_can_be_requeued(
 
     spool.set_aside(stored.object_id, reason="not DICOM")
 
-    assert [path.parent.name for path in tmp_path.rglob("*.sealed")] == ["quarantine"]
+    assert [path.parent.name for path in taken_files(spool, tmp_path)] == ["quarantine"]
     assert spool.claim(lease_s=1) is None
     spool.requeue(stored.object_id)
     assert claim(spool).object_id == stored.object_id
@@ -218,6 +218,7 @@ def test_depth_counts_by_state(spool: Spool) -> None:
         State.READY: 2,
         State.SENDING: 1,
         State.ACKNOWLEDGED: 0,
+        State.RETAINED: 0,
         State.QUARANTINED: 1,
     }
     assert depth.unsent.objects == 3
@@ -303,14 +304,11 @@ def test_a_lost_index_loses_no_image(
 
     spool = open_spool()
 
-    assert spool.recovery.index_rebuilt
-    assert spool.recovery.files_set_aside == 1
-    (row,) = spool.list_objects(states=[State.QUARANTINED], limit=9)
-    assert (row.object_id, row.success_answered) == (stored.object_id, True)
+    assert spool.recovery == RecoveryReport(files_adopted=1, index_rebuilt=True)
+    claimed = claim(spool)
+    assert (claimed.object_id, claimed.sop_instance_uid) == (stored.object_id, "1.2.3.1")
     assert receiving_central.unseal(spool, stored.object_id) == content_of(1)
     assert list((tmp_path / "spool").glob("index.sqlite3.damaged-*"))
-    with pytest.raises(WrongStateError):
-        spool.requeue(stored.object_id)
 
 
 def test_a_missing_file_is_taken_out_of_the_queue_and_reported(open_spool: OpenSpool, tmp_path: Path) -> None:
@@ -375,7 +373,7 @@ def test_a_file_that_cannot_be_deleted_yet_is_deleted_at_the_next_start(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", refuse)
         spool.acknowledge(claimed.object_id, "receipt")
-    assert len(list(tmp_path.rglob("*.sealed"))) == 1
+    assert len(taken_files(spool, tmp_path)) == 1
     spool.close()
 
     assert open_spool().recovery.frees_finished == 1
@@ -392,7 +390,7 @@ def test_a_failing_index_speaks_this_rooms_language(spool: Spool) -> None:
 
 def test_whoever_asked_is_told_of_each_stored_instance_once_it_is_durable(open_spool: OpenSpool) -> None:
     depths: list[int] = []
-    spool = open_spool(on_stored=lambda: depths.append(spool.depth().unsent.objects))
+    spool = open_spool(on_stored=lambda _: depths.append(spool.depth().unsent.objects))
     store(spool, 1)
     store(spool, 2)
     quarantine(spool, 10)

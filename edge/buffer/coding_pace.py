@@ -1,0 +1,92 @@
+"""How tightly to code what a scanner sends: as tightly as its own pace allows.
+
+Coding pixels as images shrinks them to a quarter and takes its time. A scanner that pauses between images, as a
+scanner does while it makes them, never notices. One that empties its disk at the wire's speed would wait for the
+codec, so what it sends is kept as it is until it slows down. What is compared is measured here: the time the
+scanner itself takes over each byte, and how much longer the box takes over it when it codes. (On a slow disk that
+may be less than nothing: fewer bytes to write.) In memory alone; a restart begins anew.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from enum import StrEnum
+
+from edge.buffer.records import Origin
+
+
+class Coding(StrEnum):
+    """What decides whether pixels are coded as images: the scanner's pace, or the site."""
+
+    PACE = "pace"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+_MAX_SENDERS = 512
+_WEIGHT = 0.3  # of the newest image: four of them decide
+_MOST_PATIENT = 4.0  # one long pause counts as this many times the codec's own time, and no more
+_FIRST_TIGHT_S_PER_BYTE = 1 / 50e6  # a guess, for the first images only
+_FIRST_LOOSE_S_PER_BYTE = 1 / 400e6
+_LEAST_BYTES = 4096  # smaller objects say nothing about speed
+
+
+class _Sender:
+    """One scanner: seconds of its own per byte, and when its last image was done."""
+
+    def __init__(self, s_per_byte: float) -> None:
+        self.s_per_byte = s_per_byte
+        self.done_at_s: float | None = None
+
+
+class CodingPace:
+    """Safe from any thread."""
+
+    def __init__(self, coding: Coding = Coding.PACE) -> None:
+        self._coding = coding
+        self._lock = threading.Lock()
+        self._senders: OrderedDict[tuple[str, str], _Sender] = OrderedDict()
+        self._tight_s_per_byte = _FIRST_TIGHT_S_PER_BYTE
+        self._loose_s_per_byte = _FIRST_LOOSE_S_PER_BYTE
+
+    def allows_tight(self, origin: Origin) -> bool:
+        """Whether this scanner's own time covers what coding adds to the box's. True for one not known yet."""
+        if self._coding is not Coding.PACE:
+            return self._coding is Coding.ALWAYS
+        with self._lock:
+            return self._sender(origin).s_per_byte >= self._tight_s_per_byte - self._loose_s_per_byte
+
+    def note(self, origin: Origin, *, size_bytes: int, spent_s: float, tight: bool) -> None:
+        """Learn from an instance that just became durable.
+
+        Parameters
+        ----------
+        spent_s : the box's own work on it; the rest of the time since the one before was the scanner's.
+        tight : whether its pixels were coded as images.
+        """
+        if size_bytes < _LEAST_BYTES:
+            return
+        now_s = time.monotonic()
+        with self._lock:
+            if tight:
+                self._tight_s_per_byte += _WEIGHT * (spent_s / size_bytes - self._tight_s_per_byte)
+            else:
+                self._loose_s_per_byte += _WEIGHT * (spent_s / size_bytes - self._loose_s_per_byte)
+            sender = self._sender(origin)
+            if sender.done_at_s is not None:
+                own_s = max(0.0, now_s - sender.done_at_s - spent_s) / size_bytes
+                own_s = min(own_s, _MOST_PATIENT * self._tight_s_per_byte)
+                sender.s_per_byte += _WEIGHT * (own_s - sender.s_per_byte)
+            sender.done_at_s = now_s
+
+    def _sender(self, origin: Origin) -> _Sender:
+        key = (origin.calling_ae_title, origin.peer_address)
+        sender = self._senders.get(key)
+        if sender is None:
+            if len(self._senders) >= _MAX_SENDERS:
+                self._senders.popitem(last=False)
+            sender = self._senders[key] = _Sender(_MOST_PATIENT * self._tight_s_per_byte)
+        self._senders.move_to_end(key)
+        return sender

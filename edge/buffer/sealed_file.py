@@ -1,0 +1,168 @@
+"""One sealed file on its way to the disk, past the page cache.
+
+Sealed bytes are written once and not read again soon, so they go straight from one aligned buffer to the disk
+(O_DIRECT): no copy in the kernel, no memory that grows with the queue, and the final sync has nothing left to
+write. Where the file system has no such thing, ordinary writes do the same. `finish` ends with the one sync that
+makes bytes and label durable together; the name was made durable before (`edge.buffer.files`).
+
+A failed write or sync is never tried again on the same descriptor: the kernel has marked the pages clean, so a
+second one would succeed and prove nothing. The caller throws the file away and the peer resends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import mmap
+import os
+import zlib
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from edge.buffer.label import BLOCK_BYTES, Label, encode_label
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_BUFFER_BYTES = 1 << 19
+_IDLE_BUFFERS = 8
+
+
+class AlignedBuffers:
+    """Buffers that start on a page, kept for the next file: the first touch of memory costs more than its use."""
+
+    def __init__(self) -> None:
+        self._idle: deque[mmap.mmap] = deque()
+
+    def take(self) -> mmap.mmap:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return mmap.mmap(-1, _BUFFER_BYTES)
+
+    def give_back(self, buffer: mmap.mmap) -> None:
+        if len(self._idle) < _IDLE_BUFFERS:
+            self._idle.append(buffer)
+
+
+def takes_direct_writes(folder: Path) -> bool:
+    """Whether files in `folder` can be written with O_DIRECT; found out by doing it."""
+    path = folder / "direct.probe"
+    block = mmap.mmap(-1, BLOCK_BYTES)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_DIRECT, 0o600)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        path.unlink(missing_ok=True)
+        return False
+    try:
+        return os.write(descriptor, block) == BLOCK_BYTES
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOSPC}:
+            raise
+        return error.errno == errno.ENOSPC  # full, but not of another mind
+    finally:
+        os.close(descriptor)
+        path.unlink()
+
+
+class SealedFile:
+    """Written by one thread. `discard` at any time, `finish` once."""
+
+    def __init__(self, path: Path, buffers: AlignedBuffers, *, direct: bool) -> None:
+        flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_DIRECT if direct else 0)
+        self.path = path
+        self._buffers = buffers
+        self._buffer = buffers.take()  # before the descriptor, which nobody would close
+        self._descriptor: int | None = os.open(path, flags)
+        self._used = 0
+        self._crc32 = 0
+
+    def write(self, data: bytes) -> None:
+        """Add sealed bytes; `OSError` when the disk does not take them."""
+        self._crc32 = zlib.crc32(data, self._crc32)
+        self._add(data)
+
+    def finish(self, label: Label) -> None:
+        """Put the label behind the sealed bytes and make all of it durable.
+
+        Raises
+        ------
+        OSError : nothing is known of what reached the disk; the file must go.
+        """
+        text = encode_label(label, self._crc32)
+        self._add(bytes(-(label.stored_bytes + len(text)) % BLOCK_BYTES) + text)
+        self._write_out()
+        assert self._descriptor is not None
+        os.fdatasync(self._descriptor)
+        self._close()
+
+    def discard(self) -> None:
+        """Close and delete, whatever state it is in. What a failing disk keeps, the next start sweeps."""
+        with contextlib.suppress(OSError):
+            self._close()
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def _add(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            taken = min(len(view), _BUFFER_BYTES - self._used)
+            self._buffer[self._used : self._used + taken] = view[:taken]
+            self._used += taken
+            view = view[taken:]
+            if self._used == _BUFFER_BYTES:
+                self._write_out()
+
+    def _write_out(self) -> None:
+        assert self._descriptor is not None
+        with memoryview(self._buffer) as whole:
+            at = 0
+            while at < self._used:
+                with whole[at : self._used] as rest:
+                    written = os.write(self._descriptor, rest)
+                if not written:
+                    raise OSError(errno.EIO, "the disk took nothing of a write")
+                at += written
+        self._used = 0
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            self._buffers.give_back(self._buffer)
+            os.close(descriptor)
+
+
+class SealedBytes(io.RawIOBase):
+    """The sealed bytes of a file, without the label behind them: what travels. Closes `file` with itself."""
+
+    def __init__(self, file: BinaryIO, stored_bytes: int) -> None:
+        self._file = file
+        self._size = stored_bytes
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        with memoryview(buffer) as whole, whole[: max(0, self._size - self._at)] as wanted:
+            if not len(wanted):
+                return 0
+            self._file.seek(self._at)
+            taken: int = self._file.readinto(wanted)  # type: ignore[attr-defined]  # BinaryIO leaves it out
+        self._at += taken
+        return taken
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -1,0 +1,59 @@
+"""How safe an instance is: what Storage Commitment promises a scanner, read from the spool's index.
+
+An instance may have several objects (the same SOP Instance UID sent again with other content): it is at central
+only when every one of them is. What central has receipted and the box has freed still counts as both. What was
+answered with a failure is in quarantine without an identity and is not found here. An instance of which the disk
+has damaged something that is nowhere else is not here either: its scanner has to send it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from edge.buffer.index import SpoolIndex
+
+_UIDS_A_QUESTION = 500  # SQLite's least limit of bound values is 999
+_FIND = """
+    SELECT sop_instance_uid, sop_class_uid, receipt IS NOT NULL, sha256, damaged FROM objects
+    WHERE success_answered AND freed_at_utc IS {} AND sop_instance_uid IN ({})
+"""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One SOP instance the box has, or has had.
+
+    Attributes
+    ----------
+    sop_class_uids : one, unless senders disagreed.
+    at_central : central has signed for everything that came under this UID; else it is durable here.
+    """
+
+    sop_class_uids: frozenset[str]
+    at_central: bool
+
+
+def standing(index: SpoolIndex, sop_instance_uids: Collection[str]) -> Mapping[str, Standing]:
+    """Standing by SOP Instance UID; what is not in it is not here. Callers hold the spool's lock."""
+    uids = list(sop_instance_uids)
+    classes: dict[str, set[str]] = {}
+    unreceipted: set[str] = set()
+    sound: set[tuple[str, str]] = set()
+    damaged: set[tuple[str, str]] = set()
+    for at in range(0, len(uids), _UIDS_A_QUESTION):
+        asked = uids[at : at + _UIDS_A_QUESTION]
+        marks = ",".join("?" * len(asked))
+        for freed in ("NULL", "NOT NULL"):
+            rows = index.execute(_FIND.format(freed, marks), tuple(asked))
+            for uid, sop_class_uid, receipted, sha256, is_damaged in rows:
+                if is_damaged and not receipted:
+                    damaged.add((uid, sha256))
+                    continue
+                sound.add((uid, sha256))
+                classes.setdefault(uid, set()).add(sop_class_uid)
+                if not receipted:
+                    unreceipted.add(uid)
+    for uid, _ in damaged - sound:
+        classes.pop(uid, None)
+    return {uid: Standing(frozenset(found), uid not in unreceipted) for uid, found in classes.items()}
