@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import BinaryIO, Protocol
@@ -23,6 +23,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from contract.errors import PermanentError
+from contract.frames import FRAME_BYTES, TAG_BYTES, AesFrames, ChaChaFrames, FrameSealer, nonce
 from contract.identifiers import ObjectId
 from contract.sealing import KEY_ID_BYTES, WRAPPED_KEY_BYTES, DataKey, object_key
 from contract.segment_coder import SegmentCoder
@@ -30,11 +31,8 @@ from contract.segments import SegmentError, read_segments
 
 MAGIC = b"\x89DNS\r\n\x1a\n"
 VERSION = 1
-FRAME_BYTES = 1 << 20
-TAG_BYTES = 16
 MAX_RECIPIENTS = 8
 _FIXED = struct.Struct(">8sBBBBI16s")  # magic, version, aead, codec, recipients, frame bytes, object id
-_NONCE = struct.Struct(">7xIB")
 _TRAILER = struct.Struct(">32sQ")
 MAX_WINDOW_BYTES = 1 << 23  # zstd window: bounds the reader's memory whatever the writer declares
 
@@ -113,8 +111,6 @@ _CODERS: dict[Codec, Callable[[], Coder]] = {
 
 
 class _Cipher(Protocol):
-    def encrypt(self, nonce: bytes, data: bytes | bytearray, associated_data: bytes | None) -> bytes: ...
-
     def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes: ...
 
 
@@ -169,13 +165,14 @@ class SealedObjectWriter:
     ) -> None:
         header = Header(aead, codec, object_id, data_key.wrapped).encode()
         self._out = out
-        self._header_hash = hashlib.sha256(header).digest()
-        self._cipher = _cipher(aead, object_key(data_key.key, bytes.fromhex(object_id), header))
+        key = object_key(data_key.key, bytes.fromhex(object_id), header)
+        header_hash = hashlib.sha256(header).digest()
+        self._frames: FrameSealer = (
+            AesFrames(key, header_hash) if aead is Aead.AES_256_GCM else ChaChaFrames(key, header_hash)
+        )
         self._coder = coder or _CODERS[codec]()
         self._hash = hashlib.sha256()
         self._size = 0
-        self._pending = bytearray()
-        self._counter = 0
         self.stored_bytes = len(header)
         out.write(header)
 
@@ -188,25 +185,20 @@ class SealedObjectWriter:
     def take(self, coded: Sequence[bytes | bytearray | memoryview]) -> None:
         """Add to the coded stream: what the coder gave out, here or to a caller that holds it."""
         for piece in coded:
-            self._pending += piece
-        while len(self._pending) >= FRAME_BYTES:
-            self._seal(self._pending[:FRAME_BYTES], last=False)
-            del self._pending[:FRAME_BYTES]
+            self._put(self._frames.add(piece))
 
     def finish(self) -> Content:
         """Write what is pending and the trailer. The object is whole only after this returns."""
         self.take(self._coder.finish())
-        if self._pending:
-            self._seal(self._pending, last=False)
+        self._put(self._frames.close())
         digest = self._hash.digest()
-        self._seal(_TRAILER.pack(digest, self._size), last=True)
+        self._put((self._frames.seal_last(_TRAILER.pack(digest, self._size)),))
         return Content(digest.hex(), self._size)
 
-    def _seal(self, frame: bytes | bytearray, *, last: bool) -> None:
-        sealed = self._cipher.encrypt(_NONCE.pack(self._counter, last), frame, self._header_hash)
-        self._counter += 1
-        self._out.write(sealed)
-        self.stored_bytes += len(sealed)
+    def _put(self, sealed: Iterable[bytes]) -> None:
+        for piece in sealed:
+            self._out.write(piece)
+            self.stored_bytes += len(piece)
 
 
 def read_header(source: BinaryIO) -> Header:
@@ -267,10 +259,10 @@ def read_sealed(
         nonlocal trailer
         for counter, (frame, last) in enumerate(_frames(source)):
             try:
-                opened = cipher.decrypt(_NONCE.pack(counter, last), frame, header_hash)
+                opened = cipher.decrypt(nonce(counter, last=last), frame, header_hash)
             except InvalidTag:
                 # A stream cut at a frame boundary shows a middle frame where the last should be.
-                if last and _opens(cipher, _NONCE.pack(counter, False), frame, header_hash):
+                if last and _opens(cipher, nonce(counter, last=False), frame, header_hash):
                     raise TruncatedError("the sealed object ends before its last frame") from None
                 raise TamperedError(f"frame {counter} of the sealed object does not verify") from None
             if last:

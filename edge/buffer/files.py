@@ -94,6 +94,7 @@ class SpoolFiles:
                 with contextlib.suppress(OSError):  # recovery removes it as well
                     self._sealed(object_id, Place.OBJECTS).unlink()
             self._names = []
+        self._buffers.writers.shutdown()
         os.close(self._owner)
 
     def new_file(self) -> tuple[ObjectId, SealedFile]:

@@ -1,8 +1,9 @@
 """One sealed file on its way to the disk, past the page cache.
 
-Sealed bytes are written once and not read again soon, so they go straight from one aligned buffer to the disk
+Sealed bytes are written once and not read again soon, so they go straight from aligned buffers to the disk
 (O_DIRECT): no copy in the kernel, no memory that grows with the queue, and the final sync has nothing left to
-write. Where the file system has no such thing, ordinary writes do the same. `finish` ends with the one sync that
+write. A full buffer is written on another thread while the next one fills, so that the disk works while the wire
+does. Where the file system has no direct writes, ordinary ones do the same. `finish` ends with the one sync that
 makes bytes and label durable together; the name was made durable before (`edge.buffer.files`).
 
 A failed write or sync is never tried again on the same descriptor: the kernel has marked the pages clean, so a
@@ -18,6 +19,7 @@ import mmap
 import os
 import zlib
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -26,21 +28,28 @@ from edge.buffer.label import BLOCK_BYTES, Label, encode_label
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-_BUFFER_BYTES = 1 << 19
-_IDLE_BUFFERS = 8
+BUFFER_BYTES = 1 << 18
+_IDLE_BUFFERS = 16
+_WRITERS = 4
 
 
 class AlignedBuffers:
-    """Buffers that start on a page, kept for the next file: the first touch of memory costs more than its use."""
+    """Buffers that start on a page, kept for the next file: the first touch of memory costs more than its use.
+
+    Attributes
+    ----------
+    writers : the threads that write full ones.
+    """
 
     def __init__(self) -> None:
         self._idle: deque[mmap.mmap] = deque()
+        self.writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="spool-write")
 
     def take(self) -> mmap.mmap:
         try:
             return self._idle.pop()
         except IndexError:
-            return mmap.mmap(-1, _BUFFER_BYTES)
+            return mmap.mmap(-1, BUFFER_BYTES)
 
     def give_back(self, buffer: mmap.mmap) -> None:
         if len(self._idle) < _IDLE_BUFFERS:
@@ -80,11 +89,18 @@ class SealedFile:
         self._descriptor: int | None = os.open(path, flags)
         self._used = 0
         self._crc32 = 0
+        self._writing: Future[None] | None = None  # the buffer before this one; never more than one
+        self._other: mmap.mmap | None = None
 
     def write(self, data: bytes) -> None:
-        """Add sealed bytes; `OSError` when the disk does not take them."""
-        self._crc32 = zlib.crc32(data, self._crc32)
-        self._add(data)
+        """Add sealed bytes; `OSError` when the disk did not take these or others before them."""
+        view = memoryview(data)
+        while view:
+            taken = min(len(view), BUFFER_BYTES - self._used)
+            self._fill(view[:taken])
+            view = view[taken:]
+            if self._used == BUFFER_BYTES:
+                self._write_behind()
 
     def finish(self, label: Label) -> None:
         """Put the label behind the sealed bytes and make all of it durable.
@@ -93,9 +109,17 @@ class SealedFile:
         ------
         OSError : nothing is known of what reached the disk; the file must go.
         """
+        self._settle()
+        self._sum(self._buffer, self._used)
         text = encode_label(label, self._crc32)
-        self._add(bytes(-(label.stored_bytes + len(text)) % BLOCK_BYTES) + text)
-        self._write_out()
+        end = memoryview(bytes(-(label.stored_bytes + len(text)) % BLOCK_BYTES) + text)
+        while end:
+            taken = min(len(end), BUFFER_BYTES - self._used)
+            self._fill(end[:taken])
+            end = end[taken:]
+            if self._used == BUFFER_BYTES or not end:
+                self._write_out(self._buffer, self._used)
+                self._used = 0
         assert self._descriptor is not None
         os.fdatasync(self._descriptor)
         self._close()
@@ -107,33 +131,52 @@ class SealedFile:
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
 
-    def _add(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            taken = min(len(view), _BUFFER_BYTES - self._used)
-            self._buffer[self._used : self._used + taken] = view[:taken]
-            self._used += taken
-            view = view[taken:]
-            if self._used == _BUFFER_BYTES:
-                self._write_out()
+    def _fill(self, data: memoryview) -> None:
+        self._buffer[self._used : self._used + len(data)] = data
+        self._used += len(data)
 
-    def _write_out(self) -> None:
+    def _write_behind(self) -> None:
+        """Hand the full buffer to another thread and go on with the other one."""
+        self._settle()
+        full, self._buffer = self._buffer, self._other or self._buffers.take()
+        self._other, self._used = full, 0
+        self._writing = self._buffers.writers.submit(self._sum_and_write, full)
+
+    def _settle(self) -> None:
+        """Wait until the other buffer is on the disk; its failure comes out here."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _sum_and_write(self, full: mmap.mmap) -> None:
+        self._sum(full, BUFFER_BYTES)
+        self._write_out(full, BUFFER_BYTES)
+
+    def _sum(self, buffer: mmap.mmap, used: int) -> None:
+        with memoryview(buffer) as whole, whole[:used] as part:
+            self._crc32 = zlib.crc32(part, self._crc32)
+
+    def _write_out(self, buffer: mmap.mmap, used: int) -> None:
         assert self._descriptor is not None
-        with memoryview(self._buffer) as whole:
+        with memoryview(buffer) as whole:
             at = 0
-            while at < self._used:
-                with whole[at : self._used] as rest:
+            while at < used:
+                with whole[at:used] as rest:
                     written = os.write(self._descriptor, rest)
                 if not written:
                     raise OSError(errno.EIO, "the disk took nothing of a write")
                 at += written
-        self._used = 0
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            self._buffers.give_back(self._buffer)
-            os.close(descriptor)
+        if descriptor is None:
+            return
+        if self._writing is not None:
+            wait((self._writing,))  # a number that is closed may be another file's a moment later
+        self._buffers.give_back(self._buffer)
+        if self._other is not None:
+            self._buffers.give_back(self._other)
+        os.close(descriptor)
 
 
 class SealedBytes(io.RawIOBase):

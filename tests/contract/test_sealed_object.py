@@ -174,7 +174,7 @@ class _Forger(SealedObjectWriter):
     def forge(self, coded: bytes) -> None:
         self.write(b"whole" * 100)  # the hash and size it will vouch for
         self._coder = StoredCoder()  # nothing more of its own
-        self._pending[:] = coded
+        self.take([coded])
 
 
 @pytest.mark.parametrize(

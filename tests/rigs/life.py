@@ -97,6 +97,8 @@ def main() -> None:
     threads.append(threading.Thread(target=send, args=(spool, Random(f"{seed} sender"))))
     for thread in threads:
         thread.start()
+    for thread in threads:
+        thread.join()  # Python's thread pools end with the main thread
 
 
 if __name__ == "__main__":

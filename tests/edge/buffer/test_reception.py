@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,14 @@ def test_durability_comes_in_order(spool: Spool, monkeypatch: pytest.MonkeyPatch
     seen.append("answer")
 
     def one(object_id: str) -> list[str]:
-        return ["write", "write", f"fdatasync .sealed {object_id}", "row", "answer"]
+        return ["write", f"fdatasync .sealed {object_id}", "row", "answer"]
 
-    assert seen == [f"fsync {first.object_id[:2]}", *one(first.object_id), *one(second.object_id)]
+    assert seen.count("write") > 4
+    assert [event for event, _ in groupby(seen)] == [
+        f"fsync {first.object_id[:2]}",
+        *one(first.object_id),
+        *one(second.object_id),
+    ]
 
 
 def test_a_row_that_was_acknowledged_is_synced_before_its_file_goes(
