@@ -3,8 +3,8 @@
 Coding pixels as images shrinks them to a quarter and takes its time. A scanner that pauses between images, as a
 scanner does while it makes them, never notices. One that empties its disk at the wire's speed would wait for the
 codec, so what it sends is kept as it is until it slows down. What is compared is measured here: the time the
-scanner itself takes over each byte, and how much longer the box takes over it when it codes. (On a slow disk that
-may be less than nothing: fewer bytes to write.) In memory alone; a restart begins anew.
+scanner itself takes over each byte, and how much more processor time the box takes over it when it codes. Waits do not
+count: in a crowd they say how many there are, not what coding costs. In memory alone; a restart begins anew.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _WEIGHT = 0.3  # of the newest image: four of them decide
 _MOST_PATIENT = 4.0  # one long pause counts as this many times the codec's own time, and no more
 _FIRST_TIGHT_S_PER_BYTE = 1 / 50e6  # a guess, for the first images only
 _FIRST_LOOSE_S_PER_BYTE = 1 / 400e6
+_LEAST_SHARE = 0.25  # of the work on a coded image, that coding takes at least
 _LEAST_BYTES = 4096  # smaller objects say nothing about speed
 
 
@@ -56,14 +57,19 @@ class CodingPace:
         if self._coding is not Coding.PACE:
             return self._coding is Coding.ALWAYS
         with self._lock:
-            return self._sender(origin).s_per_byte >= self._tight_s_per_byte - self._loose_s_per_byte
+            # The two are not measured at the same moment, and a crowd in between must not make coding look free.
+            more_s = max(
+                self._tight_s_per_byte - self._loose_s_per_byte, _LEAST_SHARE * self._tight_s_per_byte
+            )
+            return self._sender(origin).s_per_byte >= more_s
 
-    def note(self, origin: Origin, *, size_bytes: int, spent_s: float, tight: bool) -> None:
+    def note(self, origin: Origin, *, size_bytes: int, spent_s: float, cpu_s: float, tight: bool) -> None:
         """Learn from an instance that just became durable.
 
         Parameters
         ----------
-        spent_s : the box's own work on it; the rest of the time since the one before was the scanner's.
+        spent_s : the time the box took over it; the rest of the time since the one before was the scanner's.
+        cpu_s : processor time in it.
         tight : whether its pixels were coded as images.
         """
         if size_bytes < _LEAST_BYTES:
@@ -71,9 +77,9 @@ class CodingPace:
         now_s = time.monotonic()
         with self._lock:
             if tight:
-                self._tight_s_per_byte += _WEIGHT * (spent_s / size_bytes - self._tight_s_per_byte)
+                self._tight_s_per_byte += _WEIGHT * (cpu_s / size_bytes - self._tight_s_per_byte)
             else:
-                self._loose_s_per_byte += _WEIGHT * (spent_s / size_bytes - self._loose_s_per_byte)
+                self._loose_s_per_byte += _WEIGHT * (cpu_s / size_bytes - self._loose_s_per_byte)
             sender = self._sender(origin)
             if sender.done_at_s is not None:
                 own_s = max(0.0, now_s - sender.done_at_s - spent_s) / size_bytes

@@ -68,7 +68,8 @@ class Reception:
         self._writer = writer
         self._coder = coder
         self._pace = pace
-        self._spent_s = 0.0
+        self._spent_s = 0.0  # by the clock
+        self._cpu_s = 0.0
         self._open = True
         self._room_checked_at_bytes = 0
 
@@ -124,6 +125,7 @@ class Reception:
             self._origin,
             size_bytes=content.size_bytes,
             spent_s=self._spent_s,
+            cpu_s=self._cpu_s,
             tight=self._coder is not None,
         )
         return Stored(
@@ -193,7 +195,7 @@ class Reception:
 
     def _attempt(self, step: Callable[[], Outcome]) -> Outcome:
         """Run `step`; on any failure leave nothing behind, and say a disk's in this room's terms."""
-        began_s = time.monotonic()
+        began_s, began_cpu_s = time.monotonic(), time.thread_time()
         try:
             return step()
         except OSError as error:
@@ -204,3 +206,4 @@ class Reception:
             raise
         finally:
             self._spent_s += time.monotonic() - began_s
+            self._cpu_s += time.thread_time() - began_cpu_s

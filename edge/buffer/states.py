@@ -1,13 +1,13 @@
 """The life of an object in the spool, as one table.
 
-An object that is still arriving is a file in ``incoming/`` and has no state: without a row nobody was told
+An object that is still arriving is a file without a label and has no state: without a row nobody was told
 that it is safe. Every step is one transaction, guarded by the state it starts from, so two threads cannot
 both take it.
 
 | step        | from                     | to           | when                                               |
 |-------------|--------------------------|--------------|----------------------------------------------------|
-| commit      | (a file in incoming)     | ready        | the sealed file is durable; then success is answered |
-| divert      | (a file in incoming)     | quarantined  | the data set could not be identified; failure is answered |
+| commit      | (a file being written)   | ready        | the sealed file is durable; then success is answered |
+| divert      | (a file being written)   | quarantined  | the data set could not be identified; failure is answered |
 | claim       | ready, sending (lapsed)  | sending      | uplink takes it under a lease                      |
 | release     | sending                  | ready        | the link failed; again later                       |
 | acknowledge | sending                  | acknowledged | central's receipt was verified and is kept         |

@@ -30,7 +30,7 @@ class World:
         tight = self.pace.allows_tight(origin)
         spent_s = self.tight_s if tight else self.loose_s
         self.now_s += spent_s
-        self.pace.note(origin, size_bytes=size_bytes, spent_s=spent_s, tight=tight)
+        self.pace.note(origin, size_bytes=size_bytes, spent_s=spent_s, cpu_s=spent_s, tight=tight)
         return tight
 
     def images(self, count: int, own_s: float, origin: Origin = ORIGIN) -> list[bool]:
@@ -66,13 +66,6 @@ def test_one_long_pause_between_two_bursts_buys_a_few_images(world: World) -> No
     assert sum(world.images(50, own_s=0.0001)) <= 8
 
 
-def test_a_disk_that_is_slower_than_the_codec_is_spared(world: World) -> None:
-    """Fewer bytes to write: coding then costs less than nothing, even for the fastest sender."""
-    world.tight_s, world.loose_s = 0.020, 0.080
-    taken = world.images(100, own_s=0.0)
-    assert all(taken[20:])
-
-
 def test_a_slow_processor_is_measured_and_not_assumed(world: World) -> None:
     """A scanner at twenty images a second, and a box that needs 0.2 s for one."""
     world.tight_s = 0.2
@@ -99,7 +92,16 @@ def test_clocks_that_overlap_are_no_time_of_the_scanners(world: World) -> None:
     """Two associations of one scanner: more work was done than time has passed."""
     for _ in range(50):
         world.now_s += 0.001
-        world.pace.note(ORIGIN, size_bytes=SLICE_BYTES, spent_s=0.01, tight=True)
+        world.pace.note(ORIGIN, size_bytes=SLICE_BYTES, spent_s=0.01, cpu_s=0.01, tight=True)
+    assert not world.pace.allows_tight(ORIGIN)
+
+
+def test_a_crowd_does_not_look_like_a_slow_disk(world: World) -> None:
+    """Four associations at the wire's speed: each waits for the others, and coding would make them wait longer."""
+    world.images(30, own_s=0.0001)
+    for _ in range(100):
+        world.now_s += 0.001
+        world.pace.note(ORIGIN, size_bytes=SLICE_BYTES, spent_s=0.2, cpu_s=0.002, tight=False)
     assert not world.pace.allows_tight(ORIGIN)
 
 
