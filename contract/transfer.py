@@ -7,7 +7,8 @@
 An offset is answered only after those bytes are fsynced at central. The answer that completes an object, and
 every HEAD after it, carries the signed receipt in `RECEIPT_HEADER`; creating an object that is already archived
 answers 201 with offset = length and the receipt, so a lost answer costs nothing. Refusals are problem details
-(RFC 9457) whose `type` is one of `Problem`. Normative text: docs/formats/transfer.md.
+(RFC 9457) whose `type` is one of `Problem`. Packs of small objects (contract.pack) go the same way below
+`PACKS_PATH`, and a GET there tells the fate of each object. Normative text: docs/formats/transfer.md.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 TUS_VERSION: Final = "1.0.0"
 UPLOADS_PATH: Final = "/ingest/v1/uploads"
+PACKS_PATH: Final = "/ingest/v1/packs"
 TIME_PATH: Final = "/ingest/v1/time"
 RECEIPT_HEADER: Final = "Dicomnet-Receipt"
 OBJECT_ID_METADATA: Final = "object_id"  # the one key in Upload-Metadata
+PACK_ID_METADATA: Final = "pack_id"
 PATCH_CONTENT_TYPE: Final = "application/offset+octet-stream"
 PROBLEM_CONTENT_TYPE: Final = "application/problem+json"
 CHUNK_BYTES: Final = 8 << 20  # the most a cut line can cost
@@ -34,6 +37,7 @@ class Problem(StrEnum):
     UNKNOWN_KEY = "urn:dicomnet:problem:unknown-sealing-key"
     NOT_DICOM = "urn:dicomnet:problem:not-dicom"
     TOO_LARGE = "urn:dicomnet:problem:too-large"
+    PACK = "urn:dicomnet:problem:malformed-pack"  # 422: its objects are sent one by one
     OFFSET_MISMATCH = "urn:dicomnet:problem:offset-mismatch"  # 409: ask HEAD and go on from there
     NO_SUCH_UPLOAD = "urn:dicomnet:problem:no-such-upload"  # 404: create it again
     CERTIFICATE = "urn:dicomnet:problem:certificate"  # 401/403: missing, foreign, expired or revoked

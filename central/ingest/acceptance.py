@@ -8,9 +8,9 @@ Bytes that do not verify are never in the archive.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import BinaryIO, Final
 
 import peewee
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -87,20 +87,42 @@ class Acceptance:
         TryAgainError : central's disk or database could not take it now; its file stays.
         """
         try:
-            receipt = self._archived(gateway_id, object_id, upload)
+            receipt = self.accept_sealed(
+                gateway_id, object_id, lambda: upload.path.open("rb"), upload.length_bytes
+            )
         except ObjectRefusedError:
             upload.drop()
             raise
-        except StorageFullError as error:
-            raise TryAgainError(Problem.STORAGE, "central's disk is full") from error
-        except peewee.OperationalError as error:
-            _log.exception("index not writable object_id=%s", object_id)
-            raise TryAgainError(Problem.UNAVAILABLE, "central's index cannot be written now") from error
         upload.drop()
         return receipt
 
-    def _archived(self, gateway_id: str, object_id: ObjectId, upload: PartialUpload) -> str:
-        stored = self._verified(object_id, upload)
+    def accept_sealed(
+        self, gateway_id: str, object_id: ObjectId, open_sealed: Callable[[], BinaryIO], stored_bytes: int
+    ) -> str:
+        """Archive the sealed object of `stored_bytes` that `open_sealed` gives, and return its receipt.
+
+        Raises
+        ------
+        ObjectRefusedError, TryAgainError : as `accept`; whatever held the bytes is the caller's to keep or drop.
+        """
+        try:
+            return self._archived(gateway_id, object_id, open_sealed, stored_bytes)
+        except StorageFullError as error:
+            raise TryAgainError(Problem.STORAGE, "central's disk is full") from error
+        except peewee.IntegrityError:
+            # The same object came twice at once, alone and in a pack: the first one's receipt holds for both.
+            known = self.receipt_of(gateway_id, object_id)
+            if known is None:
+                raise
+            return known[0]
+        except peewee.OperationalError as error:
+            _log.exception("index not writable object_id=%s", object_id)
+            raise TryAgainError(Problem.UNAVAILABLE, "central's index cannot be written now") from error
+
+    def _archived(
+        self, gateway_id: str, object_id: ObjectId, open_sealed: Callable[[], BinaryIO], stored_bytes: int
+    ) -> str:
+        stored = self._verified(object_id, open_sealed)
         now = datetime.now(UTC)
         signed = ""
 
@@ -112,7 +134,7 @@ class Acceptance:
                 object_id=object_id,
                 sha256=stored.sha256,
                 size_bytes=stored.size_bytes,
-                stored_bytes=upload.length_bytes,
+                stored_bytes=stored_bytes,
                 outcome=outcome,
                 archived_at_utc=now,
             )
@@ -121,7 +143,7 @@ class Acceptance:
                 gateway_id=gateway_id,
                 object_id=object_id,
                 sha256=stored.sha256,
-                stored_bytes=upload.length_bytes,
+                stored_bytes=stored_bytes,
                 outcome=outcome.value,
                 receipt=signed,
             ).execute(self._db)
@@ -133,15 +155,15 @@ class Acceptance:
             raise ObjectRefusedError(Problem.NOT_DICOM, str(error)) from error
         _log.info(
             "object archived gateway_id=%s object_id=%s outcome=%s size_bytes=%d stored_bytes=%d",
-            gateway_id, object_id, outcome.value, stored.size_bytes, upload.length_bytes,
+            gateway_id, object_id, outcome.value, stored.size_bytes, stored_bytes,
         )  # fmt: skip
         return signed
 
-    def _verified(self, object_id: ObjectId, upload: PartialUpload) -> StoredObject:
+    def _verified(self, object_id: ObjectId, open_sealed: Callable[[], BinaryIO]) -> StoredObject:
         """The content, durable; nothing of it stays if a single byte does not verify."""
         content: Content | None = None
         try:
-            with upload.path.open("rb") as source, self._archive.new_object() as sink:
+            with open_sealed() as source, self._archive.new_object() as sink:
                 for piece in read_sealed(
                     source,
                     self._unwrap,

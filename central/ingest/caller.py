@@ -35,7 +35,7 @@ class Callers:
 
         Raises
         ------
-        RequestRefusedError : the same answer whatever is wrong with the certificate; the record says what.
+        RequestRefusedError : with one line for the technician; the record says what was wrong.
         """
         return await run_in_threadpool(self._check, request)
 
@@ -44,6 +44,4 @@ class Callers:
             return self._gateways.gateway_of(getattr(request.state, PEER_CERTIFICATE, None))
         except CertificateRefusedError as error:
             self._refusals.record(Action.UPLOAD_REFUSED, error.claimed, source_address(request), error.reason)
-            raise RequestRefusedError(
-                Problem.CERTIFICATE, "this route is for enrolled gateways with a valid certificate"
-            ) from error
+            raise RequestRefusedError(Problem.CERTIFICATE, error.advice) from error

@@ -2,7 +2,8 @@
 
 Always true: the bytes in the file are the offset; there is no row to keep in step with it, and the announced
 length stands in the file's name. What a crash leaves: a shorter file, from whose end the box goes on.
-A file nobody touched for a week is swept at start.
+A file nobody touched for a week is swept, at start and once an hour as long as uploads begin; so is a gateway's
+folder that has become empty.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,7 @@ from contract.identifiers import ObjectId, check_gateway_id, check_object_id
 from contract.transfer import Problem
 
 KEPT_S: Final = 7 * 86_400
+_SWEEP_EVERY_S: Final = 3600.0
 _NAME: Final = re.compile(r"(?P<object_id>[0-9a-f]{32})-(?P<length>[0-9]{1,19})\.part")
 
 
@@ -47,6 +50,11 @@ class PartialUpload:
     @property
     def is_whole(self) -> bool:
         return self.offset_bytes == self.length_bytes
+
+    @property
+    def expires_at_s(self) -> float:
+        """When it is swept if nothing more comes, in seconds since 1970."""
+        return self.path.stat().st_mtime + KEPT_S
 
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -87,16 +95,27 @@ class PartialUploads:
     def __init__(self, root: Path, limits: UploadLimits) -> None:
         self._root = root
         self._limits = limits
+        self._swept_at_s = time.monotonic()
 
     @classmethod
     def open(cls, root: Path, limits: UploadLimits) -> PartialUploads:
         """Make the folder if needed and sweep what was given up."""
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partials = cls(root, limits)
+        partials.sweep()
+        return partials
+
+    def sweep(self) -> None:
+        """Remove what was given up: files without a byte more for a week, then folders without a file."""
+        self._swept_at_s = time.monotonic()
         too_old = time.time() - KEPT_S
-        for path in root.glob("*/*.part"):
-            if path.stat().st_mtime < too_old:
-                path.unlink()
-        return cls(root, limits)
+        for path in self._root.glob("*/*.part"):
+            with suppress(FileNotFoundError):  # finished at this moment
+                if path.stat().st_mtime < too_old:
+                    path.unlink()
+        for folder in self._root.iterdir():
+            with suppress(OSError):  # not empty, as most
+                folder.rmdir()
 
     def find(self, gateway_id: str, object_id: ObjectId) -> PartialUpload | None:
         """The upload that has begun under this id, if any."""
@@ -115,6 +134,8 @@ class PartialUploads:
             raise ObjectRefusedError(
                 Problem.TOO_LARGE, f"an object may have {self._limits.max_object_bytes} bytes"
             )
+        if time.monotonic() - self._swept_at_s >= _SWEEP_EVERY_S:
+            self.sweep()
         begun = list(self._of(gateway_id))
         for known, upload in begun:
             if known == object_id:

@@ -1,12 +1,14 @@
-"""The spool's index: SQLite in WAL with `synchronous=FULL`, one connection, one small transaction a step.
+"""The spool's index: SQLite in WAL, one connection, one small transaction a step.
 
-Always true: a row in a live state has a durable file (the file comes first), and when a method that changes
-something has returned, the change survives a power cut. Callers hold the spool's lock: the connection is one
-and shared. A crash leaves what SQLite guarantees: every transaction whole or not at all.
+Always true: a row in a live state has a durable file (the file comes first). A new row is a copy of its file's
+label and is not synced; a step that the files do not tell (acknowledged, set aside, queued again) is durable when
+its method returns. Callers hold the spool's lock: the connection is one and shared. A crash leaves what SQLite
+guarantees: every transaction whole or not at all; a power cut may take the last rows, and recovery makes them again.
 """
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import time
 from collections.abc import Collection, Iterator
@@ -19,33 +21,49 @@ from peewee import SQL, DatabaseError, SqliteDatabase, fn
 
 from contract.identifiers import ObjectId
 from edge.buffer.errors import (
-    DiskFullError,
     IndexUnreadableError,
     StorageFailedError,
     UnknownObjectError,
     WrongStateError,
 )
-from edge.buffer.records import Claimed, InstanceIdentity, ObjectRow, Origin, Tally
-from edge.buffer.states import CLAIM, EVICT, SAFE_HERE, UNFREED, State, Step
+from edge.buffer.label import Label
+from edge.buffer.records import ObjectRow, SealedRow, Tally
+from edge.buffer.sqlite_errors import sqlite_error
+from edge.buffer.states import CLAIM, CONDEMN, EVICT, FREE, SAFE_HERE, UNFREED, State, Step
 from edge.buffer.tables import SCHEMA_VERSION, TABLES, SpoolObject, utc_from_text, utc_text
 
-_LIVE = SpoolObject.freed_at_utc.is_null()
+LIVE = SpoolObject.freed_at_utc.is_null()
 # Left alone, SQLite searches by state and sorts the whole backlog at every claim.
 _BY_SEQUENCE = SQL('"objects" AS "t1" INDEXED BY "live_by_sequence"')
-# The two questions of every reception, written out: peewee takes 0.3 ms to put such a statement together, which
-# with three of them was half of what a small instance cost. The columns are those of `SpoolObject`.
+# The two statements of every reception, written out: peewee takes 0.3 ms to put one together. The columns are those
+# of `SpoolObject`.
 _INSERT = """
     INSERT INTO objects (
         object_id, state, success_answered, sop_class_uid, sop_instance_uid, study_instance_uid,
         series_instance_uid, modality, transfer_syntax_uid, calling_ae_title, called_ae_title, peer_address,
-        sha256, size_bytes, stored_bytes, received_at_utc, due_s, attempts, last_error
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        sha256, size_bytes, stored_bytes, received_at_utc, due_s, attempts, last_error, damaged
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _FIND_DUPLICATE = """
     SELECT object_id FROM objects
-    WHERE freed_at_utc IS NULL AND sop_instance_uid = ? AND sha256 = ? AND state IN (?, ?, ?) LIMIT 1
+    WHERE freed_at_utc IS NULL AND sop_instance_uid = ? AND sha256 = ? AND state IN (?, ?, ?, ?) LIMIT 1
 """
-_PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
+# The state stands in the text because SQLite must see that the partial index `retained_by_sequence` covers it.
+_FIND_RETAINED = """
+    SELECT object_id, stored_bytes, received_at_utc FROM objects INDEXED BY retained_by_sequence
+    WHERE state = 'retained' ORDER BY sequence LIMIT ?
+"""
+_FIND_DAMAGED_TWINS = """
+    SELECT twin.object_id FROM objects AS twin JOIN objects AS one USING (sop_instance_uid, sha256)
+    WHERE one.object_id = ? AND twin.freed_at_utc IS NULL AND twin.damaged
+"""
+_FIND_SEALED = """
+    SELECT sequence, object_id, state, stored_bytes, sha256, sop_instance_uid, calling_ae_title
+    FROM objects INDEXED BY live_by_sequence
+    WHERE freed_at_utc IS NULL AND NOT damaged AND sequence > ? ORDER BY sequence LIMIT ?
+"""
+_SYNCED, _NOT_SYNCED = 2, 1  # FULL syncs the WAL at every commit, NORMAL at checkpoints alone
+_PRAGMAS = {"journal_mode": "wal", "synchronous": _NOT_SYNCED, "foreign_keys": 1, "busy_timeout": 10_000}
 
 
 class SpoolIndex:
@@ -59,6 +77,7 @@ class SpoolIndex:
 
     def __init__(self, path: Path, *, reserve_bytes: int) -> None:
         self._reserve_bytes = reserve_bytes
+        self._wal_in_doubt = False
         # Made before SQLite does, for its mode; the -wal and -shm files take the mode of the database.
         path.touch(mode=0o600, exist_ok=True)
         # One connection for all threads, under the spool's lock.
@@ -76,18 +95,53 @@ class SpoolIndex:
             raise IndexUnreadableError(
                 f"the spool's index has version {version}; this program knows {SCHEMA_VERSION}"
             )
+        # A column more does not disturb an older program, should the box be set back to it. Before the indexes on it.
+        columns = {column.name for column in self.db.get_columns("objects")}
+        for name in ("damaged", "priority"):
+            if columns and name not in columns:
+                self.execute(f"ALTER TABLE objects ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0", ())
         with self.db.bind_ctx(TABLES):
             self.db.create_tables(TABLES)
         self.db.pragma("user_version", SCHEMA_VERSION)
+        self._renew_wal()  # the last life may have ended in a failed sync
 
     def close(self) -> None:
         self.db.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing, and durable when left. Not nestable."""
-        with self.translated(), self.db.transaction("IMMEDIATE"):
+    def transaction(self, *, durable: bool = True) -> Iterator[None]:
+        """All or nothing; survives a power cut from here on if `durable`. Not nestable."""
+        with self.translated():
+            if self._wal_in_doubt:
+                self._renew_wal()
+            try:
+                with self._synced(durable), self.db.transaction("IMMEDIATE"):
+                    yield
+            except DatabaseError:
+                self._wal_in_doubt = True
+                raise
+
+    @contextmanager
+    def _synced(self, durable: bool) -> Iterator[None]:
+        if not durable:
             yield
+            return
+        self.db.pragma("synchronous", _SYNCED)
+        try:
+            yield
+        finally:
+            self.db.pragma("synchronous", _NOT_SYNCED)
+
+    def _renew_wal(self) -> None:
+        """Write what the WAL holds into the database, and begin a new WAL.
+
+        A sync that failed has dropped frames of earlier, unsynced commits, which the kernel still shows: what is
+        appended behind that hole would be lost with the next power cut, though its own sync succeeds.
+        """
+        busy, *_ = self.execute("PRAGMA wal_checkpoint(TRUNCATE)", ()).fetchone()
+        if busy:
+            raise StorageFailedError(OSError(errno.EBUSY, "the index's log cannot be renewed"))
+        self._wal_in_doubt = False
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -95,50 +149,39 @@ class SpoolIndex:
         try:
             yield
         except DatabaseError as error:
-            if sqlite3.SQLITE_FULL in _sqlite_codes(error):
-                raise DiskFullError(free_bytes=None, reserve_bytes=self._reserve_bytes) from error
-            raise StorageFailedError(OSError(5, str(error))) from error
+            raise sqlite_error(error, reserve_bytes=self._reserve_bytes) from error
 
-    def execute(self, statement: str, values: tuple[object, ...]) -> sqlite3.Cursor:
+    def execute(self, statement: str, values: tuple[object, ...] | dict[str, object]) -> sqlite3.Cursor:
         """Run one written-out statement with bound values."""
         cursor: sqlite3.Cursor = self.db.execute_sql(statement, values)  # type: ignore[no-untyped-call]  # stubs
         return cursor
 
     def insert(
-        self,
-        object_id: ObjectId,
-        *,
-        state: State,
-        success_answered: bool,
-        origin: Origin | None,
-        identity: InstanceIdentity | None,
-        sha256: str | None,
-        size_bytes: int,
-        stored_bytes: int,
-        last_error: str | None = None,
+        self, label: Label, *, success_answered: bool, state: State | None = None, damaged: bool = False
     ) -> None:
-        """The row of a file that is durable in its place already. To be called inside `transaction`."""
-        who = origin or Origin("", "", "", "")
+        """The row of a file that is durable already, in the label's state or another. Inside `transaction`."""
+        origin, identity = label.origin, label.identity
         values = (
-            object_id,
-            state,
+            label.object_id,
+            state or label.state,
             success_answered,
             identity and identity.sop_class_uid,
             identity and identity.sop_instance_uid,
             identity and identity.study_instance_uid,
             identity and identity.series_instance_uid,
             identity and identity.modality,
-            origin and origin.transfer_syntax_uid,
-            who.calling_ae_title,
-            who.called_ae_title,
-            who.peer_address,
-            sha256,
-            size_bytes,
-            stored_bytes,
-            utc_text(datetime.now(UTC)),
+            origin.transfer_syntax_uid,
+            origin.calling_ae_title,
+            origin.called_ae_title,
+            origin.peer_address,
+            label.sha256,
+            label.size_bytes,
+            label.stored_bytes,
+            utc_text(label.received_at_utc),
             0.0,
             0,
-            last_error,
+            label.reason,
+            damaged,
         )
         self.execute(_INSERT, values)
 
@@ -147,49 +190,14 @@ class SpoolIndex:
         found = self.execute(_FIND_DUPLICATE, (sop_instance_uid, sha256, *SAFE_HERE)).fetchone()
         return None if found is None else ObjectId(found[0])
 
-    def claim_next(self, *, now_s: float, lease_s: float) -> Claimed | None:
-        """Lease the oldest object that is due: ready, or sending with its lease run out."""
-        with self.transaction():
-            rows = list(
-                SpoolObject.select()
-                .from_(_BY_SEQUENCE)
-                .where(_LIVE, SpoolObject.state.in_(CLAIM.from_states), SpoolObject.due_s <= now_s)
-                .order_by(SpoolObject.sequence)
-                .limit(1)
-                .dicts()
-                .execute(self.db)
-            )
-            if not rows:
-                return None
-            row = rows[0]
-            attempts = row["attempts"] + 1
-            self._step(ObjectId(row["object_id"]), CLAIM, due_s=now_s + lease_s, attempts=attempts)
-        return Claimed(
-            object_id=ObjectId(row["object_id"]),
-            sha256=row["sha256"],
-            size_bytes=row["size_bytes"],
-            stored_bytes=row["stored_bytes"],
-            sop_class_uid=row["sop_class_uid"],
-            sop_instance_uid=row["sop_instance_uid"],
-            study_instance_uid=row["study_instance_uid"],
-            series_instance_uid=row["series_instance_uid"],
-            transfer_syntax_uid=row["transfer_syntax_uid"],
-            modality=row["modality"],
-            calling_ae_title=row["calling_ae_title"],
-            called_ae_title=row["called_ae_title"],
-            peer_address=row["peer_address"],
-            received_at_utc=utc_from_text(row["received_at_utc"]),
-            attempts=attempts,
-        )
-
-    def step(self, object_id: ObjectId, step: Step, **values: Any) -> None:
+    def step(self, object_id: ObjectId, step: Step, *, durable: bool = True, **values: Any) -> None:
         """Take one step of the table in `edge.buffer.states`, with `values` written beside the new state.
 
         Raises
         ------
         UnknownObjectError, WrongStateError
         """
-        with self.transaction():
+        with self.transaction(durable=durable):
             self._step(object_id, step, **values)
 
     def _step(self, object_id: ObjectId, step: Step, **values: Any) -> None:
@@ -211,16 +219,71 @@ class SpoolIndex:
         rows = list(SpoolObject.select().where(SpoolObject.object_id == object_id).dicts().execute(self.db))
         return rows[0] if rows else None
 
-    def live_states(self) -> dict[ObjectId, State]:
-        """State of every object that should have a file."""
-        rows = SpoolObject.select(SpoolObject.object_id, SpoolObject.state).where(_LIVE).tuples()
-        return {ObjectId(object_id): State(state) for object_id, state in rows.execute(self.db)}
+    def was_freed(self, object_id: ObjectId) -> bool | None:
+        """Whether its row says freed; None if there is no row."""
+        question = "SELECT freed_at_utc IS NOT NULL FROM objects WHERE object_id = ?"
+        found = self.execute(question, (object_id,)).fetchone()
+        return None if found is None else bool(found[0])
+
+    def live_states(self) -> Iterator[tuple[ObjectId, State]]:
+        """Every object that should have a file, and its state; read as it is asked for."""
+        question = "SELECT object_id, state FROM objects WHERE freed_at_utc IS NULL"
+        for object_id, state in self.execute(question, ()):
+            yield ObjectId(object_id), State(state)
+
+    def sealed_after(self, sequence: int, *, limit: int) -> list[SealedRow]:
+        """Objects with a file that counts as sound, in the order they came, from behind `sequence`."""
+        return [
+            SealedRow(at, ObjectId(object_id), State(state), *rest)
+            for at, object_id, state, *rest in self.execute(_FIND_SEALED, (sequence, limit))
+        ]
+
+    def last_sequence(self) -> int:
+        """The newest object's place in the order; 0 if there never was one."""
+        last: int | None = self.execute("SELECT MAX(sequence) FROM objects", ()).fetchone()[0]
+        return last or 0
+
+    def lose(self, object_ids: Collection[ObjectId], *, reason: str) -> tuple[list[ObjectId], list[ObjectId]]:
+        """Files of these rows are gone: those that central has are freed, others condemned; which were which."""
+        freed, condemned = [], []
+        now = utc_text(datetime.now(UTC))
+        with self.transaction():
+            for object_id in object_ids:
+                row = self.find(object_id)
+                if row is None or row["state"] in FREE.from_states:
+                    self._step(object_id, FREE, freed_at_utc=now)
+                    freed.append(object_id)
+                elif not row["damaged"]:
+                    self._step(object_id, CONDEMN, damaged=True, last_error=reason)
+                    condemned.append(object_id)
+        return freed, condemned
+
+    def oldest_retained(self, limit: int) -> list[tuple[ObjectId, int, datetime]]:
+        """What central has and the box keeps for the site, oldest first: id, bytes on the disk, arrival."""
+        return [
+            (ObjectId(object_id), stored_bytes, utc_from_text(received_at_utc))
+            for object_id, stored_bytes, received_at_utc in self.execute(_FIND_RETAINED, (limit,))
+        ]
+
+    def free(self, object_ids: Collection[ObjectId], step: Step = FREE) -> None:
+        """Free some in one transaction; the caller unlinks the files after it.
+
+        Not synced: what a power cut takes back is in its former state, and its file is freed again.
+        """
+        now = utc_text(datetime.now(UTC))
+        with self.transaction(durable=False):
+            for object_id in object_ids:
+                self._step(object_id, step, freed_at_utc=now)
+
+    def damaged_twins(self, object_id: ObjectId) -> list[ObjectId]:
+        """Damaged objects of the same instance and the same bytes."""
+        return [ObjectId(found) for (found,) in self.execute(_FIND_DAMAGED_TWINS, (object_id,))]
 
     def earliest_due_s(self) -> float | None:
         """When the next object can be claimed, on the monotonic clock; None if nothing waits."""
         due: float | None = (
             SpoolObject.select(fn.MIN(SpoolObject.due_s))
-            .where(_LIVE, SpoolObject.state.in_(CLAIM.from_states))
+            .where(LIVE, SpoolObject.state.in_(CLAIM.from_states))
             .scalar(self.db)
         )
         return due
@@ -230,7 +293,7 @@ class SpoolIndex:
         found = dict.fromkeys(UNFREED, Tally(0, 0))
         rows = (
             SpoolObject.select(SpoolObject.state, fn.COUNT(), fn.SUM(SpoolObject.stored_bytes))
-            .where(_LIVE)
+            .where(LIVE)
             .group_by(SpoolObject.state)
             .tuples()
         )
@@ -238,11 +301,19 @@ class SpoolIndex:
             found[State(state)] = Tally(objects, stored_bytes)
         return found
 
+    def retained_bytes(self) -> int:
+        """Room that what is retained takes on the disk."""
+        question = """
+            SELECT SUM(stored_bytes) FROM objects INDEXED BY live_by_state
+            WHERE freed_at_utc IS NULL AND state = 'retained'
+        """
+        return self.execute(question, ()).fetchone()[0] or 0
+
     def oldest_unsent_at_utc(self) -> datetime | None:
         text = (
             SpoolObject.select(SpoolObject.received_at_utc)
             .from_(_BY_SEQUENCE)
-            .where(_LIVE, SpoolObject.state.in_(CLAIM.from_states))
+            .where(LIVE, SpoolObject.state.in_(CLAIM.from_states))
             .order_by(SpoolObject.sequence)
             .limit(1)
             .scalar(self.db)
@@ -254,9 +325,18 @@ class SpoolIndex:
         now_s = time.monotonic()
         wanted = SpoolObject.select().where(SpoolObject.state.in_(list(states)))
         if State.FREED not in states:
-            wanted = wanted.where(_LIVE)
+            wanted = wanted.where(LIVE)
         found = wanted.order_by(SpoolObject.sequence).limit(limit).dicts().execute(self.db)
         return [_object_row(row, now_s) for row in found]
+
+    def received_since(self, moment: datetime | None, *, limit: int) -> list[ObjectRow]:
+        """The newest `limit` of what is still here, oldest first."""
+        wanted = SpoolObject.select().where(LIVE)
+        if moment is not None:
+            wanted = wanted.where(SpoolObject.received_at_utc >= utc_text(moment))
+        found = wanted.order_by(SpoolObject.sequence.desc()).limit(limit).dicts().execute(self.db)
+        now_s = time.monotonic()
+        return [_object_row(row, now_s) for row in found][::-1]
 
     def evict(self, *, max_bytes: int) -> list[ObjectId]:
         """Free the oldest of what no sender was told success for, until the rest is within `max_bytes`.
@@ -266,7 +346,7 @@ class SpoolIndex:
         rows = (
             SpoolObject.select(SpoolObject.object_id, SpoolObject.stored_bytes)
             .where(
-                _LIVE,
+                LIVE,
                 SpoolObject.state.in_(EVICT.from_states),
                 SpoolObject.success_answered == EVICT.answered,
             )
@@ -292,19 +372,17 @@ class SpoolIndex:
         return gone
 
 
-def _sqlite_codes(error: BaseException) -> set[int]:
-    """Result codes of the sqlite3 errors behind peewee's, extended bits cut off.
-
-    All of them: when the disk is full SQLite rolls back by itself, and peewee's own rollback then fails on top.
-    """
-    codes: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None:
-        code = getattr(cause, "sqlite_errorcode", None)
-        if code is not None:
-            codes.add(int(code) & 0xFF)
-        cause = cause.__cause__ or cause.__context__
-    return codes
+def sealed_row(row: dict[str, Any]) -> SealedRow:
+    """The part of a row that a sealed file can be compared with."""
+    return SealedRow(
+        sequence=row["sequence"],
+        object_id=ObjectId(row["object_id"]),
+        state=State(row["state"]),
+        stored_bytes=row["stored_bytes"],
+        sha256=row["sha256"],
+        sop_instance_uid=row["sop_instance_uid"],
+        calling_ae_title=row["calling_ae_title"],
+    )
 
 
 def _object_row(row: dict[str, Any], now_s: float) -> ObjectRow:
@@ -329,4 +407,5 @@ def _object_row(row: dict[str, Any], now_s: float) -> ObjectRow:
         last_error=row["last_error"],
         has_receipt=row["receipt"] is not None,
         freed_at_utc=row["freed_at_utc"] and utc_from_text(row["freed_at_utc"]),
+        damaged=row["damaged"],
     )

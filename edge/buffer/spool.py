@@ -1,25 +1,31 @@
 """The durable spool: takes instances from scanners, lends them to the sender, frees them against a receipt.
 
 Always true: an instance whose `Reception.commit` returned is on the disk, sealed, with a committed row; it
-leaves the disk only through `acknowledge`, which takes central's verified receipt. One process owns a spool
+leaves the disk only after `acknowledge` took central's verified receipt. The files are the truth and the
+index is made of their labels. One process owns a spool
 directory; within it every method is safe from any thread. A crash leaves what `edge.buffer.recovery` repairs.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from contract.identifiers import ObjectId, new_object_id
-from contract.sealed_object import Aead, Content, SealedObjectWriter
+from contract.identifiers import ObjectId
+from contract.sealed_object import Aead, Codec, SealedObjectWriter
 from contract.sealing import DataKeyRing
-from edge.buffer.coding import ZSTD_LEVEL, choose_aead, choose_codec
+from contract.segment_coder import SegmentCoder
+from edge.buffer.catalogue import Present, present
+from edge.buffer.coding import choose_aead, choose_codec
+from edge.buffer.coding_pace import Coding, CodingPace
 from edge.buffer.errors import (
     DiskFullError,
     NotEnrolledError,
@@ -29,7 +35,10 @@ from edge.buffer.errors import (
     storage_error,
 )
 from edge.buffer.files import Place, SpoolFiles
-from edge.buffer.index import SpoolIndex
+from edge.buffer.forecast import RoomHistory
+from edge.buffer.index import SpoolIndex, sealed_row
+from edge.buffer.label import Label
+from edge.buffer.order import ClaimOrder
 from edge.buffer.reception import Reception
 from edge.buffer.records import (
     Claimed,
@@ -40,16 +49,34 @@ from edge.buffer.records import (
     Origin,
     RecoveryReport,
     ScannerSeen,
+    SealedRow,
 )
 from edge.buffer.recovery import open_index, recover
+from edge.buffer.retention import Freed, Freeing, choose, free_all, stays
 from edge.buffer.scanners import ScannerBook
-from edge.buffer.states import ACKNOWLEDGE, FREE, RELEASE, REQUEUE, SET_ASIDE, State
-from edge.buffer.tables import utc_text
+from edge.buffer.scrub import find_damage
+from edge.buffer.sealed_file import SealedBytes
+from edge.buffer.standing import Standing, standing
+from edge.buffer.states import (
+    ACKNOWLEDGE,
+    CONDEMN,
+    FREE,
+    RELEASE,
+    REPLACE,
+    REQUEUE,
+    RETAIN,
+    SET_ASIDE,
+    State,
+)
+from edge.buffer.tables import utc_from_text, utc_text
 
 RECEIPTS_KEPT = timedelta(days=30)
 """As long as a radiology department takes to ask where a study went; 1,000,000 receipts are about 1 GB."""
 
 _PRUNE_EVERY_S = 3600.0
+_RESERVE_FILES = (128, 1024)  # at least two batches of names; a hundredth of a file system in between
+_READ_BYTES = 1 << 17
+_RESTORED_OBJECTS = 10_000
 _LOG = logging.getLogger(__name__)
 
 
@@ -63,20 +90,33 @@ class Spool:
         recovery: RecoveryReport,
         *,
         reserve_bytes: int,
+        low_water_bytes: int,
+        retain: timedelta,
         quarantine_max_bytes: int,
         keys: DataKeyRing | None,
         aead: Aead,
-        on_stored: Callable[[], None],
+        coding: Coding,
+        on_stored: Callable[[Label], None],
+        on_low_water: Callable[[], None],
     ) -> None:
         self.recovery = recovery
         self.reserve_bytes = reserve_bytes
+        self.retain = retain
+        self._low_water_bytes = low_water_bytes
+        self._on_low_water = on_low_water
+        self._room = RoomHistory()
+        self._making_room = threading.Lock()
+        self._refusing = False
+        self._touched_at_s = float("-inf")
         self._files = files
         self._index = index
+        self._order = ClaimOrder(index)
         self._book = ScannerBook(index)
         self._quarantine_max_bytes = quarantine_max_bytes
         self._keys = keys
         self._aead = aead
         self._on_stored = on_stored
+        self._pace = CodingPace(coding)
         self._closed = False
         self._received = 0
         self._pruned_at_s = time.monotonic()
@@ -92,7 +132,11 @@ class Spool:
         quarantine_max_bytes: int,
         keys: DataKeyRing | None,
         aead: Aead | None = None,
-        on_stored: Callable[[], None] = lambda: None,
+        coding: Coding = Coding.PACE,
+        on_stored: Callable[[Label], None] = lambda _: None,
+        low_water_bytes: int = 0,
+        retain: timedelta = timedelta(0),
+        on_low_water: Callable[[], None] = lambda: None,
     ) -> Spool:
         """Take the directory over and repair what the last life left; `recovery` says what that was.
 
@@ -103,7 +147,11 @@ class Spool:
         quarantine_max_bytes : bound on what is kept of instances no sender was told success for.
         keys : None before enrolment; `set_keys` later.
         aead : None to choose by the processor.
+        coding : what decides whether pixels are coded as images.
         on_stored : called after each instance that became durable, on the thread that received it; must not block.
+        low_water_bytes : below it what is retained goes, oldest first; the reserve counts where it is higher.
+        retain : how long after its arrival an object stays although central has it.
+        on_low_water : called on a receiving thread that finds less than the low-water mark; must not block.
 
         Raises
         ------
@@ -131,10 +179,14 @@ class Spool:
             index,
             report,
             reserve_bytes=reserve_bytes,
+            low_water_bytes=low_water_bytes,
+            retain=retain,
             quarantine_max_bytes=quarantine_max_bytes,
             keys=keys,
             aead=aead or choose_aead(),
+            coding=coding,
             on_stored=on_stored,
+            on_low_water=on_low_water,
         )
 
     def set_keys(self, keys: DataKeyRing) -> None:
@@ -156,78 +208,92 @@ class Spool:
         if self._closed:
             raise SpoolClosedError
         self.check_room()
-        object_id = new_object_id()
         data_key = keys.current()
-        codec = choose_codec(origin.transfer_syntax_uid)
-        return Reception(
-            object_id,
-            origin,
-            self._files,
-            self,
-            lambda file: SealedObjectWriter(file, object_id, data_key, self._aead, codec, ZSTD_LEVEL),
-        )
+        codec = choose_codec(origin.transfer_syntax_uid, tight=self._pace.allows_tight(origin))
+        coder = SegmentCoder() if codec is Codec.SEGMENTS else None
+        try:
+            object_id, file = self._files.new_file()
+        except OSError as error:
+            raise storage_error(error, reserve_bytes=self.reserve_bytes) from error
+        try:
+            writer = SealedObjectWriter(file, object_id, data_key, self._aead, codec, coder)
+        except OSError as error:
+            file.discard()
+            raise storage_error(error, reserve_bytes=self.reserve_bytes) from error
+        return Reception(object_id, origin, file, self, writer, coder, self._pace)
 
     def check_room(self) -> None:
-        """DiskFullError when less than the reserve is free."""
-        disk = self.disk()
+        """DiskFullError when less than the reserve is free, and nothing retained is left to free for it."""
+        self._touched_at_s = time.monotonic()
+        disk = self._measure()
         if not disk.accepting:
-            raise DiskFullError(free_bytes=disk.free_bytes, reserve_bytes=disk.reserve_bytes)
+            disk = self._make_room()
+        if not disk.accepting:
+            self._note_refusing(disk)
+            free_files = disk.free_files if disk.free_files < disk.reserve_files else None
+            raise DiskFullError(
+                free_bytes=disk.free_bytes, reserve_bytes=disk.reserve_bytes, free_files=free_files
+            )
+        if self._refusing:
+            self._note_refusing(disk)
+        if disk.low_by_bytes or disk.low_by_files:
+            self._on_low_water()
+
+    def _make_room(self) -> Disk:
+        """Free what is retained until the reserve is there again, and a little more: not at every instance.
+
+        One thread does it for all that wait.
+        """
+        with self._making_room:
+            disk = self._measure()
+            if disk.accepting:
+                return disk
+            free_all(
+                self,
+                Freeing(
+                    want_bytes=max(0, disk.reserve_bytes * 9 // 8 - disk.free_bytes),
+                    want_files=max(0, disk.reserve_files * 9 // 8 - disk.free_files),
+                ),
+            )
+            return self._measure()
+
+    def _note_refusing(self, disk: Disk) -> None:
+        """Say once that it began, and once that it is over: a full disk must not fill the log."""
+        with self._making_room:
+            began, ended = not disk.accepting and not self._refusing, disk.accepting and self._refusing
+            self._refusing = not disk.accepting
+        if began:
+            _LOG.error("the disk is full: scanners are told to send later", extra=vars(disk))
+        elif ended:
+            _LOG.warning("there is room again: images are taken in", extra=vars(disk))
 
     def duplicate_of(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
         """For `Reception`: an object on its way to central that holds these very bytes."""
         with self._held():
             return self._index.duplicate_of(sop_instance_uid, sha256)
 
-    def register(
-        self,
-        object_id: ObjectId,
-        origin: Origin,
-        identity: InstanceIdentity,
-        content: Content,
-        stored_bytes: int,
-    ) -> ObjectId:
+    def register(self, label: Label, identity: InstanceIdentity) -> ObjectId:
         """For `Reception`: commit the row of a durable file, or point at the duplicate that got here first."""
         with self._held():
-            with self._index.transaction():
-                known = self._index.duplicate_of(identity.sop_instance_uid, content.sha256)
+            with self._index.transaction(durable=False):
+                known = self._index.duplicate_of(identity.sop_instance_uid, label.sha256)
                 if known is None:
-                    self._index.insert(
-                        object_id,
-                        state=State.READY,
-                        success_answered=True,
-                        origin=origin,
-                        identity=identity,
-                        sha256=content.sha256,
-                        size_bytes=content.size_bytes,
-                        stored_bytes=stored_bytes,
-                    )
-                self._book.note_store(
-                    origin,
-                    instances=0 if known else 1,
-                    size_bytes=0 if known else content.size_bytes,
-                )
+                    self._index.insert(label, success_answered=True)
+            self._book.note_store(
+                label.origin, instances=0 if known else 1, size_bytes=0 if known else label.size_bytes
+            )
             self._received += 1
+            self._touched_at_s = time.monotonic()
             self._changed.notify_all()
-        self._on_stored()
-        return known or object_id
+        self._on_stored(label)
+        return known or label.object_id
 
-    def register_quarantined(
-        self, object_id: ObjectId, origin: Origin, content: Content, stored_bytes: int, reason: str
-    ) -> None:
-        """For `Reception`: commit the row of a durable file in quarantine, then keep quarantine in bounds."""
+    def register_quarantined(self, label: Label) -> None:
+        """For `Reception`: move a durable file to quarantine, commit its row, keep quarantine in bounds."""
         with self._held():
+            self._files.move(label.object_id, Place.QUARANTINE)
             with self._index.transaction():
-                self._index.insert(
-                    object_id,
-                    state=State.QUARANTINED,
-                    success_answered=False,
-                    origin=origin,
-                    identity=None,
-                    sha256=content.sha256,
-                    size_bytes=content.size_bytes,
-                    stored_bytes=stored_bytes,
-                    last_error=reason,
-                )
+                self._index.insert(label, success_answered=False)
                 evicted = self._index.evict(max_bytes=self._quarantine_max_bytes)
             for gone in evicted:
                 self._unlink_freed(gone)
@@ -236,12 +302,33 @@ class Spool:
     # Sending --------------------------------------------------------------------------------------------
 
     def claim(self, *, lease_s: float) -> Claimed | None:
-        """Lease the oldest object whose time has come; None if there is none.
+        """Lease the one object that goes next (`edge.buffer.order`); None if nothing's time has come.
 
         A lease that runs out makes the object claimable again, so a sender that hangs stalls nothing.
         """
+        return next(iter(self.claim_several(lease_s=lease_s, max_objects=1, max_bytes=0)), None)
+
+    def claim_several(
+        self, *, lease_s: float, max_objects: int, max_bytes: int, these: Collection[ObjectId] = ()
+    ) -> list[Claimed]:
+        """The same of objects that go together: one whatever its size, more as far as all fit `max_bytes` sealed.
+
+        Parameters
+        ----------
+        these : exactly these, whether their time has come or not, or none of them.
+        """
+        now_s = time.monotonic()
         with self._held():
-            return self._index.claim_next(now_s=time.monotonic(), lease_s=lease_s)
+            if these:
+                return self._order.claim_these(these, now_s=now_s, lease_s=lease_s)
+            return self._order.claim(
+                now_s=now_s, lease_s=lease_s, max_objects=max_objects, max_bytes=max_bytes
+            )
+
+    def prioritise(self, study_instance_uid: str) -> int:
+        """Put what waits of a study before everything else; how many objects that moved. Survives a restart."""
+        with self._held():
+            return self._order.prioritise(study_instance_uid)
 
     def wait_for_work(self, timeout_s: float | None) -> bool:
         """Block until `claim` would give something (True), the timeout passes or the spool closes (False)."""
@@ -261,13 +348,14 @@ class Spool:
     def open_object(self, object_id: ObjectId) -> BinaryIO:
         """The sealed bytes, from the start. UnknownObjectError if they are not here."""
         with self._held():
-            file = self._files.open_sealed(object_id)
-        if file is None:
+            row = self._index.find(object_id)
+            file = self._files.open_file(object_id) if row else None
+        if row is None or file is None:
             raise UnknownObjectError(object_id)
-        return file
+        return io.BufferedReader(SealedBytes(file, row["stored_bytes"]), _READ_BYTES)
 
     def acknowledge(self, object_id: ObjectId, receipt: str) -> None:
-        """Keep central's receipt, which the caller has verified, and free the file.
+        """Keep central's receipt, which the caller has verified, and free the file or retain it for a while.
 
         Raises
         ------
@@ -276,8 +364,14 @@ class Spool:
         with self._held():
             self._index.step(object_id, ACKNOWLEDGE, receipt=receipt, last_error=None)
             # The receipt is durable from here on; a crash leaves the rest of this to recovery.
-            self._index.step(object_id, FREE, freed_at_utc=utc_text(datetime.now(UTC)))
-            self._unlink_freed(object_id)
+            if self.retain and self._stays(object_id):
+                self._index.step(object_id, RETAIN, durable=False)
+            else:
+                self._index.step(object_id, FREE, durable=False, freed_at_utc=utc_text(datetime.now(UTC)))
+                self._unlink_freed(object_id)
+            for twin in self._index.damaged_twins(object_id):
+                self._index.free([twin], REPLACE)
+                self._unlink_freed(twin)
             if time.monotonic() - self._pruned_at_s >= _PRUNE_EVERY_S:
                 self._pruned_at_s = time.monotonic()
                 self._index.prune_freed(older_than=RECEIPTS_KEPT)
@@ -285,7 +379,9 @@ class Spool:
     def release(self, object_id: ObjectId, *, error: str, retry_in_s: float) -> None:
         """Give a claimed object back; it can be claimed again after `retry_in_s`."""
         with self._held():
-            self._index.step(object_id, RELEASE, last_error=error, due_s=time.monotonic() + retry_in_s)
+            self._index.step(
+                object_id, RELEASE, durable=False, last_error=error, due_s=time.monotonic() + retry_in_s
+            )
             self._changed.notify_all()
 
     def set_aside(self, object_id: ObjectId, *, reason: str) -> None:
@@ -297,19 +393,101 @@ class Spool:
     def requeue(self, object_id: ObjectId) -> None:
         """Put a quarantined object that was acknowledged to its sender back into the queue, due at once.
 
+        One that was found damaged is read again first, in the caller's time.
+
         Raises
         ------
         UnknownObjectError : there is no such object, or its file is missing.
-        WrongStateError : not in quarantine, never acknowledged, or never identified.
+        WrongStateError : not in quarantine, never acknowledged, never identified, or damaged.
         """
         with self._held():
             row = self._index.find(object_id)
-            if row is not None and row["sha256"] is None:
+            if row is not None and not row["sha256"]:
                 raise WrongStateError(object_id, step=REQUEUE.name, found="a file the index does not know")
             self.open_object(object_id).close()
-            self._index.step(object_id, REQUEUE, due_s=0.0)
+        if row is not None and row["damaged"]:
+            self._check_sound(sealed_row(row))
+        with self._held():
+            self._index.step(object_id, REQUEUE, due_s=0.0, damaged=False)
             self._files.move(object_id, Place.OBJECTS)
             self._changed.notify_all()
+
+    def _check_sound(self, row: SealedRow) -> None:
+        file = self.open_file(row.object_id)
+        if file is None:
+            raise UnknownObjectError(row.object_id)
+        with file:
+            damage = find_damage(file, row)
+        if damage is not None:
+            raise WrongStateError(row.object_id, step=REQUEUE.name, found=f"damaged: {damage}")
+
+    # Room and upkeep -------------------------------------------------------------------------------------
+
+    def _stays(self, object_id: ObjectId) -> bool:
+        row = self._index.find(object_id)
+        return row is not None and stays(utc_from_text(row["received_at_utc"]), self._measure(), self.retain)
+
+    def free_retained(self, freeing: Freeing) -> Freed:
+        """For `edge.buffer.retention`: free one batch of what central has and the site kept."""
+        with self._held():
+            chosen = choose(self._index, freeing)
+            if chosen:
+                self._index.free(chosen)
+            for object_id in chosen:
+                self._unlink_freed(object_id)
+        return Freed(len(chosen), sum(chosen.values()))
+
+    def note_room(self) -> None:
+        """Let the forecast learn; to be called every few minutes."""
+        disk = self._measure()
+        with self._held():
+            self._room.note(time.monotonic(), self._room_bytes(disk))
+
+    def _room_bytes(self, disk: Disk) -> int:
+        """What may still be filled: free above the reserve, or free at once when it is wanted."""
+        return disk.free_bytes - disk.reserve_bytes + self._index.retained_bytes()
+
+    # Scrubbing -------------------------------------------------------------------------------------------
+
+    @property
+    def quiet_s(self) -> float:
+        """How long no instance has begun, grown by much, or become durable."""
+        return time.monotonic() - self._touched_at_s
+
+    def sealed_after(self, sequence: int, *, limit: int) -> list[SealedRow]:
+        """For `edge.buffer.scrub`: objects from behind `sequence`, in the order they came."""
+        with self._held():
+            return self._index.sealed_after(sequence, limit=limit)
+
+    def last_sequence(self) -> int:
+        """The newest object's place in the order."""
+        with self._held():
+            return self._index.last_sequence()
+
+    def open_file(self, object_id: ObjectId) -> BinaryIO | None:
+        """The whole file, label and all; None if it is not here."""
+        with self._held():
+            return self._files.open_file(object_id)
+
+    def condemn(self, object_id: ObjectId, reason: str) -> State | None:
+        """The disk has damaged or lost an object's file: out of the queue with it; its new state.
+
+        None where nothing was to be done: it was freed meanwhile, or is being sent, and then central finds out.
+        What central has is freed; anything else is kept for a person.
+        """
+        with self._held():
+            row = self._index.find(object_id)
+            state = State(row["state"]) if row else State.FREED
+            if state in FREE.from_states:
+                self._index.free([object_id])
+                self._unlink_freed(object_id)
+                return FREE.to
+            if state not in CONDEMN.from_states:
+                return None
+            self._index.step(object_id, CONDEMN, damaged=True, last_error=reason)
+            if self._files.place_of(object_id) is not None:
+                self._files.move(object_id, Place.QUARANTINE)
+            return CONDEMN.to
 
     # What is here ---------------------------------------------------------------------------------------
 
@@ -328,6 +506,21 @@ class Spool:
         with self._held():
             return self._index.rows(states=states, limit=limit)
 
+    def received_since(self, moment: datetime | None) -> list[ObjectRow]:
+        """What is still here of what came in since then (None: ever), the newest 10,000 of it, oldest first."""
+        with self._held():
+            return self._index.received_since(moment, limit=_RESTORED_OBJECTS)
+
+    def standing(self, sop_instance_uids: Collection[str]) -> Mapping[str, Standing]:
+        """How safe these instances are; what is not in the answer is not here."""
+        with self._held():
+            return standing(self._index, sop_instance_uids)
+
+    def present(self, *, after: int, limit: int) -> list[Present]:
+        """Identified objects that are still here, behind sequence number `after`, in the order they came."""
+        with self._held():
+            return present(self._index, after=after, limit=limit)
+
     def scanners_seen(self) -> list[ScannerSeen]:
         """Everyone who called this box, latest first."""
         with self._held():
@@ -339,9 +532,24 @@ class Spool:
             self._book.note_rejection(calling_ae_title, peer_address, reason)
 
     def disk(self) -> Disk:
-        """Room on the spool's file system."""
-        total_bytes, free_bytes = self._files.room()
-        return Disk(total_bytes=total_bytes, free_bytes=free_bytes, reserve_bytes=self.reserve_bytes)
+        """Room on the spool's file system, and how long it will last."""
+        disk = self._measure()
+        if not disk.accepting:
+            return replace(disk, hours_to_full=0.0)
+        with self._held():
+            room_bytes = self._room_bytes(disk)
+        return replace(disk, hours_to_full=self._room.hours_to_full(room_bytes))
+
+    def _measure(self) -> Disk:
+        room = self._files.room()
+        return Disk(
+            total_bytes=room.total_bytes,
+            free_bytes=room.free_bytes,
+            reserve_bytes=self.reserve_bytes,
+            low_water_bytes=self._low_water_bytes,
+            free_files=room.free_files if room.total_files else 0,
+            reserve_files=_reserve_files(room.total_files),
+        )
 
     def close(self) -> None:
         """Wake whoever waits and let the directory go. Receptions still open fail when they commit."""
@@ -350,11 +558,10 @@ class Spool:
                 return
             self._closed = True
             self._changed.notify_all()
-            try:
+            with ExitStack() as ending, self._index.translated():
+                ending.callback(self._files.close)
+                ending.callback(self._index.close)
                 self._book.flush()
-            finally:
-                self._index.close()
-                self._files.close()
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -376,3 +583,9 @@ class Spool:
             _LOG.warning(
                 "could not delete a freed file", extra={"object_id": object_id, "reason": error.strerror}
             )
+
+
+def _reserve_files(total_files: int) -> int:
+    """How many files more must fit; 0 on a file system that has no bound for them."""
+    least, most = _RESERVE_FILES
+    return max(least, min(most, total_files // 100)) if total_files else 0

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from peewee import AutoField, BooleanField, FloatField, IntegerField, Model, TextField
+from peewee import SQL, AutoField, BooleanField, FloatField, IntegerField, Model, TextField
 
 SCHEMA_VERSION = 1
 
 
 def utc_text(moment: datetime) -> str:
     """Fixed-width ISO 8601 in UTC: sorts as text, and a technician can read it in sqlite3."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def utc_from_text(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    return datetime.fromisoformat(text)  # twenty times as fast as strptime, once for each row of a list
 
 
 class SpoolObject(Model):
@@ -47,6 +47,10 @@ class SpoolObject(Model):
     last_error = TextField(null=True)
     receipt = TextField(null=True)
     freed_at_utc = TextField(null=True)
+    # On the disk no more as it was written: nobody may be told that it is safe here.
+    damaged = BooleanField(default=False, constraints=[SQL("DEFAULT 0")])
+    # Above zero: somebody put its study first.
+    priority = IntegerField(default=0, constraints=[SQL("DEFAULT 0")])
 
     class Meta:
         table_name = "objects"
@@ -83,6 +87,31 @@ SpoolObject.add_index(SpoolObject.index(SpoolObject.sop_instance_uid, where=_liv
 SpoolObject.add_index(
     SpoolObject.index(
         SpoolObject.freed_at_utc, where=SpoolObject.freed_at_utc.is_null(False), name="freed_by_time"
+    )
+)
+SpoolObject.add_index(  # for Storage Commitment, which asks for what central has already
+    SpoolObject.index(
+        SpoolObject.sop_instance_uid, where=SpoolObject.freed_at_utc.is_null(False), name="freed_by_instance"
+    )
+)
+SpoolObject.add_index(
+    SpoolObject.index(SpoolObject.sequence, where=SQL("state = 'retained'"), name="retained_by_sequence")
+)
+# For the order of claims (edge.buffer.order); the lengths of studies are read from the index alone.
+SpoolObject.add_index(
+    SpoolObject.index(
+        SpoolObject.study_instance_uid,
+        SpoolObject.sequence,
+        SpoolObject.state,
+        SpoolObject.due_s,
+        SpoolObject.stored_bytes,
+        where=_live,
+        name="live_by_study",
+    )
+)
+SpoolObject.add_index(
+    SpoolObject.index(
+        SpoolObject.sequence, where=SQL("freed_at_utc IS NULL AND priority > 0"), name="live_by_priority"
     )
 )
 

@@ -60,12 +60,40 @@ class ObjectRefusedError(UplinkPermanentError):
         self.problem = problem
 
 
+class PackRefusedError(UplinkPermanentError):
+    """Central does not take these objects in a pack; each of them may still be welcome by itself.
+
+    Attributes
+    ----------
+    takes_none : it knows no packs at all, or something on the way does not let them through.
+    """
+
+    def __init__(self, sentence: str, *, takes_none: bool) -> None:
+        super().__init__(sentence)
+        self.takes_none = takes_none
+
+
 class ObjectDamagedError(UplinkPermanentError):
     """The sealed file on this box is not as long as it was when it was sealed."""
 
 
 class IdentityError(UplinkPermanentError):
     """The identity kept on this box is unusable, or what central handed out does not fit together."""
+
+
+class EnrolmentPendingError(UplinkTransientError):
+    """Central has the request, and an administrator has to accept the key.
+
+    Attributes
+    ----------
+    fingerprint : of the key, as the administrator sees it.
+    retry_in_s : when central wants to be asked again.
+    """
+
+    def __init__(self, fingerprint: str, retry_in_s: float) -> None:
+        super().__init__(f"an administrator has to accept this box; its key's fingerprint: {fingerprint}")
+        self.fingerprint = fingerprint
+        self.retry_in_s = retry_in_s
 
 
 class EnrolmentRefusedError(UplinkPermanentError):

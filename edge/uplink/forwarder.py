@@ -1,9 +1,10 @@
 """Takes what the spool holds to central, and frees an object only against a receipt that fits it.
 
-Each worker: wait until the line may be used → claim → send → verify the receipt against the pinned keys and
-this very object → acknowledge. Always true: no path frees an object without a verified receipt; every claim
-ends in exactly one of acknowledge, release and set aside, unless the process dies, and then the spool drops
-the lease at the next start and the next attempt goes on where central is. What went wrong decides who waits:
+Each worker: wait until the line may be used → claim, small objects several at once → send, as a pack if they are
+several → verify each receipt against the pinned keys and its very object → acknowledge. Always true: no path frees
+an object without a verified receipt; every claim ends in exactly one of acknowledge, release and set aside, unless
+the process dies, and then the spool drops the lease at the next start and the next attempt goes on where central is.
+What went wrong decides who waits:
 
 | what                                   | the object              | the line                          |
 |----------------------------------------|-------------------------|-----------------------------------|
@@ -12,7 +13,11 @@ the lease at the next start and the next attempt goes on where central is. What 
 | central failed, or the line broke      | waits by its own count  | closed, backoff                   |
 | the receipt does not fit               | waits by its own count  | closed, backoff                   |
 | refused or damaged                     | set aside, kept         | open                              |
-| tampered                               | once more from zero, then set aside | open                  |
+| tampered                               | once more from zero, alone, then set aside | open           |
+| the pack is refused as such, or cannot be read here | sent by itself | open                          |
+
+A pack that was interrupted by the line is sent again as the same pack, from the byte where central is. One over which
+central failed is not: its objects come back one by one, each when its own wait is over.
 """
 
 from __future__ import annotations
@@ -21,7 +26,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -29,24 +36,31 @@ from typing import Final
 import httpx
 
 from contract.identifiers import ObjectId
+from contract.pack import MAX_OBJECTS, MAX_PACK_BYTES, Fate, PackAnswer, head_bytes, make_pack
 from contract.receipt import Receipt, ReceiptError, verify_receipt
-from contract.transfer import Problem
+from contract.transfer import PERMANENT, Problem
 from edge.buffer.errors import SpoolError
 from edge.buffer.records import Claimed
 from edge.buffer.spool import Spool
+from edge.uplink.bandwidth import Bandwidth
 from edge.uplink.client import open_client
 from edge.uplink.errors import (
+    CentralFailedError,
     CentralNotTrustedError,
     CentralUnreachableError,
     CertificateRefusedError,
     ObjectRefusedError,
+    PackRefusedError,
     SendingStoppedError,
     UplinkPermanentError,
     UplinkTransientError,
 )
 from edge.uplink.identity import Identity
 from edge.uplink.line import Line, Pass, backoff_s
+from edge.uplink.line_pace import LinePace
 from edge.uplink.link import Link
+from edge.uplink.pack_source import PackSource
+from edge.uplink.refusals import printable
 from edge.uplink.transfer import Transfer
 
 _log = logging.getLogger(__name__)
@@ -70,6 +84,7 @@ class Forwarder:
     Parameters
     ----------
     lease_s : how long a claim holds; the spool gives the object to somebody else after it.
+    bandwidth : how much may be sent at which hour; without it as much as the line takes.
     backoff_ceiling_s : the longest wait between two attempts, of the line and of one object.
     timeout_s : for each connect, send and wait for bytes.
     on_receipt : called after each object that was freed.
@@ -85,6 +100,7 @@ class Forwarder:
         backoff_ceiling_s: float,
         timeout_s: float,
         on_receipt: Callable[[], None] = lambda: None,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         self._spool = spool
         self._link = link
@@ -93,9 +109,16 @@ class Forwarder:
         self._ceiling_s = backoff_ceiling_s
         self._timeout_s = timeout_s
         self._on_receipt = on_receipt
+        self._bandwidth = bandwidth or Bandwidth()
         self._line = Line(backoff_ceiling_s)
+        self._pace = LinePace()
+        # Packs to be sent again as they are; a worker puts back one at most.
+        self._interrupted: deque[tuple[ObjectId, ...]] = deque(maxlen=connections)
+        self._takes_packs = True
         self._route: _Route | None = None
         self._stopping = threading.Event()
+        self._flowing = threading.Event()  # cleared: somebody paused sending
+        self._flowing.set()
         self._busy = 0
         self._idle = threading.Condition()
         self._threads = [
@@ -117,7 +140,10 @@ class Forwarder:
         )
         # The former client is not closed here: a worker may be in the middle of using it. Its sockets go
         # with the last reference.
-        self._route = _Route(identity, client, Transfer(client, self._stopping.is_set))
+        transfer = Transfer(
+            client, self._stopping.is_set, self._pace, self._bandwidth, wait=self._stopping.wait
+        )
+        self._route = _Route(identity, client, transfer)
         self._link.enrolled(identity.central_url, identity.certificate_expires_at_utc)
         self._line.begin()
 
@@ -125,9 +151,21 @@ class Forwarder:
         """Something else got through to central's side: do not wait out the backoff."""
         self._line.try_now()
 
+    @property
+    def paused(self) -> bool:
+        return not self._flowing.is_set()
+
+    def pause(self) -> None:
+        """Send nothing more, from the next chunk on, until `resume`; what central has of an object stays there."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        self._flowing.set()
+
     def stop(self, grace_s: float) -> None:
         """Let go of what is being sent, within `grace_s`; idle workers end when the spool is closed."""
         self._stopping.set()
+        self._flowing.set()
         self._line.stop()
         with self._idle:
             self._idle.wait_for(lambda: self._busy == 0, grace_s)
@@ -147,9 +185,10 @@ class Forwarder:
             if permit is Pass.PROBE:
                 self._probe(route)
                 continue
+            self._flowing.wait()
             try:
-                claimed = self._spool.claim(lease_s=self._lease_s)
-                if claimed is None:
+                claims = self._claim()
+                if not claims:
                     self._spool.wait_for_work(None)
                     continue
             except SpoolError as error:
@@ -160,7 +199,7 @@ class Forwarder:
             with self._idle:
                 self._busy += 1
             try:
-                self._forward(route, claimed)
+                self._forward_together(route, claims)
             finally:
                 with self._idle:
                     self._busy -= 1
@@ -172,24 +211,107 @@ class Forwarder:
         except (UplinkTransientError, UplinkPermanentError) as error:
             self._blame_line(error)
         else:
+            self._takes_packs = True  # it may have come back as another version
             self._line.passed()
             self._link.connected()
             _log.info("central connected", extra={"central": route.identity.central_url})
 
-    def _forward(self, route: _Route, claimed: Claimed) -> None:
-        """Bring one claim to its end. Whatever happens, the claim is not kept."""
+    def _claim(self) -> Sequence[Claimed]:
+        """What goes in one piece: an interrupted pack, or the next object and what small ones fit beside it."""
+        if not self._takes_packs:
+            one = self._spool.claim(lease_s=self._lease_s)
+            return [one] if one else []
+        room = min(self._pace.chunk_bytes(), MAX_PACK_BYTES) - head_bytes(MAX_OBJECTS)
+        these: tuple[ObjectId, ...] = ()
+        with suppress(IndexError):
+            these = self._interrupted.popleft()
+        if these and (again := self._claim_several(room, these)):
+            return again
+        return self._claim_several(room)
+
+    def _claim_several(self, max_bytes: int, these: Sequence[ObjectId] = ()) -> Sequence[Claimed]:
+        return self._spool.claim_several(
+            lease_s=self._lease_s, max_objects=MAX_OBJECTS, max_bytes=max_bytes, these=these
+        )
+
+    def _forward_together(self, route: _Route, claims: Sequence[Claimed]) -> None:
+        """Bring several claims to their ends."""
+        if len(claims) < 2:
+            self._forward_each(route, claims)
+            return
+        object_ids = tuple(claimed.object_id for claimed in claims)
+        try:
+            answer = self._deliver_pack(route, claims)
+        except (UplinkPermanentError, SpoolError, OSError) as error:
+            # Refused as a pack, or one of its files is damaged: by themselves, each meets its own fate.
+            _log.warning("pack not sent", extra={"reason": error, "objects": len(claims)})
+            if isinstance(error, PackRefusedError) and error.takes_none:
+                self._takes_packs = False
+            self._forward_each(route, claims)
+        except (SendingStoppedError, CentralUnreachableError, CertificateRefusedError) as error:
+            if not isinstance(error, SendingStoppedError):
+                self._blame_line(error)
+            self._interrupted.append(object_ids)
+            self._release_all(claims, str(error))
+        except UplinkTransientError as error:
+            self._blame_line(error)
+            if not isinstance(error, CentralFailedError) or error.status is None:
+                self._pace.note_cut()
+                self._interrupted.append(object_ids)
+            for claimed in claims:
+                self._release(claimed.object_id, str(error), retry_in_s=self._own_backoff_s(claimed))
+        except Exception:
+            _log.exception("forwarding failed", extra={"object_ids": object_ids})
+            for claimed in claims:
+                reason = "a fault in this program; see its log"
+                self._release(claimed.object_id, reason, retry_in_s=self._ceiling_s)
+        else:
+            fates = {fate.object_id: fate for fate in answer.objects}
+            for claimed in claims:
+                self._forward(route, claimed, fates[claimed.object_id])
+
+    def _forward_each(self, route: _Route, claims: Sequence[Claimed]) -> None:
+        """One after the other, each by itself, as long as the line holds."""
+        for number, claimed in enumerate(claims):
+            if not self._forward(route, claimed):
+                self._release_all(claims[number + 1 :], "the line to central broke before its turn")
+                return
+
+    def _release_all(self, claims: Sequence[Claimed], reason: str) -> None:
+        for claimed in claims:
+            self._release(claimed.object_id, reason, retry_in_s=0.0)
+
+    def _deliver_pack(self, route: _Route, claims: Sequence[Claimed]) -> PackAnswer:
+        give_up_at = time.monotonic() + self._lease_s * _LEASE_MARGIN
+        pack = make_pack((claimed.object_id, claimed.stored_bytes) for claimed in claims)
+        with PackSource(pack, self._spool.open_object) as source:
+            return route.transfer.send_pack(
+                pack,
+                source,
+                resume=any(claimed.attempts > 1 for claimed in claims),
+                stop_at=lambda: self.paused or time.monotonic() > give_up_at,
+            )
+
+    def _forward(self, route: _Route, claimed: Claimed, fate: Fate | None = None) -> bool:
+        """Bring one claim to its end; False if the line is not to be used for the next.
+
+        `fate`: what central said of it in a pack. Whatever happens, the claim is not kept.
+        """
         object_id = claimed.object_id
         try:
-            receipt, token = self._deliver(route, claimed)
+            receipt, token = self._redeem(route, claimed, fate) if fate else self._deliver(route, claimed)
             self._spool.acknowledge(object_id, token)
         except SendingStoppedError as error:
             self._release(object_id, str(error), retry_in_s=0.0)
+            return False
         except (CentralUnreachableError, CertificateRefusedError) as error:
             self._blame_line(error)
             self._release(object_id, str(error), retry_in_s=0.0)
+            return False
         except (UplinkTransientError, ReceiptError) as error:
             self._blame_line(error)
             self._release(object_id, str(error), retry_in_s=self._own_backoff_s(claimed))
+            return False
         except UplinkPermanentError as error:
             self._set_aside(object_id, str(error))
         except (SpoolError, OSError) as error:
@@ -212,6 +334,22 @@ class Forwarder:
                 },
             )
             self._on_receipt()
+        return True
+
+    def _redeem(self, route: _Route, claimed: Claimed, fate: Fate) -> tuple[Receipt, str]:
+        """What central said of this object in its pack, as if it had come by itself."""
+        if fate.receipt is not None:
+            return check_receipt(fate.receipt, route.identity, claimed), fate.receipt
+        sentence = f"central refused it: {fate.problem}" + (
+            f": {printable(fate.detail)}" if fate.detail else ""
+        )
+        if fate.problem is Problem.TAMPERED:
+            # Changed on the way, or here? Sent by itself, from zero, it tells.
+            _log.warning("sending anew", extra={"object_id": claimed.object_id, "reason": sentence})
+            return self._deliver(route, claimed)
+        if fate.problem in PERMANENT:
+            raise ObjectRefusedError(fate.problem, sentence)
+        raise CentralFailedError(sentence)
 
     def _deliver(self, route: _Route, claimed: Claimed) -> tuple[Receipt, str]:
         give_up_at = time.monotonic() + self._lease_s * _LEASE_MARGIN
@@ -223,7 +361,7 @@ class Forwarder:
                     source,
                     claimed.stored_bytes,
                     resume=resume,
-                    stop_at=lambda: time.monotonic() > give_up_at,
+                    stop_at=lambda: self.paused or time.monotonic() > give_up_at,
                 )
 
             try:

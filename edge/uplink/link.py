@@ -30,7 +30,11 @@ class Link:
         self._change(state="not-enrolled", detail=detail)
 
     def enrolled(self, central: str, certificate_expires_at_utc: datetime) -> None:
-        """An identity is in use from now on; nothing is known yet of whether it is accepted."""
+        """An identity is in use from now on; nothing is known yet of whether it is accepted. A renewed one of the
+        same central leaves the link as it is: nothing may be on its way that would tell."""
+        if self._status.state == "connected" and self._status.central == central:
+            self._change(certificate_expires_at_utc=certificate_expires_at_utc)
+            return
         self._change(
             state="connecting",
             central=central,
@@ -53,8 +57,17 @@ class Link:
     def receipted(self, at_utc: datetime) -> None:
         self._change(state="connected", detail="", last_receipt_at_utc=at_utc)
 
-    def heartbeat(self, *, connected: bool) -> None:
-        self._change(heartbeat_connected=connected)
+    def heartbeat(self, *, connected: bool, detail: str = "") -> None:
+        """Whether central hears from this box; `detail` says why not, and what to do."""
+        self._change(heartbeat_connected=connected, heartbeat_detail=detail)
+
+    def enrolment(self, detail: str) -> None:
+        """What an enrolment waits for; "" when none is under way."""
+        self._change(enrolment=detail)
+
+    def standing(self, **changes: datetime | float | str | None) -> None:
+        """What the upkeep found: `renew_at_utc`, `clock_offset_s`, `notice`."""
+        self._change(**changes)
 
     def _change(self, **changes: object) -> None:
         with self._lock:

@@ -21,6 +21,7 @@ MAX_PROBLEM_BYTES: Final = 65_536
 class Remedy(StrEnum):
     SEND_ANEW = "send anew"  # once from zero, then set aside
     SET_ASIDE = "set aside"
+    SEND_ALONE = "send alone"  # each object of the pack by itself
     ASK_OFFSET = "ask offset"
     CREATE = "create"
     NEW_CERTIFICATE = "new certificate"
@@ -32,6 +33,7 @@ BY_PROBLEM: Final[Mapping[Problem, Remedy]] = {
     Problem.UNKNOWN_KEY: Remedy.SET_ASIDE,
     Problem.NOT_DICOM: Remedy.SET_ASIDE,
     Problem.TOO_LARGE: Remedy.SET_ASIDE,
+    Problem.PACK: Remedy.SEND_ALONE,
     Problem.OFFSET_MISMATCH: Remedy.ASK_OFFSET,
     Problem.NO_SUCH_UPLOAD: Remedy.CREATE,
     Problem.CERTIFICATE: Remedy.NEW_CERTIFICATE,
@@ -63,7 +65,7 @@ def read_refusal(status: int, body: bytes) -> Refusal:
     problem, said = None, ""
     try:
         details = ProblemDetails.model_validate_json(body)
-        said = _printable(details.detail or details.title)
+        said = printable(details.detail or details.title)
         problem = Problem(details.type)
     except (ValidationError, ValueError):
         pass  # not one of ours: the status alone decides
@@ -71,6 +73,6 @@ def read_refusal(status: int, body: bytes) -> Refusal:
     return Refusal(status, problem, remedy, f"central answered {status}" + (f": {said}" if said else ""))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """One line of at most 200 characters: it ends up in logs and on a terminal."""
     return "".join(char if char.isprintable() else " " for char in text[:200]).strip()

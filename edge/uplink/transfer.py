@@ -1,4 +1,6 @@
-"""One sealed object over tus to central, resumed where the line last broke; the answer is a receipt.
+"""One sealed object, or one pack of them, over tus to central, resumed where the line last broke.
+
+The answer for an object is a receipt, for a pack the fates of what it holds.
 
 Always true: an offset is central's word, never a guess of ours, and nothing here judges the receipt or frees
 anything. A crash leaves what central fsynced; the next attempt asks for the offset with HEAD and goes on.
@@ -8,37 +10,54 @@ from __future__ import annotations
 
 import base64
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import ClassVar, Final, Protocol
 
 import httpx
+from pydantic import ValidationError
 
 from contract.identifiers import ObjectId, new_object_id
+from contract.pack import MAX_ANSWER_BYTES, Pack, PackAnswer
 from contract.transfer import (
-    CHUNK_BYTES,
     OBJECT_ID_METADATA,
+    PACK_ID_METADATA,
+    PACKS_PATH,
     PATCH_CONTENT_TYPE,
     RECEIPT_HEADER,
     TUS_VERSION,
     UPLOADS_PATH,
     Problem,
 )
+from edge.uplink.bandwidth import Bandwidth
 from edge.uplink.client import line_errors, read_bounded
 from edge.uplink.errors import (
     CentralFailedError,
     CertificateRefusedError,
     ObjectDamagedError,
     ObjectRefusedError,
+    PackRefusedError,
     SendingStoppedError,
     UplinkPermanentError,
     UplinkTransientError,
 )
-from edge.uplink.refusals import Refusal, Remedy, read_refusal
+from edge.uplink.line_pace import LinePace
+from edge.uplink.refusals import MAX_PROBLEM_BYTES, Refusal, Remedy, read_refusal
 
 _PIECE_BYTES: Final = 256 << 10
 _MAX_DETOURS: Final = 4
 """Offset mismatches and vanished uploads tolerated in one attempt before it is called central's fault."""
+_NO_PACKS: Final = frozenset({404, 405, 413, 415, 501})
+"""Answers to the creation of a pack that say it will not do here; a proxy may give them, too."""
+
+
+class Source(Protocol):
+    """What is sent from: a file, or as if it were one."""
+
+    def seek(self, offset: int, whence: int = ..., /) -> int: ...
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -61,23 +80,38 @@ class Transfer:
     ----------
     client : pinned to central; its base URL is central's.
     should_stop : asked between pieces of 256 KiB; True ends the attempt with SendingStoppedError.
+    pace : decides how much goes into one request, and learns from it.
+    bandwidth : what the line may be used for at this hour.
+    wait : blocks for so many seconds, or until sending is stopped.
     """
 
-    def __init__(self, client: httpx.Client, should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        client: httpx.Client,
+        should_stop: Callable[[], bool],
+        pace: LinePace | None = None,
+        bandwidth: Bandwidth | None = None,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> None:
         self._client = client
         self.should_stop = should_stop
+        self.pace = pace or LinePace()
+        self.bandwidth = bandwidth or Bandwidth()
+        self.wait = wait
         self._central = str(client.base_url).rstrip("/")
 
     def probe(self) -> None:
         """Ask for an upload that cannot exist: being told so proves line, central and certificate."""
+        began_s = time.monotonic()
         answer = self.exchange("HEAD", f"{UPLOADS_PATH}/{new_object_id()}", {})
+        self.pace.note_round_trip(time.monotonic() - began_s)
         if answer.status != 404 and not answer.is_success:
             raise _error(_refusal(answer))
 
     def send(
         self,
         object_id: ObjectId,
-        source: BinaryIO,
+        source: Source,
         stored_bytes: int,
         *,
         resume: bool,
@@ -100,8 +134,35 @@ class Transfer:
         attempt = _Attempt(self, object_id, source, stored_bytes, stop_at or _never)
         return attempt.run(resume=resume)
 
+    def send_pack(
+        self, pack: Pack, source: Source, *, resume: bool, stop_at: Callable[[], bool] | None = None
+    ) -> PackAnswer:
+        """Send a pack, whose bytes are in `source`; return what central says of each object in it.
+
+        Raises
+        ------
+        PackRefusedError, ObjectDamagedError : permanent.
+        UplinkTransientError : everything else.
+        """
+        attempt = _PackAttempt(self, pack.pack_id, source, pack.length_bytes, stop_at or _never)
+        said = attempt.run(resume=resume)
+        try:
+            answer = PackAnswer.model_validate_json(said)
+        except ValidationError as error:
+            raise CentralFailedError("central's answer about a pack is malformed") from error
+        told = (answer.pack_id, tuple(fate.object_id for fate in answer.objects))
+        if told != (pack.pack_id, tuple(entry.object_id for entry in pack.entries)):
+            raise CentralFailedError("central's answer is about another pack")
+        return answer
+
     def exchange(
-        self, method: str, path: str, headers: dict[str, str], body: Iterator[bytes] | None = None
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: Iterator[bytes] | None = None,
+        *,
+        limit_bytes: int = MAX_PROBLEM_BYTES,
     ) -> Answer:
         """One request and its whole answer; httpx's errors come out as this room's."""
         request = self._client.build_request(
@@ -110,7 +171,7 @@ class Transfer:
         with line_errors(self._central):
             response = self._client.send(request, stream=True)
             try:
-                return Answer(response.status_code, response.headers, read_bounded(response))
+                return Answer(response.status_code, response.headers, read_bounded(response, limit_bytes))
             finally:
                 response.close()
 
@@ -118,17 +179,21 @@ class Transfer:
 class _Attempt:
     """One run for one object: where central is, and how often it led us astray."""
 
+    collection: ClassVar[str] = UPLOADS_PATH
+    id_metadata: ClassVar[str] = OBJECT_ID_METADATA
+    answer_limit_bytes: ClassVar[int] = MAX_PROBLEM_BYTES
+
     def __init__(
         self,
         transfer: Transfer,
-        object_id: ObjectId,
-        source: BinaryIO,
+        upload_id: str,
+        source: Source,
         stored_bytes: int,
         stop_at: Callable[[], bool],
     ) -> None:
         self._transfer = transfer
-        self._object_id = object_id
-        self._path = f"{UPLOADS_PATH}/{object_id}"
+        self._upload_id = upload_id
+        self._path = f"{self.collection}/{upload_id}"
         self._source = source
         self._length = stored_bytes
         self._stop_at = stop_at
@@ -138,47 +203,68 @@ class _Attempt:
         answer = self._ask_offset() if resume else self._create()
         while True:
             if answer.is_success:
-                receipt = answer.headers.get(RECEIPT_HEADER)
-                if receipt:
-                    return str(receipt)
+                end = self._end(answer)
+                if end:
+                    return end
                 answer = self._append(self._offset(answer))
                 continue
             refusal = _refusal(answer)
             if refusal.remedy not in (Remedy.ASK_OFFSET, Remedy.CREATE) or self._detours >= _MAX_DETOURS:
-                raise _error(refusal)
+                raise self._error(refusal)
             self._detours += 1
             answer = self._create() if refusal.remedy is Remedy.CREATE else self._ask_offset()
 
+    def _end(self, answer: Answer) -> str | None:
+        """What the whole run was for, if this answer brings it."""
+        receipt: str | None = answer.headers.get(RECEIPT_HEADER)
+        return receipt
+
+    def _error(self, refusal: Refusal) -> UplinkTransientError | UplinkPermanentError:
+        return _error(refusal)
+
     def _create(self) -> Answer:
-        """Create the upload; an object that fits into one chunk goes along in the same request."""
-        now = self._length if self._length <= CHUNK_BYTES else 0
-        key = base64.b64encode(self._object_id.encode()).decode("ascii")
+        """Create the upload; what fits into one chunk goes along in the same request."""
+        now = self._length if self._length <= self._transfer.pace.chunk_bytes() else 0
+        key = base64.b64encode(self._upload_id.encode()).decode("ascii")
         headers = {
             "Upload-Length": str(self._length),
-            "Upload-Metadata": f"{OBJECT_ID_METADATA} {key}",
+            "Upload-Metadata": f"{self.id_metadata} {key}",
             "Content-Length": str(now),
         }
         if now:
             headers["Content-Type"] = PATCH_CONTENT_TYPE
-        return self._transfer.exchange("POST", UPLOADS_PATH, headers, self._pieces(0, now))
+        return self._carry("POST", self.collection, headers, 0, now)
 
     def _ask_offset(self) -> Answer:
         return self._transfer.exchange("HEAD", self._path, {})
 
     def _append(self, offset: int) -> Answer:
         if offset == self._length:
-            # Complete, yet no receipt came along: central may have been interrupted just there.
-            self._detour("central has the whole object and gives no receipt for it")
-            return self._ask_offset()
-        size = min(CHUNK_BYTES, self._length - offset)
+            return self._ask_end()
+        size = min(self._transfer.pace.chunk_bytes(), self._length - offset)
         headers = {
             "Upload-Offset": str(offset),
             "Content-Type": PATCH_CONTENT_TYPE,
             "Content-Length": str(size),
         }
-        answer = self._transfer.exchange("PATCH", self._path, headers, self._pieces(offset, size))
-        if answer.is_success and RECEIPT_HEADER not in answer.headers and self._offset(answer) <= offset:
+        answer = self._carry("PATCH", self._path, headers, offset, size)
+        if answer.is_success and not self._end(answer) and self._offset(answer) <= offset:
             self._detour("central takes bytes and its offset does not move")
+        return answer
+
+    def _ask_end(self) -> Answer:
+        # Complete, yet no receipt came along: central may have been interrupted just there.
+        self._detour("central has the whole object and gives no receipt for it")
+        return self._ask_offset()
+
+    def _carry(self, method: str, path: str, headers: dict[str, str], offset: int, size: int) -> Answer:
+        """One request with bytes from `offset` on."""
+        began_s = time.monotonic()
+        answer = self._transfer.exchange(
+            method, path, headers, self._pieces(offset, size), limit_bytes=self.answer_limit_bytes
+        )
+        if answer.is_success:
+            self._transfer.pace.note_sent(size, time.monotonic() - began_s)
         return answer
 
     def _detour(self, sentence: str) -> None:
@@ -197,11 +283,39 @@ class _Attempt:
         while size > 0:
             if self._transfer.should_stop() or self._stop_at():
                 raise SendingStoppedError("sending was stopped; it goes on where central is")
-            piece = self._source.read(min(_PIECE_BYTES, size))
+            piece = self._source.read(min(self._transfer.bandwidth.piece_bytes(_PIECE_BYTES), size))
             if not piece:
                 raise ObjectDamagedError("the sealed file on this box became shorter while it was sent")
             size -= len(piece)
+            if (delay_s := self._transfer.bandwidth.reserve(len(piece))) > 0:
+                self._transfer.wait(delay_s)
             yield piece
+
+
+class _PackAttempt(_Attempt):
+    """The same for a pack: it ends with the fates of its objects, which are asked for if they did not come along."""
+
+    collection = PACKS_PATH
+    id_metadata = PACK_ID_METADATA
+    answer_limit_bytes = MAX_ANSWER_BYTES
+
+    def _end(self, answer: Answer) -> str | None:
+        return answer.body.decode("utf-8", "replace") or None
+
+    def _create(self) -> Answer:
+        answer = super()._create()
+        if answer.status in _NO_PACKS:
+            raise PackRefusedError(_refusal(answer).sentence, takes_none=True)
+        return answer
+
+    def _ask_end(self) -> Answer:
+        self._detour("central has the whole pack and does not say what became of it")
+        return self._transfer.exchange("GET", self._path, {}, limit_bytes=self.answer_limit_bytes)
+
+    def _error(self, refusal: Refusal) -> UplinkTransientError | UplinkPermanentError:
+        if refusal.remedy is Remedy.SEND_ALONE:
+            return PackRefusedError(refusal.sentence, takes_none=False)
+        return super()._error(refusal)
 
 
 def _never() -> bool:

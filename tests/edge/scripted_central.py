@@ -30,18 +30,25 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from contract.enrolment import (
     CA_PATH,
     ENROL_PATH,
+    INTRODUCTION_PATH,
+    RENEW_PATH,
     BrokerAddress,
     EnrolmentAnswer,
-    EnrolmentRequest,
+    Introduction,
     Pairing,
     ca_fingerprint,
+    decode_request,
+    encode_certificates,
     new_token,
 )
 from contract.identifiers import ObjectId
+from contract.key_set import KeySet, SealingKeyEntry, sign_key_set
 from contract.receipt import Outcome, Receipt, sign_receipt
 from contract.sealed_object import Content, SealedObjectError, read_sealed
 from contract.sealing import RecipientPrivateKey, Unwrapper
-from contract.transfer import PROBLEM_CONTENT_TYPE, RECEIPT_HEADER, UPLOADS_PATH, Problem
+from contract.signed_time import SignedTime, sign_time
+from contract.standing import STANDING_PATH, StandingAnswer, StandingReport
+from contract.transfer import PROBLEM_CONTENT_TYPE, RECEIPT_HEADER, TIME_PATH, UPLOADS_PATH, Problem
 
 
 class TestAuthority:
@@ -137,6 +144,14 @@ class ScriptedCentral:
         self.authority = TestAuthority()
         self.sealing_key = RecipientPrivateKey.generate()
         self.receipt_key = Ed25519PrivateKey.generate()
+        self.root_key = Ed25519PrivateKey.generate()
+        self.sealing_keys = [self.sealing_key]
+        self.key_set_version = 1
+        self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self.certificate_life = timedelta(days=60)
+        self.pending = False
+        self.reports: list[StandingReport] = []
+        self.seen_twice = False
         self.tokens = {new_token()}
         self.make_receipt: Callable[[str, Content], str] = self.honest_receipt
         self.lock = threading.Lock()
@@ -172,13 +187,43 @@ class ScriptedCentral:
     def answer_for(self, public_key: ec.EllipticCurvePublicKey, **certificate: timedelta) -> EnrolmentAnswer:
         return EnrolmentAnswer(
             gateway_id=self.gateway_id,
-            central_id=self.central_id,
             certificate_pem=self.authority.client_pem(public_key, self.gateway_id, **certificate),
             ca_pem=self.authority.pem,
-            sealing_keys=[base64.b64encode(self.sealing_key.public_key().raw).decode()],
+            **self.introduction().model_dump(),
+        )
+
+    def introduction(self) -> Introduction:
+        return Introduction(
+            central_id=self.central_id,
             receipt_keys=[base64.b64encode(self.receipt_key.public_key().public_bytes_raw()).decode()],
+            root_key=base64.b64encode(self.root_key.public_key().public_bytes_raw()).decode(),
+            key_set=self.key_set(),
             broker=self.broker,
         )
+
+    def rotate(self) -> RecipientPrivateKey:
+        """A new sealing key, in the next key set."""
+        self.sealing_keys.append(RecipientPrivateKey.generate())
+        self.key_set_version += 1
+        return self.sealing_keys[-1]
+
+    def key_set(self) -> str:
+        entries = [
+            SealingKeyEntry(
+                key_id=key.public_key().key_id.hex(),
+                created_at_utc=datetime(2026, 1, 1, tzinfo=UTC),
+                public_key=base64.b64encode(key.public_key().raw).decode(),
+            )
+            for key in self.sealing_keys
+        ]
+        issued = datetime(2026, 1, 1, tzinfo=UTC)
+        made = KeySet(
+            central_id=self.central_id,
+            version=self.key_set_version,
+            issued_at_utc=issued,
+            keys=tuple(entries),
+        )
+        return sign_key_set(made, self.root_key)
 
     def honest_receipt(self, object_id: str, content: Content, **changes: object) -> str:
         fields: dict[str, object] = {
@@ -207,7 +252,7 @@ class ScriptedCentral:
         opened: Content | None = None
         try:
             source = io.BytesIO(bytes(self.uploads[object_id]))
-            unwrap = Unwrapper({self.sealing_key.public_key().key_id: self.sealing_key})
+            unwrap = Unwrapper({key.public_key().key_id: key for key in self.sealing_keys})
             for piece in read_sealed(source, unwrap, expected_object_id=ObjectId(object_id)):
                 if isinstance(piece, Content):
                     opened = piece
@@ -293,9 +338,19 @@ class ScriptedHandler(BaseHTTPRequestHandler):
         if act is not None:
             act(self)
         elif self.path == CA_PATH:
-            self.reply(200, central.authority.pem.encode())
+            self.reply(200, encode_certificates([central.authority.certificate]))
+        elif self.path == INTRODUCTION_PATH:
+            self._introduce()
         elif self.path == ENROL_PATH:
             self._enrol()
+        elif self.path == RENEW_PATH:
+            self._renew()
+        elif self.path.startswith(TIME_PATH + "?nonce="):
+            nonce = self.path.rpartition("=")[2]
+            said = SignedTime(central_id=central.central_id, nonce=nonce, at_utc=central.now())
+            self.reply(200, sign_time(said, central.receipt_key).encode())
+        elif self.path == STANDING_PATH:
+            self._exchange()
         else:
             self.honest()
         with central.changed:
@@ -304,15 +359,57 @@ class ScriptedHandler(BaseHTTPRequestHandler):
     def known(self) -> bool:
         return self.path.rpartition("/")[2] in self.central.lengths
 
-    def _enrol(self) -> None:
-        request = EnrolmentRequest.model_validate_json(self.body())
-        if request.token not in self.central.tokens:
+    def _token(self) -> str:
+        _, _, encoded = self.headers.get("Authorization", "").partition(" ")
+        return base64.b64decode(encoded).decode().partition(":")[2]
+
+    def _certified(self) -> bool:
+        good = not self.central.revoked and bool(self.connection.getpeercert())  # type: ignore[attr-defined]
+        if not good:
+            self.problem(403, Problem.CERTIFICATE)
+        return good
+
+    def _introduce(self) -> None:
+        central = self.central
+        if not self.headers.get("Authorization"):
+            if not self._certified():
+                return
+        elif self._token() not in central.tokens:
             self.problem(403, Problem.PAIRING)
             return
-        self.central.tokens.discard(request.token)
-        public_key = x509.load_pem_x509_csr(request.csr_pem.encode()).public_key()
+        self.reply(200, central.introduction().model_dump_json().encode())
+
+    def _enrol(self) -> None:
+        token, body = self._token(), self.body()
+        if token not in self.central.tokens:
+            self.problem(403, Problem.PAIRING)
+        elif self.central.pending:
+            self.reply(202, Retry_After="1")
+        else:
+            self.central.tokens.discard(token)
+            self._certify(body)
+
+    def _renew(self) -> None:
+        body = self.body()
+        if self._certified():
+            self._certify(body)
+
+    def _certify(self, body: bytes) -> None:
+        public_key = decode_request(body).public_key()
         assert isinstance(public_key, ec.EllipticCurvePublicKey)
-        self.reply(200, self.central.answer_for(public_key).model_dump_json().encode())
+        answer = self.central.answer_for(public_key, life=self.central.certificate_life)
+        certificate = x509.load_pem_x509_certificate(answer.certificate_pem.encode())
+        self.reply(200, encode_certificates([certificate]))
+
+    def _exchange(self) -> None:
+        central, body = self.central, self.body()
+        if self._certified():
+            with central.changed:
+                central.reports.append(StandingReport.model_validate_json(body))
+            answer = StandingAnswer(
+                key_set=central.key_set(), ticket=new_token(), seen_twice=central.seen_twice
+            )
+            self.reply(200, answer.model_dump_json().encode())
 
     def honest(self) -> None:
         """Serve an upload request as contract.transfer says."""

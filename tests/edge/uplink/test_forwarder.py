@@ -26,7 +26,8 @@ def all_freed(uplink: Uplink) -> bool:
 
 
 def sealed_files(uplink: Uplink) -> int:
-    return sum(1 for _ in uplink.directory.rglob("*.sealed"))
+    """Those that hold something: the spool keeps empty names ready."""
+    return sum(path.stat().st_size > 0 for path in uplink.directory.rglob("*.sealed"))
 
 
 def test_what_is_stored_arrives_unchanged_and_is_freed(
@@ -107,7 +108,7 @@ def test_what_a_killed_box_was_sending_goes_on_after_the_restart(
     stored = uplink.store(CHUNK_BYTES * 2)
 
     def half_then_cut(handler: ScriptedHandler) -> None:
-        half = handler.body(CHUNK_BYTES // 2)
+        half = handler.body(1000)
         with handler.central.lock:
             handler.central.uploads[stored.object_id] += half
         handler.cut()
@@ -120,7 +121,7 @@ def test_what_a_killed_box_was_sending_goes_on_after_the_restart(
     uplink.forward()
     eventually(lambda: all_freed(uplink))
     resumed = [offset for method, _, offset in central.log if method == "PATCH"][1]
-    assert resumed == CHUNK_BYTES // 2
+    assert resumed == 1000
     assert central.doubled == []
 
 
@@ -178,7 +179,7 @@ def test_tampered_on_the_box_is_set_aside_kept_and_disturbs_nothing(
     bad, good = uplink.store(), uplink.store()
     path = next(uplink.directory.rglob(f"{bad.object_id}.sealed"))
     content = bytearray(path.read_bytes())
-    content[-100] ^= 1
+    content[1500] ^= 1
     path.write_bytes(content)
     uplink.forward()
     eventually(lambda: uplink.states()[good.object_id] is State.FREED)

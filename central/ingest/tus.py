@@ -1,0 +1,158 @@
+"""The parts of tus 1.0.0 that objects and packs share: a request's headers, its body onto an upload, the answer.
+
+Always true: bytes are appended in the order they come and fsynced before this returns, also when the line was cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+from typing import Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from central.ingest.errors import RequestRefusedError, TryAgainError
+from central.ingest.partial import Appender, PartialUpload
+from contract.identifiers import InvalidIdentifierError, ObjectId, check_object_id
+from contract.transfer import RECEIPT_HEADER, TUS_VERSION, Problem
+
+PATIENCE_S: Final = 20.0
+"""How long a request waits for its turn, or for a decision, before it is told to ask again."""
+
+_WRITE_BYTES: Final = 1 << 20  # handed to a thread at a time
+_SILENCE_S: Final = 60.0  # a body that brings nothing for so long is given up
+_HESITATION_S: Final = 1.0  # for the next bytes, when another request waits for the turn
+_NUMBER: Final = re.compile(r"[0-9]{1,15}")
+
+
+async def append(request: Request, upload: PartialUpload, starts_at: int, give_way: asyncio.Event) -> None:
+    """The body's bytes, of which the first is byte `starts_at` of the object, onto the end of the upload.
+
+    A body that stops early leaves what came. One that is longer than the object is refused.
+    """
+    pass_over = upload.offset_bytes - starts_at
+    room = upload.length_bytes - upload.offset_bytes
+    check_fits(request, room + pass_over)
+    pending = bytearray()
+    appender = await run_in_threadpool(Appender, upload)
+    try:
+        async for piece in _body(request, give_way):
+            fresh = piece[pass_over:]
+            pass_over -= len(piece) - len(fresh)
+            room -= len(fresh)
+            if room < 0:
+                raise RequestRefusedError(Problem.INVALID, "the body goes beyond the announced length")
+            pending += fresh
+            if len(pending) >= _WRITE_BYTES:
+                await run_in_threadpool(appender.write, pending)
+                pending = bytearray()
+    finally:
+        # Also when the line was cut or another request wants the turn: what came is kept.
+        await run_in_threadpool(_finish, appender, pending)
+
+
+def _finish(appender: Appender, pending: bytearray) -> None:
+    with appender:
+        appender.write(pending)
+
+
+async def _body(request: Request, give_way: asyncio.Event) -> AsyncIterator[bytes]:
+    """The request's body until it ends, is cut off or falls silent: for long, or while somebody waits for the turn."""
+    stream = request.stream()
+    asked = asyncio.ensure_future(give_way.wait())
+    try:
+        while True:
+            coming = asyncio.ensure_future(anext(stream, None))
+            await asyncio.wait({coming, asked}, timeout=_SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
+            if asked.done() and not coming.done():
+                # Only who has fallen silent gives way; two live requests would chase each other for ever.
+                await asyncio.wait({coming}, timeout=_HESITATION_S)
+            if not coming.done():
+                coming.cancel()
+                raise TryAgainError(
+                    Problem.UNAVAILABLE,
+                    "another request took this upload over, or the line fell silent",
+                    {"Connection": "close"},
+                )
+            try:
+                piece = coming.result()
+            except ClientDisconnect:
+                return
+            if piece is None:
+                return
+            yield piece
+    finally:
+        asked.cancel()
+
+
+def check_fits(request: Request, room: int) -> None:
+    """Refuse a body that says itself that it is too long; one that does not say is counted."""
+    announced = request.headers.get("content-length", "0")
+    if not _NUMBER.fullmatch(announced) or int(announced) > room:
+        raise RequestRefusedError(Problem.INVALID, "the body goes beyond the announced length")
+
+
+def check_protocol(request: Request) -> None:
+    """Refuse another version of tus."""
+    if request.headers.get("tus-resumable", TUS_VERSION) != TUS_VERSION:
+        raise RequestRefusedError(Problem.INVALID, f"this is tus {TUS_VERSION}")
+
+
+def announced_id(request: Request, key: str) -> ObjectId:
+    """The id under `key` in ``Upload-Metadata: key <base64>``."""
+    for pair in request.headers.get("upload-metadata", "").split(","):
+        name, _, value = pair.strip().partition(" ")
+        if name == key:
+            try:
+                return checked_id(base64.b64decode(value, validate=True).decode("ascii"))
+            except (binascii.Error, UnicodeDecodeError) as error:
+                raise RequestRefusedError(Problem.INVALID, "Upload-Metadata is not base64") from error
+    raise RequestRefusedError(Problem.INVALID, f"Upload-Metadata names no {key}")
+
+
+def checked_id(text: str) -> ObjectId:
+    """`text` if it may be the id of an object or a pack, which look alike."""
+    try:
+        return check_object_id(text)
+    except InvalidIdentifierError as error:
+        raise RequestRefusedError(Problem.INVALID, str(error)) from error
+
+
+def number(request: Request, header: str) -> int:
+    """The whole number in a header."""
+    text = request.headers.get(header, "")
+    if not _NUMBER.fullmatch(text):
+        raise RequestRefusedError(Problem.INVALID, f"{header} is missing or not a number")
+    return int(text)
+
+
+def upload_answer(
+    status: int,
+    offset: int,
+    length: int,
+    receipt: str | None = None,
+    *,
+    location: str | None = None,
+    expires_at_s: float | None = None,
+    body: str | None = None,
+) -> Response:
+    """How far an upload is. `expires_at_s` (seconds since 1970): when what is unfinished is swept."""
+    headers = {
+        "Tus-Resumable": TUS_VERSION,
+        "Upload-Offset": str(offset),
+        "Upload-Length": str(length),
+        "Cache-Control": "no-store",
+    }
+    if receipt is not None:
+        headers[RECEIPT_HEADER] = receipt
+    if location is not None:
+        headers["Location"] = location
+    if expires_at_s is not None:
+        headers["Upload-Expires"] = formatdate(expires_at_s, usegmt=True)
+    return Response(body, status, headers, "application/json" if body is not None else None)

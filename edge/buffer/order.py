@@ -1,0 +1,168 @@
+"""In which order waiting objects leave: what was put first by hand, short studies, and never without the oldest.
+
+| turn              | first comes                                              | then, while there is room     |
+|-------------------|----------------------------------------------------------|-------------------------------|
+| three of four     | what has priority, newest first; else the shortest study | the rest, oldest first        |
+| one of four       | the oldest of all                                        | the rest, oldest first        |
+
+Always true: an object is claimed by one statement guarded by its state; the oldest waits for at most three other turns,
+whatever comes in. Priority is in the row and survives a restart; turns and leases end with the process.
+A study's length is what of it still waits, looked up anew once a second: the newest arrival changes little.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from typing import Any, Final
+
+from contract.identifiers import ObjectId
+from edge.buffer.index import SpoolIndex
+from edge.buffer.records import Claimed
+from edge.buffer.tables import utc_from_text
+
+_EVERY_FOURTH: Final = 4
+_LENGTHS_KEPT_S: Final = 1.0
+_ALONE_AFTER: Final = 8
+"""An object that was tried so often goes by itself: whatever is wrong with it is not to hold others up."""
+
+_COLUMNS: Final = """
+    object_id, sha256, size_bytes, stored_bytes, sop_class_uid, sop_instance_uid, study_instance_uid,
+    series_instance_uid, transfer_syntax_uid, modality, calling_ae_title, called_ae_title, peer_address,
+    received_at_utc, attempts
+"""
+_DUE: Final = "freed_at_utc IS NULL AND state IN ('ready', 'sending') AND due_s <= :now"
+_OLDEST: Final = f"""
+    SELECT {_COLUMNS} FROM objects INDEXED BY live_by_sequence WHERE {_DUE} ORDER BY sequence LIMIT :limit
+"""  # noqa: S608  # put together from the constants above alone
+_URGENT: Final = f"""
+    SELECT {_COLUMNS} FROM objects INDEXED BY live_by_priority
+    WHERE {_DUE} AND priority > 0 ORDER BY sequence DESC LIMIT :limit
+"""  # noqa: S608  # put together from the constants above alone
+_OF_STUDY: Final = f"""
+    SELECT {_COLUMNS} FROM objects INDEXED BY live_by_study
+    WHERE {_DUE} AND study_instance_uid = :study ORDER BY sequence LIMIT :limit
+"""  # noqa: S608  # put together from the constants above alone
+_LENGTHS: Final = """
+    SELECT SUM(stored_bytes), MIN(sequence), study_instance_uid FROM objects INDEXED BY live_by_study
+    WHERE freed_at_utc IS NULL AND state = 'ready' AND due_s <= ? GROUP BY study_instance_uid
+"""
+_CLAIM: Final = f"""
+    UPDATE objects SET state = 'sending', due_s = :until, attempts = attempts + 1
+    WHERE object_id = :object_id AND {_DUE}
+"""  # noqa: S608  # put together from the constants above alone
+_NAMED: Final = f"""
+    SELECT {_COLUMNS} FROM objects WHERE object_id = ? AND state = 'ready' AND freed_at_utc IS NULL
+"""  # noqa: S608  # put together from the constants above alone
+_PRIORITISE: Final = """
+    UPDATE objects SET priority = 1
+    WHERE study_instance_uid = ? AND freed_at_utc IS NULL AND state IN ('ready', 'sending') AND priority = 0
+"""
+
+
+class ClaimOrder:
+    """Over the spool's index; callers hold the spool's lock."""
+
+    def __init__(self, index: SpoolIndex) -> None:
+        self._index = index
+        self._turn = 0
+        self._shortest: str | None = None
+        self._looked_at_s = -math.inf
+
+    def claim(self, *, now_s: float, lease_s: float, max_objects: int, max_bytes: int) -> list[Claimed]:
+        """Lease what goes next: one object whatever its size, and more only as far as all fit `max_bytes`."""
+        with self._index.transaction(durable=False):  # a lease ends with the process
+            chosen = self._choose(now_s, max_objects, max_bytes)
+            return [self._take(row, now_s, lease_s) for row in chosen]
+
+    def claim_these(self, object_ids: Collection[ObjectId], *, now_s: float, lease_s: float) -> list[Claimed]:
+        """Lease all of these, due or not, or none: what was interrupted goes on as it was."""
+        with self._index.transaction(durable=False):
+            found = [self._index.execute(_NAMED, (object_id,)).fetchone() for object_id in object_ids]
+            if not all(found):
+                return []
+            return [self._take(row, math.inf, lease_s, from_s=now_s) for row in found]
+
+    def prioritise(self, study_instance_uid: str) -> int:
+        """Put what waits of a study first; how many objects that moved."""
+        with self._index.transaction():
+            return self._index.execute(_PRIORITISE, (study_instance_uid,)).rowcount
+
+    def _choose(self, now_s: float, max_objects: int, max_bytes: int) -> list[tuple[Any, ...]]:
+        self._turn += 1
+        candidates = list(self._first(now_s, max_objects)) if self._turn % _EVERY_FOURTH else []
+        chosen = _fill([], candidates, max_objects, max_bytes)
+        if chosen and (len(chosen) == max_objects or _size(chosen) >= max_bytes or _is_stubborn(chosen[0])):
+            return chosen
+        rest = self._find(_OLDEST, now=now_s, limit=max_objects + len(chosen))
+        return _fill(chosen, rest, max_objects, max_bytes)
+
+    def _first(self, now_s: float, limit: int) -> Iterable[tuple[Any, ...]]:
+        urgent = self._find(_URGENT, now=now_s, limit=limit)
+        if urgent:
+            return urgent
+        of_study: list[tuple[Any, ...]] = []
+        if self._shortest is not None and now_s - self._looked_at_s < _LENGTHS_KEPT_S:
+            of_study = self._find(_OF_STUDY, now=now_s, study=self._shortest, limit=limit)
+        if not of_study:
+            shortest = min(self._index.execute(_LENGTHS, (now_s,)), default=None)
+            self._shortest, self._looked_at_s = (shortest[2] if shortest else None), now_s
+            of_study = self._find(_OF_STUDY, now=now_s, study=self._shortest, limit=limit)
+        return of_study
+
+    def _find(self, statement: str, **values: object) -> list[tuple[Any, ...]]:
+        return self._index.execute(statement, values).fetchall()
+
+    def _take(
+        self, row: tuple[Any, ...], now_s: float, lease_s: float, *, from_s: float | None = None
+    ) -> Claimed:
+        until_s = (now_s if from_s is None else from_s) + lease_s
+        changed = self._index.execute(_CLAIM, {"object_id": row[0], "now": now_s, "until": until_s}).rowcount
+        assert changed == 1, "found in this very transaction"
+        return Claimed(
+            object_id=ObjectId(row[0]),
+            sha256=row[1],
+            size_bytes=row[2],
+            stored_bytes=row[3],
+            sop_class_uid=row[4],
+            sop_instance_uid=row[5],
+            study_instance_uid=row[6],
+            series_instance_uid=row[7],
+            transfer_syntax_uid=row[8],
+            modality=row[9],
+            calling_ae_title=row[10],
+            called_ae_title=row[11],
+            peer_address=row[12],
+            received_at_utc=utc_from_text(row[13]),
+            attempts=row[14] + 1,
+        )
+
+
+def _fill(
+    chosen: list[tuple[Any, ...]], candidates: Iterable[tuple[Any, ...]], max_objects: int, max_bytes: int
+) -> list[tuple[Any, ...]]:
+    """`chosen` and what of `candidates` still goes with it; the first of all goes whatever its size."""
+    filled = list(chosen)
+    known = {row[0] for row in filled}
+    size = _size(filled)
+    for row in candidates:
+        if len(filled) == max_objects:
+            break
+        if row[0] in known:
+            continue
+        if not filled:
+            filled, size = [row], row[3]
+            if _is_stubborn(row) or size >= max_bytes:
+                break
+        elif size + row[3] <= max_bytes and not _is_stubborn(row):
+            filled.append(row)
+            size += row[3]
+    return filled
+
+
+def _size(rows: Iterable[tuple[Any, ...]]) -> int:
+    return sum(row[3] for row in rows)
+
+
+def _is_stubborn(row: tuple[Any, ...]) -> bool:
+    return bool(row[14] >= _ALONE_AFTER)

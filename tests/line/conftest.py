@@ -1,0 +1,147 @@
+"""A box's uplink before a whole central, and a line between them that breaks on order."""
+
+from __future__ import annotations
+
+import io
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.uid import ExplicitVRLittleEndian
+
+from contract.sealing import DataKeyRing
+from edge.buffer.coding_pace import Coding
+from edge.buffer.records import InstanceIdentity, Origin, Stored
+from edge.buffer.spool import Spool
+from edge.buffer.states import State
+from edge.uplink.enrolment import enrol
+from edge.uplink.forwarder import Forwarder
+from edge.uplink.identity import IdentityStore
+from edge.uplink.link import Link
+from tests.central.app.house import House, everything_in
+from tests.line.cutting_proxy import CuttingProxy
+
+
+class Scene:
+    """`store`, `forward`, `wait`, `check`: what was stored is at central once, and nowhere else."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.house = House(folder / "central").start()
+        self.proxy = CuttingProxy(self.house.central.gateways.port)
+        key, enrolment = enrol(self.house.pairing())
+        self.identity = IdentityStore(folder / "identity").save(
+            key, enrolment.model_copy(update={"central_port": self.proxy.port})
+        )
+        self.link = Link()
+        self.stored: dict[str, bytes] = {}
+        self._source = dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
+        self._forwarder: Forwarder | None = None
+        self.spool = self._open()
+
+    def _open(self) -> Spool:
+        return Spool.open(
+            self.folder / "spool",
+            reserve_bytes=0,
+            quarantine_max_bytes=1 << 20,
+            keys=DataKeyRing(self.identity.recipients),
+            coding=Coding.NEVER,
+        )
+
+    def store(self, *, side: int = 4) -> Stored:
+        """An instance with pixels of noise."""
+        uid = f"1.2.3.{len(self.stored) + 1}"
+        ds = self._source
+        ds.Rows = ds.Columns = side
+        ds.PixelData = random.Random(uid).randbytes(2 * side * side)
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid
+        out = io.BytesIO()
+        ds.save_as(out, enforce_file_format=True)
+        content = out.getvalue()
+        identity = InstanceIdentity(
+            ds.SOPClassUID, uid, ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.Modality
+        )
+        with self.spool.receive(Origin("CT1", "BOX", "127.0.0.1", str(ExplicitVRLittleEndian))) as reception:
+            reception.write(content)
+            stored = reception.commit(identity)
+        self.stored[uid] = content
+        return stored
+
+    def forward(self, *, connections: int = 1) -> Forwarder:
+        self._forwarder = Forwarder(
+            self.spool,
+            self.link,
+            connections=connections,
+            lease_s=60.0,
+            backoff_ceiling_s=0.05,
+            timeout_s=5.0,
+        )
+        self._forwarder.start()
+        self._forwarder.use(self.identity)
+        return self._forwarder
+
+    def stop_box(self) -> None:
+        if self._forwarder is not None:
+            self._forwarder.stop(5)
+        self.spool.close()
+        if self._forwarder is not None:
+            self._forwarder.join(5)
+            self._forwarder = None
+
+    def restart_box(self) -> None:
+        self.stop_box()
+        self.spool = self._open()
+
+    def restart_central(self) -> None:
+        """On another port, as far as the proxy is concerned."""
+        self.house.stop()
+        self.house.start()
+        self.proxy.target_port = self.house.central.gateways.port
+
+    def states(self) -> list[State]:
+        return [row.state for row in self.spool.list_objects(states=list(State), limit=1000)]
+
+    def waiting_bytes(self) -> int:
+        return self.spool.depth().unsent.stored_bytes
+
+    def wait(self, holds: Callable[[], bool] | None = None, timeout_s: float = 30.0) -> None:
+        """For what another thread brings about; by default, that nothing waits on the box."""
+        deadline_s = time.monotonic() + timeout_s
+        pause = threading.Event()
+        while not (holds() if holds else set(self.states()) == {State.FREED}):
+            assert time.monotonic() < deadline_s, (
+                f"it did not come about: {self.states()}, {self.link.status()}"
+            )
+            pause.wait(0.01)
+
+    def store_and_wait(self, objects: int) -> int:
+        """Several at once, as one pack; their sealed bytes once they are all at central."""
+        assert self._forwarder is not None
+        self._forwarder.pause()
+        sealed = sum(self.store().stored_bytes for _ in range(objects))
+        self._forwarder.resume()
+        self.wait()
+        return sealed
+
+    def check(self) -> None:
+        """Nothing lost, nothing doubled."""
+        found = [one.content for one in everything_in(self.house.root)]
+        assert sorted(found) == sorted(self.stored.values())
+        assert not [one for one in everything_in(self.house.root) if one.row.flagged]
+
+    def close(self) -> None:
+        self.stop_box()
+        self.house.stop()
+        self.proxy.close()
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path)
+    yield made
+    made.close()
