@@ -26,7 +26,7 @@ help: ## this list
 	@echo "make test     every test, against the real peers (DCMTK, mosquitto, Chromium)"
 	@echo "make check    ruff, mypy --strict, import-linter, tsc"
 	@echo "make bench    measurements, as ratios against DCMTK's storescp in the same run"
-	@echo "make soak     the long tests: 1 GB through the gateway, crashes by the dozen"
+	@echo "make soak     the long tests: power cuts, disk faults, kills, mutated PDUs, 1 GB through the gateway"
 	@echo "make viewer   build the web viewer only"
 	@echo "make clean    remove everything that make made (not var/, where the demo keeps its data)"
 
@@ -47,11 +47,14 @@ check: .stamps/test .stamps/node_modules
 bench: .stamps/test .stamps/viewer
 	@tools/peers.sh
 	@$(BIN)/python -m bench.ingest $(ARGS)
+	@$(BIN)/python -m bench.size $(ARGS)
 	@$(BIN)/python -m bench.visible $(ARGS)
+	@$(BIN)/python -m bench.wan $(ARGS)
 
 soak: .stamps/test .stamps/viewer
 	@tools/peers.sh
-	@DICOMNET_SOAK=1 $(BIN)/python -m pytest tests/e2e $(ARGS)
+	@DICOMNET_SOAK=1 $(BIN)/python -m pytest tests/rigs tests/model tests/peers tests/line \
+		tests/edge/buffer/test_start_up.py tests/e2e $(ARGS)
 
 viewer: .stamps/viewer
 

@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import peewee
@@ -41,21 +41,33 @@ from central.dicomweb.service import routes as dicomweb_routes
 from central.dimse.server import DimseServer
 from central.errors import StartError
 from central.fleet.fleet import Fleet
-from central.fleet.heartbeats import Heartbeats
-from central.fleet.listener import BrokerListener, BrokerTls
+from central.fleet.https import GatewayDesk
+from central.fleet.opening import BrokerPlace, FleetRooms
+from central.fleet.support import SupportBundles
 from central.foundation import Foundation, lock_folder
 from central.ingest.acceptance import Acceptance
 from central.ingest.caller import Callers
-from central.ingest.enrolment import EnrolmentDesk, Introduction
+from central.ingest.enrolment import EnrolmentDesk
 from central.ingest.errors import IngestError
+from central.ingest.pack_acceptance import PackAcceptance
+from central.ingest.packs import Packs
 from central.ingest.partial import PartialUploads, UploadLimits
 from central.ingest.problems import http_error, ingest_error, unexpected_error
 from central.ingest.refusals import Refusals
+from central.ingest.standing import StandingDesk
 from central.ingest.uploads import Uploads
+from central.portal.box_commands import routes as box_command_routes
+from central.portal.enrolments import routes as enrolment_routes
 from central.portal.service import routes as portal_routes
+from central.revocation import end_session, live_sessions
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
 from central.viewer.delivery import routes as viewer_routes
-from contract.enrolment import BrokerAddress, Pairing
+from central.workflow.gateway_routes import gateway_routes as workflow_routes
+from central.workflow.people_routes import people_routes as worklist_routes
+from central.workflow.procedures import ProcedureStore
+from central.workflow.worklist import WorklistStore
+from contract.enrolment import BrokerAddress, Introduction, Pairing
+from contract.pack import MAX_PACK_BYTES
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +80,7 @@ class Central:
     people: Listener
     gateways: Listener
     dicom: DimseServer | None
-    fleet: Fleet
+    fleet_rooms: FleetRooms
 
     @classmethod
     def open(cls, settings: Settings, closing: ExitStack) -> Central:
@@ -91,17 +103,17 @@ class Central:
             raise StartError(
                 f"the archive in {settings.storage.root} cannot be opened: {reason(error)}"
             ) from error
-        fleet = _fleet(foundation, closing)
+        rooms = _fleet_rooms(foundation, closing)
         renderer = Renderer(settings.limits.render_workers)
         closing.callback(renderer.close)
         refusals = Refusals(foundation.audit)
-        gateway_app = _gateway_app(foundation, archive, refusals, closing)
+        gateway_app = _gateway_app(foundation, archive, rooms, refusals, closing)
         gateway_port = settings.gateways.public_port or gateway_socket.getsockname()[1]
         return cls(
             foundation=foundation,
             people=Listener(
                 people_socket,
-                _people_app(foundation, archive, fleet, renderer, gateway_port),
+                _people_app(foundation, archive, rooms, renderer, gateway_port),
                 _people_tls(settings),
                 settings.people.behind_proxy,
             ),
@@ -117,8 +129,12 @@ class Central:
                 ),
             ),
             dicom=_dicom(foundation, archive, closing),
-            fleet=fleet,
+            fleet_rooms=rooms,
         )
+
+    @property
+    def fleet(self) -> Fleet:
+        return self.fleet_rooms.fleet
 
     async def serve(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         """Answer until `stop` is set."""
@@ -126,25 +142,46 @@ class Central:
 
 
 def _people_app(
-    foundation: Foundation, archive: Archive, fleet: Fleet, renderer: Renderer, gateway_port: int
+    foundation: Foundation, archive: Archive, rooms: FleetRooms, renderer: Renderer, gateway_port: int
 ) -> Starlette:
     accounts, audit, sessions = foundation.accounts, foundation.audit, foundation.settings.sessions
     gateways_settings = foundation.settings.gateways
 
-    def pair(name: str) -> Pairing:
-        ticket = foundation.gateways.new_pairing(name)
+    def pair(name: str, replaces: str | None = None) -> Pairing | None:
+        ticket = foundation.pairings.new_pairing(name, replaces=replaces)
+        if ticket is None:
+            return None
         return Pairing(
             gateways_settings.called_host, gateway_port, foundation.identity.ca_fingerprint, ticket.token
         )
 
+    def pair_new(name: str) -> Pairing:
+        pairing = pair(name)
+        assert pairing is not None, "None is for replacements alone"
+        return pairing
+
     async def health(_request: Request) -> Response:
-        return JSONResponse({"status": "ok", "broker": fleet.broker_state()})
+        return JSONResponse({"status": "ok", "broker": rooms.fleet.broker_state()})
 
     return Starlette(
         routes=[
             Route("/healthz", health, methods=["GET"]),
             *sign_in_routes(accounts, audit, sessions.token_life_s),
-            *portal_routes(accounts, audit, fleet.boxes, pair, sessions.browser_life_s),
+            *portal_routes(accounts, audit, rooms.fleet.boxes, pair_new, sessions.browser_life_s),
+            *enrolment_routes(
+                audit,
+                foundation.pairings,
+                lambda gateway_id: pair("", gateway_id),
+                lambda gateway_id: _revoke(foundation, gateway_id),
+            ),
+            *box_command_routes(
+                audit,
+                is_admitted=foundation.gateways.is_admitted,
+                command=rooms.correspondence.command,
+                desire=rooms.correspondence.desire,
+                bundle=SupportBundles(_support_folder(foundation)).find,
+            ),
+            *worklist_routes(WorklistStore(foundation.db), audit),
             *dicomweb_routes(archive, audit, renderer),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
@@ -153,7 +190,7 @@ def _people_app(
 
 
 def _gateway_app(
-    foundation: Foundation, archive: Archive, refusals: Refusals, closing: ExitStack
+    foundation: Foundation, archive: Archive, rooms: FleetRooms, refusals: Refusals, closing: ExitStack
 ) -> Starlette:
     settings, identity = foundation.settings, foundation.identity
     limits = UploadLimits(
@@ -169,17 +206,59 @@ def _gateway_app(
         receipt_key=identity.receipt_key,
         max_object_bytes=limits.max_object_bytes,
     )
+    callers = Callers(foundation.gateways, refusals)
     uploads = Uploads(
-        Callers(foundation.gateways, refusals),
+        callers,
         PartialUploads.open(settings.storage.root / "uploads", limits),
         acceptance,
         refusals,
         settings.limits.ingest_workers,
     )
     closing.callback(uploads.close)
-    desk = EnrolmentDesk(foundation.gateways, _introduction(foundation), foundation.audit, refusals)
+    packs = Packs(
+        callers,
+        PartialUploads.open(
+            settings.storage.root / "packs", replace(limits, max_object_bytes=MAX_PACK_BYTES)
+        ),
+        PackAcceptance(foundation.db, acceptance, refusals),
+        settings.limits.ingest_workers,
+    )
+    closing.callback(packs.close)
+    desk = EnrolmentDesk(
+        foundation.gateways,
+        foundation.pairings,
+        foundation.standings,
+        callers,
+        lambda: _introduction(foundation),
+        identity.authority.certificate,
+        foundation.audit,
+        refusals,
+        lambda gateway_id: _end_session(foundation, gateway_id),
+    )
+    standing = StandingDesk(
+        callers,
+        foundation.standings,
+        identity.sealing_keys.signed_set,
+        refusals,
+        central_id=identity.central_id,
+        receipt_key=identity.receipt_key,
+    )
+    bundles = SupportBundles(_support_folder(foundation))
+    heartbeats = GatewayDesk(callers.gateway_of, rooms.correspondence, rooms.commands, bundles)
     return Starlette(
-        routes=[*desk.routes(), *uploads.routes()],
+        routes=[
+            *desk.routes(),
+            *standing.routes(),
+            *uploads.routes(),
+            *packs.routes(),
+            *heartbeats.routes(),
+            *workflow_routes(
+                WorklistStore(foundation.db),
+                ProcedureStore(foundation.db),
+                foundation.audit,
+                callers.gateway_of,
+            ),
+        ],
         exception_handlers={
             IngestError: ingest_error,
             HTTPException: http_error,
@@ -188,35 +267,37 @@ def _gateway_app(
     )
 
 
+def _revoke(foundation: Foundation, gateway_id: str) -> str | None:
+    if not foundation.gateways.revoke(gateway_id):
+        return None
+    return _end_session(foundation, gateway_id)
+
+
+def _end_session(foundation: Foundation, gateway_id: str) -> str:
+    sessions = live_sessions(foundation.settings.mqtt, foundation.identity, foundation.gateways)
+    return end_session(sessions, gateway_id)
+
+
 def _introduction(foundation: Foundation) -> Introduction:
     identity, mqtt = foundation.identity, foundation.settings.mqtt
     broker = BrokerAddress(host=mqtt.called_host, port=mqtt.called_port, tls=mqtt.tls) if mqtt.host else None
     return Introduction(
         central_id=identity.central_id,
-        ca_pem=identity.authority.pem.decode("ascii"),
-        sealing_keys=tuple(_base64(key.public_key().raw) for key in identity.sealing_keys.values()),
-        receipt_keys=(_base64(identity.receipt_key.public_key().public_bytes_raw()),),
+        receipt_keys=[_base64(identity.receipt_key.public_key().public_bytes_raw())],
+        root_key=_base64(identity.sealing_keys.root_public().public_bytes_raw()),
+        key_set=identity.sealing_keys.signed_set(),
         broker=broker,
     )
 
 
-def _fleet(foundation: Foundation, closing: ExitStack) -> Fleet:
-    mqtt, identity = foundation.settings.mqtt, foundation.identity
-    heartbeats = Heartbeats(foundation.db, foundation.gateways)
-    listener = None
-    if mqtt.host:
-        client = identity.broker_client
-        tls = BrokerTls(identity.ca_path, client.certificate, client.key) if mqtt.tls else None
-        listener = BrokerListener(
-            mqtt.host,
-            mqtt.port,
-            identity.central_id,
-            tls,
-            lambda topic, payload, retained: heartbeats.hear(topic, payload, retained=retained),
-        )
-        listener.start()
-        closing.callback(listener.close)
-    return Fleet(foundation.gateways, heartbeats, listener)
+def _fleet_rooms(foundation: Foundation, closing: ExitStack) -> FleetRooms:
+    mqtt = foundation.settings.mqtt
+    broker = BrokerPlace(mqtt.host, mqtt.port, mqtt.tls) if mqtt.host else None
+    return FleetRooms.open(foundation.db, foundation.gateways, foundation.identity, broker, closing)
+
+
+def _support_folder(foundation: Foundation) -> Path:
+    return foundation.settings.storage.root / "support"
 
 
 def _dicom(foundation: Foundation, archive: Archive, closing: ExitStack) -> DimseServer | None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from central.access.errors import AccessError
 from central.access.policy import PatientKey, Role
@@ -24,6 +24,9 @@ from central.config import Settings
 from central.errors import StartError
 from central.fleet.mosquitto import BrokerPlan, write_configuration, write_revocations
 from central.foundation import Foundation
+from central.identity.pairings import Decision
+from central.key_commands import KeyCommands
+from central.revocation import end_session, live_sessions
 from contract.enrolment import Pairing
 from contract.settings import SettingsError, load_settings, print_default_config, settings_table
 
@@ -45,7 +48,7 @@ def run_command(arguments: Sequence[str] | None, serve: Callable[[Settings], Non
         print(print_default_config(Settings), end="")
         return 0
     if options.command is None:
-        parser.error("say what to do: serve, pair, user, gateways, mqtt-config or settings-table")
+        parser.error("say what to do: serve, pair, user, gateways, keys, mqtt-config or settings-table")
     try:
         options.command(options)
     except (StartError, SettingsError, AccessError, AuditError) as error:
@@ -74,6 +77,11 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
 
     pair = command("pair", "print a pairing string for a new gateway: good once, for 15 minutes", _pair)
     pair.add_argument("--name", default="", help="what the gateway will be called; default: a random name")
+    pair.add_argument(
+        "--replaces",
+        metavar="GATEWAY",
+        help="the new box takes this gateway's place: its id and history stay, the former box is let in no more",
+    )
 
     user = commands.add_parser("user", help="accounts of people").add_subparsers(
         metavar="COMMAND", required=True
@@ -108,6 +116,21 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
     revoke.add_argument(
         "--mqtt-dir", type=Path, metavar="D", help="folder of mqtt-config, whose revocation list is renewed"
     )
+
+    _command(gateways, "pending", "print the boxes that wait to be accepted", _list_pending)
+    for verb, decision in (("accept", "accepted"), ("refuse", "refused")):
+        choice = _command(
+            gateways,
+            verb,
+            f"{verb} the waiting box whose key has this fingerprint",
+            _decide(cast(Decision, decision)),
+        )
+        choice.add_argument("fingerprint", help="as the box shows it; with or without spaces")
+
+    keys = commands.add_parser("keys", help="sealing keys, their root, and their backup").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    KeyCommands(_settings, _event).add(lambda name, does, run: _command(keys, name, does, run))
 
     broker = command("mqtt-config", "write a mosquitto configuration that fits this central", _mqtt_config)
     broker.add_argument("--dir", type=Path, required=True, metavar="D", help="folder to write it into")
@@ -150,8 +173,11 @@ def _pair(options: argparse.Namespace) -> None:
     if port == 0:
         raise StartError("gateways.port is 0, so nobody can be told where to call: give it a number")
     with closing(Foundation.open(settings)) as foundation:
-        foundation.audit.record(_event(Action.PAIR, options.name))
-        ticket = foundation.gateways.new_pairing(options.name)
+        detail = f"replaces {options.replaces}" if options.replaces else options.name
+        foundation.audit.record(_event(Action.PAIR, detail))
+        ticket = foundation.pairings.new_pairing(options.name, replaces=options.replaces)
+        if ticket is None:
+            raise StartError(f"there is no gateway {options.replaces}; gateways list shows them")
         host, fingerprint = settings.gateways.called_host, foundation.identity.ca_fingerprint
     print(Pairing(host, port, fingerprint, ticket.token))
     print(f"good once, until {ticket.expires_at_utc:%H:%M} UTC", file=sys.stderr)
@@ -197,7 +223,8 @@ def _list_gateways(options: argparse.Namespace) -> None:
 
 
 def _revoke(options: argparse.Namespace) -> None:
-    with closing(Foundation.open(_settings(options))) as foundation:
+    settings = _settings(options)
+    with closing(Foundation.open(settings)) as foundation:
         foundation.audit.record(_event(Action.REVOKE, options.gateway_id))
         if not foundation.gateways.revoke(options.gateway_id):
             raise StartError(f"there is no gateway {options.gateway_id}; gateways list shows them")
@@ -210,10 +237,33 @@ def _revoke(options: argparse.Namespace) -> None:
                 raise StartError(
                     f"the gateway is revoked, but {options.mqtt_dir}: {error.strerror}"
                 ) from error
+        sessions = live_sessions(settings.mqtt, foundation.identity, foundation.gateways, options.mqtt_dir)
+        trouble = end_session(sessions, options.gateway_id)
     print(
         f"gateway {options.gateway_id} is revoked: it delivers nothing more, and its heartbeats do not count"
     )
-    print("restart the broker after renewing its revocation list: that also ends the gateway's session there")
+    if trouble:
+        raise StartError(f"the gateway is revoked, but {trouble}")
+
+
+def _list_pending(options: argparse.Namespace) -> None:
+    with closing(Foundation.open(_settings(options))) as foundation:
+        for box in foundation.pairings.pending():
+            what = f"replaces {box.replaces}" if box.replaces else box.name or "(no name)"
+            print(
+                f"{box.fingerprint}  {box.requested_at_utc:%Y-%m-%d %H:%M} UTC  {box.source_address}  {what}"
+            )
+
+
+def _decide(decision: Decision) -> Callable[[argparse.Namespace], None]:
+    def decide(options: argparse.Namespace) -> None:
+        with closing(Foundation.open(_settings(options))) as foundation:
+            foundation.audit.record(_event(Action.ENROL_DECISION, f"{decision}: key {options.fingerprint}"))
+            if foundation.pairings.decide(options.fingerprint, decision) is None:
+                raise StartError("no box with this fingerprint waits; gateways pending shows them")
+        print(f"{decision}; the box learns of it within a minute")
+
+    return decide
 
 
 def _mqtt_config(options: argparse.Namespace) -> None:

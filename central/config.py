@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -68,6 +68,11 @@ class GatewaySettings(Section):
     )
     public_port: Port = Field(default=0, description="port by which the boxes reach it; 0: the same as port")
 
+    acceptance: Literal["administrator", "pairing-string"] = Field(
+        default="administrator",
+        description="who lets a box in: administrator, who compares its key's fingerprint; or pairing-string alone",
+    )
+
     @model_validator(mode="after")
     def _reachable(self) -> GatewaySettings:
         if not self.public_host and self.host in EVERYWHERE:
@@ -99,6 +104,10 @@ class MqttSettings(Section):
         default="", description="address by which the boxes reach the broker; empty: the same as host"
     )
     public_port: Port = Field(default=0, description="port by which the boxes reach it; 0: the same as port")
+    directory: Path | None = Field(
+        default=None,
+        description="folder that mqtt-config wrote, where the broker runs on this machine: revocations go there",
+    )
 
     @model_validator(mode="after")
     def _closed(self) -> MqttSettings:

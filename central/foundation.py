@@ -24,6 +24,8 @@ from central.identity.errors import KeyFileError
 from central.identity.gateways import Gateways
 from central.identity.identity import Identity
 from central.identity.keyfiles import make_private_folder
+from central.identity.pairings import Pairings
+from central.identity.standings import Standings
 
 _PRAGMAS: Final = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
 _ALWAYS_CALLED: Final = ("localhost", "127.0.0.1", "::1")
@@ -38,6 +40,8 @@ class Foundation:
     audit: Audit
     identity: Identity
     gateways: Gateways
+    pairings: Pairings
+    standings: Standings
     accounts: Accounts
 
     @classmethod
@@ -55,6 +59,8 @@ class Foundation:
             db = open_database(root / "central.sqlite3")
             audit = Audit.open(root / "audit.sqlite3")
             gateways = Gateways(db, identity.authority)
+            pairings = Pairings(db, gateways, accept_at_once=settings.gateways.acceptance == "pairing-string")
+            standings = Standings(db, gateways)
             accounts = Accounts.open(db)
         except KeyFileError as error:
             raise StartError(str(error)) from error
@@ -64,7 +70,7 @@ class Foundation:
             ) from error
         except (peewee.PeeweeException, AuditUnavailableError) as error:
             raise StartError(f"a database in {root} cannot be used: {error}") from error
-        return cls(settings, db, audit, identity, gateways, accounts)
+        return cls(settings, db, audit, identity, gateways, pairings, standings, accounts)
 
     def close(self) -> None:
         self.audit.close()

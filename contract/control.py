@@ -22,9 +22,22 @@ class _Shape(BaseModel):
 
 class Request(_Shape):
     """Methods: status → BoxStatus, queue → QueueList, scanners → ScannerList, echo (EchoParams) → EchoAnswer,
-    enrol (EnrolParams) → BoxStatus, requeue (RequeueParams) → QueueList."""
+    enrol (EnrolParams) → BoxStatus, requeue (RequeueParams) → QueueList; for who may send, each → ScannerList:
+    approve, refuse, remove_scanner (CallerParams), save_scanner (ScannerEntry); studies → StudyList."""
 
-    method: Literal["status", "queue", "scanners", "echo", "enrol", "requeue"]
+    method: Literal[
+        "status",
+        "queue",
+        "scanners",
+        "echo",
+        "enrol",
+        "requeue",
+        "approve",
+        "refuse",
+        "save_scanner",
+        "remove_scanner",
+        "studies",
+    ]
     params: dict[str, object] = Field(default_factory=dict)
 
 
@@ -41,7 +54,39 @@ class LinkStatus(_Shape):
     detail: str = ""
     last_receipt_at_utc: datetime | None = None
     certificate_expires_at_utc: datetime | None = None
+    renew_at_utc: datetime | None = Field(default=None, description="when the box will renew its certificate")
+    clock_offset_s: float | None = Field(
+        default=None, description="seconds that this machine's clock is ahead of central's"
+    )
+    enrolment: str = Field(default="", description="what an enrolment waits for; a sentence for a person")
+    notice: str = Field(default="", description="what is wrong with keys or identity, and what to do")
     heartbeat_connected: bool = False
+    heartbeat_detail: str = ""
+
+
+class WorkflowStatus(_Shape):
+    """The worklist that modalities are answered from, and what they reported of procedure steps.
+
+    `worklist_source` is "off", "central" or "upstream". An error is a sentence for a person.
+    """
+
+    worklist_source: str = "off"
+    worklist_items: int = 0
+    worklist_refreshed_at_utc: datetime | None = None
+    worklist_error: str = ""
+    procedures_waiting: int = Field(default=0, description="messages that central does not have yet")
+    procedures_refused: int = 0
+    procedures_oldest_at_utc: datetime | None = None
+    procedures_error: str = ""
+
+
+class CommitmentStatus(_Shape):
+    """Requests for storage commitment, those that ended within the last week included."""
+
+    waiting: int = Field(default=0, description="for images that are not as safe yet as the policy wants")
+    unreported: int = Field(default=0, description="decided, and the scanner could not be told yet")
+    reported: int = 0
+    given_up: int = Field(default=0, description="the scanner could not be told for too long")
 
 
 class BoxStatus(_Shape):
@@ -49,6 +94,7 @@ class BoxStatus(_Shape):
     ae_title: str
     host: str
     port: int
+    tls_port: int | None = Field(default=None, description="port for DICOM over TLS; None: off")
     version: str
     pid: int
     started_at_utc: datetime
@@ -61,8 +107,43 @@ class BoxStatus(_Shape):
     received_objects: int = Field(description="acknowledged to scanners since this process started")
     disk_total_bytes: int
     disk_free_bytes: int
+    hours_to_full: float | None = Field(
+        default=None, description="until nothing is taken in any more; None: not soon, or not known yet"
+    )
+    retained_objects: int = Field(default=0, description="at central, and kept here for a while")
+    retained_bytes: int = 0
+    scrubbed_at_utc: datetime | None = Field(
+        default=None, description="end of the last pass that read every file here to find damage"
+    )
+    scrubbed_objects: int = Field(default=0, description="files it read")
+    scrub_damaged_objects: int = Field(default=0, description="of those, what the disk had damaged or lost")
     memory_bytes: int
     link: LinkStatus
+    workflow: WorkflowStatus | None = None
+    commitments: CommitmentStatus | None = None
+
+
+class StudyEntry(_Shape):
+    """How a study stands: "receiving", "complete" (by which evidence), or "reopened" by a late image."""
+
+    study_instance_uid: str
+    calling_ae_title: str
+    state: str
+    evidence: str = Field(
+        default="", description="procedure step, association or idle; empty while not complete"
+    )
+    expected: int | None = Field(default=None, description="instances that its procedure steps counted")
+    received: int
+    late: int = Field(description="those of `received` that came after the study had first been complete")
+    first_at_utc: datetime
+    last_at_utc: datetime
+    completed_at_utc: datetime | None = None
+
+
+class StudyList(_Shape):
+    """The latest first."""
+
+    studies: list[StudyEntry]
 
 
 class QueueEntry(_Shape):
@@ -85,19 +166,61 @@ class QueueList(_Shape):
     entries: list[QueueEntry]
 
 
+class ScannerEntry(_Shape):
+    """A scanner that may send, as the configuration's ``[[scanners]]`` has it; the box checks the values."""
+
+    ae_title: str = Field(max_length=16)
+    name: str = Field(default="", max_length=64)
+    addresses: list[str] = Field(default=[], max_length=32)
+    called_ae_titles: list[str] = Field(default=[], max_length=32)
+    tls: str = "allowed"
+    certificate_sha256: str = ""
+    quirks: str | None = None
+    host: str = Field(default="", max_length=253)
+    port: int = 104
+
+
 class KnownScanner(_Shape):
-    """A scanner from the configuration, seen or not, or one that called without being configured."""
+    """A scanner that may send, that waits for approval, that was refused, or that called at some time.
+
+    `entry` is what holds for it, where it may send. `note` says what a technician should know about it.
+    """
 
     ae_title: str
     address: str
+    standing: Literal["configured", "approved", "waiting", "refused", "unlisted"] = "unlisted"
+    entry: ScannerEntry | None = None
     echo_host: str | None = None
     echo_port: int | None = None
     seen: Equipment | None = None
     last_error: str = ""
+    note: str = ""
+    attempts: int = Field(default=0, description="of one that waits")
+    last_attempt_at_utc: datetime | None = None
+    called_ae_title: str = ""
+    certificate: str = Field(
+        default="", description="subject of the certificate that it showed last, over TLS"
+    )
+    certificate_sha256: str = ""
 
 
 class ScannerList(_Shape):
+    """Those that wait first, then those that may send, then the rest.
+
+    `unknown` is what a scanner gets that is not listed; `profiles` are the names an entry's quirks may have.
+    """
+
     scanners: list[KnownScanner]
+    unknown: Literal["accept", "refuse", "hold"] = "accept"
+    warning: str = ""
+    profiles: list[str] = []
+
+
+class CallerParams(_Shape):
+    """`address` empty: the approved scanner of that AE title, wherever it calls from."""
+
+    ae_title: str = Field(min_length=1, max_length=16)
+    address: str = Field(default="", max_length=64)
 
 
 class EchoParams(_Shape):

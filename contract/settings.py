@@ -14,6 +14,7 @@ import re
 import tomllib
 import types
 from collections.abc import Iterator, Mapping
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -23,6 +24,7 @@ from pydantic_core import PydanticUndefined
 
 from contract.errors import PermanentError
 
+_ANY_NAME = "name"
 Location = tuple[str | int, ...]
 
 
@@ -74,25 +76,34 @@ def load_settings(
 
 
 def print_default_config(model: type[Section]) -> str:
-    """The whole configuration as TOML: every key with its description and default; keys without one commented."""
-    lines: list[str] = []
+    """The whole configuration as TOML: every key with its description and default.
+
+    Commented, as an example to copy: keys without a default, lists of tables, tables under a name of one's own
+    choice, and optional tables.
+    """
+    return "\n".join(_table_lines(model, ())).strip() + "\n"
+
+
+def _table_lines(model: type[Section], above: tuple[str, ...]) -> Iterator[str]:
+    """A table's own keys, then the tables inside it, as TOML wants them."""
     for name, field in model.model_fields.items():
-        section = _section(field.annotation)
-        if section is None:
-            lines += _key_lines(name, field)
+        if _section(field.annotation) is None:
+            yield from _key_lines(name, field)
     for name, field in model.model_fields.items():
         section = _section(field.annotation)
         if section is None:
             continue
-        listed = get_origin(field.annotation) is list
-        header = f"[[{name}]]" if listed else f"[{name}]"
-        lines += ["", *(_comment(field.description)), f"# {header}" if listed else header]
-        for key, inner in section.model_fields.items():
-            lines += [
-                f"# {line}" if listed and not line.startswith("#") else line
-                for line in _key_lines(key, inner)
-            ]
-    return "\n".join(lines).strip() + "\n"
+        shape = _shape(field)
+        path = (*above, name, _ANY_NAME) if shape is _Shape.NAMED else (*above, name)
+        key = ".".join(path)
+        lines = [
+            *_comment(field.description),
+            f"[[{key}]]" if shape is _Shape.LIST else f"[{key}]",
+            *_table_lines(section, path),
+        ]
+        yield ""
+        for line in lines:
+            yield line if shape is _Shape.TABLE or not line or line.startswith("#") else f"# {line}"
 
 
 def settings_table(model: type[Section]) -> str:
@@ -111,17 +122,37 @@ def _walk(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[tuple[str,
         section = _section(field.annotation)
         if section is None:
             yield ".".join((*above, name)), field
+        elif _shape(field) is _Shape.NAMED:
+            yield from _walk(section, (*above, name, f"<{_ANY_NAME}>"))
         else:
             yield from _walk(section, (*above, name))
 
 
 def _section(annotation: Any) -> type[Section] | None:
-    """The Section inside an annotation: itself, in a list, or optional."""
+    """The Section inside an annotation: itself, in a list, under names, or optional."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
-    if get_origin(annotation) in (list, tuple, Union, types.UnionType):
+    if get_origin(annotation) in (list, tuple, dict, Union, types.UnionType):
         return next((found for inner in get_args(annotation) if (found := _section(inner))), None)
     return None
+
+
+class _Shape(Enum):
+    """How a Section stands in a TOML file."""
+
+    TABLE = auto()
+    OPTIONAL = auto()
+    LIST = auto()
+    NAMED = auto()
+
+
+def _shape(field: FieldInfo) -> _Shape:
+    origin = get_origin(field.annotation)
+    if origin in (list, tuple):
+        return _Shape.LIST
+    if origin is dict:
+        return _Shape.NAMED
+    return _Shape.OPTIONAL if field.is_required() or _default(field) is None else _Shape.TABLE
 
 
 def _default(field: FieldInfo) -> Any:
@@ -177,6 +208,8 @@ def _sentence(model: type[Section], loc: Location, kind: str, message: str, text
     if kind == "missing":
         return f"{where}: {key} is missing and has no default"
     plain_message = message.removeprefix("Value error, ")  # pydantic's word for what our own checks raise
+    if not key:
+        return f"{where}: {plain_message}"  # about several keys, which it names itself
     return f"{where}: {key}: {plain_message[0].lower()}{plain_message[1:]}"
 
 

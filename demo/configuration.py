@@ -33,7 +33,8 @@ def write_configuration(state: State, ports: Ports, *, broker_tls: bool) -> None
     """
     central: dict[str, dict[str, object]] = {
         "people": {"host": HOST, "port": ports.central_people},
-        "gateways": {"host": HOST, "port": ports.central_gateways},
+        # Nobody sits at this central to accept its one box; the pairing string is the demonstration's own.
+        "gateways": {"host": HOST, "port": ports.central_gateways, "acceptance": "pairing-string"},
         "dicom": {"host": HOST, "port": ports.central_dicom, "ae_title": CENTRAL_AE_TITLE},
         "storage": {"root": str(state.root / "central"), "reserve_bytes": _RESERVE_BYTES},
         "mqtt": {
@@ -42,6 +43,8 @@ def write_configuration(state: State, ports: Ports, *, broker_tls: bool) -> None
             "tls": broker_tls,
         },
     }
+    if broker_tls:
+        central["mqtt"]["directory"] = str(state.root / "broker")  # so that a revocation holds at once
     edge: dict[str, dict[str, object]] = {
         "box": {"name": "Demonstration", "state_directory": str(state.root / "edge")},
         "gateway": {"host": HOST, "port": ports.gateway_dicom, "ae_title": GATEWAY_AE_TITLE},

@@ -14,16 +14,18 @@ import signal
 import sys
 import threading
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from contract.control import (
     BoxStatus,
+    CallerParams,
     EchoAnswer,
     EchoParams,
     EnrolParams,
     QueueList,
     RequeueParams,
+    ScannerEntry,
     ScannerList,
 )
 from contract.enrolment import Pairing
@@ -33,19 +35,31 @@ from contract.sealing import DataKeyRing
 from contract.settings import load_settings, print_default_config, settings_table
 from edge import commands, report
 from edge.buffer.errors import SpoolError
+from edge.buffer.label import Label
+from edge.buffer.retention import Upkeep
+from edge.buffer.scrub import Scrub
 from edge.buffer.spool import Spool
 from edge.config import Settings
 from edge.control import ControlError, ControlServer
+from edge.gateway.admission import Admission
+from edge.gateway.approved import ApprovedFile
 from edge.gateway.echo import echo
 from edge.gateway.errors import GatewayError
+from edge.gateway.quirks import profiles
 from edge.gateway.server import GatewayServer
 from edge.logs import log_to_stderr
-from edge.uplink.enrolment import enrol
-from edge.uplink.errors import EnrolmentRefusedError, IdentityError
+from edge.memory import share_heaps
+from edge.reporting import Reporting
+from edge.scanner_list import scanner_list, settings_of
+from edge.services import Services
+from edge.uplink.bandwidth import Bandwidth, HourlyLimit
+from edge.uplink.client import go_through
+from edge.uplink.equipment import ConfiguredScanner, Echoed
 from edge.uplink.forwarder import Forwarder
-from edge.uplink.heartbeat import Heartbeat
-from edge.uplink.identity import Identity, IdentityStore
+from edge.uplink.identity import Identity
 from edge.uplink.link import Link
+from edge.uplink.membership import Membership
+from edge.workflow import Workflow
 
 _log = logging.getLogger(__name__)
 
@@ -61,10 +75,6 @@ class Box:
         self._settings = settings
         self._started_at_utc = datetime.now(UTC)
         self._link = Link()
-        self._identities = IdentityStore(settings.identity_directory)
-        self._identity: Identity | None = None
-        self._heartbeat: Heartbeat | None = None
-        self._enrolling = threading.Lock()
         self._running = ExitStack()
 
     def start(self) -> None:
@@ -81,9 +91,15 @@ class Box:
                 settings.spool_directory,
                 reserve_bytes=settings.buffer.reserve_bytes,
                 quarantine_max_bytes=settings.buffer.quarantine_max_bytes,
+                coding=settings.buffer.coding,
                 keys=None,
-                on_stored=self._report_soon,
+                on_stored=self._note_stored,
+                low_water_bytes=settings.buffer.low_water_bytes,
+                retain=timedelta(hours=settings.buffer.retain_hours),
+                on_low_water=self._free_soon,
             )
+            self._upkeep = Upkeep(self._spool)
+            self._scrub = self._make_scrub()
             self._forwarder = Forwarder(
                 self._spool,
                 self._link,
@@ -92,16 +108,62 @@ class Box:
                 backoff_ceiling_s=settings.uplink.backoff_ceiling_s,
                 timeout_s=settings.uplink.timeout_s,
                 on_receipt=self._report_soon,
+                bandwidth=Bandwidth(
+                    [
+                        HourlyLimit(
+                            frozenset(limit.days), limit.from_hour, limit.to_hour, limit.kbit_per_s * 125.0
+                        )
+                        for limit in settings.uplink.limits
+                    ]
+                ),
             )
             self._forwarder.start()
             started.callback(self._forwarder.join, _JOIN_S)
             started.callback(self._spool.close)
-            started.callback(self._stop_heartbeat)
+            self._reporting = self._make_reporting()
+            started.callback(self._reporting.stop)
             started.callback(self._forwarder.stop, _SENDING_GRACE_S)
-            self._gateway = GatewayServer(settings.gateway, self._spool)
-            self._take_up_identity()
+            self._admission = Admission(
+                settings.gateway,
+                settings.scanners,
+                profiles=profiles(settings.quirks),
+                file=ApprovedFile(settings.box.state_directory / "scanners.json"),
+            )
+            self._services = Services(settings, self._spool, find_scanner=self._admission.find)
+            started.callback(self._services.stop)
+            self._services.start()
+            self._workflow = Workflow(settings, self._services.database)
+            self._workflow.studies.restore(
+                self._spool.received_since(self._workflow.studies.restore_from_utc())
+            )
+            started.callback(self._workflow.stop)
+            self._workflow.start()
+            self._gateway = GatewayServer(
+                settings.gateway,
+                self._spool,
+                [*self._services.installed, *self._workflow.installed],
+                admission=self._admission,
+                on_association_end=self._workflow.studies.association_ended,
+            )
+            self._membership = Membership(
+                settings.identity_directory,
+                self._spool,
+                self._link,
+                take_up=self._assume,
+                seal_for=lambda recipient: self._spool.set_keys(
+                    DataKeyRing((recipient, *self._services.recipients))
+                ),
+                try_now=self._forwarder.try_now,
+            )
+            self._membership.start()
+            started.callback(self._membership.stop)
             self._gateway.start()
+            self._reporting.start()
             started.callback(self._gateway.stop)
+            self._upkeep.start()
+            started.callback(self._upkeep.stop, _JOIN_S)
+            self._scrub.start()
+            started.callback(self._scrub.stop, _JOIN_S)
             control = ControlServer(
                 settings.control_socket_path,
                 {
@@ -111,6 +173,11 @@ class Box:
                     "echo": lambda params: self.echo(EchoParams.model_validate(params)),
                     "enrol": lambda params: self.enrol(EnrolParams.model_validate(params)),
                     "requeue": lambda params: self.requeue(RequeueParams.model_validate(params)),
+                    "approve": lambda params: self.approve(CallerParams.model_validate(params)),
+                    "refuse": lambda params: self.refuse(CallerParams.model_validate(params)),
+                    "save_scanner": lambda params: self.save_scanner(ScannerEntry.model_validate(params)),
+                    "remove_scanner": lambda params: self.remove_scanner(CallerParams.model_validate(params)),
+                    "studies": lambda _: self._workflow.list_studies(),
                 },
             )
             control.start()
@@ -127,7 +194,11 @@ class Box:
     def listening(self) -> dict[str, object]:
         """What the LISTENING line says."""
         return {
-            "dicom": {"host": self._settings.gateway.host, "port": self._gateway.port},
+            "dicom": {
+                "host": self._settings.gateway.host,
+                "port": self._gateway.port,
+                "tls_port": self._gateway.tls_port,
+            },
             "control_socket": str(self._settings.control_socket_path),
         }
 
@@ -135,18 +206,41 @@ class Box:
         return report.box_status(
             self._spool,
             self._link.status(),
-            gateway_id=self._identity.gateway_id if self._identity else None,
+            gateway_id=self._membership.gateway_id,
             ae_title=self._settings.gateway.ae_title,
             host=self._settings.gateway.host,
             port=self._gateway.port,
             started_at_utc=self._started_at_utc,
+            scrubbed=self._scrub.last_pass(),
+        ).model_copy(
+            update={
+                "workflow": self._workflow.status(),
+                "commitments": self._services.commitment_status(),
+                "tls_port": self._gateway.tls_port,
+            }
         )
 
     def queue(self) -> QueueList:
         return report.queue(self._spool)
 
     def scanners(self) -> ScannerList:
-        return report.scanners(self._spool, self._settings.scanners)
+        return scanner_list(self._spool, self._admission)
+
+    def approve(self, params: CallerParams) -> ScannerList:
+        self._admission.approve(check_ae_title(params.ae_title), params.address)
+        return self.scanners()
+
+    def refuse(self, params: CallerParams) -> ScannerList:
+        self._admission.refuse(check_ae_title(params.ae_title), params.address)
+        return self.scanners()
+
+    def save_scanner(self, entry: ScannerEntry) -> ScannerList:
+        self._admission.save(settings_of(entry))
+        return self.scanners()
+
+    def remove_scanner(self, params: CallerParams) -> ScannerList:
+        self._admission.remove(check_ae_title(params.ae_title), params.address)
+        return self.scanners()
 
     def echo(self, params: EchoParams) -> EchoAnswer:
         result = echo(
@@ -163,64 +257,74 @@ class Box:
         return self.queue()
 
     def enrol(self, params: EnrolParams) -> BoxStatus:
-        """Buy an identity and begin to use it, without a restart."""
-        if not self._enrolling.acquire(blocking=False):
-            raise EnrolmentRefusedError("another enrolment is under way: wait for it")
-        try:
-            pairing = Pairing.parse(params.pairing)
-            waiting = self._spool.depth().unsent.objects
-            if waiting and self._identity and self._identity.ca_fingerprint != pairing.ca_fingerprint:
-                raise EnrolmentRefusedError(
-                    f"this box belongs to {self._identity.central_url}, and {waiting} objects wait that only that "
-                    "central can open: let them be sent before the box moves to another central"
-                )
-            key, enrolment = enrol(pairing)
-            self._assume(self._identities.save(key, enrolment))
-        finally:
-            self._enrolling.release()
+        """Buy an identity and begin to use it, without a restart; or begin to wait for an administrator's yes."""
+        self._membership.enrol(Pairing.parse(params.pairing))
         return self.status()
 
-    def _take_up_identity(self) -> None:
-        try:
-            identity = self._identities.load()
-        except IdentityError as error:
-            # The box runs on, refusing images, so that it can be enrolled anew where it stands.
-            _log.critical("identity damaged", extra={"detail": error})
-            self._link.not_enrolled(str(error))
-            return
-        if identity is not None:
-            self._assume(identity)
-
     def _assume(self, identity: Identity) -> None:
-        self._stop_heartbeat()
-        self._identity = identity
-        self._spool.set_keys(DataKeyRing(identity.recipients))
         self._forwarder.use(identity)
-        if identity.broker is not None and self._settings.heartbeat.enabled:
-            self._heartbeat = Heartbeat(
-                identity,
-                self._link,
-                version=report.VERSION,
-                telemetry=lambda: report.telemetry(
-                    self._spool, self._link.status(), started_at_utc=self._started_at_utc
-                ),
-                equipment=lambda: report.equipment_seen(self._spool),
-                on_connected=self._forwarder.try_now,
-            )
-            self._heartbeat.start()
+        self._workflow.use(identity)
+        self._reporting.assume(identity)
         _log.info(
             "identity in use", extra={"gateway_id": identity.gateway_id, "central": identity.central_url}
         )
 
-    def _stop_heartbeat(self) -> None:
-        heartbeat, self._heartbeat = self._heartbeat, None
-        if heartbeat is not None:
-            heartbeat.stop()
+    def _make_scrub(self) -> Scrub:
+        buffer = self._settings.buffer
+        return Scrub(
+            self._spool,
+            self._settings.spool_directory / "scrub.json",
+            unverified_from=self._spool.recovery.unverified_from,
+            bytes_per_s=buffer.scrub_bytes_per_s,
+            interval=timedelta(days=buffer.scrub_days),
+            on_damage=lambda damage: self._reporting.tell_damage(damage),
+        )
+
+    def _make_reporting(self) -> Reporting:
+        settings = self._settings
+        return Reporting(
+            settings.box.state_directory / "heartbeat",
+            self._spool,
+            self._forwarder,
+            self._link,
+            started_at_utc=self._started_at_utc,
+            ae_title=settings.gateway.ae_title,
+            dicom_port=lambda: self._gateway.port,
+            configured=lambda: [
+                ConfiguredScanner(one.scanner.ae_title, one.scanner.host, one.scanner.port)
+                for one in self._admission.listed()
+                if one.scanner.host
+            ],
+            echo=self._echo_scanner,
+            bundle_parts=lambda: {"status": self.status(), "queue": self.queue()},
+            prioritise=self._spool.prioritise,
+            log_level=settings.box.log_level,
+            echo_interval_s=settings.heartbeat.echo_interval_s,
+            https_after_s=settings.heartbeat.https_after_s,
+            enabled=settings.heartbeat.enabled,
+        )
+
+    def _echo_scanner(self, scanner: ConfiguredScanner) -> Echoed:
+        calling = self._settings.gateway.ae_title
+        result = echo(scanner.host, scanner.port, scanner.ae_title, calling, _ECHO_TIMEOUT_S)
+        return Echoed(result.ok, result.round_trip_ms, result.detail)
+
+    def _free_soon(self) -> None:
+        self._upkeep.soon()
+
+    def _note_stored(self, label: Label) -> None:
+        if label.identity is not None:
+            self._workflow.studies.note_instance(
+                label.origin.calling_ae_title,
+                label.identity.study_instance_uid,
+                label.identity.series_instance_uid,
+                label.identity.sop_instance_uid,
+            )
+        self._report_soon()
 
     def _report_soon(self) -> None:
-        heartbeat = self._heartbeat
-        if heartbeat is not None:
-            heartbeat.soon()
+        self._services.instances_changed()
+        self._reporting.soon()
 
 
 def run(settings: Settings) -> int:
@@ -254,7 +358,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings(Settings, options.config)
         log_to_stderr(settings.box.log_level)
+        go_through(settings.uplink.proxy)
         if options.command == "run":
+            share_heaps()
             return run(settings)
         if options.command == "enrol":
             commands.enrol_from_shell(settings, options.pairing)

@@ -16,9 +16,12 @@ from contract.enrolment import Pairing
 from edge import report
 from edge.config import Settings
 from edge.control import NoBoxError, ask
+from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
-from edge.uplink.errors import EnrolmentRefusedError, IdentityError
+from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError
 from edge.uplink.identity import IdentityStore
+from edge.uplink.key_book import KeyBook
+from edge.uplink.pending import PendingFile, pending_sentence
 
 _ASK_TIMEOUT_S: Final = 10.0
 _ENROL_TIMEOUT_S: Final = 60.0
@@ -34,14 +37,22 @@ def enrol_from_shell(settings: Settings, pairing_text: str) -> None:
         answer = ask(
             settings.control_socket_path, "enrol", {"pairing": str(pairing)}, timeout_s=_ENROL_TIMEOUT_S
         )
-        gateway_id = BoxStatus.model_validate(answer).gateway_id
+        status = BoxStatus.model_validate(answer)
+        if status.link.enrolment:
+            print(status.link.enrolment)
+            return
+        gateway_id = status.gateway_id
     except NoBoxError:
         gateway_id = _enrol_at_rest(settings, pairing)
+        if gateway_id is None:
+            return
     print(f"enrolled as {gateway_id} at {pairing.host}:{pairing.port}")
 
 
-def _enrol_at_rest(settings: Settings, pairing: Pairing) -> str:
-    store = IdentityStore(settings.identity_directory)
+def _enrol_at_rest(settings: Settings, pairing: Pairing) -> str | None:
+    """The gateway id; None if an administrator has to accept the box first, which is said."""
+    clock = BoxClock(settings.identity_directory / "clock.json")
+    store = IdentityStore(settings.identity_directory, clock)
     try:
         known = store.load()
     except IdentityError:
@@ -52,8 +63,22 @@ def _enrol_at_rest(settings: Settings, pairing: Pairing) -> str:
             "again; it will then check that nothing waits for the former one"
         )
     settings.box.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key, enrolment = enrol(pairing)
-    return store.save(key, enrolment).gateway_id
+    pending = PendingFile(settings.identity_directory / "pending.json")
+    key = pending.key_for(pairing)
+    try:
+        _, enrolment = enrol(pairing, key, clock=clock)
+    except EnrolmentPendingError as error:
+        print(f"{pending_sentence(error.fingerprint)}. The box goes on with it by itself when it runs.")
+        return None
+    except EnrolmentRefusedError:
+        pending.clear()
+        raise
+    gateway_id = store.save(key, enrolment).gateway_id
+    # What lies in the spool is looked at when the box runs; until then any former key counts as needed.
+    book = KeyBook(settings.identity_directory / "keys.json", lambda: None)
+    book.open(enrolment.answer.root_key, enrolment.answer.key_set, anew=True)
+    pending.clear()
+    return gateway_id
 
 
 def print_status(settings: Settings) -> None:

@@ -8,30 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from contract.identifiers import InvalidIdentifierError, check_ae_title
 from contract.settings import Section
-from edge.gateway.settings import GatewaySettings
+from edge.buffer.coding_pace import Coding
+from edge.gateway.quirks import Quirks, profiles
+from edge.gateway.service_settings import CommitmentSettings, QuerySettings
+from edge.gateway.settings import GatewaySettings, ScannerSettings, check_scanners
+from edge.workflow_settings import StudySettings, WorklistSettings
 
 MAX_SOCKET_PATH_BYTES: Final = 107
 """`sockaddr_un.sun_path` holds 108 bytes with the closing zero (unix(7))."""
 
 DEFAULT_STATE_DIRECTORY: Final = Path("/var/lib/dicomnet-edge")
-
-
-def _ae_title(value: str) -> str:
-    try:
-        return check_ae_title(value)
-    except InvalidIdentifierError as error:
-        raise ValueError(str(error)) from error  # the error pydantic collects
-
-
-AeTitle = Annotated[str, AfterValidator(_ae_title)]
 
 
 def _socket_path(value: Path | None) -> Path | None:
@@ -69,15 +63,77 @@ class BufferSettings(Section):
         ge=0,
         description="Free bytes to keep on the disk; below it scanners are told 0xA700 (out of resources)",
     )
+    coding: Coding = Field(
+        default=Coding.PACE,
+        description="Whether pixels are coded as images, which shrinks them to a quarter: "
+        "pace (when the scanner leaves time for it), always (also right for a slow SD card), never",
+    )
     quarantine_max_bytes: int = Field(
         default=1 << 30,
         ge=0,
         description="Bytes kept of what scanners were told had failed; the oldest goes first",
     )
+    retain_hours: float = Field(
+        default=0.0,
+        ge=0,
+        le=87_600,
+        description="Hours from its arrival that an image stays on the box although central has it; 0 frees it at once",
+    )
+    low_water_bytes: int = Field(
+        default=4 << 30,
+        ge=0,
+        description="Free bytes below which images that central has are freed before their time, oldest first; "
+        "never less than reserve_bytes",
+    )
+    scrub_days: float = Field(
+        default=7.0,
+        gt=0,
+        le=365,
+        description="Days between two passes that read everything on the disk to find damage",
+    )
+    scrub_bytes_per_s: int = Field(
+        default=4 << 20,
+        ge=1 << 16,
+        description="Bytes read in a second by such a pass; it rests while images are received",
+    )
+
+
+class LimitSettings(Section):
+    days: list[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]] = Field(
+        default=["mon", "tue", "wed", "thu", "fri", "sat", "sun"],
+        min_length=1,
+        description="Weekdays on which the limit holds",
+    )
+    from_hour: int = Field(
+        default=0, ge=0, le=23, description="Hour from which it holds, in the box's local time"
+    )
+    to_hour: int = Field(
+        default=24, ge=1, le=24, description="Hour before which it ends; less than from_hour: over midnight"
+    )
+    kbit_per_s: int = Field(ge=16, le=100_000_000, description="Kilobits that may be sent in a second")
+
+
+def _proxy_url(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"http://[^/\s]+:[0-9]{1,5}/?", value):
+        raise ValueError("a proxy is http://host:port or http://user:password@host:port")
+    return value
 
 
 class UplinkSettings(Section):
-    connections: int = Field(default=2, ge=1, le=16, description="Objects sent to central at the same time")
+    connections: int = Field(
+        default=4, ge=1, le=16, description="Connections on which objects and packs are sent at the same time"
+    )
+    proxy: Annotated[str | None, AfterValidator(_proxy_url)] = Field(
+        default=None,
+        repr=False,
+        description="HTTP proxy that leads to central, such as http://proxy.example:3128; "
+        "all but MQTT goes through it, in central's own TLS, and heartbeats then go over HTTPS",
+    )
+    limits: list[LimitSettings] = Field(
+        default=[],
+        max_length=64,
+        description="How much of the line images may use at which hour; of several that fit the first counts",
+    )
     lease_s: float = Field(
         default=3600.0,
         ge=10,
@@ -97,14 +153,21 @@ class UplinkSettings(Section):
 
 class HeartbeatSettings(Section):
     enabled: bool = Field(
-        default=True, description="Report to the MQTT broker that central named at enrolment"
+        default=True,
+        description="Report to the MQTT broker that central named at enrolment, or over HTTPS where there is none",
     )
-
-
-class ScannerSettings(Section):
-    ae_title: AeTitle = Field(description="Its AE title, as called by a C-ECHO from here")
-    host: str = Field(min_length=1, max_length=253, description="Its host name or address")
-    port: int = Field(default=104, gt=0, lt=65536, description="Its DICOM port")
+    https_after_s: float = Field(
+        default=60.0,
+        ge=1,
+        le=86_400,
+        description="Seconds the broker may be out of reach before heartbeats go over the upload connection",
+    )
+    echo_interval_s: int = Field(
+        default=300,
+        ge=30,
+        le=86_400,
+        description="Seconds between two C-ECHO to a scanner that has a host; central may change it",
+    )
 
 
 class Settings(Section):
@@ -115,11 +178,25 @@ class Settings(Section):
     buffer: BufferSettings = BufferSettings()
     uplink: UplinkSettings = UplinkSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
+    commitment: CommitmentSettings = CommitmentSettings()
+    query: QuerySettings = QuerySettings()
+    worklist: WorklistSettings = WorklistSettings()
+    studies: StudySettings = StudySettings()
     scanners: list[ScannerSettings] = Field(
         default=[],
         max_length=256,
-        description="Scanners that can be asked with C-ECHO; none needs to be listed to send",
+        description="Scanners that may send, and what holds for each; more can be approved in dicomnet-tui",
     )
+    quirks: dict[str, Quirks] = Field(
+        default={},
+        max_length=64,
+        description="Profiles for scanners that need to be treated otherwise, beside those that come with the box",
+    )
+
+    @model_validator(mode="after")
+    def _scanners_fit(self) -> Self:
+        check_scanners(self.scanners, profiles(self.quirks))
+        return self
 
     @property
     def spool_directory(self) -> Path:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 from contract.control import MAX_LINE_BYTES, Answer, Request
 from contract.errors import ContractError
 from edge.buffer.errors import SpoolError
+from edge.gateway.errors import GatewayError
 
 _log = logging.getLogger(__name__)
 
@@ -127,8 +128,8 @@ class ControlServer:
         except ValidationError as error:
             fault = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in fault["loc"]) or "the request"
-            return Answer(error=f"{where}: {fault['msg']}")
-        except (ContractError, SpoolError, ControlError) as error:
+            return Answer(error=f"{where}: {fault['msg'].removeprefix('Value error, ')}")
+        except (ContractError, SpoolError, ControlError, GatewayError) as error:
             return Answer(error=str(error))
         except Exception:
             _log.exception("control request failed")

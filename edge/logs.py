@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from typing import Final
 
 _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -39,8 +40,12 @@ def log_to_stderr(level: str) -> None:
     handler.setFormatter(FieldFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # These narrate each request and each connection; the events of this program say what matters.
-    for noisy in ("httpx", "httpcore", "pynetdicom"):
+    for noisy in ("httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # These quote what a peer sent, at the length the peer chose.
+    for quoting in ("pydicom", "pynetdicom"):
+        logging.getLogger(quoting).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="pydicom")
 
 
 def _value(value: object) -> str:

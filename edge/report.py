@@ -7,19 +7,21 @@ that tells a technician why nothing is accepted.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+import platform
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from typing import Final
 
 import psutil  # type: ignore[import-untyped]  # it ships no type information
 
-from contract.control import BoxStatus, KnownScanner, LinkStatus, QueueEntry, QueueList, ScannerList
-from contract.heartbeat import Equipment, Telemetry
+from contract.control import BoxStatus, LinkStatus, QueueEntry, QueueList, WorkflowStatus
+from contract.heartbeat import Equipment, Info, Telemetry
 from edge.buffer.records import Disk, ObjectRow, ScannerSeen
+from edge.buffer.scrub import ScrubReport
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
-from edge.config import ScannerSettings
+from edge.uplink import box_health
 
 VERSION: Final = installed_version("dicomnet")
 QUEUE_STATES: Final = (State.READY, State.SENDING, State.QUARANTINED)
@@ -34,10 +36,12 @@ def not_accepting_because(link: LinkStatus, disk: Disk) -> str:
     if link.state == "not-enrolled":
         return "Not enrolled: nothing can be sealed before central has given this box its keys."
     if not disk.accepting:
-        return (
-            f"The disk is full: {size_text(disk.free_bytes)} are free and "
-            f"{size_text(disk.reserve_bytes)} are kept in reserve."
+        what = (
+            f"{size_text(disk.free_bytes)} are free and {size_text(disk.reserve_bytes)} are kept in reserve"
         )
+        if disk.free_files < disk.reserve_files:
+            what = f"{disk.free_files} more files fit and {disk.reserve_files} are kept in reserve"
+        return f"The disk is full: {what}. It goes on by itself once central has taken what waits here."
     return ""
 
 
@@ -50,6 +54,7 @@ def box_status(
     host: str,
     port: int,
     started_at_utc: datetime,
+    scrubbed: ScrubReport | None,
 ) -> BoxStatus:
     depth, disk = spool.depth(), spool.disk()
     process = psutil.Process()
@@ -71,12 +76,26 @@ def box_status(
         received_objects=depth.received_since_open,
         disk_total_bytes=disk.total_bytes,
         disk_free_bytes=disk.free_bytes,
+        hours_to_full=disk.hours_to_full,
+        retained_objects=depth.by_state[State.RETAINED].objects,
+        retained_bytes=depth.by_state[State.RETAINED].stored_bytes,
+        scrubbed_at_utc=scrubbed.finished_at_utc if scrubbed else None,
+        scrubbed_objects=scrubbed.files if scrubbed else 0,
+        scrub_damaged_objects=scrubbed.damaged if scrubbed else 0,
         memory_bytes=process.memory_info().rss,
         link=link,
     )
 
 
-def telemetry(spool: Spool, link: LinkStatus, *, started_at_utc: datetime) -> Telemetry:
+def telemetry(
+    spool: Spool,
+    link: LinkStatus,
+    *,
+    started_at_utc: datetime,
+    paused: bool,
+    clock_offset_s: float | None,
+) -> Telemetry:
+    """How the box is now."""
     depth, disk = spool.depth(), spool.disk()
     now = datetime.now(UTC)
     return Telemetry(
@@ -91,6 +110,27 @@ def telemetry(spool: Spool, link: LinkStatus, *, started_at_utc: datetime) -> Te
         memory_bytes=psutil.Process().memory_info().rss,
         uptime_s=max(0.0, (now - started_at_utc).total_seconds()),
         certificate_expires_at_utc=link.certificate_expires_at_utc,
+        paused=paused,
+        hours_to_full=disk.hours_to_full,
+        disk_wear_percent=box_health.disk_wear_percent(),
+        temperature_c=box_health.temperature_c(),
+        memory_available_bytes=box_health.memory_available_bytes(),
+        clock_offset_s=clock_offset_s,
+    )
+
+
+def info(*, ae_title: str, dicom_port: int, started_at_utc: datetime) -> Info:
+    """What kind of box this is."""
+    return Info(
+        version=VERSION,
+        ae_title=ae_title,
+        dicom_port=dicom_port,
+        started_at_utc=started_at_utc,
+        model=box_health.model(),
+        system=box_health.system(),
+        architecture=platform.machine(),
+        processors=os.cpu_count() or 0,
+        memory_bytes=box_health.memory_total_bytes(),
     )
 
 
@@ -115,8 +155,16 @@ def _entry(row: ObjectRow) -> QueueEntry:
         stored_bytes=row.stored_bytes,
         received_at_utc=row.received_at_utc,
         attempts=row.attempts,
-        last_error=row.last_error or "",
+        last_error=_advised(row),
     )
+
+
+def _advised(row: ObjectRow) -> str:
+    """The last error; with what to do where only the scanner can help."""
+    error = row.last_error or ""
+    if not row.damaged:
+        return error
+    return f"{error}: send instance {row.sop_instance_uid} again from {row.calling_ae_title}, then this goes by itself"
 
 
 def equipment(seen: ScannerSeen) -> Equipment:
@@ -135,51 +183,74 @@ def equipment_seen(spool: Spool) -> list[Equipment]:
     return [equipment(seen) for seen in spool.scanners_seen() if seen.calling_ae_title][:MAX_EQUIPMENT]
 
 
-def scanners(spool: Spool, configured: Sequence[ScannerSettings]) -> ScannerList:
-    """The configured scanners in their order, each with what was seen of it, then everybody else who called."""
-    seen = spool.scanners_seen()
-    known: list[KnownScanner] = []
-    for scanner in configured:
-        found = next((one for one in seen if one.calling_ae_title == scanner.ae_title), None)
-        if found is not None:
-            seen.remove(found)
-        known.append(_known(scanner.ae_title, scanner.host, scanner, found))
-    known += [_known(one.calling_ae_title, one.peer_address, None, one) for one in seen]
-    return ScannerList(scanners=known[: MAX_EQUIPMENT + len(configured)])
-
-
-def _known(
-    ae_title: str, address: str, scanner: ScannerSettings | None, seen: ScannerSeen | None
-) -> KnownScanner:
-    return KnownScanner(
-        ae_title=ae_title,
-        address=address,
-        echo_host=scanner.host if scanner else None,
-        echo_port=scanner.port if scanner else None,
-        seen=equipment(seen) if seen else None,
-        last_error=(seen.last_error or "") if seen else "",
-    )
-
-
 def status_text(status: BoxStatus) -> str:
     """The plain-text form for `dicomnet-edge status`."""
     link = status.link
     oldest = status.oldest_unsent_at_utc.isoformat() if status.oldest_unsent_at_utc else "-"
     expires = link.certificate_expires_at_utc.date().isoformat() if link.certificate_expires_at_utc else "-"
+    renewal = f", renewed from {link.renew_at_utc.date().isoformat()} on" if link.renew_at_utc else ""
     lines = [
         f"box           {status.gateway_id or '(not enrolled)'}, version {status.version}, pid {status.pid}",
-        f"listening     {status.ae_title} on {status.host} port {status.port}",
+        f"listening     {status.ae_title} on {status.host} port {status.port}"
+        + (f", TLS port {status.tls_port}" if status.tls_port is not None else ""),
         f"accepting     {'yes' if status.accepting else 'NO: ' + status.not_accepting_because}",
         f"central       {link.state}{': ' + link.detail if link.detail else ''}",
-        f"heartbeat     {'connected' if link.heartbeat_connected else 'not connected'}",
-        f"certificate   until {expires}",
+        f"heartbeat     {'connected' if link.heartbeat_connected else 'not connected'}"
+        f"{': ' + link.heartbeat_detail if link.heartbeat_detail else ''}",
+        f"certificate   until {expires}{renewal}",
+        *([f"enrolment     {link.enrolment}"] if link.enrolment else []),
+        *([f"notice        {link.notice}"] if link.notice else []),
+        *(
+            [f"clock         {link.clock_offset_s:+.0f} s against central's"]
+            if link.clock_offset_s is not None
+            else []
+        ),
         f"queue         {status.queue_objects} objects, {size_text(status.queue_bytes)}, oldest {oldest}",
         f"quarantine    {status.quarantined_objects} objects",
         f"received      {status.received_objects} objects since {status.started_at_utc.isoformat()}",
-        f"disk          {size_text(status.disk_free_bytes)} free of {size_text(status.disk_total_bytes)}",
+        f"disk          {size_text(status.disk_free_bytes)} free of {size_text(status.disk_total_bytes)}"
+        f"{full_text(status.hours_to_full)}",
+        f"kept          {status.retained_objects} objects that central has, {size_text(status.retained_bytes)}",
+        f"scrubbed      {_scrub_text(status)}",
         f"memory        {size_text(status.memory_bytes)}",
     ]
+    if status.workflow is not None:
+        lines += _workflow_lines(status.workflow)
     return "\n".join(lines)
+
+
+def _workflow_lines(workflow: WorkflowStatus) -> list[str]:
+    lines = []
+    if workflow.worklist_source != "off":
+        refreshed = workflow.worklist_refreshed_at_utc
+        seen = f"as of {refreshed.isoformat(timespec='seconds')}" if refreshed else "never seen yet"
+        trouble = f": {workflow.worklist_error}" if workflow.worklist_error else ""
+        lines.append(
+            f"worklist      {workflow.worklist_items} items from {workflow.worklist_source}, {seen}{trouble}"
+        )
+    if workflow.procedures_waiting or workflow.procedures_refused:
+        lines.append(
+            f"procedures    {workflow.procedures_waiting} messages wait for central, "
+            f"{workflow.procedures_refused} refused{': ' if workflow.procedures_error else ''}"
+            f"{workflow.procedures_error}"
+        )
+    return lines
+
+
+def full_text(hours: float | None) -> str:
+    """Such as ``; full in about 14 hours``; empty where that is not soon or not known."""
+    if hours is None:
+        return ""
+    if hours < 1:
+        return "; full within the hour" if hours else "; full"
+    return f"; full in about {hours:.0f} hours"
+
+
+def _scrub_text(status: BoxStatus) -> str:
+    if status.scrubbed_at_utc is None:
+        return "not yet"
+    found = f"{status.scrub_damaged_objects} damaged" if status.scrub_damaged_objects else "none damaged"
+    return f"{status.scrubbed_at_utc:%Y-%m-%d}, {status.scrubbed_objects} files, {found}"
 
 
 def size_text(size_bytes: float) -> str:

@@ -42,13 +42,14 @@ __all__ = [
 
 
 class Role(StrEnum):
-    """What an account is for. PEER is a configured DIMSE application entity, not a person."""
+    """What an account is for. PEER is a configured DIMSE application entity, not a person; SERVICE is a program."""
 
     ADMIN = "admin"
     RADIOLOGIST = "radiologist"
     DOCTOR = "doctor"
     PATIENT = "patient"
     PEER = "peer"
+    SERVICE = "service"
 
 
 class Privilege(StrEnum):
@@ -56,7 +57,9 @@ class Privilege(StrEnum):
 
     READ_FLEET = "read-fleet"
     PAIR_GATEWAY = "pair-gateway"
+    COMMAND_GATEWAY = "command-gateway"
     READ_AUDIT = "read-audit"
+    MANAGE_WORKLIST = "manage-worklist"
 
 
 class PatientKey(NamedTuple):
@@ -145,10 +148,12 @@ _MAY: Final[Mapping[Role, frozenset[Action]]] = {
     Role.DOCTOR: _READS,
     Role.PATIENT: _READS,
     Role.PEER: frozenset({Action.SEARCH}),
+    Role.SERVICE: frozenset(),  # such as a RIS: it tells what is to be done and sees nothing of what was
 }
 _PRIVILEGES: Final[Mapping[Role, frozenset[Privilege]]] = {
     Role.ADMIN: frozenset(Privilege),
     Role.RADIOLOGIST: frozenset({Privilege.READ_FLEET}),
+    Role.SERVICE: frozenset({Privilege.MANAGE_WORKLIST}),
 }
 
 

@@ -48,10 +48,19 @@ class Action(StrEnum):
     PAIR = "pair"
     ENROL = "enrol"
     ENROL_REFUSED = "enrol-refused"
+    ENROL_REQUEST = "enrol-request"
+    ENROL_DECISION = "enrol-decision"
+    RENEW = "renew"
+    IDENTITY_SEEN_TWICE = "identity-seen-twice"
+    KEYS = "keys"
     REVOKE = "revoke"
+    BOX_COMMAND = "box-command"
     UPLOAD_REFUSED = "upload-refused"
     ASSOCIATION_REFUSED = "association-refused"
     USER_CHANGE = "user-change"
+    WORKLIST_READ = "worklist-read"
+    WORKLIST_CHANGE = "worklist-change"
+    PROCEDURE_STEP = "procedure-step"
 
 
 Outcome = Literal["success", "refused"]

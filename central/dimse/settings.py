@@ -35,5 +35,5 @@ class DimseSettings(Section):
     max_associations: int = Field(20, ge=1, le=500, description="associations served at the same time")
     peers: list[PeerSettings] = Field(
         default_factory=list,
-        description="who may query: one [[dicom.peers]] table each, in place of this line (C-ECHO is for all)",
+        description="who may query: one [[dicom.peers]] table each (C-ECHO is for all)",
     )

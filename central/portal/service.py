@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
@@ -20,9 +20,10 @@ from central.access.web import audit_event, principal_of
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Action, Audit, AuditRow, Outcome
 from central.portal.boxes import BoxView, box_json
+from central.portal.enrolments import pairing_json
 from central.portal.sign_in import COOKIE_LIFE_S, sign_in_pages
 from central.portal.templating import FOLDER, may_find_studies, page
-from contract.enrolment import PAIRING_LIFE_S, Pairing
+from contract.enrolment import Pairing
 from contract.errors import PermanentError
 
 AUDIT_PAGE_ROWS: Final = 100
@@ -73,7 +74,8 @@ class _Portal:
         if not has_privilege(principal, Privilege.READ_FLEET):
             return page("refused.html", principal, 403, path="/fleet")
         may_pair = has_privilege(principal, Privilege.PAIR_GATEWAY)
-        return page("fleet.html", principal, path="/fleet", may_pair=may_pair)
+        may_command = has_privilege(principal, Privilege.COMMAND_GATEWAY)
+        return page("fleet.html", principal, path="/fleet", may_pair=may_pair, may_command=may_command)
 
     def audit_page(self, request: Request) -> Response:
         principal = principal_of(request)
@@ -113,8 +115,7 @@ class _Portal:
             return problem(503, "the audit record cannot be written; try again later")
         except PermanentError as error:
             return problem(400, str(error))
-        expires = datetime.now(UTC) + timedelta(seconds=PAIRING_LIFE_S)
-        return JSONResponse({"pairing": str(pairing), "expires_at_utc": expires.isoformat()}, 201)
+        return JSONResponse(pairing_json(pairing), 201)
 
     def audit_rows(self, request: Request) -> Response:
         allowed = has_privilege(principal_of(request), Privilege.READ_AUDIT)

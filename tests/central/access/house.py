@@ -27,7 +27,11 @@ from central.archive.indexing import ObjectOrigin
 from central.audit.record import Audit
 from central.dicomweb import Renderer
 from central.dicomweb import routes as dicomweb_routes
+from central.identity.authority import CertificateAuthority
+from central.identity.gateways import Gateways
+from central.identity.pairings import Pairings
 from central.portal import routes as portal_routes
+from central.portal.enrolments import routes as enrolment_routes
 from contract.enrolment import Pairing, new_token
 
 PASSWORD = "a password for tests only"
@@ -47,6 +51,8 @@ class House:
     renderer: Renderer
     app: Starlette
     boxes: list[object]
+    gateways: Gateways
+    pairings: Pairings
     base_url: str = ""
     tokens: dict[str, str] = field(default_factory=dict)
 
@@ -119,20 +125,31 @@ def open_house(root: Path) -> Iterator[House]:
     archive = Archive.open(root, db)
     boxes: list[object] = []
 
+    gateways = Gateways(db, CertificateAuthority.open(root))
+    pairings = Pairings(db, gateways)
+
     def pair(name: str) -> Pairing:
         return Pairing("127.0.0.1", 8443, "ab" * 32, new_token())
+
+    def replace(gateway_id: str) -> Pairing | None:
+        ticket = pairings.new_pairing(replaces=gateway_id)
+        return Pairing("127.0.0.1", 8443, "ab" * 32, ticket.token) if ticket else None
+
+    def revoke(gateway_id: str) -> str | None:
+        return "" if gateways.revoke(gateway_id) else None
 
     with Renderer(1) as renderer:
         app = Starlette(
             routes=[
                 *sign_in_routes(accounts, audit),
                 *portal_routes(accounts, audit, lambda: boxes, pair),  # type: ignore[arg-type, return-value]
+                *enrolment_routes(audit, pairings, replace, revoke),
                 *dicomweb_routes(archive, audit, renderer),
             ],
             middleware=[Middleware(RequireSignIn, accounts=accounts)],
         )
         people_in(accounts)
-        house = House(db, accounts, audit, archive, renderer, app, boxes)
+        house = House(db, accounts, audit, archive, renderer, app, boxes, gateways, pairings)
         with served(app) as base_url:
             house.base_url = base_url
             yield house

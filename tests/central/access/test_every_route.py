@@ -44,6 +44,16 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/api/fleet"): (DATA, 200, 200, 403, 403, 403, 403),
     ("GET", "/api/audit"): (DATA, 200, 403, 403, 403, 403, 403),
     ("POST", "/api/gateways/pairing"): (DATA, 201, 403, 403, 403, 403, 403),
+    ("POST", "/api/gateways/command"): (DATA, 404, 403, 403, 403, 403, 403),  # for no box
+    ("POST", "/api/gateways/settings"): (DATA, 404, 403, 403, 403, 403, 403),
+    ("GET", "/api/gateways/support/{gateway_id}/{command_id}"): (DATA, 404, 403, 403, 403, 403, 403),
+    ("GET", "/api/gateways/pending"): (DATA, 200, 403, 403, 403, 403, 403),
+    ("POST", "/api/gateways/decision"): (DATA, 400, 400, 400, 400, 400, 400),  # an empty body
+    ("POST", "/api/gateways/revocation"): (DATA, 400, 400, 400, 400, 400, 400),
+    ("POST", "/api/gateways/replacement"): (DATA, 400, 400, 400, 400, 400, 400),
+    ("GET", "/api/worklist"): (DATA, 200, 403, 403, 403, 403, 403),
+    ("PUT", "/api/worklist/{item_id}"): (DATA, 400, 403, 403, 403, 403, 403),  # an empty body
+    ("DELETE", "/api/worklist/{item_id}"): (DATA, 404, 403, 403, 403, 403, 403),
     ("GET", "/dicom-web/studies"): SEARCH,
     ("GET", "/dicom-web/series"): SEARCH,
     ("GET", "/dicom-web/instances"): SEARCH,
@@ -121,6 +131,9 @@ def uids() -> dict[str, str]:
         "series": dataset.SeriesInstanceUID,
         "instance": dataset.SOPInstanceUID,
         "frames": "1",
+        "item_id": "RIS-1",
+        "gateway_id": "gw-1",
+        "command_id": "0" * 32,
     }
 
 

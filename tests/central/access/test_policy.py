@@ -49,6 +49,7 @@ def principal(role: Role, names: tuple[str, ...] = (), patients: tuple[PatientKe
         (principal(Role.PATIENT, ("House^Gregory",)), set()),
         (principal(Role.DOCTOR, (), (PatientKey("HOSP", "P1"),)), set()),
         (principal(Role.PEER), {Action.SEARCH}),
+        (principal(Role.SERVICE), set()),
     ],
 )
 def test_who_may_do_what(who: Principal, allowed: set[Action]) -> None:
@@ -89,6 +90,7 @@ def test_privileges() -> None:
         Role.DOCTOR: set(),
         Role.PATIENT: set(),
         Role.PEER: set(),
+        Role.SERVICE: {Privilege.MANAGE_WORKLIST},
     }
 
 

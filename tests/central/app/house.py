@@ -28,11 +28,22 @@ from central.archive.query import StudyQuery
 from central.archive.rows import InstanceRow
 from central.config import Settings
 from central.foundation import open_database
-from contract.enrolment import CA_PATH, ENROL_PATH, EnrolmentAnswer, EnrolmentRequest, Pairing
+from contract.enrolment import (
+    CA_PATH,
+    ENROL_PATH,
+    INTRODUCTION_PATH,
+    PKCS10_TYPE,
+    EnrolmentAnswer,
+    Introduction,
+    Pairing,
+    decode_certificates,
+    encode_request,
+)
 from contract.identifiers import ObjectId, new_object_id
+from contract.key_set import verify_key_set
 from contract.receipt import Receipt, receipt_key_id, verify_receipt
 from contract.sealed_object import Aead, Codec, SealedObjectWriter
-from contract.sealing import DataKey, RecipientPublicKey
+from contract.sealing import DataKey
 from contract.transfer import PATCH_CONTENT_TYPE, RECEIPT_HEADER, TUS_VERSION, UPLOADS_PATH
 
 START_S = 20
@@ -45,7 +56,8 @@ class House:
     def __init__(self, root: Path, **sections: dict[str, Any]) -> None:
         self.root = root
         sections.setdefault("people", {})["port"] = 0
-        sections.setdefault("gateways", {})["port"] = 0
+        sections.setdefault("gateways", {}).setdefault("port", 0)
+        sections["gateways"].setdefault("acceptance", "pairing-string")  # what else is tested asks for it
         sections.setdefault("dicom", {}).setdefault("enabled", False)  # its shutdown takes half a second
         sections.setdefault("storage", {}).update({"root": str(root), "reserve_bytes": 0})
         self.settings = Settings.model_validate(sections)
@@ -100,9 +112,10 @@ class House:
     def gateways_url(self) -> str:
         return f"https://127.0.0.1:{self.central.gateways.port}"
 
-    def pairing(self, name: str = "") -> Pairing:
+    def pairing(self, name: str = "", *, replaces: str | None = None) -> Pairing:
         foundation = self.central.foundation
-        ticket = foundation.gateways.new_pairing(name)
+        ticket = foundation.pairings.new_pairing(name, replaces=replaces)
+        assert ticket is not None
         port = self.central.gateways.port
         return Pairing("127.0.0.1", port, foundation.identity.ca_fingerprint, ticket.token)
 
@@ -130,8 +143,8 @@ class Box:
     def __post_init__(self) -> None:
         # Once: threads that each wrote the key's file would read each other's half of it.
         self._tls = client_tls(self.answer.ca_pem, self.folder, self.answer.certificate_pem, self.key)
-        recipients = tuple(RecipientPublicKey(base64.b64decode(raw)) for raw in self.answer.sealing_keys)
-        self.data_key = DataKey.generate(recipients)
+        root = Ed25519PublicKey.from_public_bytes(base64.b64decode(self.answer.root_key))
+        self.data_key = DataKey.generate((verify_key_set(self.answer.key_set, root).newest.recipient(),))
 
     @property
     def gateway_id(self) -> str:
@@ -183,11 +196,12 @@ def head(client: httpx.Client, object_id: str) -> httpx.Response:
     return client.head(f"{UPLOADS_PATH}/{object_id}")
 
 
-def new_key_and_request(common_name: str = "whatever") -> tuple[ec.EllipticCurvePrivateKey, str]:
+def new_key_and_request(common_name: str = "whatever") -> tuple[ec.EllipticCurvePrivateKey, bytes]:
+    """A key, and the body of a request for it."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    return key, request.public_bytes(serialization.Encoding.PEM).decode()
+    return key, encode_request(request)
 
 
 def client_tls(
@@ -211,25 +225,48 @@ def client_tls(
 
 def fetch_ca(url: str, pairing: Pairing) -> str:
     """The CA, trusted because it fits the pin."""
-    pem = httpx.get(url + CA_PATH, verify=False).text
-    pairing.check_ca(x509.load_pem_x509_certificate(pem.encode()))
-    return pem
+    (certificate,) = decode_certificates(httpx.get(url + CA_PATH, verify=False).content)
+    pairing.check_ca(certificate)
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def ask_to_enrol(url: str, ca_pem: str, token: str, csr_pem: str) -> httpx.Response:
-    request = EnrolmentRequest(token=token, csr_pem=csr_pem)
-    return httpx.post(url + ENROL_PATH, content=request.model_dump_json(), verify=client_tls(ca_pem))
+def ask_to_enrol(url: str, ca_pem: str, token: str, request: bytes) -> httpx.Response:
+    return httpx.post(
+        url + ENROL_PATH,
+        content=request,
+        auth=("pairing", token),
+        headers={"Content-Type": PKCS10_TYPE},
+        verify=client_tls(ca_pem),
+    )
+
+
+def introduce(url: str, ca_pem: str, token: str) -> Introduction:
+    answer = httpx.get(url + INTRODUCTION_PATH, auth=("pairing", token), verify=client_tls(ca_pem))
+    assert answer.status_code == 200, answer.text
+    return Introduction.model_validate_json(answer.content)
 
 
 def enrol(house: House, folder: Path, name: str = "") -> Box:
     """A new box, enrolled as a real one does it."""
     folder.mkdir(parents=True, exist_ok=True)
     pairing = house.pairing(name)
-    key, csr_pem = new_key_and_request()
+    key, request = new_key_and_request()
     ca_pem = fetch_ca(house.gateways_url, pairing)
-    response = ask_to_enrol(house.gateways_url, ca_pem, pairing.token, csr_pem)
+    introduction = introduce(house.gateways_url, ca_pem, pairing.token)
+    response = ask_to_enrol(house.gateways_url, ca_pem, pairing.token, request)
     assert response.status_code == 200, response.text
-    return Box(house.gateways_url, EnrolmentAnswer.model_validate_json(response.content), key, folder)
+    return Box(house.gateways_url, answer_of(introduction, response, ca_pem), key, folder)
+
+
+def answer_of(introduction: Introduction, response: httpx.Response, ca_pem: str) -> EnrolmentAnswer:
+    """What a box keeps of both answers."""
+    (certificate,) = decode_certificates(response.content)
+    return EnrolmentAnswer(
+        **introduction.model_dump(),
+        gateway_id=str(certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value),
+        certificate_pem=certificate.public_bytes(serialization.Encoding.PEM).decode(),
+        ca_pem=ca_pem,
+    )
 
 
 @dataclass(frozen=True)

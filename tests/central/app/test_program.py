@@ -164,7 +164,7 @@ def test_wrong_settings_and_folders_are_one_sentence(
     assert run_command(["gateways", "list", "--config", str(program.config)], run) == 0
     (tmp_path / "root" / "keys" / "ca.key").write_text("no key")
     assert "ca.key" in program.complaint(capsys, "serve")
-    (tmp_path / "root" / "keys" / "sealing.key").chmod(0o644)
+    (tmp_path / "root" / "keys" / "receipt.key").chmod(0o644)
     assert "restore" in program.complaint(capsys, "serve")
 
 

@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 import pytest
 
 from central.fleet.view import BoxView
+from central.identity.pairings import Enrolment, PendingBox
 from contract.enrolment import Pairing
 from tests.browser import Browser
 from tests.central.access.house import PASSWORD, House, pydicom_file
+from tests.central.app.house import new_key_and_request
 
 pytestmark = pytest.mark.needs("chromium")
 READY = "document.documentElement.dataset.state === 'ready'"
@@ -113,13 +115,54 @@ def test_the_fleet_and_a_new_box(house: House, browser: Browser) -> None:
         assert "Lost" in card
         assert "disk reserve" in card
         assert browser.eval("document.querySelectorAll('#boxes img').length") == 0
+        assert browser.eval("document.querySelectorAll('#boxes [data-command=pause]').length") == 1
         browser.click("#add")
         browser.type_into("#pair [name=name]", "ct-room-2")
         browser.click("#make")
         browser.wait_for("!document.getElementById('answer').hidden")
         assert Pairing.parse(browser.eval("document.getElementById('secret').value"))
+        assert browser.eval("document.querySelector('#qr svg .qrline').getTotalLength() > 500")
         browser.click("#close")
         browser.wait_for("document.getElementById('secret').value === ''")
+    finally:
+        house.boxes.clear()
+
+
+def test_a_waiting_box_is_accepted_by_its_fingerprint_and_revoked_again(
+    house: House, browser: Browser
+) -> None:
+    ticket = house.pairings.new_pairing(MARKUP)
+    assert ticket is not None
+    _, request = new_key_and_request()
+    waiting = house.pairings.enrol(ticket.token, request, "10.0.0.9")
+    assert isinstance(waiting, PendingBox)
+    sign_in(browser, house, "admin")
+    browser.wait_for(READY)
+    card = browser.eval("document.querySelector('#pending article').textContent")
+    assert waiting.fingerprint in card
+    assert MARKUP in card
+    browser.click("#pending button.primary")
+    browser.wait_for("document.querySelectorAll('#pending article').length === 0")
+    enrolled = house.pairings.enrol(ticket.token, request)
+    assert isinstance(enrolled, Enrolment)
+    now = datetime.now(UTC)
+    house.boxes.append(
+        BoxView(enrolled.gateway_id, "x", "lost", now, "1", 2, 10, 1, now, 100, 5, False, now, now, False, ())
+    )
+    try:
+        browser.eval("document.dispatchEvent(new Event('visibilitychange'))")
+        browser.wait_for("document.querySelector('[data-act=Revoke]')")
+        browser.click("[data-act='Replace this box']")
+        browser.wait_for("document.getElementById('secret').value && document.querySelector('#qr svg')")
+        token = Pairing.parse(browser.eval("document.getElementById('secret').value")).token
+        assert house.pairings.is_live(token)
+        browser.click("#close")
+        browser.eval("window.confirm = () => true")
+        browser.click("[data-act=Revoke]")
+        browser.wait_for(
+            f"performance.getEntriesByName('{house.base_url}/api/gateways/revocation').length === 1"
+        )
+        assert not house.gateways.is_admitted(enrolled.gateway_id)
     finally:
         house.boxes.clear()
 

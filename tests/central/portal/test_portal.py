@@ -8,8 +8,10 @@ import pytest
 
 from central.audit.record import Action
 from central.fleet.view import BoxView, EquipmentView
+from central.identity.pairings import PendingBox
 from contract.enrolment import Pairing
 from tests.central.access.house import STUDY, House
+from tests.central.app.house import new_key_and_request
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -108,6 +110,8 @@ def test_the_fleet_as_data(house: House, box: BoxView) -> None:
             "last_store_at_utc": NOON.isoformat(),
             "instances": 12,
             "rejected": 1,
+            "silence": "learning",
+            "echo_ok": None,
         }
     ]
 
@@ -175,3 +179,35 @@ def test_who_sees_which_page(house: House, path: str, rule: Rule) -> None:
     for username in ("admin", "radiologist", "doctor", "patient", None):
         with house.client(username) as client:
             assert client.get(path).status_code == getattr(rule, username or "anonymous"), username
+
+
+def test_who_waits_is_for_administrators_and_a_decision_is_on_record_first(house: House) -> None:
+    ticket = house.pairings.new_pairing("ct")
+    assert ticket is not None
+    waiting = house.pairings.enrol(ticket.token, new_key_and_request()[1], "10.0.0.9")
+    assert isinstance(waiting, PendingBox)
+    wish = {"fingerprint": waiting.fingerprint, "decision": "accepted"}
+    with house.client("radiologist") as client:
+        assert client.get("/api/gateways/pending").status_code == 403
+        assert client.post("/api/gateways/decision", json=wish).status_code == 403
+        for path in ("replacement", "revocation"):
+            answer = client.post(f"/api/gateways/{path}", json={"gateway_id": "ct"})
+            assert answer.status_code == 403
+    with house.client("admin") as client:
+        (shown,) = client.get("/api/gateways/pending").json()["boxes"]
+        assert (shown["fingerprint"], shown["source_address"]) == (waiting.fingerprint, "10.0.0.9")
+        assert client.post("/api/gateways/decision", json=wish).status_code == 200
+        assert client.post("/api/gateways/decision", json=wish).status_code == 404
+        for path in ("replacement", "revocation"):
+            answer = client.post(f"/api/gateways/{path}", json={"gateway_id": "nobody"})
+            assert answer.status_code == 404
+    _, decided, refused = house.audit.search(limit=3, action=Action.ENROL_DECISION)
+    assert (decided.event.actor, decided.event.detail) == ("admin", f"accepted: key {waiting.fingerprint}")
+    assert (refused.event.actor, refused.event.outcome) == ("radiologist", "refused")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b'{"fingerprint": 5}', b"[" * 4000, b" " * 5000])
+def test_decisions_about_nonsense_are_refused(house: House, body: bytes) -> None:
+    with house.client("admin") as client:
+        for path in ("decision", "replacement", "revocation"):
+            assert client.post(f"/api/gateways/{path}", content=body).status_code == 400

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from contract.settings import SettingsError, load_settings
+from contract.settings import SettingsError, load_settings, print_default_config
 from edge.config import MAX_SOCKET_PATH_BYTES, Settings
 from edge.logs import FieldFormatter
 from edge.report import size_text
@@ -40,6 +41,61 @@ def test_a_long_state_directory_gets_a_short_socket_of_its_own(monkeypatch: pyte
 def test_a_socket_path_that_was_set_too_long_is_refused_with_the_limit() -> None:
     with pytest.raises(SettingsError, match="at most 107 bytes, this one has 121"):
         settings(DICOMNET_BOX_CONTROL_SOCKET="/" + "ä" * 60)
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "edge.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_printed_configuration_is_the_defaults(tmp_path: Path) -> None:
+    text = print_default_config(Settings)
+    assert load_settings(Settings, write(tmp_path, text), {}) == Settings()
+    for table in ("\n[gateway.tls]\n", "\n# [[scanners]]\n", "\n# [quirks.name]\n"):
+        assert table in text
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            '[[scanners]]\nae_title = "CT1"\n[[scanners]]\nae_title = "CT1"\n',
+            "edge.toml: two scanners have the AE title CT1: one entry with both addresses does it",
+        ),
+        (
+            '[[scanners]]\nae_title = "CT1"\nquirks = "old"\n',
+            "edge.toml: CT1 names the quirks old, and no such profile is there",
+        ),
+        (
+            '[[scanners]]\nae_title = "CT1"\naddresses = ["10.0.0.0/33"]\n',
+            "line 3: scanners.0.addresses.0: '10.0.0.0/33' is not an IP address or network",
+        ),
+        (
+            f'[[scanners]]\nae_title = "CT1"\ncertificate_sha256 = "{"a" * 64}"\n',
+            'line 1: scanners.0: certificate_sha256 needs tls = "required"',
+        ),
+        ('[gateway.tls]\ncertificate = "/a"\n', "line 1: gateway.tls: key and client_ca not set"),
+        (
+            "[quirks.mine]\nmax_pdu = 5\n",
+            "line 2: unknown key quirks.mine.max_pdu; did you mean quirks.<name>.max",
+        ),
+    ],
+)
+def test_what_cannot_hold_together_is_said_in_one_sentence(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=re.escape(says)):
+        load_settings(Settings, write(tmp_path, text), {})
+
+
+def test_a_scanner_may_name_a_profile_of_the_box_or_of_the_file(tmp_path: Path) -> None:
+    text = (
+        '[[scanners]]\nae_title = "A"\nquirks = "old-toolkit"\n'
+        '[[scanners]]\nae_title = "B"\nquirks = "mine"\n[quirks.mine]\nomit_error_comment = true\n'
+    )
+    assert [one.quirks for one in load_settings(Settings, write(tmp_path, text), {}).scanners] == [
+        "old-toolkit",
+        "mine",
+    ]
 
 
 def test_a_log_line_is_one_line_with_fields() -> None:
