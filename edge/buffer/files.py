@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Iterator
 from enum import Enum
@@ -26,6 +27,8 @@ from edge.buffer.sealed_file import AlignedBuffers, SealedFile, takes_direct_wri
 
 _SEALED = ".sealed"
 _SHARDS = [f"{number:02x}" for number in range(256)]
+_COPY = ".copy"
+_COPIED_BYTES = 1 << 20
 _NAMES_AT_ONCE = 64
 
 
@@ -160,8 +163,32 @@ class SpoolFiles:
             found = True
         return found
 
+    def write_anew(self, object_id: ObjectId) -> None:
+        """Write a file's bytes again, as the kernel shows them, and make them durable.
+
+        A sync that failed has left them clean in memory and not on the disk; another sync of them would prove nothing.
+        """
+        place = self.place_of(object_id)
+        if place is None:
+            return
+        path = self._sealed(object_id, place)
+        copy = path.with_suffix(_COPY)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            with path.open("rb") as source, open(os.open(copy, flags, 0o600), "wb") as target:
+                shutil.copyfileobj(source, target, _COPIED_BYTES)
+                target.flush()
+                os.fsync(target.fileno())
+            shutil.copystat(path, copy)
+            copy.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                copy.unlink(missing_ok=True)
+            raise
+        _fsync_directory(path.parent)
+
     def sealed_files(self) -> Iterator[tuple[ObjectId, Place]]:
-        """Every sealed file and its place. Names that are not ours are left alone."""
+        """Every sealed file and its place. Copies that were cut off are deleted, names that are not ours left alone."""
         folders = [(self.root / Place.OBJECTS.value / shard, Place.OBJECTS) for shard in _SHARDS]
         folders.append((self.root / Place.QUARANTINE.value, Place.QUARANTINE))
         for folder, place in folders:
@@ -169,6 +196,8 @@ class SpoolFiles:
                 object_id = _object_id_of(entry.name)
                 if object_id is not None:
                     yield object_id, place
+                elif entry.name.endswith(_COPY):
+                    Path(entry.path).unlink()
 
     def size_of(self, object_id: ObjectId) -> int:
         """Bytes of the file wherever it lies, label and all; 0 if it is gone."""

@@ -9,6 +9,7 @@ changes nothing more, so a crash during recovery is repaired by the next one.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -197,6 +198,8 @@ def _read_in(
                 if label.identity and index.duplicate_of(label.identity.sop_instance_uid, label.sha256):
                     # Its row could not be written, its sender was told failure and sent it again.
                     return _Fate.DOUBLE
+                if verify:
+                    _make_durable(object_id, files)
                 state = State.QUARANTINED if place is Place.QUARANTINE else label.state
                 index.insert(label, success_answered=label.identity is not None, state=state)
                 files.move(object_id, _place_of(state))
@@ -215,6 +218,17 @@ def _read_in(
     files.move(object_id, Place.QUARANTINE)
     index.insert(unknown, success_answered=index_is_new)
     return _Fate.SET_ASIDE
+
+
+def _make_durable(object_id: ObjectId, files: SpoolFiles) -> None:
+    """Nothing tells whether the sync of a file without a row succeeded, or failed and its end was not seen."""
+    try:
+        files.write_anew(object_id)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # What may have been acknowledged is not given up for want of room; most likely it was durable.
+        _LOG.warning("no room to write a file anew", extra={"object_id": object_id})
 
 
 def _move_all(index: SpoolIndex, found: State, to: State, **values: str) -> int:

@@ -43,7 +43,7 @@ from edge.uplink.errors import (
     UplinkTransientError,
 )
 from edge.uplink.line_pace import LinePace
-from edge.uplink.refusals import MAX_PROBLEM_BYTES, Refusal, Remedy, read_refusal
+from edge.uplink.refusals import BY_STATUS, MAX_PROBLEM_BYTES, Refusal, Remedy, read_refusal
 
 _PIECE_BYTES: Final = 256 << 10
 _MAX_DETOURS: Final = 4
@@ -171,9 +171,14 @@ class Transfer:
         with line_errors(self._central):
             response = self._client.send(request, stream=True)
             try:
-                return Answer(response.status_code, response.headers, read_bounded(response, limit_bytes))
+                answer = Answer(response.status_code, response.headers, read_bounded(response, limit_bytes))
             finally:
                 response.close()
+        if method == "HEAD" and BY_STATUS.get(answer.status) is Remedy.NEW_CERTIFICATE:
+            # An answer to HEAD has no body to say why, and the technician needs to know.
+            reason = self.exchange("GET", path, headers)
+            return reason if reason.status == answer.status else answer
+        return answer
 
 
 class _Attempt:

@@ -23,6 +23,7 @@ from edge.buffer.spool import Spool
 from edge.buffer.states import State
 from edge.gateway.part10 import file_meta
 from tests.edge.scripted_central import ScriptedCentral
+from tests.peers.real_box import wait_until
 from tests.peers.scripted_scu import CT_STORAGE, EXPLICIT_LITTLE, ScriptedScu, small_data_set
 from tests.peers.warm_box import WarmBox
 
@@ -102,6 +103,8 @@ def test_no_kill_loses_or_changes_anything(tmp_path: Path) -> None:
             scanner.end()
         acknowledged = {sha256 for scanner in scanners for sha256 in scanner.acknowledged}
         _drain(central, acknowledged)
+        # Central has it all; the last receipts may still be on their way back.
+        wait_until("every receipt is kept", lambda: box.status().queue_objects == 0, DRAIN_S)
         box.stop()
         _check_spool(box.spool)
     central.stop()

@@ -303,3 +303,30 @@ def test_five_thousand_known_objects_are_not_opened(
 
     monkeypatch.setattr(SpoolFiles, "open_file", refuse)
     assert open_spool().recovery == RecoveryReport()
+
+
+def test_a_file_whose_sync_failed_is_written_anew_before_it_counts(
+    open_spool: OpenSpool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel shows it whole though the disk never got it; a restart of the program does not change that."""
+    spool = open_spool()
+    stored = store(spool, 1)
+    forget_row(spool, stored.object_id)
+    spool.close()
+    path = tmp_path / "spool" / "objects" / stored.object_id[:2] / f"{stored.object_id}.sealed"
+    before, whole = path.stat(), path.read_bytes()
+    path.with_suffix(".copy").write_bytes(b"cut off")  # by a crash in the middle of doing so
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    assert open_spool().recovery.files_adopted == 1
+    after = path.stat()
+    assert after.st_ino in synced
+    assert (after.st_ino != before.st_ino, after.st_mtime_ns) == (True, before.st_mtime_ns)
+    assert path.read_bytes() == whole
+    assert not path.with_suffix(".copy").exists()
