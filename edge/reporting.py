@@ -46,7 +46,7 @@ class Reporting:
     configured : scanners that may be asked with C-ECHO, of now.
     echo : one C-ECHO; blocks.
     bundle_parts : what goes into a support bundle beside the log.
-    prioritise : puts a study's objects first and returns how many there are; None where the spool has no order.
+    prioritise : puts a study's objects first and returns how many there are.
     https_after_s : how long the broker may be away before heartbeats go over HTTPS.
     """
 
@@ -63,7 +63,7 @@ class Reporting:
         configured: Callable[[], Sequence[ConfiguredScanner]],
         echo: Callable[[ConfiguredScanner], Echoed],
         bundle_parts: Callable[[], Mapping[str, BaseModel | object]],
-        prioritise: Callable[[str], int] | None,
+        prioritise: Callable[[str], int],
         log_level: str,
         echo_interval_s: int,
         https_after_s: float,
@@ -183,8 +183,6 @@ class Reporting:
         return "sending goes on"
 
     def prioritise(self, study_instance_uid: str) -> str:
-        if self._prioritise is None:
-            raise CommandFailedError("this box's version sends in the order of arrival")
         count = self._prioritise(study_instance_uid)
         if count == 0:
             raise CommandFailedError("nothing of this study waits on this box")

@@ -28,11 +28,13 @@ from central.ingest.tus import (
     check_protocol,
     checked_id,
     number,
+    offset_mismatch,
+    patch_offset,
     upload_answer,
 )
 from contract.identifiers import ObjectId
 from contract.pack import PackAnswer
-from contract.transfer import PACK_ID_METADATA, PACKS_PATH, PATCH_CONTENT_TYPE, Problem
+from contract.transfer import PACK_ID_METADATA, PACKS_PATH, Problem
 
 
 class Packs:
@@ -85,9 +87,7 @@ class Packs:
         gateway_id = await self._callers.gateway_of(request)
         check_protocol(request)
         pack_id = checked_id(request.path_params["pack_id"])
-        if request.headers.get("content-type") != PATCH_CONTENT_TYPE:
-            raise RequestRefusedError(Problem.INVALID, f"PATCH carries {PATCH_CONTENT_TYPE}")
-        offset = number(request, "upload-offset")
+        offset = patch_offset(request)
         async with self._turns.turn(f"{gateway_id}/{pack_id}") as give_way:
             done = await self._decided(gateway_id, pack_id)
             if done is not None:
@@ -95,7 +95,7 @@ class Packs:
             upload = await self._begun(gateway_id, pack_id)
             here = upload.offset_bytes
             if offset != here:
-                raise _mismatch(here)
+                raise offset_mismatch(here, what="pack")
             await append(request, upload, offset, give_way)
             await run_in_threadpool(self._acceptance.read_pack, pack_id, upload)
             if not upload.is_whole:
@@ -117,7 +117,7 @@ class Packs:
             if not wants_fates:
                 return _unfinished(200, upload)
             if not upload.is_whole:
-                raise _mismatch(upload.offset_bytes)
+                raise offset_mismatch(upload.offset_bytes, what="pack")
             length = upload.length_bytes
             answer = await self._wait(self._decide(request, gateway_id, pack_id, upload))
             return upload_answer(200, length, length, body=answer)
@@ -169,14 +169,6 @@ def _all_receipted(answer: str) -> bool:
 def _unfinished(status: int, upload: PartialUpload, location: str | None = None) -> Response:
     return upload_answer(
         status, upload.offset_bytes, upload.length_bytes, location=location, expires_at_s=upload.expires_at_s
-    )
-
-
-def _mismatch(here: int) -> RequestRefusedError:
-    return RequestRefusedError(
-        Problem.OFFSET_MISMATCH,
-        f"central has {here} bytes of this pack: ask HEAD and go on from there",
-        {"Upload-Offset": str(here)},
     )
 
 

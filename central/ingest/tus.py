@@ -20,7 +20,7 @@ from starlette.responses import Response
 from central.ingest.errors import RequestRefusedError, TryAgainError
 from central.ingest.partial import Appender, PartialUpload
 from contract.identifiers import InvalidIdentifierError, ObjectId, check_object_id
-from contract.transfer import RECEIPT_HEADER, TUS_VERSION, Problem
+from contract.transfer import PATCH_CONTENT_TYPE, RECEIPT_HEADER, TUS_VERSION, Problem
 
 PATIENCE_S: Final = 20.0
 """How long a request waits for its turn, or for a decision, before it is told to ask again."""
@@ -122,6 +122,22 @@ def checked_id(text: str) -> ObjectId:
         return check_object_id(text)
     except InvalidIdentifierError as error:
         raise RequestRefusedError(Problem.INVALID, str(error)) from error
+
+
+def patch_offset(request: Request) -> int:
+    """Where a PATCH says that its body goes on."""
+    if request.headers.get("content-type") != PATCH_CONTENT_TYPE:
+        raise RequestRefusedError(Problem.INVALID, f"PATCH carries {PATCH_CONTENT_TYPE}")
+    return number(request, "upload-offset")
+
+
+def offset_mismatch(here: int, *, what: str) -> RequestRefusedError:
+    """The client believes something else than what central has; `what` it is, for the sentence."""
+    return RequestRefusedError(
+        Problem.OFFSET_MISMATCH,
+        f"central has {here} bytes of this {what}: ask HEAD and go on from there",
+        {"Upload-Offset": str(here)},
+    )
 
 
 def number(request: Request, header: str) -> int:

@@ -31,10 +31,12 @@ from central.ingest.tus import (
     check_protocol,
     checked_id,
     number,
+    offset_mismatch,
+    patch_offset,
     upload_answer,
 )
 from contract.identifiers import ObjectId
-from contract.transfer import OBJECT_ID_METADATA, PATCH_CONTENT_TYPE, UPLOADS_PATH, Problem
+from contract.transfer import OBJECT_ID_METADATA, UPLOADS_PATH, Problem
 
 
 class Uploads:
@@ -86,9 +88,7 @@ class Uploads:
         gateway_id = await self._callers.gateway_of(request)
         check_protocol(request)
         object_id = checked_id(request.path_params["object_id"])
-        if request.headers.get("content-type") != PATCH_CONTENT_TYPE:
-            raise RequestRefusedError(Problem.INVALID, f"PATCH carries {PATCH_CONTENT_TYPE}")
-        offset = number(request, "upload-offset")
+        offset = patch_offset(request)
         async with self._turns.turn(f"{gateway_id}/{object_id}") as give_way:
             done = await run_in_threadpool(self._acceptance.receipt_of, gateway_id, object_id)
             if done is not None:
@@ -96,11 +96,7 @@ class Uploads:
             upload = await self._begun(gateway_id, object_id)
             here = upload.offset_bytes
             if offset != here:
-                raise RequestRefusedError(
-                    Problem.OFFSET_MISMATCH,
-                    f"central has {here} bytes of this object: ask HEAD and go on from there",
-                    {"Upload-Offset": str(here)},
-                )
+                raise offset_mismatch(here, what="object")
             await append(request, upload, offset, give_way)
             return await self._progress(request, 204, gateway_id, object_id, upload)
 

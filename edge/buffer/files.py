@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from contract.identifiers import InvalidIdentifierError, ObjectId, check_object_id, new_object_id
+from edge.buffer.durable_file import fsync_directory
 from edge.buffer.errors import SpoolInUseError
 from edge.buffer.sealed_file import AlignedBuffers, SealedFile, takes_direct_writes
 
@@ -61,7 +62,7 @@ class SpoolFiles:
         self.root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         root.chmod(0o700)
-        _fsync_directory(root.parent)
+        fsync_directory(root.parent)
         self._owner = os.open(root / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,8 +88,8 @@ class SpoolFiles:
         for shard in _SHARDS:
             if shard not in present:
                 (objects / shard).mkdir(mode=0o700)
-        _fsync_directory(objects)
-        _fsync_directory(self.root)
+        fsync_directory(objects)
+        fsync_directory(self.root)
 
     def close(self) -> None:
         """Give the directory back, without the names that were not used. May be called once."""
@@ -121,7 +122,7 @@ class SpoolFiles:
         try:
             for object_id in names:
                 os.close(os.open(self._sealed(object_id, Place.OBJECTS), flags, 0o600))
-            _fsync_directory(self.root / Place.OBJECTS.value / shard)
+            fsync_directory(self.root / Place.OBJECTS.value / shard)
         except OSError:
             for object_id in names:
                 self.unlink(object_id)
@@ -148,8 +149,8 @@ class SpoolFiles:
             return False
         source = self._sealed(object_id, Place.OBJECTS if to is Place.QUARANTINE else Place.QUARANTINE)
         source.rename(target)
-        _fsync_directory(target.parent)
-        _fsync_directory(source.parent)
+        fsync_directory(target.parent)
+        fsync_directory(source.parent)
         return True
 
     def unlink(self, object_id: ObjectId) -> bool:
@@ -185,7 +186,7 @@ class SpoolFiles:
             with contextlib.suppress(OSError):
                 copy.unlink(missing_ok=True)
             raise
-        _fsync_directory(path.parent)
+        fsync_directory(path.parent)
 
     def sealed_files(self) -> Iterator[tuple[ObjectId, Place]]:
         """Every sealed file and its place. Copies that were cut off are deleted, names that are not ours left alone."""
@@ -231,11 +232,3 @@ def _object_id_of(name: str) -> ObjectId | None:
         return check_object_id(name.removesuffix(_SEALED))
     except InvalidIdentifierError:
         return None
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

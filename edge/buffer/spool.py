@@ -1,9 +1,9 @@
 """The durable spool: takes instances from scanners, lends them to the sender, frees them against a receipt.
 
 Always true: an instance whose `Reception.commit` returned is on the disk, sealed, with a committed row; it
-leaves the disk only after `acknowledge` took central's verified receipt. The files are the truth and the
-index is made of their labels. One process owns a spool
-directory; within it every method is safe from any thread. A crash leaves what `edge.buffer.recovery` repairs.
+leaves the disk only after `acknowledge` took central's verified receipt. The files are the truth and the index is
+made of their labels. One process owns a spool directory; within it every method is safe from any thread. A crash
+leaves what `edge.buffer.recovery` repairs.
 """
 
 from __future__ import annotations

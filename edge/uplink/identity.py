@@ -47,6 +47,7 @@ from contract.identifiers import check_gateway_id
 from contract.key_set import KeySetError, verify_key_set
 from contract.receipt import receipt_key_id
 from contract.sealing import RecipientPublicKey
+from edge.buffer.durable_file import fsync_directory
 from edge.uplink.clock import BoxClock
 from edge.uplink.errors import IdentityError
 from edge.uplink.pinned_tls import pinned_context
@@ -172,11 +173,11 @@ class IdentityStore:
         _write(directory / _KEY, pem)
         _write(directory / _CERTIFICATE, enrolment.answer.certificate_pem.encode())
         _write(directory / _ENROLMENT, enrolment.model_dump_json(indent=2).encode())
-        _fsync_directory(directory)
+        fsync_directory(directory)
         pointer = self._root / f"{name}.link"
         pointer.symlink_to(name)
         pointer.replace(current)
-        _fsync_directory(self._root)
+        fsync_directory(self._root)
         # The former one goes at the next save: a thread may be opening a connection with it just now.
         for other in self._root.iterdir():
             if other.is_dir() and not other.is_symlink() and other.name not in (name, former):
@@ -222,11 +223,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

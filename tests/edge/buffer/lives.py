@@ -77,7 +77,7 @@ def end_at(point: str, spool: Spool) -> None:
     """Arrange for the process to end at `point`, by the hand of the spool's own code."""
     if point == "before names are durable":
         spool_without_names(spool)
-        dies_before(files_module, "_fsync_directory")
+        dies_before(files_module, "fsync_directory")
     elif point == "before the first byte":
         dies_after(SpoolFiles, "new_file")
     elif point == "in the middle of the bytes":

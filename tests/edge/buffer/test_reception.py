@@ -203,7 +203,7 @@ def test_a_failure_anywhere_leaves_nothing_and_says_so(
         elif point == "sync":
             patched.setattr(os, "fdatasync", fail(number))
         elif point == "names' sync":
-            patched.setattr(files_module, "_fsync_directory", fail(number))
+            patched.setattr(files_module, "fsync_directory", fail(number))
         else:
             patched.setattr(os, "open", fail(number))
         with pytest.raises(expected):
