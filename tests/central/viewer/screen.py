@@ -12,6 +12,18 @@ READY = "document.documentElement.dataset.viewerState === 'ready'"
 SETTLED = "['ready', 'error'].includes(document.documentElement.dataset.viewerState)"
 LOADED = "document.querySelector('#progress.done') !== null"
 
+DRAWN = """
+(() => {
+  const canvas = document.querySelector('#viewport canvas'), copy = document.createElement('canvas');
+  copy.width = copy.height = 32;
+  const context = copy.getContext('2d');
+  context.drawImage(canvas, 0, 0, 32, 32);
+  return new Set(context.getImageData(0, 0, 32, 32).data).size > 2;
+})()
+"""
+"""True once a copy of the canvas holds more than one colour: without graphics hardware the browser hands out what was
+drawn a moment after it was drawn."""
+
 _CELLS = """
 (() => {
   const canvas = document.querySelector('#viewport canvas');

@@ -11,6 +11,7 @@ from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian, generate_uid
 from tests.browser import Browser
 from tests.central.viewer.phantom import HOSTILE_NAME, ct_head
 from tests.central.viewer.screen import (
+    DRAWN,
     LOADED,
     READY,
     SETTLED,
@@ -221,6 +222,7 @@ def test_draws_without_webgl(stand: Stand) -> None:
         browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
         browser.wait_for(f"{READY} && {LOADED}")
         assert "without graphics hardware" in text_of(browser, "#status")
+        browser.wait_for(DRAWN)
         middle = picture(browser)
         assert len(np.unique(middle.round())) > 60
         browser.press("ArrowDown")
