@@ -1,11 +1,11 @@
 """How fast does the box take a folder in, beside DCMTK's storescp and Orthanc? Ratios, from one alternating run.
 
-    DICOM_SAMPLES=… python -m bench.ingest [--rounds 5] [--repeat 4] [--parallel 4]
+    DICOM_SAMPLES=… python -m bench.ingest [--rounds 5] [--cases large small four]
 
-Every receiver gets the same instances from the same sender (DCMTK's storescu, new instance UIDs each time, so
-that nobody answers from memory). TCP_NODELAY is set for all: without it DCMTK waits 40 ms an instance and the
-comparison flatters us. What each one does for its time differs and is printed: storescp and Orthanc neither
-seal nor fsync; this box hashes, compresses, seals and fsyncs before it answers.
+Every receiver starts empty and gets the same instances from the same sender, DCMTK's storescu. TCP_NODELAY is set for
+all: without it DCMTK waits 40 ms an instance and the comparison flatters us. What each one does for its time differs
+and is printed: storescp and Orthanc neither seal nor fsync; this box hashes, compresses, seals and fsyncs before it
+answers. Ratios are of times in the same round; the median of the rounds counts.
 """
 
 from __future__ import annotations
@@ -22,18 +22,46 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
+import pydicom
 
 from contract.sealing import DataKeyRing, RecipientPrivateKey
 from edge.buffer.spool import Spool
 from edge.gateway.echo import echo
 from edge.gateway.server import GatewayServer
 from edge.gateway.settings import GatewaySettings
+from edge.gateway.workers import Workers
+from edge.memory import share_heaps
 
 ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
-SMALL, LARGE = "small", "large"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is sent: `instances` by each of `senders`; `side` cuts the images, None leaves them whole."""
+
+    instances: int
+    senders: int
+    side: int | None
+
+
+CASES = {
+    "large": Case(instances=450, senders=1, side=None),  # 512 x 512 x 16 bit: about 240 MB
+    "small": Case(instances=1000, senders=1, side=200),  # about 86 KB each
+    "four": Case(instances=1000, senders=4, side=200),
+}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One run: by the clock, and of the receiver's processor time."""
+
+    wall_s: float
+    cpu_s: float
 
 
 @dataclass(frozen=True)
@@ -73,6 +101,8 @@ def command(receiver: Receiver, folder: Path, port: int) -> list[str]:
 
 def serve(port: int, folder: Path) -> None:
     """The box's receiving half alone, until SIGTERM."""
+    share_heaps()
+    workers = Workers.fork(0)
     private = RecipientPrivateKey.generate()
     spool = Spool.open(
         folder / "spool",
@@ -80,18 +110,19 @@ def serve(port: int, folder: Path) -> None:
         quarantine_max_bytes=1 << 20,
         keys=DataKeyRing((private.public_key(),)),
     )
-    server = GatewayServer(GatewaySettings(host="127.0.0.1", port=port), spool)
+    server = GatewayServer(GatewaySettings(host="127.0.0.1", port=port), spool, workers=workers)
     # Blocked before any thread starts, so that sigwait alone gets it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     server.start()
     signal.sigwait({signal.SIGTERM})
     server.stop()
+    workers.stop()
     spool.close()
 
 
 @contextlib.contextmanager
-def running(receiver: Receiver, scratch: Path) -> Iterator[int]:
-    """Start a receiver on an empty folder; its port once it answers a C-ECHO."""
+def running(receiver: Receiver, scratch: Path) -> Iterator[tuple[int, psutil.Process]]:
+    """Start a receiver on an empty folder; its port and process once it answers a C-ECHO."""
     port = free_port()
     folder = Path(tempfile.mkdtemp(dir=scratch))
     process = subprocess.Popen(
@@ -106,33 +137,31 @@ def running(receiver: Receiver, scratch: Path) -> Iterator[int]:
             if time.monotonic() > deadline_s or process.poll() is not None:
                 raise RuntimeError(f"{receiver.name} did not start")
             time.sleep(0.1)  # a foreign program: nothing tells us when it listens but asking
-        yield port
+        yield port, psutil.Process(process.pid)
     finally:
         process.terminate()
         process.wait()
-        shutil.rmtree(folder)
+        # Emptied, not deleted: for minutes ext4 looks at each deleted inode again before it hands out a new one, and
+        # the next receiver would pay for the files of this one.
+        for path in folder.rglob("*"):
+            if path.is_file():
+                os.truncate(path, 0)
 
 
-def send(port: int, folder: Path, *, repeat: int, parallel: int) -> float:
-    """Seconds that `parallel` senders take together."""
-    arguments = [
-        "storescu",
-        "-nh",
-        "+sd",
-        "+r",
-        "+II",
-        "--repeat",
-        str(repeat),
-        "127.0.0.1",
-        str(port),
-        str(folder),
-    ]
+def send(port: int, folders: Sequence[Path]) -> float:
+    """Seconds that one sender for each folder take together, each over one association."""
     began_s = time.perf_counter()
     senders = [
-        subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(parallel)
+        subprocess.Popen(
+            ["storescu", "-nh", "+sd", "127.0.0.1", str(port), str(folder)],
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for folder in folders
     ]
-    if any(sender.wait() for sender in senders):
+    failed = [sender for sender in senders if sender.wait()]  # all of them are waited for
+    if failed:
         raise RuntimeError("a sender failed")
     return time.perf_counter() - began_s
 
@@ -161,11 +190,36 @@ def generate(folder: Path) -> None:
         ds.save_as(folder / f"{number:03}.dcm", enforce_file_format=True)
 
 
-def link_series(source: Path, target: Path) -> None:
-    """The instances of a folder without its DICOMDIR, which is no instance."""
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and path.name not in {"DICOMDIR", "DIRFILE"}:
-            (target / f"{len(list(target.iterdir())):05}").symlink_to(path.resolve())
+def copies(sources: Sequence[Path], target: Path, count: int, *, side: int | None = None) -> None:
+    """`count` instances made of `sources` in turn, each with a SOP Instance UID of its own.
+
+    Parameters
+    ----------
+    side : cut the middle of each image to so many pixels a side; None: whole images.
+    """
+    target.mkdir()
+    prefix = pydicom.uid.generate_uid()[:40]
+    for number in range(count):
+        ds = pydicom.dcmread(sources[number % len(sources)])
+        if side is not None:
+            top, left = (ds.Rows - side) // 2, (ds.Columns - side) // 2
+            pixels = ds.pixel_array[top : top + side, left : left + side]
+            ds.Rows, ds.Columns, ds.PixelData = side, side, pixels.tobytes()
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{prefix}.{number + 1}"
+        ds.save_as(target / f"{number:05}.dcm")
+
+
+def ct_series(scratch: Path) -> list[Path]:
+    """A real CT series where DICOM_SAMPLES names one, else a made one."""
+    if samples := os.environ.get("DICOM_SAMPLES"):
+        # Its DIRFILE is a DICOMDIR, which is no instance.
+        return sorted(
+            path for path in (Path(samples) / "ct-philips-head").iterdir() if path.name != "DIRFILE"
+        )
+    made = scratch / "made"
+    made.mkdir()
+    generate(made)
+    return sorted(made.iterdir())
 
 
 def free_port() -> int:
@@ -179,8 +233,7 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=5, help="rounds; each runs every receiver once, in turn"
     )
-    parser.add_argument("--repeat", type=int, default=4, help="how often one sender sends the folder")
-    parser.add_argument("--parallel", type=int, default=4, help="senders at once in the parallel case")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="which of the cases")
     parser.add_argument("--scratch", type=Path, default=None, help="where receivers write (default: TMPDIR)")
     parser.add_argument("--serve", nargs=2, metavar=("PORT", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -192,45 +245,58 @@ def main() -> None:
     receivers = [GATEWAY, STORESCP] + ([ORTHANC] if shutil.which("Orthanc") else [])
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch_name:
         scratch = Path(scratch_name)
-        cases = {"generated CT": scratch / "generated"}
-        cases["generated CT"].mkdir()
-        if samples := os.environ.get("DICOM_SAMPLES"):
-            cases = {}
-            for name in ("ct-philips-head", "mr-ge-fmri"):
-                cases[name] = scratch / name
-                cases[name].mkdir()
-                link_series(Path(samples) / name, cases[name])
-        else:
-            generate(cases["generated CT"])
-        for name, folder in cases.items():
-            for parallel in (1, options.parallel):
-                compare(name, folder, receivers, scratch, parallel=parallel, options=options)
+        series = ct_series(scratch)
+        for name in options.cases:
+            case = CASES[name]
+            folders = [scratch / f"{name}-{sender}" for sender in range(case.senders)]
+            for folder in folders:
+                copies(series, folder, case.instances, side=case.side)
+            compare(name, folders, receivers, scratch, rounds=options.rounds)
+            for folder in folders:
+                shutil.rmtree(folder)
 
 
 def compare(
-    name: str,
-    folder: Path,
-    receivers: list[Receiver],
-    scratch: Path,
-    *,
-    parallel: int,
-    options: argparse.Namespace,
+    name: str, folders: Sequence[Path], receivers: Sequence[Receiver], scratch: Path, *, rounds: int
 ) -> None:
-    took_s: dict[Receiver, list[float]] = {receiver: [] for receiver in receivers}
-    for _ in range(options.rounds):
+    took: dict[Receiver, list[Taken]] = {receiver: [] for receiver in receivers}
+    for _ in range(rounds):
         for receiver in receivers:
-            with running(receiver, scratch) as port:
-                took_s[receiver].append(send(port, folder, repeat=options.repeat, parallel=parallel))
-    size_mb = sum(path.stat().st_size for path in folder.iterdir()) * options.repeat * parallel / 1e6
-    count = len(list(folder.iterdir())) * options.repeat * parallel
-    print(f"\n{name}: {count} instances, {size_mb:.0f} MB, {parallel} sender(s), median of {options.rounds}")
-    reference_s = statistics.median(took_s[STORESCP])
+            with running(receiver, scratch) as (port, process):
+                before_s = cpu_s(process)
+                wall_s = send(port, folders)
+                took[receiver].append(Taken(wall_s, cpu_s(process) - before_s))
+    files = [path for folder in folders for path in folder.iterdir()]
+    size_mb = sum(path.stat().st_size for path in files) / 1e6
+    print(f"\n{name}: {len(files)} instances, {size_mb:.0f} MB, {len(folders)} sender(s), median of {rounds}")
     for receiver in receivers:
-        median_s = statistics.median(took_s[receiver])
+        wall_s = statistics.median(taken.wall_s for taken in took[receiver])
+        ratios = [
+            f"{ratio(took[peer], took[receiver]):5.2f} x {peer.name}"
+            for peer in receivers
+            if peer not in (GATEWAY, receiver)
+        ]
+        processor_ms = statistics.median(taken.cpu_s for taken in took[receiver]) / len(files) * 1e3
         print(
-            f"  {receiver.name:10} {reference_s / median_s:5.2f} x storescp   "
-            f"({median_s:.2f} s, {size_mb / median_s:.0f} MB/s; {receiver.does})"
+            f"  {receiver.name:9}{' '.join(ratios):34}  {wall_s:6.2f} s, {size_mb / wall_s:4.0f} MB/s, "
+            f"{processor_ms:.2f} ms of processor an instance ({receiver.does})",
+            flush=True,
         )
+
+
+def ratio(theirs: Sequence[Taken], ours: Sequence[Taken]) -> float:
+    """How many times as fast; paired, so that a machine that slows down meanwhile does not count."""
+    return statistics.median(peer.wall_s / own.wall_s for peer, own in zip(theirs, ours, strict=True))
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Processor time of a program, its children and those that have ended."""
+    total = 0.0
+    for one in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
 if __name__ == "__main__":

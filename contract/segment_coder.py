@@ -27,7 +27,6 @@ class SegmentCoder:
         self._held = bytearray()
         self._layout: PixelLayout | None = None
         self._pixel_bytes_left = 0
-        self._compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
 
     def begin_pixels(self, layout: PixelLayout, size_bytes: int) -> list[Part]:
         """The next `size_bytes` are pixels. Returns what was held, coded; ignored where rows do not add up."""
@@ -77,8 +76,13 @@ class SegmentCoder:
             return []
         self._held = bytearray()
         if self._layout is None:
-            return zstd_segment(held, self._compressor)
+            return zstd_segment(held, _compressor())
         coded = None
         if not len(held) % self._layout.row_bytes:
             coded = pixel_segment(held, self._layout)
-        return coded or zstd_segment(held, self._compressor)
+        return coded or zstd_segment(held, _compressor())
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    """For one segment: one that was used holds two megabytes, and many objects are under way at a time."""
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL)

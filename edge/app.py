@@ -47,6 +47,7 @@ from edge.gateway.echo import echo
 from edge.gateway.errors import GatewayError
 from edge.gateway.quirks import profiles
 from edge.gateway.server import GatewayServer
+from edge.gateway.workers import Workers
 from edge.logs import log_to_stderr
 from edge.memory import share_heaps
 from edge.reporting import Reporting
@@ -71,8 +72,9 @@ _ECHO_TIMEOUT_S: Final = 10.0
 class Box:
     """One running box: `start`, then `stop`. Its public methods are what the control socket offers."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, workers: Workers | None = None) -> None:
         self._settings = settings
+        self._workers = workers or Workers()
         self._started_at_utc = datetime.now(UTC)
         self._link = Link()
         self._running = ExitStack()
@@ -144,6 +146,7 @@ class Box:
                 [*self._services.installed, *self._workflow.installed],
                 admission=self._admission,
                 on_association_end=self._workflow.studies.association_ended,
+                workers=self._workers,
             )
             self._membership = Membership(
                 settings.identity_directory,
@@ -329,16 +332,22 @@ class Box:
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT."""
+    workers = Workers.fork(settings.gateway.receiving_processes)  # before any thread
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    box = Box(settings)
-    box.start()
+    box = Box(settings, workers)
+    try:
+        box.start()
+    except BaseException:
+        workers.stop()
+        raise
     try:
         print("LISTENING", json.dumps(box.listening()), flush=True)
         stop.wait()
     finally:
         box.stop()
+        workers.stop()
     return 0
 
 

@@ -3,8 +3,9 @@
 Coding pixels as images shrinks them to a quarter and takes its time. A scanner that pauses between images, as a
 scanner does while it makes them, never notices. One that empties its disk at the wire's speed would wait for the
 codec, so what it sends is kept as it is until it slows down. What is compared is measured here: the time the
-scanner itself takes over each byte, and how much more processor time the box takes over it when it codes. Waits do not
-count: in a crowd they say how many there are, not what coding costs. In memory alone; a restart begins anew.
+scanner itself takes over each byte, and how much more processor time the box takes over it when it codes. Coding is
+done where the first is several times the second. Waits do not count: in a crowd they say how many there are, not what
+coding costs. In memory alone; a restart begins anew.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Coding(StrEnum):
 
 _MAX_SENDERS = 512
 _WEIGHT = 0.3  # of the newest image: four of them decide
-_MOST_PATIENT = 4.0  # one long pause counts as this many times the codec's own time, and no more
+_PATIENCE = 4.0  # a scanner's own time must be so many times what coding adds: it then loses a fifth at most
+_MOST_PATIENT = 16.0  # one long pause counts as this many times the codec's own time, and no more
 _FIRST_TIGHT_S_PER_BYTE = 1 / 50e6  # a guess, for the first images only
 _FIRST_LOOSE_S_PER_BYTE = 1 / 400e6
 _LEAST_SHARE = 0.25  # of the work on a coded image, that coding takes at least
@@ -35,10 +37,10 @@ _LEAST_BYTES = 4096  # smaller objects say nothing about speed
 
 
 class _Sender:
-    """One scanner: seconds of its own per byte, and when its last image was done."""
+    """One scanner: seconds of its own per byte, once known, and when its last image was done."""
 
-    def __init__(self, s_per_byte: float) -> None:
-        self.s_per_byte = s_per_byte
+    def __init__(self) -> None:
+        self.s_per_byte: float | None = None
         self.done_at_s: float | None = None
 
 
@@ -61,7 +63,8 @@ class CodingPace:
             more_s = max(
                 self._tight_s_per_byte - self._loose_s_per_byte, _LEAST_SHARE * self._tight_s_per_byte
             )
-            return self._sender(origin).s_per_byte >= more_s
+            own_s = self._sender(origin).s_per_byte
+            return own_s is None or own_s >= _PATIENCE * more_s
 
     def note(self, origin: Origin, *, size_bytes: int, spent_s: float, cpu_s: float, tight: bool) -> None:
         """Learn from an instance that just became durable.
@@ -84,7 +87,8 @@ class CodingPace:
             if sender.done_at_s is not None:
                 own_s = max(0.0, now_s - sender.done_at_s - spent_s) / size_bytes
                 own_s = min(own_s, _MOST_PATIENT * self._tight_s_per_byte)
-                sender.s_per_byte += _WEIGHT * (own_s - sender.s_per_byte)
+                known_s = own_s if sender.s_per_byte is None else sender.s_per_byte
+                sender.s_per_byte = known_s + _WEIGHT * (own_s - known_s)
             sender.done_at_s = now_s
 
     def _sender(self, origin: Origin) -> _Sender:
@@ -93,6 +97,6 @@ class CodingPace:
         if sender is None:
             if len(self._senders) >= _MAX_SENDERS:
                 self._senders.popitem(last=False)
-            sender = self._senders[key] = _Sender(_MOST_PATIENT * self._tight_s_per_byte)
+            sender = self._senders[key] = _Sender()
         self._senders.move_to_end(key)
         return sender

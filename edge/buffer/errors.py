@@ -45,6 +45,7 @@ class DiskFullError(TransientSpoolError):
         super().__init__(f"the disk is full: {left}, {reserve_bytes} are kept in reserve")
         self.free_bytes = free_bytes
         self.reserve_bytes = reserve_bytes
+        self.free_files = free_files
 
 
 class StorageFailedError(TransientSpoolError):

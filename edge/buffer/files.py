@@ -31,6 +31,7 @@ _SHARDS = [f"{number:02x}" for number in range(256)]
 _COPY = ".copy"
 _COPIED_BYTES = 1 << 20
 _NAMES_AT_ONCE = 64
+_FEW_NAMES = 32  # so many left: more are made, while instances take these
 
 
 class Place(Enum):
@@ -72,9 +73,10 @@ class SpoolFiles:
         self._buffers = AlignedBuffers()
         self._naming = threading.Lock()
         self._names: list[ObjectId] = []
+        self._making_names = False
         try:
             self._make_folders()
-            self._direct = takes_direct_writes(root)
+            self.takes_direct_writes = takes_direct_writes(root)
         except OSError:
             self.close()
             raise
@@ -93,26 +95,45 @@ class SpoolFiles:
 
     def close(self) -> None:
         """Give the directory back, without the names that were not used. May be called once."""
+        self._buffers.writers.shutdown()
         with self._naming:
             for object_id in self._names:
                 with contextlib.suppress(OSError):  # recovery removes it as well
                     self._sealed(object_id, Place.OBJECTS).unlink()
             self._names = []
-        self._buffers.writers.shutdown()
         os.close(self._owner)
 
     def new_file(self) -> tuple[ObjectId, SealedFile]:
         """A file under a durable name of its own, open for writing."""
-        object_id = self._take_name()
+        object_id = self.take_names(1)[0]
         return object_id, SealedFile(
-            self._sealed(object_id, Place.OBJECTS), self._buffers, direct=self._direct
+            object_path(self.root, object_id), self._buffers, direct=self.takes_direct_writes
         )
 
-    def _take_name(self) -> ObjectId:
+    def take_names(self, count: int) -> list[ObjectId]:
+        """Durable names, at most `count` and at least one, each of an empty file in the queue's place."""
         with self._naming:
             if not self._names:
                 self._names = self._make_names()
-            return self._names.pop()
+            taken, self._names = self._names[:count], self._names[count:]
+            if len(self._names) <= _FEW_NAMES and not self._making_names:
+                self._making_names = True
+                self._buffers.writers.submit(self._make_more_names)
+            return taken
+
+    def give_back(self, names: list[ObjectId]) -> None:
+        """Names that were taken, and whose files are still empty."""
+        with self._naming:
+            self._names += names
+
+    def _make_more_names(self) -> None:
+        """Beside the receptions: to create a file takes as long as to write a small one."""
+        names: list[ObjectId] = []
+        with contextlib.suppress(OSError):  # whoever finds no name left meets the same failure, and says it
+            names = self._make_names()
+        with self._naming:
+            self._names += names
+            self._making_names = False
 
     def _make_names(self) -> list[ObjectId]:
         """Create empty files in one folder and make them durable together."""
@@ -121,7 +142,7 @@ class SpoolFiles:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             for object_id in names:
-                os.close(os.open(self._sealed(object_id, Place.OBJECTS), flags, 0o600))
+                os.close(os.open(object_path(self.root, object_id), flags, 0o600))
             fsync_directory(self.root / Place.OBJECTS.value / shard)
         except OSError:
             for object_id in names:
@@ -223,6 +244,11 @@ class SpoolFiles:
     def _sealed(self, object_id: ObjectId, place: Place) -> Path:
         shard = f"{object_id[:2]}/" if place is Place.OBJECTS else ""
         return self.root / f"{place.value}/{shard}{object_id}{_SEALED}"
+
+
+def object_path(root: Path | str, object_id: ObjectId) -> str:
+    """Of a file in the queue. Text: to build a Path costs a small instance more than its hash."""
+    return f"{root}/{Place.OBJECTS.value}/{object_id[:2]}/{object_id}{_SEALED}"
 
 
 def _object_id_of(name: str) -> ObjectId | None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from contract.identifiers import ObjectId
 from contract.pixel_rows import PixelLayout
@@ -24,8 +24,6 @@ from edge.buffer.errors import storage_error
 from edge.buffer.label import Label
 from edge.buffer.records import InstanceIdentity, Origin, Stored
 from edge.buffer.sealed_file import SealedFile
-
-Outcome = TypeVar("Outcome")
 
 _ROOM_CHECK_BYTES = 64 << 20  # a gigabyte study must notice on its way in that the reserve is reached
 
@@ -69,7 +67,7 @@ class Reception:
         self._coder = coder
         self._pace = pace
         self._spent_s = 0.0  # by the clock
-        self._cpu_s = 0.0
+        self._cpu_began_s = time.thread_time()
         self._open = True
         self._room_checked_at_bytes = 0
 
@@ -86,8 +84,8 @@ class Reception:
         DiskFullError, StorageFailedError : the reception has discarded itself.
         """
         if self._coder is not None:
-            coder = self._coder
-            self._attempt(lambda: self._writer.take(coder.begin_pixels(layout, size_bytes)))
+            with self._step():
+                self._writer.take(self._coder.begin_pixels(layout, size_bytes))
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Add bytes of the Part 10 file; `data` may be reused by the caller at once.
@@ -96,13 +94,11 @@ class Reception:
         ------
         DiskFullError, StorageFailedError : the reception has discarded itself.
         """
-        self._attempt(lambda: self._write(data))
-
-    def _write(self, data: bytes | bytearray | memoryview) -> None:
-        self._writer.write(data)
-        if self._writer.stored_bytes - self._room_checked_at_bytes >= _ROOM_CHECK_BYTES:
-            self._room_checked_at_bytes = self._writer.stored_bytes
-            self._registrar.check_room()
+        with self._step():
+            self._writer.write(data)
+            if self._writer.stored_bytes - self._room_checked_at_bytes >= _ROOM_CHECK_BYTES:
+                self._room_checked_at_bytes = self._writer.stored_bytes
+                self._registrar.check_room()
 
     def commit(self, identity: InstanceIdentity) -> Stored:
         """Make the instance durable. Only after this returns may the sender be told success.
@@ -125,7 +121,7 @@ class Reception:
             self._origin,
             size_bytes=content.size_bytes,
             spent_s=self._spent_s,
-            cpu_s=self._cpu_s,
+            cpu_s=time.thread_time() - self._cpu_began_s,
             tight=self._coder is not None,
         )
         return Stored(
@@ -183,27 +179,38 @@ class Reception:
         """Complete the sealed stream and let `keep` make it durable; on any failure leave nothing behind."""
         if not self._open:
             raise RuntimeError("this reception has ended")
-        content, kept_as = self._attempt(lambda: self._complete(keep))
+        with self._step():
+            content = self._writer.finish()
+            kept_as = keep(content)
         if kept_as != self.object_id:
             self.discard()
         self._open = False
         return content, kept_as
 
-    def _complete(self, keep: Callable[[Content], ObjectId]) -> tuple[Content, ObjectId]:
-        content = self._writer.finish()
-        return content, keep(content)
+    def _step(self) -> _Step:
+        return _Step(self)
 
-    def _attempt(self, step: Callable[[], Outcome]) -> Outcome:
-        """Run `step`; on any failure leave nothing behind, and say a disk's in this room's terms."""
-        began_s, began_cpu_s = time.monotonic(), time.thread_time()
-        try:
-            return step()
-        except OSError as error:
+    def _end_step(self, spent_s: float, error: BaseException | None) -> None:
+        """On any failure leave nothing behind, and say a disk's in this room's terms."""
+        self._spent_s += spent_s
+        if error is not None:
             self.discard()
+        if isinstance(error, OSError):
             raise storage_error(error, reserve_bytes=self._registrar.reserve_bytes) from error
-        except BaseException:
-            self.discard()
-            raise
-        finally:
-            self._spent_s += time.monotonic() - began_s
-            self._cpu_s += time.thread_time() - began_cpu_s
+
+
+class _Step:
+    """A stretch of work on one reception. A class, since each fragment passes through one."""
+
+    __slots__ = ("_began_s", "_reception")
+
+    def __init__(self, reception: Reception) -> None:
+        self._reception = reception
+
+    def __enter__(self) -> None:
+        self._began_s = time.monotonic()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reception._end_step(time.monotonic() - self._began_s, error)

@@ -7,7 +7,7 @@ what was counted since then. Table and memory are bounded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from peewee import fn
@@ -28,8 +28,8 @@ class _Counts:
     size_bytes: int = 0
     rejected: int = 0
     last_error: str | None = None
-    last_seen_at_utc: str = ""
-    last_store_at_utc: str | None = None
+    last_seen_at_utc: datetime = field(default_factory=lambda: datetime.now(UTC))
+    last_store_at_utc: datetime | None = None
 
 
 class ScannerBook:
@@ -61,7 +61,7 @@ class ScannerBook:
             if len(self._pending) >= MAX_SCANNERS:
                 return None
             counts = self._pending[key] = _Counts()
-        counts.last_seen_at_utc = utc_text(datetime.now(UTC))
+        counts.last_seen_at_utc = datetime.now(UTC)
         return counts
 
     def flush(self) -> None:
@@ -98,10 +98,11 @@ class ScannerBook:
 
     def _write(self, key: tuple[str, str], counts: _Counts) -> None:
         here = (Scanner.calling_ae_title == key[0]) & (Scanner.peer_address == key[1])
+        seen_at_utc = utc_text(counts.last_seen_at_utc)
         latest = {
-            "last_seen_at_utc": counts.last_seen_at_utc,
+            "last_seen_at_utc": seen_at_utc,
             "last_error": counts.last_error,
-            "last_store_at_utc": counts.last_store_at_utc,
+            "last_store_at_utc": counts.last_store_at_utc and utc_text(counts.last_store_at_utc),
         }
         known = Scanner.update(
             instances=Scanner.instances + counts.instances,
@@ -118,7 +119,7 @@ class ScannerBook:
             instances=counts.instances,
             size_bytes=counts.size_bytes,
             rejected=counts.rejected,
-            first_seen_at_utc=counts.last_seen_at_utc,
+            first_seen_at_utc=seen_at_utc,
             **latest,
         ).execute(self._index.db)
 

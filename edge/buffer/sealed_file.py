@@ -81,7 +81,7 @@ def takes_direct_writes(folder: Path) -> bool:
 class SealedFile:
     """Written by one thread. `discard` at any time, `finish` once."""
 
-    def __init__(self, path: Path, buffers: AlignedBuffers, *, direct: bool) -> None:
+    def __init__(self, path: str, buffers: AlignedBuffers, *, direct: bool) -> None:
         flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_DIRECT if direct else 0)
         self.path = path
         self._buffers = buffers
@@ -94,6 +94,7 @@ class SealedFile:
 
     def write(self, data: bytes) -> None:
         """Add sealed bytes; `OSError` when the disk did not take these or others before them."""
+        self._crc32 = zlib.crc32(data, self._crc32)  # now, while the processor still has them at hand
         view = memoryview(data)
         while view:
             taken = min(len(view), BUFFER_BYTES - self._used)
@@ -110,7 +111,6 @@ class SealedFile:
         OSError : nothing is known of what reached the disk; the file must go.
         """
         self._settle()
-        self._sum(self._buffer, self._used)
         text = encode_label(label, self._crc32)
         end = memoryview(bytes(-(label.stored_bytes + len(text)) % BLOCK_BYTES) + text)
         while end:
@@ -129,7 +129,7 @@ class SealedFile:
         with contextlib.suppress(OSError):
             self._close()
         with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
+            Path(self.path).unlink(missing_ok=True)
 
     def _fill(self, data: memoryview) -> None:
         self._buffer[self._used : self._used + len(data)] = data
@@ -140,21 +140,13 @@ class SealedFile:
         self._settle()
         full, self._buffer = self._buffer, self._other or self._buffers.take()
         self._other, self._used = full, 0
-        self._writing = self._buffers.writers.submit(self._sum_and_write, full)
+        self._writing = self._buffers.writers.submit(self._write_out, full, BUFFER_BYTES)
 
     def _settle(self) -> None:
         """Wait until the other buffer is on the disk; its failure comes out here."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
-
-    def _sum_and_write(self, full: mmap.mmap) -> None:
-        self._sum(full, BUFFER_BYTES)
-        self._write_out(full, BUFFER_BYTES)
-
-    def _sum(self, buffer: mmap.mmap, used: int) -> None:
-        with memoryview(buffer) as whole, whole[:used] as part:
-            self._crc32 = zlib.crc32(part, self._crc32)
 
     def _write_out(self, buffer: mmap.mmap, used: int) -> None:
         assert self._descriptor is not None

@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from contract.identifiers import ObjectId
-from contract.sealed_object import Aead, Codec, SealedObjectWriter
+from contract.sealed_object import Aead
 from contract.sealing import DataKeyRing
-from contract.segment_coder import SegmentCoder
+from edge.buffer.arrivals import BATCH, LINGER_S, Arrivals
 from edge.buffer.catalogue import Present, present
-from edge.buffer.coding import choose_aead, choose_codec
+from edge.buffer.coding import choose_aead
 from edge.buffer.coding_pace import Coding, CodingPace
+from edge.buffer.desk import Desk
 from edge.buffer.errors import (
     DiskFullError,
-    NotEnrolledError,
     SpoolClosedError,
+    TransientSpoolError,
     UnknownObjectError,
     WrongStateError,
     storage_error,
@@ -52,6 +53,7 @@ from edge.buffer.records import (
     SealedRow,
 )
 from edge.buffer.recovery import open_index, recover
+from edge.buffer.remote_spool import Terms
 from edge.buffer.retention import Freed, Freeing, choose, free_all, stays
 from edge.buffer.scanners import ScannerBook
 from edge.buffer.scrub import find_damage
@@ -74,6 +76,7 @@ RECEIPTS_KEPT = timedelta(days=30)
 """As long as a radiology department takes to ask where a study went; 1,000,000 receipts are about 1 GB."""
 
 _PRUNE_EVERY_S = 3600.0
+_TRY_ROWS_AGAIN_S = 1.0
 _RESERVE_FILES = (128, 1024)  # at least two batches of names; a hundredth of a file system in between
 _READ_BYTES = 1 << 17
 _RESTORED_OBJECTS = 10_000
@@ -110,18 +113,24 @@ class Spool:
         self._touched_at_s = float("-inf")
         self._files = files
         self._index = index
+        self._arrivals = Arrivals(index)
         self._order = ClaimOrder(index)
         self._book = ScannerBook(index)
         self._quarantine_max_bytes = quarantine_max_bytes
-        self._keys = keys
         self._aead = aead
+        self._coding = coding
+        self._desk = Desk(self, files.new_file, CodingPace(coding), aead, keys)
         self._on_stored = on_stored
-        self._pace = CodingPace(coding)
         self._closed = False
         self._received = 0
         self._pruned_at_s = time.monotonic()
         # Guards index, book and every move of a sealed file; notified when something may be claimable.
-        self._changed = threading.Condition(threading.RLock())
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._arrived = threading.Condition(lock)
+        self._index_takes_rows = True
+        self._row_writer = threading.Thread(target=self._write_rows, name="spool-rows", daemon=True)
+        self._row_writer.start()
 
     @classmethod
     def open(
@@ -191,7 +200,7 @@ class Spool:
 
     def set_keys(self, keys: DataKeyRing) -> None:
         """Seal for these recipients from the next instance on."""
-        self._keys = keys
+        self._desk.keys = keys
 
     # Reception ------------------------------------------------------------------------------------------
 
@@ -202,25 +211,36 @@ class Spool:
         ------
         NotEnrolledError, DiskFullError, StorageFailedError, SpoolClosedError
         """
-        keys = self._keys
-        if keys is None:
-            raise NotEnrolledError
         if self._closed:
             raise SpoolClosedError
-        self.check_room()
-        data_key = keys.current()
-        codec = choose_codec(origin.transfer_syntax_uid, tight=self._pace.allows_tight(origin))
-        coder = SegmentCoder() if codec is Codec.SEGMENTS else None
+        return self._desk.begin(origin)
+
+    def terms(self) -> Terms:
+        """For processes that receive for this one."""
+        keys = self._desk.keys
+        return Terms(
+            root=str(self._files.root),
+            direct=self._files.takes_direct_writes,
+            reserve_bytes=self.reserve_bytes,
+            mark_bytes=max(self.reserve_bytes, self._low_water_bytes),
+            aead=self._aead,
+            coding=self._coding,
+            recipients=keys.recipients if keys else (),
+        )
+
+    def take_names(self, count: int) -> list[ObjectId]:
+        """For the same: empty files with durable names, at most `count`. StorageFailedError, DiskFullError."""
+        if self._closed:
+            raise SpoolClosedError
         try:
-            object_id, file = self._files.new_file()
+            return self._files.take_names(count)
         except OSError as error:
             raise storage_error(error, reserve_bytes=self.reserve_bytes) from error
-        try:
-            writer = SealedObjectWriter(file, object_id, data_key, self._aead, codec, coder)
-        except OSError as error:
-            file.discard()
-            raise storage_error(error, reserve_bytes=self.reserve_bytes) from error
-        return Reception(object_id, origin, file, self, writer, coder, self._pace)
+
+    def give_back(self, names: list[ObjectId]) -> None:
+        """Of those, what was not used."""
+        with self._locked():
+            self._files.give_back(names)
 
     def check_room(self) -> None:
         """DiskFullError when less than the reserve is free, and nothing retained is left to free for it."""
@@ -269,24 +289,52 @@ class Spool:
 
     def duplicate_of(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
         """For `Reception`: an object on its way to central that holds these very bytes."""
-        with self._held():
-            return self._index.duplicate_of(sop_instance_uid, sha256)
+        with self._locked():
+            return self._known(sop_instance_uid, sha256)
 
     def register(self, label: Label, identity: InstanceIdentity) -> ObjectId:
-        """For `Reception`: commit the row of a durable file, or point at the duplicate that got here first."""
-        with self._held():
-            with self._index.transaction(durable=False):
-                known = self._index.duplicate_of(identity.sop_instance_uid, label.sha256)
-                if known is None:
-                    self._index.insert(label, success_answered=True)
+        """For `Reception`: take a durable file among the arrivals, or point at the duplicate that got here first."""
+        with self._locked():
+            known = self._known(identity.sop_instance_uid, label.sha256)
+            if known is None:
+                self._arrivals.add(label)
+                if len(self._arrivals) in (1, BATCH):
+                    self._arrived.notify()
             self._book.note_store(
                 label.origin, instances=0 if known else 1, size_bytes=0 if known else label.size_bytes
             )
             self._received += 1
             self._touched_at_s = time.monotonic()
-            self._changed.notify_all()
         self._on_stored(label)
         return known or label.object_id
+
+    def _known(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
+        return self._arrivals.find(sop_instance_uid, sha256) or self._index.duplicate_of(
+            sop_instance_uid, sha256
+        )
+
+    def _write_rows(self) -> None:
+        """On a thread of its own: bring arrivals into the index, then wake those who send."""
+        with self._changed:
+            while not self._closed:
+                self._arrived.wait_for(lambda: self._arrivals or self._closed)
+                self._arrived.wait_for(lambda: len(self._arrivals) >= BATCH or self._closed, LINGER_S)
+                if self._flush_arrivals():
+                    self._changed.notify_all()
+                else:
+                    self._arrived.wait_for(lambda: self._closed, _TRY_ROWS_AGAIN_S)
+
+    def _flush_arrivals(self) -> bool:
+        """Bring arrivals into the index; False if it takes none now. They wait on: their files are durable."""
+        try:
+            self._arrivals.flush()
+        except TransientSpoolError as error:
+            if self._index_takes_rows:
+                _LOG.error("the spool's index takes no rows", extra={"reason": str(error)})
+            self._index_takes_rows = False
+        else:
+            self._index_takes_rows = True
+        return self._index_takes_rows
 
     def register_quarantined(self, label: Label) -> None:
         """For `Reception`: move a durable file to quarantine, commit its row, keep quarantine in bounds."""
@@ -335,6 +383,7 @@ class Spool:
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed, self._index.translated():
             while not self._closed:
+                self._flush_arrivals()
                 now_s = time.monotonic()
                 due_s = self._index.earliest_due_s()
                 if due_s is not None and due_s <= now_s:
@@ -558,14 +607,25 @@ class Spool:
                 return
             self._closed = True
             self._changed.notify_all()
-            with ExitStack() as ending, self._index.translated():
-                ending.callback(self._files.close)
-                ending.callback(self._index.close)
-                self._book.flush()
+            self._arrived.notify_all()
+        self._row_writer.join()
+        with self._changed, ExitStack() as ending, self._index.translated():
+            ending.callback(self._files.close)
+            ending.callback(self._index.close)
+            self._flush_arrivals()
+            self._book.flush()
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        """The lock, on an open spool; failures of disk and index come out in this room's terms."""
+        """The lock, on an open spool whose index knows all that arrived; failures come out in this room's terms."""
+        with self._locked():
+            if self._arrivals:
+                self._flush_arrivals()
+            yield
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The lock alone: what arrived may not be in the index yet."""
         with self._changed:
             if self._closed:
                 raise SpoolClosedError

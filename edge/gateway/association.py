@@ -16,10 +16,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
 
+from edge.buffer.desk import Intake
 from edge.buffer.records import Origin
-from edge.buffer.spool import Spool
 from edge.gateway.command_set import (
     MAX_COMMAND_BYTES,
     Command,
@@ -35,7 +36,6 @@ from edge.gateway.errors import (
     ProtocolError,
     RejectedError,
 )
-from edge.gateway.guard import Guard, read_associate_rq
 from edge.gateway.incoming import (
     REQUEST_TOO_LONG,
     RESOURCE_LIMITATION,
@@ -46,7 +46,7 @@ from edge.gateway.incoming import (
     IncomingDataSet,
     Refused,
 )
-from edge.gateway.negotiation import LOCAL_LIMIT_EXCEEDED, Agreed, Context
+from edge.gateway.negotiation import Agreed, Context
 from edge.gateway.outgoing import encode_message
 from edge.gateway.pdu import PduReader, PduType, Pdv, abort, associate_rj, p_data, release_rp, split_pdvs
 from edge.gateway.peer import ConnectedPeer
@@ -69,15 +69,28 @@ class _Due(NamedTuple):
     context_id: int
 
 
+class Seat(Protocol):
+    """A place in another process that serves an association."""
+
+    def serve(self) -> None:
+        """Answer what that process asks until the association has ended."""
+
+    def stop(self) -> None:
+        """End it at the next message boundary."""
+
+
+Agree = Callable[["Association"], AbstractContextManager[Agreed | None]]
+
+
 class Association:
     """Runs on the thread that calls `run`; `stop` may be called from any other.
 
     Parameters
     ----------
+    agree : makes the association, and is left when it ends. Gives what was agreed, None where nothing is left to do
+        here, or raises a GatewayError.
     services : who answers, by abstract syntax UID.
-    negotiate : from an A-ASSOCIATE-RQ to what is agreed with this peer, or a RejectedError.
     note_refusal : takes calling AE title, address and reason; keeps log and list from being flooded.
-    on_end : told the calling AE title when an association that was accepted has ended.
     """
 
     def __init__(
@@ -85,23 +98,19 @@ class Association:
         sock: socket.socket,
         peer_address: str,
         settings: GatewaySettings,
-        spool: Spool,
-        guard: Guard,
+        spool: Intake,
         *,
+        agree: Agree,
         services: Mapping[str, Service],
-        negotiate: Callable[[bytes], Agreed],
         note_refusal: Callable[[str, str, str], None],
-        on_end: Callable[[str], None],
     ) -> None:
         self._socket = sock
         self._peer_address = peer_address
         self._settings = settings
         self._spool = spool
-        self._guard = guard
+        self._agree = agree
         self._services = services
-        self._negotiate = negotiate
         self._note_refusal = note_refusal
-        self._on_end = on_end
         self._agreed: Agreed | None = None
         self._peer: ConnectedPeer | None = None  # only where a context of a service was accepted
         self._due: _Due | None = None
@@ -110,14 +119,18 @@ class Association:
         self._context_id: int | None = None  # of the message in progress
         self._request: Command | None = None  # complete, its data set on the way
         self._data_set: IncomingDataSet | None = None
-        self._state = threading.Lock()  # guards the two below, which `stop` reads
+        self._state = threading.Lock()  # guards the three below, which `stop` reads
         self._busy = False
         self._stopping = False
+        self._elsewhere: Seat | None = None
 
     def run(self) -> None:
         """Serve the peer to the end and close the socket. Raises nothing a peer could cause."""
         try:
-            self._serve()
+            with self._agree(self) as agreed:
+                if agreed is not None:
+                    self._agreed = agreed
+                    self._exchange(agreed)
         except RejectedError as error:
             self._refuse(error, error.calling_ae_title)
             self._send_last(associate_rj(error.result, error.source, error.reason))
@@ -145,9 +158,19 @@ class Association:
         """End at the next message boundary: at once if none is in progress."""
         with self._state:
             self._stopping = True
-            if not self._busy:
+            if self._elsewhere is not None:
+                self._elsewhere.stop()
+            elif not self._busy:
                 with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RD)
+
+    def hand_on(self, seat: Seat) -> None:
+        """Let another process serve the peer from here on; returns when it has."""
+        with self._state:
+            self._elsewhere = seat
+            if self._stopping:
+                seat.stop()
+        seat.serve()
 
     def kill(self) -> None:
         """Cut the line now. The instance in progress is discarded."""
@@ -157,33 +180,6 @@ class Association:
     @property
     def _calling_ae_title(self) -> str:
         return self._agreed.calling_ae_title if self._agreed else ""
-
-    def _serve(self) -> None:
-        request = read_associate_rq(self._socket, timeout_s=self._settings.request_timeout_s)
-        if request is None:
-            return
-        agreed = self._negotiate(request)
-        if not self._guard.associate():
-            raise RejectedError(
-                f"more than {self._settings.max_associations} associations",
-                LOCAL_LIMIT_EXCEEDED,
-                calling_ae_title=agreed.calling_ae_title,
-            )
-        try:
-            self._agreed = agreed
-            self.send(agreed.answer)
-            _LOG.info(
-                "association accepted",
-                extra={
-                    "calling_ae_title": agreed.calling_ae_title,
-                    "peer_address": self._peer_address,
-                    "contexts": len(agreed.contexts),
-                },
-            )
-            self._exchange(agreed)
-        finally:
-            self._guard.leave()
-            self._on_end(agreed.calling_ae_title)
 
     def _exchange(self, agreed: Agreed) -> None:
         self._reader = PduReader(

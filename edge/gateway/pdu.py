@@ -17,7 +17,6 @@ from edge.gateway.errors import AbortReason, PeerGoneError, PeerTooSlowError, Pr
 
 HEADER = struct.Struct(">BxI")
 _PDV = struct.Struct(">IBB")
-_PDUS_HELD = 2  # one to work on while the next arrives
 _CONTROL_PDU_BYTES = 4  # A-RELEASE-RQ, A-RELEASE-RP and A-ABORT have a fixed body
 _COMMAND_BIT = 0x01
 _LAST_BIT = 0x02
@@ -66,7 +65,7 @@ class PduReader:
         self._idle_timeout_s = idle_timeout_s
         self._stall_timeout_s = stall_timeout_s
         self._min_rate_bytes_per_s = min_rate_bytes_per_s
-        self._buffer = bytearray(_PDUS_HELD * (HEADER.size + max_pdu_bytes))
+        self._buffer = bytearray(HEADER.size + max_pdu_bytes)  # of the usual ones, which are half of it, two
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._waited_s = 0.0

@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Protocol
@@ -20,13 +20,15 @@ from edge.buffer.spool import Spool
 from edge.gateway.admission import Admission, Caller
 from edge.gateway.arrival import TlsArrival
 from edge.gateway.association import Association
-from edge.gateway.errors import CannotListenError, TooManyConnectionsError
-from edge.gateway.guard import Guard, Place
-from edge.gateway.negotiation import Agreed, negotiate
+from edge.gateway.errors import CannotListenError, RejectedError, TooManyConnectionsError
+from edge.gateway.guard import Guard, Place, read_associate_rq
+from edge.gateway.negotiation import LOCAL_LIMIT_EXCEEDED, Agreed, negotiate
 from edge.gateway.refusals import Refusals
 from edge.gateway.service import Service
 from edge.gateway.settings import GatewaySettings, plain_address
 from edge.gateway.tls import PeerCertificate, TlsIdentity
+from edge.gateway.workers import Worker, Workers
+from edge.memory import Heap
 
 _LOG = logging.getLogger(__name__)
 _BACKLOG = 128
@@ -55,6 +57,8 @@ class GatewayServer:
     spool : where instances go, and where refusals are noted.
     services : what is offered beside C-ECHO and C-STORE; no two of them for one SOP class.
     admission : who may come in; without one, whoever the settings let in without a list.
+    on_association_end : told the calling AE title when an association that was accepted has ended.
+    workers : other processes that receive; theirs to stop is whoever made them.
     """
 
     def __init__(
@@ -64,7 +68,10 @@ class GatewayServer:
         services: Sequence[Service] = (),
         admission: Admission | None = None,
         on_association_end: Callable[[str], None] = lambda _: None,
+        workers: Workers | None = None,
     ) -> None:
+        self._workers = workers or Workers()
+        self._heap = Heap()
         self._on_association_end = on_association_end
         self._settings = settings
         self._services = {uid: service for service in services for uid in service.operations}
@@ -173,33 +180,78 @@ class GatewayServer:
             self._guard.disconnect(place)
             with self._lock:
                 del self._running[threading.current_thread()]
+            self._heap.trim()
 
     def _association(
         self, sock: socket.socket, place: Place, certificate: PeerCertificate | None = None
     ) -> Association:
         caller = Caller(place.address, certificate)
-
-        def agree(request: bytes) -> Agreed:
-            agreed = negotiate(
-                request,
-                self._settings,
-                self._services.keys(),
-                admit=lambda asking: self._admission.admit(asking, caller),
-            )
-            self._guard.settle(place)
-            return agreed
-
         return Association(
             sock,
             place.address,
             self._settings,
             self._spool,
-            self._guard,
+            agree=lambda association: self._agree(association, sock, place, caller),
             services=self._services,
-            negotiate=agree,
             note_refusal=self._refusals.note,
-            on_end=self._on_association_end,
         )
+
+    @contextlib.contextmanager
+    def _agree(
+        self, association: Association, sock: socket.socket, place: Place, caller: Caller
+    ) -> Iterator[Agreed | None]:
+        """Make an association; gives None where there is none, or where another process has served it to its end."""
+        request = read_associate_rq(sock, timeout_s=self._settings.request_timeout_s)
+        if request is None:
+            yield None
+            return
+        agreed = negotiate(
+            request,
+            self._settings,
+            self._services.keys(),
+            admit=lambda asking: self._admission.admit(asking, caller),
+        )
+        self._guard.settle(place)
+        if not self._guard.associate():
+            raise RejectedError(
+                f"more than {self._settings.max_associations} associations",
+                LOCAL_LIMIT_EXCEEDED,
+                calling_ae_title=agreed.calling_ae_title,
+            )
+        try:
+            association.send(agreed.answer)
+            _LOG.info(
+                "association accepted",
+                extra={
+                    "calling_ae_title": agreed.calling_ae_title,
+                    "peer_address": place.address,
+                    "contexts": len(agreed.contexts),
+                },
+            )
+            stays = caller.certificate is not None or self._has_services(agreed)
+            with self._workers.place(here=stays) as worker:
+                if worker is None:
+                    yield agreed
+                else:
+                    yield self._hand_on(association, worker, sock, agreed, place)
+        finally:
+            self._guard.leave()
+            self._on_association_end(agreed.calling_ae_title)
+
+    def _has_services(self, agreed: Agreed) -> bool:
+        return any(context.abstract_syntax_uid in self._services for context in agreed.contexts.values())
+
+    def _hand_on(
+        self, association: Association, worker: Worker, sock: socket.socket, agreed: Agreed, place: Place
+    ) -> Agreed | None:
+        """None once `worker` has served it; `agreed` if it could not begin to."""
+        try:
+            seat = worker.seat(sock, agreed, place.address, self._settings, self._spool, self._refusals.note)
+        except OSError:
+            self._workers.lose(worker)
+            return agreed
+        association.hand_on(seat)
+        return None
 
     def _tls_arrival(self, identity: TlsIdentity) -> _Serve:
         def serve(sock: socket.socket, place: Place) -> TlsArrival:

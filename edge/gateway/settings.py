@@ -141,7 +141,7 @@ class TlsSettings(Section):
 
 
 class GatewaySettings(Section):
-    """The association acceptor and its limits; every limit holds per process."""
+    """The association acceptor and its limits; every limit holds for the box."""
 
     host: str = Field(default="0.0.0.0", description="address to listen on; 0.0.0.0 is every interface")  # noqa: S104  # scanners reach the box over the network
     port: int = Field(default=11112, ge=0, le=65535, description="TCP port; 0 picks a free one")
@@ -182,6 +182,12 @@ class GatewaySettings(Section):
         ge=16_384,
         le=524_288,
         description="largest P-DATA-TF PDU announced and taken, in bytes",
+    )
+    receiving_processes: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="processes that receive, when several scanners send at once; 0: one for each core, at most 4",
     )
     stop_grace_s: float = Field(
         default=10.0, ge=0, description="seconds that instances in progress get to finish when the box stops"

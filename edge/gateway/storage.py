@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from contract.identifiers import InvalidIdentifierError, check_uid
+from edge.buffer.desk import Intake
 from edge.buffer.errors import DiskFullError, NotEnrolledError, SpoolError
 from edge.buffer.reception import Reception
 from edge.buffer.records import InstanceIdentity, Origin
-from edge.buffer.spool import Spool
 from edge.gateway.command_set import Command, Element
 from edge.gateway.identify import Found, IdentityReader, UnidentifiableError
 from edge.gateway.part10 import file_meta
@@ -57,7 +57,7 @@ class _RefusedError(Exception):
 class IncomingInstance:
     """The data set of one C-STORE-RQ. Used by one thread; `discard` is harmless after `finish`."""
 
-    def __init__(self, spool: Spool, origin: Origin, command: Command) -> None:
+    def __init__(self, spool: Intake, origin: Origin, command: Command) -> None:
         self._spool = spool
         self._origin = origin
         self._sop_class_uid = command.uid(Element.AFFECTED_SOP_CLASS_UID)

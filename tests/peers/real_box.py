@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from contract.control import BoxStatus
 from edge.control import ask
 from tests.edge.scripted_central import ScriptedCentral
@@ -124,19 +126,24 @@ class RealBox:
 
     # What it weighs ---------------------------------------------------------------------------------------
 
+    @property
+    def workers(self) -> list[int]:
+        """Process ids of those that receive beside the one that owns the spool."""
+        return [child.pid for child in psutil.Process(self.process.pid).children()]
+
     def memory_mb(self, field: str = "VmRSS") -> float:
-        """Of /proc/<pid>/status: VmRSS now, VmHWM the most there ever was (proc(5))."""
+        """Of the whole box: VmRSS now, VmHWM the most there ever was (proc(5)).
+
+        Of workers, what they do not share with the process they were forked from counts, and as it is now.
+        """
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith(f"{field}:"):
-                return int(line.split()[1]) / 1024
+                return int(line.split()[1]) / 1024 + sum(_unshared_mb(pid) for pid in self.workers)
         raise AssertionError(f"no {field}: the box is gone. {self.last_log()}")
 
     def written_bytes(self) -> int:
         """What it has sent to the disk so far, pages that were cancelled taken off (proc(5))."""
-        found = dict(
-            line.split(": ") for line in Path(f"/proc/{self.process.pid}/io").read_text().splitlines()
-        )
-        return int(found["write_bytes"]) - int(found["cancelled_write_bytes"])
+        return sum(_written_bytes(pid) for pid in (self.process.pid, *self.workers))
 
     def __enter__(self) -> Self:
         return self
@@ -147,6 +154,16 @@ class RealBox:
         if self._process is not None and self._process.poll() is None:
             self.stop()
         shutil.rmtree(self._sockets, ignore_errors=True)
+
+
+def _written_bytes(pid: int) -> int:
+    found = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+    return int(found["write_bytes"]) - int(found["cancelled_write_bytes"])
+
+
+def _unshared_mb(pid: int) -> float:
+    rows = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines())
+    return sum(int(row[1]) for row in rows if row[0] in {"Private_Clean:", "Private_Dirty:"}) / 1024
 
 
 def wait_until(what: str, condition: object, timeout_s: float = 30.0) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from contract.sealing import DataKeyRing, RecipientPublicKey
 from edge.buffer import files as files_module
-from edge.buffer.files import SpoolFiles
+from edge.buffer.arrivals import Arrivals
 from edge.buffer.index import SpoolIndex
 from edge.buffer.label import BLOCK_BYTES
 from edge.buffer.sealed_file import SealedFile
@@ -30,9 +30,10 @@ POINTS = (
     "in the middle of the bytes",
     "before sync",
     "after sync",
-    "before row",
-    "inside transaction",
-    "after row",
+    "before it is told to the index",
+    "before success",
+    "inside the rows' transaction",
+    "after the rows",
     "after acknowledge",
     "before unlink",
     "before quarantine move",
@@ -53,6 +54,7 @@ def main() -> None:
             thread.join()
         return
     say(spool, 1)
+    spool.depth()  # its row is in the index
     end_at(how, spool)
     say(spool, 2)
     claimed = spool.claim(lease_s=60)
@@ -79,19 +81,21 @@ def end_at(point: str, spool: Spool) -> None:
         spool_without_names(spool)
         dies_before(files_module, "fsync_directory")
     elif point == "before the first byte":
-        dies_after(SpoolFiles, "new_file")
+        dies_after(SealedFile, "__init__")
     elif point == "in the middle of the bytes":
         dies_in_the_middle_of_a_write()
     elif point == "before sync":
         dies_before(os, "fdatasync")
     elif point == "after sync":
         dies_after(SealedFile, "finish")
-    elif point == "before row":
+    elif point == "before it is told to the index":
         dies_before(Spool, "register")
-    elif point == "inside transaction":
-        dies_after(SpoolIndex, "insert")
-    elif point == "after row":
+    elif point == "before success":
         dies_after(Spool, "register")
+    elif point == "inside the rows' transaction":
+        dies_after(SpoolIndex, "insert_answered")
+    elif point == "after the rows":
+        dies_after(Arrivals, "flush")
     elif point == "after acknowledge":
         dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is ACKNOWLEDGE)
     elif point == "before unlink":

@@ -55,10 +55,10 @@ def test_a_crash_at(point: str, tmp_path: Path, open_spool: OpenSpool, receiving
             assert receiving_central.unseal(spool, object_id) == content_of(number)
     unanswered = [row for row in rows.values() if row.object_id not in stored]
     # "before sync": the process is gone, not the power, so all that was written is there.
-    adopted = point in {"before sync", "after sync", "before row", "inside transaction"}
-    assert spool.recovery.files_adopted == adopted
+    untold = point in {"before sync", "after sync", "before it is told to the index", "before success"}
+    assert spool.recovery.files_adopted == (untold or point == "inside the rows' transaction")
     assert spool.recovery.torn_files == (point == "in the middle of the bytes")
-    if adopted or point == "after row":
+    if untold:
         # Durable, but its sender was not told: it goes on to central, and the resend is a duplicate.
         (row,) = unanswered
         assert (row.state, row.sop_instance_uid) == (State.READY, "1.2.3.2")
@@ -66,6 +66,9 @@ def test_a_crash_at(point: str, tmp_path: Path, open_spool: OpenSpool, receiving
         assert store(spool, 2).outcome == "duplicate"
     else:
         assert not unanswered
+    if point in {"inside the rows' transaction", "after the rows"}:
+        assert sorted(stored.values()) == [1, 2]
+        assert store(spool, 2).outcome == "duplicate"
     assert not [row for row in rows.values() if row.state in (State.SENDING, State.ACKNOWLEDGED)]
     check_files_match_rows(spool, root)
     spool.close()

@@ -15,7 +15,9 @@ import pytest
 
 from contract.identifiers import ObjectId
 from contract.sealed_object import Aead, Codec, read_header
+from edge.buffer import arrivals
 from edge.buffer import files as files_module
+from edge.buffer import spool as spool_module
 from edge.buffer.errors import DiskFullError, NotEnrolledError, StorageFailedError
 from edge.buffer.files import SpoolFiles
 from edge.buffer.index import SpoolIndex
@@ -55,7 +57,7 @@ def test_nothing_a_peer_sent_becomes_a_name(spool: Spool, tmp_path: Path) -> Non
 
 
 def test_durability_comes_in_order(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name, bytes, label, sync, row, answer. Told by the system calls themselves."""
+    """Name, bytes, label, sync, answer; rows follow. Told by the system calls themselves."""
     seen: list[str] = []
 
     def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,7 +85,8 @@ def test_durability_comes_in_order(spool: Spool, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "fsync", syncing("fsync"))
     monkeypatch.setattr(os, "fdatasync", syncing("fdatasync"))
     monkeypatch.setattr(os, "write", watched("write", os.write))
-    monkeypatch.setattr(SpoolIndex, "insert", watched("row", SpoolIndex.insert))
+    monkeypatch.setattr(SpoolIndex, "insert_answered", watched("rows", SpoolIndex.insert_answered))
+    monkeypatch.setattr(spool_module, "LINGER_S", 60.0)
 
     first = store(spool, 1)
     seen.append("answer")
@@ -91,13 +94,15 @@ def test_durability_comes_in_order(spool: Spool, monkeypatch: pytest.MonkeyPatch
     seen.append("answer")
 
     def one(object_id: str) -> list[str]:
-        return ["write", f"fdatasync .sealed {object_id}", "row", "answer"]
+        return ["write", f"fdatasync .sealed {object_id}", "answer"]
 
-    assert seen.count("write") > 4
+    assert spool.depth().unsent.objects == 2  # whoever asks sees them
+    assert seen.count("write") >= 2
     assert [event for event, _ in groupby(seen)] == [
         f"fsync {first.object_id[:2]}",
         *one(first.object_id),
         *one(second.object_id),
+        "rows",
     ]
 
 
@@ -230,20 +235,46 @@ def test_an_fsync_that_failed_is_not_tried_again(spool: Spool, monkeypatch: pyte
     assert leftovers(spool) == []
 
 
-def test_a_full_index_fails_the_instance_and_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
+def test_an_index_that_is_full_costs_no_instance(
+    spool: Spool, open_spool: OpenSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are durable: they are kept, known as duplicates, and their rows follow when there is room."""
+    monkeypatch.setattr(spool_module, "_TRY_ROWS_AGAIN_S", 0.01)
+    store(spool, 0)
+    assert spool.depth().unsent.objects == 1
     spool._index.db.pragma("max_page_count", spool._index.db.pragma("page_count"))
 
+    stored = [store(spool, number, content=b"x").object_id for number in range(1, 200)]
+
+    assert spool.depth().unsent.objects == 1  # asking is possible, and says what the index knows
+    assert store(spool, 7, content=b"x").outcome == "duplicate"
+    assert spool.claim(lease_s=60) is not None
+    assert spool.claim(lease_s=60) is None
+    spool._index.db.pragma("max_page_count", 1 << 20)
+    assert spool.wait_for_work(10)
+    assert spool.depth().unsent.objects == 200
+    assert {row.object_id for row in spool.list_objects(states=[State.READY], limit=999)} == set(stored)
+
+
+def test_an_index_that_takes_nothing_makes_scanners_wait(
+    spool: Spool, open_spool: OpenSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "_MAX_WAITING", 20)
+    spool._index.db.pragma("max_page_count", spool._index.db.pragma("page_count"))
+    stored = []
+
     def store_many() -> None:
-        for number in range(200):
-            store(spool, number, content=b"x")
+        for number in range(300):
+            stored.append(store(spool, number, content=b"x"))
 
     with pytest.raises(DiskFullError):
         store_many()
 
-    rows = spool.list_objects(states=list(State), limit=999)
-    assert len(rows) == len(leftovers(spool))
-    spool._index.db.pragma("max_page_count", 1 << 20)
-    assert store(spool, 999).outcome == "stored"
+    assert len(stored) >= 20
+    assert len(leftovers(spool)) == len(stored), "the one that was refused left no file"
+    spool.close()
+    report = open_spool().recovery
+    assert (report.files_missing, report.torn_files, report.files_set_aside) == (0, 0, 0)
 
 
 def test_a_write_that_fails_half_way(spool: Spool, tmp_path: Path) -> None:

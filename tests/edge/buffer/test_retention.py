@@ -9,6 +9,7 @@ import pytest
 
 from contract.identifiers import ObjectId
 from edge.buffer import retention
+from edge.buffer.coding_pace import Coding
 from edge.buffer.errors import UnknownObjectError, WrongStateError
 from edge.buffer.records import RecoveryReport
 from edge.buffer.retention import Freeing, Upkeep, free_all
@@ -41,6 +42,7 @@ def files(root: Path) -> set[str]:
 
 def let_age(spool: Spool, object_id: ObjectId, by: timedelta) -> None:
     received = utc_text(datetime.now(UTC) - by)
+    spool.depth()  # its row is in the index
     SpoolObject.update(received_at_utc=received).where(SpoolObject.object_id == object_id).execute(
         spool._index.db
     )
@@ -145,7 +147,7 @@ def test_wanted_room_takes_the_oldest_and_no_more_than_is_wanted(
     open_spool: OpenSpool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "AT_ONCE", 2)
-    spool = open_spool(retain=DAY)
+    spool = open_spool(retain=DAY, coding=Coding.NEVER)
     retained = [receipted(spool, number) for number in range(6)]
     one_bytes = spool.depth().by_state[State.RETAINED].stored_bytes // 6
 

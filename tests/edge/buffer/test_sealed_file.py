@@ -65,8 +65,8 @@ def test_what_was_written_is_there_with_its_label(
 def test_a_buffer_that_was_used_before_shows_through_nowhere(direct: bool, tmp_path: Path) -> None:
     buffers = AlignedBuffers()
     first = new_file(tmp_path, direct, buffers)
-    first.write(b"secret" * 100_000)
-    first.finish(label_of(600_000))
+    first.write(b"secret" * 400_000)
+    first.finish(label_of(2_400_000))
     second = new_file(tmp_path, direct, buffers, "two")
     second.write(b"x")
     second.finish(label_of(1))
