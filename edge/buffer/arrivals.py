@@ -53,11 +53,13 @@ class Arrivals:
         """One that waits here and holds these very bytes."""
         return self._known.get((sop_instance_uid, sha256))
 
-    def flush(self) -> None:
-        """Write what waits, all or nothing. TransientSpoolError: it still waits."""
-        if not self._labels:
-            return
+    def flush(self) -> int:
+        """Write what waits, all or nothing; how many that was. TransientSpoolError: it still waits."""
+        written = len(self._labels)
+        if not written:
+            return 0
         with self._index.transaction(durable=False):
             self._index.insert_answered(self._labels)
         self._labels.clear()
         self._known.clear()
+        return written

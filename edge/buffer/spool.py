@@ -266,16 +266,18 @@ class Spool:
         """
         with self._making_room:
             disk = self._measure()
-            if disk.accepting:
-                return disk
-            free_all(
-                self,
-                Freeing(
-                    want_bytes=max(0, disk.reserve_bytes * 9 // 8 - disk.free_bytes),
-                    want_files=max(0, disk.reserve_files * 9 // 8 - disk.free_files),
-                ),
-            )
-            return self._measure()
+            while not disk.accepting:
+                freed = free_all(
+                    self,
+                    Freeing(
+                        want_bytes=max(0, disk.reserve_bytes * 9 // 8 - disk.free_bytes),
+                        want_files=max(0, disk.reserve_files * 9 // 8 - disk.free_files),
+                    ),
+                )
+                disk = self._measure()
+                if not freed.objects:
+                    break
+            return disk
 
     def _note_refusing(self, disk: Disk) -> None:
         """Say once that it began, and once that it is over: a full disk must not fill the log."""
@@ -319,15 +321,17 @@ class Spool:
             while not self._closed:
                 self._arrived.wait_for(lambda: self._arrivals or self._closed)
                 self._arrived.wait_for(lambda: len(self._arrivals) >= BATCH or self._closed, LINGER_S)
-                if self._flush_arrivals():
-                    self._changed.notify_all()
-                else:
+                if not self._flush_arrivals():
                     self._arrived.wait_for(lambda: self._closed, _TRY_ROWS_AGAIN_S)
 
     def _flush_arrivals(self) -> bool:
-        """Bring arrivals into the index; False if it takes none now. They wait on: their files are durable."""
+        """Bring arrivals into the index and wake those who send; False if it takes none now.
+
+        They wait on then: their files are durable.
+        """
         try:
-            self._arrivals.flush()
+            if self._arrivals.flush():
+                self._changed.notify_all()
         except TransientSpoolError as error:
             if self._index_takes_rows:
                 _LOG.error("the spool's index takes no rows", extra={"reason": str(error)})

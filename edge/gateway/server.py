@@ -219,17 +219,17 @@ class GatewayServer:
                 calling_ae_title=agreed.calling_ae_title,
             )
         try:
-            association.send(agreed.answer)
-            _LOG.info(
-                "association accepted",
-                extra={
-                    "calling_ae_title": agreed.calling_ae_title,
-                    "peer_address": place.address,
-                    "contexts": len(agreed.contexts),
-                },
-            )
             stays = caller.certificate is not None or self._has_services(agreed)
-            with self._workers.place(here=stays) as worker:
+            with self._workers.place(here=stays) as worker:  # before the peer knows, and another one asks
+                association.send(agreed.answer)
+                _LOG.info(
+                    "association accepted",
+                    extra={
+                        "calling_ae_title": agreed.calling_ae_title,
+                        "peer_address": place.address,
+                        "contexts": len(agreed.contexts),
+                    },
+                )
                 if worker is None:
                     yield agreed
                 else:

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -246,14 +247,11 @@ def test_an_index_that_is_full_costs_no_instance(
 
     stored = [store(spool, number, content=b"x").object_id for number in range(1, 200)]
 
-    assert spool.depth().unsent.objects == 1  # asking is possible, and says what the index knows
-    assert store(spool, 7, content=b"x").outcome == "duplicate"
-    assert spool.claim(lease_s=60) is not None
-    assert spool.claim(lease_s=60) is None
+    assert 1 <= spool.depth().unsent.objects < 200  # asking is possible, and says what the index knows
+    assert store(spool, 199, content=b"x").outcome == "duplicate"
     spool._index.db.pragma("max_page_count", 1 << 20)
-    assert spool.wait_for_work(10)
     assert spool.depth().unsent.objects == 200
-    assert {row.object_id for row in spool.list_objects(states=[State.READY], limit=999)} == set(stored)
+    assert set(stored) < {row.object_id for row in spool.list_objects(states=[State.READY], limit=999)}
 
 
 def test_an_index_that_takes_nothing_makes_scanners_wait(
@@ -336,3 +334,17 @@ def test_cipher_and_codec(
         header = read_header(sealed)
     assert (header.aead, header.codec) == (aead, codec)
     assert receiving_central.unseal(spool, stored.object_id) == content_of(1)
+
+
+def test_who_waits_for_work_is_woken_whoever_brings_the_rows_in(spool: Spool) -> None:
+    """A look at the queue in between writes them first: the sender must hear of them all the same."""
+    for number in range(20):
+        waiting = ThreadPoolExecutor(1)
+        woken = waiting.submit(spool.wait_for_work, 30)
+        store(spool, number)
+        spool.depth()
+        assert woken.result(10)
+        claimed = spool.claim(lease_s=60)
+        assert claimed is not None
+        spool.acknowledge(claimed.object_id, "receipt")
+        waiting.shutdown()

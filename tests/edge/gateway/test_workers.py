@@ -139,14 +139,19 @@ def test_a_worker_ends_with_its_owner(box: RealBox) -> None:
 
 
 def test_a_stop_lets_an_instance_in_a_worker_finish(box: RealBox) -> None:
-    data, uid = instance(1)
+    uid, chunk = "1.2.77.1", 100_000
+    data = small_data_set(uid, pixels=bytes(24 << 20))
     with Scanners(box, 2) as (_, elsewhere):
         assert elsewhere.store(*instance(2)).status == 0
-        elsewhere.send(p_data(1, 3, c_store_rq(CT_STORAGE, uid)) + p_data(1, 0, data[:9000]))
+        # More than the sockets hold, so that the worker has begun when all of it is sent.
+        elsewhere.send(p_data(1, 3, c_store_rq(CT_STORAGE, uid)))
+        for at in range(0, len(data) - chunk, chunk):
+            elsewhere.send(p_data(1, 0, data[at : at + chunk]))
+            sent = at + chunk
         stopping = threading.Thread(target=box.stop)
         stopping.start()
         wait_until("the port is closed", lambda: not _listens(box))
-        elsewhere.send(p_data(1, 2, data[9000:]))
+        elsewhere.send(p_data(1, 2, data[sent:]))
         assert elsewhere.read_response().status == 0
         assert elsewhere.read_pdu()[0] == 0x07, "and then the association is aborted"
         stopping.join()
