@@ -2,9 +2,9 @@
 
     python -m bench.plain PORT FOLDER STAGE
 
-It says what this machine's limit is: `bench.ingest` runs it beside the box. Each stage does what the one before does and
-more: receive and drop; hash; seal; write and sync. It checks nothing, survives nothing and keeps no record, so what the
-box takes beyond it is what its promises cost.
+It says what this machine's limit is: `bench.ingest` runs it beside the box. Each stage does what the one before does,
+and more: receive and drop; hash; seal; write and sync. It checks nothing, survives nothing and keeps no record, so what
+the box takes beyond it is what its promises cost.
 """
 
 from __future__ import annotations
