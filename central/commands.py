@@ -20,6 +20,7 @@ from central.access.errors import AccessError
 from central.access.policy import PatientKey, Role
 from central.audit.errors import AuditError
 from central.audit.record import Action, AuditEvent
+from central.audit_commands import AuditCommands
 from central.config import Settings
 from central.errors import StartError
 from central.fleet.mosquitto import BrokerPlan, write_configuration, write_revocations
@@ -131,6 +132,11 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
         metavar="COMMAND", required=True
     )
     KeyCommands(_settings, _event).add(lambda name, does, run: _command(keys, name, does, run))
+
+    audit = commands.add_parser("audit", help="the audit record: verify it, give it out").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    AuditCommands(_settings, _event).add(lambda name, does, run: _command(audit, name, does, run))
 
     broker = command("mqtt-config", "write a mosquitto configuration that fits this central", _mqtt_config)
     broker.add_argument("--dir", type=Path, required=True, metavar="D", help="folder to write it into")

@@ -16,6 +16,7 @@ from typing import Final
 import peewee
 
 from central.access.accounts import Accounts
+from central.audit.chain import Notary
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
 from central.config import EVERYWHERE, Settings
@@ -57,7 +58,7 @@ class Foundation:
             make_private_folder(root)
             identity = Identity.open(root / "keys", _server_hosts(settings))
             db = open_database(root / "central.sqlite3")
-            audit = Audit.open(root / "audit.sqlite3")
+            audit = Audit.open(root / "audit.sqlite3", Notary(identity.central_id, identity.receipt_key))
             gateways = Gateways(db, identity.authority)
             pairings = Pairings(db, gateways, accept_at_once=settings.gateways.acceptance == "pairing-string")
             standings = Standings(db, gateways)

@@ -7,6 +7,8 @@ What is always true
 - When `Audit.record` has returned, the row is on disk (WAL, synchronous FULL). When it raises, the caller
   refuses the access: no record, no image.
 - Rows are only added. The database itself refuses UPDATE and DELETE through triggers.
+- Each row continues a hash chain, and every so often central signs where it stands (`central.audit.chain`): who changes
+  the file past this program can be found out.
 - The file is apart from the index, so that a restored or rebuilt index takes no record with it.
 
 What a crash leaves: whole rows. A row may stand for an access that the crash prevented, never the reverse.
@@ -17,9 +19,12 @@ waits, the others find theirs done.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -28,10 +33,16 @@ from typing import Any, Final, Literal
 
 import peewee
 
+from central.audit.chain import GENESIS, Notary, Verdict, check, link
 from central.audit.errors import AuditUnavailableError
 
 MAX_DETAIL_CHARACTERS: Final = 2000
 MAX_NAME_CHARACTERS: Final = 128
+CHECKPOINT_RECORDS: Final = 256
+"""A signed checkpoint at least every so many records, and with the first record of each hour."""
+
+_CHECKPOINT_S: Final = 3600.0
+_PAGE_ROWS: Final = 5000
 _PRAGMAS: Final = {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 10_000}
 
 
@@ -45,6 +56,7 @@ class Action(StrEnum):
     VIEW = "view"
     EXPORT = "export"
     READ_AUDIT = "read-audit"
+    CHAIN_AUDIT = "chain-audit"
     PAIR = "pair"
     ENROL = "enrol"
     ENROL_REFUSED = "enrol-refused"
@@ -108,9 +120,48 @@ class AuditRecord(peewee.Model):
     series_instance_uid = peewee.TextField(null=True)
     sop_instance_uid = peewee.TextField(null=True)
     detail = peewee.TextField()
+    chain = peewee.TextField(null=True)  # null only between the two steps of taking over an older file
 
     class Meta:
         table_name = "audit_record"
+
+
+class AuditCheckpoint(peewee.Model):
+    """Table ``audit_checkpoint``: signed words, in the order in which they were made."""
+
+    id = peewee.AutoField()
+    last_id = peewee.IntegerField(index=True)
+    word = peewee.TextField()
+
+    class Meta:
+        table_name = "audit_checkpoint"
+
+
+_TABLES: Final = (AuditRecord, AuditCheckpoint)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which records; None is no condition. Times are ISO 8601 text in UTC, `until_utc` not included."""
+
+    actor: str | None = None
+    action: str | None = None
+    study_instance_uid: str | None = None
+    since_utc: str | None = None
+    until_utc: str | None = None
+
+    def conditions(self) -> list[peewee.Expression]:
+        pairs = (
+            (AuditRecord.actor, self.actor),
+            (AuditRecord.action, self.action),
+            (AuditRecord.study_instance_uid, self.study_instance_uid),
+        )
+        found = [column == value for column, value in pairs if value is not None]
+        if self.since_utc is not None:
+            found.append(AuditRecord.at_utc >= self.since_utc)
+        if self.until_utc is not None:
+            found.append(AuditRecord.at_utc < self.until_utc)
+        return found
 
 
 @dataclass
@@ -125,15 +176,17 @@ class _Pending:
 class Audit:
     """The open audit record; one per process, safe to call from every thread."""
 
-    def __init__(self, db: peewee.SqliteDatabase) -> None:
+    def __init__(self, db: peewee.SqliteDatabase, notary: Notary) -> None:
         self._db = db
+        self._notary = notary
+        self._signed_at_s = -math.inf
         self._write_lock = threading.Lock()
         self._queue_lock = threading.Lock()
         self._queue: list[_Pending] = []
 
     @classmethod
-    def open(cls, path: Path) -> Audit:
-        """Open or make the record at `path` (mode 0600).
+    def open(cls, path: Path, notary: Notary) -> Audit:
+        """Open or make the record at `path` (mode 0600). One of an older version is taken into the chain as it is.
 
         Raises
         ------
@@ -146,19 +199,17 @@ class Audit:
                 str(path), pragmas=_PRAGMAS, thread_safe=False, check_same_thread=False
             )
             db.connect()
-            with db.bind_ctx([AuditRecord]):
-                db.create_tables([AuditRecord])
-            for verb in ("UPDATE", "DELETE"):
-                db.execute(  # type: ignore[no-untyped-call]  # the stubs leave it untyped
-                    peewee.SQL(
-                        f"CREATE TRIGGER IF NOT EXISTS audit_record_no_{verb.lower()} "
-                        f"BEFORE {verb} ON audit_record "
-                        "BEGIN SELECT RAISE(ABORT, 'the audit record is append-only'); END"
-                    )
-                )
+            with db.atomic("IMMEDIATE"):  # several programs may open it at once
+                taken_over = _prepare(db)
         except (OSError, peewee.PeeweeException) as error:
             raise AuditUnavailableError(f"cannot open the audit record {path}: {error}") from error
-        return cls(db)
+        audit = cls(db, notary)
+        if taken_over:
+            detail = f"{taken_over} records of an older version were taken into the chain as they were"
+            audit.record(
+                AuditEvent("central", "system", Action.CHAIN_AUDIT, "success", "local", detail=detail)
+            )
+        return audit
 
     def record(self, event: AuditEvent) -> None:
         """Make `event` durable, stamped with the time now.
@@ -200,16 +251,68 @@ class Audit:
             query = query.where(AuditRecord.action == action.value)
         if study_instance_uid is not None:
             query = query.where(AuditRecord.study_instance_uid == study_instance_uid)
+        return [_audit_row(row) for row in self._read(query)]
+
+    def sign(self) -> None:
+        """Make a checkpoint for all that is recorded, if there is none yet.
+
+        Raises
+        ------
+        AuditUnavailableError : it cannot be written.
+        """
         try:
             with self._write_lock:
                 self._require_open()
-                rows: Sequence[dict[str, Any]] = list(query.dicts().execute(self._db))
+                with self._db.atomic("IMMEDIATE"):
+                    self._sign_if_due(at_once=True)
+        except peewee.PeeweeException as error:
+            raise AuditUnavailableError("the audit record cannot be written") from error
+
+    def verify(self) -> Verdict:
+        """Follow the whole chain and compare it with the checkpoints; reads every record.
+
+        Raises
+        ------
+        AuditUnavailableError : the record cannot be read.
+        """
+        words = [word for _, word in self.checkpoints()]
+        return check(self.rows(), words, self._notary.key.public_key())
+
+    def rows(self, wanted: Wanted | None = None) -> Iterator[dict[str, Any]]:
+        """Records with their chain values, the oldest first, read as they are asked for."""
+        after_id = 0
+        while True:
+            query = (
+                AuditRecord.select()
+                .where(AuditRecord.id > after_id, *(wanted or Wanted()).conditions())
+                .order_by(AuditRecord.id)
+                .limit(_PAGE_ROWS)
+            )
+            page = self._read(query)
+            yield from page
+            if len(page) < _PAGE_ROWS:
+                return
+            after_id = page[-1]["id"]
+
+    def checkpoints(self) -> list[tuple[int, str]]:
+        """Last record and signed word of each, in the order in which they were made."""
+        found = self._read(AuditCheckpoint.select().order_by(AuditCheckpoint.id))
+        return [(row["last_id"], row["word"]) for row in found]
+
+    def _read(self, query: peewee.ModelSelect[Any]) -> list[dict[str, Any]]:
+        try:
+            with self._write_lock:
+                self._require_open()
+                return list(query.dicts().execute(self._db))
         except peewee.PeeweeException as error:
             raise AuditUnavailableError("the audit record cannot be read") from error
-        return [_audit_row(row) for row in rows]
 
     def close(self) -> None:
         """Close the file; every later `record` raises, so that nothing is shown unrecorded at shutdown."""
+        with contextlib.suppress(
+            AuditUnavailableError
+        ):  # the last records are kept and chained, if not signed for
+            self.sign()
         with self._write_lock:
             self._db.close()
 
@@ -225,8 +328,16 @@ class Audit:
         error: BaseException | None = AuditUnavailableError("the commit did not end")
         try:
             self._require_open()
-            with self._db.atomic():
+            with self._db.atomic(
+                "IMMEDIATE"
+            ):  # other programs write as well: the chain's end is read in here
+                last_id, chain = _end_of_chain(self._db)
+                for pending in batch:
+                    last_id += 1
+                    pending.row["id"] = last_id
+                    chain = pending.row["chain"] = link(chain, pending.row)
                 AuditRecord.insert_many([pending.row for pending in batch]).execute(self._db)
+                self._sign_if_due()
             error = None
         except (peewee.PeeweeException, AuditUnavailableError) as failure:
             error = failure
@@ -234,6 +345,58 @@ class Audit:
             for pending in batch:
                 pending.error = error
                 pending.done = True
+
+    def _sign_if_due(self, *, at_once: bool = False) -> None:
+        """A checkpoint, in the transaction of the records it is for."""
+        last_id, chain = _end_of_chain(self._db)
+        signed = AuditCheckpoint.select(peewee.fn.MAX(AuditCheckpoint.last_id)).scalar(self._db) or 0
+        hour_is_over = time.monotonic() - self._signed_at_s >= _CHECKPOINT_S
+        if last_id > signed and (at_once or hour_is_over or last_id - signed >= CHECKPOINT_RECORDS):
+            word = self._notary.checkpoint(last_id, chain)
+            AuditCheckpoint.insert(last_id=last_id, word=word).execute(self._db)
+            self._signed_at_s = time.monotonic()
+
+
+def _prepare(db: peewee.SqliteDatabase) -> int:
+    """Tables, chain and triggers; how many records of an older version were chained. Inside a transaction."""
+    columns = {column.name for column in db.get_columns("audit_record")}
+    older = bool(columns) and "chain" not in columns
+    if older:
+        _run(db, "DROP TRIGGER IF EXISTS audit_record_no_update")
+        _run(db, "ALTER TABLE audit_record ADD COLUMN chain TEXT")
+    with db.bind_ctx(_TABLES):
+        db.create_tables(_TABLES)
+    taken_over = _chain_all(db) if older else 0
+    for table in ("audit_record", "audit_checkpoint"):
+        for verb in ("UPDATE", "DELETE"):
+            _run(
+                db,
+                f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
+                "BEGIN SELECT RAISE(ABORT, 'the audit record is append-only'); END",
+            )
+    return taken_over
+
+
+def _chain_all(db: peewee.SqliteDatabase) -> int:
+    """Give every record its place in the chain. Ids of an older version may have gaps: they close here."""
+    chain, count = GENESIS, 0
+    for row in list(AuditRecord.select().order_by(AuditRecord.id).dicts().execute(db)):
+        count += 1
+        here = AuditRecord.id == row["id"]
+        row["id"] = count
+        chain = link(chain, row)
+        AuditRecord.update(id=count, chain=chain).where(here).execute(db)
+    return count
+
+
+def _end_of_chain(db: peewee.SqliteDatabase) -> tuple[int, str]:
+    last = AuditRecord.select(AuditRecord.id, AuditRecord.chain).order_by(AuditRecord.id.desc()).limit(1)
+    row = next(iter(last.tuples().execute(db)), None)
+    return (row[0], row[1]) if row else (0, GENESIS)
+
+
+def _run(db: peewee.SqliteDatabase, statement: str) -> None:
+    db.execute(peewee.SQL(statement))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
 
 
 def _row(event: AuditEvent) -> dict[str, Any]:
@@ -257,7 +420,7 @@ def _storable(text: str) -> str:
 
 
 def _audit_row(row: dict[str, Any]) -> AuditRow:
-    fields = dict(row)
+    fields = {name: value for name, value in row.items() if name != "chain"}
     return AuditRow(
         id=fields.pop("id"),
         at_utc=datetime.fromisoformat(fields.pop("at_utc")),

@@ -4,7 +4,7 @@
     server.key server.pem           the gateways' listener
     broker-client.key .pem          central towards the MQTT broker
     root.* sealing/ key-set.jws     opens what the boxes seal (central.identity.sealing_keys)
-    receipt.key                     signs receipts and the time (Ed25519)
+    receipt.key                     signs receipts, the time and the audit record's checkpoints (Ed25519)
 
 Always true: a key that is there is never replaced, because a lost sealing key loses objects in flight and a
 lost CA locks out the fleet. Certificates of central's own are replaced when names or expiry demand it.

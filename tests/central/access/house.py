@@ -33,6 +33,7 @@ from central.identity.pairings import Pairings
 from central.portal import routes as portal_routes
 from central.portal.enrolments import routes as enrolment_routes
 from contract.enrolment import Pairing, new_token
+from tests.central.audit.notary import NOTARY
 
 PASSWORD = "a password for tests only"
 STUDY = "1.2.826.0.1.3680043.8.498.1"
@@ -121,7 +122,7 @@ def open_house(root: Path) -> Iterator[House]:
         str(root / "central.sqlite3"),
         pragmas={"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000},
     )
-    accounts, audit = Accounts.open(db), Audit.open(root / "audit.sqlite3")
+    accounts, audit = Accounts.open(db), Audit.open(root / "audit.sqlite3", NOTARY)
     archive = Archive.open(root, db)
     boxes: list[object] = []
 

@@ -8,6 +8,7 @@ import pytest
 
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import MAX_DETAIL_CHARACTERS, Action, Audit, AuditEvent
+from tests.central.audit.notary import NOTARY
 
 
 def event(actor: str = "ann", action: Action = Action.VIEW, study: str | None = "1.2.3") -> AuditEvent:
@@ -15,7 +16,7 @@ def event(actor: str = "ann", action: Action = Action.VIEW, study: str | None = 
 
 
 def test_a_recorded_event_is_in_the_file_when_record_returns(tmp_path: Path) -> None:
-    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
     audit.record(event())
     # A second program sees it, so it is committed; the first has not been closed.
     with sqlite3.connect(tmp_path / "audit.sqlite3") as other:
@@ -28,14 +29,14 @@ def test_a_recorded_event_is_in_the_file_when_record_returns(tmp_path: Path) -> 
 
 
 def test_synchronous_is_full(tmp_path: Path) -> None:
-    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
     assert audit._db.pragma("synchronous") == 2
     audit.close()
 
 
 @pytest.mark.parametrize("statement", ["UPDATE audit_record SET actor = 'eve'", "DELETE FROM audit_record"])
 def test_the_file_itself_refuses_changes(tmp_path: Path, statement: str) -> None:
-    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
     audit.record(event())
     with (
         sqlite3.connect(tmp_path / "audit.sqlite3") as other,
@@ -47,7 +48,7 @@ def test_the_file_itself_refuses_changes(tmp_path: Path, statement: str) -> None
 
 
 def test_events_of_many_threads_are_all_there_once(tmp_path: Path) -> None:
-    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
 
     def work(name: int) -> None:
         for number in range(25):
@@ -64,7 +65,7 @@ def test_events_of_many_threads_are_all_there_once(tmp_path: Path) -> None:
 
 
 def test_search_pages_backwards_and_filters(tmp_path: Path) -> None:
-    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
     for number in range(5):
         audit.record(event(actor=f"u{number}", action=Action.VIEW if number % 2 else Action.EXPORT))
     newest = audit.search(limit=2)
@@ -78,7 +79,7 @@ def test_search_pages_backwards_and_filters(tmp_path: Path) -> None:
 
 
 def test_a_closed_record_refuses_instead_of_opening_again(tmp_path: Path) -> None:
-    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
     audit.close()
     with pytest.raises(AuditUnavailableError):
         audit.record(event())
@@ -87,7 +88,7 @@ def test_a_closed_record_refuses_instead_of_opening_again(tmp_path: Path) -> Non
 
 
 def test_a_record_that_cannot_be_written_raises(tmp_path: Path) -> None:
-    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
     audit._db.pragma("query_only", 1)  # what a disk that became read-only does
     with pytest.raises(AuditUnavailableError):
         audit.record(event())
@@ -98,7 +99,7 @@ def test_a_record_that_cannot_be_written_raises(tmp_path: Path) -> None:
 
 
 def test_what_comes_from_outside_is_cut(tmp_path: Path) -> None:
-    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
     audit.record(AuditEvent("u" * 9999, "", Action.SIGN_IN_FAILED, "refused", "::1", detail="d" * 99_999))
     [row] = audit.search(limit=1)
     assert len(row.event.actor) == 128
@@ -108,11 +109,11 @@ def test_what_comes_from_outside_is_cut(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(AuditUnavailableError, match="audit record"):
-        Audit.open(tmp_path / "nowhere" / "audit.sqlite3")
+        Audit.open(tmp_path / "nowhere" / "audit.sqlite3", NOTARY)
 
 
 def test_text_that_utf8_cannot_hold_is_recorded_escaped(tmp_path: Path) -> None:
-    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
     audit.record(event(actor="a\ud800b"))
     assert audit.search(limit=1)[0].event.actor == r"a\ud800b"
     audit.close()
@@ -121,9 +122,9 @@ def test_text_that_utf8_cannot_hold_is_recorded_escaped(tmp_path: Path) -> None:
 def test_a_failure_of_an_unforeseen_kind_is_never_taken_for_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
 
-    def fail() -> None:
+    def fail(*_: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(audit._db, "atomic", fail)

@@ -19,6 +19,7 @@ from central.dimse.server import DimseServer
 from central.dimse.settings import DimseSettings, PeerSettings
 from contract.settings import SettingsError, load_settings
 from tests.central.access.house import ORIGIN, OTHER_STUDY, STUDY, pydicom_file
+from tests.central.audit.notary import NOTARY
 from tests.peers_installed import program
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -26,7 +27,7 @@ VERIFICATION = "1.2.840.10008.1.1"
 
 @pytest.fixture(scope="module")
 def audit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audit]:
-    opened = Audit.open(tmp_path_factory.mktemp("audit") / "audit.sqlite3")
+    opened = Audit.open(tmp_path_factory.mktemp("audit") / "audit.sqlite3", NOTARY)
     yield opened
     opened.close()
 
@@ -156,7 +157,7 @@ def test_a_peers_title_from_another_address_is_a_stranger(archive: Archive, audi
 
 
 def test_without_a_record_no_answer(archive: Archive, tmp_path: Path) -> None:
-    closed = Audit.open(tmp_path / "audit.sqlite3")
+    closed = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
     closed.close()
     settings = DimseSettings(port=0, peers=[PeerSettings(ae_title="PEER", address="127.0.0.1")])  # type: ignore[arg-type]
     server = DimseServer(settings, archive, closed)

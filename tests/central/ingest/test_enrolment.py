@@ -27,6 +27,7 @@ from tests.central.app.house import (
     head,
     new_key_and_request,
 )
+from tests.central.audit.notary import NOTARY
 
 
 def common_name(answer: httpx.Response) -> str:
@@ -158,7 +159,7 @@ def test_a_certificate_of_another_ca_does_not_get_through_tls(house: House, box:
     ):
         head(client, "0" * 32)
     house.stop()  # so that what was under way on threads is on record
-    rows = Audit.open(house.root / "audit.sqlite3").search(limit=5)
+    rows = Audit.open(house.root / "audit.sqlite3", NOTARY).search(limit=5)
     assert any("client certificate does not verify" in row.event.detail for row in rows)
 
 

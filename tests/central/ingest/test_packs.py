@@ -27,6 +27,7 @@ from contract.pack import MAX_PACK_BYTES, PackAnswer, make_pack
 from contract.transfer import PACKS_PATH, PATCH_CONTENT_TYPE, Problem
 from tests.central.app.house import Box, House, enrol, everything_in
 from tests.central.app.house import create as create_object
+from tests.central.audit.notary import NOTARY
 
 SOAK = bool(os.environ.get("DICOMNET_SOAK"))
 
@@ -253,7 +254,7 @@ def test_a_disk_that_fills_in_the_middle_keeps_the_pack_for_the_rest(
     identity = house.central.foundation.identity
     house.stop()
     db = open_database(house.root / "central.sqlite3")
-    audit = Audit.open(tmp_path / "audit.sqlite3")
+    audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
     archive = Archive.open(house.root, db)
     acceptance = Acceptance(
         db,

@@ -1,0 +1,141 @@
+"""The chain that makes a changed audit record show: docs/formats/audit.md, in code.
+
+Each record carries the SHA-256 over the chain value before it and its own canonical form. So a record that is changed,
+taken out, put in or moved breaks the chain at its place; whoever computes the rest anew breaks the checkpoints, which
+central signs as it goes and which lie outside as soon as somebody has exported them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from contract.signed import SignedError, sign, signing_key_id, verify
+
+GENESIS: Final = hashlib.sha256(b"dicomnet audit chain 1").hexdigest()
+FIELDS: Final = (
+    "id",
+    "at_utc",
+    "actor",
+    "actor_role",
+    "action",
+    "outcome",
+    "source_address",
+    "study_instance_uid",
+    "series_instance_uid",
+    "sop_instance_uid",
+    "detail",
+)
+_TYPE: Final = "dicomnet-audit+jws"
+_MAX_LENGTH: Final = 4096
+_MAX_PROBLEMS: Final = 20
+
+
+class Checkpoint(BaseModel):
+    """What central vouches for: up to `last_id` the chain ended in `chain`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    central_id: str
+    last_id: int = Field(ge=1)
+    chain: str = Field(pattern=r"^[0-9a-f]{64}$")
+    at_utc: datetime
+
+
+@dataclass(frozen=True, repr=False)
+class Notary:
+    """Signs checkpoints in central's name."""
+
+    central_id: str
+    key: Ed25519PrivateKey
+
+    def checkpoint(self, last_id: int, chain: str) -> str:
+        """The signed word, a compact JWS."""
+        word = Checkpoint(central_id=self.central_id, last_id=last_id, chain=chain, at_utc=datetime.now(UTC))
+        return sign(word.model_dump(mode="json"), self.key, typ=_TYPE)
+
+
+@dataclass
+class Verdict:
+    """What a verification found. `problems` are sentences; none means that nothing was changed that is visible here."""
+
+    records: int = 0
+    checkpoints: int = 0
+    last_id: int = 0
+    signed_upto_id: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def link(before: str, row: Mapping[str, Any]) -> str:
+    """The chain value of `row`, in hex. Its canonical form is a JSON array of `FIELDS` (RFC 8785), in UTF-8."""
+    canonical = json.dumps([row[name] for name in FIELDS], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(bytes.fromhex(before) + canonical.encode("utf-8")).hexdigest()
+
+
+def check(
+    rows: Iterable[Mapping[str, Any]], checkpoints: Iterable[str], public_key: Ed25519PublicKey
+) -> Verdict:
+    """Follow the whole chain, in the order of ids, and compare it with every checkpoint.
+
+    Parameters
+    ----------
+    rows : with `FIELDS` and ``chain``.
+    checkpoints : in the order in which they were made.
+    """
+    verdict = Verdict()
+    words = _read(checkpoints, public_key, verdict)
+    due = next(words, None)
+    before = GENESIS
+    for row in rows:
+        if row["id"] != verdict.last_id + 1:
+            _say(verdict, f"records {verdict.last_id + 1} to {row['id'] - 1} are missing")
+        if row["chain"] != link(before, row):
+            _say(
+                verdict, f"record {row['id']} does not continue the chain: it, or one before it, was changed"
+            )
+        before = row["chain"]
+        verdict.last_id = row["id"]
+        verdict.records += 1
+        while due is not None and due.last_id <= verdict.last_id:
+            if due.last_id == verdict.last_id and due.chain == before:
+                verdict.signed_upto_id = due.last_id
+            else:
+                _say(
+                    verdict,
+                    f"the checkpoint of {due.at_utc:%Y-%m-%d %H:%M:%S} UTC signed another record up to {due.last_id}: "
+                    "something was changed after it",
+                )
+            due = next(words, None)
+    while due is not None:
+        _say(
+            verdict,
+            f"the checkpoint of {due.at_utc:%Y-%m-%d %H:%M:%S} UTC knows records up to {due.last_id}, "
+            f"and {verdict.last_id} is the last: the end was cut off",
+        )
+        due = next(words, None)
+    return verdict
+
+
+def _read(tokens: Iterable[str], public_key: Ed25519PublicKey, verdict: Verdict) -> Iterator[Checkpoint]:
+    keys = {signing_key_id(public_key): public_key}
+    for number, token in enumerate(tokens, 1):
+        try:
+            payload = verify(token, keys, typ=_TYPE, kind="checkpoint", max_length=_MAX_LENGTH)
+            word = Checkpoint.model_validate_json(payload)
+        except (SignedError, ValidationError) as error:
+            _say(verdict, f"checkpoint {number} is not central's: {error}")
+            continue
+        verdict.checkpoints += 1
+        yield word
+
+
+def _say(verdict: Verdict, problem: str) -> None:
+    if len(verdict.problems) < _MAX_PROBLEMS:
+        verdict.problems.append(problem)

@@ -1,0 +1,119 @@
+"""`dicomnet-central audit …`: verify the record, give it out, and show the key it is verified with.
+
+Looking is an event as well: each command is recorded before it reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any, Final, TextIO
+
+from cryptography.hazmat.primitives import serialization
+
+from central.audit.chain import FIELDS
+from central.audit.fhir import audit_event
+from central.audit.record import Action, Audit, AuditEvent, Wanted
+from central.config import Settings
+from central.errors import StartError
+from central.foundation import Foundation
+
+_FORMATS: Final = ("ndjson", "csv", "fhir")
+
+Add = Callable[[str, str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
+
+
+class AuditCommands:
+    """Made with how settings are read, and how an event of the command line is put together."""
+
+    def __init__(
+        self,
+        settings: Callable[[argparse.Namespace], Settings],
+        event: Callable[[Action, str], AuditEvent],
+    ) -> None:
+        self._settings = settings
+        self._event = event
+
+    def add(self, add: Add) -> None:
+        add(
+            "verify",
+            "follow the record's hash chain and compare it with the signed checkpoints",
+            self._verify,
+        )
+        add("key", "print the public key that checkpoints are signed with, in PEM", self._key)
+        export = add("export", "write records to standard output, the oldest first", self._export)
+        export.add_argument(
+            "--format",
+            choices=_FORMATS,
+            default="ndjson",
+            help="ndjson: a JSON object a line, with checkpoints, for tools/verify_audit.py; csv; fhir: AuditEvent "
+            "resources (R4), one a line",
+        )
+        export.add_argument("--actor", metavar="WHO", help="only of this person, gateway or AE title")
+        export.add_argument("--action", choices=[action.value for action in Action], help="only this action")
+        export.add_argument("--study", metavar="UID", help="only on this study: who has seen it?")
+        export.add_argument(
+            "--since", metavar="TIME", help="from this time on, UTC: 2026-01-31 or 2026-01-31T08:00"
+        )
+        export.add_argument("--until", metavar="TIME", help="before this time, UTC")
+
+    def _verify(self, options: argparse.Namespace) -> None:
+        with closing(Foundation.open(self._settings(options))) as foundation:
+            foundation.audit.record(self._event(Action.READ_AUDIT, "verify"))
+            verdict = foundation.audit.verify()
+        print(
+            f"{verdict.records} records, {verdict.checkpoints} checkpoints, signed up to {verdict.signed_upto_id}"
+        )
+        for problem in verdict.problems:
+            print(problem)
+        if verdict.problems:
+            raise StartError(
+                "the audit record was changed: keep this file as it is, and compare it with exports and backups"
+            )
+        print("nothing was changed")
+
+    def _key(self, options: argparse.Namespace) -> None:
+        with closing(Foundation.open(self._settings(options))) as foundation:
+            key = foundation.identity.receipt_key.public_key()
+        pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        print(pem.decode("ascii"), end="")
+
+    def _export(self, options: argparse.Namespace) -> None:
+        wanted = Wanted(options.actor, options.action, options.study, options.since, options.until)
+        with closing(Foundation.open(self._settings(options))) as foundation:
+            asked = " ".join(f"{name}={value}" for name, value in vars(wanted).items() if value)
+            foundation.audit.record(
+                self._event(Action.EXPORT, f"audit record, {options.format} {asked}".strip())
+            )
+            if options.format == "csv":
+                _write_csv(foundation.audit, wanted, sys.stdout)
+                return
+            if options.format == "fhir":
+                lines: Iterator[dict[str, Any]] = (
+                    audit_event(row, central_id=foundation.identity.central_id)
+                    for row in foundation.audit.rows(wanted)
+                )
+            else:
+                lines = _with_checkpoints(foundation.audit, wanted)
+            for line in lines:
+                print(json.dumps(line, ensure_ascii=False))
+
+
+def _with_checkpoints(audit: Audit, wanted: Wanted) -> Iterator[dict[str, Any]]:
+    """Records, and behind them the checkpoints, unless it is a part: that could not be checked with them."""
+    if wanted == Wanted():
+        audit.sign()
+    yield from audit.rows(wanted)
+    if wanted == Wanted():
+        for _, word in audit.checkpoints():
+            yield {"checkpoint": word}
+
+
+def _write_csv(audit: Audit, wanted: Wanted, out: TextIO) -> None:
+    writer = csv.DictWriter(out, [*FIELDS, "chain"])
+    writer.writeheader()
+    writer.writerows(audit.rows(wanted))
