@@ -11,14 +11,16 @@ import base64
 import json
 import logging
 import os
+import shutil
 import signal
 import ssl
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import peewee
 import pydicom.config
@@ -33,11 +35,15 @@ import central.viewer
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
 from central.archive.archive import Archive
+from central.archive.rows import StoredInstance
 from central.audit.record import Action
 from central.commands import run_command
 from central.config import Settings
+from central.dicomweb.errors import DicomwebError
 from central.dicomweb.render import Renderer
 from central.dicomweb.service import routes as dicomweb_routes
+from central.dimse.errors import CannotListenError, NotConvertibleError
+from central.dimse.opening import routes_for
 from central.dimse.server import DimseServer
 from central.errors import StartError
 from central.fleet.fleet import Fleet
@@ -128,7 +134,7 @@ class Central:
                     ),
                 ),
             ),
-            dicom=_dicom(foundation, archive, closing),
+            dicom=_dicom(foundation, archive, renderer, closing),
             fleet_rooms=rooms,
         )
 
@@ -300,18 +306,42 @@ def _support_folder(foundation: Foundation) -> Path:
     return foundation.settings.storage.root / "support"
 
 
-def _dicom(foundation: Foundation, archive: Archive, closing: ExitStack) -> DimseServer | None:
+def _dicom(
+    foundation: Foundation, archive: Archive, renderer: Renderer, closing: ExitStack
+) -> DimseServer | None:
     """The DICOM service, accepting. Last of all, because it begins to answer at once."""
-    dicom = foundation.settings.dicom
+    settings = foundation.settings
+    dicom = settings.dicom
     if not dicom.enabled:
         return None
-    server = DimseServer(dicom, archive, foundation.audit)
+
+    @contextmanager
+    def convert(stored: StoredInstance, wanted: str) -> Iterator[BinaryIO]:
+        try:
+            with renderer.converted(stored.path, stored.transfer_syntax_uid, wanted) as part10:
+                yield part10
+        except DicomwebError as error:
+            raise NotConvertibleError(str(error)) from error
+
+    def has_room() -> bool:
+        return shutil.disk_usage(settings.storage.root).free > settings.storage.reserve_bytes
+
+    server = DimseServer(
+        dicom,
+        routes_for(dicom, archive, foundation.audit, convert, has_room),
+        foundation.audit,
+        archive.new_object,
+        max_object_bytes=settings.limits.max_object_bytes,
+    )
     try:
         server.start()
     except OSError as error:
         raise StartError(
-            f"cannot listen on {dicom.host} port {dicom.port} (dicom.port): {reason(error)}"
+            f"cannot listen on {dicom.host} port {dicom.port} (dicom.port) or {dicom.tls.port} "
+            f"(dicom.tls.port): {reason(error)}"
         ) from error
+    except CannotListenError as error:
+        raise StartError(str(error)) from error
     closing.callback(server.stop)
     return server
 
@@ -353,6 +383,8 @@ async def _until_stopped(opened: Central) -> None:
         }
         if opened.dicom is not None:
             listening["dicom"] = {"host": settings.dicom.host, "port": opened.dicom.port}
+            if opened.dicom.tls_port is not None:
+                listening["dicom_tls"] = {"host": settings.dicom.host, "port": opened.dicom.tls_port}
         print(f"LISTENING {json.dumps(listening)}", flush=True)
 
     await opened.serve(stop, announce)

@@ -1,0 +1,152 @@
+"""A central archive behind its DICOM port, with peers, and DCMTK's programs to call it with."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import peewee
+from pydicom import Dataset
+from pydicom.uid import UID
+from pynetdicom import AE
+
+from central.archive.archive import Archive
+from central.archive.rows import StoredInstance
+from central.audit.record import Audit
+from central.dicomweb.errors import DicomwebError
+from central.dicomweb.render import Renderer
+from central.dimse.errors import NotConvertibleError
+from central.dimse.opening import routes_for
+from central.dimse.server import DimseServer
+from central.dimse.settings import DimseSettings
+from tests.central.access.house import ORIGIN
+from tests.peers_installed import program
+
+EVERYTHING = ["query", "retrieve", "store", "commitment", "worklist", "procedure-step"]
+PEER = {"ae_title": "PEER", "address": "127.0.0.1", "may": EVERYTHING}
+
+
+@dataclass
+class House:
+    """Everything opened."""
+
+    archive: Archive
+    audit: Audit
+    server: DimseServer
+    db: peewee.SqliteDatabase
+    root: Path
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    def put(self, content: bytes) -> None:
+        """Archive a Part 10 file."""
+        with self.archive.new_object() as sink:
+            sink.write(content)
+            self.archive.index(sink.commit(), ORIGIN)
+
+    def find(
+        self, keys: dict[str, object], model: str, *, ae_title: str = "PEER"
+    ) -> tuple[int, list[Dataset]]:
+        """The final status and the identifiers of a C-FIND."""
+        ae = AE(ae_title)
+        ae.add_requested_context(model)
+        assoc = ae.associate("127.0.0.1", self.port, ae_title="DICOMNET")
+        assert assoc.is_established
+        answers = list(assoc.send_c_find(identifier(keys), UID(model)))
+        assoc.release()
+        return answers[-1][0].Status, [ds for _, ds in answers if ds is not None]
+
+
+def identifier(keys: dict[str, object]) -> Dataset:
+    ds = Dataset()
+    for keyword, value in keys.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+@contextmanager
+def open_house(
+    root: Path, *, has_room: bool = True, max_object_bytes: int = 1 << 30, **settings: object
+) -> Iterator[House]:
+    """An archive in `root`, served; `settings` are those of ``[dicom]``."""
+    db = peewee.SqliteDatabase(
+        str(root / "central.sqlite3"),
+        pragmas={"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000},
+    )
+    audit, archive = Audit.open(root / "audit.sqlite3"), Archive.open(root, db)
+    chosen = DimseSettings.model_validate({"port": 0, "peers": [PEER], "idle_timeout_s": 10, **settings})
+    with Renderer(1) as renderer:
+
+        @contextmanager
+        def convert(stored: StoredInstance, wanted: str) -> Iterator[BinaryIO]:
+            try:
+                with renderer.converted(stored.path, stored.transfer_syntax_uid, wanted) as part10:
+                    yield part10
+            except DicomwebError as error:
+                raise NotConvertibleError(str(error)) from error
+
+        routes = routes_for(chosen, archive, audit, convert, lambda: has_room)
+        server = DimseServer(chosen, routes, audit, archive.new_object, max_object_bytes=max_object_bytes)
+        server.start()
+        try:
+            yield House(archive, audit, server, db, root)
+        finally:
+            server.stop()
+            audit.close()
+            db.close()
+
+
+def dcmtk(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run one of DCMTK's programs to its end."""
+    path = program(name)
+    assert path is not None, name
+    return subprocess.run(
+        [path, *map(str, arguments)],
+        env={**os.environ, "TCP_NODELAY": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@contextmanager
+def storage_scp(port: int, folder: Path, *options: str) -> Iterator[None]:
+    """DCMTK's storescp as a destination, writing what comes into `folder` bit by bit."""
+    folder.mkdir(exist_ok=True)
+    path = program("storescp")
+    assert path is not None
+    process = subprocess.Popen(
+        [path, "--bit-preserving", "-aet", "DEST", "-od", str(folder), *options, str(port)],
+        env={**os.environ, "TCP_NODELAY": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for_port(port)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def wait_for_port(port: int, timeout_s: float = 10) -> None:
+    """Until something on loopback accepts connections there."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            assert time.monotonic() < deadline_s, f"nothing listens on port {port}"
+            time.sleep(0.02)
+        else:
+            return
