@@ -42,8 +42,10 @@ from central.config import Settings
 from central.dicomweb.errors import DicomwebError
 from central.dicomweb.render import Renderer
 from central.dicomweb.service import routes as dicomweb_routes
+from central.dimse.commitment import Commitments
 from central.dimse.errors import CannotListenError, NotConvertibleError
-from central.dimse.opening import routes_for
+from central.dimse.opening import Rooms, routes_for
+from central.dimse.peers import Peers
 from central.dimse.server import DimseServer
 from central.errors import StartError
 from central.fleet.fleet import Fleet
@@ -69,6 +71,7 @@ from central.revocation import end_session, live_sessions
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
 from central.viewer.delivery import routes as viewer_routes
 from central.workflow.gateway_routes import gateway_routes as workflow_routes
+from central.workflow.peer_steps import PeerSteps
 from central.workflow.people_routes import people_routes as worklist_routes
 from central.workflow.procedures import ProcedureStore
 from central.workflow.worklist import WorklistStore
@@ -326,9 +329,19 @@ def _dicom(
     def has_room() -> bool:
         return shutil.disk_usage(settings.storage.root).free > settings.storage.reserve_bytes
 
+    commitments = Commitments(dicom, Peers(dicom.peers), archive, foundation.db)
+    rooms = Rooms(
+        archive,
+        foundation.audit,
+        convert,
+        has_room,
+        WorklistStore(foundation.db),
+        PeerSteps(ProcedureStore(foundation.db)),
+        commitments,
+    )
     server = DimseServer(
         dicom,
-        routes_for(dicom, archive, foundation.audit, convert, has_room),
+        routes_for(dicom, rooms),
         foundation.audit,
         archive.new_object,
         max_object_bytes=settings.limits.max_object_bytes,
@@ -343,6 +356,8 @@ def _dicom(
     except CannotListenError as error:
         raise StartError(str(error)) from error
     closing.callback(server.stop)
+    commitments.start()
+    closing.callback(commitments.stop)
     return server
 
 

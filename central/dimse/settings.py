@@ -112,6 +112,11 @@ class DimseSettings(Section):
     max_matches: int = Field(
         10_000, ge=1, description="answers of one C-FIND; what is more ends in 0xA700, out of resources"
     )
+    commitment_wait_s: float = Field(
+        300.0,
+        ge=0,
+        description="seconds after which an instance that did not come fails its storage commitment",
+    )
     tls: DimseTlsSettings = Field(
         default=DimseTlsSettings.model_validate({}), description="DICOM over TLS for peers with certificates."
     )

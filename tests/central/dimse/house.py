@@ -22,10 +22,16 @@ from central.archive.rows import StoredInstance
 from central.audit.record import Audit
 from central.dicomweb.errors import DicomwebError
 from central.dicomweb.render import Renderer
+from central.dimse.association import Routes
+from central.dimse.commitment import Commitments
 from central.dimse.errors import NotConvertibleError
-from central.dimse.opening import routes_for
+from central.dimse.opening import Rooms, routes_for
+from central.dimse.peers import Peers
 from central.dimse.server import DimseServer
 from central.dimse.settings import DimseSettings
+from central.workflow.peer_steps import PeerSteps
+from central.workflow.procedures import ProcedureStore
+from central.workflow.worklist import WorklistStore
 from tests.central.access.house import ORIGIN
 from tests.peers_installed import program
 
@@ -42,6 +48,9 @@ class House:
     server: DimseServer
     db: peewee.SqliteDatabase
     root: Path
+    worklist: WorklistStore
+    steps: ProcedureStore
+    routes: Routes
 
     @property
     def port(self) -> int:
@@ -94,12 +103,18 @@ def open_house(
             except DicomwebError as error:
                 raise NotConvertibleError(str(error)) from error
 
-        routes = routes_for(chosen, archive, audit, convert, lambda: has_room)
+        commitments = Commitments(chosen, Peers(chosen.peers), archive, db)
+        worklist = WorklistStore(db)
+        steps = ProcedureStore(db)
+        rooms = Rooms(archive, audit, convert, lambda: has_room, worklist, PeerSteps(steps), commitments)
+        routes = routes_for(chosen, rooms)
         server = DimseServer(chosen, routes, audit, archive.new_object, max_object_bytes=max_object_bytes)
         server.start()
+        commitments.start()
         try:
-            yield House(archive, audit, server, db, root)
+            yield House(archive, audit, server, db, root, worklist, steps, routes)
         finally:
+            commitments.stop()
             server.stop()
             audit.close()
             db.close()
