@@ -71,6 +71,7 @@ from central.revocation import end_session, live_sessions
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
 from central.viewer.delivery import routes as viewer_routes
 from central.workflow.gateway_routes import gateway_routes as workflow_routes
+from central.workflow.mllp import MllpServer, OrderDesk
 from central.workflow.peer_steps import PeerSteps
 from central.workflow.people_routes import people_routes as worklist_routes
 from central.workflow.procedures import ProcedureStore
@@ -89,6 +90,7 @@ class Central:
     people: Listener
     gateways: Listener
     dicom: DimseServer | None
+    hl7: MllpServer | None
     fleet_rooms: FleetRooms
 
     @classmethod
@@ -138,6 +140,7 @@ class Central:
                 ),
             ),
             dicom=_dicom(foundation, archive, renderer, closing),
+            hl7=_hl7(foundation, closing),
             fleet_rooms=rooms,
         )
 
@@ -361,6 +364,23 @@ def _dicom(
     return server
 
 
+def _hl7(foundation: Foundation, closing: ExitStack) -> MllpServer | None:
+    """The listener for orders, accepting."""
+    settings = foundation.settings.hl7
+    if not settings.enabled:
+        return None
+    desk = OrderDesk(WorklistStore(foundation.db), foundation.audit, settings.character_set)
+    server = MllpServer(settings, desk)
+    try:
+        server.start()
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {settings.host} port {settings.port} (hl7): {reason(error)}"
+        ) from error
+    closing.callback(server.stop)
+    return server
+
+
 def _people_tls(settings: Settings) -> ssl.SSLContext | None:
     people = settings.people
     if people.tls_certificate is None or people.tls_key is None:
@@ -400,6 +420,8 @@ async def _until_stopped(opened: Central) -> None:
             listening["dicom"] = {"host": settings.dicom.host, "port": opened.dicom.port}
             if opened.dicom.tls_port is not None:
                 listening["dicom_tls"] = {"host": settings.dicom.host, "port": opened.dicom.tls_port}
+        if opened.hl7 is not None:
+            listening["hl7"] = {"host": settings.hl7.host, "port": opened.hl7.port}
         print(f"LISTENING {json.dumps(listening)}", flush=True)
 
     await opened.serve(stop, announce)

@@ -128,7 +128,7 @@ class DimseServer:
             serving, sockets = list(self._serving), list(self._sockets)
         for sock in sockets:
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # an SSLSocket's own would drop its TLS layer
         deadline_s = time.monotonic() + _STOP_TIMEOUT_S
         for thread in serving:
             thread.join(max(0.0, deadline_s - time.monotonic()))
@@ -181,6 +181,8 @@ class DimseServer:
         if tls is not None:
             sock.settimeout(self._settings.request_timeout_s)
             sock = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            with self._lock:
+                self._sockets.add(sock)
             sock.do_handshake()
             certificate = certificate_sha256(sock)
         try:
@@ -201,6 +203,8 @@ class DimseServer:
             association.messages.discard_arrived()
             with contextlib.suppress(OSError):
                 sock.close()
+            with self._lock:
+                self._sockets.discard(sock)
 
     def _admitted(
         self, sock: socket.socket, request: bytes, address: tuple[str, int], certificate: str | None
