@@ -234,6 +234,7 @@ class CentralAssociation(Association):
         finally:
             self._is_paused = False
             self.dimse.cancel_req = {}
+            self.dul._idle_timer.restart()  # a long C-MOVE is not silence of the peer
 
     def _answer(self, request: Request) -> None:
         route = self._routes.find(type(request.message), request.abstract_syntax_uid)

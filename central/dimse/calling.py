@@ -19,7 +19,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
-from central.dimse.errors import CallFailedError
+from central.dimse.errors import CallFailedError, CannotListenError
 from central.dimse.settings import DimseSettings, PeerSettings
 from central.dimse.tls import client_context
 from contract.part10 import IMPLEMENTATION_CLASS_UID
@@ -65,7 +65,7 @@ def called(
             ext_neg=[_role(uid) for uid in as_scp_of],
             tls_args=(client_context(settings.tls), peer.host) if peer.tls else None,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (CannotListenError, OSError, RuntimeError, ValueError) as error:
         raise CallFailedError(f"{name} cannot be called") from error
     if not association.is_established:
         why = "rejects the association" if association.is_rejected else "cannot be reached"

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Final
+from typing import Any, Final
 
 import peewee
 from pydicom import Dataset
@@ -54,6 +54,7 @@ _RESOURCE_LIMITATION: Final = 0x0213
 _UIDS_A_SEARCH: Final = 400
 _ANSWER_TIMEOUT_S: Final = 15.0
 _ANSWER_STEP_S: Final = 0.1
+_OTHERS_HELD: Final = 4
 _WAIT_AGAIN_S: Final = 5.0
 _FIRST_RETRY_S: Final = 5.0
 _RETRY_CEILING_S: Final = 900.0
@@ -251,15 +252,30 @@ def send_report(
     assert encoded is not None
     message.EventInformation = BytesIO(encoded)
     association.dimse.send_msg(message, context_id)
+    status = _answer(association)
+    if status != SUCCESS:
+        raise PeerGoneError(
+            "the report was not answered" if status is None else f"it was answered 0x{status:04X}"
+        )
+
+
+def _answer(association: Association) -> int | None:
+    """The status of the answer to a report; what else comes before it is left to be served after it."""
+    messages = association.dimse.msg_queue
+    others: list[Any] = []
     deadline_s = time.monotonic() + _ANSWER_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        try:
-            _, answer = association.dimse.msg_queue.get(timeout=_ANSWER_STEP_S)
-        except queue.Empty:
-            if is_over(association) or isinstance(association.dul.peek_next_pdu(), A_RELEASE):
-                break
-            continue
-        if isinstance(answer, N_EVENT_REPORT) and answer.Status == SUCCESS:
-            return
-        raise PeerGoneError("the report was not accepted")
-    raise PeerGoneError("the report was not answered")
+    try:
+        while time.monotonic() < deadline_s and len(others) < _OTHERS_HELD:
+            try:
+                came = messages.get(timeout=_ANSWER_STEP_S)
+            except queue.Empty:
+                if is_over(association) or isinstance(association.dul.peek_next_pdu(), A_RELEASE):
+                    return None
+                continue
+            if isinstance(came[1], N_EVENT_REPORT):
+                return came[1].Status
+            others.append(came)
+        return None
+    finally:
+        with messages.mutex:
+            messages.queue.extendleft(reversed(others))
