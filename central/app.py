@@ -46,6 +46,7 @@ from central.dimse.commitment import Commitments
 from central.dimse.errors import CannotListenError, NotConvertibleError
 from central.dimse.opening import Rooms, routes_for
 from central.dimse.peers import Peers
+from central.dimse.retrieve import Convert
 from central.dimse.server import DimseServer
 from central.errors import StartError
 from central.fleet.fleet import Fleet
@@ -312,14 +313,8 @@ def _support_folder(foundation: Foundation) -> Path:
     return foundation.settings.storage.root / "support"
 
 
-def _dicom(
-    foundation: Foundation, archive: Archive, renderer: Renderer, closing: ExitStack
-) -> DimseServer | None:
-    """The DICOM service, accepting. Last of all, because it begins to answer at once."""
-    settings = foundation.settings
-    dicom = settings.dicom
-    if not dicom.enabled:
-        return None
+def converter(renderer: Renderer) -> Convert:
+    """How the DICOM service has an instance put into another transfer syntax: by the renderer's workers."""
 
     @contextmanager
     def convert(stored: StoredInstance, wanted: str) -> Iterator[BinaryIO]:
@@ -329,6 +324,18 @@ def _dicom(
         except DicomwebError as error:
             raise NotConvertibleError(str(error)) from error
 
+    return convert
+
+
+def _dicom(
+    foundation: Foundation, archive: Archive, renderer: Renderer, closing: ExitStack
+) -> DimseServer | None:
+    """The DICOM service, accepting. Last of all, because it begins to answer at once."""
+    settings = foundation.settings
+    dicom = settings.dicom
+    if not dicom.enabled:
+        return None
+
     def has_room() -> bool:
         return shutil.disk_usage(settings.storage.root).free > settings.storage.reserve_bytes
 
@@ -336,7 +343,7 @@ def _dicom(
     rooms = Rooms(
         archive,
         foundation.audit,
-        convert,
+        converter(renderer),
         has_room,
         WorklistStore(foundation.db),
         PeerSteps(ProcedureStore(foundation.db)),

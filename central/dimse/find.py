@@ -16,7 +16,7 @@ from central.archive.archive import Archive
 from central.archive.errors import QueryError
 from central.archive.query import InstanceQuery, SeriesQuery
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Audit, AuditEvent
+from central.audit.record import Audit
 from central.dimse.association import CANCELLED, PENDING, SUCCESS, UNABLE_TO_PROCESS, Request
 from central.dimse.errors import IdentifierError
 from central.dimse.identifiers import Find, Row, understood
@@ -39,16 +39,7 @@ class Query:
         identifier = request.data_set(request.message.Identifier)
         peer = request.peer
         try:
-            self._audit.record(
-                AuditEvent(
-                    peer.ae_title,
-                    peer.principal.role.value,
-                    Action.SEARCH,
-                    "success",
-                    peer.address,
-                    detail=f"C-FIND {shown(identifier)}",
-                )
-            )
+            self._audit.record(peer.event(Action.SEARCH, "success", f"C-FIND {shown(identifier)}"))
             relational = request.abstract_syntax_uid in request.association.relational
             find = understood(identifier, request.abstract_syntax_uid, relational=relational)
             self._answer(request, find, scope_of(peer.principal, Action.SEARCH))

@@ -2,12 +2,12 @@
 
 Always true: a connection holds a place among all and among its address's; one that has not brought its whole
 A-ASSOCIATE-RQ within the deadline is closed; the request has a length that a real one can have before it is read.
-The box beside a scanner has a guard with other concerns (`edge.gateway.guard`: half-open scanners make room for each
-other); the two programs share no code, and this is what central needs of it.
+The box beside a scanner has a guard too (`edge.gateway.guard`); the two programs share no code (decision 32).
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from central.dimse.errors import PeerTooSlowError, RefusedError
@@ -33,38 +34,67 @@ _FOREIGN: Final = (
 )
 
 
+@dataclass(eq=False)
+class Place:
+    """One connection's place. `sock` is what is cut when the place must go to a newcomer."""
+
+    address: str
+    sock: socket.socket
+
+
 class Guard:
-    """Places for connections. Safe from any thread."""
+    """Places for connections. Safe from any thread.
+
+    When all are taken, the oldest connection without an association goes for a newcomer, of the address that holds most
+    and more than the newcomer's does: half-open connections must not keep everybody out.
+    """
 
     def __init__(self, max_connections: int, max_connections_per_address: int) -> None:
         self._max_connections = max_connections
         self._max_connections_per_address = max_connections_per_address
         self._lock = threading.Lock()
-        self._by_address: Counter[str] = Counter()
+        self._arriving: dict[Place, None] = {}  # the oldest first
+        self._settled: set[Place] = set()
 
     @contextmanager
-    def place(self, address: str) -> Iterator[None]:
+    def place(self, address: str, sock: socket.socket) -> Iterator[Place]:
         """Hold a place for the time of the block.
 
         Raises
         ------
         RefusedError : there is none, or none for this address.
         """
+        place = Place(address, sock)
         with self._lock:
-            if self._by_address[address] >= self._max_connections_per_address:
+            held = Counter(one.address for one in (*self._arriving, *self._settled))
+            if held[address] >= self._max_connections_per_address:
                 raise RefusedError(
                     "too many connections from this address (dicom.max_connections_per_address)"
                 )
-            if self._by_address.total() >= self._max_connections:
-                raise RefusedError("too many connections (dicom.max_connections)")
-            self._by_address[address] += 1
+            if held.total() >= self._max_connections:
+                self._make_room(address, held)
+            self._arriving[place] = None
         try:
-            yield
+            yield place
         finally:
             with self._lock:
-                self._by_address[address] -= 1
-                if not self._by_address[address]:
-                    del self._by_address[address]
+                self._arriving.pop(place, None)
+                self._settled.discard(place)
+
+    def settle(self, place: Place) -> None:
+        """This connection has its association: it goes for nobody any more."""
+        with self._lock:
+            if place in self._arriving:
+                del self._arriving[place]
+                self._settled.add(place)
+
+    def _make_room(self, address: str, held: Counter[str]) -> None:
+        victim = max(self._arriving, key=lambda place: held[place.address], default=None)
+        if victim is None or held[victim.address] <= held[address]:
+            raise RefusedError("too many connections (dicom.max_connections)")
+        del self._arriving[victim]
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(victim.sock, socket.SHUT_RDWR)
 
 
 def read_associate_rq(sock: socket.socket, deadline_s: float) -> bytes:

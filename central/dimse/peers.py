@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from central.access.policy import Principal, Role
+from central.audit.record import Action, AuditEvent, Outcome
 from central.dimse.errors import RefusedError
 from central.dimse.settings import PeerSettings, Service
 
@@ -32,6 +33,20 @@ class Peer:
     @property
     def principal(self) -> Principal:
         return Principal(user_id=f"peer:{self.ae_title}", username=self.ae_title, role=Role.PEER)
+
+    def event(
+        self, action: Action, outcome: Outcome, detail: str, study_instance_uid: str | None = None
+    ) -> AuditEvent:
+        """What this peer did, for the audit record."""
+        return AuditEvent(
+            self.ae_title,
+            Role.PEER.value,
+            action,
+            outcome,
+            self.address,
+            study_instance_uid=study_instance_uid,
+            detail=detail,
+        )
 
 
 class Peers:

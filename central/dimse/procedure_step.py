@@ -22,7 +22,7 @@ from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 from pynetdicom.dimse_primitives import N_CREATE
 
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.record import Action, Audit
 from central.dimse.association import PROCESSING_FAILURE, SUCCESS, Request
 from contract.identifiers import InvalidIdentifierError, check_uid
 
@@ -107,17 +107,8 @@ class ProcedureSteps:
         verb = "create" if is_new else "set"
         keep = self._steps.create if is_new else self._steps.change
         try:
-            self._audit.record(
-                AuditEvent(
-                    peer.ae_title,
-                    peer.principal.role.value,
-                    Action.PROCEDURE_STEP,
-                    "success",
-                    peer.address,
-                    study_instance_uid=_study(ds),
-                    detail=f"{verb} {uid} {ds.get('PerformedProcedureStepStatus', '')}".strip(),
-                )
-            )
+            detail = f"{verb} {uid} {ds.get('PerformedProcedureStepStatus', '')}".strip()
+            self._audit.record(peer.event(Action.PROCEDURE_STEP, "success", detail, _study(ds)))
             verdict = keep(
                 f"ae:{peer.ae_title}", peer.ae_title, uid, str(request.transfer_syntax_uid), encoded
             )

@@ -27,7 +27,7 @@ from central.archive.errors import ArchiveError, QueryError
 from central.archive.query import InstanceQuery
 from central.archive.rows import InstanceRow, StoredInstance
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Audit, AuditEvent, Outcome
+from central.audit.record import Audit, Outcome
 from central.dimse.association import (
     CANCELLED,
     PENDING,
@@ -289,18 +289,7 @@ class Retrieve:
         )
 
     def _record(self, request: Request, outcome: Outcome, detail: str, study: str | None = None) -> None:
-        peer = request.peer
-        self._audit.record(
-            AuditEvent(
-                peer.ae_title,
-                peer.principal.role.value,
-                Action.EXPORT,
-                outcome,
-                peer.address,
-                study_instance_uid=study,
-                detail=detail,
-            )
-        )
+        self._audit.record(request.peer.event(Action.EXPORT, outcome, detail, study))
 
 
 def batches(

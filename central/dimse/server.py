@@ -31,12 +31,12 @@ from central.audit.errors import AuditUnavailableError
 from central.audit.record import Action, Audit, AuditEvent
 from central.dimse.association import CentralAssociation, Routes
 from central.dimse.errors import DimseError, RefusedError
-from central.dimse.guard import Guard, read_associate_rq
+from central.dimse.guard import Guard, Place, read_associate_rq
 from central.dimse.negotiation import contexts_for, read_request
 from central.dimse.peers import Peers
 from central.dimse.settings import DimseSettings, Service
 from central.dimse.tls import certificate_sha256, server_context
-from central.dimse.transport import BoundedDimse, GuardedSocket, Limits
+from central.dimse.transport import BoundedDimse, EndingStateMachine, GuardedSocket, Limits
 from contract.part10 import IMPLEMENTATION_CLASS_UID
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
@@ -162,9 +162,9 @@ class DimseServer:
         """The life of one connection."""
         raw = sock
         try:
-            with self._guard.place(address[0]):
+            with self._guard.place(address[0], sock) as place:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._converse(sock, address, tls)
+                self._converse(place, address, tls)
         except (DimseError, OSError) as error:
             # Of an OSError the text is OpenSSL's or the kernel's; neither quotes what the peer sent.
             _log.warning("event=connection-refused peer=%s reason=%s", address[0], error)
@@ -175,7 +175,8 @@ class DimseServer:
                 self._sockets.discard(raw)
                 self._serving.pop(threading.current_thread(), None)
 
-    def _converse(self, sock: socket.socket, address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
+    def _converse(self, place: Place, address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
+        sock = place.sock
         deadline_s = time.monotonic() + self._settings.request_timeout_s
         certificate = None
         if tls is not None:
@@ -183,6 +184,7 @@ class DimseServer:
             sock = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             with self._lock:
                 self._sockets.add(sock)
+            place.sock = sock
             sock.do_handshake()
             certificate = certificate_sha256(sock)
         try:
@@ -196,6 +198,7 @@ class DimseServer:
                 sock.sendall(_rejection(*error.result))
                 _wait_for_goodbye(sock, self._settings.request_timeout_s)
             raise
+        self._guard.settle(place)
         try:
             association.start()
             association.join()
@@ -229,6 +232,7 @@ class DimseServer:
         association.dimse = BoundedDimse(
             association, self._limits, self._new_object if peer.may(Service.STORE) else None
         )
+        association.dul.state_machine = EndingStateMachine(association.dul)
         association.set_socket(GuardedSocket(association, sock, request, self._limits))
         acceptor = association.acceptor
         acceptor.maximum_length = self._settings.max_pdu_bytes

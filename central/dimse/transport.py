@@ -24,6 +24,7 @@ from typing import Any, Final
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ, N_EVENT_REPORT_RQ
+from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
 
@@ -101,6 +102,20 @@ class GuardedSocket(AssociationSocket):
             if took_s > self._limits.stall_timeout_s and at < took_s * self._limits.min_rate_bytes_per_s:
                 raise TimeoutError("a PDU trickles in")
         return out
+
+
+class EndingStateMachine(StateMachine):
+    """pynetdicom's, but an event out of order ends the association in order, not its thread with a traceback."""
+
+    def do_action(self, event: str) -> None:
+        try:
+            super().do_action(event)
+        except Exception as error:
+            _log.info("event=association-out-of-order error=%s", type(error).__name__)
+            transport = self.dul.socket
+            if transport is not None:
+                transport._shutdown_socket()
+            self.dul._kill_thread = True
 
 
 class Incoming:

@@ -14,7 +14,7 @@ from pydicom.dataelem import DataElement
 from pydicom.filereader import read_dataset
 
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.record import Action, Audit
 from central.dimse.association import CANCELLED, PENDING, SUCCESS, UNABLE_TO_PROCESS, Request
 from central.dimse.find import shown
 from central.dimse.matching import answered, matches
@@ -40,18 +40,8 @@ class Worklist:
 
     def serve(self, request: Request) -> None:
         query = request.data_set(request.message.Identifier)
-        peer = request.peer
         try:
-            self._audit.record(
-                AuditEvent(
-                    peer.ae_title,
-                    peer.principal.role.value,
-                    Action.WORKLIST_READ,
-                    "success",
-                    peer.address,
-                    detail=f"C-FIND {shown(query)}",
-                )
-            )
+            self._audit.record(request.peer.event(Action.WORKLIST_READ, "success", f"C-FIND {shown(query)}"))
         except AuditUnavailableError:
             request.respond(UNABLE_TO_PROCESS, "the audit record cannot be written")
             return

@@ -10,21 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import peewee
 from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE
 
+from central.app import converter
 from central.archive.archive import Archive
-from central.archive.rows import StoredInstance
 from central.audit.record import Audit
-from central.dicomweb.errors import DicomwebError
 from central.dicomweb.render import Renderer
 from central.dimse.association import Routes
 from central.dimse.commitment import Commitments
-from central.dimse.errors import NotConvertibleError
 from central.dimse.opening import Rooms, routes_for
 from central.dimse.peers import Peers
 from central.dimse.server import DimseServer
@@ -94,19 +91,12 @@ def open_house(
     audit, archive = Audit.open(root / "audit.sqlite3"), Archive.open(root, db)
     chosen = DimseSettings.model_validate({"port": 0, "peers": [PEER], "idle_timeout_s": 10, **settings})
     with Renderer(1) as renderer:
-
-        @contextmanager
-        def convert(stored: StoredInstance, wanted: str) -> Iterator[BinaryIO]:
-            try:
-                with renderer.converted(stored.path, stored.transfer_syntax_uid, wanted) as part10:
-                    yield part10
-            except DicomwebError as error:
-                raise NotConvertibleError(str(error)) from error
-
         commitments = Commitments(chosen, Peers(chosen.peers), archive, db)
         worklist = WorklistStore(db)
         steps = ProcedureStore(db)
-        rooms = Rooms(archive, audit, convert, lambda: has_room, worklist, PeerSteps(steps), commitments)
+        rooms = Rooms(
+            archive, audit, converter(renderer), lambda: has_room, worklist, PeerSteps(steps), commitments
+        )
         routes = routes_for(chosen, rooms)
         server = DimseServer(chosen, routes, audit, archive.new_object, max_object_bytes=max_object_bytes)
         server.start()
@@ -135,13 +125,12 @@ def dcmtk(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def storage_scp(port: int, folder: Path, *options: str) -> Iterator[None]:
-    """DCMTK's storescp as a destination, writing what comes into `folder` bit by bit."""
-    folder.mkdir(exist_ok=True)
-    path = program("storescp")
-    assert path is not None
+def dcmtk_listening(port: int, name: str, *arguments: object) -> Iterator[None]:
+    """One of DCMTK's servers, from when its port answers to the end of the block."""
+    path = program(name)
+    assert path is not None, name
     process = subprocess.Popen(
-        [path, "--bit-preserving", "-aet", "DEST", "-od", str(folder), *options, str(port)],
+        [path, *map(str, arguments)],
         env={**os.environ, "TCP_NODELAY": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -152,6 +141,14 @@ def storage_scp(port: int, folder: Path, *options: str) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+@contextmanager
+def storage_scp(port: int, folder: Path, *options: str) -> Iterator[None]:
+    """storescp as a destination, writing what comes into `folder` bit by bit."""
+    folder.mkdir(exist_ok=True)
+    with dcmtk_listening(port, "storescp", "--bit-preserving", "-aet", "DEST", "-od", folder, *options, port):
+        yield
 
 
 def wait_for_port(port: int, timeout_s: float = 10) -> None:

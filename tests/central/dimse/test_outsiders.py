@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 import tracemalloc
@@ -19,13 +18,12 @@ from tests.central.dimse.house import (
     PEER,
     House,
     dcmtk,
+    dcmtk_listening,
     identifier,
     open_house,
     storage_scp,
-    wait_for_port,
 )
 from tests.edge.gateway.authority import Authority
-from tests.peers_installed import program
 from tests.ports import free_base_port
 
 LARGE_BYTES = 48 << 20
@@ -55,20 +53,8 @@ def dcmqrscp(port: int, folder: Path) -> Iterator[None]:
         "HostTable BEGIN\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
         f"AETable BEGIN\nDEST {folder / 'db'} RW (20, 100mb) ANY\nAETable END\n"
     )
-    path = program("dcmqrscp")
-    assert path is not None
-    process = subprocess.Popen(
-        [path, "-c", str(folder / "qr.cfg"), "+xr"],
-        env={**os.environ, "TCP_NODELAY": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for_port(port)
+    with dcmtk_listening(port, "dcmqrscp", "-c", folder / "qr.cfg", "+xr"):
         yield
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @pytest.mark.needs("dcmtk")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import SystemRandom
 
 import pytest
 from pydantic import ValidationError
@@ -30,7 +32,10 @@ from tests.peers.scripted_scu import (
     p_data,
     pdu,
 )
+from tests.peers.test_pdu_fuzz import Sender
 
+MUTATED_PDUS = 20_000 if os.environ.get("DICOMNET_SOAK") else 150
+ECHOES = 20  # under siege, with attackers and attacked on one machine
 REQUEST = associate_rq([(1, VERIFICATION, [IMPLICIT_LITTLE])])
 ATTACKER = {**PEER, "ae_title": "CT1", "address": "127.0.0.0/16"}
 
@@ -70,6 +75,19 @@ def test_connections_of_one_address_are_counted(house: House) -> None:
             assert one_too_many.wait_for_close() == b""
         assert echoes(house.port)
     finally:
+        for scu in held:
+            scu.socket.close()
+
+
+def test_half_open_connections_make_room_for_a_newcomer(tmp_path: Path) -> None:
+    with open_house(
+        tmp_path, max_connections=4, max_connections_per_address=4, request_timeout_s=30
+    ) as house:
+        held = [ScriptedScu(house.port, source="127.0.0.8") for _ in range(4)]
+        for scu in held:
+            scu.send(REQUEST[:56])
+        assert echoes(house.port)
+        assert held[0].wait_for_close() == b""
         for scu in held:
             scu.socket.close()
 
@@ -142,14 +160,26 @@ def test_stopping_ends_associations_that_are_open(tmp_path: Path) -> None:
 
 
 def test_under_siege_the_others_are_served(tmp_path: Path) -> None:
-    with open_house(tmp_path, peers=[ATTACKER], max_connections_per_address=10, request_timeout_s=2) as house:
+    with open_house(
+        tmp_path, peers=[ATTACKER], request_timeout_s=2, max_associations=100, max_connections=60
+    ) as house:
         house.put(pydicom_file("CT_small.dcm"))
         with Siege(house.port) as siege, Bystander(house.port) as bystander:
-            time.sleep(6)
+            began_s = time.monotonic()
+            while time.monotonic() < began_s + (6 if len(bystander.waits_s) >= ECHOES else 40):
+                time.sleep(0.1)
         bystander.check(3.0)
         assert len(siege.rounds) == len(ATTACKS)
         assert not list(tmp_path.rglob("*evil*"))
         assert house.find({"QueryRetrieveLevel": "STUDY"}, STUDY_ROOT_FIND, ae_title="CT1")[0] == 0
+
+
+def test_mutated_sessions_end_and_the_next_is_served(house: House) -> None:
+    sender = Sender(house.port, SystemRandom().randrange(1 << 32), MUTATED_PDUS)
+    sender.run()
+    assert sender.hung == []
+    assert echoes(house.port)
+    assert list((house.root / "objects" / "incoming").iterdir()) == []
 
 
 @pytest.fixture(scope="module")
