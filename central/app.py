@@ -37,6 +37,7 @@ from central.access.web import RequireSignIn
 from central.archive.archive import Archive
 from central.archive.rows import StoredInstance
 from central.audit.record import Action
+from central.audit.refusals import Refusals
 from central.commands import run_command
 from central.config import Settings
 from central.dicomweb.errors import DicomwebError
@@ -62,7 +63,6 @@ from central.ingest.pack_acceptance import PackAcceptance
 from central.ingest.packs import Packs
 from central.ingest.partial import PartialUploads, UploadLimits
 from central.ingest.problems import http_error, ingest_error, unexpected_error
-from central.ingest.refusals import Refusals
 from central.ingest.standing import StandingDesk
 from central.ingest.uploads import Uploads
 from central.portal.box_commands import routes as box_command_routes

@@ -26,9 +26,10 @@ from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AddressInformation
 
+from central.access.policy import Role
 from central.archive.objects import ObjectSink
-from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.record import Action, Audit
+from central.audit.refusals import Refusals
 from central.dimse.association import CentralAssociation, Routes
 from central.dimse.errors import DimseError, RefusedError
 from central.dimse.guard import Guard, Place, read_associate_rq
@@ -44,6 +45,7 @@ _CALLED_AE_TITLE_NOT_RECOGNIZED: Final = (1, 1, 7)
 _LOCAL_LIMIT_EXCEEDED: Final = (2, 3, 2)
 _STOP_TIMEOUT_S: Final = 5.0
 _BACKLOG: Final = 64
+_GOODBYE_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +68,7 @@ class DimseServer:
     ) -> None:
         self._settings = settings
         self._routes = routes
-        self._audit = audit
+        self._refusals = Refusals(audit, role=Role.PEER.value)
         self._new_object = new_object
         self._peers = Peers(settings.peers)
         self._guard = Guard(settings.max_connections, settings.max_connections_per_address)
@@ -160,20 +162,26 @@ class DimseServer:
 
     def _connection(self, sock: socket.socket, address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
         """The life of one connection."""
-        raw = sock
         try:
             with self._guard.place(address[0], sock) as place:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._converse(place, address, tls)
+                try:
+                    self._converse(place, address, tls)
+                finally:
+                    self._close(place.sock)  # TLS has taken the descriptor over
         except (DimseError, OSError) as error:
             # Of an OSError the text is OpenSSL's or the kernel's; neither quotes what the peer sent.
             _log.warning("event=connection-refused peer=%s reason=%s", address[0], error)
         finally:
-            with contextlib.suppress(OSError):
-                sock.close()
+            self._close(sock)
             with self._lock:
-                self._sockets.discard(raw)
                 self._serving.pop(threading.current_thread(), None)
+
+    def _close(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            sock.close()
+        with self._lock:
+            self._sockets.discard(sock)
 
     def _converse(self, place: Place, address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
         sock = place.sock
@@ -193,10 +201,10 @@ class DimseServer:
                 return
             association = self._admitted(sock, request, address, certificate)
         except RefusedError as error:
-            self._record_refusal(error, address[0])
+            self._refusals.record(Action.ASSOCIATION_REFUSED, error.ae_title, address[0], str(error))
             if error.result is not None:
                 sock.sendall(_rejection(*error.result))
-                _wait_for_goodbye(sock, self._settings.request_timeout_s)
+                _wait_for_goodbye(sock)
             raise
         self._guard.settle(place)
         try:
@@ -204,10 +212,6 @@ class DimseServer:
             association.join()
         finally:
             association.messages.discard_arrived()
-            with contextlib.suppress(OSError):
-                sock.close()
-            with self._lock:
-                self._sockets.discard(sock)
 
     def _admitted(
         self, sock: socket.socket, request: bytes, address: tuple[str, int], certificate: str | None
@@ -245,13 +249,6 @@ class DimseServer:
         association.bind(evt.EVT_SOP_EXTENDED, association.extended)
         return association
 
-    def _record_refusal(self, error: RefusedError, address: str) -> None:
-        event = AuditEvent(
-            error.ae_title, "peer", Action.ASSOCIATION_REFUSED, "refused", address, detail=str(error)
-        )
-        with contextlib.suppress(AuditUnavailableError):  # it is refused either way, and logged
-            self._audit.record(event)
-
 
 def _title(value: str | None) -> str:
     return (value or "").strip(" \0")
@@ -263,10 +260,10 @@ def _rejection(result: int, source: int, reason: int) -> bytes:
     return bytes(A_ASSOCIATE_RJ(answer).encode())
 
 
-def _wait_for_goodbye(sock: socket.socket, timeout_s: float) -> None:
+def _wait_for_goodbye(sock: socket.socket) -> None:
     """Closing with bytes unread would reset the connection, and the peer might never see why."""
-    sock.settimeout(timeout_s)
-    deadline_s = time.monotonic() + timeout_s
+    sock.settimeout(_GOODBYE_S)
+    deadline_s = time.monotonic() + _GOODBYE_S
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         while time.monotonic() < deadline_s and sock.recv(4096):

@@ -89,7 +89,9 @@ def open_house(
         pragmas={"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000},
     )
     audit, archive = Audit.open(root / "audit.sqlite3"), Archive.open(root, db)
-    chosen = DimseSettings.model_validate({"port": 0, "peers": [PEER], "idle_timeout_s": 10, **settings})
+    chosen = DimseSettings.model_validate(
+        {"port": 0, "peers": [PEER], "idle_timeout_s": 10, "max_connections_per_address": 50, **settings}
+    )
     with Renderer(1) as renderer:
         commitments = Commitments(chosen, Peers(chosen.peers), archive, db)
         worklist = WorklistStore(db)
