@@ -21,12 +21,12 @@ import pydicom
 import zstandard
 
 from bench.ingest import generate
+from contract.part10 import file_meta
 from contract.sealing import DataKeyRing, RecipientPrivateKey
 from edge.buffer.coding_pace import Coding
 from edge.buffer.records import Origin
 from edge.buffer.spool import Spool
 from edge.gateway.command_set import Command, Element
-from edge.gateway.part10 import file_meta
 from edge.gateway.storage import SUCCESS, IncomingInstance
 
 FRAGMENT_BYTES = 1 << 17

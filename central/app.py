@@ -11,14 +11,16 @@ import base64
 import json
 import logging
 import os
+import shutil
 import signal
 import ssl
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import peewee
 import pydicom.config
@@ -33,11 +35,19 @@ import central.viewer
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
 from central.archive.archive import Archive
+from central.archive.rows import StoredInstance
 from central.audit.record import Action
+from central.audit.refusals import Refusals
 from central.commands import run_command
 from central.config import Settings
+from central.dicomweb.errors import DicomwebError
 from central.dicomweb.render import Renderer
 from central.dicomweb.service import routes as dicomweb_routes
+from central.dimse.commitment import Commitments
+from central.dimse.errors import CannotListenError, NotConvertibleError
+from central.dimse.opening import Rooms, routes_for
+from central.dimse.peers import Peers
+from central.dimse.retrieve import Convert
 from central.dimse.server import DimseServer
 from central.errors import StartError
 from central.fleet.fleet import Fleet
@@ -53,7 +63,6 @@ from central.ingest.pack_acceptance import PackAcceptance
 from central.ingest.packs import Packs
 from central.ingest.partial import PartialUploads, UploadLimits
 from central.ingest.problems import http_error, ingest_error, unexpected_error
-from central.ingest.refusals import Refusals
 from central.ingest.standing import StandingDesk
 from central.ingest.uploads import Uploads
 from central.portal.box_commands import routes as box_command_routes
@@ -63,6 +72,8 @@ from central.revocation import end_session, live_sessions
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
 from central.viewer.delivery import routes as viewer_routes
 from central.workflow.gateway_routes import gateway_routes as workflow_routes
+from central.workflow.mllp import MllpServer, OrderDesk
+from central.workflow.peer_steps import PeerSteps
 from central.workflow.people_routes import people_routes as worklist_routes
 from central.workflow.procedures import ProcedureStore
 from central.workflow.worklist import WorklistStore
@@ -80,6 +91,7 @@ class Central:
     people: Listener
     gateways: Listener
     dicom: DimseServer | None
+    hl7: MllpServer | None
     fleet_rooms: FleetRooms
 
     @classmethod
@@ -128,7 +140,8 @@ class Central:
                     ),
                 ),
             ),
-            dicom=_dicom(foundation, archive, closing),
+            dicom=_dicom(foundation, archive, renderer, closing),
+            hl7=_hl7(foundation, closing),
             fleet_rooms=rooms,
         )
 
@@ -300,17 +313,76 @@ def _support_folder(foundation: Foundation) -> Path:
     return foundation.settings.storage.root / "support"
 
 
-def _dicom(foundation: Foundation, archive: Archive, closing: ExitStack) -> DimseServer | None:
+def converter(renderer: Renderer) -> Convert:
+    """How the DICOM service has an instance put into another transfer syntax: by the renderer's workers."""
+
+    @contextmanager
+    def convert(stored: StoredInstance, wanted: str) -> Iterator[BinaryIO]:
+        try:
+            with renderer.converted(stored.path, stored.transfer_syntax_uid, wanted) as part10:
+                yield part10
+        except DicomwebError as error:
+            raise NotConvertibleError(str(error)) from error
+
+    return convert
+
+
+def _dicom(
+    foundation: Foundation, archive: Archive, renderer: Renderer, closing: ExitStack
+) -> DimseServer | None:
     """The DICOM service, accepting. Last of all, because it begins to answer at once."""
-    dicom = foundation.settings.dicom
+    settings = foundation.settings
+    dicom = settings.dicom
     if not dicom.enabled:
         return None
-    server = DimseServer(dicom, archive, foundation.audit)
+
+    def has_room() -> bool:
+        return shutil.disk_usage(settings.storage.root).free > settings.storage.reserve_bytes
+
+    commitments = Commitments(dicom, Peers(dicom.peers), archive, foundation.db)
+    rooms = Rooms(
+        archive,
+        foundation.audit,
+        converter(renderer),
+        has_room,
+        WorklistStore(foundation.db),
+        PeerSteps(ProcedureStore(foundation.db)),
+        commitments,
+    )
+    server = DimseServer(
+        dicom,
+        routes_for(dicom, rooms),
+        foundation.audit,
+        archive.new_object,
+        max_object_bytes=settings.limits.max_object_bytes,
+    )
     try:
         server.start()
     except OSError as error:
         raise StartError(
-            f"cannot listen on {dicom.host} port {dicom.port} (dicom.port): {reason(error)}"
+            f"cannot listen on {dicom.host} port {dicom.port} (dicom.port) or {dicom.tls.port} "
+            f"(dicom.tls.port): {reason(error)}"
+        ) from error
+    except CannotListenError as error:
+        raise StartError(str(error)) from error
+    closing.callback(server.stop)
+    commitments.start()
+    closing.callback(commitments.stop)
+    return server
+
+
+def _hl7(foundation: Foundation, closing: ExitStack) -> MllpServer | None:
+    """The listener for orders, accepting."""
+    settings = foundation.settings.hl7
+    if not settings.enabled:
+        return None
+    desk = OrderDesk(WorklistStore(foundation.db), foundation.audit, settings.character_set)
+    server = MllpServer(settings, desk)
+    try:
+        server.start()
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {settings.host} port {settings.port} (hl7): {reason(error)}"
         ) from error
     closing.callback(server.stop)
     return server
@@ -353,6 +425,10 @@ async def _until_stopped(opened: Central) -> None:
         }
         if opened.dicom is not None:
             listening["dicom"] = {"host": settings.dicom.host, "port": opened.dicom.port}
+            if opened.dicom.tls_port is not None:
+                listening["dicom_tls"] = {"host": settings.dicom.host, "port": opened.dicom.tls_port}
+        if opened.hl7 is not None:
+            listening["hl7"] = {"host": settings.hl7.host, "port": opened.hl7.port}
         print(f"LISTENING {json.dumps(listening)}", flush=True)
 
     await opened.serve(stop, announce)

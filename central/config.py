@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from central.dimse.settings import DimseSettings
+from central.workflow.hl7_settings import Hl7Settings
 from contract.settings import Section
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -158,7 +159,11 @@ class Settings(Section):
         default=GatewaySettings(), description="Where the boxes enrol and deliver."
     )
     dicom: DimseSettings = Field(
-        default=DimseSettings.model_validate({}), description="DICOM upper layer service: C-ECHO, C-FIND."
+        default=DimseSettings.model_validate({}),
+        description="DICOM upper layer services, for configured peers.",
+    )
+    hl7: Hl7Settings = Field(
+        default=Hl7Settings.model_validate({}), description="Orders for the worklist, by HL7 v2 over MLLP."
     )
     storage: StorageSettings = Field(default=StorageSettings(), description="What is kept, and where.")
     mqtt: MqttSettings = Field(default=MqttSettings(), description="The broker of the heartbeats.")

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PROGRAMS = {
-    "dcmtk": ("storescu", "echoscu", "storescp", "findscu"),
+    "dcmtk": ("storescu", "echoscu", "storescp", "findscu", "movescu", "getscu", "dcmqrscp"),
     "mosquitto": ("mosquitto",),
     "chromium": ("chromium",),
     "postgresql": ("initdb",),

@@ -147,7 +147,7 @@ _MAY: Final[Mapping[Role, frozenset[Action]]] = {
     Role.RADIOLOGIST: _READS,
     Role.DOCTOR: _READS,
     Role.PATIENT: _READS,
-    Role.PEER: frozenset({Action.SEARCH}),
+    Role.PEER: frozenset({Action.SEARCH, Action.EXPORT}),  # as far as its own settings allow
     Role.SERVICE: frozenset(),  # such as a RIS: it tells what is to be done and sees nothing of what was
 }
 _PRIVILEGES: Final[Mapping[Role, frozenset[Privilege]]] = {

@@ -1,4 +1,4 @@
-"""Draws pictures in worker processes, so that a hostile or broken image costs a worker and nothing else.
+"""Draws pictures and converts instances in worker processes: a hostile or broken image costs a worker and no more.
 
 Why it exists: decoding pixels runs C code on bytes from outside. A crash, an endless loop or a memory bomb must
 not take central with it.
@@ -7,9 +7,10 @@ What is always true
 -------------------
 - A worker has a ceiling of address space, and a job a ceiling of time; a worker over either is ended and
   replaced. It gets a path and view parameters, gives back a file, and holds no connection and no key.
+  A conversion is written to a file that the caller made.
 - Workers end with central, also when central is killed.
 
-What a crash leaves: nothing; no file is written here.
+What a crash leaves: at most a private temporary file of a conversion.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ import queue
 import resource
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import BinaryIO, Final
 
+from central.dicomweb.conversion import CONVERSION_TIMEOUT_S, Conversion, file_for_conversion
 from central.dicomweb.errors import NotAnImageError, UnavailableError
 from central.dicomweb.view_parameters import ViewParameters
 
@@ -64,6 +68,21 @@ class Renderer:
         NotAnImageError : the instance is no image, or drawing it failed, took too long or ended the worker.
         UnavailableError : no worker became free in time, or the renderer is closed.
         """
+        return self._done(job, self._job_timeout_s)
+
+    @contextmanager
+    def converted(self, path: Path, transfer_syntax_uid: str, wanted: str) -> Iterator[BinaryIO]:
+        """The Part 10 file at `path` in Explicit or Implicit VR Little Endian; gone when the block ends.
+
+        Raises
+        ------
+        NotAnImageError, UnavailableError : as `render`.
+        """
+        with file_for_conversion() as (out, opened):
+            self._done(Conversion(path, transfer_syntax_uid, wanted, out), CONVERSION_TIMEOUT_S)
+            yield opened
+
+    def _done(self, job: Job | Conversion, timeout_s: float) -> bytes:
         try:
             worker = self._idle.get(timeout=_QUEUE_TIMEOUT_S)
         except queue.Empty as error:
@@ -71,7 +90,7 @@ class Renderer:
         try:
             if self._closed:
                 raise UnavailableError("central is stopping")
-            return worker.render(job, self._job_timeout_s)
+            return worker.render(job, timeout_s)
         finally:
             self._idle.put(worker)
             if self._closed:
@@ -105,7 +124,7 @@ class _Worker:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
-    def render(self, job: Job, timeout_s: float) -> bytes:
+    def render(self, job: Job | Conversion, timeout_s: float) -> bytes:
         pipe = self._ready()
         try:
             pipe.send(job)
@@ -153,22 +172,27 @@ def _work(pipe: Connection) -> None:
         pipe.send(_answer(job))
 
 
-def _answer(job: Job) -> tuple[bool, bytes]:
+def _answer(job: Job | Conversion) -> tuple[bool, bytes]:
     # Here, and not above: central itself never loads the codecs.
     from central.dicomweb.decode import decode_frame
+    from central.dicomweb.native import write_native
     from central.dicomweb.pixel_data import open_image
     from central.dicomweb.presentation import picture
 
     try:
+        if isinstance(job, Conversion):
+            with job.out.open("wb") as out:
+                write_native(job.path, job.transfer_syntax_uid, job.wanted, out)
+            return True, b""
         with open_image(job.path, job.transfer_syntax_uid) as image:
             frame = job.frame or image.pixels.number_of_frames // 2 + 1
             return True, picture(image, decode_frame(image, frame), frame, job.view)
     except NotAnImageError as error:
         return False, str(error).encode()
     except MemoryError:
-        return False, b"this image needs more memory than drawing may use"
+        return False, b"this image needs more memory than a worker may use"
     except Exception as error:  # the border of the sandbox: whatever it is, it is this image's fault
-        return False, f"this image cannot be drawn ({type(error).__name__})".encode()
+        return False, f"this image cannot be taken apart ({type(error).__name__})".encode()
 
 
 def _end_with_parent() -> None:

@@ -1,1 +1,1 @@
-"""DICOM over the upper layer: C-ECHO for whoever calls, C-FIND for configured peers."""
+"""DICOM over the upper layer: central's application entity for configured peers, and C-ECHO for whoever calls."""

@@ -1,4 +1,4 @@
-"""C-FIND identifiers to the archive's queries, and its rows back to identifiers (PS3.4 Annex C).
+"""Identifiers of C-FIND, C-MOVE and C-GET to the archive's queries, and its rows back to identifiers (PS3.4 Annex C).
 
 The archive names its fields as DICOM names its attributes, so a keyword is turned into a field's name by rule
 (``StudyInstanceUID`` → ``study_instance_uid``) and no table has to be kept.
@@ -12,21 +12,21 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from pydicom import Dataset
+from pydicom.charset import python_encoding
 from pydicom.datadict import keyword_for_tag
 from pydicom.multival import MultiValue
-from pydicom.uid import UID
 
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
+from central.dimse.association import PATIENT_ROOT_FIND, PATIENT_ROOT_GET, PATIENT_ROOT_MOVE
+from central.dimse.errors import IdentifierError
+from contract.identifiers import InvalidIdentifierError, check_uid
 
-# Patient Root and Study Root Query/Retrieve Information Model - FIND (PS3.4 C.6)
-PATIENT_ROOT_FIND: Final = UID("1.2.840.10008.5.1.4.1.2.1.1")
-STUDY_ROOT_FIND: Final = UID("1.2.840.10008.5.1.4.1.2.2.1")
 Row = StudyRow | SeriesRow | InstanceRow
-_LEVELS: Final = {
-    STUDY_ROOT_FIND: ("STUDY", "SERIES", "IMAGE"),
-    PATIENT_ROOT_FIND: ("PATIENT", "STUDY", "SERIES", "IMAGE"),
-}
+_PATIENT_ROOT: Final = frozenset({PATIENT_ROOT_FIND, PATIENT_ROOT_MOVE, PATIENT_ROOT_GET})
+_LEVELS: Final = ("STUDY", "SERIES", "IMAGE")
+_MAX_UIDS: Final = 500  # in one list, as the archive's searches have it
+_UTF8: Final = "ISO_IR 192"
 # The unique keys above a level, which a query without relational matching must name (C.4.1.2.1).
 _KEYS_ABOVE: Final = {
     "PATIENT": (),
@@ -47,10 +47,6 @@ _CONTROLS: Final = frozenset({"QueryRetrieveLevel", "SpecificCharacterSet", "Tim
 _WORD: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-class IdentifierError(Exception):
-    """Permanent: the identifier does not fit the information model; DIMSE status 0xA900."""
-
-
 @dataclass(frozen=True)
 class Find:
     """A C-FIND request understood: its level, its matching keys by field name, and what it wants to know."""
@@ -58,6 +54,7 @@ class Find:
     level: str
     keys: dict[str, str]
     wanted: tuple[str, ...]
+    character_set: str
 
     def query(self, limit: int, offset: int) -> StudyQuery | SeriesQuery | InstanceQuery:
         page: dict[str, Any] = {"limit": limit, "offset": offset}
@@ -71,10 +68,13 @@ class Find:
         return InstanceQuery(**instance, series=SeriesQuery(**series, study=StudyQuery(**study)), **page)
 
     def answer(self, row: Row, ae_title: str) -> Dataset:
-        """`row` as the identifier of a pending response: what was asked for, "" where it is not known."""
+        """`row` as the identifier of a pending response: what was asked for, "" where it is not known.
+
+        Text is in the character set of the request where it fits in there, else in UTF-8.
+        """
         values = dict(_values(row))
         identifier = Dataset()
-        identifier.SpecificCharacterSet = "ISO_IR 192"
+        identifier.SpecificCharacterSet = _UTF8
         identifier.QueryRetrieveLevel = self.level
         identifier.RetrieveAETitle = ae_title
         identifier.InstanceAvailability = "ONLINE"
@@ -84,35 +84,76 @@ class Find:
                 continue
             value = values.get(name, "")
             setattr(identifier, keyword, list(value) if isinstance(value, tuple) else value)
+        if _fits(identifier, self.character_set):
+            identifier.SpecificCharacterSet = self.character_set
         return identifier
 
     def _keys_of(self, query: type[StudyQuery | SeriesQuery | InstanceQuery]) -> dict[str, str]:
         return {field.name: self.keys[field.name] for field in fields(query) if field.name in self.keys}
 
 
-def understood(identifier: Dataset, sop_class_uid: str) -> Find:
-    """Read the identifier of a C-FIND request.
+def understood(identifier: Dataset, sop_class_uid: str, *, relational: bool = False) -> Find:
+    """Read the identifier of a C-FIND request; `relational`: unique keys above its level may be missing.
 
     Raises
     ------
     IdentifierError : no such level in this information model, or a unique key above it is missing.
     """
-    level = str(identifier.get("QueryRetrieveLevel", "")).strip()
-    if level not in _LEVELS.get(UID(sop_class_uid), ()):
-        raise IdentifierError("there is no such Query/Retrieve Level in this information model")
-    for keyword in _KEYS_ABOVE[level]:
-        if not identifier.get(keyword):
-            raise IdentifierError(f"{keyword} is needed at level {level}")
+    level = _level(identifier, sop_class_uid)
+    if not relational:
+        for keyword in _KEYS_ABOVE[level]:
+            if not identifier.get(keyword):
+                raise IdentifierError(f"{keyword} is needed at level {level}")
     keys, wanted = {}, []
     for element in identifier:
         keyword = keyword_for_tag(element.tag)
         if keyword in _CONTROLS or not keyword or element.VR == "SQ":
             continue
-        value = element.value
-        text = "\\".join(str(part) for part in value) if isinstance(value, MultiValue) else str(value or "")
-        keys[field_name(keyword)] = text
+        keys[field_name(keyword)] = _text(element.value)
         wanted.append(keyword)
-    return Find(level, {name: text for name, text in keys.items() if text}, tuple(wanted))
+    return Find(
+        level,
+        {name: text for name, text in keys.items() if text},
+        tuple(wanted),
+        str(identifier.get("SpecificCharacterSet") or ""),
+    )
+
+
+def selection(identifier: Dataset, sop_class_uid: str, *, relational: bool = False) -> InstanceQuery:
+    """What the identifier of a C-MOVE or C-GET names, by unique keys alone (PS3.4 C.4.2.1.4, C.4.3.1.3).
+
+    Raises
+    ------
+    IdentifierError : no such level, a unique key missing, or a value that names more than one thing by a wildcard.
+    """
+    level = _level(identifier, sop_class_uid)
+    patient_id = _text(identifier.get("PatientID")).strip()
+    if level == "PATIENT" and not patient_id:
+        raise IdentifierError("PatientID is needed at level PATIENT")
+    if any(sign in patient_id for sign in "*?\\"):
+        raise IdentifierError("one PatientID, without wildcards")
+    named = {"StudyInstanceUID": "", "SeriesInstanceUID": "", "SOPInstanceUID": ""}
+    needed = () if level == "PATIENT" else _UNIQUE_KEYS[level]
+    for keyword in needed:
+        is_own = keyword == needed[-1]
+        text = _text(identifier.get(keyword))
+        if not text:
+            if is_own or not relational:
+                raise IdentifierError(f"{keyword} is needed at level {level}")
+            continue
+        named[keyword] = _uids(text, keyword, 1 if not is_own else _MAX_UIDS)
+    return InstanceQuery(
+        sop_instance_uid=named["SOPInstanceUID"],
+        series=SeriesQuery(
+            series_instance_uid=named["SeriesInstanceUID"],
+            study=StudyQuery(
+                study_instance_uid=named["StudyInstanceUID"],
+                patient_id=patient_id,
+                issuer_of_patient_id=_text(identifier.get("IssuerOfPatientID")) if level == "PATIENT" else "",
+            ),
+        ),
+        limit=None,
+    )
 
 
 def field_name(keyword: str) -> str:
@@ -128,3 +169,37 @@ def _values(row: Row) -> Iterator[tuple[str, object]]:
             yield from _values(value)
         else:
             yield field.name, "" if value is None else value
+
+
+def _level(identifier: Dataset, sop_class_uid: str) -> str:
+    level = str(identifier.get("QueryRetrieveLevel", "")).strip()
+    if level in _LEVELS or (level == "PATIENT" and sop_class_uid in _PATIENT_ROOT):
+        return level
+    raise IdentifierError("there is no such Query/Retrieve Level in this information model")
+
+
+def _text(value: object) -> str:
+    return "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value or "")
+
+
+def _uids(text: str, keyword: str, limit: int) -> str:
+    values = [value.strip() for value in text.split("\\")]
+    if len(values) > limit:
+        raise IdentifierError(f"at most {limit} of {keyword} here")
+    try:
+        return "\\".join(check_uid(value, keyword) for value in values)
+    except InvalidIdentifierError as error:
+        raise IdentifierError(str(error)) from error
+
+
+def _fits(identifier: Dataset, character_set: str) -> bool:
+    """Whether every text can be said in `character_set`. Sets with code extensions are not tried."""
+    encoding = python_encoding.get(character_set) if character_set else None
+    if encoding is None:
+        return False
+    try:
+        for element in identifier:
+            _text(element.value).encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

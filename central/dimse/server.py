@@ -1,170 +1,270 @@
-"""Central's DICOM application entity: C-ECHO, and C-FIND in the Study Root and Patient Root models.
+"""Central's DICOM port: accepts, guards, finds out who calls, and lets pynetdicom negotiate what that peer may have.
 
 What is always true
 -------------------
-- C-ECHO is answered to whoever calls the right AE title: it carries no data.
-- C-FIND is answered to configured peers only (AE title and address), through the same policy as every search
-  (Role.PEER), and recorded before the first answer. Others get 0x0124, not authorized, recorded too.
-- Associations, their idle time and their number are limited.
+- A connection passes the guard, TLS where it came to the TLS port, and the question who it is, within one deadline, in
+  a thread of its own: nobody waits for somebody else's handshake.
+- Who is not configured may send a C-ECHO and nothing else; whoever asks for more is rejected, logged and recorded.
+- Associations, connections, PDUs, messages and silence are limited.
 
 What a crash leaves: nothing; the calling side sees the association end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator
-from typing import Any, Final
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
 
-from pydicom import Dataset
-from pydicom.uid import UID
 from pynetdicom import AE, evt
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom.pdu import A_ASSOCIATE_RJ
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.transport import AddressInformation
 
-from central.access.policy import Action, Principal, Role, Scope, scope_of
-from central.archive.archive import Archive
-from central.archive.errors import QueryError
-from central.archive.query import InstanceQuery, SeriesQuery
-from central.audit.errors import AuditUnavailableError
-from central.audit.record import Audit, AuditEvent, Outcome
-from central.dimse.identifiers import (
-    PATIENT_ROOT_FIND,
-    STUDY_ROOT_FIND,
-    Find,
-    IdentifierError,
-    Row,
-    understood,
-)
-from central.dimse.settings import DimseSettings
+from central.access.policy import Role
+from central.archive.objects import ObjectSink
+from central.audit.record import Action, Audit
+from central.audit.refusals import Refusals
+from central.dimse.association import CentralAssociation, Routes
+from central.dimse.errors import DimseError, RefusedError
+from central.dimse.guard import Guard, Place, read_associate_rq
+from central.dimse.negotiation import contexts_for, read_request
+from central.dimse.peers import Peers
+from central.dimse.settings import DimseSettings, Service
+from central.dimse.tls import certificate_sha256, server_context
+from central.dimse.transport import BoundedDimse, EndingStateMachine, GuardedSocket, Limits
+from contract.part10 import IMPLEMENTATION_CLASS_UID
 
-PAGE_ROWS: Final = 500
-ACSE_TIMEOUT_S: Final = 10
-DIMSE_TIMEOUT_S: Final = 30
-NETWORK_TIMEOUT_S: Final = 60
+VERIFICATION: Final = "1.2.840.10008.1.1"
+_CALLED_AE_TITLE_NOT_RECOGNIZED: Final = (1, 1, 7)
+_LOCAL_LIMIT_EXCEEDED: Final = (2, 3, 2)
+_STOP_TIMEOUT_S: Final = 5.0
+_BACKLOG: Final = 64
+_GOODBYE_S: Final = 1.0
 _log = logging.getLogger(__name__)
-
-_VERIFICATION: Final = UID("1.2.840.10008.1.1")
-_PENDING: Final = 0xFF00
-_CANCELLED: Final = 0xFE00
-_NOT_AUTHORIZED: Final = 0x0124
-_IDENTIFIER_DOES_NOT_MATCH: Final = 0xA900
-_UNABLE_TO_PROCESS: Final = 0xC000
-
-FindAnswer = tuple[int | Dataset, Dataset | None]
 
 
 class DimseServer:
-    """The application entity as `settings` say. `start` it once; `stop` ends its associations."""
+    """The application entity as `settings` say, answering by `routes`. `start` it once; `stop` ends its associations.
 
-    def __init__(self, settings: DimseSettings, archive: Archive, audit: Audit) -> None:
+    Parameters
+    ----------
+    new_object : where the bytes of what is stored go; `max_object_bytes` of them at most.
+    """
+
+    def __init__(
+        self,
+        settings: DimseSettings,
+        routes: Routes,
+        audit: Audit,
+        new_object: Callable[[], ObjectSink],
+        *,
+        max_object_bytes: int = 8 << 30,
+    ) -> None:
         self._settings = settings
-        self._archive = archive
-        self._audit = audit
-        self._peers = frozenset((peer.ae_title, str(peer.address)) for peer in settings.peers)
-        self._server: ThreadedAssociationServer | None = None
+        self._routes = routes
+        self._refusals = Refusals(audit, role=Role.PEER.value)
+        self._new_object = new_object
+        self._peers = Peers(settings.peers)
+        self._guard = Guard(settings.max_connections, settings.max_connections_per_address)
+        self._limits = Limits(
+            settings.max_pdu_bytes, max_object_bytes, settings.stall_timeout_s, settings.min_rate_bytes_per_s
+        )
+        self._ae = AE(settings.ae_title)
+        self._ae.maximum_pdu_size = settings.max_pdu_bytes
+        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        self._ae.implementation_version_name = "DICOMNET"
+        self._ae.acse_timeout = settings.request_timeout_s
+        self._ae.network_timeout = settings.idle_timeout_s
+        self._ae.dimse_timeout = settings.idle_timeout_s
+        self._ae.maximum_associations = settings.max_connections  # counted here, with the places
+        self._lock = threading.Lock()
+        self._sockets: set[socket.socket] = set()
+        self._serving: dict[threading.Thread, CentralAssociation | None] = {}
+        self._listening: list[tuple[socket.socket, threading.Thread]] = []
+        self._stopping = threading.Event()
 
     @property
     def port(self) -> int:
         """The TCP port that is listened on."""
-        assert self._server is not None, "not started"
-        return int(self._server.server_address[1])
+        assert self._listening, "not started"
+        return int(self._listening[0][0].getsockname()[1])
+
+    @property
+    def tls_port(self) -> int | None:
+        """The TCP port of the TLS listener, if there is one."""
+        return int(self._listening[1][0].getsockname()[1]) if len(self._listening) > 1 else None
 
     def start(self) -> None:
         """Listen.
 
         Raises
         ------
-        OSError : the address or port cannot be used.
+        OSError : the address or a port cannot be used.
+        CannotListenError : a file of `dicom.tls` cannot be used.
         """
-        ae = AE(self._settings.ae_title)
-        for sop_class in (_VERIFICATION, STUDY_ROOT_FIND, PATIENT_ROOT_FIND):
-            ae.add_supported_context(sop_class)
-        ae.require_called_aet = True
-        ae.maximum_associations = self._settings.max_associations
-        ae.acse_timeout = ACSE_TIMEOUT_S
-        ae.dimse_timeout = DIMSE_TIMEOUT_S
-        ae.network_timeout = NETWORK_TIMEOUT_S
-        self._server = ae.start_server(
-            (self._settings.host, self._settings.port),
-            block=False,
-            evt_handlers=[(evt.EVT_C_FIND, self._find)],
-        )
+        settings = self._settings
+        tls = server_context(settings.tls) if settings.tls.enabled else None
+        try:
+            self._listen(settings.port, None)
+            if tls is not None:
+                self._listen(settings.tls.port, tls)
+        except OSError:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Stop listening and end the associations."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server = None
+        self._stopping.set()
+        for listener, thread in self._listening:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+            listener.close()
+            thread.join(_STOP_TIMEOUT_S)
+        with self._lock:
+            serving, sockets = list(self._serving), list(self._sockets)
+        for sock in sockets:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # an SSLSocket's own would drop its TLS layer
+        deadline_s = time.monotonic() + _STOP_TIMEOUT_S
+        for thread in serving:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
 
-    def _find(self, event: evt.Event) -> Iterator[FindAnswer]:
-        requestor = event.assoc.requestor
-        ae_title, address = requestor.ae_title.strip(), str(requestor.address)
-        known = (ae_title, address) in self._peers
-        peer = Principal(user_id=f"peer:{ae_title}", username=ae_title, role=Role.PEER)
+    def _listen(self, port: int, tls: ssl.SSLContext | None) -> None:
+        family = socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET
+        listener = socket.create_server((self._settings.host, port), family=family, backlog=_BACKLOG)
+        thread = threading.Thread(target=self._accept, args=(listener, tls), name="dicom-accept", daemon=True)
+        self._listening.append((listener, thread))
+        thread.start()
+
+    def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        while not self._stopping.is_set():
+            try:
+                sock, address = listener.accept()
+            except OSError as error:
+                if self._stopping.is_set():
+                    return
+                _log.warning("event=accept-failed error=%s", error)  # such as no descriptors left
+                self._stopping.wait(0.1)
+                continue
+            thread = threading.Thread(
+                target=self._connection, args=(sock, address, tls), name="dicom-connection", daemon=True
+            )
+            with self._lock:
+                self._serving[thread] = None
+                self._sockets.add(sock)
+            thread.start()
+
+    def _connection(self, sock: socket.socket, address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
+        """The life of one connection."""
         try:
-            detail = f"C-FIND {_shown(event)}"
-            self._audit.record(_event(peer, "success" if known else "refused", address, detail))
-            if not known:
-                yield _status(_NOT_AUTHORIZED, "this AE is not configured as a peer"), None
+            with self._guard.place(address[0], sock) as place:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                try:
+                    self._converse(place, address, tls)
+                finally:
+                    self._close(place.sock)  # TLS has taken the descriptor over
+        except (DimseError, OSError) as error:
+            # Of an OSError the text is OpenSSL's or the kernel's; neither quotes what the peer sent.
+            _log.warning("event=connection-refused peer=%s reason=%s", address[0], error)
+        finally:
+            self._close(sock)
+            with self._lock:
+                self._serving.pop(threading.current_thread(), None)
+
+    def _close(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            sock.close()
+        with self._lock:
+            self._sockets.discard(sock)
+
+    def _converse(self, place: Place, address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
+        sock = place.sock
+        deadline_s = time.monotonic() + self._settings.request_timeout_s
+        certificate = None
+        if tls is not None:
+            sock.settimeout(self._settings.request_timeout_s)
+            sock = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            with self._lock:
+                self._sockets.add(sock)
+            place.sock = sock
+            sock.do_handshake()
+            certificate = certificate_sha256(sock)
+        try:
+            request = read_associate_rq(sock, deadline_s)
+            if not request:
                 return
-            find = understood(event.identifier, event.context.abstract_syntax)
-            yield from self._answers(event, find, scope_of(peer, Action.SEARCH))
-        except (IdentifierError, QueryError) as error:
-            yield _status(_IDENTIFIER_DOES_NOT_MATCH, str(error)), None
-        except AuditUnavailableError:
-            yield _status(_UNABLE_TO_PROCESS, "the audit record cannot be written"), None
-        except Exception as error:  # the border: pynetdicom would answer with a bare 0xC311
-            _log.error("event=c-find-failed peer=%s error=%s", address, type(error).__name__)
-            yield _status(_UNABLE_TO_PROCESS, "the query could not be answered"), None
+            association = self._admitted(sock, request, address, certificate)
+        except RefusedError as error:
+            self._refusals.record(Action.ASSOCIATION_REFUSED, error.ae_title, address[0], str(error))
+            if error.result is not None:
+                sock.sendall(_rejection(*error.result))
+                _wait_for_goodbye(sock)
+            raise
+        self._guard.settle(place)
+        try:
+            association.start()
+            association.join()
+        finally:
+            association.messages.discard_arrived()
 
-    def _answers(self, event: evt.Event, find: Find, scope: Scope) -> Iterator[FindAnswer]:
-        patients = set()
-        for row in self._rows(find, scope):
-            if event.is_cancelled:
-                yield _CANCELLED, None
-                return
-            if find.level == "PATIENT":
-                patient = (getattr(row, "issuer_of_patient_id", ""), getattr(row, "patient_id", ""))
-                if patient in patients:
-                    continue
-                patients.add(patient)
-            yield _PENDING, find.answer(row, self._settings.ae_title)
-
-    def _rows(self, find: Find, scope: Scope) -> Iterator[Row]:
-        """Matching rows, a page at a time: an answer may be longer than memory should hold."""
-        offset = 0
-        while True:
-            page = self._page(find, scope, offset)
-            yield from page
-            if len(page) < PAGE_ROWS:
-                return
-            offset += PAGE_ROWS
-
-    def _page(self, find: Find, scope: Scope, offset: int) -> list[Row]:
-        query = find.query(PAGE_ROWS, offset)
-        if isinstance(query, InstanceQuery):
-            return list(self._archive.find_instances(scope, query))
-        if isinstance(query, SeriesQuery):
-            return list(self._archive.find_series(scope, query))
-        return list(self._archive.find_studies(scope, query))
-
-
-def _shown(event: Any) -> str:
-    """The request's keys for the audit record; "" when the identifier cannot be read."""
-    try:
-        return "; ".join(
-            f"{element.keyword}={element.value}" for element in event.identifier if element.value
+    def _admitted(
+        self, sock: socket.socket, request: bytes, address: tuple[str, int], certificate: str | None
+    ) -> CentralAssociation:
+        """The association that `request` asks for, ready to start. RefusedError if there is none for it."""
+        asked = read_request(request)
+        calling, called = _title(asked.calling_ae_title), _title(asked.called_ae_title)
+        if called != self._settings.ae_title:
+            raise RefusedError(f"it calls {called!r}", _CALLED_AE_TITLE_NOT_RECOGNIZED, calling)
+        peer = self._peers.caller(calling, address[0], certificate)
+        contexts = contexts_for(asked, peer, self._routes)
+        if peer.settings is None and not contexts:
+            raise self._peers.refuse(peer, certificate)
+        association = CentralAssociation(self._ae, self._routes, peer)
+        with self._lock:
+            others = sum(one is not None for one in self._serving.values())
+            if others >= self._settings.max_associations:
+                raise RefusedError(
+                    "too many associations (dicom.max_associations)", _LOCAL_LIMIT_EXCEEDED, calling
+                )
+            self._serving[threading.current_thread()] = association
+        association.dimse = BoundedDimse(
+            association, self._limits, self._new_object if peer.may(Service.STORE) else None
         )
-    except Exception:  # a parser fed by strangers; the request is refused right after this
-        return ""
+        association.dul.state_machine = EndingStateMachine(association.dul)
+        association.set_socket(GuardedSocket(association, sock, request, self._limits))
+        acceptor = association.acceptor
+        acceptor.maximum_length = self._settings.max_pdu_bytes
+        acceptor.ae_title = self._settings.ae_title
+        acceptor.address_info = AddressInformation.from_tuple(sock.getsockname())
+        acceptor.implementation_class_uid = self._ae.implementation_class_uid
+        acceptor.implementation_version_name = self._ae.implementation_version_name
+        acceptor.supported_contexts = contexts
+        association.requestor.address_info = AddressInformation.from_tuple(address)
+        association.bind(evt.EVT_SOP_EXTENDED, association.extended)
+        return association
 
 
-def _event(peer: Principal, outcome: Outcome, address: str, detail: str) -> AuditEvent:
-    return AuditEvent(peer.username, peer.role.value, Action.SEARCH, outcome, address, detail=detail)
+def _title(value: str | None) -> str:
+    return (value or "").strip(" \0")
 
 
-def _status(code: int, comment: str) -> Dataset:
-    status = Dataset()
-    status.Status = code
-    status.ErrorComment = comment[:64]
-    return status
+def _rejection(result: int, source: int, reason: int) -> bytes:
+    answer = A_ASSOCIATE()
+    answer.result, answer.result_source, answer.diagnostic = result, source, reason
+    return bytes(A_ASSOCIATE_RJ(answer).encode())
+
+
+def _wait_for_goodbye(sock: socket.socket) -> None:
+    """Closing with bytes unread would reset the connection, and the peer might never see why."""
+    sock.settimeout(_GOODBYE_S)
+    deadline_s = time.monotonic() + _GOODBYE_S
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        while time.monotonic() < deadline_s and sock.recv(4096):
+            pass

@@ -8,10 +8,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from central.audit.record import Action
+from central.audit.refusals import Refusals
 from central.identity.errors import CertificateRefusedError
 from central.identity.gateways import Gateways
 from central.ingest.errors import RequestRefusedError
-from central.ingest.refusals import Refusals
 from contract.transfer import Problem
 
 PEER_CERTIFICATE: Final = "peer_certificate_der"

@@ -23,6 +23,7 @@ from starlette.routing import BaseRoute, Route
 
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Action, Audit, AuditEvent
+from central.audit.refusals import Refusals
 from central.identity.errors import PairingRefusedError, RenewalRefusedError
 from central.identity.gateways import Gateways
 from central.identity.pairings import Pairings, PendingBox
@@ -30,7 +31,6 @@ from central.identity.standings import Standings
 from central.ingest.caller import PEER_CERTIFICATE, Callers, source_address
 from central.ingest.errors import RequestRefusedError, TryAgainError
 from central.ingest.problems import problem_response
-from central.ingest.refusals import Refusals
 from contract.enrolment import (
     CA_PATH,
     CERTS_ONLY_TYPE,

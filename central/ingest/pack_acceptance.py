@@ -15,10 +15,10 @@ from typing import BinaryIO, Final
 import peewee
 
 from central.audit.record import Action
+from central.audit.refusals import Refusals
 from central.ingest.acceptance import Acceptance
 from central.ingest.errors import ObjectRefusedError, TryAgainError
 from central.ingest.partial import KEPT_S, PartialUpload
-from central.ingest.refusals import Refusals
 from contract.pack import (
     HEADER_BYTES,
     Fate,

@@ -19,10 +19,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from central.audit.record import Action
+from central.audit.refusals import Refusals
 from central.identity.standings import Standings
 from central.ingest.caller import Callers, source_address
 from central.ingest.errors import RequestRefusedError
-from central.ingest.refusals import Refusals
 from contract.signed_time import NONCE_PARAMETER, SignedTime, sign_time
 from contract.standing import STANDING_PATH, StandingAnswer, StandingReport
 from contract.transfer import TIME_PATH, Problem

@@ -17,11 +17,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from central.audit.record import Action
+from central.audit.refusals import Refusals
 from central.ingest.acceptance import Acceptance
 from central.ingest.caller import Callers, source_address
 from central.ingest.errors import ObjectRefusedError, RequestRefusedError
 from central.ingest.partial import PartialUpload, PartialUploads
-from central.ingest.refusals import Refusals
 from central.ingest.turns import Turns
 from central.ingest.tus import (
     PATIENCE_S,

@@ -90,6 +90,36 @@ class ProcedureStore:
             PerformedProcedure.update(**changes).where(PerformedProcedure.id == step_id).execute(self._db)
         return True
 
+    def standing(self, gateway_id: str, sop_instance_uid: str) -> tuple[StepStatus, int] | None:
+        """How a step stands and the number of its last message; None if there is no such step."""
+        step = self._first(
+            PerformedProcedure.select().where(
+                PerformedProcedure.gateway_id == gateway_id,
+                PerformedProcedure.sop_instance_uid == sop_instance_uid,
+            )
+        )
+        if step is None:
+            return None
+        last = PerformedProcedureEntry.select(peewee.fn.MAX(PerformedProcedureEntry.number)).where(
+            PerformedProcedureEntry.procedure == step["id"]
+        )
+        return StepStatus(step["status"]), int(last.scalar(self._db) or 0)
+
+    def messages(self, gateway_id: str, sop_instance_uid: str) -> list[tuple[str, bytes]]:
+        """Transfer syntax and data set of each message of a step, the first first."""
+        query = (
+            PerformedProcedureEntry.select(
+                PerformedProcedureEntry.transfer_syntax_uid, PerformedProcedureEntry.data_set
+            )
+            .join(PerformedProcedure)
+            .where(
+                PerformedProcedure.gateway_id == gateway_id,
+                PerformedProcedure.sop_instance_uid == sop_instance_uid,
+            )
+            .order_by(PerformedProcedureEntry.number)
+        )
+        return [(syntax, bytes(data_set)) for syntax, data_set in query.tuples().execute(self._db)]
+
     def of_study(self, study_instance_uid: str) -> list[Procedure]:
         """Every step of a study, the first begun first."""
         query = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Final
@@ -22,6 +22,7 @@ from contract.workflow import MAX_WORKLIST_BYTES, MAX_WORKLIST_ITEMS
 
 MAX_ENTRIES: Final = 20_000
 KEPT_DAYS: Final = 30
+PAGE_ITEMS: Final = 200
 DAYS_BEFORE: Final = 1  # yesterday's late examination is still to be done
 _ONLY_ROW: Final = 1
 
@@ -125,6 +126,27 @@ class WorklistStore:
                 return items, True
             items.append(bytes(data_set))
         return items, False
+
+    def for_everybody(self, *, first_date: str, last_date: str) -> Iterator[bytes]:
+        """Data sets that are for every box, of two days and between (``YYYYMMDD``; "" is open), by their start."""
+        place: tuple[str, str, str] = ("", "", "")
+        columns = (WorklistEntry.scheduled_date, WorklistEntry.scheduled_time, WorklistEntry.item_id)
+        for_all = WorklistEntry.gateway_ids == json.dumps([])
+        while True:
+            query = (
+                WorklistEntry.select(*columns, WorklistEntry.data_set)
+                .where(for_all, WorklistEntry.scheduled_date >= first_date, peewee.Tuple(*columns) > place)
+                .order_by(*columns)
+                .limit(PAGE_ITEMS)
+            )
+            if last_date:
+                query = query.where(WorklistEntry.scheduled_date <= last_date)
+            page = list(query.tuples().execute(self._db))
+            for day, clock, item_id, data_set in page:
+                place = (day, clock, item_id)
+                yield bytes(data_set)
+            if len(page) < PAGE_ITEMS:
+                return
 
     def _changed(self) -> None:
         WorklistVersion.update(version=WorklistVersion.version + 1).execute(self._db)

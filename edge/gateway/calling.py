@@ -21,6 +21,7 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext
 
+from contract.part10 import IMPLEMENTATION_CLASS_UID
 from edge.gateway.command_set import MAX_COMMAND_BYTES, decode_command
 from edge.gateway.errors import (
     AbortReason,
@@ -30,7 +31,6 @@ from edge.gateway.errors import (
     TransientGatewayError,
 )
 from edge.gateway.negotiation import Agreed, Context
-from edge.gateway.part10 import IMPLEMENTATION_CLASS_UID
 from edge.gateway.pdu import HEADER, PduReader, PduType, abort, split_pdvs
 from edge.gateway.peer import ConnectedPeer
 

@@ -20,8 +20,8 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
 from contract.identifiers import InvalidIdentifierError, check_ae_title
+from contract.part10 import IMPLEMENTATION_CLASS_UID
 from edge.gateway.errors import ProtocolError, RejectedError
-from edge.gateway.part10 import IMPLEMENTATION_CLASS_UID
 from edge.gateway.quirks import NO_QUIRKS, Quirks
 from edge.gateway.settings import GatewaySettings
 from edge.gateway.sop_classes import C_GET, SERVICE_TRANSFER_SYNTAXES, is_accepted, prefer

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from contract.identifiers import InvalidIdentifierError, check_uid
+from contract.part10 import file_meta
 from edge.buffer.desk import Intake
 from edge.buffer.errors import DiskFullError, NotEnrolledError, SpoolError
 from edge.buffer.reception import Reception
 from edge.buffer.records import InstanceIdentity, Origin
 from edge.gateway.command_set import Command, Element
 from edge.gateway.identify import Found, IdentityReader, UnidentifiableError
-from edge.gateway.part10 import file_meta
 
 _LOG = logging.getLogger(__name__)
 

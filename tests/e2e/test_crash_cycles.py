@@ -19,9 +19,9 @@ from random import Random, SystemRandom
 
 import pytest
 
+from contract.part10 import file_meta
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
-from edge.gateway.part10 import file_meta
 from tests.edge.scripted_central import ScriptedCentral
 from tests.peers.real_box import wait_until
 from tests.peers.scripted_scu import CT_STORAGE, EXPLICIT_LITTLE, ScriptedScu, small_data_set

@@ -48,7 +48,7 @@ def principal(role: Role, names: tuple[str, ...] = (), patients: tuple[PatientKe
         (principal(Role.PATIENT, (), (PatientKey("OTHER", "P1"),)), set()),
         (principal(Role.PATIENT, ("House^Gregory",)), set()),
         (principal(Role.DOCTOR, (), (PatientKey("HOSP", "P1"),)), set()),
-        (principal(Role.PEER), {Action.SEARCH}),
+        (principal(Role.PEER), {Action.SEARCH, Action.EXPORT}),
         (principal(Role.SERVICE), set()),
     ],
 )

@@ -2,96 +2,61 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import peewee
 import pytest
 from pydantic import ValidationError
 from pydicom import Dataset
+from pydicom.uid import UID
 from pynetdicom import AE
+from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
-from central.archive.archive import Archive
-from central.audit.record import Action, Audit
-from central.dimse.identifiers import PATIENT_ROOT_FIND, STUDY_ROOT_FIND, field_name
-from central.dimse.server import DimseServer
+from central.audit.record import Action
+from central.dimse.association import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
+from central.dimse.identifiers import field_name
 from central.dimse.settings import DimseSettings, PeerSettings
 from contract.settings import SettingsError, load_settings
-from tests.central.access.house import ORIGIN, OTHER_STUDY, STUDY, pydicom_file
-from tests.central.audit.notary import NOTARY
-from tests.peers_installed import program
+from tests.central.access.house import OTHER_STUDY, STUDY, pydicom_file
+from tests.central.dimse.house import House, dcmtk, identifier, open_house
 
 VERIFICATION = "1.2.840.10008.1.1"
 
 
 @pytest.fixture(scope="module")
-def audit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audit]:
-    opened = Audit.open(tmp_path_factory.mktemp("audit") / "audit.sqlite3", NOTARY)
-    yield opened
-    opened.close()
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with open_house(tmp_path_factory.mktemp("central")) as opened:
+        for study, name in ((STUDY, "CT_small.dcm"), (OTHER_STUDY, "MR_small.dcm")):
+            opened.put(pydicom_file(name, StudyInstanceUID=study, SeriesInstanceUID=f"{study}.1"))
+        yield opened
 
 
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
-    root = tmp_path_factory.mktemp("archive")
-    opened = Archive.open(root, peewee.SqliteDatabase(str(root / "central.sqlite3")))
-    for study, name, patient in ((STUDY, "CT_small.dcm", "P1"), (OTHER_STUDY, "MR_small.dcm", "P1")):
-        with opened.new_object() as sink:
-            sink.write(
-                pydicom_file(name, StudyInstanceUID=study, PatientID=patient, SeriesInstanceUID=f"{study}.1")
-            )
-            opened.index(sink.commit(), ORIGIN)
-    return opened
+def find(house: House, keys: dict[str, object], *, model: str = STUDY_ROOT_FIND) -> tuple[int, list[Dataset]]:
+    return house.find(keys, model)
 
 
-@pytest.fixture(scope="module")
-def server(archive: Archive, audit: Audit) -> Iterator[DimseServer]:
-    settings = DimseSettings(port=0, peers=[PeerSettings(ae_title="PEER", address="127.0.0.1")])  # type: ignore[arg-type]
-    opened = DimseServer(settings, archive, audit)
-    opened.start()
-    yield opened
-    opened.stop()
-
-
-def find(
-    server: DimseServer, keys: dict[str, object], *, model: str = STUDY_ROOT_FIND, ae_title: str = "PEER"
-) -> tuple[int, list[Dataset]]:
-    """The final status and the identifiers of a C-FIND."""
-    ae = AE(ae_title)
-    ae.add_requested_context(model)
-    assoc = ae.associate("127.0.0.1", server.port, ae_title="DICOMNET")
-    assert assoc.is_established
-    identifier = Dataset()
-    for keyword, value in keys.items():
-        setattr(identifier, keyword, value)
-    answers = list(assoc.send_c_find(identifier, model))
-    assoc.release()
-    return answers[-1][0].Status, [dataset for _, dataset in answers if dataset is not None]
-
-
-def test_anyone_may_echo_but_not_under_another_name(server: DimseServer) -> None:
+def test_anyone_may_echo_but_not_under_another_name(house: House) -> None:
     ae = AE("STRANGER")
     ae.add_requested_context(VERIFICATION)
-    assoc = ae.associate("127.0.0.1", server.port, ae_title="DICOMNET")
+    assoc = ae.associate("127.0.0.1", house.port, ae_title="DICOMNET")
     assert assoc.send_c_echo().Status == 0
     assoc.release()
-    assert ae.associate("127.0.0.1", server.port, ae_title="OTHER").is_rejected
+    assert ae.associate("127.0.0.1", house.port, ae_title="OTHER").is_rejected
 
 
-def test_a_peer_finds_studies(server: DimseServer, audit: Audit) -> None:
+def test_a_peer_finds_studies(house: House) -> None:
     keys = {
         "QueryRetrieveLevel": "STUDY",
         "PatientName": "doe*",
         "StudyInstanceUID": "",
         "ModalitiesInStudy": "",
     }
-    status, found = find(server, keys)
+    status, found = find(house, keys)
     assert status == 0
     assert {study.StudyInstanceUID for study in found} == {STUDY, OTHER_STUDY}
     assert {str(study.PatientName) for study in found} == {"Doe^Jané"}
     assert all("PatientID" not in study for study in found)  # only what was asked for
-    event = audit.search(limit=1)[0].event
+    event = house.audit.search(limit=1)[0].event
     assert (event.actor, event.actor_role, event.action, event.outcome) == (
         "PEER",
         "peer",
@@ -101,9 +66,9 @@ def test_a_peer_finds_studies(server: DimseServer, audit: Audit) -> None:
     assert "PatientName=doe*" in event.detail
 
 
-def test_levels_below(server: DimseServer) -> None:
+def test_levels_below(house: House) -> None:
     keys = {"QueryRetrieveLevel": "SERIES", "StudyInstanceUID": STUDY, "Modality": "", "SeriesNumber": None}
-    _, [series] = find(server, keys)
+    _, [series] = find(house, keys)
     assert (series.SeriesInstanceUID, series.Modality) == (f"{STUDY}.1", "CT")
     keys = {
         "QueryRetrieveLevel": "IMAGE",
@@ -111,15 +76,15 @@ def test_levels_below(server: DimseServer) -> None:
         "SeriesInstanceUID": f"{STUDY}.1",
         "Rows": None,
     }
-    _, [image] = find(server, keys)
+    _, [image] = find(house, keys)
     assert image.SOPInstanceUID
     assert image.Rows == 128
     assert image.RetrieveAETitle == "DICOMNET"
 
 
-def test_a_patient_is_answered_once(server: DimseServer) -> None:
+def test_a_patient_is_answered_once(house: House) -> None:
     keys = {"QueryRetrieveLevel": "PATIENT", "PatientID": "P1", "PatientName": "", "StudyDate": ""}
-    status, [patient] = find(server, keys, model=PATIENT_ROOT_FIND)
+    status, [patient] = find(house, keys, model=PATIENT_ROOT_FIND)
     assert status == 0
     assert (patient.PatientID, patient.IssuerOfPatientID, patient.PatientName) == ("P1", "HOSP", "Doe^Jané")
     assert "StudyDate" not in patient
@@ -135,51 +100,101 @@ def test_a_patient_is_answered_once(server: DimseServer) -> None:
         ({"QueryRetrieveLevel": "STUDY", "StudyDate": "20260199-2026-01"}, STUDY_ROOT_FIND),
     ],
 )
-def test_identifiers_that_do_not_fit(server: DimseServer, keys: dict[str, object], model: str) -> None:
-    assert find(server, keys, model=model) == (0xA900, [])
+def test_identifiers_that_do_not_fit(house: House, keys: dict[str, object], model: str) -> None:
+    assert find(house, keys, model=model) == (0xA900, [])
 
 
-def test_a_stranger_finds_nothing_and_is_recorded(server: DimseServer, audit: Audit) -> None:
-    keys = {"QueryRetrieveLevel": "STUDY", "PatientName": "*"}
-    assert find(server, keys, ae_title="STRANGER") == (0x0124, [])
-    event = audit.search(limit=1)[0].event
-    assert (event.actor, event.outcome, event.source_address) == ("STRANGER", "refused", "127.0.0.1")
+def rejected(house: House, ae_title: str, *contexts: str) -> bool:
+    ae = AE(ae_title)
+    for context in contexts:
+        ae.add_requested_context(context)
+    assoc = ae.associate("127.0.0.1", house.port, ae_title="DICOMNET")
+    if assoc.is_established:
+        assoc.release()
+    return bool(assoc.is_rejected)
 
 
-def test_a_peers_title_from_another_address_is_a_stranger(archive: Archive, audit: Audit) -> None:
-    settings = DimseSettings(port=0, peers=[PeerSettings(ae_title="PEER", address="192.0.2.1")])  # type: ignore[arg-type]
-    server = DimseServer(settings, archive, audit)
-    server.start()
-    try:
-        assert find(server, {"QueryRetrieveLevel": "STUDY"}) == (0x0124, [])
-    finally:
-        server.stop()
+def test_a_stranger_is_rejected_and_recorded(house: House) -> None:
+    assert rejected(house, "STRANGER", STUDY_ROOT_FIND)
+    event = house.audit.search(limit=1)[0].event
+    assert (event.actor, event.action, event.outcome, event.source_address) == (
+        "STRANGER",
+        Action.ASSOCIATION_REFUSED,
+        "refused",
+        "127.0.0.1",
+    )
+    assert "no peer of this AE title" in event.detail
 
 
-def test_without_a_record_no_answer(archive: Archive, tmp_path: Path) -> None:
-    closed = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
-    closed.close()
-    settings = DimseSettings(port=0, peers=[PeerSettings(ae_title="PEER", address="127.0.0.1")])  # type: ignore[arg-type]
-    server = DimseServer(settings, archive, closed)
-    server.start()
-    try:
-        assert find(server, {"QueryRetrieveLevel": "STUDY"}) == (0xC000, [])
-    finally:
-        server.stop()
+def test_a_peers_title_from_another_address_is_a_stranger(tmp_path: Path) -> None:
+    with open_house(tmp_path, peers=[{"ae_title": "PEER", "address": "192.0.2.0/24"}]) as house:
+        assert rejected(house, "PEER", STUDY_ROOT_FIND)
+        assert "another address" in house.audit.search(limit=1)[0].event.detail
+
+
+def test_without_a_record_no_answer(tmp_path: Path) -> None:
+    with open_house(tmp_path) as house:
+        house.audit.close()
+        assert find(house, {"QueryRetrieveLevel": "STUDY"}) == (0xC000, [])
+
+
+def test_more_than_may_be_answered_is_said(tmp_path: Path) -> None:
+    with open_house(tmp_path, max_matches=1) as house:
+        for number in (1, 2):
+            house.put(
+                pydicom_file("CT_small.dcm", StudyInstanceUID=f"1.2.{number}", SOPInstanceUID=f"1.3.{number}")
+            )
+        status, found = find(house, {"QueryRetrieveLevel": "STUDY"})
+        assert (status, len(found)) == (0xA700, 1)
+
+
+def test_relational_queries_where_they_were_agreed(house: House) -> None:
+    ae = AE("PEER")
+    ae.add_requested_context(PATIENT_ROOT_FIND)
+    relational = SOPClassExtendedNegotiation()
+    relational.sop_class_uid = UID(PATIENT_ROOT_FIND)
+    relational.service_class_application_information = b"\x01\x01\x01"
+    assoc = ae.associate("127.0.0.1", house.port, ae_title="DICOMNET", ext_neg=[relational])
+    assert assoc.acceptor.sop_class_extended == {PATIENT_ROOT_FIND: b"\x01"}
+    keys = identifier({"QueryRetrieveLevel": "IMAGE", "Modality": "CT", "PatientName": "doe*"})
+    answers = list(assoc.send_c_find(keys, PATIENT_ROOT_FIND))
+    assoc.release()
+    assert [status.Status for status, _ in answers] == [0xFF00, 0]
+    assert answers[0][1].StudyInstanceUID == STUDY
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        ("ISO_IR 100", "ISO_IR 100"),
+        ("ISO_IR 101", "ISO_IR 101"),
+        ("ISO_IR 13", "ISO_IR 192"),
+        ("", "ISO_IR 192"),
+    ],
+)
+def test_answers_in_the_character_set_of_the_question(house: House, asked: str, answered: str) -> None:
+    keys = {"SpecificCharacterSet": asked, "QueryRetrieveLevel": "STUDY", "PatientName": "DOE^JAN*"}
+    status, found = find(house, keys)
+    assert (status, len(found)) == (0, 2)
+    assert {(one.SpecificCharacterSet, str(one.PatientName)) for one in found} == {(answered, "Doe^Jané")}
+
+
+def test_a_name_is_asked_for_in_the_questions_character_set(house: House) -> None:
+    keys = {"SpecificCharacterSet": "ISO_IR 100", "QueryRetrieveLevel": "STUDY", "PatientName": "DOE^JANÉ"}
+    assert len(find(house, keys)[1]) == 2
+    keys["PatientName"] = "DOE^JANU"
+    assert find(house, keys) == (0, [])
 
 
 @pytest.mark.needs("dcmtk")
-def test_dcmtk_as_the_other_side(server: DimseServer) -> None:
-    to = ["-aec", "DICOMNET", "127.0.0.1", str(server.port)]
-    assert subprocess.run([str(program("echoscu")), "-aet", "ANYONE", *to], check=False).returncode == 0
-    query = ["-S", "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID", "-k", "PatientID=P1"]
-    found = subprocess.run(
-        [str(program("findscu")), "-aet", "PEER", *query, *to], check=True, capture_output=True, text=True
-    )
+def test_dcmtk_as_the_other_side(house: House) -> None:
+    to = ("-aec", "DICOMNET", "127.0.0.1", house.port)
+    assert dcmtk("echoscu", "-aet", "ANYONE", *to).returncode == 0
+    query = ("-S", "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID", "-k", "PatientID=P1")
+    found = dcmtk("findscu", "-aet", "PEER", *query, *to)
     assert STUDY in found.stdout + found.stderr
-    refused = subprocess.run(
-        [str(program("findscu")), "-v", "-aet", "X", *query, *to], check=False, capture_output=True, text=True
-    )
+    refused = dcmtk("findscu", "-v", "-aet", "X", *query, *to)
+    assert refused.returncode != 0
     assert STUDY not in refused.stdout + refused.stderr
 
 
@@ -201,7 +216,7 @@ def test_settings_read_peers_from_toml(tmp_path: Path) -> None:
     assert (settings.ae_title, settings.peers[0].ae_title, str(settings.peers[0].address)) == (
         "PACS",
         "WS1",
-        "10.0.0.5",
+        "10.0.0.5/32",
     )
     path.write_text('ae_title = "A TITLE THAT IS TOO LONG"\n')
     with pytest.raises(SettingsError, match="16 characters"):

@@ -17,11 +17,11 @@ from pydicom.uid import generate_uid
 from central.archive.archive import Archive
 from central.archive.errors import StorageFullError
 from central.audit.record import Audit
+from central.audit.refusals import Refusals
 from central.foundation import open_database
 from central.ingest.acceptance import Acceptance
 from central.ingest.pack_acceptance import PackAcceptance
 from central.ingest.partial import KEPT_S, Appender, PartialUploads, UploadLimits
-from central.ingest.refusals import Refusals
 from contract.identifiers import ObjectId
 from contract.pack import MAX_PACK_BYTES, PackAnswer, make_pack
 from contract.transfer import PACKS_PATH, PATCH_CONTENT_TYPE, Problem

@@ -9,7 +9,7 @@ import zlib
 
 from pydicom import dcmread
 
-from edge.gateway.part10 import file_meta
+from contract.part10 import file_meta
 from edge.gateway.query_attributes import PREFIX_BYTES, WANTED, meta_bytes, read_attributes
 from tests.edge.gateway.samples import data_set_bytes, pydicom_instances
 from tests.peers.scripted_scu import CT_STORAGE, EXPLICIT_LITTLE, ds_element, small_data_set

@@ -21,9 +21,9 @@ from pydicom.fileset import FileSet
 from pynetdicom import AE, build_context
 from pynetdicom.presentation import PresentationContext
 
+from contract.part10 import file_meta
 from edge.buffer.coding_pace import CodingPace
 from edge.buffer.states import State
-from edge.gateway.part10 import file_meta
 from tests.edge.gateway.conftest import Gateway
 from tests.edge.gateway.samples import data_set_bytes, pydicom_instances
 from tests.peers.scripted_scu import (

@@ -8,7 +8,7 @@ import io
 import pytest
 from pydicom import dcmread
 
-from edge.gateway.part10 import IMPLEMENTATION_CLASS_UID, file_meta
+from contract.part10 import IMPLEMENTATION_CLASS_UID, file_meta
 from tests.peers.scripted_scu import CT_STORAGE, EXPLICIT_LITTLE, small_data_set
 
 

@@ -1,7 +1,8 @@
-"""The File Meta Information put in front of the bytes a scanner sends (PS3.10 section 7.1).
+"""The File Meta Information put in front of the bytes that come by C-STORE (PS3.10 section 7.1).
 
 A pure function of SOP class, SOP instance and transfer syntax: no time, no AE title, no version. The same
-instance sent twice is therefore the same file with the same hash, which is how resends are recognized.
+instance sent twice, to a box or straight to central, is therefore the same file with the same hash, which is how
+resends are recognized.
 """
 
 from __future__ import annotations

@@ -17,10 +17,13 @@ _log = logging.getLogger(__name__)
 
 
 class Refusals:
-    """Audits refusals. The refusal stands whether or not it could be recorded."""
+    """Audits refusals of those in `role`. The refusal stands whether or not it could be recorded."""
 
-    def __init__(self, audit: Audit, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, audit: Audit, clock: Callable[[], float] = time.monotonic, *, role: str = "gateway"
+    ) -> None:
         self._audit = audit
+        self._role = role
         self._clock = clock
         self._lock = threading.Lock()
         self._recorded: dict[tuple[str, str, str, str], float] = {}
@@ -30,7 +33,9 @@ class Refusals:
         if not self._is_news((action, actor, source_address, detail)):
             return
         try:
-            self._audit.record(AuditEvent(actor, "gateway", action, "refused", source_address, detail=detail))
+            self._audit.record(
+                AuditEvent(actor, self._role, action, "refused", source_address, detail=detail)
+            )
         except AuditUnavailableError:
             _log.exception("refusal not recorded action=%s", action)
 

@@ -1,0 +1,251 @@
+"""One association as central serves it: pynetdicom negotiates and frames, the services here answer.
+
+pynetdicom's own service classes want data sets decoded and whole; ours stream. So the one method that dispatches a
+message is replaced, and each service gets a `Request` and answers it itself. (pynetdicom is pinned; a test of every
+service on a real port notices if that method moves.)
+
+Always true: a message is served only if its peer may use that service, whatever was negotiated; a service that fails
+ends the association, never the server.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from pydicom import Dataset
+from pydicom.uid import UID
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import (
+    C_ECHO,
+    C_FIND,
+    C_GET,
+    C_MOVE,
+    C_STORE,
+    N_ACTION,
+    N_CREATE,
+    N_GET,
+    N_SET,
+)
+from pynetdicom.dsutils import decode, encode
+
+from central.dimse.errors import DimseError
+from central.dimse.peers import Peer
+from central.dimse.settings import Service
+from central.dimse.transport import BoundedDimse
+
+if TYPE_CHECKING:
+    from central.dimse.transport import Incoming
+
+SUCCESS: Final = 0x0000
+PENDING: Final = 0xFF00
+CANCELLED: Final = 0xFE00
+NOT_AUTHORIZED: Final = 0x0124
+PROCESSING_FAILURE: Final = 0x0110
+UNRECOGNIZED_OPERATION: Final = 0x0211
+UNABLE_TO_PROCESS: Final = 0xC000
+_COMMENT_CHARACTERS: Final = 64  # VR LO
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One DIMSE request, and how it is answered. `message` is pynetdicom's primitive."""
+
+    message: Any
+    context_id: int
+    abstract_syntax_uid: UID
+    transfer_syntax_uid: UID
+    peer: Peer
+    association: CentralAssociation
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether a C-CANCEL-RQ for this request has come."""
+        return self.message.MessageID in self.association.dimse.cancel_req
+
+    def data_set(self, encoded: BytesIO | None) -> Dataset:
+        """A data set of the request decoded. Raises whatever pydicom finds wrong with it."""
+        syntax = self.transfer_syntax_uid
+        if encoded is None:
+            return Dataset()
+        return decode(encoded, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
+
+    def encoded(self, data_set: Dataset) -> BytesIO:
+        syntax = self.transfer_syntax_uid
+        made = encode(data_set, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
+        if made is None:
+            raise DimseError("an answer cannot be encoded")
+        return BytesIO(made)
+
+    def respond(
+        self,
+        status: int,
+        comment: str = "",
+        *,
+        data_set: Dataset | None = None,
+        fields: Mapping[str, object] | None = None,
+    ) -> None:
+        """Send a response. `fields` are elements of its command by keyword, such as counts of sub-operations."""
+        answer = type(self.message)()
+        answer.MessageIDBeingRespondedTo = self.message.MessageID
+        answer.Status = status
+        for keyword in ("SOPClassUID", "SOPInstanceUID"):
+            asked = next(
+                (
+                    value
+                    for prefix in ("Affected", "Requested")
+                    if (value := getattr(self.message, prefix + keyword, None)) is not None
+                ),
+                None,
+            )
+            if asked is not None and hasattr(answer, "Affected" + keyword):
+                setattr(answer, "Affected" + keyword, asked)
+        if comment and hasattr(answer, "ErrorComment"):
+            answer.ErrorComment = comment[:_COMMENT_CHARACTERS]
+        for keyword, value in (fields or {}).items():
+            setattr(answer, keyword, value)
+        if data_set is not None:
+            setattr(answer, _DATA_SETS[type(self.message)], self.encoded(data_set))
+        self.association.dimse.send_msg(answer, self.context_id)
+
+    def take_incoming(self) -> Incoming:
+        """What a C-STORE-RQ brought."""
+        return self.association.messages.take_arrived()
+
+
+# Query/Retrieve information models, Patient Root and Study Root (PS3.4 C.6)
+PATIENT_ROOT_FIND: Final = UID("1.2.840.10008.5.1.4.1.2.1.1")
+PATIENT_ROOT_MOVE: Final = UID("1.2.840.10008.5.1.4.1.2.1.2")
+PATIENT_ROOT_GET: Final = UID("1.2.840.10008.5.1.4.1.2.1.3")
+STUDY_ROOT_FIND: Final = UID("1.2.840.10008.5.1.4.1.2.2.1")
+STUDY_ROOT_MOVE: Final = UID("1.2.840.10008.5.1.4.1.2.2.2")
+STUDY_ROOT_GET: Final = UID("1.2.840.10008.5.1.4.1.2.2.3")
+RELATIONAL: Final = frozenset(
+    {PATIENT_ROOT_FIND, PATIENT_ROOT_MOVE, PATIENT_ROOT_GET, STUDY_ROOT_FIND, STUDY_ROOT_MOVE, STUDY_ROOT_GET}
+)
+
+
+class Handler(Protocol):
+    """Answers the requests of one service. What it raises ends the association."""
+
+    def serve(self, request: Request) -> None: ...
+
+
+_DATA_SETS: Final[Mapping[type, str]] = {
+    C_FIND: "Identifier",
+    C_GET: "Identifier",
+    C_MOVE: "Identifier",
+    N_CREATE: "AttributeList",
+    N_SET: "AttributeList",
+    N_ACTION: "ActionReply",
+}
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which service answers a message of a SOP class; `service` None: everybody may."""
+
+    message: type
+    handler: Handler
+    service: Service | None
+
+
+class Routes:
+    """(message, SOP class) → who answers. A SOP class of None takes every one that is not named."""
+
+    def __init__(self) -> None:
+        self._routes: dict[tuple[type, str | None], Route] = {}
+
+    def add(self, message: type, handler: Handler, service: Service | None, *sop_classes: str) -> None:
+        for sop_class in sop_classes or (None,):
+            self._routes[message, sop_class] = Route(message, handler, service)
+
+    def find(self, message: type, sop_class_uid: str) -> Route | None:
+        return self._routes.get((message, sop_class_uid)) or self._routes.get((message, None))
+
+    def services_of(self, sop_class_uid: str) -> set[Service | None]:
+        """The services that the routes of a named SOP class belong to; empty for one that is not named."""
+        return {route.service for (_, uid), route in self._routes.items() if uid == sop_class_uid}
+
+    def table(self) -> dict[tuple[str, str | None], Service | None]:
+        """(message, SOP class) → service; what the matrix test walks."""
+        return {(message.__name__, uid): route.service for (message, uid), route in self._routes.items()}
+
+
+class CentralAssociation(Association):
+    """An association that `routes` answer for.
+
+    Attributes
+    ----------
+    relational : SOP classes for which relational queries or retrievals were agreed (PS3.4 C.5.1.1, C.5.2.1).
+    """
+
+    def __init__(self, ae: AE, routes: Routes, peer: Peer) -> None:
+        super().__init__(ae, "acceptor")
+        self.peer = peer
+        self.relational: frozenset[str] = frozenset()
+        self._routes = routes
+
+    @property
+    def messages(self) -> BoundedDimse:
+        assert isinstance(self.dimse, BoundedDimse)
+        return self.dimse
+
+    def extended(self, event: evt.Event) -> dict[UID, bytes]:
+        """Answer SOP Class Extended Negotiation: relational, and nothing more of what its later bytes name."""
+        asked: dict[UID, bytes] = event.app_info  # type: ignore[attr-defined]  # set when it is triggered
+        wanted = {uid for uid, info in asked.items() if info[:1] == b"\x01" and uid in RELATIONAL}
+        self.relational = frozenset(map(str, wanted))
+        return dict.fromkeys(wanted, b"\x01")
+
+    def _bind_defaults(self) -> None:
+        """Without pynetdicom's logging of every PDU and message, which is most of their cost."""
+        for event in evt._INTERVENTION_EVENTS:
+            self.bind(event, evt.get_default_handler(event))
+
+    def _serve_request(self, msg: Any, context_id: int) -> None:
+        context = self._accepted_cx.get(context_id)
+        if context is not None and getattr(msg, "AffectedSOPClassUID", "") is None:
+            msg.AffectedSOPClassUID = context.abstract_syntax  # left out by some; there is only one it can be
+        if not msg.is_valid_request or context is None or type(msg) not in _SERVED:
+            _log.warning("event=message-refused peer=%s message=%s", self.peer.address, type(msg).__name__)
+            self.abort()
+            return
+        assert context.abstract_syntax is not None
+        request = Request(
+            msg, context_id, context.abstract_syntax, context.transfer_syntax[0], self.peer, self
+        )
+        self.dimse.cancel_req = {}
+        self._is_paused = True
+        try:
+            self._answer(request)
+        except Exception as error:  # the border: whatever it is, it is this association's end
+            _log.warning(
+                "event=association-failed peer=%s ae_title=%s message=%s error=%s",
+                self.peer.address, self.peer.ae_title, type(msg).__name__, type(error).__name__,
+                exc_info=not isinstance(error, DimseError),
+            )  # fmt: skip
+            self.abort()
+        finally:
+            self._is_paused = False
+            self.dimse.cancel_req = {}
+            self.dul._idle_timer.restart()  # a long C-MOVE is not silence of the peer
+
+    def _answer(self, request: Request) -> None:
+        route = self._routes.find(type(request.message), request.abstract_syntax_uid)
+        if route is None:
+            request.respond(UNRECOGNIZED_OPERATION)
+        elif route.service is not None and not self.peer.may(route.service):
+            if isinstance(request.message, C_STORE):
+                request.take_incoming().discard()
+            request.respond(NOT_AUTHORIZED, f"not configured for {route.service}")
+        else:
+            route.handler.serve(request)
+
+
+_SERVED: Final = frozenset({C_ECHO, C_FIND, C_GET, C_MOVE, C_STORE, N_ACTION, N_CREATE, N_GET, N_SET})

@@ -1,0 +1,313 @@
+"""C-MOVE and C-GET over the archive, in both information models (PS3.4 Annex C.4.2, C.4.3).
+
+What is always true
+-------------------
+- Every study is authorized for the peer that asks and is on record before a byte of it leaves; what it may not have
+  is, from outside, not there.
+- A C-MOVE goes to configured destinations only.
+- An instance goes out as it is stored where the receiver takes that, else converted by a worker process; it is
+  streamed either way. Where neither works that sub-operation fails and its UID is listed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import BinaryIO, Final
+
+from pydicom import Dataset
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_GET
+
+from central.access.policy import Action, Grant, authorize, scope_of
+from central.archive.archive import Archive
+from central.archive.errors import ArchiveError, QueryError
+from central.archive.query import InstanceQuery
+from central.archive.rows import InstanceRow, StoredInstance
+from central.audit.errors import AuditUnavailableError
+from central.audit.record import Audit, Outcome
+from central.dimse.association import (
+    CANCELLED,
+    PENDING,
+    SUCCESS,
+    UNABLE_TO_PROCESS,
+    Request,
+)
+from central.dimse.calling import MAX_CONTEXTS, called
+from central.dimse.errors import (
+    CallFailedError,
+    IdentifierError,
+    NotConvertibleError,
+    PeerGoneError,
+    TooManyMatchesError,
+)
+from central.dimse.identifiers import selection
+from central.dimse.negotiation import NATIVE_SYNTAXES
+from central.dimse.peers import Peers
+from central.dimse.sending import Originator, is_over, send_store
+from central.dimse.settings import DimseSettings, PeerSettings
+
+Convert = Callable[[StoredInstance, str], AbstractContextManager[BinaryIO]]
+"""An instance in another transfer syntax, as a Part 10 file; NotConvertibleError if it cannot be had."""
+
+MAX_INSTANCES: Final = 65_535  # counts of sub-operations are 16 bits
+_SOME_FAILED: Final = 0xB000
+_NO_MATCHES_COUNTED: Final = 0xA701
+_ALL_FAILED: Final = 0xA702
+_DESTINATION_UNKNOWN: Final = 0xA801
+_IDENTIFIER_DOES_NOT_MATCH: Final = 0xA900
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Granted:
+    """An instance and the proof that it may be sent."""
+
+    grant: Grant
+    row: InstanceRow
+
+    @property
+    def sop_class_uid(self) -> str:
+        return self.row.sop_class_uid
+
+    @property
+    def transfer_syntax_uid(self) -> str:
+        return self.row.transfer_syntax_uid
+
+
+@dataclass
+class _Counts:
+    """How the sub-operations went so far (PS3.7 Table 9.1-4)."""
+
+    remaining: int
+    completed: int = 0
+    warnings: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    def take(self, sop_instance_uid: str, status: int | None) -> None:
+        """One more has been done; `status` None: it could not be."""
+        self.remaining -= 1
+        if status == SUCCESS:
+            self.completed += 1
+        elif status is not None and status >> 12 == 0xB:
+            self.warnings += 1
+        else:
+            self.failed.append(sop_instance_uid)
+
+    def fields(self, *, is_last: bool) -> dict[str, int]:
+        counted = {
+            "NumberOfCompletedSuboperations": self.completed,
+            "NumberOfFailedSuboperations": len(self.failed),
+            "NumberOfWarningSuboperations": self.warnings,
+        }
+        return counted if is_last else {**counted, "NumberOfRemainingSuboperations": self.remaining}
+
+    @property
+    def status(self) -> int:
+        if not self.failed and not self.warnings:
+            return SUCCESS
+        return _SOME_FAILED if self.completed or self.warnings else _ALL_FAILED
+
+    @property
+    def failed_list(self) -> Dataset | None:
+        if not self.failed:
+            return None
+        identifier = Dataset()
+        identifier.FailedSOPInstanceUIDList = self.failed
+        return identifier
+
+
+class Retrieve:
+    """Serves C-MOVE and C-GET."""
+
+    def __init__(
+        self, settings: DimseSettings, peers: Peers, archive: Archive, audit: Audit, convert: Convert
+    ) -> None:
+        self._settings = settings
+        self._peers = peers
+        self._archive = archive
+        self._audit = audit
+        self._convert = convert
+
+    def serve(self, request: Request) -> None:
+        message = request.message
+        is_get = isinstance(message, C_GET)
+        title = request.peer.ae_title if is_get else str(message.MoveDestination or "").strip()
+        verb = "C-GET" if is_get else f"C-MOVE to {title}"
+        destination = None if is_get else self._peers.destination(title)
+        try:
+            if not is_get and destination is None:
+                self._record(request, "refused", f"{verb}: not a configured destination")
+                request.respond(_DESTINATION_UNKNOWN, "the move destination is not configured here")
+                return
+            instances = self._granted(request, verb)
+        except (IdentifierError, QueryError) as error:
+            request.respond(_IDENTIFIER_DOES_NOT_MATCH, str(error))
+            return
+        except TooManyMatchesError as error:
+            request.respond(_NO_MATCHES_COUNTED, str(error))
+            return
+        except AuditUnavailableError:
+            request.respond(UNABLE_TO_PROCESS, "the audit record cannot be written")
+            return
+        counts = _Counts(len(instances))
+        if destination is None:
+            self._send_all(request, instances, counts, request.association, None)
+        else:
+            self._move(request, instances, counts, destination)
+        self._finish(request, counts)
+
+    def _move(
+        self, request: Request, instances: Sequence[_Granted], counts: _Counts, destination: PeerSettings
+    ) -> None:
+        originator = Originator(request.peer.ae_title, request.message.MessageID)
+        for batch, contexts in batches(instances):
+            if request.is_cancelled:
+                return
+            try:
+                with called(self._settings, destination, contexts) as association:
+                    self._send_all(request, batch, counts, association, originator)
+            except (CallFailedError, PeerGoneError) as error:
+                _log.warning("event=move-failed destination=%s reason=%s", destination.ae_title, error)
+                if is_over(request.association):
+                    raise
+                done = counts.completed + counts.warnings + len(counts.failed)
+                for one in instances[done:]:
+                    counts.take(one.row.sop_instance_uid, None)
+                return
+
+    def _send_all(
+        self,
+        request: Request,
+        instances: Sequence[_Granted],
+        counts: _Counts,
+        to: Association,
+        originator: Originator | None,
+    ) -> None:
+        takes: dict[str, dict[str, int]] = {}
+        for context in to.accepted_contexts:
+            if context.as_scu and context.context_id is not None:
+                by_syntax = takes.setdefault(str(context.abstract_syntax), {})
+                by_syntax.setdefault(str(context.transfer_syntax[0]), context.context_id)
+        for number, one in enumerate(instances):
+            if request.is_cancelled:
+                return
+            if is_over(request.association):
+                raise PeerGoneError("who asked for the images has left")
+            status = self._send(one, takes.get(one.sop_class_uid, {}), to, number + 1, originator)
+            counts.take(one.row.sop_instance_uid, status)
+            if counts.remaining:
+                request.respond(PENDING, fields=counts.fields(is_last=False))
+
+    def _send(
+        self,
+        one: _Granted,
+        contexts: dict[str, int],
+        to: Association,
+        number: int,
+        originator: Originator | None,
+    ) -> int | None:
+        """The status of one sub-operation; None if the receiver takes it in no form that it can be had in."""
+        try:
+            with self._in_a_form_taken(one, contexts) as (context_id, part10):
+                return send_store(
+                    to,
+                    context_id,
+                    one.sop_class_uid,
+                    one.row.sop_instance_uid,
+                    part10,
+                    message_id=number % 65_535 + 1,
+                    timeout_s=self._settings.idle_timeout_s,
+                    originator=originator,
+                )
+        except (ArchiveError, NotConvertibleError, OSError, ValueError) as error:
+            _log.warning(
+                "event=not-retrieved sop_instance_uid=%s reason=%s",
+                one.row.sop_instance_uid,
+                error if isinstance(error, (ArchiveError, NotConvertibleError)) else type(error).__name__,
+            )
+            return None
+
+    @contextmanager
+    def _in_a_form_taken(self, one: _Granted, contexts: dict[str, int]) -> Iterator[tuple[int, BinaryIO]]:
+        row = one.row
+        stored = self._archive.open_instance(one.grant, row.series.series_instance_uid, row.sop_instance_uid)
+        if stored.transfer_syntax_uid in contexts:
+            with stored.path.open("rb") as part10:
+                yield contexts[stored.transfer_syntax_uid], part10
+            return
+        syntax = next((uid for uid in NATIVE_SYNTAXES[:2] if uid in contexts), None)
+        if syntax is None:
+            raise NotConvertibleError(
+                "the receiver takes neither the stored transfer syntax nor an uncompressed one"
+            )
+        with self._convert(stored, syntax) as part10:
+            yield contexts[syntax], part10
+
+    def _granted(self, request: Request, verb: str) -> list[_Granted]:
+        """What the identifier names and the peer may have, each study of it on record."""
+        identifier = request.data_set(request.message.Identifier)
+        relational = request.abstract_syntax_uid in request.association.relational
+        query = selection(identifier, request.abstract_syntax_uid, relational=relational)
+        rows = self._named(request, query)
+        grants: dict[str, Grant | None] = {}
+        counted: dict[str, int] = {}
+        for row in rows:
+            study = row.series.study.study_instance_uid
+            counted[study] = counted.get(study, 0) + 1
+        for study, instances in counted.items():
+            facts = self._archive.facts(study)
+            decision = authorize(request.peer.principal, Action.EXPORT, facts) if facts else None
+            grants[study] = decision if isinstance(decision, Grant) else None
+            outcome: Outcome = "success" if grants[study] is not None else "refused"
+            self._record(request, outcome, f"{verb}: {instances} instances", study)
+        if not rows:
+            self._record(request, "success", f"{verb}: nothing found")
+        granted = ((grants[row.series.study.study_instance_uid], row) for row in rows)
+        return [_Granted(grant, row) for grant, row in granted if grant is not None]
+
+    def _named(self, request: Request, query: InstanceQuery) -> list[InstanceRow]:
+        scope = scope_of(request.peer.principal, Action.EXPORT)
+        rows = self._archive.find_instances(scope, query)
+        if len(rows) > MAX_INSTANCES:
+            raise TooManyMatchesError(f"more than {MAX_INSTANCES} instances in one request")
+        return rows
+
+    def _finish(self, request: Request, counts: _Counts) -> None:
+        _log.info(
+            "event=retrieved ae_title=%s peer=%s sent=%d failed=%d not_tried=%d",
+            request.peer.ae_title, request.peer.address, counts.completed + counts.warnings,
+            len(counts.failed), counts.remaining,
+        )  # fmt: skip
+        cancelled = counts.remaining > 0
+        request.respond(
+            CANCELLED if cancelled else counts.status,
+            data_set=counts.failed_list,
+            fields=counts.fields(is_last=not cancelled),
+        )
+
+    def _record(self, request: Request, outcome: Outcome, detail: str, study: str | None = None) -> None:
+        self._audit.record(request.peer.event(Action.EXPORT, outcome, detail, study))
+
+
+def batches(
+    instances: Sequence[_Granted],
+) -> Iterator[tuple[Sequence[_Granted], list[tuple[str, Sequence[str]]]]]:
+    """Instances with the presentation contexts they need, as many as fit on one association.
+
+    Each is proposed as it is stored and in both native syntaxes, each of them in a context of its own: so the receiver
+    can take all, and the choice stays here.
+    """
+    first, contexts = 0, dict[tuple[str, str], None]()
+    for at, one in enumerate(instances):
+        needed = {
+            (one.sop_class_uid, syntax): None for syntax in (one.transfer_syntax_uid, *NATIVE_SYNTAXES[:2])
+        }
+        if len({**contexts, **needed}) > MAX_CONTEXTS:
+            yield instances[first:at], [(uid, (syntax,)) for uid, syntax in contexts]
+            first, contexts = at, {}
+        contexts |= needed
+    if first < len(instances):
+        yield instances[first:], [(uid, (syntax,)) for uid, syntax in contexts]

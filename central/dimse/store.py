@@ -1,0 +1,67 @@
+"""C-STORE from peers that send straight to central (PS3.4 Annex B): archived as received, then success.
+
+What is always true: the file that was archived is the bytes of the C-STORE behind the same header that a box would put
+there, so an instance that comes both ways is one; success is answered after the file and its index row are durable; a
+second content under one SOP Instance UID is kept beside the first and flagged, as with every other way in.
+What a crash leaves: nothing, or an archived instance that was not answered, which the resend finds as a duplicate.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+import peewee
+
+from central.archive.archive import Archive
+from central.archive.errors import NotDicomError, StorageFullError
+from central.archive.indexing import ObjectOrigin
+from central.dimse.association import SUCCESS, Request
+from central.dimse.transport import OUT_OF_RESOURCES, Incoming
+
+CANNOT_UNDERSTAND: Final = 0xC000
+_COMMENTS: Final = {
+    OUT_OF_RESOURCES: "central cannot keep this now: send it again later",
+    0x0117: "the SOP Class or SOP Instance UID is none",
+}
+_log = logging.getLogger(__name__)
+
+
+class Store:
+    """Serves C-STORE. `has_room` says whether the archive may take more."""
+
+    def __init__(self, archive: Archive, has_room: Callable[[], bool]) -> None:
+        self._archive = archive
+        self._has_room = has_room
+
+    def serve(self, request: Request) -> None:
+        incoming = request.take_incoming()
+        try:
+            status, comment = self._archived(request, incoming)
+        finally:
+            incoming.discard()
+        request.respond(status, comment)
+
+    def _archived(self, request: Request, incoming: Incoming) -> tuple[int, str]:
+        if not incoming.refusal and not self._has_room():
+            incoming.refuse(OUT_OF_RESOURCES)
+        if incoming.refusal or incoming.sink is None:
+            return incoming.refusal, _COMMENTS.get(incoming.refusal, "")
+        peer = request.peer
+        try:
+            stored = incoming.sink.commit()
+            origin = ObjectOrigin(f"ae:{peer.ae_title}", "", datetime.now(UTC))
+            outcome = self._archive.index(stored, origin)
+        except NotDicomError as error:
+            self._archive.forget(stored)
+            return CANNOT_UNDERSTAND, error.reason
+        except (StorageFullError, OSError, peewee.OperationalError) as error:
+            _log.warning("event=not-stored peer=%s error=%s", peer.address, type(error).__name__)
+            return OUT_OF_RESOURCES, _COMMENTS[OUT_OF_RESOURCES]
+        _log.info(
+            "event=stored ae_title=%s outcome=%s size_bytes=%d",
+            peer.ae_title, outcome.value, stored.size_bytes,
+        )  # fmt: skip
+        return SUCCESS, ""

@@ -1,0 +1,266 @@
+"""What lies between pynetdicom's state machine and the socket: limits on everything a peer may make central hold.
+
+Why it exists: pynetdicom reads whatever length a PDU declares, keeps every message whole in memory, queues messages
+without end, and waits on a socket without a clock. Here PDUs and messages are capped before they are held, a peer that
+stops or trickles is ended, and a C-STORE's data set goes to the archive's own file as it comes in.
+
+Always true: what a peer can make central hold is a PDU, a command, an identifier of `MAX_IDENTIFIER_BYTES` and a few
+waiting messages; an object that did not arrive whole is discarded with its association.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import C_STORE_RQ, N_EVENT_REPORT_RQ
+from pynetdicom.fsm import StateMachine
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.transport import AssociationSocket
+
+from central.archive.errors import StorageFullError
+from central.archive.objects import ObjectSink
+from central.dimse.errors import DimseError, OverLimitError, PeerTooSlowError
+from contract.identifiers import InvalidIdentifierError, check_uid
+from contract.part10 import file_meta
+
+MAX_COMMAND_BYTES: Final = 65_536
+MAX_IDENTIFIER_BYTES: Final = 8 << 20  # a commitment request for 65,536 instances is about 6 MB
+_MAX_MESSAGES_WAITING: Final = 4
+_LEAST_PDU_BYTES: Final = 65_536  # what an A-ASSOCIATE may have, however small our own PDUs are
+_LAST_FRAGMENT: Final = 0x02
+_COMMAND_FRAGMENT: Final = 0x01
+_log = logging.getLogger(__name__)
+
+INVALID_SOP_INSTANCE: Final = 0x0117  # PS3.7 Annex C
+OUT_OF_RESOURCES: Final = 0xA700
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one association may cost. Sizes in bytes, times in seconds."""
+
+    max_pdu_bytes: int
+    max_object_bytes: int
+    stall_timeout_s: float
+    min_rate_bytes_per_s: int
+
+
+class GuardedSocket(AssociationSocket):
+    """pynetdicom's socket with `held` bytes that were read before, a clock and a cap."""
+
+    def __init__(self, assoc: Association, sock: socket.socket, held: bytes, limits: Limits) -> None:
+        super().__init__(assoc, client_socket=sock)
+        sock.settimeout(limits.stall_timeout_s)
+        self._held = memoryview(held)
+        self._limits = limits
+        self._poll = select.poll()  # and not select(), which fails from descriptor 1,024 on
+        self._poll.register(sock, select.POLLIN)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a PDU should be read now: there is one, and those before it are being served."""
+        if self.socket is None or not self._is_connected:
+            return False
+        if self._held:
+            return True
+        if self.assoc.dimse.msg_queue.qsize() >= _MAX_MESSAGES_WAITING:
+            return False
+        if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
+            return True
+        return bool(self._poll.poll(0))
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """`nr_bytes`, or fewer where the peer closed. OSError for what is too large, too slow or broken."""
+        if nr_bytes > max(self._limits.max_pdu_bytes, _LEAST_PDU_BYTES):
+            _log.warning("event=pdu-too-long bytes=%d", nr_bytes)
+            raise OSError("a longer PDU than was agreed")
+        taken = bytearray(self._held[:nr_bytes])
+        self._held = self._held[nr_bytes:]
+        if len(taken) == nr_bytes:
+            return taken
+        assert self.socket is not None
+        out = bytearray(nr_bytes)
+        out[: len(taken)] = taken
+        view, at, began_s = memoryview(out), len(taken), time.monotonic()
+        while at < nr_bytes:
+            got = self.socket.recv_into(view[at:])
+            if not got:
+                return out[:at]
+            at += got
+            took_s = time.monotonic() - began_s
+            if took_s > self._limits.stall_timeout_s and at < took_s * self._limits.min_rate_bytes_per_s:
+                raise TimeoutError("a PDU trickles in")
+        return out
+
+
+class EndingStateMachine(StateMachine):
+    """pynetdicom's, but an event out of order ends the association in order, not its thread with a traceback."""
+
+    def do_action(self, event: str) -> None:
+        try:
+            super().do_action(event)
+        except Exception as error:
+            _log.info("event=association-out-of-order error=%s", type(error).__name__)
+            transport = self.dul.socket
+            if transport is not None:
+                transport._shutdown_socket()
+            self.dul._kill_thread = True
+
+
+class Incoming:
+    """The data set of one C-STORE-RQ on its way into the archive, as a Part 10 file.
+
+    Attributes
+    ----------
+    refusal : DIMSE status that it gets instead of being archived; 0 while all is well.
+    """
+
+    def __init__(self, new_object: Callable[[], ObjectSink], header: bytes | None) -> None:
+        self.refusal = 0 if header is not None else INVALID_SOP_INSTANCE
+        self.sink: ObjectSink | None = None
+        if header is not None:
+            try:
+                self.sink = new_object()
+            except OSError:
+                self.refuse(OUT_OF_RESOURCES)
+            self.write(header)
+
+    def write(self, data: bytes | memoryview) -> None:
+        if self.sink is None:
+            return
+        try:
+            self.sink.write(data)
+        except (OSError, StorageFullError):
+            self.refuse(OUT_OF_RESOURCES)
+
+    def refuse(self, status: int) -> None:
+        self.refusal = status
+        self.discard()
+
+    def discard(self) -> None:
+        if self.sink is not None:
+            self.sink.discard()
+            self.sink = None
+
+
+class BoundedDimse(DIMSEServiceProvider):
+    """pynetdicom's message reader under `limits`. What is over one ends the association with an A-ABORT."""
+
+    def __init__(
+        self, assoc: Association, limits: Limits, new_object: Callable[[], ObjectSink] | None
+    ) -> None:
+        super().__init__(assoc)
+        self._limits = limits
+        self._new_object = new_object
+        self._arriving: Incoming | None = None
+        self._arrived: deque[Incoming] = deque()
+        self._lock = threading.Lock()  # arrival is the reactor's thread, serving the association's
+        self._command_bytes = self._data_bytes = 0
+        self._began_s = 0.0
+        self._is_broken = False
+
+    def take_arrived(self) -> Incoming:
+        """What the oldest C-STORE-RQ that waits to be served brought."""
+        with self._lock:
+            return self._arrived.popleft()
+
+    def discard_arrived(self) -> None:
+        """Forget what was not served: the association is over."""
+        with self._lock:
+            for incoming in (*self._arrived, *filter(None, [self._arriving])):
+                incoming.discard()
+            self._arrived.clear()
+            self._arriving = None
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        if self._is_broken:
+            return
+        try:
+            for context_id, data in primitive.presentation_data_value_list:
+                self._take(context_id, data)
+        except (
+            Exception
+        ) as error:  # pynetdicom raises whatever its parsing runs into; its thread must not end of it
+            self._is_broken = True
+            why = str(error) if isinstance(error, DimseError) else type(error).__name__
+            _log.warning("event=message-refused peer=%s reason=%s", self.assoc.requestor.address, why)
+            self.dul.event_queue.put("Evt19")  # an invalid PDU: A-ABORT (PS3.8 Table 9-10)
+
+    def _take(self, context_id: int, data: bytes) -> None:
+        if context_id not in self.assoc._accepted_cx or not data:
+            raise OverLimitError("a fragment on a presentation context that was not accepted")
+        if self.message is None:
+            self._command_bytes = self._data_bytes = 0
+            self._began_s = time.monotonic()
+        self._check_rate()
+        if data[0] & _COMMAND_FRAGMENT:
+            self._command_bytes += len(data)
+            if self._command_bytes > MAX_COMMAND_BYTES:
+                raise OverLimitError("a longer command than any has")
+            self._hand_on(context_id, data)
+            if data[0] & _LAST_FRAGMENT and self.message is not None:
+                self._begin_data(context_id)
+            return
+        if self.message is None or self.message.context_id != context_id:
+            raise OverLimitError("a data set without a command")
+        self._data_bytes += len(data)
+        if self._arriving is None:
+            if self._data_bytes > MAX_IDENTIFIER_BYTES:
+                raise OverLimitError("a longer identifier than is taken")
+            self._hand_on(context_id, data)
+            return
+        if self._data_bytes > self._limits.max_object_bytes:
+            self._arriving.refuse(OUT_OF_RESOURCES)
+        self._arriving.write(memoryview(data)[1:])
+        if data[0] & _LAST_FRAGMENT:
+            with self._lock:
+                self._arrived.append(self._arriving)
+                self._arriving = None
+            self._hand_on(context_id, bytes((_LAST_FRAGMENT,)))
+
+    def _begin_data(self, context_id: int) -> None:
+        """A command is whole and a data set follows."""
+        if isinstance(self.message, N_EVENT_REPORT_RQ):
+            raise OverLimitError("central receives no event reports")  # pynetdicom starts a thread for each
+        if not isinstance(self.message, C_STORE_RQ):
+            return
+        if self._new_object is None:
+            raise OverLimitError("nothing is stored on this association")
+        command = self.message.command_set
+        syntax = self.assoc._accepted_cx[context_id].transfer_syntax[0]
+        with self._lock:
+            self._arriving = Incoming(self._new_object, _header(command, str(syntax)))
+
+    def _hand_on(self, context_id: int, data: bytes) -> None:
+        one = P_DATA()
+        one.presentation_data_value_list.append((context_id, data))
+        super().receive_primitive(one)
+
+    def _check_rate(self) -> None:
+        took_s = time.monotonic() - self._began_s
+        came = self._command_bytes + self._data_bytes
+        if took_s > self._limits.stall_timeout_s and came < took_s * self._limits.min_rate_bytes_per_s:
+            raise PeerTooSlowError("a message trickles in")
+
+
+def _header(command: Any, transfer_syntax_uid: str) -> bytes | None:
+    """Preamble and File Meta Information; None where the command names no SOP instance."""
+    try:
+        return file_meta(
+            check_uid(str(command.get("AffectedSOPClassUID", "")), "SOP Class UID"),
+            check_uid(str(command.get("AffectedSOPInstanceUID", "")), "SOP Instance UID"),
+            transfer_syntax_uid,
+        )
+    except InvalidIdentifierError:
+        return None
