@@ -261,10 +261,9 @@ def _rejection(result: int, source: int, reason: int) -> bytes:
 
 
 def _wait_for_goodbye(sock: socket.socket) -> None:
-    """Closing with bytes unread would reset the connection, and the peer might never see why."""
+    """The peer closes after an A-ASSOCIATE-RJ (PS3.8 Table 9-10, Sta13), and reads it before it does."""
     sock.settimeout(_GOODBYE_S)
     deadline_s = time.monotonic() + _GOODBYE_S
     with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)
         while time.monotonic() < deadline_s and sock.recv(4096):
             pass
