@@ -12,7 +12,6 @@ import json
 import logging
 import signal
 import sys
-import threading
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -67,6 +66,7 @@ _log = logging.getLogger(__name__)
 _SENDING_GRACE_S: Final = 5.0
 _JOIN_S: Final = 2.0
 _ECHO_TIMEOUT_S: Final = 10.0
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Box:
@@ -119,6 +119,7 @@ class Box:
                     ]
                 ),
             )
+            self._spool.pace.line_is_slow = self._forwarder.line_is_slow
             self._forwarder.start()
             started.callback(self._forwarder.join, _JOIN_S)
             started.callback(self._spool.close)
@@ -333,9 +334,8 @@ class Box:
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT."""
     workers = Workers.fork(settings.gateway.receiving_processes)  # before any thread
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    # Blocked in every thread that starts from here on, so that sigwait alone gets them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     box = Box(settings, workers)
     try:
         box.start()
@@ -344,7 +344,7 @@ def run(settings: Settings) -> int:
         raise
     try:
         print("LISTENING", json.dumps(box.listening()), flush=True)
-        stop.wait()
+        signal.sigwait(_STOP_SIGNALS)
     finally:
         box.stop()
         workers.stop()

@@ -4,8 +4,9 @@ Coding pixels as images shrinks them to a quarter and takes its time. A scanner 
 scanner does while it makes them, never notices. One that empties its disk at the wire's speed would wait for the
 codec, so what it sends is kept as it is until it slows down. What is compared is measured here: the time the
 scanner itself takes over each byte, and how much more processor time the box takes over it when it codes. Coding is
-done where the first is several times the second. Waits do not count: in a crowd they say how many there are, not what
-coding costs. In memory alone; a restart begins anew.
+done where the first is several times the second, and always while the line to central is slow: then what is not coded
+takes longer on the line than the codec takes over it. Waits do not count: in a crowd they say how many there are, not
+what coding costs. In memory alone; a restart begins anew.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from enum import StrEnum
 
 from edge.buffer.records import Origin
@@ -45,9 +47,15 @@ class _Sender:
 
 
 class CodingPace:
-    """Safe from any thread."""
+    """Safe from any thread.
+
+    Attributes
+    ----------
+    line_is_slow : whether the line decides how long a study takes. Asked for each instance; must not block.
+    """
 
     def __init__(self, coding: Coding = Coding.PACE) -> None:
+        self.line_is_slow: Callable[[], bool] = lambda: False
         self._coding = coding
         self._lock = threading.Lock()
         self._senders: OrderedDict[tuple[str, str], _Sender] = OrderedDict()
@@ -55,9 +63,14 @@ class CodingPace:
         self._loose_s_per_byte = _FIRST_LOOSE_S_PER_BYTE
 
     def allows_tight(self, origin: Origin) -> bool:
-        """Whether this scanner's own time covers what coding adds to the box's. True for one not known yet."""
+        """Whether this scanner's own time covers what coding adds to the box's, or the line is slow.
+
+        True for a scanner not known yet.
+        """
         if self._coding is not Coding.PACE:
             return self._coding is Coding.ALWAYS
+        if self.line_is_slow():
+            return True
         with self._lock:
             # The two are not measured at the same moment, and a crowd in between must not make coding look free.
             more_s = max(

@@ -45,6 +45,7 @@ class Terms(NamedTuple):
     root : of the spool.
     direct : whether its files take direct writes.
     mark_bytes : reserve or low-water mark, whichever is higher.
+    line_is_slow : as it was when the association began.
     recipients : whom to seal for; empty before enrolment.
     """
 
@@ -54,6 +55,7 @@ class Terms(NamedTuple):
     mark_bytes: int
     aead: Aead
     coding: Coding
+    line_is_slow: bool
     recipients: tuple[RecipientPublicKey, ...]
 
 
@@ -168,6 +170,7 @@ class RemoteSpool:
         self._buffers = receiving.buffers
         self._names: list[ObjectId] = []
         pace = receiving.pace(terms.coding)
+        pace.line_is_slow = lambda: terms.line_is_slow
         self._desk = Desk(self, self._new_file, pace, terms.aead, receiving.keys(terms.recipients))
 
     def receive(self, origin: Origin) -> Reception:

@@ -84,7 +84,12 @@ _LOG = logging.getLogger(__name__)
 
 
 class Spool:
-    """See the module. Made by `open`."""
+    """See the module. Made by `open`.
+
+    Attributes
+    ----------
+    pace : decides how tightly an instance is coded; whoever knows the line tells it whether that is slow.
+    """
 
     def __init__(
         self,
@@ -119,7 +124,8 @@ class Spool:
         self._quarantine_max_bytes = quarantine_max_bytes
         self._aead = aead
         self._coding = coding
-        self._desk = Desk(self, files.new_file, CodingPace(coding), aead, keys)
+        self.pace = CodingPace(coding)
+        self._desk = Desk(self, files.new_file, self.pace, aead, keys)
         self._on_stored = on_stored
         self._closed = False
         self._received = 0
@@ -225,6 +231,7 @@ class Spool:
             mark_bytes=max(self.reserve_bytes, self._low_water_bytes),
             aead=self._aead,
             coding=self._coding,
+            line_is_slow=self.pace.line_is_slow(),
             recipients=keys.recipients if keys else (),
         )
 

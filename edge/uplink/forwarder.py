@@ -147,6 +147,10 @@ class Forwarder:
         self._link.enrolled(identity.central_url, identity.certificate_expires_at_utc)
         self._line.begin()
 
+    def line_is_slow(self) -> bool:
+        """Whether the line, and not the scanner or the disk, decides how long a study takes; as of late."""
+        return self._pace.is_slow
+
     def try_now(self) -> None:
         """Something else got through to central's side: do not wait out the backoff."""
         self._line.try_now()

@@ -17,6 +17,8 @@ _BEGIN_BYTES: Final = 256 << 10
 _ONE_REQUEST_S: Final = 1.0
 _ROUND_TRIPS: Final = 4.0
 _NEWEST_WEIGHS: Final = 0.4
+_SLOW_BYTES: Final = 1 << 20
+_LEARNT_AFTER: Final = 4
 
 
 class LinePace:
@@ -26,6 +28,12 @@ class LinePace:
         self._lock = threading.Lock()
         self._bytes = float(_BEGIN_BYTES)
         self._round_trip_s = 0.0
+        self._learnt = 0
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a second carries less than a mebibyte on each connection; False until that is known."""
+        return self._learnt >= _LEARNT_AFTER and self._bytes < _SLOW_BYTES
 
     def chunk_bytes(self) -> int:
         """The most that one request should carry now."""
@@ -42,6 +50,7 @@ class LinePace:
             return
         with self._lock:
             wanted = size_bytes / max(took_s, 1e-3) * max(_ONE_REQUEST_S, _ROUND_TRIPS * self._round_trip_s)
+            self._learnt += 1
             self._set(self._bytes + (wanted - self._bytes) * _NEWEST_WEIGHS)
 
     def note_cut(self) -> None:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from edge.buffer import coding_pace
-from edge.buffer.coding_pace import CodingPace
+from edge.buffer.coding_pace import Coding, CodingPace
 from edge.buffer.records import Origin
 from tests.edge.buffer.instances import EXPLICIT_LITTLE, ORIGIN
 
@@ -64,6 +64,20 @@ def test_one_long_pause_between_two_bursts_buys_a_few_images(world: World) -> No
     world.images(50, own_s=0.0001)
     world.image(own_s=3600)
     assert sum(world.images(50, own_s=0.0001)) <= 8
+
+
+def test_while_the_line_is_slow_everything_is_coded(world: World) -> None:
+    world.images(30, own_s=0.0001)
+    world.pace.line_is_slow = lambda: True
+    assert all(world.images(20, own_s=0.0001))
+    world.pace.line_is_slow = lambda: False
+    assert not any(world.images(20, own_s=0.0001)[2:])
+
+
+def test_a_site_that_wants_no_coding_gets_none_on_a_slow_line_either() -> None:
+    pace = CodingPace(Coding.NEVER)
+    pace.line_is_slow = lambda: True
+    assert not pace.allows_tight(ORIGIN)
 
 
 def test_a_slow_processor_is_measured_and_not_assumed(world: World) -> None:

@@ -47,3 +47,14 @@ def test_only_socket_options_that_this_kernel_takes_are_set() -> None:
         for option in _socket_options():
             sock.setsockopt(*option)
     assert (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) in _socket_options()
+
+
+def test_a_line_is_slow_once_that_is_known() -> None:
+    pace = LinePace()
+    assert not pace.is_slow
+    for _ in range(8):
+        pace.note_sent(128 << 10, 1.0)  # a megabit a second
+    assert pace.is_slow
+    for _ in range(8):
+        pace.note_sent(1 << 20, 0.05)
+    assert not pace.is_slow
