@@ -250,7 +250,7 @@ def test_a_full_disk_puts_a_pack_off(tmp_path: Path, instances: list[bytes]) -> 
 
 
 class Inside:
-    """A stopped house's archive and pack acceptance, opened in this test, with one whole pack that is not decided yet."""
+    """A stopped house's archive and pack acceptance, and one whole pack that is not decided yet."""
 
     def __init__(self, house: House, made: Made, folder: Path) -> None:
         identity = house.central.foundation.identity
@@ -319,10 +319,9 @@ def test_a_group_that_cannot_be_indexed_together_is_indexed_one_by_one(
         index_all = inside.archive.index_all
 
         def index_all_but_one(objects: Sequence[Indexable], in_transaction: object) -> list[Outcome]:
-            outcomes = index_all(objects, in_transaction)  # type: ignore[arg-type]  # passed on as it is
             if any(one.origin.object_id == bad for one in objects):
                 raise ValueError("a fault that one object brings about")
-            return outcomes
+            return index_all(objects, in_transaction)  # type: ignore[arg-type]  # passed on as it is
 
         monkeypatch.setattr(inside.archive, "index_all", index_all_but_one)
         told = inside.decide()
