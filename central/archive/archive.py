@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import peewee
 
 from central.access.policy import Grant, Scope, StudyFacts, scope_of
 from central.archive import finding
-from central.archive.attributes import attributes_of
+from central.archive.attributes import Attributes, attributes_of
 from central.archive.dicom_json import dicom_json
 from central.archive.errors import NoSuchInstanceError
 from central.archive.header import read_header
@@ -28,6 +29,17 @@ from central.archive.tables import MODELS, Instance, Metadata, Series, Study
 from contract.receipt import Outcome
 
 _METADATA_BATCH: Final = 64  # rows in memory at a time
+_ZLIB_LEVEL: Final = 6
+
+
+@dataclass(frozen=True)
+class Indexable:
+    """A durable file and what its row will say. `metadata` is its DICOM JSON, compressed."""
+
+    stored: StoredObject
+    origin: ObjectOrigin
+    attributes: Attributes
+    metadata: bytes
 
 
 class Archive:
@@ -57,17 +69,8 @@ class Archive:
         """Where the bytes of one Part 10 file go; see `ObjectSink`."""
         return self._files.new_object()
 
-    def index(
-        self,
-        stored: StoredObject,
-        origin: ObjectOrigin,
-        in_transaction: Callable[[Outcome], None] | None = None,
-    ) -> Outcome:
-        """Make a durable file findable, in one transaction.
-
-        Parameters
-        ----------
-        in_transaction : called before the commit, for what must become true together with it.
+    def read(self, stored: StoredObject, origin: ObjectOrigin) -> Indexable:
+        """What the index will hold of a durable file. Touches no database: may run on many threads at once.
 
         Raises
         ------
@@ -75,12 +78,33 @@ class Archive:
         """
         header = read_header(stored.path)
         attributes = attributes_of(header)
-        metadata = dicom_json(header, attributes.filed_under)
-        with self._write_lock, self._db.atomic("IMMEDIATE"):
-            outcome = add_to_index(self._db, attributes, metadata, stored, origin)
-            if in_transaction is not None:
-                in_transaction(outcome)
+        metadata = zlib.compress(dicom_json(header, attributes.filed_under), _ZLIB_LEVEL)
+        return Indexable(stored, origin, attributes, metadata)
+
+    def index(self, stored: StoredObject, origin: ObjectOrigin) -> Outcome:
+        """Make one durable file findable. Raises as `read`."""
+        (outcome,) = self.index_all([self.read(stored, origin)])
         return outcome
+
+    def index_all(
+        self,
+        objects: Sequence[Indexable],
+        in_transaction: Callable[[Sequence[Outcome]], None] | None = None,
+    ) -> list[Outcome]:
+        """Make durable files findable, all of them in one transaction or none.
+
+        Parameters
+        ----------
+        in_transaction : called before the commit, for what must become true together with it.
+        """
+        with self._write_lock, self._db.atomic("IMMEDIATE"):
+            outcomes = [
+                add_to_index(self._db, one.attributes, one.metadata, one.stored, one.origin)
+                for one in objects
+            ]
+            if in_transaction is not None:
+                in_transaction(outcomes)
+        return outcomes
 
     def forget(self, stored: StoredObject) -> None:
         """Remove a file that `index` refused. One that the index knows is left alone."""

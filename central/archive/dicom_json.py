@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from central.archive.header import Header
+from central.archive.plain_json import plain_json
 
 MAX_INLINE_BYTES: Final = 4096
 MAX_DEPTH: Final = 32
@@ -49,11 +50,13 @@ def dicom_json(header: Header, filed_under: Mapping[int, str]) -> bytes:
 
 
 def _items(dataset: Dataset, header: Header, depth: int) -> dict[str, JsonElement]:
-    return {
-        f"{tag:08X}": _element(dataset, tag, header, depth)
-        for tag in sorted(dataset.keys())
-        if tag.element != 0  # group lengths (PS3.5 section 7.2) say nothing here
-    }
+    converted: dict[str, JsonElement] = {}
+    for tag, element in sorted(dataset.items()):
+        if tag.element == 0:  # group lengths (PS3.5 section 7.2) say nothing here
+            continue
+        plain = plain_json(element) if isinstance(element, RawDataElement) else None
+        converted[f"{tag:08X}"] = plain or _element(dataset, tag, header, depth)
+    return converted
 
 
 def _element(dataset: Dataset, tag: BaseTag, header: Header, depth: int) -> JsonElement:

@@ -7,10 +7,9 @@ study it is: a later one may fill in what was empty, never change it.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 import peewee
 
@@ -18,8 +17,6 @@ from central.archive.attributes import Attributes
 from central.archive.objects import StoredObject
 from central.archive.tables import Instance, Metadata, Series, Study
 from contract.receipt import Outcome
-
-_ZLIB_LEVEL: Final = 6
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,11 @@ class ObjectOrigin:
 def add_to_index(
     db: peewee.SqliteDatabase,
     attributes: Attributes,
-    dicom_json: bytes,
+    metadata: bytes,
     stored: StoredObject,
     origin: ObjectOrigin,
 ) -> Outcome:
-    """Insert, inside the caller's transaction."""
+    """Insert, inside the caller's transaction. `metadata` is the compressed DICOM JSON."""
     if _first(db, Instance.select(Instance.id).where(Instance.sha256 == stored.sha256)):
         return Outcome.DUPLICATE
     study, names_other_patient = _study(db, attributes)
@@ -58,7 +55,7 @@ def add_to_index(
         object_id=origin.object_id,
         received_at_utc=origin.received_at_utc.isoformat(),
     ).execute(db)
-    Metadata.insert(instance=instance_id, dicom_json=zlib.compress(dicom_json, _ZLIB_LEVEL)).execute(db)
+    Metadata.insert(instance=instance_id, dicom_json=metadata).execute(db)
     if others:
         Instance.update(flagged=True).where(same_uid).execute(db)
     if current:

@@ -8,14 +8,15 @@ Bytes that do not verify are never in the archive.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import BinaryIO, Final
 
 import peewee
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from central.archive.archive import Archive
+from central.archive.archive import Archive, Indexable
 from central.archive.errors import NotDicomError, StorageFullError
 from central.archive.indexing import ObjectOrigin
 from central.archive.objects import StoredObject
@@ -46,6 +47,15 @@ class AcceptedUpload(peewee.Model):
 
 
 MODELS: Final = (AcceptedUpload,)
+AcceptedRow = dict[str, str | int]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An object that is verified, durable and read, and not findable yet."""
+
+    indexable: Indexable
+    stored_bytes: int
 
 
 class Acceptance:
@@ -105,59 +115,98 @@ class Acceptance:
         ------
         ObjectRefusedError, TryAgainError : as `accept`; whatever held the bytes is the caller's to keep or drop.
         """
+        (receipt,) = self.receipt_all([self.open_sealed(gateway_id, object_id, open_sealed, stored_bytes)])
+        return receipt
+
+    def open_sealed(
+        self, gateway_id: str, object_id: ObjectId, open_sealed: Callable[[], BinaryIO], stored_bytes: int
+    ) -> Opened:
+        """Verify, make durable and read one object; `receipt_all` makes it findable. Many may run at once.
+
+        Raises
+        ------
+        ObjectRefusedError, TryAgainError : as `accept_sealed`.
+        """
         try:
-            return self._archived(gateway_id, object_id, open_sealed, stored_bytes)
+            stored = self._verified(object_id, open_sealed)
         except StorageFullError as error:
             raise TryAgainError(Problem.STORAGE, "central's disk is full") from error
-        except peewee.IntegrityError:
-            # The same object came twice at once, alone and in a pack: the first one's receipt holds for both.
-            known = self.receipt_of(gateway_id, object_id)
-            if known is None:
-                raise
-            return known[0]
-        except peewee.OperationalError as error:
-            _log.exception("index not writable object_id=%s", object_id)
-            raise TryAgainError(Problem.UNAVAILABLE, "central's index cannot be written now") from error
-
-    def _archived(
-        self, gateway_id: str, object_id: ObjectId, open_sealed: Callable[[], BinaryIO], stored_bytes: int
-    ) -> str:
-        stored = self._verified(object_id, open_sealed)
-        now = datetime.now(UTC)
-        signed = ""
-
-        def sign(outcome: Outcome) -> None:
-            nonlocal signed
-            receipt = Receipt(
-                central_id=self._central_id,
-                gateway_id=gateway_id,
-                object_id=object_id,
-                sha256=stored.sha256,
-                size_bytes=stored.size_bytes,
-                stored_bytes=stored_bytes,
-                outcome=outcome,
-                archived_at_utc=now,
-            )
-            signed = sign_receipt(receipt, self._receipt_key)
-            AcceptedUpload.insert(
-                gateway_id=gateway_id,
-                object_id=object_id,
-                sha256=stored.sha256,
-                stored_bytes=stored_bytes,
-                outcome=outcome.value,
-                receipt=signed,
-            ).execute(self._db)
-
         try:
-            outcome = self._archive.index(stored, ObjectOrigin(gateway_id, object_id, now), sign)
+            origin = ObjectOrigin(gateway_id, object_id, datetime.now(UTC))
+            return Opened(self._archive.read(stored, origin), stored_bytes)
         except NotDicomError as error:
             self._archive.forget(stored)
             raise ObjectRefusedError(Problem.NOT_DICOM, str(error)) from error
-        _log.info(
-            "object archived gateway_id=%s object_id=%s outcome=%s size_bytes=%d stored_bytes=%d",
-            gateway_id, object_id, outcome.value, stored.size_bytes, stored_bytes,
-        )  # fmt: skip
-        return signed
+
+    def receipt_all(self, objects: Sequence[Opened]) -> list[str]:
+        """Index opened objects and sign for them, in one transaction: one sync for all. Receipts in their order.
+
+        Raises
+        ------
+        TryAgainError : the index cannot be written now; what was opened stays on the disk for the next attempt.
+        """
+        if not objects:
+            return []
+        receipts: list[str] = []
+
+        def sign_all(outcomes: Sequence[Outcome]) -> None:
+            receipts.extend(self._receipts(objects, outcomes))
+
+        try:
+            outcomes = self._archive.index_all([one.indexable for one in objects], sign_all)
+        except peewee.OperationalError as error:
+            _log.exception("index not writable objects=%d", len(objects))
+            raise TryAgainError(Problem.UNAVAILABLE, "central's index cannot be written now") from error
+        for one, outcome in zip(objects, outcomes, strict=True):
+            stored, origin = one.indexable.stored, one.indexable.origin
+            _log.info(
+                "object archived gateway_id=%s object_id=%s outcome=%s size_bytes=%d stored_bytes=%d",
+                origin.gateway_id, origin.object_id, outcome.value, stored.size_bytes, one.stored_bytes,
+            )  # fmt: skip
+        return receipts
+
+    def _receipts(self, objects: Sequence[Opened], outcomes: Sequence[Outcome]) -> list[str]:
+        """Signed and kept, in the caller's transaction. What came twice at once keeps its first receipt."""
+        known = self._known(objects)
+        fresh: dict[tuple[str, str], AcceptedRow] = {}
+        receipts = []
+        for one, outcome in zip(objects, outcomes, strict=True):
+            stored, origin = one.indexable.stored, one.indexable.origin
+            key = origin.gateway_id, origin.object_id
+            if key in known:
+                receipts.append(known[key])
+                continue
+            receipt = Receipt(
+                central_id=self._central_id,
+                gateway_id=origin.gateway_id,
+                object_id=ObjectId(origin.object_id),
+                sha256=stored.sha256,
+                size_bytes=stored.size_bytes,
+                stored_bytes=one.stored_bytes,
+                outcome=outcome,
+                archived_at_utc=origin.received_at_utc,
+            )
+            signed = known[key] = sign_receipt(receipt, self._receipt_key)
+            fresh[key] = {
+                "gateway_id": origin.gateway_id,
+                "object_id": origin.object_id,
+                "sha256": stored.sha256,
+                "stored_bytes": one.stored_bytes,
+                "outcome": outcome.value,
+                "receipt": signed,
+            }
+            receipts.append(signed)
+        if fresh:
+            AcceptedUpload.insert_many(fresh.values()).execute(self._db)
+        return receipts
+
+    def _known(self, objects: Sequence[Opened]) -> dict[tuple[str, str], str]:
+        named = [one.indexable.origin.object_id for one in objects]
+        query = AcceptedUpload.select(
+            AcceptedUpload.gateway_id, AcceptedUpload.object_id, AcceptedUpload.receipt
+        ).where(AcceptedUpload.object_id.in_(named))
+        rows = query.dicts().execute(self._db)
+        return {(row["gateway_id"], row["object_id"]): row["receipt"] for row in rows}
 
     def _verified(self, object_id: ObjectId, open_sealed: Callable[[], BinaryIO]) -> StoredObject:
         """The content, durable; nothing of it stays if a single byte does not verify."""

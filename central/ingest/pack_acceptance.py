@@ -10,14 +10,16 @@ from __future__ import annotations
 import io
 import logging
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Final
 
 import peewee
 
 from central.audit.record import Action
 from central.audit.refusals import Refusals
-from central.ingest.acceptance import Acceptance
-from central.ingest.errors import ObjectRefusedError, TryAgainError
+from central.ingest.acceptance import Acceptance, Opened
+from central.ingest.errors import IngestError, ObjectRefusedError, TryAgainError
 from central.ingest.partial import KEPT_S, PartialUpload
 from contract.pack import (
     HEADER_BYTES,
@@ -30,10 +32,13 @@ from contract.pack import (
     read_count,
     read_head,
 )
-from contract.transfer import Problem
+from contract.transfer import PERMANENT, Problem
 
 _log = logging.getLogger(__name__)
 _DETAIL_LENGTH: Final = 200
+_OPENERS: Final = 4  # threads of all packs together that open objects
+_AT_ONCE: Final = 16
+"""Objects indexed in one transaction: bounds the memory that their metadata takes, and how long the index is held."""
 
 
 class DecidedPack(peewee.Model):
@@ -57,8 +62,13 @@ class PackAcceptance:
         self._db = db
         self._acceptance = acceptance
         self._refusals = refusals
+        self._openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="pack-objects")
         with db.bind_ctx([DecidedPack]):
             db.create_tables([DecidedPack])
+
+    def close(self) -> None:
+        """To be called when no pack is being decided any more."""
+        self._openers.shutdown(wait=True)
 
     def decided(self, gateway_id: str, pack_id: str) -> tuple[str, int] | None:
         """The kept answer (JSON) and the pack's length; None if there is none. Kept for a week."""
@@ -84,7 +94,11 @@ class PackAcceptance:
         """
         pack = self.read_pack(pack_id, upload)
         assert pack is not None, "a whole pack has its head"
-        fates = [self._fate(gateway_id, upload, entry, source_address) for entry in pack.entries]
+        fates = [
+            fate
+            for at in range(0, len(pack.entries), _AT_ONCE)
+            for fate in self._fates(gateway_id, upload, pack.entries[at : at + _AT_ONCE], source_address)
+        ]
         answer = PackAnswer(pack_id=pack_id, objects=tuple(fates)).model_dump_json(exclude_none=True)
         if any(fate.problem in (Problem.STORAGE, Problem.UNAVAILABLE) for fate in fates):
             return answer  # not the last word: the file stays, and the next question tries the rest again
@@ -126,27 +140,62 @@ class PackAcceptance:
             upload.drop()
             raise ObjectRefusedError(Problem.PACK, str(error)) from error
 
-    def _fate(self, gateway_id: str, upload: PartialUpload, entry: PackEntry, source_address: str) -> Fate:
+    def _fates(
+        self, gateway_id: str, upload: PartialUpload, entries: Sequence[PackEntry], source_address: str
+    ) -> list[Fate]:
+        """Of a few objects: opened side by side, since most of that is waiting for the disk, and indexed together."""
+        opened = list(self._openers.map(lambda entry: self._open(gateway_id, upload, entry), entries))
+        told = {
+            fate.object_id: fate for fate in self._index([one for one in opened if isinstance(one, Opened)])
+        }
+        fates = [
+            one if isinstance(one, Fate) else told[entry.object_id]
+            for entry, one in zip(entries, opened, strict=True)
+        ]
+        for fate in fates:
+            if fate.problem in PERMANENT:
+                detail = f"object {fate.object_id}: {fate.problem} {fate.detail}"
+                self._refusals.record(Action.UPLOAD_REFUSED, gateway_id, source_address, detail)
+        return fates
+
+    def _open(self, gateway_id: str, upload: PartialUpload, entry: PackEntry) -> Opened | Fate:
+        """The object, verified and durable, or its fate where that is known already."""
         object_id = entry.object_id
         try:
             known = self._acceptance.receipt_of(gateway_id, object_id)
             if known is not None:
                 return Fate(object_id=object_id, receipt=known[0])
-            receipt = self._acceptance.accept_sealed(
+            return self._acceptance.open_sealed(
                 gateway_id, object_id, lambda: _part_of(upload, entry), entry.stored_bytes
             )
-            return Fate(object_id=object_id, receipt=receipt)
-        except ObjectRefusedError as error:
-            detail = f"object {object_id}: {error.problem} {error.detail}"
-            self._refusals.record(Action.UPLOAD_REFUSED, gateway_id, source_address, detail)
-            return Fate(object_id=object_id, problem=error.problem, detail=error.detail[:_DETAIL_LENGTH])
+        except Exception as error:
+            return _failed(object_id, error)
+
+    def _index(self, opened: Sequence[Opened]) -> list[Fate]:
+        """All together; each by itself if that fails for a reason that only one of them may have."""
+        named = [one.indexable.origin.object_id for one in opened]
+        try:
+            receipts = self._acceptance.receipt_all(opened)
         except TryAgainError as error:
-            return Fate(object_id=object_id, problem=error.problem, detail=error.detail[:_DETAIL_LENGTH])
-        except Exception:
-            # As for an object that comes alone: it is tried again, and the rest of the pack goes on.
-            _log.exception("object of a pack failed object_id=%s", object_id)
-            detail = "central could not do this; it is in central's log"
-            return Fate(object_id=object_id, problem=Problem.UNAVAILABLE, detail=detail)
+            return [_failed(object_id, error) for object_id in named]
+        except Exception as error:
+            if len(opened) == 1:
+                return [_failed(named[0], error)]
+            _log.warning("objects are indexed one by one objects=%d", len(opened), exc_info=True)
+            return [fate for one in opened for fate in self._index([one])]
+        return [
+            Fate(object_id=object_id, receipt=receipt)
+            for object_id, receipt in zip(named, receipts, strict=True)
+        ]
+
+
+def _failed(object_id: str, error: Exception) -> Fate:
+    if isinstance(error, IngestError):
+        return Fate(object_id=object_id, problem=error.problem, detail=error.detail[:_DETAIL_LENGTH])
+    # As for an object that comes alone: it is tried again, and the rest of the pack goes on.
+    _log.error("object of a pack failed object_id=%s", object_id, exc_info=error)
+    detail = "central could not do this; it is in central's log"
+    return Fate(object_id=object_id, problem=Problem.UNAVAILABLE, detail=detail)
 
 
 def _part_of(upload: PartialUpload, entry: PackEntry) -> BinaryIO:

@@ -61,6 +61,7 @@ class Packs:
     def close(self) -> None:
         """Let what is being decided finish."""
         self._workers.shutdown(wait=True)
+        self._acceptance.close()
 
     async def _create(self, request: Request) -> Response:
         gateway_id = await self._callers.gateway_of(request)

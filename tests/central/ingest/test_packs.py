@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -14,7 +15,7 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
-from central.archive.archive import Archive
+from central.archive.archive import Archive, Indexable
 from central.archive.errors import StorageFullError
 from central.audit.record import Audit
 from central.audit.refusals import Refusals
@@ -24,6 +25,7 @@ from central.ingest.pack_acceptance import PackAcceptance
 from central.ingest.partial import KEPT_S, Appender, PartialUploads, UploadLimits
 from contract.identifiers import ObjectId
 from contract.pack import MAX_PACK_BYTES, PackAnswer, make_pack
+from contract.receipt import Outcome
 from contract.transfer import PACKS_PATH, PATCH_CONTENT_TYPE, Problem
 from tests.central.app.house import Box, House, enrol, everything_in
 from tests.central.app.house import create as create_object
@@ -247,49 +249,87 @@ def test_a_full_disk_puts_a_pack_off(tmp_path: Path, instances: list[bytes]) -> 
     assert (answer.status_code, answer.json()["type"]) == (507, Problem.STORAGE)
 
 
+class Inside:
+    """A stopped house's archive and pack acceptance, and one whole pack that is not decided yet."""
+
+    def __init__(self, house: House, made: Made, folder: Path) -> None:
+        identity = house.central.foundation.identity
+        house.stop()
+        self.db = open_database(house.root / "central.sqlite3")
+        self.audit = Audit.open(folder / "audit.sqlite3", NOTARY)
+        self.archive = Archive.open(house.root, self.db)
+        acceptance = Acceptance(
+            self.db,
+            self.archive,
+            central_id="c",
+            sealing_keys=identity.sealing_keys,
+            receipt_key=identity.receipt_key,
+            max_object_bytes=1 << 30,
+        )
+        self.packs = PackAcceptance(self.db, acceptance, Refusals(self.audit))
+        self._pack_id = made.pack.pack_id
+        partials = PartialUploads.open(folder / "packs", UploadLimits(MAX_PACK_BYTES, 4, 0))
+        self.upload = partials.create("gw", ObjectId(made.pack.pack_id), len(made.content))
+        with Appender(self.upload) as appender:
+            appender.write(made.content)
+
+    def decide(self) -> PackAnswer:
+        return PackAnswer.model_validate_json(self.packs.decide("gw", self._pack_id, self.upload, "test"))
+
+    def __enter__(self) -> Inside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.packs.close()
+        self.audit.close()
+        self.db.close()
+
+
 def test_a_disk_that_fills_in_the_middle_keeps_the_pack_for_the_rest(
     house: House, box: Box, tmp_path: Path, instances: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Made(box, instances)
-    identity = house.central.foundation.identity
-    house.stop()
-    db = open_database(house.root / "central.sqlite3")
-    audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
-    archive = Archive.open(house.root, db)
-    acceptance = Acceptance(
-        db,
-        archive,
-        central_id="c",
-        sealing_keys=identity.sealing_keys,
-        receipt_key=identity.receipt_key,
-        max_object_bytes=1 << 30,
-    )
-    packs = PackAcceptance(db, acceptance, Refusals(audit))
-    partials = PartialUploads.open(tmp_path / "packs", UploadLimits(MAX_PACK_BYTES, 4, 0))
-    upload = partials.create("gw", ObjectId(made.pack.pack_id), len(made.content))
-    with Appender(upload) as appender:
-        appender.write(made.content)
     room = iter([True, False])
-    new_object = archive.new_object
+    with Inside(house, made, tmp_path) as inside:
+        new_object = inside.archive.new_object
 
-    def new_object_while_there_is_room() -> object:
-        if not next(room, True):
-            raise StorageFullError("full")
-        return new_object()
+        def new_object_while_there_is_room() -> object:
+            if not next(room, True):
+                raise StorageFullError("full")
+            return new_object()
 
-    monkeypatch.setattr(archive, "new_object", new_object_while_there_is_room)
-    try:
-        first = PackAnswer.model_validate_json(packs.decide("gw", made.pack.pack_id, upload, "test"))
-        assert [fate.problem for fate in first.objects] == [None, Problem.STORAGE, None]
-        assert packs.decided("gw", made.pack.pack_id) is None
-        assert upload.is_whole
-        second = PackAnswer.model_validate_json(packs.decide("gw", made.pack.pack_id, upload, "test"))
+        monkeypatch.setattr(inside.archive, "new_object", new_object_while_there_is_room)
+        first = inside.decide()
+        # They are opened side by side: which of them met the full disk is chance.
+        assert sorted(str(fate.problem) for fate in first.objects) == ["None", "None", Problem.STORAGE]
+        assert inside.packs.decided("gw", made.pack.pack_id) is None
+        assert inside.upload.is_whole
+        second = inside.decide()
         assert [fate.problem for fate in second.objects] == [None, None, None]
-        assert second.objects[0] == first.objects[0]
-        assert not upload.path.exists()
-    finally:
-        audit.close()
-        db.close()
+        assert {fate.receipt for fate in first.objects} - {None} < {fate.receipt for fate in second.objects}
+        assert not inside.upload.path.exists()
+
+
+def test_a_group_that_cannot_be_indexed_together_is_indexed_one_by_one(
+    house: House, box: Box, tmp_path: Path, instances: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(box, instances)
+    bad = made.pack.entries[1].object_id
+    with Inside(house, made, tmp_path) as inside:
+        index_all = inside.archive.index_all
+
+        def index_all_but_one(objects: Sequence[Indexable], in_transaction: object) -> list[Outcome]:
+            if any(one.origin.object_id == bad for one in objects):
+                raise ValueError("a fault that one object brings about")
+            return index_all(objects, in_transaction)  # type: ignore[arg-type]  # passed on as it is
+
+        monkeypatch.setattr(inside.archive, "index_all", index_all_but_one)
+        told = inside.decide()
+        assert [fate.problem for fate in told.objects] == [None, Problem.UNAVAILABLE, None]
+        assert inside.upload.is_whole, "the pack is kept for the one that has no fate yet"
+        monkeypatch.undo()
+        assert [fate.problem for fate in inside.decide().objects] == [None, None, None]
+    assert len(everything_in(house.root)) == 3
 
 
 def test_what_was_given_up_is_swept_with_its_folder(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""The short way from bytes to DICOM JSON says what pydicom says, or nothing; pydicom itself is the oracle."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from pathlib import Path
+
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+
+from central.archive import dicom_json as whole
+from central.archive.errors import NotDicomError
+from central.archive.header import Header, read_header
+from central.archive.plain_json import plain_json
+
+VRS = "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST SV TM UC UI UL UN UR US UT UV OB OW".split()  # noqa: SIM905  # a table
+PIECES = [b"1", b"-2.50", b"007", b" ", b"\0", b"\\", b"A^B", b"~", b"\x1b$B", b"1e5", b"1e999", b"+", b".", b"\xe4",
+          b"1.2.840", b"20240101", b"\x00\x00\xc0\x7f", b"\r\n", b"0", b"x", b"12345678901234567"]  # fmt: skip
+
+
+def test_real_files_give_the_same_json_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+    folder = Path(str(get_testdata_file("CT_small.dcm", download=False))).parent
+    for name in sorted(folder.glob("*.dcm")):
+        try:
+            short = whole.dicom_json(read_header(name), {})
+        except NotDicomError:
+            continue
+        with monkeypatch.context() as patch:
+            patch.setattr(whole, "plain_json", lambda element: None)
+            assert short == whole.dicom_json(read_header(name), {}), name
+        compared += 1
+    assert compared > 50
+
+
+@pytest.mark.parametrize("charset", ["iso8859", "shift_jis", "iso2022_jp", "utf8", "gb18030"])
+def test_bytes_of_any_kind_give_what_pydicom_gives_or_nothing(charset: str) -> None:
+    chance = random.Random(charset)
+    plain = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's opinion of the values
+        for _ in range(4000):
+            vr = chance.choice(VRS)
+            value = b"".join(chance.choices(PIECES, k=chance.randrange(5)))
+            tag, little = BaseTag(0x00091001), chance.random() < 0.8
+            element = RawDataElement(tag, vr, len(value), value, 0, False, little)
+            said = plain_json(element)
+            if said is None:
+                continue
+            plain += 1
+            dataset = Dataset({tag: element})
+            dataset.set_original_encoding(False, little, charset)
+            header = Header(dataset, "", "", "", little, {}, "")
+            assert said == whole._element(dataset, tag, header, 0), (vr, value)
+    assert plain > 500
