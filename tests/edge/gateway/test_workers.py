@@ -150,7 +150,7 @@ def test_a_stop_lets_an_instance_in_a_worker_finish(box: RealBox) -> None:
             sent = at + chunk
         stopping = threading.Thread(target=box.stop)
         stopping.start()
-        wait_until("the port is closed", lambda: not _listens(box))
+        wait_until("the port is closed", lambda: not _listens(box), timeout_s=60)
         elsewhere.send(p_data(1, 2, data[sent:]))
         assert elsewhere.read_response().status == 0
         assert elsewhere.read_pdu()[0] == 0x07, "and then the association is aborted"
