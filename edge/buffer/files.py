@@ -16,7 +16,6 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -27,7 +26,7 @@ from edge.buffer.errors import SpoolInUseError
 from edge.buffer.sealed_file import AlignedBuffers, SealedFile, takes_direct_writes
 
 _SEALED = ".sealed"
-_SHARDS = [f"{number:02x}" for number in range(256)]
+SHARDS = [f"{number:02x}" for number in range(256)]
 _COPY = ".copy"
 _COPIED_BYTES = 1 << 20
 _NAMES_AT_ONCE = 64
@@ -87,7 +86,7 @@ class SpoolFiles:
             (self.root / place.value).mkdir(mode=0o700, exist_ok=True)
         objects = self.root / Place.OBJECTS.value
         present = {entry.name for entry in os.scandir(objects)}
-        for shard in _SHARDS:
+        for shard in SHARDS:
             if shard not in present:
                 (objects / shard).mkdir(mode=0o700)
         fsync_directory(objects)
@@ -137,7 +136,7 @@ class SpoolFiles:
 
     def _make_names(self) -> list[ObjectId]:
         """Create empty files in one folder and make them durable together."""
-        shard = secrets.choice(_SHARDS)
+        shard = secrets.choice(SHARDS)
         names = [ObjectId(shard + new_object_id()[2:]) for _ in range(_NAMES_AT_ONCE)]
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
@@ -209,17 +208,16 @@ class SpoolFiles:
             raise
         fsync_directory(path.parent)
 
-    def sealed_files(self) -> Iterator[tuple[ObjectId, Place]]:
-        """Every sealed file and its place. Copies that were cut off are deleted, names that are not ours left alone."""
-        folders = [(self.root / Place.OBJECTS.value / shard, Place.OBJECTS) for shard in _SHARDS]
-        folders.append((self.root / Place.QUARANTINE.value, Place.QUARANTINE))
-        for folder, place in folders:
-            for entry in os.scandir(folder):
-                object_id = _object_id_of(entry.name)
-                if object_id is not None:
-                    yield object_id, place
-                elif entry.name.endswith(_COPY):
-                    Path(entry.path).unlink()
+    def names_in(self, place: Place, shard: str = "") -> set[ObjectId]:
+        """Ids of the files in one folder; of the queue's, one shard. Copies that were cut off are deleted."""
+        found: set[ObjectId] = set()
+        for entry in os.scandir(self.root / place.value / shard):
+            object_id = _object_id_of(entry.name)
+            if object_id is not None:
+                found.add(object_id)
+            elif entry.name.endswith(_COPY):
+                Path(entry.path).unlink()
+        return found
 
     def size_of(self, object_id: ObjectId) -> int:
         """Bytes of the file wherever it lies, label and all; 0 if it is gone."""

@@ -12,15 +12,17 @@ from __future__ import annotations
 import errno
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum, auto
 from pathlib import Path
+from typing import Final
 
 from peewee import DatabaseError
 
 from contract.identifiers import ObjectId
-from edge.buffer.files import Place, SpoolFiles
+from edge.buffer.files import SHARDS, Place, SpoolFiles
 from edge.buffer.index import LIVE, SpoolIndex
 from edge.buffer.label import Label, UnlabelledError, is_sound, read_label
 from edge.buffer.records import Origin, RecoveryReport
@@ -101,25 +103,43 @@ class _Compared:
 
 
 def _compare(files: SpoolFiles, index: SpoolIndex) -> _Compared:
-    """Names only: no file is opened or asked for its size. Ids are packed, 100,000 of them in a few megabytes."""
-    expected: dict[Place, set[bytes]] = {place: set() for place in Place}
-    for object_id, state in index.live_states():
-        expected[_place_of(state)].add(bytes.fromhex(object_id))
+    """Names only: no file is opened or asked for its size. Folder by folder, so that 100,000 cost two megabytes."""
+    rows = _RowsByShard(index)
+    set_aside = files.names_in(Place.QUARANTINE)
     # Moved and deleted later: doing it while a folder is read could show a file twice.
-    misplaced, strangers = [], []
-    for object_id, place in files.sealed_files():
-        packed = bytes.fromhex(object_id)
-        if packed in expected[place]:
-            expected[place].discard(packed)
-            continue
-        wanted = next((other for other in Place if packed in expected[other]), None)
-        if wanted is None:
-            strangers.append(object_id)
-        else:
-            expected[wanted].discard(packed)
-            misplaced.append((object_id, wanted))
-    missing = [ObjectId(packed.hex()) for place in Place for packed in expected[place]]
-    return _Compared(misplaced, strangers, missing)
+    compared = _Compared([], [], [])
+    for shard in SHARDS:
+        queued = files.names_in(Place.OBJECTS, shard)
+        for object_id, place in rows.of(shard):
+            here, other = (queued, set_aside) if place is Place.OBJECTS else (set_aside, queued)
+            if object_id in here:
+                here.discard(object_id)
+            elif object_id in other:
+                other.discard(object_id)
+                compared.misplaced.append((object_id, place))
+            else:
+                compared.missing.append(object_id)
+        compared.strangers.extend(queued)
+    compared.strangers.extend(set_aside)
+    return compared
+
+
+class _RowsByShard:
+    """Every live object and where its file should lie, seventeen bytes each."""
+
+    _ROW_BYTES: Final = 17
+
+    def __init__(self, index: SpoolIndex) -> None:
+        self._packed = {shard: bytearray() for shard in SHARDS}
+        for object_id, state in index.live_states():
+            place = tuple(Place).index(_place_of(state))
+            self._packed[object_id[:2]] += bytes.fromhex(object_id) + bytes((place,))
+
+    def of(self, shard: str) -> Iterator[tuple[ObjectId, Place]]:
+        packed = self._packed[shard]
+        for at in range(0, len(packed), self._ROW_BYTES):
+            *raw, place = packed[at : at + self._ROW_BYTES]
+            yield ObjectId(bytes(raw).hex()), tuple(Place)[place]
 
 
 class _Fate(Enum):

@@ -74,6 +74,7 @@ class Heartbeat:
         self._next = self._speech.session
         self._twin = False
         self._over_https = False
+        self._told = ""  # the last failure that was logged
         self._wake = threading.Condition()
         self._asked = True
         self._stopping = False
@@ -176,6 +177,7 @@ class Heartbeat:
         taken = first_post(due.sayings)
         answers = self._https.post(taken)
         self._speech.note_said(due, len(taken))
+        self._told = ""
         self._link.heartbeat(connected=True, detail=broker_fault.TWIN if self._twin else "")
         for below, payload in answers:
             self._hear(below, payload)
@@ -186,7 +188,9 @@ class Heartbeat:
         if self._broker is None or self._over_https:
             self._over_https = False  # the next one that gets through begins a session
             self._link.heartbeat(connected=False, detail=why)
-        _log.warning("heartbeat not posted", extra={"reason": why})
+        if why != self._told:  # once: a central that is away for days must not wear the card
+            self._told = why
+            _log.warning("heartbeat not posted", extra={"reason": why})
 
     def _hear(self, below: str, payload: bytes) -> None:
         try:

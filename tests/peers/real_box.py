@@ -17,7 +17,7 @@ from typing import Self
 
 import psutil
 
-from contract.control import BoxStatus
+from contract.control import BoxStatus, StudyList
 from edge.control import ask
 from tests.edge.scripted_central import ScriptedCentral
 from tests.ports import free_base_port
@@ -112,6 +112,11 @@ class RealBox:
 
     def status(self) -> BoxStatus:
         return BoxStatus.model_validate(ask(self._sockets / "control.sock", "status", {}, timeout_s=20))
+
+    def open_studies(self) -> int:
+        """How many studies may still get images, as far as the box knows."""
+        answer = ask(self._sockets / "control.sock", "studies", {}, timeout_s=20)
+        return sum(study.state != "complete" for study in StudyList.model_validate(answer).studies)
 
     def enrol(self, central: ScriptedCentral) -> None:
         ask(self._sockets / "control.sock", "enrol", {"pairing": str(central.pairing)}, timeout_s=20)

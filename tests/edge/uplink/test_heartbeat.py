@@ -329,3 +329,17 @@ def test_commands_over_a_plain_line_are_not_heard(
     box.heartbeat.stop()
     intruder.disconnect()
     intruder.loop_stop()
+
+
+def test_a_central_that_takes_no_heartbeats_is_logged_once(
+    central: ScriptedCentral, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every fifteen seconds a line would wear the card of a box whose central is away for days."""
+    box = Box(identity_with(central, tmp_path, BrokerAddress(host="127.0.0.1", port=_free_port(), tls=False)))
+    for _ in range(5):
+        box.heartbeat._https_failed("central answered 404: scripted")
+    box.heartbeat._https_failed("the connection broke")
+    assert [record.reason for record in caplog.records if record.message == "heartbeat not posted"] == [  # type: ignore[attr-defined]
+        "central answered 404: scripted",
+        "the connection broke",
+    ]
