@@ -23,7 +23,7 @@ NPM := env PATH="$(CURDIR)/$(BIN):$(PATH)" $(BIN)/npm
 help: ## this list
 	@echo "make demo     start the whole system on this machine and send it a study; Ctrl-C stops it"
 	@echo '              ARGS="--state DIR --base-port N --send DIR --no-sample --json-only"'
-	@echo "make test     every test, against the real peers (DCMTK, mosquitto, Chromium)"
+	@echo "make test     every test, against the real peers (DCMTK, mosquitto, Chromium, PostgreSQL)"
 	@echo "make check    ruff, mypy --strict, import-linter, tsc"
 	@echo "make bench    measurements, as ratios against DCMTK's storescp in the same run"
 	@echo "make soak     the long tests: power cuts, disk faults, kills, mutated PDUs, 1 GB through the gateway"
@@ -36,6 +36,11 @@ demo: .stamps/demo .stamps/viewer ## the main job
 test: .stamps/test .stamps/viewer
 	@tools/peers.sh
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+ifeq ($(ARGS),)
+	@echo "central once more, on PostgreSQL"
+	@DICOMNET_TEST_DATABASE=postgresql $(BIN)/python -m pytest -n 2 --dist loadfile tests/central \
+		--ignore tests/central/viewer --ignore tests/central/portal
+endif
 
 check: .stamps/test .stamps/node_modules
 	@$(STEP) "ruff: rules" ruff $(BIN)/ruff check .

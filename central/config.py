@@ -9,7 +9,9 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import Field, field_validator, model_validator
 
 from central.dimse.settings import DimseSettings
 from central.workflow.hl7_settings import Hl7Settings
@@ -90,9 +92,30 @@ class StorageSettings(Section):
         default=Path("/var/lib/dicomnet-central"),
         description="folder of the index, the audit record, the objects and the keys; made at first start",
     )
+    database: str = Field(
+        default="",
+        description="PostgreSQL for index and audit, such as postgresql://dicomnet@db/dicomnet; empty: SQLite in root",
+    )
+    database_connections: int = Field(
+        default=16, ge=2, le=200, description="connections to that PostgreSQL, at most"
+    )
     reserve_bytes: int = Field(
         default=2 << 30, ge=0, description="bytes of the disk that stay free: uploads are put off below that"
     )
+
+    @field_validator("database")
+    @classmethod
+    def _no_password(cls, value: str) -> str:
+        try:
+            named = conninfo_to_dict(value)
+        except psycopg.ProgrammingError as error:
+            raise ValueError(f"not a PostgreSQL connection string: {error}") from error
+        if "password" in named:
+            raise ValueError(
+                "a password does not belong into settings: put it into a password file "
+                "(PGPASSFILE, or ~/.pgpass of central's user), mode 0600"
+            )
+        return value
 
 
 class MqttSettings(Section):

@@ -1,8 +1,8 @@
 """What the server and the commands beside it both stand on: the data folder, the database, keys, accounts.
 
-Always true: everything here may be opened by several processes at once (SQLite in WAL with synchronous FULL,
-key files that are made once), so ``dicomnet-central pair`` works beside a running server. The server itself
-holds the folder's lock: two servers on one folder would both sweep what the other is writing.
+Always true: everything here may be opened by several processes at once (SQLite in WAL with synchronous FULL, or
+PostgreSQL; key files that are made once), so ``dicomnet-central pair`` works beside a running server. The server
+itself holds the folder's lock: two servers on one folder would both sweep what the other is writing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from central.access.accounts import Accounts
 from central.audit.chain import Notary
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
-from central.config import EVERYWHERE, Settings
+from central.config import EVERYWHERE, Settings, StorageSettings
+from central.database import AUDIT_LOCK, Database, DatabaseUnfitError, Postgres, open_sqlite
 from central.errors import StartError
 from central.identity.errors import KeyFileError
 from central.identity.gateways import Gateways
@@ -28,7 +29,6 @@ from central.identity.keyfiles import make_private_folder
 from central.identity.pairings import Pairings
 from central.identity.standings import Standings
 
-_PRAGMAS: Final = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
 _ALWAYS_CALLED: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -37,7 +37,7 @@ class Foundation:
     """Opened; `close` when done."""
 
     settings: Settings
-    db: peewee.SqliteDatabase
+    db: Database
     audit: Audit
     identity: Identity
     gateways: Gateways
@@ -57,8 +57,8 @@ class Foundation:
         try:
             make_private_folder(root)
             identity = Identity.open(root / "keys", _server_hosts(settings))
-            db = open_database(root / "central.sqlite3")
-            audit = Audit.open(root / "audit.sqlite3", Notary(identity.central_id, identity.receipt_key))
+            db = open_database(settings.storage)
+            audit = open_audit(settings.storage, Notary(identity.central_id, identity.receipt_key))
             gateways = Gateways(db, identity.authority)
             pairings = Pairings(db, gateways, accept_at_once=settings.gateways.acceptance == "pairing-string")
             standings = Standings(db, gateways)
@@ -69,21 +69,30 @@ class Foundation:
             raise StartError(
                 f"the data folder {root} (storage.root) cannot be used: {error.strerror or error}"
             ) from error
-        except (peewee.PeeweeException, AuditUnavailableError) as error:
-            raise StartError(f"a database in {root} cannot be used: {error}") from error
+        except (peewee.PeeweeException, AuditUnavailableError, DatabaseUnfitError) as error:
+            where = "PostgreSQL (storage.database)" if settings.storage.database else f"a database in {root}"
+            raise StartError(f"{where} cannot be used: {error}") from error
         return cls(settings, db, audit, identity, gateways, pairings, standings, accounts)
 
     def close(self) -> None:
         self.audit.close()
-        self.db.close()
+        self.db.end()
 
 
-def open_database(path: Path) -> peewee.SqliteDatabase:
-    """The index database at `path`, made with mode 0600 if it is not there. A connection a thread."""
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    db = peewee.SqliteDatabase(str(path), pragmas=_PRAGMAS)
-    db.connect()
+def open_database(settings: StorageSettings) -> Database:
+    """The index database: PostgreSQL where one is named, else a file in the data folder."""
+    if not settings.database:
+        return open_sqlite(settings.root / "central.sqlite3")
+    db = Postgres(settings.database, connections=settings.database_connections)
+    db.require_fit()
     return db
+
+
+def open_audit(settings: StorageSettings, notary: Notary) -> Audit:
+    """The audit record, apart from the index: a file of its own, or connections and a writer's lock of its own."""
+    if not settings.database:
+        return Audit.open(settings.root / "audit.sqlite3", notary)
+    return Audit.over(Postgres(settings.database, connections=2, writer_lock=AUDIT_LOCK), notary)
 
 
 def lock_folder(root: Path) -> int:

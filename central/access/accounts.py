@@ -29,6 +29,7 @@ import peewee
 from central.access.errors import AccountError
 from central.access.policy import PatientKey, Principal, Role
 from central.access.throttle import SignInThrottle
+from central.database import Database, make_tables
 
 SessionKind = Literal["cookie", "bearer"]
 MIN_PASSWORD_CHARACTERS: Final = 12
@@ -67,7 +68,7 @@ class UserSession(peewee.Model):
 class Accounts:
     """Accounts and sessions in `db`; safe to call from every thread."""
 
-    def __init__(self, db: peewee.SqliteDatabase, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
         self._db = db
         self._clock = clock
         self._hasher = argon2.PasswordHasher()
@@ -77,11 +78,10 @@ class Accounts:
         self._nobodys_hash = self._hasher.hash(secrets.token_hex(16))
 
     @classmethod
-    def open(cls, db: peewee.SqliteDatabase, clock: Callable[[], float] = time.time) -> Accounts:
+    def open(cls, db: Database, clock: Callable[[], float] = time.time) -> Accounts:
         """Make the tables if they are missing. `clock` gives UTC seconds since 1970."""
         models = [UserAccount, UserSession]
-        with db.bind_ctx(models):
-            db.create_tables(models)
+        make_tables(db, models)
         return cls(db, clock)
 
     def create_user(
@@ -126,7 +126,7 @@ class Accounts:
         AccountError : no such user, or the password is too short.
         """
         username, password_hash = username.lower(), self._hash(password)
-        with self._db.atomic():
+        with self._db.writing():
             named = UserAccount.username == username
             if not UserAccount.update(password_hash=password_hash).where(named).execute(self._db):
                 raise AccountError(f"there is no user {username}")
@@ -154,7 +154,7 @@ class Accounts:
         """A new token (256 random bits) for `principal`, valid for `life_s` seconds."""
         token = secrets.token_urlsafe(32)
         now = int(self._clock())
-        with self._db.atomic():
+        with self._db.writing():
             UserSession.delete().where(UserSession.expires_at_utc <= now).execute(self._db)
             UserSession.insert(
                 token_sha256=_digest(token),

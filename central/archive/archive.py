@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import peewee
-
 from central.access.policy import Grant, Scope, StudyFacts, scope_of
 from central.archive import finding
 from central.archive.attributes import Attributes, attributes_of
@@ -26,6 +24,7 @@ from central.archive.objects import ObjectFiles, ObjectSink, StoredObject
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.rows import InstanceRow, SeriesRow, StoredInstance, StudyRow
 from central.archive.tables import MODELS, Instance, Metadata, Series, Study
+from central.database import Database, make_tables
 from contract.receipt import Outcome
 
 _METADATA_BATCH: Final = 64  # rows in memory at a time
@@ -45,22 +44,21 @@ class Indexable:
 class Archive:
     """Open archive; one per process, safe to call from many threads."""
 
-    def __init__(self, files: ObjectFiles, db: peewee.SqliteDatabase) -> None:
+    def __init__(self, files: ObjectFiles, db: Database) -> None:
         self._files = files
         self._db = db
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
 
     @classmethod
-    def open(cls, root: Path, db: peewee.SqliteDatabase) -> Archive:
+    def open(cls, root: Path, db: Database) -> Archive:
         """Open the archive whose files lie under `root`/objects and whose index is in `db`.
 
         Raises
         ------
         OSError : the folder cannot be made or read.
         """
-        with db.bind_ctx(MODELS):
-            db.create_tables(MODELS)
+        make_tables(db, MODELS)
         return cls(ObjectFiles.open(root / "objects"), db)
 
     # Writing: for ingest only.
@@ -97,7 +95,7 @@ class Archive:
         ----------
         in_transaction : called before the commit, for what must become true together with it.
         """
-        with self._write_lock, self._db.atomic("IMMEDIATE"):
+        with self._write_lock, self._db.writing():
             outcomes = [
                 add_to_index(self._db, one.attributes, one.metadata, one.stored, one.origin)
                 for one in objects
@@ -193,7 +191,7 @@ class Archive:
             .join(Series)
             .join(Study)
             .where(Study.study_instance_uid == grant.study_instance_uid, finding.readable(_scope(grant)))
-            .order_by(Series.series_number, Series.id, Instance.instance_number, Instance.id)
+            .order_by(*finding.IN_STUDY)
         )
         if series_instance_uid is not None:
             query = query.where(Series.series_instance_uid == series_instance_uid)

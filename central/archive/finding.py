@@ -15,6 +15,7 @@ import peewee
 
 from central.access.policy import Scope
 from central.archive.query import (
+    Condition,
     InstanceQuery,
     SeriesQuery,
     StudyQuery,
@@ -28,11 +29,14 @@ from central.archive.query import (
 )
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 from central.archive.tables import Instance, Series, Study
+from central.database import Database
 
-Conditions = list[peewee.Expression | None]
+Conditions = list[Condition | None]
 
 _NEWEST_FIRST: Final = (Study.study_date.desc(), Study.study_time.desc(), Study.id.desc())
-_BY_NUMBER: Final = (Series.series_number, Series.id)
+_BY_NUMBER: Final = (Series.series_number.asc(nulls="FIRST"), Series.id)
+IN_STUDY: Final = (*_BY_NUMBER, Instance.instance_number.asc(nulls="FIRST"), Instance.id)
+"""Order of a study's instances: by Series and Instance Number, what has none first."""
 
 
 def _columns(model: type[peewee.Model]) -> list[Any]:
@@ -46,14 +50,14 @@ _SERIES: Final = [*_STUDY, *_columns(Series)]
 _INSTANCE: Final = [*_SERIES, *_columns(Instance)]
 
 
-def find_studies(db: peewee.SqliteDatabase, scope: Scope, query: StudyQuery) -> list[StudyRow]:
+def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow]:
     """Newest first."""
     select = Study.select(*_STUDY).order_by(*_NEWEST_FIRST)
     found = _page(select, [within(scope), *_study_keys(query)], query.limit, query.offset)
     return [_study_row(row) for row in found.dicts().execute(db)]
 
 
-def find_series(db: peewee.SqliteDatabase, scope: Scope, query: SeriesQuery) -> list[SeriesRow]:
+def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRow]:
     """Newest study first, then by Series Number."""
     select = Series.select(*_SERIES).join(Study).order_by(*_NEWEST_FIRST, *_BY_NUMBER)
     conditions = [within(scope), *_study_keys(query.study), *_series_keys(query)]
@@ -62,14 +66,9 @@ def find_series(db: peewee.SqliteDatabase, scope: Scope, query: SeriesQuery) -> 
     ]
 
 
-def find_instances(db: peewee.SqliteDatabase, scope: Scope, query: InstanceQuery) -> list[InstanceRow]:
+def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[InstanceRow]:
     """Newest study first, then by Series Number and Instance Number."""
-    select = (
-        Instance.select(*_INSTANCE)
-        .join(Series)
-        .join(Study)
-        .order_by(*_NEWEST_FIRST, *_BY_NUMBER, Instance.instance_number, Instance.id)
-    )
+    select = Instance.select(*_INSTANCE).join(Series).join(Study).order_by(*_NEWEST_FIRST, *IN_STUDY)
     conditions = [
         within(scope),
         readable(scope),
@@ -131,7 +130,7 @@ def _series_keys(query: SeriesQuery) -> Conditions:
     ]
 
 
-def _page(select: Any, conditions: Iterable[peewee.Expression | None], limit: int | None, offset: int) -> Any:
+def _page(select: Any, conditions: Iterable[Condition | None], limit: int | None, offset: int) -> Any:
     said = [condition for condition in conditions if condition is not None]
     if said:
         select = select.where(reduce(and_, said))

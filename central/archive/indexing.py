@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import peewee
-
 from central.archive.attributes import Attributes
 from central.archive.objects import StoredObject
 from central.archive.tables import Instance, Metadata, Series, Study
+from central.database import Database
 from contract.receipt import Outcome
 
 
@@ -29,7 +28,7 @@ class ObjectOrigin:
 
 
 def add_to_index(
-    db: peewee.SqliteDatabase,
+    db: Database,
     attributes: Attributes,
     metadata: bytes,
     stored: StoredObject,
@@ -63,7 +62,7 @@ def add_to_index(
     return Outcome.VERSION if others else Outcome.ARCHIVED
 
 
-def _study(db: peewee.SqliteDatabase, attributes: Attributes) -> tuple[dict[str, Any], bool]:
+def _study(db: Database, attributes: Attributes) -> tuple[dict[str, Any], bool]:
     """The study's row, made or filled in, and whether the instance names another patient than it does."""
     same = Study.study_instance_uid == attributes.study_instance_uid
     row = _first(db, Study.select().where(same))
@@ -83,7 +82,7 @@ def _study(db: peewee.SqliteDatabase, attributes: Attributes) -> tuple[dict[str,
     return row, other_patient
 
 
-def _series(db: peewee.SqliteDatabase, attributes: Attributes, study_id: int) -> tuple[int, bool]:
+def _series(db: Database, attributes: Attributes, study_id: int) -> tuple[int, bool]:
     same = (Series.study == study_id) & (Series.series_instance_uid == attributes.series_instance_uid)
     row = _first(db, Series.select(Series.id).where(same))
     if row is not None:
@@ -92,7 +91,7 @@ def _series(db: peewee.SqliteDatabase, attributes: Attributes, study_id: int) ->
 
 
 def _count(
-    db: peewee.SqliteDatabase,
+    db: Database,
     attributes: Attributes,
     study: dict[str, Any],
     series_id: int,
@@ -110,6 +109,6 @@ def _count(
     ).where(Study.id == study["id"]).execute(db)
 
 
-def _first(db: peewee.SqliteDatabase, query: Any) -> dict[str, Any] | None:
+def _first(db: Database, query: Any) -> dict[str, Any] | None:
     rows: list[dict[str, Any]] = list(query.limit(1).dicts().execute(db))
     return rows[0] if rows else None

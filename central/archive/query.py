@@ -15,10 +15,12 @@ from typing import Final
 import peewee
 
 from central.archive.errors import QueryError
+from central.database import Wildcard
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 MAX_KEY_CHARACTERS: Final = 1024
 MAX_LIST_VALUES: Final = 500
+Condition = peewee.Expression | Wildcard
 _LAST_CHARACTER: Final = "\U0010ffff"  # nothing sorts after it: the end of a prefix's range
 _DATE: Final = re.compile(r"\d{8}")
 _TIME: Final = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
@@ -82,7 +84,7 @@ def person_name_groups(pn: str) -> tuple[str, str]:
     return alphabetic, "\n".join(["", *lines, ""]) if lines else ""
 
 
-def matches_text(column: peewee.Field, key: str, *, folded: bool = False) -> peewee.Expression | None:
+def matches_text(column: peewee.Field, key: str, *, folded: bool = False) -> Condition | None:
     """Single value or wildcard matching; None when `key` matches everything."""
     pattern = fold(_checked(key)) if folded else _checked(key).strip(" ")
     if not pattern.strip("*"):
@@ -93,18 +95,16 @@ def matches_text(column: peewee.Field, key: str, *, folded: bool = False) -> pee
     if not _has_wildcard(head):
         # A prefix written as a range uses the index; GLOB would not.
         return (column >= head) & (column < head + _LAST_CHARACTER)
-    return column % pattern.replace("[", "[[]")
+    return Wildcard(column, pattern)
 
 
-def matches_person_name(
-    alphabetic: peewee.Field, others: peewee.Field | None, key: str
-) -> peewee.Expression | None:
+def matches_person_name(alphabetic: peewee.Field, others: peewee.Field | None, key: str) -> Condition | None:
     """As `matches_text`, folded; ideographic and phonetic groups are asked only for what they could hold."""
     pattern = fold(_checked(key)).rstrip("^ ")
     found = matches_text(alphabetic, pattern)
     if found is None or others is None or pattern.isascii():
         return found
-    return found | (others % f"*\n{pattern.replace('[', '[[]')}\n*")
+    return found | Wildcard(others, f"*\n{pattern}\n*")
 
 
 def matches_date(column: peewee.Field, key: str) -> peewee.Expression | None:

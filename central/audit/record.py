@@ -33,8 +33,10 @@ from typing import Any, Final, Literal
 
 import peewee
 
-from central.audit.chain import GENESIS, Notary, Verdict, check, link
+from central.audit.chain import Notary, Verdict, check, link
 from central.audit.errors import AuditUnavailableError
+from central.audit.tables import AuditCheckpoint, AuditRecord, end_of_chain, prepare
+from central.database import Database, Sqlite
 
 MAX_DETAIL_CHARACTERS: Final = 2000
 MAX_NAME_CHARACTERS: Final = 128
@@ -106,40 +108,6 @@ class AuditRow:
     event: AuditEvent
 
 
-class AuditRecord(peewee.Model):
-    """Table ``audit_record``. `at_utc` is ISO 8601 text, always in UTC."""
-
-    id = peewee.AutoField()
-    at_utc = peewee.TextField()
-    actor = peewee.TextField()
-    actor_role = peewee.TextField()
-    action = peewee.TextField()
-    outcome = peewee.TextField()
-    source_address = peewee.TextField()
-    study_instance_uid = peewee.TextField(null=True, index=True)
-    series_instance_uid = peewee.TextField(null=True)
-    sop_instance_uid = peewee.TextField(null=True)
-    detail = peewee.TextField()
-    chain = peewee.TextField(null=True)  # null only between the two steps of taking over an older file
-
-    class Meta:
-        table_name = "audit_record"
-
-
-class AuditCheckpoint(peewee.Model):
-    """Table ``audit_checkpoint``: signed words, in the order in which they were made."""
-
-    id = peewee.AutoField()
-    last_id = peewee.IntegerField(index=True)
-    word = peewee.TextField()
-
-    class Meta:
-        table_name = "audit_checkpoint"
-
-
-_TABLES: Final = (AuditRecord, AuditCheckpoint)
-
-
 @dataclass(frozen=True)
 class Wanted:
     """Which records; None is no condition. Times are ISO 8601 text in UTC, `until_utc` not included."""
@@ -176,10 +144,11 @@ class _Pending:
 class Audit:
     """The open audit record; one per process, safe to call from every thread."""
 
-    def __init__(self, db: peewee.SqliteDatabase, notary: Notary) -> None:
+    def __init__(self, db: Database, notary: Notary) -> None:
         self._db = db
         self._notary = notary
         self._signed_at_s = -math.inf
+        self._closed = False
         self._write_lock = threading.Lock()
         self._queue_lock = threading.Lock()
         self._queue: list[_Pending] = []
@@ -195,14 +164,19 @@ class Audit:
         try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             # One connection for all threads, behind our own lock: SQLite has one writer anyway.
-            db = peewee.SqliteDatabase(
-                str(path), pragmas=_PRAGMAS, thread_safe=False, check_same_thread=False
-            )
+            db = Sqlite(str(path), pragmas=_PRAGMAS, thread_safe=False, check_same_thread=False)
             db.connect()
-            with db.atomic("IMMEDIATE"):  # several programs may open it at once
-                taken_over = _prepare(db)
         except (OSError, peewee.PeeweeException) as error:
             raise AuditUnavailableError(f"cannot open the audit record {path}: {error}") from error
+        return cls.over(db, notary)
+
+    @classmethod
+    def over(cls, db: Database, notary: Notary) -> Audit:
+        """Take or make the record in `db`, which nothing else of this process uses. Raises as `open`."""
+        try:
+            taken_over = prepare(db)  # several programs may do so at once
+        except peewee.PeeweeException as error:
+            raise AuditUnavailableError(f"cannot open the audit record: {error}") from error
         audit = cls(db, notary)
         if taken_over:
             detail = f"{taken_over} records of an older version were taken into the chain as they were"
@@ -263,7 +237,7 @@ class Audit:
         try:
             with self._write_lock:
                 self._require_open()
-                with self._db.atomic("IMMEDIATE"):
+                with self._db.writing():
                     self._sign_if_due(at_once=True)
         except peewee.PeeweeException as error:
             raise AuditUnavailableError("the audit record cannot be written") from error
@@ -314,11 +288,12 @@ class Audit:
         ):  # the last records are kept and chained, if not signed for
             self.sign()
         with self._write_lock:
-            self._db.close()
+            self._closed = True
+            self._db.end()
 
     def _require_open(self) -> None:
-        # peewee would quietly open the file again.
-        if self._db.is_closed():
+        # peewee would quietly open the database again.
+        if self._closed:
             raise AuditUnavailableError("the audit record is closed")
 
     def _commit_waiting(self) -> None:
@@ -328,10 +303,8 @@ class Audit:
         error: BaseException | None = AuditUnavailableError("the commit did not end")
         try:
             self._require_open()
-            with self._db.atomic(
-                "IMMEDIATE"
-            ):  # other programs write as well: the chain's end is read in here
-                last_id, chain = _end_of_chain(self._db)
+            with self._db.writing():  # other programs write as well: the chain's end is read in here
+                last_id, chain = end_of_chain(self._db)
                 for pending in batch:
                     last_id += 1
                     pending.row["id"] = last_id
@@ -348,55 +321,13 @@ class Audit:
 
     def _sign_if_due(self, *, at_once: bool = False) -> None:
         """A checkpoint, in the transaction of the records it is for."""
-        last_id, chain = _end_of_chain(self._db)
+        last_id, chain = end_of_chain(self._db)
         signed = AuditCheckpoint.select(peewee.fn.MAX(AuditCheckpoint.last_id)).scalar(self._db) or 0
         hour_is_over = time.monotonic() - self._signed_at_s >= _CHECKPOINT_S
         if last_id > signed and (at_once or hour_is_over or last_id - signed >= CHECKPOINT_RECORDS):
             word = self._notary.checkpoint(last_id, chain)
             AuditCheckpoint.insert(last_id=last_id, word=word).execute(self._db)
             self._signed_at_s = time.monotonic()
-
-
-def _prepare(db: peewee.SqliteDatabase) -> int:
-    """Tables, chain and triggers; how many records of an older version were chained. Inside a transaction."""
-    columns = {column.name for column in db.get_columns("audit_record")}
-    older = bool(columns) and "chain" not in columns
-    if older:
-        _run(db, "DROP TRIGGER IF EXISTS audit_record_no_update")
-        _run(db, "ALTER TABLE audit_record ADD COLUMN chain TEXT")
-    with db.bind_ctx(_TABLES):
-        db.create_tables(_TABLES)
-    taken_over = _chain_all(db) if older else 0
-    for table in ("audit_record", "audit_checkpoint"):
-        for verb in ("UPDATE", "DELETE"):
-            _run(
-                db,
-                f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-                "BEGIN SELECT RAISE(ABORT, 'the audit record is append-only'); END",
-            )
-    return taken_over
-
-
-def _chain_all(db: peewee.SqliteDatabase) -> int:
-    """Give every record its place in the chain. Ids of an older version may have gaps: they close here."""
-    chain, count = GENESIS, 0
-    for row in list(AuditRecord.select().order_by(AuditRecord.id).dicts().execute(db)):
-        count += 1
-        here = AuditRecord.id == row["id"]
-        row["id"] = count
-        chain = link(chain, row)
-        AuditRecord.update(id=count, chain=chain).where(here).execute(db)
-    return count
-
-
-def _end_of_chain(db: peewee.SqliteDatabase) -> tuple[int, str]:
-    last = AuditRecord.select(AuditRecord.id, AuditRecord.chain).order_by(AuditRecord.id.desc()).limit(1)
-    row = next(iter(last.tuples().execute(db)), None)
-    return (row[0], row[1]) if row else (0, GENESIS)
-
-
-def _run(db: peewee.SqliteDatabase, statement: str) -> None:
-    db.execute(peewee.SQL(statement))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
 
 
 def _row(event: AuditEvent) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from pynetdicom.pdu_primitives import A_RELEASE
 from central.access.policy import Action, scope_of
 from central.archive.archive import Archive
 from central.archive.query import InstanceQuery
+from central.database import Database
 from central.dimse.association import PROCESSING_FAILURE, SUCCESS, Request
 from central.dimse.calling import called
 from central.dimse.commitment_store import Commitment, CommitmentStore, Reference
@@ -65,7 +66,7 @@ _log = logging.getLogger(__name__)
 class Commitments:
     """Serves N-ACTION, and tells those with a host from a thread of its own between `start` and `stop`."""
 
-    def __init__(self, settings: DimseSettings, peers: Peers, archive: Archive, db: peewee.Database) -> None:
+    def __init__(self, settings: DimseSettings, peers: Peers, archive: Archive, db: Database) -> None:
         self._settings = settings
         self._peers = peers
         self._archive = archive

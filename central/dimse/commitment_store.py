@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 
 import peewee
 
+from central.database import Database, make_tables
+
 MAX_WAITING: Final = 10_000
 
 
@@ -55,9 +57,8 @@ MODELS: Final = (CommitmentRequest,)
 class CommitmentStore:
     """Makes its table if it is missing. Safe from any thread."""
 
-    def __init__(self, db: peewee.Database) -> None:
-        with db.bind_ctx(MODELS):
-            db.create_tables(MODELS)
+    def __init__(self, db: Database) -> None:
+        make_tables(db, MODELS)
         self._db = db
 
     def add(self, ae_title: str, transaction_uid: str, references: list[Reference]) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import peewee
 
+from central.database import Database, make_tables
 from contract.command import MAX_COMMAND_LIFE_S, Command, CommandKind, new_command_id
 from contract.heartbeat import CommandAnswer
 
@@ -61,13 +62,10 @@ class GivenCommand:
 class Commands:
     """The book of them. Safe to call from many threads."""
 
-    def __init__(
-        self, db: peewee.SqliteDatabase, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, db: Database, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._db = db
         self._clock = clock
-        with db.bind_ctx([BoxCommand]):
-            db.create_tables([BoxCommand])
+        make_tables(db, [BoxCommand])
 
     def issue(self, gateway_id: str, kind: CommandKind, params: Mapping[str, str], issued_by: str) -> Command:
         """Put a new command on record."""
@@ -79,7 +77,7 @@ class Commands:
             expires_at_utc=now + LIFE,
             params=dict(params),
         )
-        with self._db.atomic("IMMEDIATE"):
+        with self._db.writing():
             BoxCommand.delete().where(BoxCommand.issued_at_utc < (now - KEPT_FOR).isoformat()).execute(
                 self._db
             )

@@ -12,6 +12,7 @@ from typing import Any
 
 import peewee
 
+from central.database import Database, make_tables, put
 from contract.command import Desired, SettingValue
 
 
@@ -29,10 +30,9 @@ class BoxDesired(peewee.Model):
 class DesiredSettings:
     """Safe to call from many threads."""
 
-    def __init__(self, db: peewee.SqliteDatabase) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
-        with db.bind_ctx([BoxDesired]):
-            db.create_tables([BoxDesired])
+        make_tables(db, [BoxDesired])
 
     def of(self, gateway_id: str) -> Desired | None:
         query = BoxDesired.select().where(BoxDesired.gateway_id == gateway_id)
@@ -41,10 +41,10 @@ class DesiredSettings:
 
     def desire(self, gateway_id: str, settings: Mapping[str, SettingValue], *, box_version: int) -> Desired:
         """A new version with exactly these values; `box_version` is the newest the box has looked at."""
-        with self._db.atomic("IMMEDIATE"):
+        with self._db.writing():
             known = self.of(gateway_id)
             version = max(known.version if known else 0, box_version) + 1
             desired = Desired(version=version, settings=dict(settings))
             row = {"gateway_id": gateway_id, "version": version, "settings": json.dumps(desired.settings)}
-            BoxDesired.insert(row).on_conflict_replace().execute(self._db)
+            put(self._db, BoxDesired, row)
         return desired

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import peewee
 
+from central.database import Database, make_tables, put
 from contract.command import EventMark
 from contract.heartbeat import Event
 
@@ -65,18 +66,15 @@ class HeardEvent:
 class Events:
     """The book of them. Safe to call from many threads."""
 
-    def __init__(
-        self, db: peewee.SqliteDatabase, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, db: Database, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._db = db
         self._clock = clock
-        with db.bind_ctx(MODELS):
-            db.create_tables(MODELS)
+        make_tables(db, MODELS)
 
     def keep(self, gateway_id: str, event: Event) -> tuple[EventMark, bool]:
         """Take an event in. What of its stream is kept now, and whether this event was new."""
         now = self._clock().isoformat()
-        with self._db.atomic("IMMEDIATE"):
+        with self._db.writing():
             through = self._through(gateway_id, event.stream)
             is_next = event.number > through and event.after <= through
             if is_next:
@@ -90,7 +88,7 @@ class Events:
                     heard_at_utc=now,
                 ).execute(self._db)
                 mark = {"gateway_id": gateway_id, "stream": event.stream, "heard_at_utc": now}
-                BoxEventMark.insert(through=event.number, **mark).on_conflict_replace().execute(self._db)
+                put(self._db, BoxEventMark, {**mark, "through": event.number})
                 through = event.number
                 self._forget_old(gateway_id)
         return EventMark(stream=event.stream, through=through), is_next

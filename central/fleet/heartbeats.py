@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import peewee
 
+from central.database import Database, Wildcard, make_tables, put
 from contract.command import Reported
 from contract.heartbeat import (
     EQUIPMENT,
@@ -74,15 +75,14 @@ class Heartbeats:
 
     def __init__(
         self,
-        db: peewee.SqliteDatabase,
+        db: Database,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._db = db
         self._clock = clock
         self._runs: dict[str, deque[str]] = {}
         self._twins: dict[str, datetime] = {}
-        with db.bind_ctx(MODELS):
-            db.create_tables(MODELS)
+        make_tables(db, MODELS)
 
     def keep(self, gateway_id: str, below: str, payload: bytes, *, retained: bool) -> bool:
         """Keep a state of an admitted gateway; False when it is ignored.
@@ -113,7 +113,7 @@ class Heartbeats:
             "payload": text,
             "heard_at_utc": heard_at.isoformat(),
         }
-        BoxMessage.insert(said).on_conflict_replace().execute(self._db)
+        put(self._db, BoxMessage, said)
         return True
 
     def of(self, gateway_id: str) -> BoxHeartbeat:
@@ -188,7 +188,7 @@ class Heartbeats:
     def _equipment(self, gateway_id: str) -> list[dict[str, Any]]:
         query = (
             BoxMessage.select()
-            .where((BoxMessage.gateway_id == gateway_id) & (BoxMessage.topic % f"{EQUIPMENT}*"))
+            .where((BoxMessage.gateway_id == gateway_id) & Wildcard(BoxMessage.topic, f"{EQUIPMENT}*"))
             .order_by(BoxMessage.topic)
         )
         return list(query.dicts().execute(self._db))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import peewee
-
+from central.database import Database
 from central.fleet.commands import Commands
 from central.fleet.correspondence import Correspondence, Down
 from central.fleet.desired import DesiredSettings
@@ -38,7 +37,7 @@ class FleetRooms:
     @classmethod
     def open(
         cls,
-        db: peewee.SqliteDatabase,
+        db: Database,
         gateways: Gateways,
         identity: Identity,
         broker: BrokerPlace | None,

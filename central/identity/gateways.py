@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from central.database import Database, make_tables
 from central.identity.authority import CertificateAuthority
 from central.identity.errors import CertificateRefusedError, PairingRefusedError, RenewalRefusedError
 
@@ -59,7 +60,7 @@ class CertificateIssue(peewee.Model):
 
     serial = peewee.TextField(primary_key=True)
     gateway_id = peewee.TextField(index=True)
-    issued_at = peewee.FloatField()  # seconds since the epoch
+    issued_at = peewee.DoubleField()  # seconds since the epoch
 
     class Meta:
         table_name = "certificate_issue"
@@ -92,15 +93,14 @@ class Gateways:
 
     def __init__(
         self,
-        db: peewee.SqliteDatabase,
+        db: Database,
         authority: CertificateAuthority,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._db = db
         self._authority = authority
         self._clock = clock
-        with db.bind_ctx(MODELS):
-            db.create_tables(MODELS)
+        make_tables(db, MODELS)
 
     def register(self, name: str, public_key: ec.EllipticCurvePublicKey) -> tuple[str, x509.Certificate]:
         """Make a new gateway, called after `name`, with a certificate for its key. In the caller's transaction."""
@@ -149,9 +149,9 @@ class Gateways:
         names = [str(name.value) for name in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         if names != [gateway_id]:
             raise RenewalRefusedError("the subject of the request is not the certificate's")
-        with self._db.atomic("IMMEDIATE"):
+        with self._db.writing():
             lately = (
-                CertificateIssue.select(peewee.fn.COUNT())
+                CertificateIssue.select(peewee.fn.COUNT(CertificateIssue.serial))
                 .where(
                     (CertificateIssue.gateway_id == gateway_id)
                     & (CertificateIssue.issued_at > self._clock() - 86_400)
@@ -213,7 +213,7 @@ class Gateways:
         """Close the door to a gateway for good, from its next request on. False: there is no such gateway."""
         known = Gateway.gateway_id == gateway_id
         now = datetime.fromtimestamp(self._clock(), UTC).isoformat()
-        with self._db.atomic("IMMEDIATE"):
+        with self._db.writing():
             if self._first(Gateway.select().where(known)) is None:
                 return False
             Gateway.update(revoked_at_utc=now).where(known & Gateway.revoked_at_utc.is_null()).execute(

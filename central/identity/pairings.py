@@ -22,6 +22,7 @@ import peewee
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from central.database import Database, make_tables
 from central.identity.errors import PairingRefusedError
 from central.identity.gateways import Gateways, requested_key
 from contract.enrolment import DECISION_LIFE_S, PAIRING_LIFE_S, decode_request, key_fingerprint, new_token
@@ -36,7 +37,7 @@ class PairingToken(peewee.Model):
 
     token_sha256 = peewee.TextField(primary_key=True)
     name = peewee.TextField()
-    expires_at = peewee.FloatField()  # seconds since the epoch
+    expires_at = peewee.DoubleField()  # seconds since the epoch
     key_sha256 = peewee.TextField(null=True)
     gateway_id = peewee.TextField(null=True)
 
@@ -50,7 +51,7 @@ class PairingRequest(peewee.Model):
     token_sha256 = peewee.TextField(primary_key=True)
     fingerprint = peewee.TextField()
     source_address = peewee.TextField()
-    requested_at = peewee.FloatField()  # seconds since the epoch
+    requested_at = peewee.DoubleField()  # seconds since the epoch
     replaces = peewee.BooleanField()
     decision = peewee.TextField(null=True)
     issued = peewee.BooleanField(default=False)
@@ -101,7 +102,7 @@ class Pairings:
 
     def __init__(
         self,
-        db: peewee.SqliteDatabase,
+        db: Database,
         gateways: Gateways,
         clock: Callable[[], float] = time.time,
         *,
@@ -111,8 +112,7 @@ class Pairings:
         self._gateways = gateways
         self._clock = clock
         self._accept_at_once = accept_at_once
-        with db.bind_ctx(MODELS):
-            db.create_tables(MODELS)
+        make_tables(db, MODELS)
 
     def new_pairing(self, name: str = "", *, replaces: str | None = None) -> PairingTicket | None:
         """A token for one box, which will be called `name` ("" gives it a name of its own), or take the place of
@@ -121,7 +121,7 @@ class Pairings:
             return None
         token = new_token()
         expires_at = self._clock() + PAIRING_LIFE_S
-        with self._db.atomic("IMMEDIATE"):
+        with self._db.writing():
             old = self._clock() - _KEPT_S
             PairingToken.delete().where(PairingToken.expires_at < old).execute(self._db)
             PairingRequest.delete().where(PairingRequest.requested_at < old).execute(self._db)
@@ -158,7 +158,7 @@ class Pairings:
         )
         # Found by its hash: how long a comparison takes says nothing about the token.
         token_sha256, key_sha256 = _sha256(token.encode()), _sha256(spki)
-        with self._db.atomic("IMMEDIATE"):
+        with self._db.writing():
             row = self._first(PairingToken.select().where(PairingToken.token_sha256 == token_sha256))
             if row is None:
                 raise PairingRefusedError("unknown token")
@@ -209,7 +209,7 @@ class Pairings:
     def decide(self, fingerprint: str, decision: Decision) -> PendingBox | None:
         """Accept or refuse the waiting box with this fingerprint. None: there is none."""
         wanted = "".join(fingerprint.split()).lower()
-        with self._db.atomic("IMMEDIATE"):
+        with self._db.writing():
             for box in self.pending():
                 if box.fingerprint.replace(" ", "") == wanted:
                     PairingRequest.update(decision=decision).where(

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import peewee
 
+from central.database import Database, make_tables, put
 from central.identity.gateways import Gateways
 from contract.standing import StandingReport
 
@@ -53,34 +54,32 @@ class Standing:
 class Standings:
     """Safe to call from many threads and beside other processes on the same database."""
 
-    def __init__(
-        self, db: peewee.SqliteDatabase, gateways: Gateways, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, db: Database, gateways: Gateways, clock: Callable[[], float] = time.time) -> None:
         self._db = db
         self._gateways = gateways
         self._clock = clock
-        with db.bind_ctx([GatewayStanding]):
-            db.create_tables([GatewayStanding])
+        make_tables(db, [GatewayStanding])
 
     def exchange(self, gateway_id: str, report: StandingReport) -> tuple[str, bool, bool]:
         """Keep the report; returns the box's next ticket, whether its identity was seen twice, and whether that
         is news."""
         now = datetime.fromtimestamp(self._clock(), UTC)
         ticket = secrets.token_hex(16)
-        with self._db.atomic("IMMEDIATE"):
+        with self._db.writing():
             held = self._row(gateway_id)
             since = held and held["seen_twice_at_utc"]
             recent = bool(since and now - datetime.fromisoformat(since) < SEEN_TWICE_FOR)
             strange = held is not None and report.ticket not in (held["given_ticket"], held["shown_ticket"])
-            GatewayStanding.insert(
-                gateway_id=gateway_id,
-                reported_at_utc=now.isoformat(),
-                key_set_version=report.key_set_version,
-                needed_key_ids=json.dumps(sorted(report.needed_key_ids)),
-                given_ticket=ticket,
-                shown_ticket=report.ticket,
-                seen_twice_at_utc=now.isoformat() if strange else since,
-            ).on_conflict_replace().execute(self._db)
+            row = {
+                "gateway_id": gateway_id,
+                "reported_at_utc": now.isoformat(),
+                "key_set_version": report.key_set_version,
+                "needed_key_ids": json.dumps(sorted(report.needed_key_ids)),
+                "given_ticket": ticket,
+                "shown_ticket": report.ticket,
+                "seen_twice_at_utc": now.isoformat() if strange else since,
+            }
+            put(self._db, GatewayStanding, row)
         return ticket, strange or recent, strange and not recent
 
     def forget(self, gateway_id: str) -> None:

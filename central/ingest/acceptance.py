@@ -20,6 +20,7 @@ from central.archive.archive import Archive, Indexable
 from central.archive.errors import NotDicomError, StorageFullError
 from central.archive.indexing import ObjectOrigin
 from central.archive.objects import StoredObject
+from central.database import Database, make_tables
 from central.ingest.errors import ObjectRefusedError, TryAgainError
 from central.ingest.partial import PartialUpload
 from contract.identifiers import ObjectId
@@ -63,7 +64,7 @@ class Acceptance:
 
     def __init__(
         self,
-        db: peewee.SqliteDatabase,
+        db: Database,
         archive: Archive,
         *,
         central_id: str,
@@ -77,8 +78,7 @@ class Acceptance:
         self._unwrap = Unwrapper(sealing_keys)
         self._receipt_key = receipt_key
         self._max_object_bytes = max_object_bytes
-        with db.bind_ctx(MODELS):
-            db.create_tables(MODELS)
+        make_tables(db, MODELS)
 
     def receipt_of(self, gateway_id: str, object_id: ObjectId) -> tuple[str, int] | None:
         """The receipt signed for an object and the size of the sealed object; None if there is none yet."""

@@ -18,6 +18,7 @@ import peewee
 
 from central.audit.record import Action
 from central.audit.refusals import Refusals
+from central.database import Database, make_tables, put
 from central.ingest.acceptance import Acceptance, Opened
 from central.ingest.errors import IngestError, ObjectRefusedError, TryAgainError
 from central.ingest.partial import KEPT_S, PartialUpload
@@ -48,7 +49,7 @@ class DecidedPack(peewee.Model):
     pack_id = peewee.TextField()
     length_bytes = peewee.BigIntegerField()
     answer = peewee.TextField()
-    decided_at_s = peewee.FloatField(index=True)
+    decided_at_s = peewee.DoubleField(index=True)
 
     class Meta:
         table_name = "decided_pack"
@@ -58,13 +59,12 @@ class DecidedPack(peewee.Model):
 class PackAcceptance:
     """Safe to call from many threads for different packs."""
 
-    def __init__(self, db: peewee.SqliteDatabase, acceptance: Acceptance, refusals: Refusals) -> None:
+    def __init__(self, db: Database, acceptance: Acceptance, refusals: Refusals) -> None:
         self._db = db
         self._acceptance = acceptance
         self._refusals = refusals
         self._openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="pack-objects")
-        with db.bind_ctx([DecidedPack]):
-            db.create_tables([DecidedPack])
+        make_tables(db, [DecidedPack])
 
     def close(self) -> None:
         """To be called when no pack is being decided any more."""
@@ -104,14 +104,15 @@ class PackAcceptance:
             return answer  # not the last word: the file stays, and the next question tries the rest again
         now_s = time.time()
         try:
-            with self._db.atomic():
-                DecidedPack.insert(
-                    gateway_id=gateway_id,
-                    pack_id=pack_id,
-                    length_bytes=upload.length_bytes,
-                    answer=answer,
-                    decided_at_s=now_s,
-                ).on_conflict_replace().execute(self._db)
+            with self._db.writing():
+                row = {
+                    "gateway_id": gateway_id,
+                    "pack_id": pack_id,
+                    "length_bytes": upload.length_bytes,
+                    "answer": answer,
+                    "decided_at_s": now_s,
+                }
+                put(self._db, DecidedPack, row)
                 DecidedPack.delete().where(DecidedPack.decided_at_s < now_s - KEPT_S).execute(self._db)
         except peewee.OperationalError as error:
             _log.exception("index not writable pack_id=%s", pack_id)

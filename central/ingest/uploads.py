@@ -12,6 +12,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -63,11 +64,17 @@ class Uploads:
             Route(UPLOADS_PATH, self._create, methods=["POST"]),
             Route(one, self._patch, methods=["PATCH"]),
             Route(one, self._head, methods=["HEAD"]),
+            Route(one, self._refuse_get, methods=["GET"]),
         ]
 
     def close(self) -> None:
         """Let what is being archived finish."""
         self._workers.shutdown(wait=True)
+
+    async def _refuse_get(self, request: Request) -> Response:
+        """An upload cannot be read. But a box whose HEAD was refused asks here why: HEAD's answer has no body."""
+        await self._callers.gateway_of(request)
+        raise HTTPException(405, headers={"Allow": "HEAD, PATCH"})
 
     async def _create(self, request: Request) -> Response:
         gateway_id = await self._callers.gateway_of(request)

@@ -13,13 +13,14 @@ from typing import Any
 
 import peewee
 
+from central.database import Database, make_tables
 from central.workflow.data_sets import StepFacts
 from central.workflow.errors import UnusableMessageError
 from central.workflow.tables import (
+    MODELS,
     PerformedProcedure,
     PerformedProcedureEntry,
     PerformedProcedureStudy,
-    make_tables,
 )
 from contract.workflow import PerformedProcedureMessage, StepStatus
 
@@ -40,8 +41,8 @@ class Procedure:
 class ProcedureStore:
     """Over central's index database; makes its tables there if they are missing. Safe from any thread."""
 
-    def __init__(self, db: peewee.SqliteDatabase) -> None:
-        make_tables(db)
+    def __init__(self, db: Database) -> None:
+        make_tables(db, MODELS)
         self._db = db
 
     def keep(self, gateway_id: str, message: PerformedProcedureMessage, facts: StepFacts) -> bool:
@@ -53,7 +54,7 @@ class ProcedureStore:
         """
         digest = hashlib.sha256(message.data_set).hexdigest()
         at = message.received_at_utc.isoformat()
-        with self._db.atomic("IMMEDIATE"):
+        with self._db.writing():
             step = self._first(
                 PerformedProcedure.select().where(
                     PerformedProcedure.gateway_id == gateway_id,

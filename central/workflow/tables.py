@@ -89,9 +89,3 @@ MODELS: Final = (
     PerformedProcedureStudy,
     PerformedProcedureEntry,
 )
-
-
-def make_tables(db: peewee.SqliteDatabase) -> None:
-    """Make the tables that are missing."""
-    with db.bind_ctx(MODELS):
-        db.create_tables(MODELS)

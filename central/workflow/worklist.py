@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import peewee
 
+from central.database import Database, make_tables
 from central.workflow.data_sets import Scheduled
 from central.workflow.errors import WorklistFullError
-from central.workflow.tables import WorklistEntry, WorklistVersion, make_tables
+from central.workflow.tables import MODELS, WorklistEntry, WorklistVersion
 from contract.workflow import MAX_WORKLIST_BYTES, MAX_WORKLIST_ITEMS
 
 MAX_ENTRIES: Final = 20_000
@@ -39,8 +40,8 @@ class Entry:
 class WorklistStore:
     """Over central's index database; makes its tables there if they are missing. Safe from any thread."""
 
-    def __init__(self, db: peewee.SqliteDatabase) -> None:
-        make_tables(db)
+    def __init__(self, db: Database) -> None:
+        make_tables(db, MODELS)
         self._db = db
         WorklistVersion.insert(
             id=_ONLY_ROW, epoch=secrets.token_hex(8), version=0
@@ -61,7 +62,7 @@ class WorklistStore:
             "item_json": json.dumps(entry.item, ensure_ascii=False),
             "data_set": scheduled.data_set,
         }
-        with self._db.atomic("IMMEDIATE"):
+        with self._db.writing():
             WorklistEntry.delete().where(
                 WorklistEntry.scheduled_date < _da(today - timedelta(days=KEPT_DAYS))
             ).execute(self._db)
@@ -76,7 +77,7 @@ class WorklistStore:
 
     def remove(self, item_id: str) -> str | None:
         """Take an item out; the study it was for, or None if there is no such item."""
-        with self._db.atomic("IMMEDIATE"):
+        with self._db.writing():
             known = WorklistEntry.item_id == item_id
             study: str | None = (
                 WorklistEntry.select(WorklistEntry.study_instance_uid).where(known).scalar(self._db)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from central.foundation import open_database
 from edge.buffer.states import State
 from edge.uplink.line_pace import LEAST_BYTES
 from tests.central.app.house import everything_in
+from tests.central.databases import open_index
 from tests.line.conftest import Scene
 
 SOAK = bool(os.environ.get("DICOMNET_SOAK"))
@@ -24,7 +24,7 @@ HANDSHAKES_BYTES = 8 << 10  # of TLS, and the requests' heads, for each connecti
 
 
 def packs_decided(root: Path) -> int:
-    db = open_database(root / "central.sqlite3")
+    db = open_index(root)
     try:
         return int(db.execute_sql("SELECT COUNT(*) FROM decided_pack").fetchone()[0])  # type: ignore[no-untyped-call]
     finally:

@@ -11,7 +11,6 @@ from io import BytesIO
 from pathlib import Path
 
 import httpx
-import peewee
 import uvicorn
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
@@ -25,6 +24,7 @@ from central.access.web import RequireSignIn
 from central.archive.archive import Archive
 from central.archive.indexing import ObjectOrigin
 from central.audit.record import Audit
+from central.database import Database
 from central.dicomweb import Renderer
 from central.dicomweb import routes as dicomweb_routes
 from central.identity.authority import CertificateAuthority
@@ -33,7 +33,7 @@ from central.identity.pairings import Pairings
 from central.portal import routes as portal_routes
 from central.portal.enrolments import routes as enrolment_routes
 from contract.enrolment import Pairing, new_token
-from tests.central.audit.notary import NOTARY
+from tests.central.databases import open_index, open_record
 
 PASSWORD = "a password for tests only"
 STUDY = "1.2.826.0.1.3680043.8.498.1"
@@ -45,7 +45,7 @@ ORIGIN = ObjectOrigin("gw-test", "0" * 32, datetime(2026, 1, 1, tzinfo=UTC))
 class House:
     """Everything opened; `base_url` once it is served. `boxes` is what the fleet page shows."""
 
-    db: peewee.SqliteDatabase
+    db: Database
     accounts: Accounts
     audit: Audit
     archive: Archive
@@ -118,11 +118,8 @@ def part10(dataset: Dataset) -> bytes:
 @contextmanager
 def open_house(root: Path) -> Iterator[House]:
     """A house in `root`, with its people, served on a loopback port."""
-    db = peewee.SqliteDatabase(
-        str(root / "central.sqlite3"),
-        pragmas={"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000},
-    )
-    accounts, audit = Accounts.open(db), Audit.open(root / "audit.sqlite3", NOTARY)
+    db = open_index(root)
+    accounts, audit = Accounts.open(db), open_record(root)
     archive = Archive.open(root, db)
     boxes: list[object] = []
 

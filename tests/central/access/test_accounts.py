@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import peewee
 import pytest
 
 from central.access.accounts import Accounts, UserAccount, UserSession
@@ -16,6 +15,8 @@ from central.access.throttle import (
     WINDOW_S,
     SignInThrottle,
 )
+from central.database import Database
+from tests.central.databases import open_index, written_in
 
 GOOD = "correct horse battery"
 
@@ -34,14 +35,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def db(tmp_path: Path) -> Iterator[peewee.SqliteDatabase]:
-    database = peewee.SqliteDatabase(str(tmp_path / "central.sqlite3"), pragmas={"journal_mode": "wal"})
+def db(tmp_path: Path) -> Iterator[Database]:
+    database = open_index(tmp_path)
     yield database
     database.close()
 
 
 @pytest.fixture
-def accounts(db: peewee.SqliteDatabase, clock: Clock) -> Accounts:
+def accounts(db: Database, clock: Clock) -> Accounts:
     return Accounts.open(db, clock)
 
 
@@ -69,7 +70,7 @@ def test_a_wrong_password_and_an_unknown_user_look_alike(accounts: Accounts) -> 
 
 
 def test_neither_password_nor_token_is_in_the_database(
-    accounts: Accounts, db: peewee.SqliteDatabase, tmp_path: Path
+    accounts: Accounts, db: Database, tmp_path: Path
 ) -> None:
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
     token = accounts.start_session(principal, "bearer", 60)
@@ -77,7 +78,7 @@ def test_neither_password_nor_token_is_in_the_database(
     [session] = UserSession.select().dicts().execute(db)
     assert user["password_hash"].startswith("$argon2id$")
     assert len(token) >= 43  # 256 bits
-    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    content = written_in(tmp_path)
     assert session["token_sha256"].encode() in content
     assert GOOD.encode() not in content
     assert token.encode() not in content
@@ -111,7 +112,7 @@ def test_a_cookies_token_is_no_bearer_token(accounts: Accounts) -> None:
     assert accounts.principal_of("nonsense", "cookie") is None
 
 
-def test_expired_sessions_are_forgotten(accounts: Accounts, clock: Clock, db: peewee.SqliteDatabase) -> None:
+def test_expired_sessions_are_forgotten(accounts: Accounts, clock: Clock, db: Database) -> None:
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
     accounts.start_session(principal, "cookie", 10)
     clock.now += 11

@@ -22,8 +22,8 @@ from central.access.web import PUBLIC, PUBLIC_FOLDERS
 from central.app import Central
 from central.archive.archive import Archive
 from central.config import Settings
-from central.foundation import open_database
 from tests.central.access.house import ORIGIN, PASSWORD, STUDY, people_in, pydicom_file, served
+from tests.central.databases import open_index, where
 
 CALLERS = ("anonymous", "admin", "radiologist", "doctor", "doctor-other", "patient", "patient-other")
 PAGE, DATA = 303, 401  # what an anonymous caller gets: the sign-in page, or a problem
@@ -96,7 +96,7 @@ def central(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     root = tmp_path_factory.mktemp("central")
     settings = Settings.model_validate(
         {
-            "storage": {"root": root},
+            "storage": {"root": root, "database": where(root)},
             "people": {"port": 0},
             "gateways": {"port": 0},
             "dicom": {"port": 0},
@@ -104,7 +104,7 @@ def central(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     )
     with ExitStack() as closing:
         opened = Central.open(settings, closing)
-        db = open_database(root / "central.sqlite3")
+        db = open_index(root)
         closing.callback(db.close)
         accounts = Accounts.open(db)
         people_in(accounts)

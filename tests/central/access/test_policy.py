@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import peewee
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,6 +26,8 @@ from central.access.policy import (
 from central.archive.archive import Archive
 from central.archive.query import StudyQuery
 from central.archive.tables import Study
+from central.database import Database
+from tests.central.databases import open_index
 
 FACTS = StudyFacts("1.2.3", "P1", "HOSP", "HOUSE^GREGORY")
 READS = (Action.SEARCH, Action.VIEW, Action.EXPORT)
@@ -143,7 +144,7 @@ STUDIES = st.lists(st.tuples(PATIENTS, NAMES), max_size=8)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(who=PRINCIPALS, studies=STUDIES)
 def test_a_search_finds_exactly_what_can_be_opened(
-    archive_db: tuple[Archive, peewee.SqliteDatabase], who: Principal, studies: list[tuple[PatientKey, str]]
+    archive_db: tuple[Archive, Database], who: Principal, studies: list[tuple[PatientKey, str]]
 ) -> None:
     archive, db = archive_db
     Study.delete().execute(db)
@@ -173,6 +174,6 @@ def test_a_search_finds_exactly_what_can_be_opened(
 
 
 @pytest.fixture
-def archive_db(tmp_path: Path) -> tuple[Archive, peewee.SqliteDatabase]:
-    db = peewee.SqliteDatabase(str(tmp_path / "central.sqlite3"))
+def archive_db(tmp_path: Path) -> tuple[Archive, Database]:
+    db = open_index(tmp_path)
     return Archive.open(tmp_path, db), db

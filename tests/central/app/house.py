@@ -27,7 +27,6 @@ from central.archive.archive import Archive
 from central.archive.query import StudyQuery
 from central.archive.rows import InstanceRow
 from central.config import Settings
-from central.foundation import open_database
 from contract.enrolment import (
     CA_PATH,
     ENROL_PATH,
@@ -45,6 +44,7 @@ from contract.receipt import Receipt, receipt_key_id, verify_receipt
 from contract.sealed_object import Aead, Codec, SealedObjectWriter
 from contract.sealing import DataKey
 from contract.transfer import PATCH_CONTENT_TYPE, RECEIPT_HEADER, TUS_VERSION, UPLOADS_PATH
+from tests.central.databases import open_index, where
 
 START_S = 20
 RADIOLOGIST = Principal("r", "radiologist", Role.RADIOLOGIST)
@@ -59,7 +59,9 @@ class House:
         sections.setdefault("gateways", {}).setdefault("port", 0)
         sections["gateways"].setdefault("acceptance", "pairing-string")  # what else is tested asks for it
         sections.setdefault("dicom", {}).setdefault("enabled", False)  # its shutdown takes half a second
-        sections.setdefault("storage", {}).update({"root": str(root), "reserve_bytes": 0})
+        sections.setdefault("storage", {}).update(
+            {"root": str(root), "reserve_bytes": 0, "database": where(root)}
+        )
         self.settings = Settings.model_validate(sections)
         self.central: Central
         self._thread: threading.Thread | None = None
@@ -278,7 +280,7 @@ class Found:
 
 
 def everything_in(root: Path) -> list[Found]:
-    db = open_database(root / "central.sqlite3")
+    db = open_index(root)
     try:
         return [found for study in _studies(db, root) for found in study]
     finally:

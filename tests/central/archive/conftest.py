@@ -17,9 +17,9 @@ from central.access.policy import Action, Grant, Principal, Role, authorize
 from central.archive.archive import Archive
 from central.archive.indexing import ObjectOrigin
 from central.archive.rows import StudyRow
-from central.foundation import open_database
 from contract.identifiers import new_object_id
 from contract.receipt import Outcome
+from tests.central.databases import open_index
 
 RADIOLOGIST = Principal("r", "radiologist", Role.RADIOLOGIST)
 
@@ -48,7 +48,7 @@ class Stocked:
 
 @pytest.fixture
 def stocked(tmp_path: Path) -> Iterator[Stocked]:
-    db = open_database(tmp_path / "central.sqlite3")
+    db = open_index(tmp_path)
     yield Stocked(Archive.open(tmp_path, db), tmp_path)
     db.close()
 

@@ -14,9 +14,9 @@ from central.access.policy import NOTHING, PatientKey, Principal, Role, Scope
 from central.archive.archive import Archive
 from central.archive.errors import NoSuchInstanceError, NotDicomError
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
-from central.foundation import open_database
 from contract.receipt import Outcome
 from tests.central.archive.conftest import RADIOLOGIST, MakeFile, Stocked, sample
+from tests.central.databases import open_index
 
 EVERYTHING = Scope(everything=True)
 
@@ -160,7 +160,7 @@ def test_what_a_crash_left_half_written_is_swept_and_what_it_left_unindexed_is_f
     with stocked.archive.new_object() as sink:  # durable, but the process died before the index
         sink.write(content)
         whole = sink.commit()
-    db = open_database(stocked.root / "central.sqlite3")
+    db = open_index(stocked.root)
     try:
         again = Stocked(Archive.open(stocked.root, db), stocked.root)
         assert list((stocked.root / "objects" / "incoming").iterdir()) == []

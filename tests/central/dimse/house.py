@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import peewee
 from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE
@@ -19,6 +18,7 @@ from pynetdicom import AE
 from central.app import converter
 from central.archive.archive import Archive
 from central.audit.record import Audit
+from central.database import Database
 from central.dicomweb.render import Renderer
 from central.dimse.association import Routes
 from central.dimse.commitment import Commitments
@@ -30,7 +30,7 @@ from central.workflow.peer_steps import PeerSteps
 from central.workflow.procedures import ProcedureStore
 from central.workflow.worklist import WorklistStore
 from tests.central.access.house import ORIGIN
-from tests.central.audit.notary import NOTARY
+from tests.central.databases import open_index, open_record
 from tests.peers_installed import program
 
 EVERYTHING = ["query", "retrieve", "store", "commitment", "worklist", "procedure-step"]
@@ -44,7 +44,7 @@ class House:
     archive: Archive
     audit: Audit
     server: DimseServer
-    db: peewee.SqliteDatabase
+    db: Database
     root: Path
     worklist: WorklistStore
     steps: ProcedureStore
@@ -85,11 +85,8 @@ def open_house(
     root: Path, *, has_room: bool = True, max_object_bytes: int = 1 << 30, **settings: object
 ) -> Iterator[House]:
     """An archive in `root`, served; `settings` are those of ``[dicom]``."""
-    db = peewee.SqliteDatabase(
-        str(root / "central.sqlite3"),
-        pragmas={"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000},
-    )
-    audit, archive = Audit.open(root / "audit.sqlite3", NOTARY), Archive.open(root, db)
+    db = open_index(root)
+    audit, archive = open_record(root), Archive.open(root, db)
     chosen = DimseSettings.model_validate(
         {"port": 0, "peers": [PEER], "idle_timeout_s": 10, "max_connections_per_address": 50, **settings}
     )

@@ -14,7 +14,6 @@ from central.fleet.desired import DesiredSettings
 from central.fleet.events import Events
 from central.fleet.fleet import Ear, Fleet
 from central.fleet.heartbeats import Heartbeats
-from central.foundation import open_database
 from central.identity.authority import CertificateAuthority
 from central.identity.gateways import Gateways, requested_key
 from contract.enrolment import decode_request
@@ -31,6 +30,7 @@ from contract.heartbeat import (
     telemetry_topic,
 )
 from tests.central.app.house import new_key_and_request
+from tests.central.databases import open_index
 
 T0 = datetime(2030, 1, 1, tzinfo=UTC)
 SCANNER = (
@@ -49,7 +49,7 @@ class Scene:
     def __init__(self, folder: Path) -> None:
         self.now = T0
         self.connected_s: float | None = 1e6
-        self.db = open_database(folder / "central.sqlite3")
+        self.db = open_index(folder)
         self.gateways = Gateways(self.db, CertificateAuthority.open(folder))
         _, request = new_key_and_request()
         self.box, _ = self.gateways.register("box", requested_key(decode_request(request)))

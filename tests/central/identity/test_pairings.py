@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import peewee
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from central.foundation import open_database
+from central.database import Database
 from central.identity.authority import CertificateAuthority
 from central.identity.errors import CertificateRefusedError, PairingRefusedError, RenewalRefusedError
 from central.identity.gateways import Gateways
@@ -20,13 +19,14 @@ from central.identity.standings import Standings
 from contract.enrolment import DECISION_LIFE_S, PAIRING_LIFE_S, decode_request, key_fingerprint
 from contract.standing import StandingReport
 from tests.central.app.house import new_key_and_request
+from tests.central.databases import open_index
 
 KEY_A, KEY_B = "a" * 32, "b" * 32
 
 
 @dataclass
 class Register:
-    db: peewee.SqliteDatabase
+    db: Database
     gateways: Gateways
     pairings: Pairings
     standings: Standings
@@ -56,7 +56,7 @@ class Register:
 @pytest.fixture
 def register(tmp_path: Path) -> Iterator[Register]:
     now = [1.8e9]
-    db = open_database(tmp_path / "central.sqlite3")
+    db = open_index(tmp_path)
 
     def clock() -> float:
         return now[0]

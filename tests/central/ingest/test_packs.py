@@ -17,9 +17,7 @@ from pydicom.uid import generate_uid
 
 from central.archive.archive import Archive, Indexable
 from central.archive.errors import StorageFullError
-from central.audit.record import Audit
 from central.audit.refusals import Refusals
-from central.foundation import open_database
 from central.ingest.acceptance import Acceptance
 from central.ingest.pack_acceptance import PackAcceptance
 from central.ingest.partial import KEPT_S, Appender, PartialUploads, UploadLimits
@@ -29,7 +27,7 @@ from contract.receipt import Outcome
 from contract.transfer import PACKS_PATH, PATCH_CONTENT_TYPE, Problem
 from tests.central.app.house import Box, House, enrol, everything_in
 from tests.central.app.house import create as create_object
-from tests.central.audit.notary import NOTARY
+from tests.central.databases import open_index, open_record
 
 SOAK = bool(os.environ.get("DICOMNET_SOAK"))
 
@@ -255,8 +253,8 @@ class Inside:
     def __init__(self, house: House, made: Made, folder: Path) -> None:
         identity = house.central.foundation.identity
         house.stop()
-        self.db = open_database(house.root / "central.sqlite3")
-        self.audit = Audit.open(folder / "audit.sqlite3", NOTARY)
+        self.db = open_index(house.root)
+        self.audit = open_record(folder)
         self.archive = Archive.open(house.root, self.db)
         acceptance = Acceptance(
             self.db,

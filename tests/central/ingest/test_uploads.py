@@ -305,3 +305,17 @@ def test_an_old_tls_is_not_spoken(house: House, box: Box) -> None:
         pytest.raises((ssl.SSLError, OSError)),
     ):
         context.wrap_socket(raw)
+
+
+def test_a_box_that_is_refused_while_it_resumes_can_learn_why(house: House, box: Box) -> None:
+    """HEAD's answer has no body, so the box asks once more with GET; nothing else can be got there."""
+    object_id = new_object_id()
+    with box.client() as client:
+        create(client, object_id, 10, b"x" * 5)
+        answer = client.get(f"{UPLOADS_PATH}/{object_id}")
+        assert (answer.status_code, answer.headers["Allow"]) == (405, "HEAD, PATCH")
+        house.revoke(box.gateway_id)
+        assert head(client, object_id).status_code == 403
+        answer = client.get(f"{UPLOADS_PATH}/{object_id}")
+    assert (answer.status_code, answer.json()["type"]) == (403, Problem.CERTIFICATE)
+    assert "revoked at central" in answer.json()["detail"]

@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import hl7
-import peewee
 import pytest
 from hl7.client import MLLPClient
 from pydantic import ValidationError
@@ -20,7 +19,7 @@ from central.workflow.hl7_message import Delimiters, acknowledgement, read_messa
 from central.workflow.hl7_settings import Hl7Settings
 from central.workflow.mllp import MllpServer, OrderDesk
 from central.workflow.worklist import WorklistStore
-from tests.central.audit.notary import NOTARY
+from tests.central.databases import open_index, open_record
 from tests.edge.gateway.authority import Authority
 
 DAY, LATER = (format(datetime.now().astimezone() + timedelta(days=days), "%Y%m%d") for days in (1, 2))
@@ -68,8 +67,8 @@ class Ris:
 
 @contextmanager
 def open_ris(root: Path, **settings: object) -> Iterator[Ris]:
-    db = peewee.SqliteDatabase(str(root / "central.sqlite3"), pragmas={"journal_mode": "wal"})
-    worklist, audit = WorklistStore(db), Audit.open(root / "audit.sqlite3", NOTARY)
+    db = open_index(root)
+    worklist, audit = WorklistStore(db), open_record(root)
     chosen = Hl7Settings.model_validate({"port": 0, "senders": ["127.0.0.0/8"], **settings})
     server = MllpServer(chosen, OrderDesk(worklist, audit, chosen.character_set))
     server.start()

@@ -1,0 +1,105 @@
+"""The audit record's two tables, which the database itself keeps from being changed.
+
+Always true: UPDATE and DELETE are refused by triggers, for this program as for any other that comes with the rights of
+this program; who has more rights than that breaks the chain (`central.audit.chain`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import peewee
+
+from central.audit.chain import GENESIS, link
+from central.database import Database, Sqlite, make_tables
+
+
+class AuditRecord(peewee.Model):
+    """Table ``audit_record``. `at_utc` is ISO 8601 text, always in UTC."""
+
+    id = peewee.AutoField()
+    at_utc = peewee.TextField()
+    actor = peewee.TextField()
+    actor_role = peewee.TextField()
+    action = peewee.TextField()
+    outcome = peewee.TextField()
+    source_address = peewee.TextField()
+    study_instance_uid = peewee.TextField(null=True, index=True)
+    series_instance_uid = peewee.TextField(null=True)
+    sop_instance_uid = peewee.TextField(null=True)
+    detail = peewee.TextField()
+    chain = peewee.TextField(null=True)  # null only between the two steps of taking over an older file
+
+    class Meta:
+        table_name = "audit_record"
+
+
+class AuditCheckpoint(peewee.Model):
+    """Table ``audit_checkpoint``: signed words, in the order in which they were made."""
+
+    id = peewee.AutoField()
+    last_id = peewee.IntegerField(index=True)
+    word = peewee.TextField()
+
+    class Meta:
+        table_name = "audit_checkpoint"
+
+
+_TABLES: Final = (AuditRecord, AuditCheckpoint)
+_REFUSAL: Final = "the audit record is append-only"
+
+
+def prepare(db: Database) -> int:
+    """Tables, chain and triggers; how many records of an older version were chained. One transaction."""
+    with db.writing():
+        columns = {column.name for column in db.get_columns("audit_record")}
+        older = bool(columns) and "chain" not in columns
+        if older:
+            _run(db, "DROP TRIGGER IF EXISTS audit_record_no_update")
+            _run(db, "ALTER TABLE audit_record ADD COLUMN chain TEXT")
+        make_tables(db, _TABLES)
+        taken_over = _chain_all(db) if older else 0
+        for statement in _SQLITE_TRIGGERS if isinstance(db, Sqlite) else _POSTGRES_TRIGGERS:
+            _run(db, statement)
+    return taken_over
+
+
+def end_of_chain(db: Database) -> tuple[int, str]:
+    """Id and chain value of the last record."""
+    last = AuditRecord.select(AuditRecord.id, AuditRecord.chain).order_by(AuditRecord.id.desc()).limit(1)
+    row = next(iter(last.tuples().execute(db)), None)
+    return (row[0], row[1]) if row else (0, GENESIS)
+
+
+_SQLITE_TRIGGERS: Final = tuple(
+    f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
+    f"BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
+    for table in ("audit_record", "audit_checkpoint")
+    for verb in ("UPDATE", "DELETE")
+)
+_POSTGRES_TRIGGERS: Final = (
+    "CREATE OR REPLACE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+    f"$$ BEGIN RAISE EXCEPTION '{_REFUSAL}'; END $$",
+    *(
+        f"CREATE OR REPLACE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+        "FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only()"
+        for table in ("audit_record", "audit_checkpoint")
+    ),
+)
+
+
+def _chain_all(db: Database) -> int:
+    """Give every record its place in the chain. Ids of an older version may have gaps: they close here."""
+    chain, count = GENESIS, 0
+    row: dict[str, Any]
+    for row in list(AuditRecord.select().order_by(AuditRecord.id).dicts().execute(db)):
+        count += 1
+        here = AuditRecord.id == row["id"]
+        row["id"] = count
+        chain = link(chain, row)
+        AuditRecord.update(id=count, chain=chain).where(here).execute(db)
+    return count
+
+
+def _run(db: Database, statement: str) -> None:
+    db.execute(peewee.SQL(statement))  # type: ignore[no-untyped-call]  # the stubs leave it untyped

@@ -1,0 +1,250 @@
+"""What rooms are promised of their database, on both kinds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import peewee
+import psycopg
+import pytest
+from psycopg import sql
+from pydantic import ValidationError
+
+from central.config import StorageSettings
+from central.database import (
+    Database,
+    DatabaseUnfitError,
+    Postgres,
+    Wildcard,
+    make_tables,
+    open_sqlite,
+    put,
+)
+from central.errors import StartError
+from central.foundation import Foundation
+from tests.central.app.house import House
+from tests.postgres import PostgresServer, postgres_server
+
+KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgresql"))]
+
+
+class Place(peewee.Model):
+    """A table of the tests."""
+
+    ward = peewee.TextField()
+    bed = peewee.IntegerField()
+    name = peewee.TextField()
+
+    class Meta:
+        table_name = "place"
+        primary_key = peewee.CompositeKey("ward", "bed")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with postgres_server() as running:
+        yield running
+
+
+@pytest.fixture(params=KINDS)
+def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Database, Database]]:
+    """One database, opened twice, as by two processes."""
+    if request.param == "sqlite":
+        pair: tuple[Database, Database] = (open_sqlite(tmp_path / "db"), open_sqlite(tmp_path / "db"))
+    else:
+        where = request.getfixturevalue("server").database_for(tmp_path)
+        pair = Postgres(where, connections=4), Postgres(where, connections=4)
+    make_tables(pair[0], [Place])
+    yield pair
+    for db in pair:
+        db.end()
+
+
+def names(db: Database) -> list[str]:
+    return [name for (name,) in Place.select(Place.name).order_by(Place.bed).tuples().execute(db)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("a*", ["abc", "a_c", "a%c", "a[b]c", "a\\c"]),
+        ("a?c", ["abc", "a_c", "a%c", "a\\c"]),
+        ("a_c", ["a_c"]),
+        ("a%c", ["a%c"]),
+        ("A?C", ["ABC"]),
+        ("*[b]*", ["a[b]c"]),
+        ("a\\c", ["a\\c"]),
+        ("?ü?", ["xüx"]),
+        ("*\n*", []),
+    ],
+)
+def test_a_wildcard_means_the_same_in_both(
+    databases: tuple[Database, Database], pattern: str, found: list[str]
+) -> None:
+    db = databases[0]
+    for bed, name in enumerate(["abc", "a_c", "a%c", "ABC", "a[b]c", "a\\c", "xüx"]):
+        put(db, Place, {"ward": "w", "bed": bed, "name": name})
+    query = Place.select(Place.name).where(Wildcard(Place.name, pattern)).order_by(Place.bed)
+    assert [name for (name,) in query.tuples().execute(db)] == found
+
+
+def test_text_sorts_by_code_point_in_both(databases: tuple[Database, Database]) -> None:
+    db = databases[0]
+    words = ["b", "B", "a", "ä", "_", "Z", "é", "z", "1"]
+    for bed, name in enumerate(words):
+        put(db, Place, {"ward": "w", "bed": bed, "name": name})
+    query = Place.select(Place.name).order_by(Place.name)
+    assert [name for (name,) in query.tuples().execute(db)] == sorted(words)
+
+
+def test_put_inserts_and_then_replaces(databases: tuple[Database, Database]) -> None:
+    db, other = databases
+    put(db, Place, {"ward": "w", "bed": 1, "name": "first"})
+    put(other, Place, {"ward": "w", "bed": 1, "name": "second"})
+    put(db, Place, {"ward": "w", "bed": 2, "name": "third"})
+    assert names(other) == ["second", "third"]
+
+
+def test_one_writer_at_a_time(databases: tuple[Database, Database]) -> None:
+    """What is read in `writing` is still so when it is written: two that count up lose no step."""
+    put(databases[0], Place, {"ward": "w", "bed": 1, "name": "0"})
+
+    def count(db: Database) -> None:
+        for _ in range(25):
+            with db.writing():
+                (name,) = names(db)
+                put(db, Place, {"ward": "w", "bed": 1, "name": str(int(name) + 1)})
+        db.close() if not db.is_closed() else None
+
+    threads = [threading.Thread(target=count, args=(databases[at % 2],)) for at in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert names(databases[0]) == ["100"]
+
+
+def test_a_transaction_that_fails_leaves_nothing_and_the_next_works(
+    databases: tuple[Database, Database],
+) -> None:
+    db, other = databases
+
+    def insert_twice() -> None:
+        with db.writing():
+            put(db, Place, {"ward": "w", "bed": 1, "name": "x"})
+            Place.insert(ward="w", bed=1, name="y").execute(db)
+
+    with pytest.raises(peewee.IntegrityError):
+        insert_twice()
+    assert names(other) == []
+    put(db, Place, {"ward": "w", "bed": 1, "name": "x"})
+    assert names(other) == ["x"]
+
+
+@pytest.mark.needs("postgresql")
+def test_a_server_that_was_restarted_costs_nobody_an_error(server: PostgresServer, tmp_path: Path) -> None:
+    db = Postgres(server.database_for(tmp_path), connections=2)
+    make_tables(db, [Place])
+    put(db, Place, {"ward": "w", "bed": 1, "name": "kept"})
+    server.stop()
+    server.start()
+    assert names(db) == ["kept"]
+    server.stop()
+    server.start()
+    with db.writing():
+        put(db, Place, {"ward": "w", "bed": 2, "name": "too"})
+    assert names(db) == ["kept", "too"]
+    db.end()
+
+
+@pytest.mark.needs("postgresql")
+def test_a_server_that_goes_in_the_middle_of_a_transaction_takes_it_along(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    db = Postgres(server.database_for(tmp_path), connections=2)
+    make_tables(db, [Place])
+
+    def write_over_its_end() -> None:
+        with db.writing():
+            put(db, Place, {"ward": "w", "bed": 1, "name": "half"})
+            server.stop()
+            put(db, Place, {"ward": "w", "bed": 2, "name": "never"})
+
+    with pytest.raises(peewee.PeeweeException):
+        write_over_its_end()
+    server.start()
+    assert names(db) == []
+    db.end()
+
+
+@pytest.mark.needs("postgresql")
+def test_more_threads_than_connections_take_turns(server: PostgresServer, tmp_path: Path) -> None:
+    db = Postgres(server.database_for(tmp_path), connections=2)
+    make_tables(db, [Place])
+    threads = [
+        threading.Thread(target=put, args=(db, Place, {"ward": "w", "bed": bed, "name": str(bed)}))
+        for bed in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert names(db) == [str(bed) for bed in range(20)]
+    db.end()
+
+
+@pytest.mark.needs("postgresql")
+def test_a_server_that_does_not_sync_is_refused(server: PostgresServer, tmp_path: Path) -> None:
+    where = server.database_for(tmp_path)
+    db = Postgres(where, connections=2)
+    db.require_fit()
+    with psycopg.connect(where, autocommit=True) as superuser:
+        name = sql.Identifier(superuser.info.dbname)
+        superuser.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(name))
+    with pytest.raises(DatabaseUnfitError, match="synchronous_commit"):
+        db.require_fit()
+    db.end()
+
+
+@pytest.mark.needs("postgresql")
+def test_a_database_that_sorts_otherwise_is_refused_with_the_command_that_helps(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    db = Postgres(server.database("postgres"), connections=2)
+    db.execute_sql("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+    db.end()
+    latin = Postgres(server.database("latin"), connections=2)
+    with pytest.raises(DatabaseUnfitError, match="createdb --template template0"):
+        latin.require_fit()
+    latin.end()
+
+
+@pytest.mark.needs("postgresql")
+def test_central_says_in_one_sentence_that_its_database_is_away(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    house = House(tmp_path / "central")
+    nowhere = StorageSettings.model_validate(
+        {"root": house.root, "database": f"postgresql:///x?host={tmp_path}&connect_timeout=2"}
+    )
+    settings = house.settings.model_copy(update={"storage": nowhere})
+    with pytest.raises(StartError, match=r"PostgreSQL \(storage.database\) cannot be used") as refusal:
+        Foundation.open(settings)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("database", "said"),
+    [
+        ("postgresql://me:secret@db/x", "password file"),
+        ("host=db password=secret", "password file"),
+        ("mysql://db/x", "connection string"),
+    ],
+)
+def test_settings_take_no_password_and_nothing_that_is_no_connection_string(
+    tmp_path: Path, database: str, said: str
+) -> None:
+    with pytest.raises(ValidationError, match=said):
+        StorageSettings.model_validate({"root": tmp_path, "database": database})
