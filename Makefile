@@ -37,8 +37,8 @@ test: .stamps/test .stamps/viewer
 	@tools/peers.sh
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 ifeq ($(ARGS),)
-	@echo "central once more, on PostgreSQL"
-	@DICOMNET_TEST_DATABASE=postgresql $(BIN)/python -m pytest -n 2 --dist loadfile tests/central \
+	@echo "central once more, on PostgreSQL and S3"
+	@DICOMNET_TEST_DATABASE=postgresql DICOMNET_TEST_OBJECTS=s3 $(BIN)/python -m pytest -n 2 --dist loadfile tests/central \
 		--ignore tests/central/viewer --ignore tests/central/portal
 endif
 

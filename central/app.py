@@ -35,6 +35,7 @@ import central.viewer
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
 from central.archive.archive import Archive
+from central.archive.errors import StorageError
 from central.archive.rows import StoredInstance
 from central.audit.record import Action
 from central.audit.refusals import Refusals
@@ -54,7 +55,7 @@ from central.fleet.fleet import Fleet
 from central.fleet.https import GatewayDesk
 from central.fleet.opening import BrokerPlace, FleetRooms
 from central.fleet.support import SupportBundles
-from central.foundation import Foundation, lock_folder
+from central.foundation import Foundation, lock_folder, open_archive
 from central.ingest.acceptance import Acceptance
 from central.ingest.caller import Callers
 from central.ingest.enrolment import EnrolmentDesk
@@ -110,7 +111,9 @@ class Central:
         gateway_socket = bind(settings.gateways.host, settings.gateways.port, "gateways.port")
         closing.callback(gateway_socket.close)
         try:
-            archive = Archive.open(settings.storage.root, foundation.db)
+            archive = open_archive(settings.storage, foundation.db)
+        except StorageError as error:
+            raise StartError(f"the object store (storage.s3) cannot be used: {error}") from error
         except (OSError, peewee.PeeweeException) as error:
             raise StartError(
                 f"the archive in {settings.storage.root} cannot be opened: {reason(error)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -87,6 +88,34 @@ class GatewaySettings(Section):
         return self.public_host or self.host
 
 
+class S3Settings(Section):
+    endpoint: str = Field(
+        default="", description="URL of an S3-compatible object store; empty: objects lie in root"
+    )
+    bucket: str = Field(default="dicomnet", description="bucket, which must be there already")
+    prefix: str = Field(default="objects/", description="what the names of our objects begin with")
+    region: str = Field(default="us-east-1", description="region that requests are signed for")
+    credentials: Path = Field(
+        default=Path("/etc/dicomnet/s3-credentials"),
+        description="file with [default], aws_access_key_id and aws_secret_access_key; mode 0600",
+    )
+    cache_bytes: int = Field(
+        default=20 << 30, ge=0, description="bytes of objects used last that are kept below root"
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _closed(cls, value: str) -> str:
+        if not value:
+            return value
+        url = urlsplit(value)
+        if url.scheme not in ("http", "https") or not url.hostname or url.username or url.password:
+            raise ValueError("an endpoint is https://HOST or https://HOST:PORT, without a user or password")
+        if url.scheme == "http" and not is_loopback(url.hostname):
+            raise ValueError("images do not travel in clear: use https://")
+        return value
+
+
 class StorageSettings(Section):
     root: Path = Field(
         default=Path("/var/lib/dicomnet-central"),
@@ -98,6 +127,9 @@ class StorageSettings(Section):
     )
     database_connections: int = Field(
         default=16, ge=2, le=200, description="connections to that PostgreSQL, at most"
+    )
+    s3: S3Settings = Field(
+        default=S3Settings.model_validate({}), description="Objects on S3 instead of files in root."
     )
     reserve_bytes: int = Field(
         default=2 << 30, ge=0, description="bytes of the disk that stay free: uploads are put off below that"

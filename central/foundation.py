@@ -16,6 +16,8 @@ from typing import Final
 import peewee
 
 from central.access.accounts import Accounts
+from central.archive.archive import Archive
+from central.archive.s3 import S3Objects, S3Place
 from central.audit.chain import Notary
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
@@ -93,6 +95,15 @@ def open_audit(settings: StorageSettings, notary: Notary) -> Audit:
     if not settings.database:
         return Audit.open(settings.root / "audit.sqlite3", notary)
     return Audit.over(Postgres(settings.database, connections=2, writer_lock=AUDIT_LOCK), notary)
+
+
+def open_archive(settings: StorageSettings, db: Database) -> Archive:
+    """The archive: its index in `db`, its objects on S3 where an endpoint is named, else in the data folder."""
+    s3 = settings.s3
+    if not s3.endpoint:
+        return Archive.open(settings.root, db)
+    place = S3Place(s3.endpoint, s3.bucket, s3.prefix, s3.region, s3.credentials, s3.cache_bytes)
+    return Archive.open(settings.root, db, S3Objects.open(place, settings.root / "objects-at-hand"))
 
 
 def lock_folder(root: Path) -> int:

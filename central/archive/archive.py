@@ -20,7 +20,7 @@ from central.archive.dicom_json import dicom_json
 from central.archive.errors import NoSuchInstanceError
 from central.archive.header import read_header
 from central.archive.indexing import ObjectOrigin, add_to_index
-from central.archive.objects import ObjectFiles, ObjectSink, StoredObject
+from central.archive.objects import ObjectFiles, ObjectSink, ObjectStore, StoredObject
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.rows import InstanceRow, SeriesRow, StoredInstance, StudyRow
 from central.archive.tables import MODELS, Instance, Metadata, Series, Study
@@ -44,28 +44,28 @@ class Indexable:
 class Archive:
     """Open archive; one per process, safe to call from many threads."""
 
-    def __init__(self, files: ObjectFiles, db: Database) -> None:
-        self._files = files
+    def __init__(self, objects: ObjectStore, db: Database) -> None:
+        self._objects = objects
         self._db = db
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
 
     @classmethod
-    def open(cls, root: Path, db: Database) -> Archive:
-        """Open the archive whose files lie under `root`/objects and whose index is in `db`.
+    def open(cls, root: Path, db: Database, objects: ObjectStore | None = None) -> Archive:
+        """Open the archive whose index is in `db` and whose contents are in `objects`, or else under `root`/objects.
 
         Raises
         ------
         OSError : the folder cannot be made or read.
         """
         make_tables(db, MODELS)
-        return cls(ObjectFiles.open(root / "objects"), db)
+        return cls(objects or ObjectFiles.open(root / "objects"), db)
 
     # Writing: for ingest only.
 
     def new_object(self) -> ObjectSink:
         """Where the bytes of one Part 10 file go; see `ObjectSink`."""
-        return self._files.new_object()
+        return self._objects.new_object()
 
     def read(self, stored: StoredObject, origin: ObjectOrigin) -> Indexable:
         """What the index will hold of a durable file. Touches no database: may run on many threads at once.
@@ -110,7 +110,7 @@ class Archive:
             if not list(
                 Instance.select(Instance.id).where(Instance.sha256 == stored.sha256).execute(self._db)
             ):
-                stored.path.unlink(missing_ok=True)
+                self._objects.remove(stored.sha256)
 
     # Reading.
 
@@ -168,6 +168,7 @@ class Archive:
         Raises
         ------
         NoSuchInstanceError : the granted study has no such instance.
+        NoSuchObjectError, ObjectDamagedError, StoreUnavailableError : as `ObjectStore.path_of`.
         """
         rows = self._granted(
             grant,
@@ -180,7 +181,7 @@ class Archive:
             Instance.transfer_syntax_uid,
         )
         for row in rows:
-            return StoredInstance(path=self._files.path_of(row["sha256"]), **row)
+            return StoredInstance(path=self._objects.path_of(row["sha256"]), **row)
         raise NoSuchInstanceError("no such instance in this study")
 
     def _granted(

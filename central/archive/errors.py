@@ -28,5 +28,29 @@ class QueryError(ArchiveError):
     """Permanent: a matching key is malformed (a date, a range, a UID). The text may be shown to the caller."""
 
 
-class StorageFullError(ArchiveError):
-    """Transient: the disk is full; nothing was kept of what was being written."""
+class StorageError(ArchiveError):
+    """Transient: what keeps the contents does not do so just now."""
+
+
+class StorageFullError(StorageError):
+    """The disk is full; nothing was kept of what was being written."""
+
+
+class StoreUnavailableError(StorageError):
+    """The object store does not answer, or not as it should. The text says what was tried, without any secret."""
+
+
+class NoSuchObjectError(ArchiveError):
+    """The index knows this content and the store has it not."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"the object store has no content {sha256}")
+        self.sha256 = sha256
+
+
+class ObjectDamagedError(ArchiveError):
+    """What the store keeps under a content's name is something else. It is not shown."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"the object store returned wrong bytes for content {sha256}")
+        self.sha256 = sha256

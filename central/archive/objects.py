@@ -1,7 +1,9 @@
-"""The files: one a content, named by its SHA-256, written once, never changed.
+"""Where contents are kept: one a content, named by its SHA-256, written once, never changed.
 
-Always true: a file under ``objects/ab/cd/`` is whole and durable, because it got its name by a rename after
-fsync, and the folder was fsynced after that. What a crash leaves: files in ``objects/incoming``, swept by
+`ObjectStore` is the interface, `ObjectFiles` the one on a folder; `central.archive.s3` has the one on S3.
+
+Always true of the folder: a file under ``objects/ab/cd/`` is whole and durable, because it got its name by a rename
+after fsync, and the folder was fsynced after that. What a crash leaves: files in ``objects/incoming``, swept by
 `ObjectFiles.open`; or a whole file without a row in the index, which the resend finds again.
 """
 
@@ -13,12 +15,13 @@ import hashlib
 import os
 import secrets
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
-from central.archive.errors import StorageFullError
+from central.archive.errors import NoSuchObjectError, StorageFullError
 from contract.identifiers import check_sha256
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -26,11 +29,35 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class StoredObject:
-    """A durable file that the index does not know of yet. `sha256` and `size_bytes` are of its content."""
+    """A durable content that the index does not know of yet. `path` may be read until the object is indexed."""
 
     sha256: str
     size_bytes: int
     path: Path
+
+
+class ObjectStore(Protocol):
+    """A place for contents. Safe to call from many threads; every implementation passes the same tests."""
+
+    def new_object(self) -> ObjectSink:
+        """Where the bytes of one Part 10 file go."""
+
+    def path_of(self, sha256: str) -> Path:
+        """A local file with this content, to be opened at once.
+
+        Raises
+        ------
+        NoSuchObjectError : it is not here.
+        ObjectDamagedError : what is kept under this name is something else.
+        StoreUnavailableError : the store does not answer.
+        """
+
+    def remove(self, sha256: str) -> None:
+        """Forget a content; one that is not here is forgotten already. StoreUnavailableError as above."""
+
+
+Keep = Callable[[BinaryIO, Path, str, int], StoredObject]
+"""Makes a written file durable under its SHA-256 and size, and closes it."""
 
 
 class ObjectSink:
@@ -39,9 +66,9 @@ class ObjectSink:
     Raises `StorageFullError` from `write` and `commit` when the disk is full.
     """
 
-    def __init__(self, files: ObjectFiles, path: Path) -> None:
-        self._files = files
+    def __init__(self, path: Path, keep: Keep) -> None:
         self._path = path
+        self._keep = keep
         self._file: BinaryIO | None = path.open("xb")
         self._hash = hashlib.sha256()
         self._size = 0
@@ -52,28 +79,25 @@ class ObjectSink:
         try:
             self._file.write(data)
         except OSError as error:
-            raise _storage_error(error) from error
+            raise storage_error(error) from error
         self._hash.update(data)
         self._size += len(data)
 
     def commit(self) -> StoredObject:
-        """Make the object durable under its content address. The same content twice is one file."""
+        """Make the object durable under its content address. The same content twice is one object.
+
+        Raises
+        ------
+        StorageFullError, StoreUnavailableError : it is not durable.
+        """
         assert self._file is not None, "the sink is closed"
-        sha256 = self._hash.hexdigest()
-        target = self._files.path_of(sha256)
         try:
             self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._files.make_durable_folder(target.parent)
-            # Over an existing file too: it has the same content, and the folder's fsync below then
-            # holds for both, whatever became of the writer that was there first.
-            self._path.rename(target)
-            fsync_folder(target.parent)
+            stored = self._keep(self._file, self._path, self._hash.hexdigest(), self._size)
         except OSError as error:
-            raise _storage_error(error) from error
+            raise storage_error(error) from error
         self._file = None
-        return StoredObject(sha256, self._size, target)
+        return stored
 
     def discard(self) -> None:
         """Forget what was written; nothing to do after a commit."""
@@ -105,20 +129,38 @@ class ObjectFiles:
     def open(cls, root: Path) -> ObjectFiles:
         """Make the folder if needed and sweep what a crash left half written."""
         files = cls(root)
-        files.make_durable_folder(files._incoming)
-        for left in files._incoming.iterdir():
-            left.unlink()
+        files._make_durable_folder(files._incoming)
+        sweep(files._incoming)
         return files
 
     def new_object(self) -> ObjectSink:
-        return ObjectSink(self, self._incoming / secrets.token_hex(16))
+        return ObjectSink(self._incoming / secrets.token_hex(16), self._keep)
 
     def path_of(self, sha256: str) -> Path:
-        """Where the content with this hash lies, or would."""
+        path = self._place(sha256)
+        if not path.exists():
+            raise NoSuchObjectError(sha256)
+        return path
+
+    def remove(self, sha256: str) -> None:
+        self._place(sha256).unlink(missing_ok=True)
+
+    def _place(self, sha256: str) -> Path:
         check_sha256(sha256)
         return self._root / sha256[:2] / sha256[2:4] / f"{sha256}.dcm"
 
-    def make_durable_folder(self, folder: Path) -> None:
+    def _keep(self, file: BinaryIO, path: Path, sha256: str, size_bytes: int) -> StoredObject:
+        target = self._place(sha256)
+        os.fsync(file.fileno())
+        file.close()
+        self._make_durable_folder(target.parent)
+        # Over an existing file too: it has the same content, and the folder's fsync below then
+        # holds for both, whatever became of the writer that was there first.
+        path.rename(target)
+        fsync_folder(target.parent)
+        return StoredObject(sha256, size_bytes, target)
+
+    def _make_durable_folder(self, folder: Path) -> None:
         """Make `folder` and its parents down from the root, each durable before this returns.
 
         One that is there already may have been made a moment ago, by another thread or before a crash,
@@ -139,6 +181,12 @@ class ObjectFiles:
         self._durable.add(folder)
 
 
+def sweep(incoming: Path) -> None:
+    """Remove what a crash left half written."""
+    for left in incoming.iterdir():
+        left.unlink()
+
+
 def fsync_folder(folder: Path) -> None:
     """Make names in `folder` durable (POSIX: a rename is, once its directory is fsynced)."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -148,7 +196,8 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _storage_error(error: OSError) -> Exception:
+def storage_error(error: OSError) -> Exception:
+    """`error`, or what it means where it means that the disk is full."""
     if error.errno in _FULL:
         return StorageFullError("the disk that holds the archive is full")
     return error

@@ -16,7 +16,7 @@ from typing import Final
 import peewee
 
 from central.archive.archive import Archive
-from central.archive.errors import NotDicomError, StorageFullError
+from central.archive.errors import NotDicomError, StorageError
 from central.archive.indexing import ObjectOrigin
 from central.dimse.association import SUCCESS, Request
 from central.dimse.transport import OUT_OF_RESOURCES, Incoming
@@ -57,7 +57,7 @@ class Store:
         except NotDicomError as error:
             self._archive.forget(stored)
             return CANNOT_UNDERSTAND, error.reason
-        except (StorageFullError, OSError, peewee.OperationalError) as error:
+        except (StorageError, OSError, peewee.OperationalError) as error:
             _log.warning("event=not-stored peer=%s error=%s", peer.address, type(error).__name__)
             return OUT_OF_RESOURCES, _COMMENTS[OUT_OF_RESOURCES]
         _log.info(

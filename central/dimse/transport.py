@@ -28,7 +28,7 @@ from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
 
-from central.archive.errors import StorageFullError
+from central.archive.errors import StorageError
 from central.archive.objects import ObjectSink
 from central.dimse.errors import DimseError, OverLimitError, PeerTooSlowError
 from contract.identifiers import InvalidIdentifierError, check_uid
@@ -141,7 +141,7 @@ class Incoming:
             return
         try:
             self.sink.write(data)
-        except (OSError, StorageFullError):
+        except (OSError, StorageError):
             self.refuse(OUT_OF_RESOURCES)
 
     def refuse(self, status: int) -> None:

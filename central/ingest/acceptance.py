@@ -17,7 +17,7 @@ import peewee
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from central.archive.archive import Archive, Indexable
-from central.archive.errors import NotDicomError, StorageFullError
+from central.archive.errors import NotDicomError, StorageError
 from central.archive.indexing import ObjectOrigin
 from central.archive.objects import StoredObject
 from central.database import Database, make_tables
@@ -129,7 +129,7 @@ class Acceptance:
         """
         try:
             stored = self._verified(object_id, open_sealed)
-        except StorageFullError as error:
+        except StorageError as error:
             raise TryAgainError(Problem.STORAGE, "central's disk is full") from error
         try:
             origin = ObjectOrigin(gateway_id, object_id, datetime.now(UTC))

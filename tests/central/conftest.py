@@ -1,4 +1,4 @@
-"""Central's tests run on SQLite, and once more on PostgreSQL (tests/central/databases.py)."""
+"""Central's tests run on SQLite and files, and once more on PostgreSQL and S3 (tests/central/databases.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.central.databases import stop_server
+from tests.central.databases import stop_servers
 
 _HERE = Path(__file__).parent
 
@@ -24,4 +24,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _server_ends_with_the_session() -> Iterator[None]:
     yield
-    stop_server()
+    stop_servers()

@@ -1,37 +1,57 @@
-"""Where a test of central keeps its index: SQLite, or with DICOMNET_TEST_DATABASE=postgresql a real PostgreSQL.
+"""Where a test of central keeps its index and its objects: SQLite and files, or real servers.
 
-So the same tests run on both; `make test` does.
+With DICOMNET_TEST_DATABASE=postgresql a PostgreSQL, with DICOMNET_TEST_OBJECTS=s3 an S3 server. So the same tests run
+on both; `make test` does.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import obstore
+
+from central.archive.archive import Archive
 from central.audit.record import Audit
 from central.config import StorageSettings
 from central.database import Database
-from central.foundation import open_audit, open_database
+from central.foundation import open_archive, open_audit, open_database
 from tests.central.audit.notary import NOTARY
 from tests.peers_installed import program
 from tests.postgres import PostgresServer, postgres_server
+from tests.seaweed import S3Server, s3_server
 
 _closing = ExitStack()
 
 
 def storage(root: Path, **settings: object) -> StorageSettings:
-    """`[storage]` for a central in `root`; the same database for the same folder."""
-    return StorageSettings.model_validate({"root": root, "database": where(root), **settings})
+    """`[storage]` for a central in `root`; the same database and the same objects for the same folder."""
+    return StorageSettings.model_validate({**storage_keys(root), **settings})
 
 
-def where(root: Path) -> str:
-    """What `storage.database` is for a central in `root`."""
-    kind = os.environ.get("DICOMNET_TEST_DATABASE", "sqlite")
-    assert kind in ("sqlite", "postgresql"), kind
-    return _server().database_for(root) if kind == "postgresql" else ""
+def storage_keys(root: Path) -> dict[str, Any]:
+    """As `storage`, as it stands in a configuration."""
+    keys: dict[str, Any] = {"root": str(root), "database": ""}
+    if _wanted("DICOMNET_TEST_DATABASE", "sqlite", "postgresql"):
+        keys["database"] = _postgres().database_for(root)
+    if _wanted("DICOMNET_TEST_OBJECTS", "files", "s3"):
+        server = _s3()
+        keys["s3"] = {
+            "endpoint": server.endpoint,
+            "prefix": hashlib.sha256(str(root).encode()).hexdigest()[:16] + "/",
+            "credentials": str(server.credentials),
+        }
+    return keys
+
+
+def open_archive_in(root: Path, db: Database) -> Archive:
+    """The archive of a central in `root`, opened once more."""
+    return open_archive(storage(root), db)
 
 
 def open_index(root: Path) -> Database:
@@ -44,21 +64,48 @@ def open_record(root: Path) -> Audit:
     return open_audit(storage(root), NOTARY)
 
 
+def contents_in(root: Path) -> list[bytes]:
+    """Every content that the object store of a central in `root` keeps, indexed or not."""
+    s3 = storage(root).s3
+    if not s3.endpoint:
+        return [path.read_bytes() for path in (root / "objects").rglob("*.dcm")]
+    bucket = _s3().bucket(s3.bucket)
+    names = [entry["path"] for page in obstore.list(bucket, prefix=s3.prefix) for entry in page]
+    return [bytes(obstore.get(bucket, name).bytes()) for name in names]
+
+
+def arriving_in(root: Path) -> list[Path]:
+    """Files that are being written, or that a crash left."""
+    folder = "objects-at-hand" if storage(root).s3.endpoint else "objects"
+    return list((root / folder / "incoming").iterdir())
+
+
 def written_in(root: Path) -> bytes:
     """Everything that is on the disk of a central in `root`: its files, and what is in its database."""
     content = b"".join(path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file())
-    if database := where(root):
+    if database := storage(root).database:
         dump = program("pg_dump")
         assert dump is not None
         content += subprocess.run([dump, "--inserts", database], capture_output=True, check=True).stdout
     return content
 
 
-def stop_server() -> None:
+def stop_servers() -> None:
     """At the end of the session."""
     _closing.close()
 
 
+def _wanted(variable: str, usual: str, other: str) -> bool:
+    kind = os.environ.get(variable, usual)
+    assert kind in (usual, other), f"{variable} is {usual} or {other}"
+    return kind == other
+
+
 @functools.cache
-def _server() -> PostgresServer:
+def _postgres() -> PostgresServer:
     return _closing.enter_context(postgres_server())
+
+
+@functools.cache
+def _s3() -> S3Server:
+    return _closing.enter_context(s3_server())

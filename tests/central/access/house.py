@@ -33,7 +33,7 @@ from central.identity.pairings import Pairings
 from central.portal import routes as portal_routes
 from central.portal.enrolments import routes as enrolment_routes
 from contract.enrolment import Pairing, new_token
-from tests.central.databases import open_index, open_record
+from tests.central.databases import open_archive_in, open_index, open_record
 
 PASSWORD = "a password for tests only"
 STUDY = "1.2.826.0.1.3680043.8.498.1"
@@ -120,7 +120,7 @@ def open_house(root: Path) -> Iterator[House]:
     """A house in `root`, with its people, served on a loopback port."""
     db = open_index(root)
     accounts, audit = Accounts.open(db), open_record(root)
-    archive = Archive.open(root, db)
+    archive = open_archive_in(root, db)
     boxes: list[object] = []
 
     gateways = Gateways(db, CertificateAuthority.open(root))

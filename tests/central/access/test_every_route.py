@@ -23,7 +23,7 @@ from central.app import Central
 from central.archive.archive import Archive
 from central.config import Settings
 from tests.central.access.house import ORIGIN, PASSWORD, STUDY, people_in, pydicom_file, served
-from tests.central.databases import open_index, where
+from tests.central.databases import open_archive_in, open_index, storage_keys
 
 CALLERS = ("anonymous", "admin", "radiologist", "doctor", "doctor-other", "patient", "patient-other")
 PAGE, DATA = 303, 401  # what an anonymous caller gets: the sign-in page, or a problem
@@ -96,7 +96,7 @@ def central(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     root = tmp_path_factory.mktemp("central")
     settings = Settings.model_validate(
         {
-            "storage": {"root": root, "database": where(root)},
+            "storage": storage_keys(root),
             "people": {"port": 0},
             "gateways": {"port": 0},
             "dicom": {"port": 0},
@@ -108,7 +108,7 @@ def central(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         closing.callback(db.close)
         accounts = Accounts.open(db)
         people_in(accounts)
-        put(Archive.open(root, db))
+        put(open_archive_in(root, db))
         tokens = {}
         for username in CALLERS[1:]:
             principal = accounts.verify(username, PASSWORD, "127.0.0.1")

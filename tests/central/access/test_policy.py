@@ -27,7 +27,7 @@ from central.archive.archive import Archive
 from central.archive.query import StudyQuery
 from central.archive.tables import Study
 from central.database import Database
-from tests.central.databases import open_index
+from tests.central.databases import open_archive_in, open_index
 
 FACTS = StudyFacts("1.2.3", "P1", "HOSP", "HOUSE^GREGORY")
 READS = (Action.SEARCH, Action.VIEW, Action.EXPORT)
@@ -176,4 +176,4 @@ def test_a_search_finds_exactly_what_can_be_opened(
 @pytest.fixture
 def archive_db(tmp_path: Path) -> tuple[Archive, Database]:
     db = open_index(tmp_path)
-    return Archive.open(tmp_path, db), db
+    return open_archive_in(tmp_path, db), db

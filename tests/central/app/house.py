@@ -23,7 +23,6 @@ from cryptography.x509.oid import NameOID
 
 from central.access.policy import Action, Principal, Role, Scope, authorize, scope_of
 from central.app import Central
-from central.archive.archive import Archive
 from central.archive.query import StudyQuery
 from central.archive.rows import InstanceRow
 from central.config import Settings
@@ -44,7 +43,7 @@ from contract.receipt import Receipt, receipt_key_id, verify_receipt
 from contract.sealed_object import Aead, Codec, SealedObjectWriter
 from contract.sealing import DataKey
 from contract.transfer import PATCH_CONTENT_TYPE, RECEIPT_HEADER, TUS_VERSION, UPLOADS_PATH
-from tests.central.databases import open_index, where
+from tests.central.databases import open_archive_in, open_index, storage_keys
 
 START_S = 20
 RADIOLOGIST = Principal("r", "radiologist", Role.RADIOLOGIST)
@@ -59,9 +58,7 @@ class House:
         sections.setdefault("gateways", {}).setdefault("port", 0)
         sections["gateways"].setdefault("acceptance", "pairing-string")  # what else is tested asks for it
         sections.setdefault("dicom", {}).setdefault("enabled", False)  # its shutdown takes half a second
-        sections.setdefault("storage", {}).update(
-            {"root": str(root), "reserve_bytes": 0, "database": where(root)}
-        )
+        sections.setdefault("storage", {}).update({**storage_keys(root), "reserve_bytes": 0})
         self.settings = Settings.model_validate(sections)
         self.central: Central
         self._thread: threading.Thread | None = None
@@ -288,7 +285,7 @@ def everything_in(root: Path) -> list[Found]:
 
 
 def _studies(db: Any, root: Path) -> Sequence[Sequence[Found]]:
-    archive = Archive.open(root, db)
+    archive = open_archive_in(root, db)
     scope: Scope = scope_of(RADIOLOGIST, Action.VIEW)
     found: list[list[Found]] = []
     for study in archive.find_studies(scope, StudyQuery(limit=None)):

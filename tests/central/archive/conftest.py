@@ -19,7 +19,7 @@ from central.archive.indexing import ObjectOrigin
 from central.archive.rows import StudyRow
 from contract.identifiers import new_object_id
 from contract.receipt import Outcome
-from tests.central.databases import open_index
+from tests.central.databases import open_archive_in, open_index
 
 RADIOLOGIST = Principal("r", "radiologist", Role.RADIOLOGIST)
 
@@ -49,7 +49,7 @@ class Stocked:
 @pytest.fixture
 def stocked(tmp_path: Path) -> Iterator[Stocked]:
     db = open_index(tmp_path)
-    yield Stocked(Archive.open(tmp_path, db), tmp_path)
+    yield Stocked(open_archive_in(tmp_path, db), tmp_path)
     db.close()
 
 

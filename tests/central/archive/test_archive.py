@@ -11,12 +11,11 @@ import pydicom.data
 import pytest
 
 from central.access.policy import NOTHING, PatientKey, Principal, Role, Scope
-from central.archive.archive import Archive
 from central.archive.errors import NoSuchInstanceError, NotDicomError
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from contract.receipt import Outcome
 from tests.central.archive.conftest import RADIOLOGIST, MakeFile, Stocked, sample
-from tests.central.databases import open_index
+from tests.central.databases import arriving_in, contents_in, open_archive_in, open_index
 
 EVERYTHING = Scope(everything=True)
 
@@ -62,7 +61,7 @@ def test_every_file_that_names_its_instance_comes_back_identical(stocked: Stocke
             read.add(content)
             instances += 1
     assert read <= put
-    kept = {path.read_bytes() for path in (stocked.root / "objects").rglob("*.dcm")}
+    kept = set(contents_in(stocked.root))
     assert kept >= put
     assert instances == len(read)
 
@@ -162,8 +161,8 @@ def test_what_a_crash_left_half_written_is_swept_and_what_it_left_unindexed_is_f
         whole = sink.commit()
     db = open_index(stocked.root)
     try:
-        again = Stocked(Archive.open(stocked.root, db), stocked.root)
-        assert list((stocked.root / "objects" / "incoming").iterdir()) == []
+        again = Stocked(open_archive_in(stocked.root, db), stocked.root)
+        assert arriving_in(stocked.root) == []
         assert again.put(content) is Outcome.ARCHIVED
         assert whole.path.read_bytes() == content
     finally:

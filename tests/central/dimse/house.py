@@ -30,7 +30,7 @@ from central.workflow.peer_steps import PeerSteps
 from central.workflow.procedures import ProcedureStore
 from central.workflow.worklist import WorklistStore
 from tests.central.access.house import ORIGIN
-from tests.central.databases import open_index, open_record
+from tests.central.databases import open_archive_in, open_index, open_record
 from tests.peers_installed import program
 
 EVERYTHING = ["query", "retrieve", "store", "commitment", "worklist", "procedure-step"]
@@ -86,7 +86,7 @@ def open_house(
 ) -> Iterator[House]:
     """An archive in `root`, served; `settings` are those of ``[dicom]``."""
     db = open_index(root)
-    audit, archive = open_record(root), Archive.open(root, db)
+    audit, archive = open_record(root), open_archive_in(root, db)
     chosen = DimseSettings.model_validate(
         {"port": 0, "peers": [PEER], "idle_timeout_s": 10, "max_connections_per_address": 50, **settings}
     )

@@ -17,6 +17,7 @@ from pynetdicom import AE
 from central.dimse.association import STUDY_ROOT_FIND
 from central.dimse.settings import DimseSettings
 from tests.central.access.house import STUDY, pydicom_file
+from tests.central.databases import arriving_in
 from tests.central.dimse.house import PEER, House, dcmtk, open_house
 from tests.edge.gateway.authority import Authority
 from tests.peers.attacks import ATTACKS, Siege
@@ -184,7 +185,7 @@ def test_mutated_sessions_end_and_the_next_is_served(house: House) -> None:
     sender.run()
     assert sender.hung == []
     assert echoes(house.port)
-    assert list((house.root / "objects" / "incoming").iterdir()) == []
+    assert arriving_in(house.root) == []
 
 
 @pytest.fixture(scope="module")

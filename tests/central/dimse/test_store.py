@@ -14,6 +14,7 @@ from pydicom import dcmread
 from central.access.policy import Action, Principal, Role, authorize
 from contract.part10 import file_meta
 from tests.central.access.house import pydicom_file
+from tests.central.databases import arriving_in, contents_in
 from tests.central.dimse.house import PEER, House, dcmtk, open_house
 from tests.peers.scripted_scu import (
     CT_STORAGE,
@@ -51,7 +52,7 @@ def archived(house: House, study: str) -> dict[str, list[bytes]]:
 
 
 def torn(house: House) -> list[Path]:
-    return list((house.root / "objects" / "incoming").iterdir())
+    return arriving_in(house.root)
 
 
 @pytest.mark.needs("dcmtk")
@@ -136,7 +137,7 @@ def test_what_cannot_be_read_is_kept_under_the_name_it_came_with(house: House) -
         scu.associate()
         assert scu.store(sent, "1.2.3.99").status == 0
         scu.release()
-    kept = [path.read_bytes() for path in (house.root / "objects").rglob("*.dcm")]
+    kept = contents_in(house.root)
     assert file_meta(CT_STORAGE, "1.2.3.99", EXPLICIT_LITTLE) + sent in kept
 
 

@@ -15,7 +15,7 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
-from central.archive.archive import Archive, Indexable
+from central.archive.archive import Indexable
 from central.archive.errors import StorageFullError
 from central.audit.refusals import Refusals
 from central.ingest.acceptance import Acceptance
@@ -27,7 +27,7 @@ from contract.receipt import Outcome
 from contract.transfer import PACKS_PATH, PATCH_CONTENT_TYPE, Problem
 from tests.central.app.house import Box, House, enrol, everything_in
 from tests.central.app.house import create as create_object
-from tests.central.databases import open_index, open_record
+from tests.central.databases import open_archive_in, open_index, open_record
 
 SOAK = bool(os.environ.get("DICOMNET_SOAK"))
 
@@ -255,7 +255,7 @@ class Inside:
         house.stop()
         self.db = open_index(house.root)
         self.audit = open_record(folder)
-        self.archive = Archive.open(house.root, self.db)
+        self.archive = open_archive_in(house.root, self.db)
         acceptance = Acceptance(
             self.db,
             self.archive,

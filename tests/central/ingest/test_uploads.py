@@ -19,6 +19,7 @@ from contract.sealed_object import Codec
 from contract.sealing import DataKey, RecipientPrivateKey
 from contract.transfer import PATCH_CONTENT_TYPE, RECEIPT_HEADER, UPLOADS_PATH, Problem
 from tests.central.app.house import Box, House, create, enrol, everything_in, head, patch
+from tests.central.databases import arriving_in, contents_in
 
 
 def parts(house: House) -> list[Path]:
@@ -186,7 +187,7 @@ def test_the_same_content_again_is_a_duplicate_and_another_a_version(
     (found,) = everything_in(house.root)
     assert found.content == ct
     assert found.row.flagged
-    kept = sorted(path.read_bytes() for path in (house.root / "objects").rglob("*.dcm"))
+    kept = sorted(contents_in(house.root))
     assert kept == sorted([ct, changed])
 
 
@@ -206,7 +207,7 @@ def test_tampered_and_truncated_uploads_are_refused_dropped_and_on_record(
         assert parts(house) == []
         assert len([action for action, _ in house.refusals() if action == "upload-refused"]) >= 2
         assert box.receipt(create(client, object_id, len(sealed), sealed)).outcome is Outcome.ARCHIVED
-    assert len(list((house.root / "objects").rglob("*.dcm"))) == 1
+    assert len(contents_in(house.root)) == 1
 
 
 def test_an_object_under_anothers_id_is_refused(house: House, box: Box, ct: bytes) -> None:
@@ -228,7 +229,7 @@ def test_what_is_not_dicom_is_refused_and_leaves_no_file(house: House, box: Box)
     with box.client() as client:
         answer = create(client, object_id, len(sealed), sealed)
     assert (answer.status_code, answer.json()["type"]) == (422, Problem.NOT_DICOM)
-    assert [path for path in (house.root / "objects").rglob("*") if path.is_file()] == []
+    assert (contents_in(house.root), arriving_in(house.root)) == ([], [])
 
 
 def test_a_wrong_offset_is_told_where_to_go_on(house: House, box: Box, ct: bytes) -> None:
