@@ -61,7 +61,7 @@ class Sqlite(peewee.SqliteDatabase):
 class Wildcard(peewee.ColumnBase):
     """`column` matches `pattern`, in which ``*`` is any text and ``?`` any character; case counts."""
 
-    def __init__(self, column: peewee.Field, pattern: str) -> None:
+    def __init__(self, column: peewee.ColumnBase, pattern: str) -> None:
         self._column = column
         self._pattern = pattern
 

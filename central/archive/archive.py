@@ -24,6 +24,7 @@ from central.archive.objects import ObjectFiles, ObjectSink, ObjectStore, Stored
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.rows import InstanceRow, SeriesRow, StoredInstance, StudyRow
 from central.archive.tables import MODELS, Instance, Metadata, Series, Study
+from central.archive.text_index import make_text_index
 from central.database import Database, make_tables
 from contract.receipt import Outcome
 
@@ -59,6 +60,7 @@ class Archive:
         OSError : the folder cannot be made or read.
         """
         make_tables(db, MODELS)
+        make_text_index(db)
         return cls(objects or ObjectFiles.open(root / "objects"), db)
 
     # Writing: for ingest only.

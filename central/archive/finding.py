@@ -7,7 +7,7 @@ grant; nothing is filtered afterwards.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import reduce
+from functools import partial, reduce
 from operator import and_, or_
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from central.archive.query import (
 )
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 from central.archive.tables import Instance, Series, Study
+from central.archive.text_index import matching_in, with_series
 from central.database import Database
 
 Conditions = list[Condition | None]
@@ -53,14 +54,14 @@ _INSTANCE: Final = [*_SERIES, *_columns(Instance)]
 def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow]:
     """Newest first."""
     select = Study.select(*_STUDY).order_by(*_NEWEST_FIRST)
-    found = _page(select, [within(scope), *_study_keys(query)], query.limit, query.offset)
+    found = _page(select, [within(scope), *_study_keys(db, query)], query.limit, query.offset)
     return [_study_row(row) for row in found.dicts().execute(db)]
 
 
 def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRow]:
     """Newest study first, then by Series Number."""
     select = Series.select(*_SERIES).join(Study).order_by(*_NEWEST_FIRST, *_BY_NUMBER)
-    conditions = [within(scope), *_study_keys(query.study), *_series_keys(query)]
+    conditions = [within(scope), *_study_keys(db, query.study), *_series_keys(query)]
     return [
         _series_row(row) for row in _page(select, conditions, query.limit, query.offset).dicts().execute(db)
     ]
@@ -72,7 +73,7 @@ def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[Ins
     conditions = [
         within(scope),
         readable(scope),
-        *_study_keys(query.series.study),
+        *_study_keys(db, query.series.study),
         *_series_keys(query.series),
         matches_uids(Instance.sop_instance_uid, query.sop_instance_uid),
         matches_uids(Instance.sop_class_uid, query.sop_class_uid),
@@ -103,20 +104,22 @@ def readable(scope: Scope) -> peewee.Expression:
     return current if scope.everything else current & (Instance.other_patient == False)  # noqa: E712  # SQL
 
 
-def _study_keys(query: StudyQuery) -> Conditions:
+def _study_keys(db: Database, query: StudyQuery) -> Conditions:
     modality = matches_codes(Series.modality, query.modalities_in_study)
+    text = partial(matches_text, matching=matching_in(db))
+    name = partial(matches_person_name, matching=matching_in(db))
     return [
         matches_uids(Study.study_instance_uid, query.study_instance_uid),
-        matches_person_name(Study.patient_name_key, Study.patient_name_other_keys, query.patient_name),
-        matches_text(Study.patient_id, query.patient_id),
-        matches_text(Study.issuer_of_patient_id, query.issuer_of_patient_id),
+        name(Study.patient_name_key, Study.patient_name_other_keys, query.patient_name),
+        text(Study.patient_id, query.patient_id),
+        text(Study.issuer_of_patient_id, query.issuer_of_patient_id),
         matches_date(Study.study_date, query.study_date),
         matches_time(Study.study_time, query.study_time),
-        matches_text(Study.accession_number, query.accession_number),
-        matches_text(Study.study_id, query.study_id),
-        matches_text(Study.study_description_key, query.study_description, folded=True),
-        matches_person_name(Study.referring_physician_key, None, query.referring_physician_name),
-        Study.id.in_(Series.select(Series.study).where(modality)) if modality is not None else None,
+        text(Study.accession_number, query.accession_number),
+        text(Study.study_id, query.study_id),
+        text(Study.study_description_key, query.study_description, folded=True),
+        name(Study.referring_physician_key, None, query.referring_physician_name),
+        with_series(db, modality) if modality is not None else None,
     ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,6 +22,8 @@ from contract.identifiers import InvalidIdentifierError, check_uid
 MAX_KEY_CHARACTERS: Final = 1024
 MAX_LIST_VALUES: Final = 500
 Condition = peewee.Expression | Wildcard
+Matching = Callable[[peewee.Field, str], Condition]
+"""How a column is compared with a pattern that has wildcards."""
 _LAST_CHARACTER: Final = "\U0010ffff"  # nothing sorts after it: the end of a prefix's range
 _DATE: Final = re.compile(r"\d{8}")
 _TIME: Final = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
@@ -84,7 +87,9 @@ def person_name_groups(pn: str) -> tuple[str, str]:
     return alphabetic, "\n".join(["", *lines, ""]) if lines else ""
 
 
-def matches_text(column: peewee.Field, key: str, *, folded: bool = False) -> Condition | None:
+def matches_text(
+    column: peewee.Field, key: str, *, folded: bool = False, matching: Matching = Wildcard
+) -> Condition | None:
     """Single value or wildcard matching; None when `key` matches everything."""
     pattern = fold(_checked(key)) if folded else _checked(key).strip(" ")
     if not pattern.strip("*"):
@@ -95,16 +100,19 @@ def matches_text(column: peewee.Field, key: str, *, folded: bool = False) -> Con
     if not _has_wildcard(head):
         # A prefix written as a range uses the index; GLOB would not.
         return (column >= head) & (column < head + _LAST_CHARACTER)
-    return Wildcard(column, pattern)
+    return matching(column, pattern)
 
 
-def matches_person_name(alphabetic: peewee.Field, others: peewee.Field | None, key: str) -> Condition | None:
+def matches_person_name(
+    alphabetic: peewee.Field, others: peewee.Field | None, key: str, *, matching: Matching = Wildcard
+) -> Condition | None:
     """As `matches_text`, folded; ideographic and phonetic groups are asked only for what they could hold."""
     pattern = fold(_checked(key)).rstrip("^ ")
-    found = matches_text(alphabetic, pattern)
+    found = matches_text(alphabetic, pattern, matching=matching)
     if found is None or others is None or pattern.isascii():
         return found
-    return found | Wildcard(others, f"*\n{pattern}\n*")
+    either: Condition = found | matching(others, f"*\n{pattern}\n*")
+    return either
 
 
 def matches_date(column: peewee.Field, key: str) -> peewee.Expression | None:

@@ -52,7 +52,7 @@ class Series(peewee.Model):
     id = peewee.AutoField()
     study = peewee.ForeignKeyField(Study, backref="series")
     series_instance_uid = peewee.TextField(index=True)
-    modality = peewee.TextField()
+    modality = peewee.TextField(index=True)
     series_number = peewee.BigIntegerField(null=True)
     series_description = peewee.TextField()
     series_description_key = peewee.TextField()
