@@ -121,6 +121,10 @@ class StorageSettings(Section):
         default=Path("/var/lib/dicomnet-central"),
         description="folder of the index, the audit record, the objects and the keys; made at first start",
     )
+    keys: Path | None = Field(
+        default=None,
+        description="folder of the keys; empty: keys in root. Processes on one database share it",
+    )
     database: str = Field(
         default="",
         description="PostgreSQL for index and audit, such as postgresql://dicomnet@db/dicomnet; empty: SQLite in root",
@@ -134,6 +138,10 @@ class StorageSettings(Section):
     reserve_bytes: int = Field(
         default=2 << 30, ge=0, description="bytes of the disk that stay free: uploads are put off below that"
     )
+
+    @property
+    def keys_folder(self) -> Path:
+        return self.keys or self.root / "keys"
 
     @field_validator("database")
     @classmethod

@@ -58,7 +58,7 @@ class Foundation:
         root = settings.storage.root
         try:
             make_private_folder(root)
-            identity = Identity.open(root / "keys", _server_hosts(settings))
+            identity = Identity.open(settings.storage.keys_folder, _server_hosts(settings))
             db = open_database(settings.storage)
             audit = open_audit(settings.storage, Notary(identity.central_id, identity.receipt_key))
             gateways = Gateways(db, identity.authority)

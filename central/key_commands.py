@@ -207,7 +207,7 @@ class KeyCommands:
             make_private_folder(root)
             descriptor = lock_folder(root)  # central must not run: it would not know its own CA any more
             try:
-                restored = put_back(options.file, root / "keys")
+                restored = put_back(options.file, settings.storage.keys_folder)
             finally:
                 os.close(descriptor)
         with closing(Foundation.open(settings)) as foundation:
@@ -257,7 +257,7 @@ def _root(options: argparse.Namespace, foundation: Foundation) -> Ed25519Private
 
 
 def _folder(foundation: Foundation) -> Path:
-    return foundation.settings.storage.root / "keys"
+    return foundation.settings.storage.keys_folder
 
 
 def _write_new(path: Path, content: bytes) -> None:

@@ -17,7 +17,7 @@ import peewee
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from central.archive.archive import Archive, Indexable
-from central.archive.errors import NotDicomError, StorageError
+from central.archive.errors import NotDicomError, StorageError, StorageFullError
 from central.archive.indexing import ObjectOrigin
 from central.archive.objects import StoredObject
 from central.database import Database, make_tables
@@ -130,7 +130,8 @@ class Acceptance:
         try:
             stored = self._verified(object_id, open_sealed)
         except StorageError as error:
-            raise TryAgainError(Problem.STORAGE, "central's disk is full") from error
+            what = "disk is full" if isinstance(error, StorageFullError) else "object store does not answer"
+            raise TryAgainError(Problem.STORAGE, f"central's {what}") from error
         try:
             origin = ObjectOrigin(gateway_id, object_id, datetime.now(UTC))
             return Opened(self._archive.read(stored, origin), stored_bytes)

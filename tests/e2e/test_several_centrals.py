@@ -1,0 +1,215 @@
+"""Four central processes on one PostgreSQL and one bucket; one is killed while boxes send. Nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sysconfig
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
+
+from central.access.policy import Role
+from central.config import Settings, StorageSettings
+from central.foundation import Foundation
+from contract.enrolment import Pairing
+from contract.receipt import Outcome
+from tests.central.app.house import (
+    Box,
+    answer_of,
+    ask_to_enrol,
+    create,
+    fetch_ca,
+    introduce,
+    new_key_and_request,
+)
+from tests.postgres import postgres_server
+from tests.seaweed import s3_server
+
+pytestmark = pytest.mark.needs("postgresql")
+
+CENTRALS, SENDERS, OBJECTS = 4, 4, 25
+PASSWORD = "correct horse battery"
+
+
+@dataclass
+class Process:
+    """One central, serving."""
+
+    process: subprocess.Popen[str]
+    people_url: str
+    gateways_url: str
+
+
+@dataclass
+class Cluster:
+    storage: dict[str, Any]
+    folder: Path
+
+    def root(self, number: int) -> dict[str, Any]:
+        return {**self.storage, "root": str(self.folder / f"central-{number}")}
+
+    def foundation(self) -> Foundation:
+        settings = Settings(storage=StorageSettings.model_validate(self.root(0)))
+        return Foundation.open(settings)
+
+    @contextmanager
+    def serving(self, number: int) -> Iterator[Process]:
+        s3 = self.storage["s3"]
+        config = self.folder / f"central-{number}.toml"
+        config.write_text(
+            '[people]\nport = 0\n[gateways]\nport = 0\nacceptance = "pairing-string"\n[dicom]\nenabled = false\n'
+            f'[storage]\nroot = "{self.root(number)["root"]}"\nkeys = "{self.storage["keys"]}"\n'
+            f'database = "{self.storage["database"]}"\nreserve_bytes = 0\n[storage.s3]\n'
+            + "".join(f'{name} = "{value}"\n' for name, value in s3.items())
+        )
+        program = Path(sysconfig.get_path("scripts")) / "dicomnet-central"
+        with (self.folder / f"central-{number}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [program, "serve", "--config", str(config)], stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("LISTENING "), (self.folder / f"central-{number}.log").read_text()[-3000:]
+            ports = json.loads(line.removeprefix("LISTENING "))
+            yield Process(
+                process,
+                f"http://127.0.0.1:{ports['people']['port']}",
+                f"https://127.0.0.1:{ports['gateways']['port']}",
+            )
+        finally:
+            process.terminate()
+            process.wait(60)
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with postgres_server() as postgres, s3_server() as s3:
+        yield Cluster(
+            {
+                "keys": str(tmp_path / "keys"),
+                "database": postgres.database("central"),
+                "s3": {"endpoint": s3.endpoint, "credentials": str(s3.credentials)},
+            },
+            tmp_path,
+        )
+
+
+def enrol(foundation: Foundation, url: str, folder: Path) -> Box:
+    ticket = foundation.pairings.new_pairing(folder.name)
+    assert ticket is not None
+    folder.mkdir()
+    key, request = new_key_and_request()
+    port = int(url.rpartition(":")[2])
+    ca_pem = fetch_ca(url, Pairing("127.0.0.1", port, foundation.identity.ca_fingerprint, ticket.token))
+    introduction = introduce(url, ca_pem, ticket.token)
+    response = ask_to_enrol(url, ca_pem, ticket.token, request)
+    assert response.status_code == 200, response.text
+    return Box(url, answer_of(introduction, response, ca_pem), key, folder)
+
+
+def images(count: int) -> dict[str, bytes]:
+    """Small CT images of one study, by SOP Instance UID; all of one length, so the UIDs are too."""
+    path = get_testdata_file("CT_small.dcm", download=False)
+    assert path is not None
+    plain = Path(str(path)).read_bytes()
+    old = b"1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
+    assert old in plain
+    made = {}
+    for _ in range(count):
+        uid = generate_uid(prefix=None)[: len(old)].ljust(len(old), "1")
+        made[uid] = plain.replace(old, uid.encode())
+    return made
+
+
+def sops(client: httpx.Client) -> list[str]:
+    answer = client.get("/dicom-web/instances", params={"limit": 1000})
+    answer.raise_for_status()
+    return [item["00080018"]["Value"][0] for item in answer.json()]
+
+
+def test_four_centrals_of_which_one_is_killed(cluster: Cluster, tmp_path: Path) -> None:
+    foundation = cluster.foundation()
+    foundation.accounts.create_user("rad", PASSWORD, Role.RADIOLOGIST)
+    with ExitStack() as running:
+        centrals = [running.enter_context(cluster.serving(number)) for number in range(CENTRALS)]
+        boxes = [
+            enrol(foundation, centrals[at % CENTRALS].gateways_url, tmp_path / f"box{at}")
+            for at in range(SENDERS)
+        ]
+        contents = [images(OBJECTS) for _ in boxes]
+        killed = threading.Event()
+        sent = threading.Semaphore(0)
+        failed: list[BaseException] = []
+        receipts: list[tuple[str, Outcome]] = []
+
+        def send(box: Box, mine: dict[str, bytes], seed: int) -> None:
+            chance = random.Random(seed)
+            try:
+                for uid, content in mine.items():
+                    object_id, sealed = box.seal(content)
+                    while True:  # as a box does: again, to whichever central answers
+                        box.url = chance.choice(centrals).gateways_url
+                        try:
+                            with box.client() as client:
+                                answer = create(client, object_id, len(sealed), sealed)
+                        except httpx.TransportError:
+                            assert killed.is_set()
+                            continue
+                        assert answer.status_code == 201, answer.text
+                        receipts.append((uid, box.receipt(answer).outcome))
+                        break
+                    sent.release()
+            except BaseException as error:
+                failed.append(error)
+                sent.release()
+
+        threads = [
+            threading.Thread(target=send, args=(box, mine, at))
+            for at, (box, mine) in enumerate(zip(boxes, contents, strict=True))
+        ]
+        for thread in threads:
+            thread.start()
+        for _ in range(SENDERS * OBJECTS // 3):
+            assert sent.acquire(timeout=120)
+        killed.set()
+        centrals[1].process.send_signal(signal.SIGKILL)
+        for thread in threads:
+            thread.join(150)
+        assert failed == []
+
+        wanted = sorted(uid for mine in contents for uid in mine)
+        assert sorted(uid for uid, _ in receipts) == wanted
+        for central in (centrals[0], centrals[2], centrals[3]):
+            with httpx.Client(base_url=central.people_url, timeout=60, trust_env=False) as client:
+                token = client.post(
+                    "/api/auth/token",
+                    data={"grant_type": "password", "username": "rad", "password": PASSWORD},
+                )
+                client.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
+                assert sorted(sops(client)) == wanted  # each once
+                uid, content = next(iter(contents[0].items()))
+                row = client.get("/dicom-web/instances", params={"SOPInstanceUID": uid}).json()[0]
+                study, series = (row[tag]["Value"][0] for tag in ("0020000D", "0020000E"))
+                answer = client.get(
+                    f"/dicom-web/studies/{study}/series/{series}/instances/{uid}",
+                    headers={"Accept": "application/dicom; transfer-syntax=*"},
+                )
+                assert answer.content == content
+    verdict = foundation.audit.verify()
+    assert verdict.problems == []
+    assert verdict.records > 0
+    foundation.close()
