@@ -146,9 +146,14 @@ _KINDS: Final[dict[str, Make]] = {
         _EVERYTHING,
         _query(patient_name=f"{c.choice(_FAMILIES)}*", study_date=_days(c)),
     ),
-    "name contains": lambda c, _n: (
+    "name contains": lambda c, _n: (_EVERYTHING, _query(patient_name=f"*{c.choice(_FAMILIES)[1:5]}*")),
+    "name contains, seldom": lambda c, _n: (
         _EVERYTHING,
-        _query(patient_name=f"*{c.choice(_FAMILIES)[1:4]}*{c.randrange(900)}*"),
+        _query(patient_name=f"*{c.randrange(100, 900)}^{c.choice(_GIVEN)}*"),
+    ),
+    "name contains two parts, one too short": lambda c, _n: (
+        _EVERYTHING,
+        _query(patient_name=f"*{c.choice(_FAMILIES)[1:4]}*{c.randrange(10, 99)}*"),
     ),
     "name contains what nobody is called": lambda c, _n: (
         _EVERYTHING,
