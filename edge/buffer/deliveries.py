@@ -94,7 +94,7 @@ _EARLIEST: Final = """
     WHERE state IN ('waiting', 'set-aside') AND destination = ? AND state = 'waiting'
 """
 _END: Final = """
-    UPDATE deliveries SET state = :state, last_error = :error, attempts = attempts + :tried
+    UPDATE deliveries SET state = :state, last_error = :error, attempts = attempts + 1
     WHERE object_id = :object_id AND destination = :destination AND state = 'waiting'
 """
 _PUT_OFF: Final = """
@@ -176,17 +176,16 @@ class Deliveries:
 
     def deliver(self, delivery: Delivery) -> bool:
         """The destination has it; False if a person gave it up meanwhile. Frees what waited for nothing else."""
-        return self._end(delivery, DeliveryState.DELIVERED, None, tried=1)
+        return self._end(delivery, DeliveryState.DELIVERED, None)
 
-    def set_aside(self, delivery: Delivery, *, reason: str, tried: bool = True) -> bool:
-        """For a person to look at; the object stays. `tried`: the destination was given its bytes."""
-        return self._end(delivery, DeliveryState.SET_ASIDE, reason, tried=int(tried))
+    def set_aside(self, delivery: Delivery, *, reason: str) -> bool:
+        """For a person to look at; the object stays."""
+        return self._end(delivery, DeliveryState.SET_ASIDE, reason)
 
-    def _end(self, delivery: Delivery, state: DeliveryState, error: str | None, *, tried: int) -> bool:
+    def _end(self, delivery: Delivery, state: DeliveryState, error: str | None) -> bool:
         values: dict[str, object] = {
             "state": state,
             "error": error,
-            "tried": tried,
             "object_id": delivery.object_id,
             "destination": delivery.destination,
         }
