@@ -86,9 +86,8 @@ class _Body:
     def __init__(self, delivery: Delivery, part10: Source) -> None:
         boundary = secrets.token_hex(16)
         self._part10 = part10
-        self._head = (
-            f"--{boundary}\r\nContent-Type: application/dicom; transfer-syntax={delivery.transfer_syntax_uid}\r\n\r\n"
-        ).encode()
+        # Without a transfer-syntax parameter: the file says it, and Orthanc drops a part that has one.
+        self._head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         self._tail = f"\r\n--{boundary}--\r\n".encode()
         self.headers = {
             "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',

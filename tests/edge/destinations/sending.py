@@ -40,7 +40,9 @@ def wait_until(predicate: Callable[[], bool], timeout_s: float = 60.0) -> None:
         pause.wait(0.02)
 
 
-def data_set(uid: str, *, pixels: bytes = b"\x01\x02" * 500, sop_class: str | None = CT_STORAGE) -> bytes:
+def data_set(
+    uid: str, *, pixels: bytes | None = b"\x01\x02" * 500, sop_class: str | None = CT_STORAGE
+) -> bytes:
     parts = [
         (0x0008, 0x0016, "UI", sop_class.encode()) if sop_class else None,
         (0x0008, 0x0018, "UI", uid.encode()),
@@ -49,7 +51,7 @@ def data_set(uid: str, *, pixels: bytes = b"\x01\x02" * 500, sop_class: str | No
         (0x0010, 0x0020, "LO", b"P1"),
         (0x0020, 0x000D, "UI", b"1.2.9"),
         (0x0020, 0x000E, "UI", b"1.2.9.1"),
-        (0x7FE0, 0x0010, "OW", pixels),
+        (0x7FE0, 0x0010, "OW", pixels) if pixels is not None else None,
     ]
     return b"".join(ds_element(*part) for part in parts if part)
 

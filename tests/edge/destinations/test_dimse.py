@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,17 @@ from tests.peers.scripted_scu import CT_STORAGE, EXPLICIT_LITTLE
 
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 MR_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
+
+
+def encapsulated(uid: str) -> bytes:
+    """A data set whose pixels are one fragment (PS3.5 Annex A.4); nobody here looks inside."""
+    items = ((0xE000, b""), (0xE000, bytes(64)), (0xE0DD, b""))
+    head = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF)
+    return (
+        data_set(uid, pixels=None)
+        + head
+        + b"".join(struct.pack("<HHI", 0xFFFE, element, len(value)) + value for element, value in items)
+    )
 
 
 def pacs_settings(port: int, **more: object) -> dict[str, object]:
@@ -117,7 +129,7 @@ def test_what_is_refused_for_good_is_set_aside_and_the_rest_goes_on(
     box.start()
     box.store(sop_class=None)  # storescp answers C000
     box.store(sop_class=MR_STORAGE)  # and A900
-    jpeg = box.store(syntax=JPEG_LOSSLESS)  # it was not started to take that
+    jpeg = box.store(encapsulated("1.2.3.3"), syntax=JPEG_LOSSLESS)  # it was not started to take that
     box.store()
     wait_until(lambda: pacs.uids() >= {"1.2.3.4"} and box.waits("PACS") == 0)
     understood, matched, taken = box.reasons("PACS")
@@ -176,7 +188,7 @@ def test_tls_checks_chain_and_name_and_shows_a_certificate(
 ) -> None:
     authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other", "Another CA")
     theirs, ours = authority.issue("pacs"), authority.issue("box")
-    pacs.start("+tls", str(theirs.key), str(theirs.certificate), "+cf", str(authority.ca), "+rc")
+    pacs.start("+tls", str(theirs.key), str(theirs.certificate), "+cf", str(authority.ca))
     with_us = {"certificate": str(ours.certificate), "key": str(ours.key)}
 
     trusted = make_box(**pacs_settings(pacs.port, tls=True, ca=str(authority.ca), **with_us)).start()
