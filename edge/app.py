@@ -401,10 +401,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "run":
             share_heaps()
             return run(settings)
-        if options.command == "enrol":
-            commands.enrol_from_shell(settings, options.pairing)
-        else:
-            commands.print_status(settings)
+        commands.carry_out(settings, options)
     except (ContractError, SpoolError, GatewayError, ControlError) as error:
         print(f"dicomnet-edge: {error}", file=sys.stderr)
         return 2

@@ -56,7 +56,7 @@ class _DestinationSettings(Section):
     @model_validator(mode="after")
     def _certificate_with_key(self) -> Self:
         if (self.certificate is None) != (self.key is None):
-            raise ValueError(f"{self.name}: certificate and key go together")
+            raise ValueError(f"destination {self.name}: certificate and key go together")
         return self
 
 
@@ -77,9 +77,13 @@ class DimseDestinationSettings(_DestinationSettings):
     @model_validator(mode="after")
     def _tls_whole(self) -> Self:
         if self.tls and self.ca is None:
-            raise ValueError(f"{self.name}: tls = true needs ca, by which its certificate is checked")
+            raise ValueError(
+                f"destination {self.name}: tls = true needs ca, by which its certificate is checked"
+            )
         if not self.tls and (self.ca or self.certificate or self.tls_name):
-            raise ValueError(f"{self.name}: ca, certificate and tls_name are of use only with tls = true")
+            raise ValueError(
+                f"destination {self.name}: ca, certificate and tls_name are of use only with tls = true"
+            )
         return self
 
 
@@ -101,12 +105,14 @@ class StowDestinationSettings(_DestinationSettings):
         if self.url.startswith("http://"):
             if not self.plain_http:
                 raise ValueError(
-                    f"{self.name}: {self.url} is not encrypted: use https://, or set plain_http = true"
+                    f"destination {self.name}: {self.url} is not encrypted: use https://, or set plain_http = true"
                 )
             if self.password or self.token or self.certificate:
-                raise ValueError(f"{self.name}: password, token and certificate are for https:// only")
+                raise ValueError(
+                    f"destination {self.name}: password, token and certificate are for https:// only"
+                )
         if self.username and self.token:
-            raise ValueError(f"{self.name}: either username and password, or a token")
+            raise ValueError(f"destination {self.name}: either username and password, or a token")
         return self
 
 

@@ -8,6 +8,7 @@ again.
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final
@@ -62,13 +63,17 @@ class Destinations:
             courier.start()
 
     def stop(self, grace_s: float) -> None:
-        """Let go of what is being sent."""
+        """Let go of what is being sent; one that hangs at its peer is waited for that long, and then left behind."""
         for courier in self._couriers.values():
-            courier.stop(grace_s)
+            courier.stop()
+        deadline_s = time.monotonic() + grace_s
+        for courier in self._couriers.values():
+            courier.wait_until_idle(deadline_s - time.monotonic())
 
     def join(self, timeout_s: float) -> None:
+        deadline_s = time.monotonic() + timeout_s
         for courier in self._couriers.values():
-            courier.join(timeout_s)
+            courier.join(deadline_s - time.monotonic())
 
     def status(self) -> list[DestinationStatus]:
         """The configured ones, then those that are only owed to."""

@@ -15,7 +15,15 @@ from typing import Final
 
 import psutil  # type: ignore[import-untyped]  # it ships no type information
 
-from contract.control import BoxStatus, LinkStatus, QueueEntry, QueueList, WorkflowStatus
+from contract.control import (
+    BoxStatus,
+    DestinationList,
+    DestinationStatus,
+    LinkStatus,
+    QueueEntry,
+    QueueList,
+    WorkflowStatus,
+)
 from contract.heartbeat import Equipment, Info, Telemetry
 from edge.buffer.records import Disk, ObjectRow, ScannerSeen
 from edge.buffer.scrub import ScrubReport
@@ -214,9 +222,31 @@ def status_text(status: BoxStatus) -> str:
         f"scrubbed      {_scrub_text(status)}",
         f"memory        {size_text(status.memory_bytes)}",
     ]
+    lines += [destination_line(one) for one in status.destinations]
     if status.workflow is not None:
         lines += _workflow_lines(status.workflow)
     return "\n".join(lines)
+
+
+def destinations_text(listed: DestinationList) -> str:
+    """The plain-text form for `dicomnet-edge destinations`."""
+    lines = [destination_line(one) for one in listed.destinations] or ["no destination beside central"]
+    for entry in listed.set_aside:
+        about = f"{entry.modality or '-'} from {entry.calling_ae_title or '-'}, study {entry.study_instance_uid or '-'}"
+        lines.append(f"  set aside   {entry.destination}: {entry.object_id} {about}: {entry.reason}")
+    return "\n".join(lines)
+
+
+def destination_line(one: DestinationStatus) -> str:
+    """How one destination stands, on one line."""
+    line = f"to {one.name:<11}{one.waiting_objects} objects wait, {size_text(one.waiting_bytes)}"
+    if one.oldest_at_utc is not None:
+        line += f", oldest {one.oldest_at_utc.isoformat(timespec='seconds')}"
+    if one.set_aside_objects:
+        line += f"; {one.set_aside_objects} SET ASIDE (dicomnet-edge destinations)"
+    if not one.configured:
+        line += "; not configured any more: configure it again, or dicomnet-edge give-up"
+    return line + (f": {one.last_error}" if one.last_error else "")
 
 
 def _workflow_lines(workflow: WorkflowStatus) -> list[str]:

@@ -73,7 +73,7 @@ class Source:
 
 
 class Courier:
-    """`start`; `stop`, then close the spool, then `join`.
+    """`start`; `stop` and `wait_until_idle`, then close the spool, then `join`.
 
     Attributes
     ----------
@@ -112,16 +112,19 @@ class Courier:
         """A person says that it works again: do not wait out the backoff."""
         self._line.try_now()
 
-    def stop(self, grace_s: float) -> None:
-        """Let go of what is being sent, within `grace_s`; an idle worker ends when the spool is closed."""
+    def stop(self) -> None:
+        """Let go of what is being sent, without waiting; an idle worker ends when the spool is closed."""
         self._stopping.set()
         self._line.stop()
-        if self._busy.acquire(timeout=grace_s):
+
+    def wait_until_idle(self, timeout_s: float) -> None:
+        """After `stop`: until what was being sent has been let go of."""
+        if self._busy.acquire(timeout=max(0.0, timeout_s)):
             self._busy.release()
 
     def join(self, timeout_s: float) -> None:
         """To be called after the spool was closed."""
-        self._thread.join(timeout_s)
+        self._thread.join(max(0.0, timeout_s))
 
     def _work(self) -> None:
         try:

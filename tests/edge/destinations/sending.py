@@ -106,7 +106,7 @@ class SendingBox:
             self._destinations.stop(5)
         self.spool.close()
         if self._destinations is not None:
-            self._destinations.join(30)
+            self._destinations.join(3)
             self._destinations = None
 
     def restart(self) -> None:
