@@ -190,14 +190,17 @@ class StudyList(_Shape):
 
 
 class QueueEntry(_Shape):
+    """An object on its way, or one that was not taken: by central ("quarantined"), by a `destination` ("set aside")."""
+
     object_id: str
     state: str
+    destination: str = Field(default="", description="empty: central")
     calling_ae_title: str
     modality: str
     study_instance_uid: str
     size_bytes: int
     stored_bytes: int
-    received_at_utc: datetime
+    received_at_utc: datetime | None
     attempts: int
     last_error: str = ""
 
@@ -283,4 +286,5 @@ class EnrolParams(_Shape):
 
 
 class RequeueParams(_Shape):
+    destination: str = Field(default="", max_length=32, description="empty: central")
     object_id: str = Field(pattern=r"^[0-9a-f]{32}$")

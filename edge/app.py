@@ -274,7 +274,11 @@ class Box:
         return EchoAnswer(ok=result.ok, round_trip_ms=result.round_trip_ms, detail=result.detail)
 
     def requeue(self, params: RequeueParams) -> QueueList:
-        self._spool.requeue(check_object_id(params.object_id))
+        object_id = check_object_id(params.object_id)
+        if params.destination:
+            self._destinations.try_again(params.destination, object_id)
+        else:
+            self._spool.requeue(object_id)
         return self.queue()
 
     def destinations(self) -> DestinationList:
@@ -332,6 +336,7 @@ class Box:
             echo=self._echo_scanner,
             bundle_parts=lambda: {"status": self.status(), "queue": self.queue()},
             prioritise=self._spool.prioritise,
+            destinations=lambda: self._destinations.status(),
             log_level=settings.box.log_level,
             echo_interval_s=settings.heartbeat.echo_interval_s,
             https_after_s=settings.heartbeat.https_after_s,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from typing import Final
@@ -24,12 +25,14 @@ from contract.control import (
     QueueList,
     WorkflowStatus,
 )
-from contract.heartbeat import Equipment, Info, Telemetry
+from contract.heartbeat import MAX_DESTINATIONS, DestinationHealth, Equipment, Info, Telemetry
+from edge.buffer.deliveries import SetAside
 from edge.buffer.records import Disk, ObjectRow, ScannerSeen
 from edge.buffer.scrub import ScrubReport
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
 from edge.uplink import box_health
+from edge.uplink.refusals import printable
 
 VERSION: Final = installed_version("dicomnet")
 QUEUE_STATES: Final = (State.READY, State.SENDING, State.QUARANTINED)
@@ -102,6 +105,7 @@ def telemetry(
     started_at_utc: datetime,
     paused: bool,
     clock_offset_s: float | None,
+    destinations: Sequence[DestinationStatus],
 ) -> Telemetry:
     """How the box is now."""
     depth, disk = spool.depth(), spool.disk()
@@ -124,6 +128,16 @@ def telemetry(
         temperature_c=box_health.temperature_c(),
         memory_available_bytes=box_health.memory_available_bytes(),
         clock_offset_s=clock_offset_s,
+        destinations=tuple(
+            DestinationHealth(
+                name=one.name,
+                waiting_objects=one.waiting_objects,
+                set_aside_objects=one.set_aside_objects,
+                oldest_at_utc=one.oldest_at_utc,
+                last_error=printable(one.last_error)[:160],
+            )
+            for one in destinations[:MAX_DESTINATIONS]
+        ),
     )
 
 
@@ -143,11 +157,30 @@ def info(*, ae_title: str, dicom_port: int, started_at_utc: datetime) -> Info:
 
 
 def queue(spool: Spool) -> QueueList:
-    depth = spool.depth()
+    """What waits for central, and what central or a destination did not take."""
+    depth, tallies = spool.depth(), spool.deliveries.tallies()
     rows = spool.list_objects(states=QUEUE_STATES, limit=QUEUE_LIMIT)
+    refused = spool.deliveries.set_aside_rows(limit=QUEUE_LIMIT)
     return QueueList(
-        total=sum(depth.by_state[state].objects for state in QUEUE_STATES),
-        entries=[_entry(row) for row in rows],
+        total=sum(depth.by_state[state].objects for state in QUEUE_STATES)
+        + sum(tally.set_aside for tally in tallies.values()),
+        entries=[*(_set_aside_entry(row) for row in refused), *(_entry(row) for row in rows)],
+    )
+
+
+def _set_aside_entry(row: SetAside) -> QueueEntry:
+    return QueueEntry(
+        object_id=row.object_id,
+        state="set aside",
+        destination=row.destination,
+        calling_ae_title=row.calling_ae_title,
+        modality=row.modality,
+        study_instance_uid=row.study_instance_uid,
+        size_bytes=row.size_bytes,
+        stored_bytes=row.stored_bytes,
+        received_at_utc=row.received_at_utc,
+        attempts=row.attempts,
+        last_error=row.reason,
     )
 
 

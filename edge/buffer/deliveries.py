@@ -69,15 +69,18 @@ class DeliveryTally:
 
 @dataclass(frozen=True)
 class SetAside:
-    """For a person: what a destination did not take, and why. What is no longer known of the object is empty."""
+    """For a person: what a destination did not take, and why. What is no longer known of the object is empty or 0."""
 
     object_id: ObjectId
+    received_at_utc: datetime | None
     destination: str
     reason: str
     attempts: int
     study_instance_uid: str
     calling_ae_title: str
     modality: str
+    size_bytes: int
+    stored_bytes: int
 
 
 NOTHING_OWED: Final = DeliveryTally(0, 0, 0, None)
@@ -107,7 +110,9 @@ _TALLIES: Final = """
     WHERE d.state IN ('waiting', 'set-aside') GROUP BY d.destination, d.state
 """
 _SET_ASIDE_ROWS: Final = """
-    SELECT d.object_id, d.destination, d.last_error, d.attempts, o.study_instance_uid, o.calling_ae_title, o.modality
+    SELECT d.object_id, o.received_at_utc, d.destination, COALESCE(d.last_error, ''), d.attempts,
+        COALESCE(o.study_instance_uid, ''), COALESCE(o.calling_ae_title, ''), COALESCE(o.modality, ''),
+        COALESCE(o.size_bytes, 0), COALESCE(o.stored_bytes, 0)
     FROM deliveries AS d INDEXED BY open_deliveries LEFT JOIN objects AS o USING (object_id)
     WHERE d.state IN ('waiting', 'set-aside') AND d.state = 'set-aside' ORDER BY d.number LIMIT ?
 """
@@ -230,8 +235,8 @@ class Deliveries:
         with self._held():
             rows = self._index.execute(_SET_ASIDE_ROWS, (limit,)).fetchall()
         return [
-            SetAside(ObjectId(row[0]), row[1], row[2] or "", row[3], *(value or "" for value in row[4:]))
-            for row in rows
+            SetAside(ObjectId(object_id), received and utc_from_text(received), *known)
+            for object_id, received, *known in rows
         ]
 
     def try_again(self, destination: str, object_id: ObjectId | None = None) -> int:
