@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -105,9 +105,11 @@ _PUT_OFF: Final = """
     WHERE object_id = :object_id AND destination = :destination AND state = 'waiting'
 """
 _TALLIES: Final = """
-    SELECT d.destination, d.state, COUNT(*), SUM(o.stored_bytes), MIN(o.received_at_utc)
-    FROM deliveries AS d INDEXED BY open_deliveries LEFT JOIN objects AS o USING (object_id)
-    WHERE d.state IN ('waiting', 'set-aside') GROUP BY d.destination, d.state
+    SELECT destination, state, COUNT(*), SUM(stored_bytes), MIN(number) FROM deliveries INDEXED BY open_deliveries
+    WHERE state IN ('waiting', 'set-aside') GROUP BY destination, state
+"""
+_RECEIVED: Final = """
+    SELECT received_at_utc FROM objects WHERE object_id = (SELECT object_id FROM deliveries WHERE number = ?)
 """
 _SET_ASIDE_ROWS: Final = """
     SELECT d.object_id, o.received_at_utc, d.destination, COALESCE(d.last_error, ''), d.attempts,
@@ -218,16 +220,21 @@ class Deliveries:
         """How each destination stands to which something is owed, configured or not."""
         found: dict[str, DeliveryTally] = {}
         with self._held():
-            rows = self._index.execute(_TALLIES, ()).fetchall()
-        for destination, state, objects, stored_bytes, oldest in rows:
-            other = found.get(destination, NOTHING_OWED)
-            if state == DeliveryState.WAITING:
-                moment = oldest and utc_from_text(oldest)
-                found[destination] = DeliveryTally(objects, stored_bytes or 0, other.set_aside, moment)
-            else:
-                found[destination] = DeliveryTally(
-                    other.waiting, other.waiting_bytes, objects, other.oldest_at_utc
-                )
+            for destination, state, objects, stored_bytes, first in self._index.execute(
+                _TALLIES, ()
+            ).fetchall():
+                known = found.get(destination, NOTHING_OWED)
+                if state == DeliveryState.WAITING:
+                    oldest = self._index.execute(_RECEIVED, (first,)).fetchone()
+                    known = replace(
+                        known,
+                        waiting=objects,
+                        waiting_bytes=stored_bytes,
+                        oldest_at_utc=oldest and utc_from_text(oldest[0]),
+                    )
+                else:
+                    known = replace(known, set_aside=objects)
+                found[destination] = known
         return found
 
     def set_aside_rows(self, *, limit: int) -> list[SetAside]:

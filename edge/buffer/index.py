@@ -74,7 +74,8 @@ _FIND_SEALED = """
     WHERE freed_at_utc IS NULL AND NOT damaged AND sequence > ? ORDER BY sequence LIMIT ?
 """
 _OWE = """
-    INSERT OR IGNORE INTO deliveries (object_id, destination, state, due_s, attempts) VALUES (?, ?, 'waiting', 0, 0)
+    INSERT OR IGNORE INTO deliveries (object_id, destination, state, due_s, attempts, stored_bytes)
+    VALUES (?, ?, 'waiting', 0, 0, ?)
 """
 _IS_OWED = "SELECT 1 FROM deliveries WHERE object_id = ? AND state IN ('waiting', 'set-aside') LIMIT 1"
 _SET_DELIVERIES_ASIDE = """
@@ -217,7 +218,7 @@ class SpoolIndex:
 
     def _owe(self, labels: Iterable[Label]) -> None:
         rows = [
-            (label.object_id, destination)
+            (label.object_id, destination, label.stored_bytes)
             for label in labels
             if label.identity is not None
             for destination in self._route(label)

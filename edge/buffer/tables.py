@@ -85,6 +85,9 @@ class DeliveryRow(Model):
     due_s = FloatField(default=0.0)
     attempts = IntegerField(default=0)
     last_error = TextField(null=True)
+    stored_bytes = (
+        IntegerField()
+    )  # the object's, so that a long backlog is added up from the index below alone
 
     class Meta:
         table_name = "deliveries"
@@ -136,6 +139,7 @@ DeliveryRow.add_index(
         DeliveryRow.destination,
         DeliveryRow.state,
         DeliveryRow.number,
+        DeliveryRow.stored_bytes,
         where=SQL("state IN ('waiting', 'set-aside')"),
         name="open_deliveries",
     )

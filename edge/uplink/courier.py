@@ -23,8 +23,8 @@ from edge.uplink.verdicts import Outcome, Verdict
 
 _log = logging.getLogger(__name__)
 
-TRIES: Final = 8
-"""An object that failed so often by itself is set aside; with the default ceiling that is after some minutes."""
+OUTRUN: Final = 8
+"""An object that failed so often while others got through is set aside. In memory: a restart counts anew."""
 
 _LINGER_S: Final = 5.0
 """How long a connection is kept for the next object: scanners pause between images."""
@@ -100,7 +100,7 @@ class Courier:
         self._stopping = threading.Event()
         self._busy = threading.Lock()
         self.trouble = ""
-        self._others_pass = False  # something was delivered since an object last closed the line
+        self._others_pass = False  # something was delivered since the line was last closed by an object
         self._outrun: dict[ObjectId, int] = {}  # how often an object closed it while others passed
         self._thread = threading.Thread(target=self._work, name=f"to-{name}", daemon=True)
 
@@ -158,9 +158,9 @@ class Courier:
         except Exception as error:
             if source.fault is None:
                 _log.exception("delivery failed", extra={"destination": self._name, **_named(delivery)})
-                outcome = Outcome(Verdict.FAILED, "a fault in this program; see its log")
+                outcome = Outcome(Verdict.LATER, "a fault in this program; see its log")
             else:
-                outcome = Outcome(Verdict.FAILED, str(error))
+                outcome = Outcome(Verdict.LATER, str(error))
         if source.fault is not None and outcome.verdict is not Verdict.DELIVERED:
             self._fail_here(delivery, source.fault)
         else:
@@ -174,22 +174,19 @@ class Courier:
             self._set_aside(delivery, sentence)
         elif verdict is Verdict.AWAY:
             self._close_line(sentence)
-        elif verdict is Verdict.FAILED:
-            self._try_or_give_up(delivery, sentence, failures=delivery.attempts + 1)
         else:
-            outrun = self._outrun.pop(delivery.object_id, 0) + self._others_pass
-            if self._try_or_give_up(delivery, sentence, failures=outrun) and outrun:
-                self._outrun[delivery.object_id] = outrun
-            self._others_pass = False
+            self._later(delivery, sentence)
             self._close_line(sentence)
 
-    def _try_or_give_up(self, delivery: Delivery, sentence: str, *, failures: int) -> bool:
-        """Put the object off, or set it aside when it is at fault by now; whether it will be tried again."""
-        if failures >= TRIES:
-            self._set_aside(delivery, f"tried {delivery.attempts + 1} times: {sentence}")
-            return False
+    def _later(self, delivery: Delivery, sentence: str) -> None:
+        outrun = self._outrun.pop(delivery.object_id, 0) + self._others_pass
+        self._others_pass = False
+        if outrun >= OUTRUN:
+            self._set_aside(delivery, f"tried {delivery.attempts + 1} times while others passed: {sentence}")
+            return
+        if outrun:
+            self._outrun[delivery.object_id] = outrun
         self._put_off(delivery, sentence)
-        return True
 
     def _delivered(self, delivery: Delivery) -> None:
         if not self._deliveries.deliver(delivery):

@@ -117,7 +117,7 @@ def _judge(status: int, answer: bytes, sop_instance_uid: str) -> Outcome:
                 if outcome.verdict is not Verdict.DELIVERED:
                     return outcome
     if status in (200, 202):
-        return Outcome(Verdict.FAILED, f"answered HTTP {status}, and does not say that it has the instance")
+        return Outcome(Verdict.LATER, f"answered HTTP {status}, and does not say that it has the instance")
     return judge_http(status)
 
 

@@ -1,16 +1,16 @@
 """What each answer of a destination means for the object in hand and for the rest: one table, for C-STORE and STOW-RS.
 
-| verdict   | the object                                          | the destination           |
-|-----------|-----------------------------------------------------|---------------------------|
-| delivered | delivered                                           | goes on                   |
-| refused   | set aside: the same attempt would end the same way  | goes on                   |
-| failed    | waits by its own count; the eighth time set aside   | goes on                   |
-| later     | the same, counted only when others got through since | closed, backoff          |
-| away      | waits as it is: nothing about it was learnt         | closed, backoff           |
+| verdict   | the object                                                            | the destination  |
+|-----------|-----------------------------------------------------------------------|------------------|
+| delivered | delivered                                                             | goes on          |
+| refused   | set aside: the same attempt would end the same way                    | goes on          |
+| later     | goes behind the others; set aside when these got through between      | closed, backoff  |
+|           | eight such ends, for then it is the object                            |                  |
+| away      | waits as it is: nothing about it was learnt                           | closed, backoff  |
 
-Statuses are those of C-STORE (PS3.4 Table B.2-1, PS3.7 Annex C); STOW-RS gives the same as Failure Reason (0008,1197)
-(PS3.18 Annex I). HTTP's own count where an answer names no reason. What is in no table is `failed`: neither
-believed nor given up at once.
+So a destination that fails at everything has nothing set aside, however long that lasts. Statuses are those of C-STORE
+(PS3.4 Table B.2-1, PS3.7 Annex C); STOW-RS gives the same as Failure Reason (0008,1197) (PS3.18 Annex I). HTTP's own
+count where an answer names no reason. What is in no table is `later`: neither believed nor given up at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Final
 class Verdict(StrEnum):
     DELIVERED = "delivered"
     REFUSED = "refused"
-    FAILED = "failed"
     LATER = "later"
     AWAY = "away"
 
@@ -46,7 +45,7 @@ STATUS: Final[Mapping[int, tuple[Verdict, str]]] = {
     0x0116: (Verdict.DELIVERED, "warning: attribute value out of range"),
     0x0105: (Verdict.REFUSED, "no such attribute"),
     0x0106: (Verdict.REFUSED, "invalid attribute value"),
-    0x0110: (Verdict.FAILED, "processing failure"),
+    0x0110: (Verdict.LATER, "processing failure"),
     0x0111: (Verdict.REFUSED, "another instance has this SOP Instance UID there"),
     0x0112: (Verdict.REFUSED, "no such SOP instance"),
     0x0115: (Verdict.REFUSED, "invalid argument value"),
@@ -57,7 +56,7 @@ STATUS: Final[Mapping[int, tuple[Verdict, str]]] = {
     0x0121: (Verdict.REFUSED, "missing attribute value"),
     0x0122: (Verdict.REFUSED, "SOP class not supported"),
     0x0124: (Verdict.LATER, "not authorized: does it let this box store?"),
-    0x0210: (Verdict.FAILED, "duplicate invocation"),
+    0x0210: (Verdict.LATER, "duplicate invocation"),
     0x0211: (Verdict.LATER, "unrecognized operation: does it take C-STORE?"),
     0x0213: (Verdict.LATER, "resource limitation"),
 }
@@ -79,13 +78,13 @@ HTTP: Final[Mapping[int, tuple[Verdict, str]]] = {
     405: (Verdict.AWAY, "there is no STOW-RS service at this address"),
     406: (Verdict.AWAY, "it does not answer in DICOM JSON"),
     408: (Verdict.LATER, "it waited too long"),
-    409: (Verdict.FAILED, "a conflict, without a reason"),
+    409: (Verdict.LATER, "a conflict, without a reason"),
     411: (Verdict.AWAY, "length required"),
     413: (Verdict.REFUSED, "too large"),
     415: (Verdict.REFUSED, "unsupported media type or transfer syntax"),
     422: (Verdict.REFUSED, "it cannot be processed"),
     429: (Verdict.LATER, "too many requests"),
-    500: (Verdict.FAILED, "a fault in its program"),
+    500: (Verdict.LATER, "a fault in its program"),
     501: (Verdict.AWAY, "there is no STOW-RS service at this address"),
     502: (Verdict.LATER, "a proxy in front of it does not reach it"),
     503: (Verdict.LATER, "it is busy or being maintained"),
@@ -96,7 +95,7 @@ HTTP: Final[Mapping[int, tuple[Verdict, str]]] = {
 
 def judge_status(status: int) -> Outcome:
     """What a status of C-STORE, or a Failure Reason of STOW-RS, means."""
-    unknown = (Verdict.FAILED, "a status that is not in the standard")
+    unknown = (Verdict.LATER, "a status that is not in the standard")
     verdict, words = STATUS.get(status) or STATUS_CLASS.get(status >> 8) or unknown
     return DELIVERED if verdict is Verdict.DELIVERED else Outcome(verdict, f"answered {status:04X}: {words}")
 
@@ -106,6 +105,6 @@ def judge_http(status: int) -> Outcome:
     verdict, words = HTTP.get(status) or (
         (Verdict.AWAY, "it points to another address")
         if 300 <= status < 400
-        else (Verdict.FAILED, "an answer that STOW-RS does not have")
+        else (Verdict.LATER, "an answer that STOW-RS does not have")
     )
     return Outcome(verdict, f"answered HTTP {status}: {words}")
