@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from contract.control import DestinationStatus, SetAsideEntry
+from contract.errors import PermanentError
 from contract.identifiers import ObjectId
 from edge.buffer.deliveries import NOTHING_OWED
 from edge.buffer.local_recipient import LocalRecipient
@@ -27,6 +28,10 @@ from edge.uplink.courier import Courier, Destination
 from edge.uplink.stow import StowDestination, stow_tls
 
 SET_ASIDE_SHOWN: Final = 200
+
+
+class UnknownDestinationError(PermanentError):
+    """It is neither configured nor owed anything."""
 
 
 class Destinations:
@@ -98,14 +103,27 @@ class Destinations:
         return [SetAsideEntry(**vars(row)) for row in self._deliveries.set_aside_rows(limit=SET_ASIDE_SHOWN)]
 
     def try_again(self, name: str, object_id: ObjectId | None) -> None:
-        """What is open for a destination, one or all, is due at once, and its backoff is over."""
+        """What is open for a destination, one or all, is due at once, and its backoff is over.
+
+        Raises
+        ------
+        UnknownDestinationError, SpoolError
+        """
+        self._check_known(name)
         self._deliveries.try_again(name, object_id)
         if name in self._couriers:
             self._couriers[name].try_now()
 
     def give_up(self, name: str, object_id: ObjectId | None) -> None:
-        """What is open for a destination, one or all, is owed no longer."""
+        """What is open for a destination, one or all, is owed no longer. Raises as `try_again`."""
+        self._check_known(name)
         self._deliveries.give_up(name, object_id)
+
+    def _check_known(self, name: str) -> None:
+        known = {*self._couriers, *self._deliveries.tallies()}
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise UnknownDestinationError(f"no destination is called {name}: there are {listed}")
 
 
 def _opener(

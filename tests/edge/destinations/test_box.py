@@ -181,6 +181,9 @@ def test_a_box_with_a_live_and_a_dead_destination(
     wait_until(lambda: box.destination("MAMMO").waiting_objects == 1)
     assert "object" in box.run("give-up", "MAMMO", "--object", "0" * 32).stderr
     assert "to MAMMO      0 objects wait" in box.says("give-up", "MAMMO", "--all")
+    assert (
+        "no destination is called MAMO: there are MAMMO, PACS" in box.run("try-again", "MAMO", "--all").stderr
+    )
     refused = box.run("give-up", "MAMMO")
     assert refused.returncode == 2
     assert "one of the arguments --object --all is required" in refused.stderr
