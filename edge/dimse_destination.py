@@ -1,6 +1,6 @@
 """A destination that takes C-STORE: the gateway's association behind the uplink's courier.
 
-Beside the program this is the one place that knows both rooms, which know nothing of each other.
+Here the two rooms are fitted together, which know nothing of each other.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from contract.control import (
 )
 from contract.heartbeat import MAX_DESTINATIONS, DestinationHealth, Equipment, Info, Telemetry
 from edge.buffer.deliveries import SetAside
-from edge.buffer.records import Disk, ObjectRow, ScannerSeen
+from edge.buffer.records import Disk, ObjectRow, ScannerSeen, Tally
 from edge.buffer.scrub import ScrubReport
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
@@ -42,7 +42,7 @@ MAX_EQUIPMENT: Final = 256
 """Callers told to central, the latest first: whoever makes up AE titles must not fill the broker."""
 
 
-def not_accepting_because(link: LinkStatus, disk: Disk) -> str:
+def not_accepting_because(link: LinkStatus, disk: Disk, owed: Tally) -> str:
     """Why scanners are answered 0xA700, as a sentence; empty when they are not."""
     if link.state == "not-enrolled":
         return "Not enrolled: nothing can be sealed before central has given this box its keys."
@@ -52,6 +52,11 @@ def not_accepting_because(link: LinkStatus, disk: Disk) -> str:
         )
         if disk.free_files < disk.reserve_files:
             what = f"{disk.free_files} more files fit and {disk.reserve_files} are kept in reserve"
+        if owed.objects:
+            return (
+                f"The disk is full: {what}. {owed.objects} objects, {size_text(owed.stored_bytes)}, wait for other "
+                "destinations than central alone: dicomnet-edge destinations says why."
+            )
         return f"The disk is full: {what}. It goes on by itself once central has taken what waits here."
     return ""
 
@@ -69,7 +74,7 @@ def box_status(
 ) -> BoxStatus:
     depth, disk = spool.depth(), spool.disk()
     process = psutil.Process()
-    because = not_accepting_because(link, disk)
+    because = not_accepting_because(link, disk, depth.by_state[State.OWED])
     return BoxStatus(
         gateway_id=gateway_id,
         ae_title=ae_title,
@@ -118,7 +123,7 @@ def telemetry(
         oldest_unsent_at_utc=depth.oldest_unsent_at_utc,
         disk_total_bytes=disk.total_bytes,
         disk_free_bytes=disk.free_bytes,
-        accepting=not not_accepting_because(link, disk),
+        accepting=not not_accepting_because(link, disk, depth.by_state[State.OWED]),
         memory_bytes=psutil.Process().memory_info().rss,
         uptime_s=max(0.0, (now - started_at_utc).total_seconds()),
         certificate_expires_at_utc=link.certificate_expires_at_utc,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import struct
 from pathlib import Path
 
@@ -149,9 +150,9 @@ def test_what_is_refused_for_good_is_set_aside_and_the_rest_goes_on(
     assert box.states() == {State.FREED}
 
 
-@pytest.mark.needs("dcmtk")
+@pytest.mark.parametrize("tls", [False, True])
 def test_an_association_is_kept_while_there_is_work_and_renewed_when_the_peer_ended_it(
-    make_box: MakeBox,
+    make_box: MakeBox, tmp_path: Path, tls: bool
 ) -> None:
     """A peer that releases nothing by itself counts associations; then it ends one, as idle peers do."""
     associations: list[Event] = []
@@ -164,9 +165,16 @@ def test_an_association_is_kept_while_there_is_work_and_renewed_when_the_peer_en
         return 0xB007 if len(stored) == 2 else 0x0000
 
     handlers = [(evt.EVT_C_STORE, take), (evt.EVT_ACCEPTED, associations.append)]
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    authority = Authority(tmp_path / "ca")
+    context: ssl.SSLContext | None = None
+    if tls:
+        theirs = authority.issue("pacs")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(theirs.certificate, theirs.key)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=context)
     try:
-        box = make_box(**pacs_settings(server.server_address[1])).start()
+        more = {"tls": True, "ca": str(authority.ca)} if tls else {}
+        box = make_box(**pacs_settings(server.server_address[1], **more)).start()
         for _ in range(4):
             box.store()
         wait_until(lambda: box.waits("PACS") == 0)
