@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,11 +15,14 @@ from pynetdicom import AE, evt
 from pynetdicom.events import Event
 
 from contract.sealing import DataKeyRing
+from edge.buffer.deliveries import Delivery
 from edge.buffer.states import State
+from edge.uplink.courier import Courier, Source
 from edge.uplink.enrolment import enrol
 from edge.uplink.forwarder import Forwarder
 from edge.uplink.identity import IdentityStore
 from edge.uplink.link import Link
+from edge.uplink.verdicts import DELIVERED, Outcome
 from tests.edge.destinations.conftest import MakeBox
 from tests.edge.destinations.sending import SendingBox, StoreScp, black_hole, wait_until
 from tests.edge.destinations.test_dimse import pacs_settings
@@ -177,3 +181,84 @@ def test_what_cannot_be_opened_here_is_set_aside_and_says_so(make_box: MakeBox) 
         assert "cannot be opened on this box" in damaged
         assert given["1.2.3.3"] == 1
         assert given["1.2.3.1"] == given["1.2.3.2"] == 0  # half of it is not taken for all
+
+
+class ScriptedDestination:
+    """Takes an object piece by piece: after the first it waits for `go`; `fault`: what it raises instead."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.fault: Exception | None = None
+        self.rests = 0
+
+    def send(self, delivery: Delivery, part10: Source) -> Outcome:
+        if self.fault is not None:
+            raise self.fault
+        for _ in part10:
+            self.begun.set()
+            self.go.wait(60)
+        return DELIVERED
+
+    def rest(self) -> None:
+        self.rests += 1
+
+
+def courier_to(box: SendingBox, destination: ScriptedDestination) -> Courier:
+    box.names = ("PACS",)
+    return Courier(
+        "PACS",
+        destination,
+        box.spool.deliveries,
+        lambda object_id: box.recipient.open(box.spool.open_object(object_id), object_id),
+        backoff_ceiling_s=0.1,
+    )
+
+
+def test_a_box_that_stops_lets_go_in_the_middle_and_blames_nobody(make_box: MakeBox) -> None:
+    box, destination = make_box(), ScriptedDestination()
+    courier = courier_to(box, destination)
+    box.store(pixels=os.urandom(3_000_000))
+    courier.start()
+    assert destination.begun.wait(30)
+    courier.stop()
+    destination.go.set()
+    courier.wait_until_idle(30)
+    delivery = box.spool.deliveries.next("PACS")
+    assert delivery is not None
+    assert delivery.attempts == 0
+    assert courier.trouble == ""
+    box.spool.close()
+    courier.join(30)
+    assert destination.rests == 1
+
+
+def test_a_fault_in_the_program_is_waited_out_and_loses_nothing(make_box: MakeBox) -> None:
+    box, destination = make_box(), ScriptedDestination()
+    courier = courier_to(box, destination)
+    destination.fault = RuntimeError("nobody thought of this")
+    destination.go.set()
+    box.store()
+    courier.start()
+    wait_until(lambda: courier.trouble == "a fault in this program; see its log")
+    assert box.waits("PACS") == 1
+    destination.fault = None
+    wait_until(lambda: box.waits("PACS") == 0)
+    assert courier.trouble == ""
+    assert box.reasons("PACS") == []
+    courier.stop()
+    box.spool.close()
+    courier.join(30)
+
+
+def test_an_idle_courier_lets_go_of_its_connection(make_box: MakeBox) -> None:
+    box, destination = make_box(), ScriptedDestination()
+    courier = courier_to(box, destination)
+    destination.go.set()
+    box.store()
+    courier.start()
+    wait_until(lambda: destination.rests == 1)
+    box.store()
+    wait_until(lambda: box.waits("PACS") == 0)
+    courier.stop()
+    box.spool.close()
+    courier.join(30)
