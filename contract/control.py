@@ -23,7 +23,8 @@ class _Shape(BaseModel):
 class Request(_Shape):
     """Methods: status → BoxStatus, queue → QueueList, scanners → ScannerList, echo (EchoParams) → EchoAnswer,
     enrol (EnrolParams) → BoxStatus, requeue (RequeueParams) → QueueList; for who may send, each → ScannerList:
-    approve, refuse, remove_scanner (CallerParams), save_scanner (ScannerEntry); studies → StudyList."""
+    approve, refuse, remove_scanner (CallerParams), save_scanner (ScannerEntry); studies → StudyList;
+    destinations, try_again and give_up (DeliveryParams) → DestinationList."""
 
     method: Literal[
         "status",
@@ -37,6 +38,9 @@ class Request(_Shape):
         "save_scanner",
         "remove_scanner",
         "studies",
+        "destinations",
+        "try_again",
+        "give_up",
     ]
     params: dict[str, object] = Field(default_factory=dict)
 
@@ -89,6 +93,44 @@ class CommitmentStatus(_Shape):
     given_up: int = Field(default=0, description="the scanner could not be told for too long")
 
 
+class DestinationStatus(_Shape):
+    """One destination beside central. `last_error`: why it does not go on; empty while it does."""
+
+    name: str
+    configured: bool = Field(default=True, description="False: what is owed from an earlier configuration")
+    waiting_objects: int = 0
+    waiting_bytes: int = 0
+    set_aside_objects: int = Field(default=0, description="refused for good; a person has to decide")
+    oldest_at_utc: datetime | None = Field(default=None, description="arrival of the oldest that waits")
+    last_error: str = ""
+
+
+class SetAsideEntry(_Shape):
+    """An object that a destination did not take. Empty is what is no longer known of it."""
+
+    object_id: str
+    destination: str
+    reason: str
+    attempts: int
+    study_instance_uid: str
+    calling_ae_title: str
+    modality: str
+
+
+class DestinationList(_Shape):
+    """`set_aside` holds the oldest."""
+
+    destinations: list[DestinationStatus]
+    set_aside: list[SetAsideEntry]
+
+
+class DeliveryParams(_Shape):
+    """`object_id` None: everything that is open for the destination."""
+
+    destination: str = Field(min_length=1, max_length=32)
+    object_id: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
+
+
 class BoxStatus(_Shape):
     gateway_id: str | None
     ae_title: str
@@ -119,6 +161,7 @@ class BoxStatus(_Shape):
     scrub_damaged_objects: int = Field(default=0, description="of those, what the disk had damaged or lost")
     memory_bytes: int
     link: LinkStatus
+    destinations: list[DestinationStatus] = Field(default=[], description="beside central")
     workflow: WorkflowStatus | None = None
     commitments: CommitmentStatus | None = None
 
@@ -147,14 +190,17 @@ class StudyList(_Shape):
 
 
 class QueueEntry(_Shape):
+    """An object on its way, or one that was not taken: by central ("quarantined"), by a `destination` ("set aside")."""
+
     object_id: str
     state: str
+    destination: str = Field(default="", description="empty: central")
     calling_ae_title: str
     modality: str
     study_instance_uid: str
     size_bytes: int
     stored_bytes: int
-    received_at_utc: datetime
+    received_at_utc: datetime | None
     attempts: int
     last_error: str = ""
 
@@ -240,4 +286,5 @@ class EnrolParams(_Shape):
 
 
 class RequeueParams(_Shape):
+    destination: str = Field(default="", max_length=32, description="empty: central")
     object_id: str = Field(pattern=r"^[0-9a-f]{32}$")

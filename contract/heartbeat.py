@@ -28,6 +28,7 @@ MAX_PAYLOAD_BYTES: Final = 16_384
 HEARTBEAT_PATH: Final = "/ingest/v1/heartbeat"  # POST Post → Post, with the box's certificate
 MAX_POST_BYTES: Final = 262_144
 MAX_POST_LETTERS: Final = 64
+MAX_DESTINATIONS: Final = 32
 
 STATUS: Final = "status"
 INFO: Final = "info"
@@ -92,6 +93,16 @@ class Info(Message):
     memory_bytes: int = Field(default=0, ge=0, description="of the machine")
 
 
+class DestinationHealth(Message):
+    """How a box stands with one destination beside central. `last_error`: why it does not go on, if it does not."""
+
+    name: str = Field(max_length=32)
+    waiting_objects: int = Field(ge=0)
+    set_aside_objects: int = Field(ge=0, description="refused for good; a person has to decide")
+    oldest_at_utc: AwareDatetime | None = Field(default=None, description="arrival of the oldest that waits")
+    last_error: str = Field(default="", max_length=160)
+
+
 class Telemetry(Message):
     captured_at_utc: AwareDatetime
     queue_objects: int = Field(ge=0, description="acknowledged to a scanner, not yet receipted by central")
@@ -114,6 +125,9 @@ class Telemetry(Message):
     temperature_c: float | None = Field(default=None, description="the hottest sensor of the machine")
     memory_available_bytes: int | None = Field(default=None, ge=0, description="of the machine")
     clock_offset_s: float | None = Field(default=None, description="this box's clock minus central's")
+    destinations: tuple[DestinationHealth, ...] = Field(
+        default=(), max_length=MAX_DESTINATIONS, description="beside central"
+    )
 
 
 class Echo(Message):

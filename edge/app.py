@@ -19,6 +19,8 @@ from typing import Final
 from contract.control import (
     BoxStatus,
     CallerParams,
+    DeliveryParams,
+    DestinationList,
     EchoAnswer,
     EchoParams,
     EnrolParams,
@@ -29,7 +31,7 @@ from contract.control import (
 )
 from contract.enrolment import Pairing
 from contract.errors import ContractError
-from contract.identifiers import check_ae_title, check_object_id
+from contract.identifiers import ObjectId, check_ae_title, check_object_id
 from contract.sealing import DataKeyRing
 from contract.settings import load_settings, print_default_config, settings_table
 from edge import commands, report
@@ -40,6 +42,7 @@ from edge.buffer.scrub import Scrub
 from edge.buffer.spool import Spool
 from edge.config import Settings
 from edge.control import ControlError, ControlServer
+from edge.destinations import Destinations
 from edge.gateway.admission import Admission
 from edge.gateway.approved import ApprovedFile
 from edge.gateway.echo import echo
@@ -50,6 +53,7 @@ from edge.gateway.workers import Workers
 from edge.logs import log_to_stderr
 from edge.memory import share_heaps
 from edge.reporting import Reporting
+from edge.routing import Routing
 from edge.scanner_list import scanner_list, settings_of
 from edge.services import Services
 from edge.uplink.bandwidth import Bandwidth, HourlyLimit
@@ -99,6 +103,7 @@ class Box:
                 low_water_bytes=settings.buffer.low_water_bytes,
                 retain=timedelta(hours=settings.buffer.retain_hours),
                 on_low_water=self._free_soon,
+                route=Routing(settings.destinations, settings.routing).route,
             )
             self._upkeep = Upkeep(self._spool)
             self._scrub = self._make_scrub()
@@ -121,7 +126,8 @@ class Box:
             )
             self._spool.pace.line_is_slow = self._forwarder.line_is_slow
             self._forwarder.start()
-            started.callback(self._forwarder.join, _JOIN_S)
+            joining = started.enter_context(ExitStack())
+            joining.callback(self._forwarder.join, _JOIN_S)
             started.callback(self._spool.close)
             self._reporting = self._make_reporting()
             started.callback(self._reporting.stop)
@@ -135,6 +141,13 @@ class Box:
             self._services = Services(settings, self._spool, find_scanner=self._admission.find)
             started.callback(self._services.stop)
             self._services.start()
+            # Joined after the spool has closed, which is what wakes an idle courier.
+            self._destinations = Destinations(
+                settings, self._spool, self._services.local_recipient, on_delivered=self._report_soon
+            )
+            joining.callback(self._destinations.join, _JOIN_S)
+            started.callback(self._destinations.stop, _SENDING_GRACE_S)
+            self._destinations.start()
             self._workflow = Workflow(settings, self._services.database)
             self._workflow.studies.restore(
                 self._spool.received_since(self._workflow.studies.restore_from_utc())
@@ -182,6 +195,9 @@ class Box:
                     "save_scanner": lambda params: self.save_scanner(ScannerEntry.model_validate(params)),
                     "remove_scanner": lambda params: self.remove_scanner(CallerParams.model_validate(params)),
                     "studies": lambda _: self._workflow.list_studies(),
+                    "destinations": lambda _: self.destinations(),
+                    "try_again": lambda params: self.try_again(DeliveryParams.model_validate(params)),
+                    "give_up": lambda params: self.give_up(DeliveryParams.model_validate(params)),
                 },
             )
             control.start()
@@ -221,6 +237,7 @@ class Box:
                 "workflow": self._workflow.status(),
                 "commitments": self._services.commitment_status(),
                 "tls_port": self._gateway.tls_port,
+                "destinations": self._destinations.status(),
             }
         )
 
@@ -257,8 +274,25 @@ class Box:
         return EchoAnswer(ok=result.ok, round_trip_ms=result.round_trip_ms, detail=result.detail)
 
     def requeue(self, params: RequeueParams) -> QueueList:
-        self._spool.requeue(check_object_id(params.object_id))
+        object_id = check_object_id(params.object_id)
+        if params.destination:
+            self._destinations.try_again(params.destination, object_id)
+        else:
+            self._spool.requeue(object_id)
         return self.queue()
+
+    def destinations(self) -> DestinationList:
+        return DestinationList(
+            destinations=self._destinations.status(), set_aside=self._destinations.set_aside()
+        )
+
+    def try_again(self, params: DeliveryParams) -> DestinationList:
+        self._destinations.try_again(params.destination, _object_id(params))
+        return self.destinations()
+
+    def give_up(self, params: DeliveryParams) -> DestinationList:
+        self._destinations.give_up(params.destination, _object_id(params))
+        return self.destinations()
 
     def enrol(self, params: EnrolParams) -> BoxStatus:
         """Buy an identity and begin to use it, without a restart; or begin to wait for an administrator's yes."""
@@ -302,6 +336,7 @@ class Box:
             echo=self._echo_scanner,
             bundle_parts=lambda: {"status": self.status(), "queue": self.queue()},
             prioritise=self._spool.prioritise,
+            destinations=lambda: self._destinations.status(),
             log_level=settings.box.log_level,
             echo_interval_s=settings.heartbeat.echo_interval_s,
             https_after_s=settings.heartbeat.https_after_s,
@@ -371,10 +406,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "run":
             share_heaps()
             return run(settings)
-        if options.command == "enrol":
-            commands.enrol_from_shell(settings, options.pairing)
-        else:
-            commands.print_status(settings)
+        commands.carry_out(settings, options)
     except (ContractError, SpoolError, GatewayError, ControlError) as error:
         print(f"dicomnet-edge: {error}", file=sys.stderr)
         return 2
@@ -382,6 +414,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"dicomnet-edge: {_os_sentence(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _object_id(params: DeliveryParams) -> ObjectId | None:
+    return None if params.object_id is None else check_object_id(params.object_id)
 
 
 def _os_sentence(error: OSError) -> str:

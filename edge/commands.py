@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from contract.control import BoxStatus
+from contract.control import BoxStatus, DeliveryParams, DestinationList
 from contract.enrolment import Pairing
+from contract.identifiers import InvalidIdentifierError, check_object_id
 from edge import report
 from edge.config import Settings
 from edge.control import NoBoxError, ask
+from edge.routes import routes_text
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
 from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError
@@ -25,6 +27,8 @@ from edge.uplink.pending import PendingFile, pending_sentence
 
 _ASK_TIMEOUT_S: Final = 10.0
 _ENROL_TIMEOUT_S: Final = 60.0
+_DECIDE_TIMEOUT_S: Final = 600.0  # giving up a hundred thousand objects takes its time
+_MOST_STUDIES: Final = 10_000
 
 
 def enrol_from_shell(settings: Settings, pairing_text: str) -> None:
@@ -87,6 +91,49 @@ def print_status(settings: Settings) -> None:
     print(report.status_text(BoxStatus.model_validate(answer)))
 
 
+def print_destinations(settings: Settings) -> None:
+    """Say how the running box stands with its destinations beside central."""
+    _show(ask(settings.control_socket_path, "destinations", {}, timeout_s=_ASK_TIMEOUT_S))
+
+
+def decide_on_delivery(settings: Settings, method: str, destination: str, object_id: str | None) -> None:
+    """`method`: try_again or give_up, for one object or all that is open."""
+    params = DeliveryParams(destination=destination, object_id=object_id)
+    _show(ask(settings.control_socket_path, method, params.model_dump(), timeout_s=_DECIDE_TIMEOUT_S))
+
+
+def _show(answer: dict[str, object]) -> None:
+    print(report.destinations_text(DestinationList.model_validate(answer)))
+
+
+def _object_id(text: str) -> str:
+    try:
+        return check_object_id(text)
+    except InvalidIdentifierError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) <= _MOST_STUDIES:
+        raise argparse.ArgumentTypeError(f"a number from 1 to {_MOST_STUDIES}")
+    return int(text)
+
+
+def carry_out(settings: Settings, options: argparse.Namespace) -> None:
+    """Every command but `run`."""
+    if options.command == "enrol":
+        enrol_from_shell(settings, options.pairing)
+    elif options.command == "routes":
+        print(routes_text(settings, last=options.last, rules=options.rules))
+    elif options.command == "destinations":
+        print_destinations(settings)
+    elif options.command in ("try-again", "give-up"):
+        method = options.command.replace("-", "_")
+        decide_on_delivery(settings, method, options.destination, options.object)
+    else:
+        print_status(settings)
+
+
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dicomnet-edge",
@@ -119,5 +166,36 @@ def parser() -> argparse.ArgumentParser:
         "standard input, out of sight of other users of this machine",
     )
     commands.add_parser("status", parents=[config], help="say how the running box is")
+    commands.add_parser(
+        "destinations",
+        parents=[config],
+        help="say how the running box stands with destinations beside central",
+    )
+    for command, words in (
+        ("try-again", "send what a destination refused, or waits for, again now"),
+        ("give-up", "owe a destination no longer what it does not have; it may be freed then"),
+    ):
+        deciding = commands.add_parser(
+            command, parents=[config], help=words, description=f"{words}.".capitalize()
+        )
+        deciding.add_argument("destination", help="its name")
+        which = deciding.add_mutually_exclusive_group(required=True)
+        which.add_argument("--object", type=_object_id, metavar="ID", help="one object, by its id")
+        which.add_argument("--all", action="store_true", help="everything that is open for it")
+    routes = commands.add_parser(
+        "routes",
+        parents=[config],
+        help="show where the last studies would go; changes nothing",
+        description="Show where the last studies go by the rules in force, and what other rules would change.",
+    )
+    routes.add_argument(
+        "--last", type=_count, default=50, metavar="N", help="so many studies, the latest first (50)"
+    )
+    routes.add_argument(
+        "--rules",
+        type=Path,
+        metavar="FILE",
+        help="a TOML file with [[routing]] to compare with the rules in force",
+    )
     commands.add_parser("settings-table", help="print the table of settings for the manual")
     return parser

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from contract.settings import Section
 from edge.buffer.coding_pace import Coding
+from edge.destination_settings import DestinationsSettings, RuleSettings, check_routing
 from edge.gateway.quirks import Quirks, profiles
 from edge.gateway.service_settings import CommitmentSettings, QuerySettings
 from edge.gateway.settings import GatewaySettings, ScannerSettings, check_scanners
@@ -182,6 +183,13 @@ class Settings(Section):
     query: QuerySettings = QuerySettings()
     worklist: WorklistSettings = WorklistSettings()
     studies: StudySettings = StudySettings()
+    destinations: DestinationsSettings = DestinationsSettings()
+    routing: list[RuleSettings] = Field(
+        default=[],
+        max_length=256,
+        description="Which images go to which destinations; those of all rules that fit are added up, and central "
+        "gets every image in any case",
+    )
     scanners: list[ScannerSettings] = Field(
         default=[],
         max_length=256,
@@ -196,6 +204,11 @@ class Settings(Section):
     @model_validator(mode="after")
     def _scanners_fit(self) -> Self:
         check_scanners(self.scanners, profiles(self.quirks))
+        return self
+
+    @model_validator(mode="after")
+    def _routing_fits(self) -> Self:
+        check_routing(self.destinations, self.routing, has_key=self.query.enabled)
         return self
 
     @property

@@ -9,19 +9,30 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from typing import Final
 
 import psutil  # type: ignore[import-untyped]  # it ships no type information
 
-from contract.control import BoxStatus, LinkStatus, QueueEntry, QueueList, WorkflowStatus
-from contract.heartbeat import Equipment, Info, Telemetry
-from edge.buffer.records import Disk, ObjectRow, ScannerSeen
+from contract.control import (
+    BoxStatus,
+    DestinationList,
+    DestinationStatus,
+    LinkStatus,
+    QueueEntry,
+    QueueList,
+    WorkflowStatus,
+)
+from contract.heartbeat import MAX_DESTINATIONS, DestinationHealth, Equipment, Info, Telemetry
+from edge.buffer.deliveries import SetAside
+from edge.buffer.records import Disk, ObjectRow, ScannerSeen, Tally
 from edge.buffer.scrub import ScrubReport
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
 from edge.uplink import box_health
+from edge.uplink.refusals import printable
 
 VERSION: Final = installed_version("dicomnet")
 QUEUE_STATES: Final = (State.READY, State.SENDING, State.QUARANTINED)
@@ -31,7 +42,7 @@ MAX_EQUIPMENT: Final = 256
 """Callers told to central, the latest first: whoever makes up AE titles must not fill the broker."""
 
 
-def not_accepting_because(link: LinkStatus, disk: Disk) -> str:
+def not_accepting_because(link: LinkStatus, disk: Disk, owed: Tally) -> str:
     """Why scanners are answered 0xA700, as a sentence; empty when they are not."""
     if link.state == "not-enrolled":
         return "Not enrolled: nothing can be sealed before central has given this box its keys."
@@ -41,6 +52,11 @@ def not_accepting_because(link: LinkStatus, disk: Disk) -> str:
         )
         if disk.free_files < disk.reserve_files:
             what = f"{disk.free_files} more files fit and {disk.reserve_files} are kept in reserve"
+        if owed.objects:
+            return (
+                f"The disk is full: {what}. {owed.objects} objects, {size_text(owed.stored_bytes)}, wait for other "
+                "destinations than central alone: dicomnet-edge destinations says why."
+            )
         return f"The disk is full: {what}. It goes on by itself once central has taken what waits here."
     return ""
 
@@ -58,7 +74,7 @@ def box_status(
 ) -> BoxStatus:
     depth, disk = spool.depth(), spool.disk()
     process = psutil.Process()
-    because = not_accepting_because(link, disk)
+    because = not_accepting_because(link, disk, depth.by_state[State.OWED])
     return BoxStatus(
         gateway_id=gateway_id,
         ae_title=ae_title,
@@ -94,6 +110,7 @@ def telemetry(
     started_at_utc: datetime,
     paused: bool,
     clock_offset_s: float | None,
+    destinations: Sequence[DestinationStatus],
 ) -> Telemetry:
     """How the box is now."""
     depth, disk = spool.depth(), spool.disk()
@@ -106,7 +123,7 @@ def telemetry(
         oldest_unsent_at_utc=depth.oldest_unsent_at_utc,
         disk_total_bytes=disk.total_bytes,
         disk_free_bytes=disk.free_bytes,
-        accepting=not not_accepting_because(link, disk),
+        accepting=not not_accepting_because(link, disk, depth.by_state[State.OWED]),
         memory_bytes=psutil.Process().memory_info().rss,
         uptime_s=max(0.0, (now - started_at_utc).total_seconds()),
         certificate_expires_at_utc=link.certificate_expires_at_utc,
@@ -116,6 +133,16 @@ def telemetry(
         temperature_c=box_health.temperature_c(),
         memory_available_bytes=box_health.memory_available_bytes(),
         clock_offset_s=clock_offset_s,
+        destinations=tuple(
+            DestinationHealth(
+                name=one.name,
+                waiting_objects=one.waiting_objects,
+                set_aside_objects=one.set_aside_objects,
+                oldest_at_utc=one.oldest_at_utc,
+                last_error=printable(one.last_error)[:160],
+            )
+            for one in destinations[:MAX_DESTINATIONS]
+        ),
     )
 
 
@@ -135,11 +162,30 @@ def info(*, ae_title: str, dicom_port: int, started_at_utc: datetime) -> Info:
 
 
 def queue(spool: Spool) -> QueueList:
-    depth = spool.depth()
+    """What waits for central, and what central or a destination did not take."""
+    depth, tallies = spool.depth(), spool.deliveries.tallies()
     rows = spool.list_objects(states=QUEUE_STATES, limit=QUEUE_LIMIT)
+    refused = spool.deliveries.set_aside_rows(limit=QUEUE_LIMIT)
     return QueueList(
-        total=sum(depth.by_state[state].objects for state in QUEUE_STATES),
-        entries=[_entry(row) for row in rows],
+        total=sum(depth.by_state[state].objects for state in QUEUE_STATES)
+        + sum(tally.set_aside for tally in tallies.values()),
+        entries=[*(_set_aside_entry(row) for row in refused), *(_entry(row) for row in rows)],
+    )
+
+
+def _set_aside_entry(row: SetAside) -> QueueEntry:
+    return QueueEntry(
+        object_id=row.object_id,
+        state="set aside",
+        destination=row.destination,
+        calling_ae_title=row.calling_ae_title,
+        modality=row.modality,
+        study_instance_uid=row.study_instance_uid,
+        size_bytes=row.size_bytes,
+        stored_bytes=row.stored_bytes,
+        received_at_utc=row.received_at_utc,
+        attempts=row.attempts,
+        last_error=row.reason,
     )
 
 
@@ -214,9 +260,31 @@ def status_text(status: BoxStatus) -> str:
         f"scrubbed      {_scrub_text(status)}",
         f"memory        {size_text(status.memory_bytes)}",
     ]
+    lines += [destination_line(one) for one in status.destinations]
     if status.workflow is not None:
         lines += _workflow_lines(status.workflow)
     return "\n".join(lines)
+
+
+def destinations_text(listed: DestinationList) -> str:
+    """The plain-text form for `dicomnet-edge destinations`."""
+    lines = [destination_line(one) for one in listed.destinations] or ["no destination beside central"]
+    for entry in listed.set_aside:
+        about = f"{entry.modality or '-'} from {entry.calling_ae_title or '-'}, study {entry.study_instance_uid or '-'}"
+        lines.append(f"  set aside   {entry.destination}: {entry.object_id} {about}: {entry.reason}")
+    return "\n".join(lines)
+
+
+def destination_line(one: DestinationStatus) -> str:
+    """How one destination stands, on one line."""
+    line = f"to {one.name:<11}{one.waiting_objects} objects wait, {size_text(one.waiting_bytes)}"
+    if one.oldest_at_utc is not None:
+        line += f", oldest {one.oldest_at_utc.isoformat(timespec='seconds')}"
+    if one.set_aside_objects:
+        line += f"; {one.set_aside_objects} SET ASIDE (dicomnet-edge destinations)"
+    if not one.configured:
+        line += "; not configured any more: configure it again, or dicomnet-edge give-up"
+    return line + (f": {one.last_error}" if one.last_error else "")
 
 
 def _workflow_lines(workflow: WorkflowStatus) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from contract.command import Desired
+from contract.control import DestinationStatus
 from contract.heartbeat import Equipment, EventKind, Telemetry
 from edge import report, support
 from edge.buffer.scrub import Damage
@@ -47,6 +48,7 @@ class Reporting:
     echo : one C-ECHO; blocks.
     bundle_parts : what goes into a support bundle beside the log.
     prioritise : puts a study's objects first and returns how many there are.
+    destinations : how the box stands with those beside central; asked from `start` on.
     https_after_s : how long the broker may be away before heartbeats go over HTTPS.
     """
 
@@ -64,6 +66,7 @@ class Reporting:
         echo: Callable[[ConfiguredScanner], Echoed],
         bundle_parts: Callable[[], Mapping[str, BaseModel | object]],
         prioritise: Callable[[str], int],
+        destinations: Callable[[], Sequence[DestinationStatus]],
         log_level: str,
         echo_interval_s: int,
         https_after_s: float,
@@ -77,13 +80,14 @@ class Reporting:
         self._dicom_port = dicom_port
         self._bundle_parts = bundle_parts
         self._prioritise = prioritise
+        self._destinations = destinations
         self._https_after_s = https_after_s
         self._enabled = enabled
         self._run = Run.begin(directory)
         self._recent = support.RecentLog()
         self._identity: Identity | None = None
         self._heartbeat: Heartbeat | None = None
-        self._noticed: tuple[bool, int] | None = None  # accepting, quarantined
+        self._noticed: tuple[bool, int, int] | None = None  # accepting, quarantined, set aside
         self._noticing = threading.Lock()
         self._outbox = Outbox(directory, on_added=self.soon)
         self._watch = EquipmentWatch(
@@ -223,6 +227,7 @@ class Reporting:
             started_at_utc=self._started_at_utc,
             paused=self._forwarder.paused,
             clock_offset_s=None if ahead_s is None else round(-ahead_s, 3),
+            destinations=self._destinations(),
         )
         self._notice(telemetry)
         return telemetry
@@ -230,7 +235,8 @@ class Reporting:
     def _notice(self, telemetry: Telemetry) -> None:
         with self._noticing:
             before = self._noticed
-            self._noticed = (telemetry.accepting, telemetry.quarantined_objects)
+            set_aside = sum(one.set_aside_objects for one in telemetry.destinations)
+            self._noticed = (telemetry.accepting, telemetry.quarantined_objects, set_aside)
         if before is None:
             return
         if before[0] and not telemetry.accepting:
@@ -241,6 +247,9 @@ class Reporting:
         if telemetry.quarantined_objects > before[1]:
             more = telemetry.quarantined_objects - before[1]
             self._outbox.add(EventKind.QUARANTINED, f"{more} objects more in quarantine; the queue goes on")
+        if set_aside > before[2]:
+            what = f"{set_aside - before[2]} objects more that a destination refuses; the queue goes on"
+            self._outbox.add(EventKind.QUARANTINED, what)
 
     def _equipment(self) -> list[Equipment]:
         return self._watch.equipment()[: report.MAX_EQUIPMENT]

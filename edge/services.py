@@ -12,6 +12,7 @@ from contract.control import CommitmentStatus
 from contract.sealing import RecipientPublicKey
 from edge.buffer.catalogue import forget_catalogue
 from edge.buffer.commitments import CommitmentState, CommitmentStore
+from edge.buffer.local_recipient import LocalRecipient
 from edge.buffer.service_database import ServiceDatabase
 from edge.buffer.spool import Spool
 from edge.config import Settings
@@ -57,6 +58,11 @@ class Services:
     def recipients(self) -> tuple[RecipientPublicKey, ...]:
         """For whom instances are sealed beside central."""
         return (self._query.recipient.public_key,) if self._query else ()
+
+    @property
+    def local_recipient(self) -> LocalRecipient | None:
+        """The box's own key, where it has one."""
+        return self._query.recipient if self._query else None
 
     def start(self) -> None:
         self._reports.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 PROGRAMS = {
@@ -13,6 +13,7 @@ PROGRAMS = {
     "mosquitto": ("mosquitto",),
     "chromium": ("chromium",),
     "postgresql": ("initdb",),
+    "orthanc": ("Orthanc",),
 }
 
 
@@ -26,6 +27,14 @@ def program(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join(folders))
 
 
-def missing_peers(peers: Iterable[str]) -> list[str]:
+def missing_peers(peers: Collection[str]) -> list[str]:
     """Those of `peers` of which a program is not there; an unknown name is a fault of the test."""
-    return [peer for peer in peers if not all(program(name) for name in PROGRAMS[peer])]
+    missing = [peer for peer in peers if not all(program(name) for name in PROGRAMS[peer])]
+    return [*missing, "orthanc-dicomweb"] if "orthanc" in peers and orthanc_dicomweb() is None else missing
+
+
+def orthanc_dicomweb() -> Path | None:
+    """Orthanc's DICOMweb plugin, which Debian packages by itself."""
+    orthanc = program("Orthanc")
+    plugin = Path(orthanc).parents[1] / "share/orthanc/plugins/libOrthancDicomWeb.so" if orthanc else None
+    return plugin if plugin and plugin.exists() else None

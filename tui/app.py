@@ -172,7 +172,7 @@ class BoxApp(App[None]):
     @on(Queue.Requeue)
     def _requeue(self, message: Queue.Requeue) -> None:
         async def ask() -> None:
-            self.query_one(Queue).show(await self._client.requeue(message.object_id))
+            self.query_one(Queue).show(await self._client.requeue(message.object_id, message.destination))
             self.notify("Queued again.")
 
         self._tell(ask())

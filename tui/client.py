@@ -64,8 +64,8 @@ class BoxClient:
     async def enrol(self, pairing: str) -> BoxStatus:
         return await self._ask("enrol", {"pairing": pairing}, BoxStatus, LONG_TIMEOUT_S)
 
-    async def requeue(self, object_id: str) -> QueueList:
-        return await self._ask("requeue", {"object_id": object_id}, QueueList)
+    async def requeue(self, object_id: str, destination: str) -> QueueList:
+        return await self._ask("requeue", {"object_id": object_id, "destination": destination}, QueueList)
 
     async def decide(self, method: str, caller: CallerParams) -> ScannerList:
         """`method`: approve, refuse or remove_scanner."""

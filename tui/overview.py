@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from contract.control import BoxStatus, CommitmentStatus, WorkflowStatus
+from contract.control import BoxStatus, CommitmentStatus, DestinationStatus, WorkflowStatus
 from tui import words
 
 _BAR_CELLS: Final = 20
@@ -57,6 +57,8 @@ def facts(status: BoxStatus) -> Table:
         f"oldest {words.age(status.oldest_unsent_at_utc)}",
     )
     table.add_row("Quarantine", _quarantine(status.quarantined_objects))
+    for destination in status.destinations:
+        table.add_row(f"To {words.plain(destination.name)}", _destination(destination))
     if status.workflow is not None and status.workflow.worklist_source != "off":
         table.add_row("Worklist", _worklist(status.workflow))
     if status.commitments is not None and (status.commitments.unreported or status.commitments.given_up):
@@ -97,6 +99,25 @@ def _quarantine(objects: int) -> Text:
     if not objects:
         return Text("✔ empty", "green")
     return Text(f"✘ {words.count(objects, 'object')} to look at (page 2)", "red")
+
+
+def _destination(one: DestinationStatus) -> Text:
+    """What waits for it, for how long and why; what it refused."""
+    if not (one.waiting_objects or one.set_aside_objects or one.last_error):
+        return Text("✔ has everything", "green")
+    said = "nothing waits"
+    if one.waiting_objects:
+        waiting = words.count(one.waiting_objects, "object")
+        said = f"{waiting}, {words.size(one.waiting_bytes)}, oldest {words.age(one.oldest_at_utc)}"
+    if one.set_aside_objects:
+        said += f"; {one.set_aside_objects} REFUSED, to look at (page 2)"
+    if one.last_error:
+        said += f". {words.plain(one.last_error)}"
+    if not one.configured:
+        said += ". Not configured any more: configure it again, or dicomnet-edge give-up"
+    if one.set_aside_objects or not one.configured:
+        return Text(f"✘ {said}", "red")
+    return Text(f"◌ {said}", "yellow" if one.last_error else "")
 
 
 def _commitments(commitments: CommitmentStatus) -> Text:

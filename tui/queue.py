@@ -1,4 +1,4 @@
-"""What waits for central, and what was set aside; the oldest first."""
+"""What central or a destination did not take, and what waits for central; each the oldest first."""
 
 from __future__ import annotations
 
@@ -27,8 +27,14 @@ _COLUMNS: Final = (
 )
 """Names and widths: 65 cells and two of padding each; with the scroll bar that is 80 columns."""
 
-_STATE_COLOURS: Final = {"ready": "", "sending": "cyan", "quarantined": "bold red", "rejected": "yellow"}
-_REQUEUABLE: Final = "quarantined"
+_STATE_COLOURS: Final = {
+    "ready": "",
+    "sending": "cyan",
+    "quarantined": "bold red",
+    "set aside": "bold red",
+    "rejected": "yellow",
+}
+_REQUEUABLE: Final = {"quarantined", "set aside"}
 
 
 class Queue(Vertical):
@@ -37,11 +43,12 @@ class Queue(Vertical):
     BINDINGS = [Binding("r", "requeue", "Queue again")]  # noqa: RUF012  # Textual's own declaration
 
     class Requeue(Message):
-        """The technician wants this object tried again."""
+        """The technician wants this object tried again; `destination` empty: at central."""
 
-        def __init__(self, object_id: str) -> None:
+        def __init__(self, object_id: str, destination: str) -> None:
             super().__init__()
             self.object_id = object_id
+            self.destination = destination
 
     class Hint(Message):
         """Something to tell the technician."""
@@ -65,21 +72,21 @@ class Queue(Vertical):
             table.add_column(name, width=width)
 
     def show(self, queue: QueueList) -> None:
-        self._entries = {entry.object_id: entry for entry in queue.entries}
+        self._entries = {_key(entry): entry for entry in queue.entries}
         shown = len(queue.entries)
         title = words.count(queue.total, "object") if queue.total else "Nothing waits."
         if shown < queue.total:
             title += f", the oldest {shown} are shown"
         self.query_one("#queue-title", Static).update(Text(title))
-        fill(self._table, {entry.object_id: _cells(entry) for entry in queue.entries})
+        fill(self._table, {key: _cells(entry) for key, entry in self._entries.items()})
         self._show_detail()
 
     def action_requeue(self) -> None:
         entry = self._selected()
         if entry is None:
             return
-        if entry.state == _REQUEUABLE:
-            self.post_message(self.Requeue(entry.object_id))
+        if entry.state in _REQUEUABLE:
+            self.post_message(self.Requeue(entry.object_id, entry.destination))
         elif entry.state == "rejected":
             self.post_message(
                 self.Hint("Its scanner was told that it failed: it has to be sent again from there.")
@@ -95,7 +102,7 @@ class Queue(Vertical):
         text = Text()
         if entry is not None:
             text.append(f"Study {words.plain(entry.study_instance_uid) or 'unknown'}\n")
-            text.append(words.plain(entry.last_error) or "no error", "" if not entry.last_error else "yellow")
+            text.append(_error(entry) or "no error", "" if not entry.last_error else "yellow")
         self.query_one("#queue-detail", Static).update(text)
 
     @property
@@ -118,5 +125,15 @@ def _cells(entry: QueueEntry) -> list[Text]:
         Text(words.size(entry.stored_bytes).replace("iB", ""), justify="right"),
         Text(words.age(entry.received_at_utc), justify="right"),
         Text(str(entry.attempts), justify="right"),
-        Text(words.plain(entry.last_error), "yellow"),
+        Text(_error(entry), "yellow"),
     ]
+
+
+def _key(entry: QueueEntry) -> str:
+    """Several destinations may have refused one object."""
+    return f"{entry.object_id} {entry.destination}"
+
+
+def _error(entry: QueueEntry) -> str:
+    who = f"{entry.destination}: " if entry.destination else ""
+    return words.plain(who + entry.last_error)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,7 +29,18 @@ from edge.buffer.errors import (
 from edge.buffer.label import Label
 from edge.buffer.records import ObjectRow, SealedRow, Tally
 from edge.buffer.sqlite_errors import sqlite_error
-from edge.buffer.states import CLAIM, CONDEMN, EVICT, FREE, SAFE_HERE, UNFREED, State, Step
+from edge.buffer.states import (
+    CLAIM,
+    CONDEMN,
+    EVICT,
+    FREE,
+    FREED_IF_LOST,
+    REPLACE,
+    SAFE_HERE,
+    UNFREED,
+    State,
+    Step,
+)
 from edge.buffer.tables import SCHEMA_VERSION, TABLES, SpoolObject, utc_from_text, utc_text
 
 LIVE = SpoolObject.freed_at_utc.is_null()
@@ -46,7 +57,7 @@ _INSERT = """
 """
 _FIND_DUPLICATE = """
     SELECT object_id FROM objects
-    WHERE freed_at_utc IS NULL AND sop_instance_uid = ? AND sha256 = ? AND state IN (?, ?, ?, ?) LIMIT 1
+    WHERE freed_at_utc IS NULL AND sop_instance_uid = ? AND sha256 = ? AND state IN (?, ?, ?, ?, ?) LIMIT 1
 """
 # The state stands in the text because SQLite must see that the partial index `retained_by_sequence` covers it.
 _FIND_RETAINED = """
@@ -62,12 +73,46 @@ _FIND_SEALED = """
     FROM objects INDEXED BY live_by_sequence
     WHERE freed_at_utc IS NULL AND NOT damaged AND sequence > ? ORDER BY sequence LIMIT ?
 """
+_OWE = """
+    INSERT OR IGNORE INTO deliveries (object_id, destination, state, due_s, attempts, stored_bytes)
+    VALUES (?, ?, 'waiting', 0, 0, ?)
+"""
+_IS_OWED = "SELECT 1 FROM deliveries WHERE object_id = ? AND state IN ('waiting', 'set-aside') LIMIT 1"
+_SET_DELIVERIES_ASIDE = """
+    UPDATE deliveries SET state = 'set-aside', last_error = ? WHERE object_id = ? AND state = 'waiting'
+"""
+_FORGET_OPEN = "DELETE FROM deliveries WHERE object_id = ? AND state IN ('waiting', 'set-aside')"
+_FORGET_ENDED = """
+    DELETE FROM deliveries WHERE state IN ('delivered', 'given-up')
+        AND object_id IN (SELECT object_id FROM objects WHERE freed_at_utc < ?)
+"""
+# At start-up: what a crash left between two steps.
+_OWED_WITH_NOTHING_OPEN = """
+    UPDATE objects SET state = 'acknowledged' WHERE freed_at_utc IS NULL AND state = 'owed' AND NOT EXISTS (
+        SELECT 1 FROM deliveries AS d WHERE d.object_id = objects.object_id AND d.state IN ('waiting', 'set-aside'))
+"""
+_ACKNOWLEDGED_WITH_SOME_OPEN = """
+    UPDATE objects SET state = 'owed' WHERE freed_at_utc IS NULL AND state = 'acknowledged' AND EXISTS (
+        SELECT 1 FROM deliveries AS d WHERE d.object_id = objects.object_id AND d.state IN ('waiting', 'set-aside'))
+"""
 _SYNCED, _NOT_SYNCED = 2, 1  # FULL syncs the WAL at every commit, NORMAL at checkpoints alone
 _PRAGMAS = {"journal_mode": "wal", "synchronous": _NOT_SYNCED, "foreign_keys": 1, "busy_timeout": 10_000}
 
 
+Route = Callable[[Label], Collection[str]]
+"""To which destinations beside central an identified instance goes, by name."""
+
+
+def to_central_alone(_: Label) -> Collection[str]:
+    return ()
+
+
 class SpoolIndex:
-    """Questions and steps over the `objects` table.
+    """Questions and steps over the `objects` table, and the rows of `deliveries` that go with its own.
+
+    Parameters
+    ----------
+    route : what a new row is owed to.
 
     Raises
     ------
@@ -75,7 +120,8 @@ class SpoolIndex:
     IndexUnreadableError : a newer program made it.
     """
 
-    def __init__(self, path: Path, *, reserve_bytes: int) -> None:
+    def __init__(self, path: Path, *, reserve_bytes: int, route: Route = to_central_alone) -> None:
+        self._route = route
         self._reserve_bytes = reserve_bytes
         self._wal_in_doubt = False
         # Made before SQLite does, for its mode; the -wal and -shm files take the mode of the database.
@@ -161,16 +207,39 @@ class SpoolIndex:
     ) -> None:
         """The row of a file that is durable already, in the label's state or another. Inside `transaction`."""
         self._run_many(_INSERT, [_row(label, success_answered, state, damaged)])
+        if success_answered:
+            self._owe([label])
 
     def insert_answered(self, labels: Iterable[Label]) -> None:
         """The rows of instances whose senders were told success, in this order. Inside `transaction`."""
+        labels = list(labels)
         self._run_many(_INSERT, [_row(label, True, None, False) for label in labels])
+        self._owe(labels)
+
+    def _owe(self, labels: Iterable[Label]) -> None:
+        rows = [
+            (label.object_id, destination, label.stored_bytes)
+            for label in labels
+            if label.identity is not None
+            for destination in self._route(label)
+        ]
+        if rows:
+            self._run_many(_OWE, rows)
+
+    def is_owed(self, object_id: ObjectId) -> bool:
+        """Whether a destination beside central still waits for it, or has set it aside."""
+        return self.execute(_IS_OWED, (object_id,)).fetchone() is not None
+
+    def mend_owed(self) -> None:
+        """Bring `owed` and `acknowledged` into agreement with the deliveries. Inside `transaction`."""
+        self.execute(_OWED_WITH_NOTHING_OPEN, ())
+        self.execute(_ACKNOWLEDGED_WITH_SOME_OPEN, ())
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection = self.db.connection()  # type: ignore[no-untyped-call]  # stubs
         return connection
 
-    def _run_many(self, statement: str, rows: list[tuple[object, ...]]) -> None:
+    def _run_many(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         """Past peewee, which takes several times as long over a row as SQLite."""
         try:
             self._connection().executemany(statement, rows)
@@ -247,12 +316,13 @@ class SpoolIndex:
         with self.transaction():
             for object_id in object_ids:
                 row = self.find(object_id)
-                if row is None or row["state"] in FREE.from_states:
-                    self._step(object_id, FREE, freed_at_utc=now)
+                if row is None or row["state"] in FREED_IF_LOST:
+                    self._step(object_id, FREED_IF_LOST[row["state"]] if row else FREE, freed_at_utc=now)
                     freed.append(object_id)
                 elif not row["damaged"]:
                     self._step(object_id, CONDEMN, damaged=True, last_error=reason)
                     condemned.append(object_id)
+                self.execute(_SET_DELIVERIES_ASIDE, (reason, object_id))
         return freed, condemned
 
     def oldest_retained(self, limit: int) -> list[tuple[ObjectId, int, datetime]]:
@@ -262,7 +332,7 @@ class SpoolIndex:
             for object_id, stored_bytes, received_at_utc in self.execute(_FIND_RETAINED, (limit,))
         ]
 
-    def free(self, object_ids: Collection[ObjectId], step: Step = FREE) -> None:
+    def free(self, object_ids: Collection[ObjectId]) -> None:
         """Free some in one transaction; the caller unlinks the files after it.
 
         Not synced: what a power cut takes back is in its former state, and its file is freed again.
@@ -270,7 +340,24 @@ class SpoolIndex:
         now = utc_text(datetime.now(UTC))
         with self.transaction(durable=False):
             for object_id in object_ids:
-                self._step(object_id, step, freed_at_utc=now)
+                self._step(object_id, FREE, freed_at_utc=now)
+
+    def replace(self, object_id: ObjectId) -> None:
+        """Free a damaged object whose bytes came again; what it was owed to gets it from the newer one."""
+        with self.transaction(durable=False):
+            self.execute(_FORGET_OPEN, (object_id,))
+            self._step(object_id, REPLACE, freed_at_utc=utc_text(datetime.now(UTC)))
+
+    def condemn(self, object_id: ObjectId, state: State, reason: str) -> Step:
+        """The disk has damaged or lost the file of an object in `state`; nobody can be sent it any more."""
+        step = FREED_IF_LOST.get(state, CONDEMN)
+        values: dict[str, Any] = {"damaged": True, "last_error": reason}
+        if step is not CONDEMN:
+            values = {"freed_at_utc": utc_text(datetime.now(UTC))}
+        with self.transaction():
+            self._step(object_id, step, **values)
+            self.execute(_SET_DELIVERIES_ASIDE, (reason, object_id))
+        return step
 
     def damaged_twins(self, object_id: ObjectId) -> list[ObjectId]:
         """Damaged objects of the same instance and the same bytes."""
@@ -365,6 +452,7 @@ class SpoolIndex:
         """Forget receipts older than that; how many rows went."""
         limit = utc_text(datetime.now(UTC) - older_than)
         with self.transaction():
+            self.execute(_FORGET_ENDED, (limit,))
             gone: int = SpoolObject.delete().where(SpoolObject.freed_at_utc < limit).execute(self.db)
         return gone
 

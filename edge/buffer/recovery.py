@@ -23,12 +23,12 @@ from peewee import DatabaseError
 
 from contract.identifiers import ObjectId
 from edge.buffer.files import SHARDS, Place, SpoolFiles
-from edge.buffer.index import LIVE, SpoolIndex
+from edge.buffer.index import LIVE, Route, SpoolIndex
 from edge.buffer.label import Label, UnlabelledError, is_sound, read_label
 from edge.buffer.records import Origin, RecoveryReport
 from edge.buffer.sqlite_errors import is_damage, sqlite_error
 from edge.buffer.states import FREE, RELEASE, State
-from edge.buffer.tables import SpoolObject, utc_text
+from edge.buffer.tables import DeliveryRow, SpoolObject, utc_text
 
 VERIFIED_AT_START_BYTES = 512 << 20
 """How much is read to compare files with their labels before the box opens; the scrub reads the rest."""
@@ -36,7 +36,7 @@ VERIFIED_AT_START_BYTES = 512 << 20
 _LOG = logging.getLogger(__name__)
 
 
-def open_index(path: Path, *, reserve_bytes: int) -> tuple[SpoolIndex, bool]:
+def open_index(path: Path, *, reserve_bytes: int, route: Route) -> tuple[SpoolIndex, bool]:
     """The index at `path`; True beside it if it was damaged, has been put aside and begun anew.
 
     Raises
@@ -44,7 +44,7 @@ def open_index(path: Path, *, reserve_bytes: int) -> tuple[SpoolIndex, bool]:
     DiskFullError, StorageFailedError : it cannot be read or written now; nothing says that it is damaged.
     """
     try:
-        return SpoolIndex(path, reserve_bytes=reserve_bytes), False
+        return SpoolIndex(path, reserve_bytes=reserve_bytes, route=route), False
     except DatabaseError as error:
         if not is_damage(error):
             raise sqlite_error(error, reserve_bytes=reserve_bytes) from error
@@ -54,7 +54,7 @@ def open_index(path: Path, *, reserve_bytes: int) -> tuple[SpoolIndex, bool]:
         path.rename(aside)
         _LOG.error("the spool's index is damaged; begun anew", extra={"kept_as": aside.name})
         try:
-            return SpoolIndex(path, reserve_bytes=reserve_bytes), True
+            return SpoolIndex(path, reserve_bytes=reserve_bytes, route=route), True
         except DatabaseError as again:
             raise sqlite_error(again, reserve_bytes=reserve_bytes) from again
 
@@ -70,8 +70,10 @@ def recover(
     """
     with index.transaction():
         leases = _move_all(index, State.SENDING, RELEASE.to)
+        index.mend_owed()
         freed = _move_all(index, State.ACKNOWLEDGED, FREE.to, freed_at_utc=utc_text(datetime.now(UTC)))
         SpoolObject.update(due_s=0.0).where(LIVE, SpoolObject.due_s != 0.0).execute(index.db)
+        DeliveryRow.update(due_s=0.0).where(DeliveryRow.due_s != 0.0).execute(index.db)
     compared = _compare(files, index)
     moved = sum(files.move(object_id, to) for object_id, to in compared.misplaced)
     taken = _take_in(compared.strangers, files, index, index_is_new=index_is_new)

@@ -1,9 +1,9 @@
 """The durable spool: takes instances from scanners, lends them to the sender, frees them against a receipt.
 
 Always true: an instance whose `Reception.commit` returned is on the disk, sealed, with a committed row; it
-leaves the disk only after `acknowledge` took central's verified receipt. The files are the truth and the index is
-made of their labels. One process owns a spool directory; within it every method is safe from any thread. A crash
-leaves what `edge.buffer.recovery` repairs.
+leaves the disk only after `acknowledge` took central's verified receipt, and no other destination waits for it. The
+files are the truth and the index is made of their labels. One process owns a spool directory; within it every method
+is safe from any thread. A crash leaves what `edge.buffer.recovery` repairs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from edge.buffer.arrivals import BATCH, LINGER_S, Arrivals
 from edge.buffer.catalogue import Present, present
 from edge.buffer.coding import choose_aead
 from edge.buffer.coding_pace import Coding, CodingPace
+from edge.buffer.deliveries import Deliveries
 from edge.buffer.desk import Desk
 from edge.buffer.errors import (
     DiskFullError,
@@ -37,7 +38,7 @@ from edge.buffer.errors import (
 )
 from edge.buffer.files import Place, SpoolFiles
 from edge.buffer.forecast import RoomHistory
-from edge.buffer.index import SpoolIndex, sealed_row
+from edge.buffer.index import Route, SpoolIndex, sealed_row, to_central_alone
 from edge.buffer.label import Label
 from edge.buffer.order import ClaimOrder
 from edge.buffer.reception import Reception
@@ -63,11 +64,13 @@ from edge.buffer.states import (
     ACKNOWLEDGE,
     CONDEMN,
     FREE,
+    FREED_IF_LOST,
+    OWE,
     RELEASE,
-    REPLACE,
     REQUEUE,
     RETAIN,
     SET_ASIDE,
+    SETTLE,
     State,
 )
 from edge.buffer.tables import utc_from_text, utc_text
@@ -88,6 +91,7 @@ class Spool:
 
     Attributes
     ----------
+    deliveries : what is owed to other destinations than central, and how that stands.
     pace : decides how tightly an instance is coded; whoever knows the line tells it whether that is slow.
     """
 
@@ -133,6 +137,7 @@ class Spool:
         # Guards index, book and every move of a sealed file; notified when something may be claimable.
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
+        self.deliveries = Deliveries(index, self._held, self._changed, self._settle)
         self._arrived = threading.Condition(lock)
         self._index_takes_rows = True
         self._row_writer = threading.Thread(target=self._write_rows, name="spool-rows", daemon=True)
@@ -152,6 +157,7 @@ class Spool:
         low_water_bytes: int = 0,
         retain: timedelta = timedelta(0),
         on_low_water: Callable[[], None] = lambda: None,
+        route: Route = to_central_alone,
     ) -> Spool:
         """Take the directory over and repair what the last life left; `recovery` says what that was.
 
@@ -167,6 +173,7 @@ class Spool:
         low_water_bytes : below it what is retained goes, oldest first; the reserve counts where it is higher.
         retain : how long after its arrival an object stays although central has it.
         on_low_water : called on a receiving thread that finds less than the low-water mark; must not block.
+        route : to which destinations beside central an instance goes; asked when its row is made, must not block.
 
         Raises
         ------
@@ -177,7 +184,7 @@ class Spool:
         try:
             path = root / "index.sqlite3"
             was_there = path.exists()
-            index, rebuilt = open_index(path, reserve_bytes=reserve_bytes)
+            index, rebuilt = open_index(path, reserve_bytes=reserve_bytes, route=route)
             try:
                 report = recover(files, index, index_is_new=rebuilt or not was_there, index_rebuilt=rebuilt)
                 index.prune_freed(older_than=RECEIPTS_KEPT)
@@ -424,17 +431,31 @@ class Spool:
         with self._held():
             self._index.step(object_id, ACKNOWLEDGE, receipt=receipt, last_error=None)
             # The receipt is durable from here on; a crash leaves the rest of this to recovery.
-            if self.retain and self._stays(object_id):
-                self._index.step(object_id, RETAIN, durable=False)
-            else:
-                self._index.step(object_id, FREE, durable=False, freed_at_utc=utc_text(datetime.now(UTC)))
-                self._unlink_freed(object_id)
+            self._let_go(object_id)
             for twin in self._index.damaged_twins(object_id):
-                self._index.free([twin], REPLACE)
+                self._index.replace(twin)
                 self._unlink_freed(twin)
             if time.monotonic() - self._pruned_at_s >= _PRUNE_EVERY_S:
                 self._pruned_at_s = time.monotonic()
                 self._index.prune_freed(older_than=RECEIPTS_KEPT)
+
+    def _let_go(self, object_id: ObjectId) -> None:
+        """Central has it: it stays for whom it is owed to, or for the site, or goes."""
+        if self._index.is_owed(object_id):
+            self._index.step(object_id, OWE, durable=False)
+        elif self.retain and self._stays(object_id):
+            self._index.step(object_id, RETAIN, durable=False)
+        else:
+            self._index.step(object_id, FREE, durable=False, freed_at_utc=utc_text(datetime.now(UTC)))
+            self._unlink_freed(object_id)
+
+    def _settle(self, object_ids: Collection[ObjectId]) -> None:
+        """A delivery of each has ended, durably; under the lock."""
+        for object_id in object_ids:
+            row = self._index.find(object_id)
+            if row is not None and row["state"] == State.OWED and not self._index.is_owed(object_id):
+                self._index.step(object_id, SETTLE, durable=False)
+                self._let_go(object_id)
 
     def release(self, object_id: ObjectId, *, error: str, retry_in_s: float) -> None:
         """Give a claimed object back; it can be claimed again after `retry_in_s`."""
@@ -538,16 +559,14 @@ class Spool:
         with self._held():
             row = self._index.find(object_id)
             state = State(row["state"]) if row else State.FREED
-            if state in FREE.from_states:
-                self._index.free([object_id])
-                self._unlink_freed(object_id)
-                return FREE.to
-            if state not in CONDEMN.from_states:
+            if state not in (*FREED_IF_LOST, *CONDEMN.from_states):
                 return None
-            self._index.step(object_id, CONDEMN, damaged=True, last_error=reason)
-            if self._files.place_of(object_id) is not None:
+            step = self._index.condemn(object_id, state, reason)
+            if step.to is State.FREED:
+                self._unlink_freed(object_id)
+            elif self._files.place_of(object_id) is not None:
                 self._files.move(object_id, Place.QUARANTINE)
-            return CONDEMN.to
+            return step.to
 
     # What is here ---------------------------------------------------------------------------------------
 

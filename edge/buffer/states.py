@@ -12,12 +12,15 @@ both take it.
 | release     | sending                  | ready        | the link failed; again later                       |
 | acknowledge | sending                  | acknowledged | central's receipt was verified and is kept         |
 | retain      | acknowledged             | retained     | the site wants it near for a while                 |
+| owe         | acknowledged             | owed         | another destination does not have it yet           |
+| settle      | owed                     | acknowledged | every other destination has it, or was given up    |
 | free        | acknowledged, retained   | freed        | the file may go: its time or the room is over      |
 | set aside   | sending                  | quarantined  | central refuses it for good; kept for a person     |
 | requeue     | quarantined (answered)   | ready        | a person says: try again                           |
 | evict       | quarantined (unanswered) | freed        | quarantine is over its bound; oldest first         |
 | condemn     | ready, quarantined       | quarantined  | the disk has damaged or lost it; kept for a person |
 | replace     | quarantined (damaged)    | freed        | central has receipted the same bytes, sent again   |
+| lose        | owed                     | freed        | the disk has damaged or lost what central has      |
 """
 
 from __future__ import annotations
@@ -32,15 +35,23 @@ class State(StrEnum):
     READY = "ready"
     SENDING = "sending"
     ACKNOWLEDGED = "acknowledged"
+    OWED = "owed"
     RETAINED = "retained"
     FREED = "freed"
     QUARANTINED = "quarantined"
 
 
-UNFREED = (State.READY, State.SENDING, State.ACKNOWLEDGED, State.RETAINED, State.QUARANTINED)
+UNFREED = (
+    State.READY,
+    State.SENDING,
+    State.ACKNOWLEDGED,
+    State.OWED,
+    State.RETAINED,
+    State.QUARANTINED,
+)
 """States whose file is on the disk."""
 
-SAFE_HERE = (State.READY, State.SENDING, State.ACKNOWLEDGED, State.RETAINED)
+SAFE_HERE = (State.READY, State.SENDING, State.ACKNOWLEDGED, State.OWED, State.RETAINED)
 """States in which a resend of the same bytes adds nothing."""
 
 
@@ -63,9 +74,15 @@ CLAIM = Step("be claimed", (State.READY, State.SENDING), State.SENDING)
 RELEASE = Step("be released", (State.SENDING,), State.READY)
 ACKNOWLEDGE = Step("be acknowledged", (State.SENDING,), State.ACKNOWLEDGED)
 RETAIN = Step("be retained", (State.ACKNOWLEDGED,), State.RETAINED)
+OWE = Step("be owed", (State.ACKNOWLEDGED,), State.OWED)
+SETTLE = Step("be settled", (State.OWED,), State.ACKNOWLEDGED)
 FREE = Step("be freed", (State.ACKNOWLEDGED, State.RETAINED), State.FREED)
 SET_ASIDE = Step("be set aside", (State.SENDING,), State.QUARANTINED)
 REQUEUE = Step("be queued again", (State.QUARANTINED,), State.READY, answered=True)
 EVICT = Step("be evicted", (State.QUARANTINED,), State.FREED, answered=False)
 CONDEMN = Step("be condemned", (State.READY, State.QUARANTINED), State.QUARANTINED)
 REPLACE = Step("be replaced", (State.QUARANTINED,), State.FREED)
+LOSE = Step("be lost", (State.OWED,), State.FREED)
+
+FREED_IF_LOST = {State.ACKNOWLEDGED: FREE, State.RETAINED: FREE, State.OWED: LOSE}
+"""The step for what the disk has damaged or lost and central has: nothing is left to be kept for anybody."""

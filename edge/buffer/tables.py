@@ -1,4 +1,4 @@
-"""The index's two tables. Nothing here identifies a patient: UIDs, hashes, AE titles, sizes and times.
+"""The index's three tables. Nothing here identifies a patient: UIDs, hashes, AE titles, sizes and times.
 
 `due_s` is read against this process's monotonic clock (a Raspberry Pi has no battery clock, and a wall clock
 that jumps must not stall the queue); start-up sets it to zero, so everything is due at once after a restart.
@@ -75,6 +75,24 @@ class Scanner(Model):
         indexes = ((("calling_ae_title", "peer_address"), True),)
 
 
+class DeliveryRow(Model):
+    """What is owed to one destination beside central (edge.buffer.deliveries)."""
+
+    number = AutoField()
+    object_id = TextField()
+    destination = TextField()
+    state = TextField()
+    due_s = FloatField(default=0.0)
+    attempts = IntegerField(default=0)
+    last_error = TextField(null=True)
+    # The object's, so that a long backlog is added up from the index below alone.
+    stored_bytes = IntegerField()
+
+    class Meta:
+        table_name = "deliveries"
+        indexes = ((("object_id", "destination"), True),)
+
+
 # Partial indexes: receipts of a month outnumber what waits by far, and no question about the queue may scan them.
 _live = SpoolObject.freed_at_utc.is_null()
 SpoolObject.add_index(
@@ -115,4 +133,15 @@ SpoolObject.add_index(
     )
 )
 
-TABLES = (SpoolObject, Scanner)
+DeliveryRow.add_index(
+    DeliveryRow.index(
+        DeliveryRow.destination,
+        DeliveryRow.state,
+        DeliveryRow.number,
+        DeliveryRow.stored_bytes,
+        where=SQL("state IN ('waiting', 'set-aside')"),
+        name="open_deliveries",
+    )
+)
+
+TABLES = (SpoolObject, Scanner, DeliveryRow)

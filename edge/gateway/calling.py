@@ -1,4 +1,5 @@
-"""An association of our own that streams: for C-MOVE, whose objects must pass neither memory nor a file whole.
+"""An association of our own that streams: for C-MOVE and for destinations, whose objects must pass neither memory
+nor a file whole.
 
 pynetdicom encodes and decodes the negotiation; the messages go through the same reader and peer as on associations
 that others open. Used by one thread, from `connect` to the end of the `with` block.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -33,6 +35,7 @@ from edge.gateway.errors import (
 from edge.gateway.negotiation import Agreed, Context
 from edge.gateway.pdu import HEADER, PduReader, PduType, abort, split_pdvs
 from edge.gateway.peer import ConnectedPeer
+from edge.gateway.tls import CallingTls, TlsRefusedError, ended
 
 MAX_CONTEXTS: Final = 128
 _APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
@@ -71,8 +74,13 @@ class OutgoingAssociation:
         called_ae_title: str,
         calling_ae_title: str,
         contexts: Sequence[Context],
+        tls: CallingTls | None = None,
     ) -> OutgoingAssociation:
         """Associate, proposing each context by itself.
+
+        Parameters
+        ----------
+        tls : None to speak in the clear.
 
         Raises
         ------
@@ -85,6 +93,8 @@ class OutgoingAssociation:
             raise CallFailedError(f"{where} cannot be reached: check address, port and cable") from error
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls is not None:
+                sock = tls.wrap(sock)
             sock.sendall(_request(called_ae_title, calling_ae_title, contexts[:MAX_CONTEXTS]))
             kind, answer = _read_answer(sock)
             _check_accepted(kind, where, calling_ae_title)
@@ -93,6 +103,10 @@ class OutgoingAssociation:
             sock.close()
             if isinstance(error, CallFailedError):
                 raise
+            if isinstance(error, TlsRefusedError):
+                raise CallFailedError(f"{where}: {error}") from error
+            if isinstance(error, ssl.SSLError):  # with TLS 1.3 its refusal comes with the first answer
+                raise CallFailedError(f"{where}: {ended(error)}") from error
             raise CallFailedError(f"{where} did not answer as a DICOM node does") from error
         except BaseException:
             sock.close()
@@ -113,6 +127,11 @@ class OutgoingAssociation:
                 self._socket.sendall(abort(AbortReason.NOT_SPECIFIED))
         self.peer.close()
         self._socket.close()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the other side has said nothing that nobody asked: between messages that can only be its end."""
+        return not self.peer.wait(0.0)
 
     def send(self, data: bytes) -> None:
         self._socket.settimeout(_ANSWER_TIMEOUT_S)

@@ -21,6 +21,10 @@ class CannotListenError(PermanentGatewayError):
     """The port is taken, or the address is not this machine's. The text is for a person."""
 
 
+class CannotCallError(PermanentGatewayError):
+    """What is needed to call another node is not there. The text is for a person."""
+
+
 class AbortReason(IntEnum):
     """Reason of an A-ABORT by the service provider (PS3.8 Table 9-26)."""
 

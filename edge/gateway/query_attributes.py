@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from io import BytesIO
+from itertools import chain
 from typing import Final
 
 from pydicom.filereader import data_element_generator
@@ -51,6 +52,17 @@ def meta_bytes(prefix: bytes | bytearray) -> int:
     """Where the data set begins in a Part 10 file that this box wrote."""
     length = int.from_bytes(prefix[_META_GROUP_LENGTH_AT : _META_GROUP_LENGTH_AT + 4], "little")
     return _META_GROUP_LENGTH_AT + 4 + length
+
+
+def after_meta(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The data set of such a file; the meta information is read here, so that what does not open is known at once."""
+    held = b""
+    while len(held) < META_MIN_BYTES or len(held) < meta_bytes(held):
+        piece = next(pieces, b"")
+        if not piece:
+            break
+        held += piece
+    return chain((held[meta_bytes(held) :],), pieces)
 
 
 def read_attributes(pieces: Iterable[bytes], transfer_syntax_uid: str) -> DataSet:

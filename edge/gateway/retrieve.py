@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Final
 
 from edge.buffer.catalogue import Catalogue, Present
@@ -35,7 +34,7 @@ from edge.gateway.query import (
     read_identifier,
     uid_list,
 )
-from edge.gateway.query_attributes import META_MIN_BYTES, meta_bytes
+from edge.gateway.query_attributes import after_meta
 from edge.gateway.query_index import Cache
 from edge.gateway.service import Call, Peer, Reply, Request
 from edge.gateway.sop_classes import EXPLICIT_VR_LITTLE_ENDIAN
@@ -191,7 +190,7 @@ class RetrieveService:
         }
         with self._recipient.open(sealed, one.object_id) as pieces:
             try:
-                data_set = _data_set(pieces)
+                data_set = after_meta(pieces)
             except CannotOpenError as error:
                 _LOG.warning("cannot be retrieved", extra={"object_id": one.object_id, "reason": str(error)})
                 return None
@@ -248,14 +247,3 @@ class RetrieveService:
                 request.context.transfer_syntax_uid,
             )
         return Reply(status, data_set=data_set, elements=counts.elements(final=True))
-
-
-def _data_set(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """What follows the File Meta Information, which is read here so that a key that does not fit is known at once."""
-    held = b""
-    while len(held) < META_MIN_BYTES or len(held) < meta_bytes(held):
-        piece = next(pieces, b"")
-        if not piece:
-            break
-        held += piece
-    return chain((held[meta_bytes(held) :],), pieces)

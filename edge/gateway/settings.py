@@ -41,6 +41,9 @@ def _network(value: str) -> str:
     return str(network.network_address) if single else str(network)
 
 
+Network = Annotated[str, AfterValidator(_network)]
+
+
 def _fingerprint(value: str) -> str:
     plain = value.replace(":", "").strip().lower()
     if plain and not re.fullmatch("[0-9a-f]{64}", plain):
@@ -53,7 +56,7 @@ class ScannerSettings(Section):
 
     ae_title: AeTitle = Field(description="AE title it calls with, and is called by for a C-ECHO from here")
     name: str = Field(default="", max_length=64, description='What people call it, such as "CT room 2"')
-    addresses: list[Annotated[str, AfterValidator(_network)]] = Field(
+    addresses: list[Network] = Field(
         default=[],
         max_length=32,
         description="IP addresses or networks (10.1.2.0/24) it may call from; empty: any",

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from edge.gateway.errors import CannotListenError, PermanentGatewayError
+from edge.gateway.errors import CannotCallError, CannotListenError, PermanentGatewayError
 from edge.gateway.settings import TlsSettings
 
 # TLS 1.2 suites by OpenSSL's names; those of TLS 1.3 are the library's, all of which both profiles allow.
@@ -168,6 +168,53 @@ class TlsIdentity:
                 "gateway.tls.client_ca, or give the scanner a certificate of a CA that is there"
             )
         return f"the scanner's certificate is refused: {error.verify_message}"
+
+
+class CallingTls:
+    """This box's side of associations that it opens: the other side's certificate is checked, by chain and name.
+
+    Parameters
+    ----------
+    ca : PEM file with the CAs whose certificates the other side may show.
+    name : the name or address that must be in its certificate.
+    certificate, key : PEM files of this box's own, where the other side wants one.
+
+    Raises
+    ------
+    CannotCallError : a file is missing, unreadable, or does not fit the others.
+    """
+
+    def __init__(self, *, ca: Path, name: str, certificate: Path | None, key: Path | None) -> None:
+        self._name = name
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._context.sslsocket_class = TlsSocket
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._context.set_ciphers(":".join((*_RFC_9325, _SECURITY_LEVEL)))
+        try:
+            self._context.load_verify_locations(cafile=ca)
+            if certificate is not None:
+                self._context.load_cert_chain(certificate, key, password=_no_password)
+        except OSError as error:  # ssl.SSLError is one
+            files = ", ".join(str(path) for path in (ca, certificate, key) if path is not None)
+            raise CannotCallError(
+                f"TLS to {name}: {error.strerror or error}; one of {files} is not there or holds no PEM that fits"
+            ) from error
+
+    def wrap(self, sock: socket.socket) -> ssl.SSLSocket:
+        """Shake hands. TlsRefusedError says what is wrong with the certificate; OSError of anything else."""
+        try:
+            return self._context.wrap_socket(sock, server_hostname=self._name)
+        except ssl.SSLCertVerificationError as error:
+            raise TlsRefusedError(
+                f"its certificate is not accepted ({error.verify_message}): check the CA, the name in it and the clocks"
+            ) from error
+        except ssl.SSLError as error:
+            raise TlsRefusedError(ended(error)) from error
+
+
+def ended(error: ssl.SSLError) -> str:
+    """One sentence on why the other side did not go on."""
+    return f"no TLS came about ({error.reason}): is this its TLS port, and does it want a certificate of this box?"
 
 
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED

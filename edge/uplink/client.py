@@ -148,8 +148,8 @@ def _translate(error: httpx.HTTPError, central: str) -> UplinkTransientError:
         words = next((words for alert, words in _ALERTS.items() if alert in (tls.reason or "")), tls.reason)
         return CertificateRefusedError(f"{central} does not accept this box's certificate: {words}")
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
-        return CentralUnreachableError(f"{central} cannot be reached: {_why(error)}")
-    return CentralFailedError(f"the line to {central} broke: {_why(error)}")
+        return CentralUnreachableError(f"{central} cannot be reached: {why(error)}")
+    return CentralFailedError(f"the line to {central} broke: {why(error)}")
 
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:
@@ -168,7 +168,8 @@ def _is_about_our_certificate(error: ssl.SSLError) -> bool:
     return "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason or "ACCESS" in reason)
 
 
-def _why(error: httpx.HTTPError) -> str:
+def why(error: httpx.HTTPError) -> str:
+    """The reason in one phrase, as near to the system's own word as it can be had."""
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     found: BaseException | None = error

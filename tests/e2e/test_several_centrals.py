@@ -1,4 +1,4 @@
-"""Four central processes on one PostgreSQL and one bucket; one is killed while boxes send. Nothing is lost or doubled."""
+"""Four central processes on one PostgreSQL and one bucket; one is killed while boxes send. Nothing lost or doubled."""
 
 from __future__ import annotations
 

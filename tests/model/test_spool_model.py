@@ -41,6 +41,7 @@ QUARANTINE_MAX_BYTES = 40_000
 LONG_S, EXPIRED_S = 3600.0, 0.0
 ORIGIN = Origin("CT1", "DICOMNET", "192.0.2.7", "1.2.840.10008.1.2.4.70")  # not compressed on the way in
 
+OWED = ("1.2.3.1", "1.2.3.2")  # to PACS as well as to central
 UIDS = st.sampled_from(["1.2.3.1", "1.2.3.2", "1.2.3.3"])
 SERIES = st.sampled_from(["1.2.9.1", "1.2.9.2"])
 CONTENTS = st.sampled_from([b"", b"one", b"two" * 3_000, b"three" * 40_000])
@@ -57,6 +58,7 @@ class Known:
     answered: bool
     waits: bool = False  # released with a wait that does not end within the test
     leased: bool = False  # for longer than the test
+    delivery: str | None = None  # to PACS, while it is open: waiting, put off or set aside
 
 
 class SpoolMachine(RuleBasedStateMachine):
@@ -81,6 +83,9 @@ class SpoolMachine(RuleBasedStateMachine):
             reserve_bytes=0,
             quarantine_max_bytes=QUARANTINE_MAX_BYTES,
             keys=CENTRAL.ring(),
+            route=lambda label: (
+                ("PACS",) if label.identity and label.identity.sop_instance_uid in OWED else ()
+            ),
         )
 
     # In -------------------------------------------------------------------------------------------------
@@ -96,7 +101,7 @@ class SpoolMachine(RuleBasedStateMachine):
             object_id
             for object_id, known in self.known.items()
             if (known.sop_instance_uid, known.content) == (uid, content)
-            and known.state in (State.READY, State.SENDING)
+            and known.state in (State.READY, State.SENDING, State.OWED)
         ]
         with self.spool.receive(ORIGIN) as reception:
             reception.write(content)
@@ -112,6 +117,7 @@ class SpoolMachine(RuleBasedStateMachine):
             assert stored.outcome == "stored"
             assert stored.object_id not in self.known
             self.known[stored.object_id] = Known(State.READY, uid, series, content, answered=True)
+            self.known[stored.object_id].delivery = "waiting" if uid in OWED else None
             self.order.append(stored.object_id)
 
     @rule(content=CONTENTS)
@@ -175,7 +181,8 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(object_id=consumes(claimed))
     def acknowledge(self, object_id: ObjectId | None) -> None:
         if self._may(object_id, State.SENDING, lambda one: self.spool.acknowledge(one, "a receipt")):
-            self.known[object_id].state = State.FREED  # type: ignore[index]
+            known = self.known[object_id]  # type: ignore[index]
+            known.state = State.OWED if known.delivery else State.FREED
 
     @rule(object_id=consumes(claimed), wait=st.booleans())
     def release(self, object_id: ObjectId | None, wait: bool) -> None:
@@ -205,6 +212,43 @@ class SpoolMachine(RuleBasedStateMachine):
         else:
             assert (known.state, known.answered) == (State.QUARANTINED, True)
             known.state, known.waits = State.READY, False
+
+    # To another destination -----------------------------------------------------------------------------
+
+    @rule(outcome=st.sampled_from(["delivered", "put off", "set aside"]))
+    def deliver(self, outcome: str) -> None:
+        due = [one for one in self.order if self.known[one].delivery == "waiting"]
+        found = self.spool.deliveries.next("PACS")
+        assert (found and found.object_id) == (due[0] if due else None)
+        if found is None:
+            return
+        if outcome == "delivered":
+            assert self.spool.deliveries.deliver(found)
+            self._end_delivery(found.object_id)
+        elif outcome == "put off":
+            self.spool.deliveries.put_off(found, error="busy", retry_in_s=LONG_S)
+            self.known[found.object_id].delivery = "put off"
+        else:
+            assert self.spool.deliveries.set_aside(found, reason="refused")
+            self.known[found.object_id].delivery = "set aside"
+
+    @rule(give_up=st.booleans())
+    def decide_on_deliveries(self, give_up: bool) -> None:
+        """A person gives up all that is open, or has it tried again."""
+        opened = [one for one in self.order if self.known[one].delivery]
+        decide = self.spool.deliveries.give_up if give_up else self.spool.deliveries.try_again
+        assert decide("PACS") == len(opened)
+        for object_id in opened:
+            if give_up:
+                self._end_delivery(object_id)
+            else:
+                self.known[object_id].delivery = "waiting"
+
+    def _end_delivery(self, object_id: ObjectId) -> None:
+        known = self.known[object_id]
+        known.delivery = None
+        if known.state is State.OWED:
+            known.state = State.FREED
 
     def _may(self, object_id: ObjectId | None, state: State, step: object) -> bool:
         """Take the step; whether it was allowed, which has to be what the model thinks."""
@@ -252,6 +296,8 @@ class SpoolMachine(RuleBasedStateMachine):
             if known.state is State.SENDING:
                 known.state = State.READY
             known.waits = known.leased = False
+            if known.delivery == "put off":
+                known.delivery = "waiting"
 
     # Always ---------------------------------------------------------------------------------------------
 
@@ -273,7 +319,8 @@ class SpoolMachine(RuleBasedStateMachine):
             known = self.known[object_id]
             assert row.sop_instance_uid == known.sop_instance_uid
             assert row.success_answered == known.answered
-            assert row.has_receipt == (row.state is State.FREED and known.answered)
+            assert row.has_receipt == (row.state in (State.FREED, State.OWED) and known.answered)
+            assert known.delivery is None or row.state is not State.FREED
         depth = self.spool.depth()
         for state, tally in depth.by_state.items():
             assert tally.objects == sum(self._is(one, state) for one in self.order)

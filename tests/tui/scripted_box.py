@@ -174,10 +174,12 @@ class ScriptedBox:
         return self.status
 
     def _requeue(self, params: dict[str, object]) -> QueueList:
-        object_id = RequeueParams.model_validate(params).object_id
-        self.requeued.append(object_id)
+        asked = RequeueParams.model_validate(params)
+        self.requeued.append(f"{asked.object_id} {asked.destination}".strip())
         self.entries = [
-            one.model_copy(update={"state": "ready", "last_error": ""}) if one.object_id == object_id else one
+            one.model_copy(update={"state": "ready", "last_error": ""})
+            if (one.object_id, one.destination) == (asked.object_id, asked.destination)
+            else one
             for one in self.entries
         ]
         return self._queue()

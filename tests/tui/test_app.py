@@ -70,6 +70,23 @@ async def test_a_quarantined_object_is_queued_again_by_a_key(box: ScriptedBox) -
         await until(pilot, lambda: "quarantined" not in seen(pilot))
 
 
+async def test_what_a_destination_refused_is_sent_there_again_by_a_key(box: ScriptedBox) -> None:
+    """Two destinations refused the same object: each line is its own."""
+    refused = entry(1, "set aside", "answered C000: cannot understand the data set")
+    box.entries = [
+        refused.model_copy(update={"destination": "PACS"}),
+        refused.model_copy(update={"destination": "WEB"}),
+        entry(1),
+    ]
+    async with opened(box) as pilot:
+        await pilot.press("2")
+        await shows(pilot, "3 objects", "set aside")
+        await pilot.press("down")
+        await shows(pilot, "WEB: answered C000: cannot understand")
+        await pilot.press("r")
+        await until(pilot, lambda: box.requeued == [f"{1:032x} WEB"])
+
+
 @pytest.mark.parametrize(
     ("state", "hint"), [("ready", "It is on its way"), ("rejected", "sent again from there")]
 )

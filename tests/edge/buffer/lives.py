@@ -21,7 +21,7 @@ from edge.buffer.index import SpoolIndex
 from edge.buffer.label import BLOCK_BYTES
 from edge.buffer.sealed_file import SealedFile
 from edge.buffer.spool import Spool
-from edge.buffer.states import ACKNOWLEDGE, FREE, SET_ASIDE
+from edge.buffer.states import ACKNOWLEDGE, FREE, SET_ASIDE, SETTLE
 from tests.edge.buffer.instances import store
 
 POINTS = (
@@ -39,10 +39,18 @@ POINTS = (
     "before quarantine move",
 )
 
+DELIVERY_POINTS = ("after delivered", "after settled", "after owed")
+
 
 def main() -> None:
     root, public_key, how = Path(sys.argv[1]), RecipientPublicKey(bytes.fromhex(sys.argv[2])), sys.argv[3]
-    spool = Spool.open(root, reserve_bytes=0, quarantine_max_bytes=1 << 20, keys=DataKeyRing((public_key,)))
+    spool = Spool.open(
+        root,
+        reserve_bytes=0,
+        quarantine_max_bytes=1 << 20,
+        keys=DataKeyRing((public_key,)),
+        route=lambda _: ("PACS",) if how in (*DELIVERY_POINTS, "delivering storm") else (),
+    )
     if how == "storm":
         first = int(sys.argv[4])
         threads = [
@@ -53,8 +61,12 @@ def main() -> None:
         for thread in threads:
             thread.join()
         return
+    if how == "delivering storm":
+        delivering_storm(spool, int(sys.argv[4]))
     say(spool, 1)
     spool.depth()  # its row is in the index
+    if how in DELIVERY_POINTS:
+        deliver(how, spool)
     end_at(how, spool)
     say(spool, 2)
     claimed = spool.claim(lease_s=60)
@@ -63,6 +75,33 @@ def main() -> None:
         spool.set_aside(claimed.object_id, reason="refused for good")
     else:
         spool.acknowledge(claimed.object_id, "receipt")
+
+
+def deliver(point: str, spool: Spool) -> None:
+    """Central has it; then the destination has it, and the process ends in between."""
+    steps = {"after delivered": ACKNOWLEDGE, "after settled": SETTLE, "after owed": ACKNOWLEDGE}
+    last = steps[point]
+    claimed, delivery = spool.claim(lease_s=60), spool.deliveries.next("PACS")
+    assert claimed is not None
+    assert delivery is not None
+    if point == "after delivered":
+        spool.acknowledge(claimed.object_id, "receipt")
+        dies_before(Spool, "_settle")
+        spool.deliveries._settled = spool._settle
+    else:
+        dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is last)
+        spool.acknowledge(claimed.object_id, "receipt")
+    spool.deliveries.deliver(delivery)
+
+
+def delivering_storm(spool: Spool, first: int) -> None:
+    """Store, forward and deliver at once, until killed."""
+    threading.Thread(target=storm, args=(spool, range(first, 1 << 30)), daemon=True).start()
+    while True:
+        if (claimed := spool.claim(lease_s=60)) is not None:
+            spool.acknowledge(claimed.object_id, "receipt")
+        if (delivery := spool.deliveries.next("PACS")) is not None and spool.deliveries.deliver(delivery):
+            os.write(1, f"delivered {delivery.object_id}\n".encode())
 
 
 def storm(spool: Spool, numbers: range) -> None:

@@ -218,6 +218,7 @@ def test_depth_counts_by_state(spool: Spool) -> None:
         State.READY: 2,
         State.SENDING: 1,
         State.ACKNOWLEDGED: 0,
+        State.OWED: 0,
         State.RETAINED: 0,
         State.QUARANTINED: 1,
     }

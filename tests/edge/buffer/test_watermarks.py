@@ -16,7 +16,7 @@ import pytest
 from contract.control import LinkStatus
 from edge import report
 from edge.buffer.errors import DiskFullError
-from edge.buffer.records import Disk
+from edge.buffer.records import Disk, Tally
 from edge.buffer.spool import Spool
 from tests.edge.buffer.conftest import OpenSpool
 from tests.edge.buffer.instances import ORIGIN, store
@@ -122,12 +122,12 @@ def test_what_is_short_is_said(spool: Spool, monkeypatch: pytest.MonkeyPatch) ->
     link = LinkStatus(state="connected")
     room = spool._files.room()
     monkeypatch.setattr(spool._files, "room", lambda: room._replace(total_files=10_000, free_files=7))
-    assert "7 more files fit" in report.not_accepting_because(link, spool.disk())
+    assert "7 more files fit" in report.not_accepting_because(link, spool.disk(), Tally(0, 0))
     with pytest.raises(DiskFullError, match="only 7 files more fit"):
         spool.receive(ORIGIN)
 
     full = Disk(100 << 30, free_bytes=1 << 30, reserve_bytes=2 << 30)
-    because = report.not_accepting_because(link, full)
+    because = report.not_accepting_because(link, full, Tally(0, 0))
     assert because.startswith("The disk is full: 1.00 GiB are free and 2.00 GiB are kept in reserve.")
 
 
