@@ -17,10 +17,10 @@ import peewee
 
 from central.access.policy import Grant, Scope, StudyFacts, scope_of
 from central.archive import finding
-from central.archive.attributes import Attributes, attributes_of
+from central.archive.attributes import Attributes, attributes_of, text_of
 from central.archive.dicom_json import dicom_json
 from central.archive.errors import NoSuchInstanceError
-from central.archive.header import read_header
+from central.archive.header import Header, read_header
 from central.archive.indexing import ObjectOrigin, add_to_index
 from central.archive.objects import ObjectFiles, ObjectSink, StoredObject
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
@@ -30,6 +30,20 @@ from contract.receipt import Outcome
 
 _METADATA_BATCH: Final = 64  # rows in memory at a time
 _ZLIB_LEVEL: Final = 6
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a Part 10 file says of itself. `metadata` is its DICOM JSON, compressed."""
+
+    header: Header
+    attributes: Attributes
+    metadata: bytes
+
+    @property
+    def is_filed_as_sent(self) -> bool:
+        """Whether the archive knows it under the UIDs that it has, and had to make none up."""
+        return all(text_of(self.header, tag) == uid for tag, uid in self.attributes.filed_under.items())
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ class Archive:
             db.create_tables(MODELS)
         return cls(ObjectFiles.open(root / "objects"), db)
 
-    # Writing: for ingest only.
+    # Writing: for the ways in (ingest, C-STORE, STOW-RS) only.
 
     def new_object(self) -> ObjectSink:
         """Where the bytes of one Part 10 file go; see `ObjectSink`."""
@@ -76,10 +90,18 @@ class Archive:
         ------
         NotDicomError : nothing names its SOP instance. The file stays; `forget` removes it.
         """
-        header = read_header(stored.path)
-        attributes = attributes_of(header)
-        metadata = zlib.compress(dicom_json(header, attributes.filed_under), _ZLIB_LEVEL)
-        return Indexable(stored, origin, attributes, metadata)
+        said = _examined(stored.path)
+        return Indexable(stored, origin, said.attributes, said.metadata)
+
+    def examine(self, sink: ObjectSink) -> Examined:
+        """What an object says of itself before it is committed: one that is refused now was never in the archive.
+
+        Raises
+        ------
+        NotDicomError : nothing names its SOP instance.
+        StorageFullError : the disk is full.
+        """
+        return _examined(sink.readable())
 
     def index(self, stored: StoredObject, origin: ObjectOrigin) -> Outcome:
         """Make one durable file findable. Raises as `read`."""
@@ -200,6 +222,14 @@ class Archive:
         if sop_instance_uid is not None:
             query = query.where(Instance.sop_instance_uid == sop_instance_uid)
         return list(query.dicts().execute(self._db))
+
+
+def _examined(path: Path) -> Examined:
+    header = read_header(path)
+    attributes = attributes_of(header)
+    return Examined(
+        header, attributes, zlib.compress(dicom_json(header, attributes.filed_under), _ZLIB_LEVEL)
+    )
 
 
 def _scope(grant: Grant) -> Scope:

@@ -31,7 +31,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.policy import Action
 from central.archive.archive import Archive
 from central.archive.rows import StoredInstance
-from central.dicomweb.accept import Offer, choose
+from central.dicomweb.accept import Offer, accept_of, choose
 from central.dicomweb.errors import BadRequestError, NotAnImageError, NotHereError
 from central.dicomweb.gate import Gate, path_uid
 from central.dicomweb.multipart import BytesPart, multipart_of_bytes, typed
@@ -83,7 +83,7 @@ class Frames:
     def frames(self, request: Request) -> Response:
         numbers = frame_numbers(request.path_params["frames"])
         stored = self._opened(request, f"WADO-RS frames {request.path_params['frames']}")
-        accept = request.query_params.get("accept") or request.headers.get("accept")
+        accept = accept_of(request)
         parts = _frame_parts(stored, numbers, accept)
         first = next(parts)  # opens the file: what is wrong shows before the answer begins
         media_type = first.content_type.partition(";")[0]
@@ -96,8 +96,7 @@ class Frames:
         return self._picture(request, THUMBNAIL)
 
     def _picture(self, request: Request, viewport: tuple[int, int] | None) -> Response:
-        accept = request.query_params.get("accept") or request.headers.get("accept")
-        offer = choose(accept, _PICTURE_OFFERS)
+        offer = choose(accept_of(request), _PICTURE_OFFERS)
         view = view_parameters(request.query_params, offer.media_type, viewport)
         asked = request.path_params.get("frames")
         numbers = frame_numbers(asked) if asked is not None else []

@@ -6,6 +6,8 @@ that is not here and one that the caller may not see end in the same error, and 
 
 from __future__ import annotations
 
+from typing import Final
+
 from starlette.requests import Request
 
 from central.access.policy import (
@@ -23,6 +25,8 @@ from central.archive.archive import Archive
 from central.audit.record import Audit, Outcome
 from central.dicomweb.errors import BadRequestError, NotHereError
 from contract.identifiers import InvalidIdentifierError, check_uid
+
+MOUNTED_AT: Final = "/dicom-web"
 
 
 class Gate:
@@ -69,6 +73,11 @@ class Gate:
             raise NotHereError
         self._audit.record(audit_event(request, action, "success", detail, *uids))
         return decision
+
+
+def base_url(request: Request) -> str:
+    """The service's own address as the client called it, without a slash at its end."""
+    return str(request.base_url).rstrip("/") + MOUNTED_AT
 
 
 def path_uid(request: Request, level: str) -> str:

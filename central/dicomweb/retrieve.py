@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.policy import Action, Grant
 from central.archive.archive import Archive
 from central.archive.rows import StoredInstance
-from central.dicomweb.accept import Offer, choose
+from central.dicomweb.accept import Offer, accept_of, choose
 from central.dicomweb.errors import NotHereError
 from central.dicomweb.gate import Gate, path_uid
 from central.dicomweb.multipart import FilePart, file_chunks, multipart_of_files, typed
@@ -46,7 +46,7 @@ class Retrieve:
 
     def instances(self, request: Request) -> Response:
         grant, series_uid, sop_uid = self._granted(request, Action.EXPORT, "WADO-RS instances")
-        accept = _accept(request)
+        accept = accept_of(request)
         if series_uid is not None and sop_uid is not None:
             stored = self._archive.open_instance(grant, series_uid, sop_uid)
             part = _part(stored)
@@ -64,7 +64,7 @@ class Retrieve:
         return multipart_of_files("application/dicom", parts)
 
     def metadata(self, request: Request) -> Response:
-        offer = choose(_accept(request), _METADATA_OFFERS)
+        offer = choose(accept_of(request), _METADATA_OFFERS)
         grant, series_uid, sop_uid = self._granted(request, Action.VIEW, "WADO-RS metadata")
         objects = self._archive.metadata(grant, series_uid, sop_uid)
         first = next(objects, None)
@@ -94,10 +94,6 @@ def _offers(stored: StoredInstance, *, single: bool) -> list[Offer]:
     """As it is stored: as a part and, when it is the only one, also by itself."""
     offers = [Offer("application/dicom", True, stored.transfer_syntax_uid)]
     return [*offers, Offer("application/dicom", False, stored.transfer_syntax_uid)] if single else offers
-
-
-def _accept(request: Request) -> str | None:
-    return request.query_params.get("accept") or request.headers.get("accept")
 
 
 def _array(objects: Iterator[bytes]) -> Iterator[bytes]:

@@ -13,20 +13,23 @@ from central.archive.archive import Archive
 from central.archive.errors import NoSuchInstanceError, QueryError
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
+from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.errors import BadRequestError, DicomwebError, NotHereError, UnavailableError
 from central.dicomweb.frames import Frames
-from central.dicomweb.gate import Gate
+from central.dicomweb.gate import MOUNTED_AT, Gate
 from central.dicomweb.render import Renderer
 from central.dicomweb.retrieve import Retrieve
 from central.dicomweb.search import Search
+from central.dicomweb.store import Store
 
 
-def routes(archive: Archive, audit: Audit, renderer: Renderer) -> list[BaseRoute]:
+def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLimits) -> list[BaseRoute]:
     """Everything under ``/dicom-web``. Must be behind `RequireSignIn`. `renderer` is closed by the caller."""
     gate = Gate(archive, audit)
     app = Starlette(
         routes=[
             *Search(archive, gate).routes(),
+            *Store(archive, audit, limits).routes(),
             *Retrieve(archive, gate).routes(),
             *Frames(archive, gate, renderer).routes(),
         ],
@@ -39,7 +42,7 @@ def routes(archive: Archive, audit: Audit, renderer: Renderer) -> list[BaseRoute
             Exception: _answer,
         },
     )
-    return [Mount("/dicom-web", app=app)]
+    return [Mount(MOUNTED_AT, app=app)]
 
 
 def _answer(_request: Request, error: Exception) -> Response:
@@ -52,7 +55,7 @@ def _answer(_request: Request, error: Exception) -> Response:
             error = NotHereError()
         case AuditUnavailableError():
             error = UnavailableError(
-                "the audit record cannot be written, so nothing is shown; try again later"
+                "the audit record cannot be written, so nothing is shown or kept; try again later"
             )
     if isinstance(error, DicomwebError):
         return problem(error.status, str(error), error.headers)

@@ -31,6 +31,7 @@ PAGE, DATA = 303, 401  # what an anonymous caller gets: the sign-in page, or a p
 # A status for each of CALLERS. Denied images are 404, as if they were not there.
 IMAGES = (DATA, 404, 200, 200, 404, 200, 404)
 SEARCH = (DATA, 200, 200, 200, 200, 200, 200)  # what is found is another table, below
+STORES = (DATA, 415, 415, 403, 403, 403, 403)  # no body: who may store is told what to send
 RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/healthz"): (200,) * 7,
     ("GET", "/signin"): (200,) * 7,
@@ -54,6 +55,8 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/api/worklist"): (DATA, 200, 403, 403, 403, 403, 403),
     ("PUT", "/api/worklist/{item_id}"): (DATA, 400, 403, 403, 403, 403, 403),  # an empty body
     ("DELETE", "/api/worklist/{item_id}"): (DATA, 404, 403, 403, 403, 403, 403),
+    ("POST", "/dicom-web/studies"): STORES,
+    ("POST", "/dicom-web/studies/{study}"): STORES,
     ("GET", "/dicom-web/studies"): SEARCH,
     ("GET", "/dicom-web/series"): SEARCH,
     ("GET", "/dicom-web/instances"): SEARCH,
