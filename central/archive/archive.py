@@ -18,7 +18,7 @@ import peewee
 from central.access.policy import Grant, Scope, StudyFacts, scope_of
 from central.archive import finding
 from central.archive.attributes import Attributes, attributes_of, text_of
-from central.archive.dicom_json import dicom_json
+from central.archive.dicom_json import dicom_json, with_bulk_data_at
 from central.archive.errors import NoSuchInstanceError
 from central.archive.header import Header, read_header
 from central.archive.indexing import ObjectOrigin, add_to_index
@@ -175,16 +175,41 @@ class Archive:
         return finding.find_instances(self._db, _scope(grant), InstanceQuery(series=series, limit=None))
 
     def metadata(
-        self, grant: Grant, series_instance_uid: str | None = None, sop_instance_uid: str | None = None
+        self,
+        grant: Grant,
+        series_instance_uid: str | None = None,
+        sop_instance_uid: str | None = None,
+        *,
+        studies_url: str = "",
     ) -> Iterator[bytes]:
-        """DICOM JSON objects in UTF-8, one an instance, in the order of `instances_of`; none if none is there."""
-        ids = [row["id"] for row in self._granted(grant, series_instance_uid, sop_instance_uid, Instance.id)]
-        for at in range(0, len(ids), _METADATA_BATCH):
-            batch = ids[at : at + _METADATA_BATCH]
-            query = Metadata.select().where(Metadata.instance.in_(batch)).dicts()
+        """DICOM JSON objects in UTF-8, one an instance, in the order of `instances_of`; none if none is there.
+
+        Parameters
+        ----------
+        studies_url : where the studies are served, for BulkDataURIs; empty: they stay relative to their instance.
+        """
+        found = self._granted(
+            grant,
+            series_instance_uid,
+            sop_instance_uid,
+            Instance.id,
+            Instance.sop_instance_uid,
+            Series.series_instance_uid,
+        )
+        for at in range(0, len(found), _METADATA_BATCH):
+            batch = found[at : at + _METADATA_BATCH]
+            query = Metadata.select().where(Metadata.instance.in_([row["id"] for row in batch])).dicts()
             made = {row["instance"]: row["dicom_json"] for row in query.execute(self._db)}
-            for instance_id in batch:
-                yield zlib.decompress(made[instance_id])
+            for row in batch:
+                text = zlib.decompress(made[row["id"]])
+                if not studies_url:
+                    yield text
+                    continue
+                instance_url = (
+                    f"{studies_url}/{grant.study_instance_uid}/series/{row['series_instance_uid']}"
+                    f"/instances/{row['sop_instance_uid']}"
+                )
+                yield with_bulk_data_at(text, instance_url)
 
     def open_instance(self, grant: Grant, series_instance_uid: str, sop_instance_uid: str) -> StoredInstance:
         """Where the bytes of one instance lie.

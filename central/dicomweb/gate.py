@@ -22,11 +22,15 @@ from central.access.policy import (
 )
 from central.access.web import audit_event, principal_of
 from central.archive.archive import Archive
+from central.archive.rows import StoredInstance
 from central.audit.record import Audit, Outcome
 from central.dicomweb.errors import BadRequestError, NotHereError
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 MOUNTED_AT: Final = "/dicom-web"
+STUDY: Final = "/studies/{study}"
+SERIES: Final = STUDY + "/series/{series}"
+INSTANCE: Final = SERIES + "/instances/{instance}"
 
 
 class Gate:
@@ -73,6 +77,18 @@ class Gate:
             raise NotHereError
         self._audit.record(audit_event(request, action, "success", detail, *uids))
         return decision
+
+    def instance(self, request: Request, action: Action, detail: str) -> StoredInstance:
+        """The instance that the request's path names, granted.
+
+        Raises
+        ------
+        BadRequestError, NotHereError : as `grant`.
+        NoSuchInstanceError : the study has no such instance.
+        """
+        series_uid, sop_uid = path_uid(request, "series"), path_uid(request, "instance")
+        grant = self.grant(request, action, detail, series_uid, sop_uid)
+        return self._archive.open_instance(grant, series_uid, sop_uid)
 
 
 def base_url(request: Request) -> str:

@@ -8,6 +8,7 @@ behind the pixel data (signatures over it, padding) would be wrong now and are l
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -33,17 +34,42 @@ def write_native(path: Path, transfer_syntax_uid: str, wanted: str, out: BinaryI
     """
     syntax = UID(transfer_syntax_uid)
     if syntax != ExplicitVRBigEndian and not syntax.is_encapsulated:
-        ds = dcmread(path, force=True)
+        ds = _with_vrs(dcmread(path, force=True))
         ds.file_meta.TransferSyntaxUID = UID(wanted)
         ds.save_as(out, enforce_file_format=True)
         return
     with open_image(path, syntax) as image:
-        header: Dataset = dcmread(path, stop_before_pixels=True, force=True)
+        header: Dataset = _with_vrs(dcmread(path, stop_before_pixels=True, force=True))
         if syntax == ExplicitVRBigEndian:
             meta = header.file_meta
             header = _little_endian(header)
             header.file_meta = meta
         _write_image(image, header, UID(wanted), out)
+
+
+def write_frames(path: Path, transfer_syntax_uid: str, numbers: Sequence[int], out: BinaryIO) -> list[int]:
+    """Write frames (numbers from 1) as little endian cells to `out`; the size of each in bytes.
+
+    Raises
+    ------
+    NotAnImageError : they cannot be decoded, or are too large together.
+    """
+    sizes: list[int] = []
+    with open_image(path, transfer_syntax_uid) as image:
+        for number in numbers:
+            cells, _ = _cells(image, number)
+            sizes.append(len(cells))
+            if sum(sizes) > _MAX_VALUE_BYTES:
+                raise NotAnImageError("so many frames are too large together: ask for fewer")
+            out.write(cells)
+    return sizes
+
+
+def _with_vrs(data_set: Dataset) -> Dataset:
+    """Some equipment writes implicit VR under an explicit transfer syntax; then every VR is looked up."""
+    if any(data_set.get_item(tag).VR is None for tag in data_set.keys()):  # noqa: SIM118  # iterating looks them up
+        data_set.walk(lambda _data_set, _element: None)  # visiting an element looks it up
+    return data_set
 
 
 def _write_image(image: StoredImage, header: Dataset, wanted: UID, out: BinaryIO) -> None:

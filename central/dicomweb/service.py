@@ -13,10 +13,12 @@ from central.archive.archive import Archive
 from central.archive.errors import NoSuchInstanceError, QueryError
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
+from central.dicomweb.bulk_data import BulkData
 from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.errors import BadRequestError, DicomwebError, NotHereError, UnavailableError
 from central.dicomweb.frames import Frames
 from central.dicomweb.gate import MOUNTED_AT, Gate
+from central.dicomweb.pictures import Pictures
 from central.dicomweb.render import Renderer
 from central.dicomweb.retrieve import Retrieve
 from central.dicomweb.search import Search
@@ -30,8 +32,10 @@ def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLi
         routes=[
             *Search(archive, gate).routes(),
             *Store(archive, audit, limits).routes(),
-            *Retrieve(archive, gate).routes(),
-            *Frames(archive, gate, renderer).routes(),
+            *Retrieve(archive, gate, renderer).routes(),
+            *BulkData(gate, renderer).routes(),
+            *Frames(gate, renderer).routes(),
+            *Pictures(archive, gate, renderer).routes(),
         ],
         exception_handlers={
             DicomwebError: _answer,

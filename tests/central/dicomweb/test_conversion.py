@@ -1,0 +1,238 @@
+"""Retrieval in a transfer syntax by name: what arrives is checked with DCMTK and against other decoders' pixels."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import warnings
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.data import get_testdata_files
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from central.dicomweb import decode
+from central.dicomweb.conversion import DECODED, converts_to_native
+from central.dicomweb.errors import NotAnImageError
+from central.dicomweb.render import Renderer
+from tests.central.access.house import STUDY, House, open_house, pydicom_file
+from tests.central.dicomweb.conftest import IMAGES
+from tests.central.dicomweb.test_dicomweb import JPEG_LS_SERIES, outside_client, parts, stored
+
+NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+# What no decoder here or elsewhere reads, or what has fewer pixels or another header than it says.
+BROKEN = {
+    "JPEG2000-embedded-sequence-delimiter.dcm",
+    "GDCMJ2K_TextGBR.dcm",
+    "MR_truncated.dcm",
+    "badVR.dcm",
+    "emri_small_jpeg_2k_lossless_too_short.dcm",
+}
+DCMTK_DECODERS = {"51": "dcmdjpeg", "57": "dcmdjpeg", "70": "dcmdjpeg", "80": "dcmdjpls", "81": "dcmdjpls"}
+
+
+@cache
+def images() -> dict[str, UID]:
+    """Every image of pydicom's test data that can be converted, by path."""
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in get_testdata_files("*"):
+            if Path(path).name in BROKEN:
+                continue
+            try:
+                ds = dcmread(path, stop_before_pixels=True)
+                syntax = ds.file_meta.TransferSyntaxUID
+            except Exception:  # not DICOM, or not a whole file: there are both among them on purpose
+                continue
+            if "Rows" in ds and converts_to_native(syntax):
+                found[path] = syntax
+    return found
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Renderer:
+    with Renderer(1) as opened:
+        yield opened  # type: ignore[misc]
+
+
+def reference(path: str, syntax: UID, folder: Path) -> np.ndarray:
+    """The pixels as pydicom decodes them, or DCMTK where pydicom has no decoder here."""
+    tool = DCMTK_DECODERS.get(syntax.rpartition(".")[2]) if syntax.is_encapsulated else None
+    if tool is None:
+        return dcmread(path).pixel_array
+    plain = folder / "plain.dcm"
+    done = subprocess.run([f"/usr/bin/{tool}", path, plain], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return dcmread(plain).pixel_array
+
+
+@pytest.mark.needs("dcmtk")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("path", images(), ids=lambda path: Path(path).name)
+def test_converted_files_are_sound_and_have_the_same_pixels(
+    renderer: Renderer, tmp_path: Path, path: str
+) -> None:
+    syntax = images()[path]
+    wanted_pixels = reference(path, syntax, tmp_path)
+    before = dcmread(path)
+    for wanted in NATIVE:
+        if wanted == syntax:
+            continue
+        with renderer.converted(Path(path), syntax, wanted) as opened:
+            content = opened.read()
+        file = tmp_path / "converted.dcm"
+        file.write_bytes(content)
+        dumped = subprocess.run(["/usr/bin/dcmdump", "-q", file], capture_output=True, check=False)
+        assert (dumped.returncode, dumped.stderr) == (0, b"")
+        again = subprocess.run(
+            ["/usr/bin/dcmconv", file, tmp_path / "again.dcm"], capture_output=True, check=False
+        )
+        assert again.returncode == 0, again.stderr
+        got = dcmread(BytesIO(content))
+        assert got.file_meta.TransferSyntaxUID == wanted
+        np.testing.assert_array_equal(got.pixel_array, wanted_pixels)
+        for element in before:
+            if 0 < element.tag.element and element.tag.group < 0x0028 and not element.tag.is_private:
+                assert got[element.tag].value == element.value, element
+
+
+def test_what_is_said_to_be_decoded_is_decoded() -> None:
+    assert set(decode._DECODERS) == DECODED
+
+
+# Over HTTP
+
+
+def fetch(house: House, path: str, accept: str, **headers: str) -> httpx.Response:
+    with house.client("radiologist") as client:
+        return client.get(f"/dicom-web/studies/{STUDY}{path}", headers={"Accept": accept, **headers})
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_one_instance_as_explicit_vr_little_endian(house: House, name: str) -> None:
+    series = f"1.2.9.{IMAGES.index(name)}"
+    path = f"/series/{series}/instances/{series}.1"
+    single = fetch(house, path, f"application/dicom; transfer-syntax={ExplicitVRLittleEndian}")
+    assert single.status_code == 200, single.text
+    assert single.headers["content-type"] == f"application/dicom; transfer-syntax={ExplicitVRLittleEndian}"
+    got = dcmread(BytesIO(single.content))
+    assert got.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert got.PatientName == "Doe^Jané"
+    many = fetch(
+        house, path, f'multipart/related; type="application/dicom"; transfer-syntax={ExplicitVRLittleEndian}'
+    )
+    assert [content for _, content in parts(many)] == [single.content]
+
+
+def test_a_study_in_one_transfer_syntax(house: House) -> None:
+    answer = fetch(
+        house, "", f'multipart/related; type="application/dicom"; transfer-syntax={ExplicitVRLittleEndian}'
+    )
+    found = [dcmread(BytesIO(content)) for _, content in parts(answer)]
+    assert len(found) == len(IMAGES)
+    assert {ds.file_meta.TransferSyntaxUID for ds in found} == {ExplicitVRLittleEndian}
+
+
+def test_the_python_client_asks_for_uncompressed(house: House) -> None:
+    client = outside_client(house)
+    media_types = (("application/dicom", ExplicitVRLittleEndian),)
+    for ds in client.retrieve_series(STUDY, JPEG_LS_SERIES, media_types=media_types):
+        original = dcmread(BytesIO(stored(house, f"1.2.9.{IMAGES.index('emri_small.dcm')}")))
+        assert isinstance(ds, Dataset)
+        np.testing.assert_array_equal(ds.pixel_array, original.pixel_array)  # the same images in JPEG-LS
+    octets = (("application/octet-stream", ExplicitVRLittleEndian),)
+    frames = client.retrieve_instance_frames(
+        STUDY, JPEG_LS_SERIES, f"{JPEG_LS_SERIES}.1", [10, 1], media_types=octets
+    )
+    assert frames == [original.pixel_array[index].tobytes() for index in (9, 0)]
+
+
+def test_the_accept_header_decides(house: House) -> None:
+    path = f"/series/{JPEG_LS_SERIES}/instances/{JPEG_LS_SERIES}.1"
+    explicit, anything = f"transfer-syntax={ExplicitVRLittleEndian}", "transfer-syntax=*"
+    for accept, compressed in (
+        (f"application/dicom; {anything}; q=0.5, application/dicom; {explicit}", False),
+        (f"application/dicom; {anything}, application/dicom; {explicit}; q=0.5", True),
+        ("application/dicom", True),
+        ("*/*", True),
+    ):
+        answer = fetch(house, path, accept)
+        content = (
+            answer.content
+            if answer.headers["content-type"].startswith("application")
+            else parts(answer)[0][1]
+        )
+        assert dcmread(BytesIO(content)).file_meta.TransferSyntaxUID.is_compressed == compressed, accept
+    assert fetch(house, path, "application/dicom; transfer-syntax=1.2.840.10008.1.2.4.90").status_code == 406
+
+
+def test_one_frame_by_itself(house: House) -> None:
+    path = f"/series/{JPEG_LS_SERIES}/instances/{JPEG_LS_SERIES}.1/frames"
+    original = dcmread(BytesIO(stored(house, f"1.2.9.{IMAGES.index('emri_small.dcm')}"))).pixel_array
+    accept = f"application/octet-stream; transfer-syntax={ExplicitVRLittleEndian}"
+    decoded = fetch(house, f"{path}/3", accept)
+    assert decoded.content == original[2].tobytes()
+    assert decoded.headers["etag"].startswith("W/")
+    assert fetch(house, f"{path}/3", accept, **{"If-None-Match": decoded.headers["etag"]}).status_code == 304
+    coded = fetch(house, f"{path}/3", "image/jls")
+    assert coded.content.startswith(b"\xff\xd8")
+    part = fetch(house, f"{path}/3", "image/jls", Range="bytes=2-9")
+    assert (part.status_code, part.content) == (206, coded.content[2:10])
+    assert fetch(house, f"{path}/3,4", "image/jls").status_code == 406  # two do not go into one part
+
+
+def test_what_cannot_be_decoded_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    with open_house(tmp_path) as house:
+        damaged = pydicom_file("MR_small_jp2klossless.dcm", SeriesInstanceUID="1.2", SOPInstanceUID="1.2.1")
+        house.put(damaged[:-3000])
+        video = pydicom_file("MR_small_jp2klossless.dcm", SeriesInstanceUID="1.3", SOPInstanceUID="1.3.1")
+        house.put(video.replace(b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.4.99"))
+        for series in ("1.2", "1.3"):
+            for form in ("application/dicom", 'multipart/related; type="application/dicom"'):
+                accept = f"{form}; transfer-syntax={ExplicitVRLittleEndian}"
+                answer = fetch(house, f"/series/{series}/instances/{series}.1", accept)
+                assert answer.status_code == 406
+                assert answer.headers["content-type"] == "application/problem+json"
+        assert list(Path(tempfile.gettempdir()).glob("dicomnet-*/written")) == []
+
+
+def test_an_instance_that_fails_in_the_middle_of_a_study_cuts_the_answer(tmp_path: Path) -> None:
+    """Never a study that looks whole and is not."""
+    with open_house(tmp_path) as house:
+        house.put(
+            pydicom_file("CT_small.dcm", SeriesInstanceUID="1.1", SOPInstanceUID="1.1.1", SeriesNumber=1)
+        )
+        damaged = pydicom_file(
+            "MR_small_jp2klossless.dcm", SeriesInstanceUID="1.2", SOPInstanceUID="1.2.1", SeriesNumber=2
+        )
+        house.put(damaged[:-3000])
+        accept = f'multipart/related; type="application/dicom"; transfer-syntax={ExplicitVRLittleEndian}'
+        with pytest.raises(httpx.RemoteProtocolError):
+            fetch(house, "", accept)
+
+
+def test_a_worker_that_dies_while_it_converts_costs_that_answer_only(tmp_path: Path) -> None:
+    path = tmp_path / "never.dcm"
+    os.mkfifo(path)  # opening it waits for ever
+    with Renderer(1) as renderer:
+        worker = renderer._idle.queue[0]
+        worker._ready()
+        os.kill(worker._process.pid, signal.SIGKILL)
+        worker._process.join()
+        source = next(iter(images()))
+        with renderer.converted(Path(source), images()[source], ExplicitVRLittleEndian) as opened:
+            assert opened.read(132).endswith(b"DICM")
+        renderer._conversion_timeout_s = 0.3
+        with (
+            pytest.raises(NotAnImageError, match="within"),
+            renderer.converted(path, ExplicitVRBigEndian, ExplicitVRLittleEndian),
+        ):
+            pass
