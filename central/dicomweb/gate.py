@@ -65,7 +65,19 @@ class Gate:
         BadRequestError : the study's UID is not one.
         NotHereError : it is not here, or the caller may not see it.
         """
-        study_instance_uid = path_uid(request, "study")
+        uids = (path_uid(request, "study"), series_instance_uid, sop_instance_uid)
+        return self.grant_for(request, action, detail, *uids)
+
+    def grant_for(
+        self,
+        request: Request,
+        action: Action,
+        detail: str,
+        study_instance_uid: str,
+        series_instance_uid: str | None = None,
+        sop_instance_uid: str | None = None,
+    ) -> Grant:
+        """A grant for a study that is named otherwise than by the path. NotHereError as `grant`."""
         facts = self._archive.facts(study_instance_uid)
         decision = (
             authorize(principal_of(request), action, facts) if facts else Denied(DenialReason.NOT_IN_SCOPE)
@@ -103,7 +115,17 @@ def path_uid(request: Request, level: str) -> str:
     ------
     BadRequestError : it is not a UID.
     """
+    return said_uid(request.path_params[level], f"the {level}'s UID")
+
+
+def said_uid(text: str, what: str) -> str:
+    """`text` if it is a UID.
+
+    Raises
+    ------
+    BadRequestError : it is not; the text says what it should have been.
+    """
     try:
-        return check_uid(request.path_params[level], f"the {level}'s UID")
+        return check_uid(text, what)
     except InvalidIdentifierError as error:
         raise BadRequestError(str(error)) from error

@@ -14,6 +14,7 @@ from central.archive.errors import NoSuchInstanceError, QueryError
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
 from central.dicomweb.bulk_data import BulkData
+from central.dicomweb.capabilities import Capabilities
 from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.errors import BadRequestError, DicomwebError, NotHereError, UnavailableError
 from central.dicomweb.frames import Frames
@@ -23,6 +24,7 @@ from central.dicomweb.render import Renderer
 from central.dicomweb.retrieve import Retrieve
 from central.dicomweb.search import Search
 from central.dicomweb.store import Store
+from central.dicomweb.wado_uri import WadoUri
 
 
 def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLimits) -> list[BaseRoute]:
@@ -36,6 +38,8 @@ def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLi
             *BulkData(gate, renderer).routes(),
             *Frames(gate, renderer).routes(),
             *Pictures(archive, gate, renderer).routes(),
+            *WadoUri(archive, gate, renderer).routes(),
+            *Capabilities().routes(),
         ],
         exception_handlers={
             DicomwebError: _answer,

@@ -55,6 +55,17 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/api/worklist"): (DATA, 200, 403, 403, 403, 403, 403),
     ("PUT", "/api/worklist/{item_id}"): (DATA, 400, 403, 403, 403, 403, 403),  # an empty body
     ("DELETE", "/api/worklist/{item_id}"): (DATA, 404, 403, 403, 403, 403, 403),
+    ("OPTIONS", "/dicom-web/"): (DATA, 200, 200, 200, 200, 200, 200),
+    ("GET", "/dicom-web/openapi.json"): (DATA, 200, 200, 200, 200, 200, 200),
+    ("GET", "/dicom-web/wado"): (
+        DATA,
+        400,
+        400,
+        400,
+        400,
+        400,
+        400,
+    ),  # no parameters; the rest: test_wado_uri
     ("POST", "/dicom-web/studies"): STORES,
     ("POST", "/dicom-web/studies/{study}"): STORES,
     ("GET", "/dicom-web/studies"): SEARCH,

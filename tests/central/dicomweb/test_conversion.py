@@ -100,7 +100,7 @@ def test_converted_files_are_sound_and_have_the_same_pixels(
         assert got.file_meta.TransferSyntaxUID == wanted
         np.testing.assert_array_equal(got.pixel_array, wanted_pixels)
         for element in before:
-            if 0 < element.tag.element and element.tag.group < 0x0028 and not element.tag.is_private:
+            if element.tag.element > 0 and element.tag.group < 0x0028 and not element.tag.is_private:
                 assert got[element.tag].value == element.value, element
 
 
