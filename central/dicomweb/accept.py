@@ -55,6 +55,18 @@ def accept_of(request: Request) -> str | None:
     return request.query_params.get("accept") or request.headers.get("accept")
 
 
+def takes_gzip(request: Request) -> bool:
+    """Whether the answer may be packed (RFC 9110 section 12.5.3); a weight of 0 means no."""
+    weights = {}
+    for coding in request.headers.get("accept-encoding", "").lower().replace(" ", "").split(","):
+        name, _, weight = coding.partition(";q=")
+        weights[name] = weight or "1"
+    try:
+        return float(weights.get("gzip", weights.get("*", "0"))) > 0
+    except ValueError:
+        return False
+
+
 def choose(accept: str | None, offers: Sequence[Offer]) -> Offer:
     """The offer with the highest quality; of equals the most closely named, of those the first offered.
 

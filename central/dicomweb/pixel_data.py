@@ -96,9 +96,10 @@ class NativeValue:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An open image file. `header` is the data set above the pixel data."""
+    """An open image file. `header` is the data set above the pixel data, `tag` that of the pixel data."""
 
     header: Dataset
+    tag: int
     pixels: ImagePixel
     transfer_syntax_uid: UID
     _file: BinaryIO
@@ -250,6 +251,7 @@ def _located(file: BinaryIO, syntax: UID) -> StoredImage:
         tag, vr, length = found[0]
         return StoredImage(
             header=header,
+            tag=tag,
             pixels=_image_pixel(header, is_float=tag != PIXEL_TAGS[0]),
             transfer_syntax_uid=syntax,
             _file=file,

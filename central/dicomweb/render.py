@@ -85,6 +85,8 @@ class Renderer:
         for _ in range(workers):
             self._idle.put(_Worker())
         self._places = threading.BoundedSemaphore(FILES_AT_ONCE)
+        # A conversion may take minutes: where there are several workers, one is left for pictures.
+        self._writing = threading.BoundedSemaphore(max(1, workers - 1))
         self._closed = False
 
     def render(self, job: Job) -> bytes:
@@ -125,7 +127,12 @@ class Renderer:
             with tempfile.TemporaryDirectory(prefix="dicomnet-") as folder:
                 path = private_file(Path(folder))
                 opened = undo.enter_context(path.open("rb"))
-                answer = self._done(_FileTask(job, path), self._conversion_timeout_s)
+                if not self._writing.acquire(timeout=_QUEUE_TIMEOUT_S):
+                    raise UnavailableError("too much is being converted; try again later")
+                try:
+                    answer = self._done(_FileTask(job, path), self._conversion_timeout_s)
+                finally:
+                    self._writing.release()
             return WrittenFile(opened, answer, os.fstat(opened.fileno()).st_size, undo.pop_all().close)
 
     def _done(self, job: Job | _FileTask, timeout_s: float) -> bytes:

@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.policy import Action, Grant
 from central.archive.archive import Archive
 from central.archive.rows import StoredInstance
-from central.dicomweb.accept import Offer, accept_of, choose
+from central.dicomweb.accept import Offer, accept_of, choose, takes_gzip
 from central.dicomweb.conversion import Conversion, converts_to_native
 from central.dicomweb.errors import NotHereError
 from central.dicomweb.gate import INSTANCE, SERIES, STUDY, Gate, base_url, path_uid
@@ -106,7 +106,7 @@ class Retrieve:
             raise NotHereError
         body = _batched(_array(chain([first], objects)))
         headers = {"Vary": "Accept-Encoding"}
-        if "gzip" in request.headers.get("accept-encoding", ""):
+        if takes_gzip(request):
             body = _gzipped(body)
             headers["Content-Encoding"] = "gzip"
         return StreamingResponse(body, headers=headers, media_type=offer.media_type)

@@ -5,6 +5,7 @@ Searching inside one study needs no other permission than finding that study: th
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -16,12 +17,13 @@ from starlette.routing import BaseRoute, Route
 
 from central.access.policy import Scope
 from central.archive.archive import Archive
-from central.dicomweb.accept import Offer, accept_of, choose
+from central.dicomweb.accept import Offer, accept_of, choose, takes_gzip
 from central.dicomweb.gate import Gate, base_url, path_uid
 from central.dicomweb.results import instance_json, series_json, study_json
 from central.dicomweb.search_parameters import DEFAULT_LIMIT, SearchParameters, search_parameters
 
 _JSON_OFFERS: Final = (Offer("application/dicom+json"), Offer("application/json"))
+_PACKED_FROM_BYTES: Final = 1024
 RowT = TypeVar("RowT")
 Find = Callable[[Scope, SearchParameters], list[RowT]]
 AsJson = Callable[[RowT, str], dict[str, Any]]
@@ -73,8 +75,13 @@ class Search:
         scope = self._gate.scope(request, _detail(request), keys.study.get("study_instance_uid"))
         service_url = base_url(request)
         found = [as_json(row, service_url) for row in find(scope, keys)]
-        headers = {"Warning": f'299 dicomnet "{keys.warning}"'} if keys.warning else {}
+        headers = {"Vary": "Accept-Encoding"}
+        if keys.warning:
+            headers["Warning"] = f'299 dicomnet "{keys.warning}"'
         body = json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        if len(body) > _PACKED_FROM_BYTES and takes_gzip(request):
+            body = gzip.compress(body, 6)
+            headers["Content-Encoding"] = "gzip"
         return Response(body, headers=headers, media_type=offer.media_type)
 
 

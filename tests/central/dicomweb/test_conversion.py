@@ -16,7 +16,13 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_files
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+)
 
 from central.dicomweb import decode
 from central.dicomweb.conversion import DECODED, converts_to_native
@@ -102,6 +108,33 @@ def test_converted_files_are_sound_and_have_the_same_pixels(
         for element in before:
             if element.tag.element > 0 and element.tag.group < 0x0028 and not element.tag.is_private:
                 assert got[element.tag].value == element.value, element
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, JPEG2000Lossless])
+def test_what_has_no_pixels_is_converted_too(renderer: Renderer, tmp_path: Path, syntax: UID) -> None:
+    """A report may lie there in any transfer syntax; some senders put it under that of the images beside it."""
+    sent = dcmread(BytesIO(pydicom_file("test-SR.dcm")))
+    report = Dataset.from_json(sent.to_json())  # free of the encoding it was read in
+    report.file_meta = sent.file_meta
+    path = tmp_path / "report.dcm"
+    if syntax == JPEG2000Lossless:
+        path.write_bytes(pydicom_file("test-SR.dcm"))
+        data = bytearray(path.read_bytes())
+        at = data.index(b"1.2.840.10008.1.2.1\0")
+        data[at - 2 : at] = len(syntax).to_bytes(2, "little")
+        data[at : at + 20] = syntax.encode()
+        size = int.from_bytes(data[140:144], "little") + len(syntax) - 20
+        path.write_bytes(data[:140] + size.to_bytes(4, "little") + data[144:])
+    else:
+        report.file_meta.TransferSyntaxUID = syntax
+        little = syntax != ExplicitVRBigEndian
+        report.save_as(
+            path, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=little, enforce_file_format=True
+        )
+    with renderer.converted(path, syntax, ExplicitVRLittleEndian) as opened:
+        got = dcmread(BytesIO(opened.read()))
+    assert got.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert got.to_json_dict() == dcmread(BytesIO(pydicom_file("test-SR.dcm"))).to_json_dict()
 
 
 def test_what_is_said_to_be_decoded_is_decoded() -> None:

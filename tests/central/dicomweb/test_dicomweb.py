@@ -124,6 +124,16 @@ def test_metadata_is_packed_for_those_who_take_it(house: House) -> None:
     assert len(json.loads(plain.content)) == len(IMAGES)
 
 
+def test_long_lists_are_packed_too(house: House) -> None:
+    path = f"/dicom-web/studies/{STUDY}/instances"
+    with house.client("radiologist") as client:
+        plain = client.get(path, headers={"Accept-Encoding": "identity"})
+        packed = client.get(path)
+    assert (packed.headers["content-encoding"], packed.json()) == ("gzip", plain.json())
+    assert "content-encoding" not in plain.headers
+    assert int(packed.headers["content-length"]) < len(plain.content) / 3
+
+
 # Frames
 
 

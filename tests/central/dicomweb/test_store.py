@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ import httpx
 import pytest
 from dicomweb_client.api import DICOMwebClient
 from pydicom import Dataset, dcmread
+from starlette.routing import Mount, Route
 
 from central.access.policy import Action as PolicyAction
 from central.access.policy import Principal, Role, authorize
 from central.audit.record import Action
 from central.dicomweb import DepositLimits
 from central.dicomweb.deposit import MAX_INSTANCES
+from central.dicomweb.store import REQUESTS_AT_ONCE, Store
 from tests.central.access.house import House, open_house, pydicom_file
 from tests.central.dicomweb.conftest import IMAGES
 
@@ -322,6 +325,44 @@ def test_a_sender_that_hangs_up(store: House, study: str) -> None:
     assert recorded()
     assert list(archived(store, study)) == [f"{study}.9.1"]
     assert not list((root_of(store) / "objects" / "incoming").iterdir())
+
+
+def desk(house: House) -> Store:
+    [mount] = [route for route in house.app.routes if isinstance(route, Mount) and route.path == "/dicom-web"]
+    [found] = {
+        route.endpoint.__self__
+        for route in mount.routes
+        if isinstance(route, Route) and isinstance(getattr(route.endpoint, "__self__", None), Store)
+    }
+    return found
+
+
+def test_a_sender_that_falls_silent(store: House, study: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk(store), "_silence_s", 0.5)
+    over = threading.Event()
+
+    def silent(*before: bytes) -> Iterator[bytes]:
+        yield from before
+        over.wait(3)
+        yield b"x"
+
+    assert send(store, silent(b"--")).status_code == 408
+    answer = send(
+        store, silent(part(instance(study)) + f"--{BOUNDARY}\r\n\r\nbegun".encode() + bytes(300_000))
+    )
+    assert answer.status_code == 202
+    assert reasons(answer) == [("", 0x0110)]
+    assert list(archived(store, study)) == [f"{study}.9.1"]
+
+
+def test_as_many_requests_at_once_as_there_are_places(store: House, study: str) -> None:
+    with ExitStack() as taken:
+        for _ in range(REQUESTS_AT_ONCE):
+            taken.enter_context(desk(store)._place())
+        answer = send(store, body(instance(study)))
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+        assert archived(store, study) == {}
+    assert send(store, body(instance(study))).status_code == 200
 
 
 # Who may, and the record
