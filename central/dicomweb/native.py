@@ -26,6 +26,7 @@ from central.dicomweb.pixel_data import PIXEL_TAGS, ImagePixel, StoredImage, ope
 
 _FLOAT_VRS: Final = {0x7FE00008: b"OF", 0x7FE00009: b"OD"}
 _CHUNK_BYTES: Final = 1 << 20
+_UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 _MAX_VALUE_BYTES: Final = 0xFFFFFFFE
 _OF_ENCAPSULATION: Final = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 
@@ -45,7 +46,7 @@ def write_native(path: Path, transfer_syntax_uid: str, wanted: str, out: BinaryI
             ds.file_meta.TransferSyntaxUID = wanted_syntax
             ds.save_as(out, enforce_file_format=True)
             return
-        if syntax != ExplicitVRBigEndian and not syntax.is_encapsulated:
+        if syntax != ExplicitVRBigEndian and pixels[1] != _UNDEFINED_LENGTH:
             _copy_pixels(source, pixels, ds, wanted_syntax, out)
             return
     with open_image(path, syntax) as image:

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
@@ -198,6 +199,21 @@ def test_refusing_here_takes_nothing_from_who_stores_the_same(store: House, stud
     assert send(store, body(content)).status_code == 200
     assert send(store, body(content), "/1.2.3.5").status_code == 409
     assert archived(store, study) == {f"{study}.9.1": (content, False)}
+
+
+def test_who_stores_at_once_with_who_is_refused(store: House, study: str) -> None:
+    """The same content to the right and to a wrong study, many times at once: what was answered for is there."""
+    contents = [instance(study, number) for number in range(1, 5)]
+
+    def try_it(number: int) -> tuple[int, int]:
+        path = "/1.2.3.5" if number % 2 else ""
+        return number % 2, send(store, body(contents[number // 2 % 4]), path).status_code
+
+    with ThreadPoolExecutor(8) as senders:
+        answers = set(senders.map(try_it, range(40)))
+    assert answers == {(0, 200), (1, 409)}
+    assert {content for content, _ in archived(store, study).values()} == set(contents)
+    assert store.archive.facts("1.2.3.5") is None
 
 
 def test_the_same_again_is_absorbed_and_another_content_is_kept_beside_it(store: House, study: str) -> None:
