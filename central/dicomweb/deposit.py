@@ -14,6 +14,7 @@ told, and a second request finds them there.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from central.dicomweb.errors import BadRequestError, TooLargeError
 from central.dicomweb.multipart_reader import MultipartReader, PartBegin, PartEnd
 from contract.identifiers import InvalidIdentifierError, check_uid
 
+PART_TYPE: Final = "application/dicom"
 MAX_INSTANCES: Final = 10_000
 """In one request: what is answered about them is held in memory."""
 
@@ -44,6 +46,7 @@ OF_ANOTHER_STUDY: Final = 0xC001
 TRANSFER_SYNTAX_NOT_SUPPORTED: Final = 0xC122
 COERCION_OF_DATA_ELEMENTS: Final = 0xB000
 
+_BYTES: Final = re.compile(r"[0-9]{1,18}")
 _MEDIA_DIRECTORY: Final = "1.2.840.10008.1.3.10"
 _log = logging.getLogger(__name__)
 
@@ -147,10 +150,9 @@ class Deposit:
         part = _Part(
             self._archive.new_object, headers.get("content-length", ""), self._limits.max_object_bytes
         )
-        if (
-            headers.get("content-type", "application/dicom").partition(";")[0].strip().lower()
-            != "application/dicom"
-        ) or headers.get("content-transfer-encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
+        media_type = headers.get("content-type", PART_TYPE).partition(";")[0].strip().lower()
+        coding = headers.get("content-transfer-encoding", "binary").lower()
+        if media_type != PART_TYPE or coding not in ("binary", "8bit", "7bit"):
             part.fail(CANNOT_UNDERSTAND)
         elif not self._limits.has_room():
             part.fail(OUT_OF_RESOURCES)
@@ -167,7 +169,6 @@ class Deposit:
             part.discard()
         if isinstance(outcome, Failed):
             self.failed.append(outcome)
-            _log.warning("event=not-stored by=%s failure_reason=%04X", self._sender, outcome.failure_reason)
         else:
             self.stored.append(outcome)
 
@@ -179,7 +180,8 @@ class Deposit:
         try:
             said = self._archive.examine(part.sink)
             attributes = said.attributes
-            uids = (str(attributes.instance["sop_class_uid"]), attributes.sop_instance_uid)
+            sop_class_uid = str(attributes.instance["sop_class_uid"])
+            uids = (sop_class_uid if _is_uid(sop_class_uid) else "", attributes.sop_instance_uid)
             failure_reason = _refusal(said) or self._wrong_study(said)
             if failure_reason:
                 return Failed(failure_reason, *uids)
@@ -198,7 +200,7 @@ class Deposit:
             attributes.study_instance_uid,
             attributes.series_instance_uid,
             attributes.sop_instance_uid,
-            str(attributes.instance["sop_class_uid"]),
+            sop_class_uid,
             0 if said.is_filed_as_sent else COERCION_OF_DATA_ELEMENTS,
         )
 
@@ -212,7 +214,7 @@ class _Part:
 
     def __init__(self, new_object: Callable[[], ObjectSink], said_length: str, max_bytes: int) -> None:
         self._new_object = new_object
-        self._said_bytes = int(said_length) if said_length.isascii() and said_length.isdigit() else None
+        self._said_bytes = int(said_length) if _BYTES.fullmatch(said_length) else None
         self._max_bytes = max_bytes
         self._bytes = 0
         self.sink: ObjectSink | None = None

@@ -25,7 +25,7 @@ from central.access.web import audit_event, principal_of
 from central.archive.archive import Archive
 from central.audit.record import Action, Audit, Outcome
 from central.dicomweb.accept import Offer, accept_of, choose
-from central.dicomweb.deposit import Deposit, DepositLimits
+from central.dicomweb.deposit import PART_TYPE, Deposit, DepositLimits
 from central.dicomweb.errors import (
     BadRequestError,
     DicomwebError,
@@ -38,7 +38,6 @@ from central.dicomweb.gate import base_url, path_uid
 from central.dicomweb.multipart_reader import boundary_of
 from central.dicomweb.store_response import JSON, XML, as_json, as_xml, response_module, status_of
 
-PART_TYPE: Final = "application/dicom"
 SILENCE_S: Final = 60.0
 REQUESTS_AT_ONCE: Final = 16
 _BATCH_BYTES: Final = 256 << 10  # a change of threads for each
@@ -74,8 +73,10 @@ class Store:
         sender = principal_of(request).username
         with self._place():
             deposit = Deposit(self._archive, self._limits, boundary, sender, study_uid)
-            fault = await self._received(request, deposit)
-        await run_in_threadpool(self._record_stored, request, deposit)
+            try:
+                fault = await self._received(request, deposit)
+            finally:  # also when central stops, or fails: what is stored is on record
+                await run_in_threadpool(self._record_stored, request, deposit, study_uid)
         if fault is not None and not deposit.stored:
             raise fault
         module = response_module(deposit.stored, deposit.failed, base_url(request))
@@ -111,15 +112,17 @@ class Store:
         if not self._limits.has_room():
             raise UnavailableError("the archive has no room now; send again later")
 
-    def _record_stored(self, request: Request, deposit: Deposit) -> None:
+    def _record_stored(self, request: Request, deposit: Deposit, asked_study_uid: str | None) -> None:
         studies = Counter(one.study_instance_uid for one in deposit.stored)
         for study_uid, count in studies.items():
             detail = f"STOW-RS: {count} instances stored"
             self._audit.record(audit_event(request, Action.STORE, "success", detail, study_uid))
         if deposit.failed:
-            reasons = Counter(f"{one.failure_reason:04X}" for one in deposit.failed)
-            detail = "STOW-RS: not stored: " + ", ".join(f"{count} x {why}" for why, count in reasons.items())
-            self._audit.record(audit_event(request, Action.STORE, "refused", detail))
+            counted = Counter(f"{one.failure_reason:04X}" for one in deposit.failed)
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in counted.items())
+            _log.warning("event=not-stored by=%s reasons=%s", principal_of(request).username, reasons)
+            detail = f"STOW-RS: not stored: {reasons}"
+            self._audit.record(audit_event(request, Action.STORE, "refused", detail, asked_study_uid))
 
     async def _batches(self, request: Request) -> AsyncIterator[bytes]:
         """The body, some pieces at a time.

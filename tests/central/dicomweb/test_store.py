@@ -282,11 +282,11 @@ def test_a_body_that_ends_in_a_part(store: House, study: str) -> None:
     assert not list((root_of(store) / "objects" / "incoming").iterdir())
 
 
-@pytest.mark.parametrize("length", [10 << 30, 5, -1])
-def test_a_part_that_lies_about_its_length(store: House, study: str, length: int) -> None:
+@pytest.mark.parametrize("length", [str(10 << 30), "5", "-1", "9" * 5000], ids=len)
+def test_a_part_that_lies_about_its_length(store: House, study: str, length: str) -> None:
     head = f"Content-Type: application/dicom\r\nContent-Length: {length}"
     answer = send(store, part(instance(study), head) + body(instance(study, 2)))
-    expected = {10 << 30: [("", 0xA700)], 5: [("", 0x0110)], -1: []}[length]
+    expected = {str(10 << 30): [("", 0xA700)], "5": [("", 0x0110)]}.get(length, [])
     assert answer.status_code == (202 if expected else 200)
     assert reasons(answer) == expected
     assert f"{study}.9.2" in archived(store, study)
