@@ -86,7 +86,7 @@ class Renderer:
             self._idle.put(_Worker())
         self._places = threading.BoundedSemaphore(FILES_AT_ONCE)
         # A conversion may take minutes: where there are several workers, one is left for pictures.
-        self._writing = threading.BoundedSemaphore(max(1, workers - 1))
+        self._converting = threading.BoundedSemaphore(max(1, workers - 1))
         self._closed = False
 
     def render(self, job: Job) -> bytes:
@@ -127,13 +127,19 @@ class Renderer:
             with tempfile.TemporaryDirectory(prefix="dicomnet-") as folder:
                 path = private_file(Path(folder))
                 opened = undo.enter_context(path.open("rb"))
-                if not self._writing.acquire(timeout=_QUEUE_TIMEOUT_S):
-                    raise UnavailableError("too much is being converted; try again later")
-                try:
-                    answer = self._done(_FileTask(job, path), self._conversion_timeout_s)
-                finally:
-                    self._writing.release()
+                if isinstance(job, Extraction):  # takes no longer than a picture
+                    answer = self._done(_FileTask(job, path), self._job_timeout_s)
+                else:
+                    answer = self._converted(_FileTask(job, path))
             return WrittenFile(opened, answer, os.fstat(opened.fileno()).st_size, undo.pop_all().close)
+
+    def _converted(self, task: _FileTask) -> bytes:
+        if not self._converting.acquire(timeout=_QUEUE_TIMEOUT_S):
+            raise UnavailableError("too much is being converted; try again later")
+        try:
+            return self._done(task, self._conversion_timeout_s)
+        finally:
+            self._converting.release()
 
     def _done(self, job: Job | _FileTask, timeout_s: float) -> bytes:
         try:

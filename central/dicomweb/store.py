@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ from central.dicomweb.store_response import JSON, XML, as_json, as_xml, response
 
 SILENCE_S: Final = 60.0
 REQUESTS_AT_ONCE: Final = 16
+REQUESTS_OF_ONE_SENDER: Final = 8
 _BATCH_BYTES: Final = 256 << 10  # a change of threads for each
 _OFFERS: Final = (Offer(JSON), Offer("application/json"), Offer(XML))
 _log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Store:
         self._audit = audit
         self._limits = limits
         self._silence_s = silence_s
-        self._places = threading.BoundedSemaphore(REQUESTS_AT_ONCE)
+        self._senders: Counter[str] = Counter()  # touched on the event loop alone
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -71,7 +71,7 @@ class Store:
             raise UnsupportedMediaTypeError("send the body as it is, without a Content-Encoding")
         boundary = boundary_of(request.headers.get("content-type", ""), PART_TYPE)
         sender = principal_of(request).username
-        with self._place():
+        with self._place(sender):
             deposit = Deposit(self._archive, self._limits, boundary, sender, study_uid)
             try:
                 fault = await self._received(request, deposit)
@@ -146,10 +146,13 @@ class Store:
         yield bytes(batch)
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        if not self._places.acquire(blocking=False):
-            raise UnavailableError(f"{REQUESTS_AT_ONCE} requests store already; try again later")
+    def _place(self, sender: str) -> Iterator[None]:
+        """One of the places; a sender who holds his share, and be it in silence, leaves the others theirs."""
+        if self._senders.total() >= REQUESTS_AT_ONCE or self._senders[sender] >= REQUESTS_OF_ONE_SENDER:
+            raise UnavailableError("too many requests store already; try again later")
+        self._senders[sender] += 1
         try:
             yield
         finally:
-            self._places.release()
+            self._senders[sender] -= 1
+            self._senders += Counter()  # forgets who has none

@@ -18,7 +18,6 @@ import imagecodecs
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.data import get_testdata_files
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
@@ -29,11 +28,13 @@ from pydicom.uid import (
     JPEG2000Lossless,
 )
 
+from central.archive.header import read_header
 from central.dicomweb import decode
 from central.dicomweb.conversion import DECODED, JPEG_XL_LOSSLESS, converts_to_native
 from central.dicomweb.errors import NotAnImageError
 from central.dicomweb.render import FILES_AT_ONCE, Renderer
 from tests.central.access.house import STUDY, House, open_house, part10, pydicom_file
+from tests.central.archive.test_archive import part_10_files
 from tests.central.dicomweb.conftest import IMAGES
 from tests.central.dicomweb.test_dicomweb import JPEG_LS_SERIES, outside_client, parts, stored
 
@@ -50,20 +51,15 @@ DCMTK_DECODERS = {"51": "dcmdjpeg", "57": "dcmdjpeg", "70": "dcmdjpeg", "80": "d
 
 
 @cache
-def images() -> dict[str, UID]:
-    """Every image of pydicom's test data that can be converted, by path."""
+def images() -> dict[Path, UID]:
+    """Every image of pydicom's test data that can be converted."""
     found = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for path in get_testdata_files("*"):
-            if Path(path).name in BROKEN:
-                continue
-            try:
-                ds = dcmread(path, stop_before_pixels=True)
-                syntax = ds.file_meta.TransferSyntaxUID
-            except Exception:  # not DICOM, or not a whole file: there are both among them on purpose
-                continue
-            if "Rows" in ds and converts_to_native(syntax):
+        for path in part_10_files():
+            header = read_header(path)
+            syntax = UID(header.transfer_syntax_uid)
+            if header.pixel_data is not None and path.name not in BROKEN and converts_to_native(syntax):
                 found[path] = syntax
     return found
 
@@ -74,7 +70,7 @@ def renderer() -> Renderer:
         yield opened  # type: ignore[misc]
 
 
-def reference(path: str, syntax: UID, folder: Path) -> np.ndarray:
+def reference(path: Path, syntax: UID, folder: Path) -> np.ndarray:
     """The pixels as pydicom decodes them, or DCMTK where pydicom has no decoder here."""
     tool = DCMTK_DECODERS.get(syntax.rpartition(".")[2]) if syntax.is_encapsulated else None
     if tool is None:
@@ -87,9 +83,9 @@ def reference(path: str, syntax: UID, folder: Path) -> np.ndarray:
 
 @pytest.mark.needs("dcmtk")
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("path", images(), ids=lambda path: Path(path).name)
+@pytest.mark.parametrize("path", images(), ids=lambda path: path.name)
 def test_converted_files_are_sound_and_have_the_same_pixels(
-    renderer: Renderer, tmp_path: Path, path: str
+    renderer: Renderer, tmp_path: Path, path: Path
 ) -> None:
     syntax = images()[path]
     wanted_pixels = reference(path, syntax, tmp_path)
@@ -97,7 +93,7 @@ def test_converted_files_are_sound_and_have_the_same_pixels(
     for wanted in NATIVE:
         if wanted == syntax:
             continue
-        with renderer.converted(Path(path), syntax, wanted) as opened:
+        with renderer.converted(path, syntax, wanted) as opened:
             content = opened.read()
         file = tmp_path / "converted.dcm"
         file.write_bytes(content)
@@ -291,7 +287,7 @@ def test_a_worker_that_dies_while_it_converts_costs_that_answer_only(tmp_path: P
         os.kill(worker._process.pid, signal.SIGKILL)
         worker._process.join()
         source = next(iter(images()))
-        with renderer.converted(Path(source), images()[source], ExplicitVRLittleEndian) as opened:
+        with renderer.converted(source, images()[source], ExplicitVRLittleEndian) as opened:
             assert opened.read(132).endswith(b"DICM")
         renderer._conversion_timeout_s = 0.3
         with (

@@ -25,7 +25,7 @@ from central.access.policy import Principal, Role, authorize
 from central.audit.record import Action
 from central.dicomweb import DepositLimits
 from central.dicomweb.deposit import MAX_INSTANCES
-from central.dicomweb.store import REQUESTS_AT_ONCE, Store
+from central.dicomweb.store import REQUESTS_AT_ONCE, REQUESTS_OF_ONE_SENDER, Store
 from tests.central.access.house import House, open_house, pydicom_file
 from tests.central.dicomweb.conftest import IMAGES
 
@@ -373,12 +373,19 @@ def test_a_sender_that_falls_silent(store: House, study: str, monkeypatch: pytes
 
 def test_as_many_requests_at_once_as_there_are_places(store: House, study: str) -> None:
     with ExitStack() as taken:
-        for _ in range(REQUESTS_AT_ONCE):
-            taken.enter_context(desk(store)._place())
+        for sender in ["service"] * REQUESTS_OF_ONE_SENDER:
+            taken.enter_context(desk(store)._place(sender))
         answer = send(store, body(instance(study)))
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
         assert archived(store, study) == {}
+        assert (
+            send(store, body(instance(study)), who="radiologist").status_code == 200
+        )  # has places of his own
+        for number in range(REQUESTS_AT_ONCE - REQUESTS_OF_ONE_SENDER):
+            taken.enter_context(desk(store)._place(f"sender-{number}"))
+        assert send(store, body(instance(study)), who="radiologist").status_code == 503
     assert send(store, body(instance(study))).status_code == 200
+    assert not desk(store)._senders
 
 
 # Who may, and the record
