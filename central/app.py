@@ -41,6 +41,7 @@ from central.audit.record import Action
 from central.audit.refusals import Refusals
 from central.commands import run_command
 from central.config import Settings
+from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.errors import DicomwebError
 from central.dicomweb.render import Renderer
 from central.dicomweb.service import routes as dicomweb_routes
@@ -198,7 +199,12 @@ def _people_app(
                 bundle=SupportBundles(_support_folder(foundation)).find,
             ),
             *worklist_routes(WorklistStore(foundation.db), audit),
-            *dicomweb_routes(archive, audit, renderer),
+            *dicomweb_routes(
+                archive,
+                audit,
+                renderer,
+                DepositLimits(foundation.settings.limits.max_object_bytes, _has_room(foundation.settings)),
+            ),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
         middleware=[Middleware(RequireSignIn, accounts=accounts)],
@@ -330,6 +336,11 @@ def converter(renderer: Renderer) -> Convert:
     return convert
 
 
+def _has_room(settings: Settings) -> Callable[[], bool]:
+    """Whether the archive may take more, for the ways in that are not put off by ingest."""
+    return lambda: shutil.disk_usage(settings.storage.root).free > settings.storage.reserve_bytes
+
+
 def _dicom(
     foundation: Foundation, archive: Archive, renderer: Renderer, closing: ExitStack
 ) -> DimseServer | None:
@@ -339,15 +350,12 @@ def _dicom(
     if not dicom.enabled:
         return None
 
-    def has_room() -> bool:
-        return shutil.disk_usage(settings.storage.root).free > settings.storage.reserve_bytes
-
     commitments = Commitments(dicom, Peers(dicom.peers), archive, foundation.db)
     rooms = Rooms(
         archive,
         foundation.audit,
         converter(renderer),
-        has_room,
+        _has_room(settings),
         WorklistStore(foundation.db),
         PeerSteps(ProcedureStore(foundation.db)),
         commitments,

@@ -60,6 +60,7 @@ class Privilege(StrEnum):
     COMMAND_GATEWAY = "command-gateway"
     READ_AUDIT = "read-audit"
     MANAGE_WORKLIST = "manage-worklist"
+    STORE_INSTANCES = "store-instances"
 
 
 class PatientKey(NamedTuple):
@@ -148,12 +149,13 @@ _MAY: Final[Mapping[Role, frozenset[Action]]] = {
     Role.DOCTOR: _READS,
     Role.PATIENT: _READS,
     Role.PEER: frozenset({Action.SEARCH, Action.EXPORT}),  # as far as its own settings allow
-    Role.SERVICE: frozenset(),  # such as a RIS: it tells what is to be done and sees nothing of what was
+    Role.SERVICE: frozenset(),  # such as a RIS or a sender of images: it adds, and sees nothing of what is there
 }
 _PRIVILEGES: Final[Mapping[Role, frozenset[Privilege]]] = {
     Role.ADMIN: frozenset(Privilege),
-    Role.RADIOLOGIST: frozenset({Privilege.READ_FLEET}),
-    Role.SERVICE: frozenset({Privilege.MANAGE_WORKLIST}),
+    # What a radiologist makes of images (measurements, key images, reports) is instances, too.
+    Role.RADIOLOGIST: frozenset({Privilege.READ_FLEET, Privilege.STORE_INSTANCES}),
+    Role.SERVICE: frozenset({Privilege.MANAGE_WORKLIST, Privilege.STORE_INSTANCES}),
 }
 
 

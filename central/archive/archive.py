@@ -10,15 +10,16 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from central.access.policy import Grant, Scope, StudyFacts, scope_of
 from central.archive import finding
-from central.archive.attributes import Attributes, attributes_of
-from central.archive.dicom_json import dicom_json
+from central.archive.attributes import Attributes, attributes_of, text_of
+from central.archive.dicom_json import dicom_json, with_bulk_data_at
 from central.archive.errors import NoSuchInstanceError
-from central.archive.header import read_header
+from central.archive.header import Header, read_header
 from central.archive.indexing import ObjectOrigin, add_to_index
 from central.archive.objects import ObjectFiles, ObjectSink, ObjectStore, StoredObject
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
@@ -30,6 +31,20 @@ from contract.receipt import Outcome
 
 _METADATA_BATCH: Final = 64  # rows in memory at a time
 _ZLIB_LEVEL: Final = 6
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a Part 10 file says of itself. `metadata` is its DICOM JSON, compressed."""
+
+    header: Header
+    attributes: Attributes
+    metadata: bytes
+
+    @property
+    def is_filed_as_sent(self) -> bool:
+        """Whether the archive knows it under the UIDs that it has, and had to make none up."""
+        return all(text_of(self.header, tag) == uid for tag, uid in self.attributes.filed_under.items())
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,7 @@ class Archive:
         make_text_index(db)
         return cls(objects or ObjectFiles.open(root / "objects"), db)
 
-    # Writing: for ingest only.
+    # Writing: for the ways in (ingest, C-STORE, STOW-RS) only.
 
     def new_object(self) -> ObjectSink:
         """Where the bytes of one Part 10 file go; see `ObjectSink`."""
@@ -76,10 +91,18 @@ class Archive:
         ------
         NotDicomError : nothing names its SOP instance. The file stays; `forget` removes it.
         """
-        header = read_header(stored.path)
-        attributes = attributes_of(header)
-        metadata = zlib.compress(dicom_json(header, attributes.filed_under), _ZLIB_LEVEL)
-        return Indexable(stored, origin, attributes, metadata)
+        said = _examined(stored.path)
+        return Indexable(stored, origin, said.attributes, said.metadata)
+
+    def examine(self, sink: ObjectSink) -> Examined:
+        """What an object says of itself before it is committed: one that is refused now was never in the archive.
+
+        Raises
+        ------
+        NotDicomError : nothing names its SOP instance.
+        StorageFullError : the disk is full.
+        """
+        return _examined(sink.readable())
 
     def index(self, stored: StoredObject, origin: ObjectOrigin) -> Outcome:
         """Make one durable file findable. Raises as `read`."""
@@ -153,24 +176,48 @@ class Archive:
         return finding.find_instances(self._db, _scope(grant), InstanceQuery(series=series, limit=None))
 
     def metadata(
-        self, grant: Grant, series_instance_uid: str | None = None, sop_instance_uid: str | None = None
+        self,
+        grant: Grant,
+        series_instance_uid: str | None = None,
+        sop_instance_uid: str | None = None,
+        *,
+        studies_url: str = "",
     ) -> Iterator[bytes]:
-        """DICOM JSON objects in UTF-8, one an instance, in the order of `instances_of`; none if none is there."""
-        ids = [row["id"] for row in self._granted(grant, series_instance_uid, sop_instance_uid, Instance.id)]
-        for at in range(0, len(ids), _METADATA_BATCH):
-            batch = ids[at : at + _METADATA_BATCH]
-            query = Metadata.select().where(Metadata.instance.in_(batch)).dicts()
+        """DICOM JSON objects in UTF-8, one an instance, in the order of `instances_of`; none if none is there.
+
+        Parameters
+        ----------
+        studies_url : where the studies are served, for BulkDataURIs; empty: they stay relative to their instance.
+        """
+        found = self._granted(
+            grant,
+            series_instance_uid,
+            sop_instance_uid,
+            Instance.id,
+            Instance.sop_instance_uid,
+            Series.series_instance_uid,
+        )
+        for at in range(0, len(found), _METADATA_BATCH):
+            batch = found[at : at + _METADATA_BATCH]
+            query = Metadata.select().where(Metadata.instance.in_([row["id"] for row in batch])).dicts()
             made = {row["instance"]: row["dicom_json"] for row in query.execute(self._db)}
-            for instance_id in batch:
-                yield zlib.decompress(made[instance_id])
+            for row in batch:
+                text = zlib.decompress(made[row["id"]])
+                if not studies_url:
+                    yield text
+                    continue
+                instance_url = (
+                    f"{studies_url}/{grant.study_instance_uid}/series/{row['series_instance_uid']}"
+                    f"/instances/{row['sop_instance_uid']}"
+                )
+                yield with_bulk_data_at(text, instance_url)
 
     def open_instance(self, grant: Grant, series_instance_uid: str, sop_instance_uid: str) -> StoredInstance:
-        """Where the bytes of one instance lie.
+        """One instance, whose bytes may be read.
 
         Raises
         ------
         NoSuchInstanceError : the granted study has no such instance.
-        NoSuchObjectError, ObjectDamagedError, StoreUnavailableError : as `ObjectStore.path_of`.
         """
         rows = self._granted(
             grant,
@@ -183,7 +230,7 @@ class Archive:
             Instance.transfer_syntax_uid,
         )
         for row in rows:
-            return StoredInstance(path=self._objects.path_of(row["sha256"]), **row)
+            return StoredInstance(partial(self._objects.path_of, row["sha256"]), **row)
         raise NoSuchInstanceError("no such instance in this study")
 
     def _granted(
@@ -201,6 +248,14 @@ class Archive:
         if sop_instance_uid is not None:
             query = query.where(Instance.sop_instance_uid == sop_instance_uid)
         return list(query.dicts().execute(self._db))
+
+
+def _examined(path: Path) -> Examined:
+    header = read_header(path)
+    attributes = attributes_of(header)
+    return Examined(
+        header, attributes, zlib.compress(dicom_json(header, attributes.filed_under), _ZLIB_LEVEL)
+    )
 
 
 def _scope(grant: Grant) -> Scope:

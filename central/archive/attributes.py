@@ -67,47 +67,47 @@ def attributes_of(header: Header) -> Attributes:
     ------
     NotDicomError : neither the data set nor the file meta information names a SOP instance.
     """
-    sop_instance_uid = _text(header, SOP_INSTANCE_UID) or header.media_storage_sop_instance_uid
+    sop_instance_uid = text_of(header, SOP_INSTANCE_UID) or header.media_storage_sop_instance_uid
     if not sop_instance_uid:
         raise NotDicomError("it names no SOP instance")
-    study_instance_uid = _uid(_text(header, STUDY_INSTANCE_UID), "study", otherwise=sop_instance_uid)
-    series_instance_uid = _uid(_text(header, SERIES_INSTANCE_UID), "series", otherwise=study_instance_uid)
-    patient_name = _text(header, 0x00100010)
+    study_instance_uid = _uid(text_of(header, STUDY_INSTANCE_UID), "study", otherwise=sop_instance_uid)
+    series_instance_uid = _uid(text_of(header, SERIES_INSTANCE_UID), "series", otherwise=study_instance_uid)
+    patient_name = text_of(header, 0x00100010)
     alphabetic, others = person_name_groups(patient_name)
-    referring_physician_name = _text(header, 0x00080090)
-    study_description = _text(header, 0x00081030)
-    series_description = _text(header, 0x0008103E)
+    referring_physician_name = text_of(header, 0x00080090)
+    study_description = text_of(header, 0x00081030)
+    series_description = text_of(header, 0x0008103E)
     study = {
         "study_instance_uid": study_instance_uid,
         "patient_name": patient_name,
         "patient_name_key": alphabetic,
         "patient_name_other_keys": others,
-        "patient_id": _text(header, 0x00100020),
-        "issuer_of_patient_id": _text(header, 0x00100021),
+        "patient_id": text_of(header, 0x00100020),
+        "issuer_of_patient_id": text_of(header, 0x00100021),
         "patient_birth_date": _date(header, 0x00100030),
-        "patient_sex": _text(header, 0x00100040),
+        "patient_sex": text_of(header, 0x00100040),
         "study_date": _date(header, 0x00080020),
         "study_time": _time(header, 0x00080030),
-        "accession_number": _text(header, 0x00080050),
+        "accession_number": text_of(header, 0x00080050),
         "study_description": study_description,
         "study_description_key": fold(study_description),
-        "study_id": _text(header, 0x00200010),
+        "study_id": text_of(header, 0x00200010),
         "referring_physician_name": referring_physician_name,
         "referring_physician_key": person_name_key(referring_physician_name),
     }
     series = {
         "series_instance_uid": series_instance_uid,
-        "modality": _text(header, 0x00080060).upper(),
+        "modality": text_of(header, 0x00080060).upper(),
         "series_number": _number(header, 0x00200011),
         "series_description": series_description,
         "series_description_key": fold(series_description),
-        "body_part_examined": _text(header, 0x00180015),
+        "body_part_examined": text_of(header, 0x00180015),
         "series_date": _date(header, 0x00080021),
         "series_time": _time(header, 0x00080031),
     }
     instance = {
         "sop_instance_uid": _uid(sop_instance_uid, "instance", otherwise=""),
-        "sop_class_uid": _text(header, 0x00080016) or header.media_storage_sop_class_uid,
+        "sop_class_uid": text_of(header, 0x00080016) or header.media_storage_sop_class_uid,
         "instance_number": _number(header, 0x00200013),
         "rows": _number(header, 0x00280010),
         "columns": _number(header, 0x00280011),
@@ -119,7 +119,8 @@ def attributes_of(header: Header) -> Attributes:
     return Attributes(study, series, instance)
 
 
-def _text(header: Header, tag: int) -> str:
+def text_of(header: Header, tag: int) -> str:
+    """The value at `tag`, cleaned and bounded; "" where there is none that can be read."""
     try:
         value = header.dataset[tag].value
     except Exception:  # absent, or malformed in one of the many ways pydicom reports: not known either way
@@ -135,17 +136,17 @@ def _is_list(value: object) -> bool:
 
 
 def _number(header: Header, tag: int) -> int | None:
-    text = _text(header, tag).partition("\\")[0].strip()
+    text = text_of(header, tag).partition("\\")[0].strip()
     return int(text) if re.fullmatch(r"[+-]?\d{1,15}", text, re.ASCII) else None
 
 
 def _date(header: Header, tag: int) -> str:
     """``YYYYMMDD``; the older form with dots (ACR-NEMA, PS3.5 section 6.2 note) is brought to it."""
-    return _text(header, tag).partition("\\")[0].replace(".", "").strip()
+    return text_of(header, tag).partition("\\")[0].replace(".", "").strip()
 
 
 def _time(header: Header, tag: int) -> str:
-    return _text(header, tag).partition("\\")[0].replace(":", "").strip()
+    return text_of(header, tag).partition("\\")[0].replace(":", "").strip()
 
 
 def _uid(text: str, level: str, *, otherwise: str) -> str:

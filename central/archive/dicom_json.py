@@ -1,6 +1,7 @@
 """An instance's metadata as DICOM JSON (PS3.18 annex F), made once at ingest from the header.
 
-Small binary values are inline; larger ones, and those that were not read, are named by a relative BulkDataURI.
+Small binary values are inline; larger ones, those that were not read, and the pixel data are named by a relative
+BulkDataURI: ``bulkdata/`` and where the element stands, as tag, or as tag, item number (from 1), tag inside a sequence.
 An element that cannot be understood keeps its place with its VR and no value: one broken private element must
 not take the rest of the header from the viewer.
 """
@@ -28,6 +29,8 @@ _WORD_CODES: Final = {"OW": "H", "OF": "I", "OL": "I", "OD": "Q", "OV": "Q"}
 _BINARY: Final = frozenset({"OB", "UN", *_WORD_CODES})
 
 JsonElement = dict[str, Any]
+Within = tuple[str, ...]
+"""The items around a data set, from outside in: ``<tag of the sequence>/<number of the item>``."""
 
 
 def dicom_json(header: Header, filed_under: Mapping[int, str]) -> bytes:
@@ -38,47 +41,60 @@ def dicom_json(header: Header, filed_under: Mapping[int, str]) -> bytes:
     filed_under : the UIDs (by tag) under which the archive knows the instance. They are those of the data set
         unless it has none or malformed ones; a reader that asks on by what it reads here must find the instance.
     """
-    converted = _items(header.dataset, header, depth=0)
+    converted = _items(header.dataset, header, ())
     for tag, uid in filed_under.items():
         converted[f"{tag:08X}"] = {"vr": "UI", "Value": [uid]}
     for tag, sent_vr in header.skipped.items():
-        converted[f"{tag:08X}"] = {"vr": _vr(tag, sent_vr), "BulkDataURI": _bulk_data_uri(tag)}
+        converted[f"{tag:08X}"] = {"vr": _vr(tag, sent_vr), "BulkDataURI": _bulk_data_uri(tag, ())}
+    if header.pixel_data is not None:
+        tag, sent_vr = header.pixel_data
+        converted[f"{tag:08X}"] = {"vr": _vr(tag, sent_vr), "BulkDataURI": _bulk_data_uri(tag, ())}
     in_order = dict(sorted(converted.items()))
     return json.dumps(in_order, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(
         "utf-8", "replace"
     )
 
 
-def _items(dataset: Dataset, header: Header, depth: int) -> dict[str, JsonElement]:
+def with_bulk_data_at(text: bytes, instance_url: str) -> bytes:
+    """What `dicom_json` made, its BulkDataURIs made absolute below `instance_url`."""
+    # Quotes inside a JSON string are escaped, so this stands nowhere but at the beginning of such a URI.
+    name = b'"BulkDataURI":"'
+    return text.replace(name + b"bulkdata/", name + json.dumps(instance_url)[1:-1].encode() + b"/bulkdata/")
+
+
+def _items(dataset: Dataset, header: Header, within: Within) -> dict[str, JsonElement]:
     converted: dict[str, JsonElement] = {}
     for tag, element in sorted(dataset.items()):
         if tag.element == 0:  # group lengths (PS3.5 section 7.2) say nothing here
             continue
         plain = plain_json(element) if isinstance(element, RawDataElement) else None
-        converted[f"{tag:08X}"] = plain or _element(dataset, tag, header, depth)
+        converted[f"{tag:08X}"] = plain or _element(dataset, tag, header, within)
     return converted
 
 
-def _element(dataset: Dataset, tag: BaseTag, header: Header, depth: int) -> JsonElement:
+def _element(dataset: Dataset, tag: BaseTag, header: Header, within: Within) -> JsonElement:
     try:
         element = dataset[tag]
         if element.VR == "SQ":
-            if depth >= MAX_DEPTH:
+            if len(within) >= MAX_DEPTH:
                 return {"vr": "SQ"}
-            items = [_items(item, header, depth + 1) for item in element.value or ()]
+            items = [
+                _items(item, header, (*within, f"{tag:08X}/{number}"))
+                for number, item in enumerate(element.value or (), 1)
+            ]
             return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
         if element.VR in _BINARY:
-            return _binary(element, tag, header)
+            return _binary(element, tag, header, within)
         # The methods' own threshold is not used: what is binary was taken care of above.
         return _finite(element.to_json_dict(bulk_data_element_handler=None, bulk_data_threshold=0))
     except Exception:  # see the module's docstring; pydicom raises nearly anything on malformed values
         return {"vr": _vr(tag, dataset.get_item(tag).VR)}
 
 
-def _binary(element: DataElement, tag: BaseTag, header: Header) -> JsonElement:
+def _binary(element: DataElement, tag: BaseTag, header: Header, within: Within) -> JsonElement:
     value: bytes = element.value or b""
     if len(value) > MAX_INLINE_BYTES:
-        return {"vr": str(element.VR), "BulkDataURI": _bulk_data_uri(tag)}
+        return {"vr": str(element.VR), "BulkDataURI": _bulk_data_uri(tag, within)}
     if not value:
         return {"vr": str(element.VR)}
     code = _WORD_CODES.get(element.VR)
@@ -111,5 +127,5 @@ def _vr(tag: BaseTag, sent: str | None) -> str:
         return "UN"
 
 
-def _bulk_data_uri(tag: BaseTag) -> str:
-    return f"bulkdata/{tag:08X}"
+def _bulk_data_uri(tag: BaseTag, within: Within) -> str:
+    return "/".join(["bulkdata", *within, f"{tag:08X}"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -36,6 +36,9 @@ MAX_VALUE_BYTES: Final = 8 << 20  # a top-level value larger than this is skippe
 MAX_SEQUENCE_ITEMS: Final = 100_000  # of one defined-length sequence, parsed when it is looked at
 _PREAMBLE_BYTES: Final = 128
 _FIRST_PIXEL_GROUP: Final = 0x7FE0
+_EXTENDED_OFFSETS: Final = (0x7FE00001, 0x7FE00002)
+_PIXEL_DATA: Final = BaseTag(0x7FE00010)
+_PIXELS: Final = (_PIXEL_DATA, 0x7FE00008, 0x7FE00009)
 _JPIP_REFERENCED_DEFLATE: Final = "1.2.840.10008.1.2.4.95"  # retired; pydicom has no name for it
 _DEFLATED: Final = frozenset(
     {DeflatedExplicitVRLittleEndian, JPIPHTJ2KReferencedDeflate, _JPIP_REFERENCED_DEFLATE}
@@ -51,7 +54,7 @@ class Header:
     """What stands before the pixels. Values of `dataset` are decoded when they are looked at, and may raise then.
 
     `skipped` holds the elements whose values were too large to read, with their VR as sent (None: implicit VR);
-    they are not in `dataset`.
+    they are not in `dataset`. `pixel_data` is the tag and VR of the pixels behind the header, None if there are none.
     """
 
     dataset: Dataset
@@ -61,6 +64,7 @@ class Header:
     is_little_endian: bool
     skipped: Mapping[BaseTag, str | None]
     incomplete_because: str
+    pixel_data: tuple[BaseTag, str | None] | None = None
 
 
 def read_header(path: Path) -> Header:
@@ -83,9 +87,14 @@ def read_header(path: Path) -> Header:
         if transfer_syntax_uid in _DEFLATED:
             inflated, fault = _inflate(file)
             source = io.BytesIO(inflated)
-        implicit = _looks_implicit(source, expected=transfer_syntax_uid == ImplicitVRLittleEndian)
+        implicit = looks_implicit(source, expected=transfer_syntax_uid == ImplicitVRLittleEndian)
+        stopped_at: list[tuple[BaseTag, str | None]] = []
         elements, parse_fault = _read(
-            _Reader(source, MAX_HEADER_BYTES), implicit=implicit, little=little, stop_group=_FIRST_PIXEL_GROUP
+            _Reader(source, MAX_HEADER_BYTES),
+            implicit=implicit,
+            little=little,
+            stop_group=_FIRST_PIXEL_GROUP,
+            stopped_at=stopped_at,
         )
     skipped = {tag: element.VR for tag, element in elements.items() if _is_skipped(element)}
     kept = {tag: element for tag, element in elements.items() if tag not in skipped}
@@ -98,6 +107,7 @@ def read_header(path: Path) -> Header:
         skipped=skipped,
         # A deflated stream cut at the limit ends inside some element: that fault is a consequence.
         incomplete_because=meta_fault or fault or parse_fault,
+        pixel_data=_pixel_data(stopped_at),
     )
 
 
@@ -125,11 +135,35 @@ class _Reader:
 _Elements = dict[BaseTag, RawDataElement | DataElement]
 
 
-def _read(reader: _Reader, *, implicit: bool, little: bool, stop_group: int) -> tuple[_Elements, str]:
-    """The elements before `stop_group`, and why there are not more ("" when there are none)."""
+def _pixel_data(stopped_at: Sequence[tuple[BaseTag, str | None]]) -> tuple[BaseTag, str | None] | None:
+    """What the first element behind the header says of the pixels (PS3.3 C.7.6.3 and C.7.6.24)."""
+    for tag, vr in stopped_at[:1]:
+        if tag in _EXTENDED_OFFSETS:  # only ever in front of encapsulated Pixel Data
+            return _PIXEL_DATA, "OB"
+        if tag in _PIXELS:
+            return tag, vr or ("OW" if tag == _PIXEL_DATA else None)
+    return None
 
-    def stop(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-        return tag.group >= stop_group
+
+def _read(
+    reader: _Reader,
+    *,
+    implicit: bool,
+    little: bool,
+    stop_group: int,
+    stopped_at: list[tuple[BaseTag, str | None]] | None = None,
+) -> tuple[_Elements, str]:
+    """The elements before `stop_group`, and why there are not more ("" when there are none).
+
+    `stopped_at` takes the tag and VR of the element that ended the reading.
+    """
+
+    def stop(tag: BaseTag, vr: str | None, _length: int) -> bool:
+        if tag.group < stop_group:
+            return False
+        if stopped_at is not None:
+            stopped_at.append((tag, vr))
+        return True
 
     elements: _Elements = {}
     try:
@@ -177,7 +211,7 @@ def _inflate(file: BinaryIO) -> tuple[bytes, str]:
     return bytes(out), ""
 
 
-def _looks_implicit(source: BinaryIO, *, expected: bool) -> bool:
+def looks_implicit(source: BinaryIO, *, expected: bool) -> bool:
     """Whether the data set has implicit VR: some equipment writes the other kind than it says."""
     start = source.tell()
     first = source.read(6)

@@ -83,6 +83,15 @@ class ObjectSink:
         self._hash.update(data)
         self._size += len(data)
 
+    def readable(self) -> Path:
+        """Where the bytes written so far can be read, for as long as the object is neither committed nor discarded."""
+        assert self._file is not None, "the sink is closed"
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise storage_error(error) from error
+        return self._path
+
     def commit(self) -> StoredObject:
         """Make the object durable under its content address. The same content twice is one object.
 

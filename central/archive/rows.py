@@ -6,6 +6,7 @@ Text that the data set does not have is ""; numbers it does not have are None. D
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,11 +64,21 @@ class InstanceRow:
 
 @dataclass(frozen=True)
 class StoredInstance:
-    """Where the identical Part 10 bytes lie. The file never changes; it may be opened as often as needed."""
+    """An instance whose identical Part 10 bytes may be read. They never change."""
 
-    path: Path
+    locate: Callable[[], Path]
     size_bytes: int
     sha256: str
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+
+    @property
+    def path(self) -> Path:
+        """A file with the bytes, to be opened at once. From a remote store they come only now.
+
+        Raises
+        ------
+        NoSuchObjectError, ObjectDamagedError, StoreUnavailableError : as `ObjectStore.path_of`.
+        """
+        return self.locate()

@@ -38,7 +38,11 @@ _CHUNK_BYTES: Final = 1 << 20
 _LOCKS: Final = 64  # so that one object is fetched once, however many ask for it at the same time
 _IN_USE_S: Final = 60.0  # whoever got a path has opened the file by then
 _FREED_TO: Final = 0.9
-_RETRY: Final[RetryConfig] = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}
+_RETRY: Final[RetryConfig] = {  # whoever waits is a person, or a box that asks again by itself
+    "max_retries": 3,
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=1)},
+    "retry_timeout": timedelta(seconds=5),
+}
 _log = logging.getLogger(__name__)
 
 

@@ -20,6 +20,7 @@ _EVENTS: Final = {
     "search": ("110112", "Query", "E"),
     "view": ("110103", "DICOM Instances Accessed", "R"),
     "export": ("110106", "Export", "R"),
+    "store": ("110104", "DICOM Instances Transferred", "C"),
     "read-audit": ("110101", "Audit Log Used", "R"),
     "upload-refused": _SECURITY,
     "association-refused": _SECURITY,

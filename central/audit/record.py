@@ -57,6 +57,7 @@ class Action(StrEnum):
     SEARCH = "search"
     VIEW = "view"
     EXPORT = "export"
+    STORE = "store"
     READ_AUDIT = "read-audit"
     CHAIN_AUDIT = "chain-audit"
     PAIR = "pair"

@@ -1,6 +1,7 @@
-"""DICOMweb (PS3.18): QIDO-RS and WADO-RS on the archive, behind the policy and the audit record."""
+"""DICOMweb (PS3.18): QIDO-RS, WADO-RS and STOW-RS on the archive, behind the policy and the audit record."""
 
+from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.render import Renderer
 from central.dicomweb.service import routes
 
-__all__ = ["Renderer", "routes"]
+__all__ = ["DepositLimits", "Renderer", "routes"]

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from starlette.requests import Request
+
 from central.dicomweb.errors import NotAcceptableError
 
 MAX_ACCEPT_CHARACTERS: Final = 4096
@@ -46,6 +48,23 @@ class _MediaRange:
         if offer.multipart:
             return 1
         return _closeness(self.media_type, offer.media_type)
+
+
+def accept_of(request: Request) -> str | None:
+    """What a request says it accepts; the query parameter stands before the header (PS3.18 section 8.3.3.1)."""
+    return request.query_params.get("accept") or request.headers.get("accept")
+
+
+def takes_gzip(request: Request) -> bool:
+    """Whether the answer may be packed (RFC 9110 section 12.5.3); a weight of 0 means no."""
+    weights = {}
+    for coding in request.headers.get("accept-encoding", "").lower().replace(" ", "").split(","):
+        name, _, weight = coding.partition(";q=")
+        weights[name] = weight or "1"
+    try:
+        return float(weights.get("gzip", weights.get("*", "0"))) > 0
+    except ValueError:
+        return False
 
 
 def choose(accept: str | None, offers: Sequence[Offer]) -> Offer:

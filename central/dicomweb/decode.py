@@ -32,14 +32,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from central.dicomweb.conversion import JPEG_XL, JPEG_XL_JPEG_RECOMPRESSION, JPEG_XL_LOSSLESS
 from central.dicomweb.errors import NotAnImageError
 from central.dicomweb.pixel_data import ImagePixel, StoredImage
 
 Array = npt.NDArray[Any]
-# JPEG XL (PS3.5 Annex A.4.13 ff.) is younger than pydicom's list of names.
-JPEG_XL_LOSSLESS: Final = UID("1.2.840.10008.1.2.4.110")
-JPEG_XL_JPEG_RECOMPRESSION: Final = UID("1.2.840.10008.1.2.4.111")
-JPEG_XL: Final = UID("1.2.840.10008.1.2.4.112")
 MAX_SAMPLES: Final = 1 << 27  # cells of one frame: 11,000 x 11,000 monochrome
 
 

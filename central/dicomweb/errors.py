@@ -1,7 +1,7 @@
 """Refusals of a DICOMweb request, each with the HTTP status it becomes at the border (PS3.18 section 8.5).
 
 The text of an error is for the client: it tells nothing about studies that the caller may not see. Everything
-here is permanent (the same request gets the same answer) except `UnavailableError`.
+here is permanent (the same request gets the same answer) except `UnavailableError` and `TooSlowError`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,30 @@ class BadRequestError(DicomwebError):
     """A UID, a parameter or a frame number is malformed."""
 
     status = 400
+
+
+class ForbiddenError(DicomwebError):
+    """The caller's role may not do this at all, whatever is here."""
+
+    status = 403
+
+
+class TooLargeError(DicomwebError):
+    """The request holds more than one request may."""
+
+    status = 413
+
+
+class UnsupportedMediaTypeError(DicomwebError):
+    """The request's body is of a type, or in a coding, that is not taken."""
+
+    status = 415
+
+
+class TooSlowError(DicomwebError):
+    """Transient: nothing of the body came for too long."""
+
+    status = 408
 
 
 class NotHereError(DicomwebError):

@@ -1,18 +1,21 @@
-"""WADO-RS: single frames, and pictures drawn from them (PS3.18 sections 10.4.1.1.3 and 10.4.1.1.5).
+"""WADO-RS: single frames (PS3.18 section 10.4.1.1.6).
 
-Frames leave as they are stored (big endian and deflated ones as Explicit VR Little Endian); pictures are drawn
-by `Renderer`'s workers.
+A frame leaves as it is stored (big endian and deflated ones as Explicit VR Little Endian), or decoded by a worker
+process where Explicit VR Little Endian is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Generator, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
+    UID,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
     JPEG2000Lossless,
@@ -29,20 +32,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from central.access.policy import Action
-from central.archive.archive import Archive
 from central.archive.rows import StoredInstance
-from central.dicomweb.accept import Offer, choose
+from central.dicomweb.accept import Offer, accept_of, choose
+from central.dicomweb.conversion import DECODED, FrameConversion, WrittenFile
 from central.dicomweb.errors import BadRequestError, NotAnImageError, NotHereError
-from central.dicomweb.gate import Gate, path_uid
-from central.dicomweb.multipart import BytesPart, multipart_of_bytes, typed
+from central.dicomweb.gate import INSTANCE, Gate
+from central.dicomweb.multipart import BytesPart, OpenPart, multipart_of_parts, open_chunks, typed
 from central.dicomweb.pixel_data import StoredImage, open_image
-from central.dicomweb.render import Job, Renderer
-from central.dicomweb.view_parameters import view_parameters
+from central.dicomweb.render import Renderer
+from central.dicomweb.single_part import Content, not_modified, single_part, strong_etag, weak_etag
 
+OCTETS: Final = "application/octet-stream"
 MAX_FRAMES_A_REQUEST: Final = 1000
-THUMBNAIL: Final = (128, 128)
-_OCTETS: Final = "application/octet-stream"
-_PICTURE_OFFERS: Final = (Offer("image/jpeg"), Offer("image/png"))
+MAX_FRAMES_OF_AN_IMAGE: Final = 100_000
 # PS3.18 table 8.7.3-5: media types of compressed frames.
 _FRAME_MEDIA_TYPES: Final = {
     JPEGBaseline8Bit: "image/jpeg",
@@ -58,70 +60,23 @@ _FRAME_MEDIA_TYPES: Final = {
     HTJ2KLosslessRPCL: "image/jphc",
     HTJ2K: "image/jphc",
 }
-_SERIES: Final = "/studies/{study}/series/{series}"
-_INSTANCE: Final = _SERIES + "/instances/{instance}"
 
 
 class Frames:
-    """The transactions on pixels: frames, rendered, thumbnail."""
+    """The retrieve transaction for frames."""
 
-    def __init__(self, archive: Archive, gate: Gate, renderer: Renderer) -> None:
-        self._archive = archive
+    def __init__(self, gate: Gate, renderer: Renderer) -> None:
         self._gate = gate
         self._renderer = renderer
 
     def routes(self) -> list[BaseRoute]:
-        return [
-            Route(f"{_INSTANCE}/frames/{{frames}}", self.frames),
-            Route(f"{_INSTANCE}/frames/{{frames}}/rendered", self.rendered),
-            Route(f"{_INSTANCE}/rendered", self.rendered),
-            Route(f"{_INSTANCE}/thumbnail", self.thumbnail),
-            Route(f"{_SERIES}/rendered", self.rendered),
-            Route(f"{_SERIES}/thumbnail", self.thumbnail),
-        ]
+        return [Route(f"{INSTANCE}/frames/{{frames}}", self.frames)]
 
     def frames(self, request: Request) -> Response:
-        numbers = frame_numbers(request.path_params["frames"])
-        stored = self._opened(request, f"WADO-RS frames {request.path_params['frames']}")
-        accept = request.query_params.get("accept") or request.headers.get("accept")
-        parts = _frame_parts(stored, numbers, accept)
-        first = next(parts)  # opens the file: what is wrong shows before the answer begins
-        media_type = first.content_type.partition(";")[0]
-        return multipart_of_bytes(media_type, chain([first], parts))
-
-    def rendered(self, request: Request) -> Response:
-        return self._picture(request, None)
-
-    def thumbnail(self, request: Request) -> Response:
-        return self._picture(request, THUMBNAIL)
-
-    def _picture(self, request: Request, viewport: tuple[int, int] | None) -> Response:
-        accept = request.query_params.get("accept") or request.headers.get("accept")
-        offer = choose(accept, _PICTURE_OFFERS)
-        view = view_parameters(request.query_params, offer.media_type, viewport)
-        asked = request.path_params.get("frames")
-        numbers = frame_numbers(asked) if asked is not None else []
-        if len(numbers) > 1:
-            raise BadRequestError("one picture shows one frame")
-        stored = self._opened(request, f"WADO-RS picture, frame {asked or 'in the middle'}")
-        frame = numbers[0] if numbers else None
-        picture = self._renderer.render(Job(stored.path, stored.transfer_syntax_uid, frame, view))
-        return Response(picture, media_type=offer.media_type)
-
-    def _opened(self, request: Request, detail: str) -> StoredInstance:
-        """The instance that the path names, or the middle image of the series that it names."""
-        series_uid = path_uid(request, "series")
-        sop_uid = path_uid(request, "instance") if "instance" in request.path_params else None
-        grant = self._gate.grant(request, Action.VIEW, detail, series_uid, sop_uid)
-        if sop_uid is None:
-            rows = self._archive.instances_of(grant, series_uid)
-            if not rows:
-                raise NotHereError
-            images = [row for row in rows if row.rows]
-            if not images:
-                raise NotAnImageError("this series has no images")
-            sop_uid = images[len(images) // 2].sop_instance_uid
-        return self._archive.open_instance(grant, series_uid, sop_uid)
+        asked = request.path_params["frames"]
+        numbers = frame_numbers(asked)
+        stored = self._gate.instance(request, Action.VIEW, f"WADO-RS frames {asked}")
+        return frames_answer(request, self._renderer, stored, numbers)
 
 
 def frame_numbers(text: str) -> list[int]:
@@ -139,19 +94,86 @@ def frame_numbers(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _frame_parts(stored: StoredInstance, numbers: list[int], accept: str | None) -> Iterator[BytesPart]:
+def frames_answer(
+    request: Request, renderer: Renderer, stored: StoredInstance, asked: Sequence[int] | None
+) -> Response:
+    """Frames of a granted instance, by number (from 1) or, with None, all of them, in a form that the request accepts.
+
+    Raises
+    ------
+    NotHereError : there is no frame of that number.
+    NotAcceptableError, NotAnImageError : not in that form, or not at all.
+    """
     with open_image(stored.path, stored.transfer_syntax_uid) as image:
-        if max(numbers) > image.pixels.number_of_frames:
+        number_of_frames = image.pixels.number_of_frames
+        if asked is None and number_of_frames > MAX_FRAMES_OF_AN_IMAGE:
+            raise NotAnImageError(f"this image has more than {MAX_FRAMES_OF_AN_IMAGE} frames: ask for some")
+        numbers = range(1, number_of_frames + 1) if asked is None else asked
+        if max(numbers) > number_of_frames:
             raise NotHereError
-        syntax = image.delivered_transfer_syntax_uid
-        content_type = typed(_chosen_type(image, accept), syntax)
-        for number in numbers:
-            yield BytesPart(content_type, image.read_frame(number))
+        as_stored = image.delivered_transfer_syntax_uid
+        offer = choose(accept_of(request), _offers(image, single=len(numbers) == 1))
+        if not offer.multipart and offer.transfer_syntax_uid == as_stored:
+            return _one(request, stored, numbers[0], image.read_frame(numbers[0]), offer)
+    if offer.transfer_syntax_uid == as_stored:
+        parts = _stored_parts(stored, asked, typed(offer.media_type, as_stored))
+        first = next(parts)  # what is wrong shows before the answer begins
+        return multipart_of_parts(offer.media_type, chain([first], parts))
+    etag = weak_etag(stored.sha256, f"frame{numbers[0]}", ExplicitVRLittleEndian)
+    if not offer.multipart and (answer := not_modified(request, etag)):
+        return answer
+    written = renderer.write(FrameConversion(stored.path, stored.transfer_syntax_uid, tuple(numbers)))
+    return _decoded(request, written, etag, offer)
 
 
-def _chosen_type(image: StoredImage, accept: str | None) -> str:
+def _offers(image: StoredImage, *, single: bool) -> list[Offer]:
+    """As it is stored, under each name it has; decoded; each as a part and, when it is the only one, also by itself."""
     syntax = image.delivered_transfer_syntax_uid
-    offers = [Offer(_OCTETS, True, syntax)]
+    forms: list[tuple[str, UID]] = [(OCTETS, syntax)]
     if image.is_encapsulated and syntax in _FRAME_MEDIA_TYPES:
-        offers.append(Offer(_FRAME_MEDIA_TYPES[syntax], True, syntax))
-    return choose(accept, offers).media_type
+        forms.append((_FRAME_MEDIA_TYPES[syntax], syntax))
+    if image.is_encapsulated and syntax in DECODED:
+        forms.append((OCTETS, ExplicitVRLittleEndian))
+    offers = [Offer(media_type, True, form) for media_type, form in forms]
+    return offers + [Offer(media_type, False, form) for media_type, form in forms] if single else offers
+
+
+def _one(request: Request, stored: StoredInstance, number: int, frame: bytes, offer: Offer) -> Response:
+    def chunks(begin: int, end: int) -> Generator[bytes, None, None]:
+        yield frame[begin:end]
+
+    content_type = typed(offer.media_type, str(offer.transfer_syntax_uid))
+    etag = strong_etag(stored.sha256, f"frame{number}")
+    return single_part(request, Content(content_type, len(frame), etag, chunks))
+
+
+def _stored_parts(
+    stored: StoredInstance, asked: Sequence[int] | None, content_type: str
+) -> Iterator[BytesPart]:
+    with open_image(stored.path, stored.transfer_syntax_uid) as image:
+        frames = image.frames() if asked is None else map(image.read_frame, asked)
+        for frame in frames:
+            yield BytesPart(content_type, frame)
+
+
+def _decoded(request: Request, written: WrittenFile, etag: str, offer: Offer) -> Response:
+    content_type = typed(OCTETS, ExplicitVRLittleEndian)
+    if not offer.multipart:
+        return single_part(
+            request,
+            Content(
+                content_type,
+                written.size_bytes,
+                etag,
+                lambda begin, end: open_chunks(written.opened, begin, end),
+                written.close,
+            ),
+        )
+
+    def parts() -> Iterator[OpenPart]:
+        offset = 0
+        for size_bytes in json.loads(written.answer):
+            yield OpenPart(content_type, written.opened, offset, size_bytes)
+            offset += size_bytes
+
+    return multipart_of_parts(OCTETS, parts(), written.close)

@@ -6,6 +6,8 @@ that is not here and one that the caller may not see end in the same error, and 
 
 from __future__ import annotations
 
+from typing import Final
+
 from starlette.requests import Request
 
 from central.access.policy import (
@@ -20,9 +22,15 @@ from central.access.policy import (
 )
 from central.access.web import audit_event, principal_of
 from central.archive.archive import Archive
+from central.archive.rows import StoredInstance
 from central.audit.record import Audit, Outcome
 from central.dicomweb.errors import BadRequestError, NotHereError
 from contract.identifiers import InvalidIdentifierError, check_uid
+
+MOUNTED_AT: Final = "/dicom-web"
+STUDY: Final = "/studies/{study}"
+SERIES: Final = STUDY + "/series/{series}"
+INSTANCE: Final = SERIES + "/instances/{instance}"
 
 
 class Gate:
@@ -57,7 +65,19 @@ class Gate:
         BadRequestError : the study's UID is not one.
         NotHereError : it is not here, or the caller may not see it.
         """
-        study_instance_uid = path_uid(request, "study")
+        uids = (path_uid(request, "study"), series_instance_uid, sop_instance_uid)
+        return self.grant_for(request, action, detail, *uids)
+
+    def grant_for(
+        self,
+        request: Request,
+        action: Action,
+        detail: str,
+        study_instance_uid: str,
+        series_instance_uid: str | None = None,
+        sop_instance_uid: str | None = None,
+    ) -> Grant:
+        """A grant for a study that is named otherwise than by the path. NotHereError as `grant`."""
         facts = self._archive.facts(study_instance_uid)
         decision = (
             authorize(principal_of(request), action, facts) if facts else Denied(DenialReason.NOT_IN_SCOPE)
@@ -70,6 +90,23 @@ class Gate:
         self._audit.record(audit_event(request, action, "success", detail, *uids))
         return decision
 
+    def instance(self, request: Request, action: Action, detail: str) -> StoredInstance:
+        """The instance that the request's path names, granted.
+
+        Raises
+        ------
+        BadRequestError, NotHereError : as `grant`.
+        NoSuchInstanceError : the study has no such instance.
+        """
+        series_uid, sop_uid = path_uid(request, "series"), path_uid(request, "instance")
+        grant = self.grant(request, action, detail, series_uid, sop_uid)
+        return self._archive.open_instance(grant, series_uid, sop_uid)
+
+
+def base_url(request: Request) -> str:
+    """The service's own address as the client called it, without a slash at its end."""
+    return str(request.base_url).rstrip("/") + MOUNTED_AT
+
 
 def path_uid(request: Request, level: str) -> str:
     """The UID at `level` ("study", "series", "instance") of the request's path.
@@ -78,7 +115,17 @@ def path_uid(request: Request, level: str) -> str:
     ------
     BadRequestError : it is not a UID.
     """
+    return said_uid(request.path_params[level], f"the {level}'s UID")
+
+
+def said_uid(text: str, what: str) -> str:
+    """`text` if it is a UID.
+
+    Raises
+    ------
+    BadRequestError : it is not; the text says what it should have been.
+    """
     try:
-        return check_uid(request.path_params[level], f"the {level}'s UID")
+        return check_uid(text, what)
     except InvalidIdentifierError as error:
         raise BadRequestError(str(error)) from error

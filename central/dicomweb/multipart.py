@@ -1,22 +1,36 @@
 """``multipart/related`` answers (RFC 2387, PS3.18 section 8.6.1.2), streamed part by part.
 
-What is always true: no part is held whole in memory, and when the sizes are known beforehand the answer says
+What is always true: no file is held whole in memory, and when the sizes are known beforehand the answer says
 its length, so that a cut line is noticed.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, Protocol
 
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 CHUNK_BYTES: Final = 1 << 20
+
+
+class Part(Protocol):
+    """One part of an answer."""
+
+    @property
+    def content_type(self) -> str: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def chunks(self) -> Iterator[bytes]: ...
 
 
 @dataclass(frozen=True)
@@ -24,11 +38,24 @@ class FilePart:
     """A whole file as one part."""
 
     content_type: str
-    path: Path
+    locate: Callable[[], Path]  # asked when its turn has come: from a remote store it comes only then
     size_bytes: int
 
     def chunks(self) -> Iterator[bytes]:
-        yield from file_chunks(self.path)
+        yield from file_chunks(self.locate(), 0, self.size_bytes)
+
+
+@dataclass(frozen=True)
+class OpenPart:
+    """`size_bytes` of an open file, from `offset` on."""
+
+    content_type: str
+    opened: BinaryIO
+    offset: int
+    size_bytes: int
+
+    def chunks(self) -> Iterator[bytes]:
+        yield from open_chunks(self.opened, self.offset, self.offset + self.size_bytes)
 
 
 @dataclass(frozen=True)
@@ -46,6 +73,32 @@ class BytesPart:
         yield self.content
 
 
+class ClosingResponse(StreamingResponse):
+    """Closes its body when it is over, also when the client went away in the middle."""
+
+    def __init__(
+        self,
+        body: Generator[bytes, None, None],
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(body, status, headers)
+        self._body = body
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await run_in_threadpool(self._end)
+
+    def _end(self) -> None:
+        self._body.close()
+        if self._close is not None:
+            self._close()
+
+
 def typed(media_type: str, transfer_syntax_uid: str) -> str:
     """`media_type` with its transfer syntax, unless that is no UID: it comes from a file and goes into a header."""
     try:
@@ -54,29 +107,46 @@ def typed(media_type: str, transfer_syntax_uid: str) -> str:
         return media_type
 
 
-def file_chunks(path: Path) -> Iterator[bytes]:
-    """The bytes of `path`, a mebibyte at a time."""
+def file_chunks(path: Path, begin: int, end: int) -> Generator[bytes, None, None]:
+    """The bytes of `path` from `begin` to before `end`, a mebibyte at a time."""
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
+        yield from open_chunks(file, begin, end)
+
+
+def open_chunks(file: BinaryIO, begin: int, end: int) -> Generator[bytes, None, None]:
+    """The bytes of an open file from `begin` to before `end`. OSError if it is shorter."""
+    file.seek(begin)
+    left = end - begin
+    while left:
+        chunk = file.read(min(left, CHUNK_BYTES))
+        if not chunk:
+            raise OSError("a file is shorter than was said of it")
+        left -= len(chunk)
+        yield chunk
 
 
 def multipart_of_files(media_type: str, parts: Sequence[FilePart]) -> StreamingResponse:
     """An answer whose length is known from the sizes of the files."""
     boundary = _new_boundary()
     length = sum(len(_head(boundary, part)) + part.size_bytes + 2 for part in parts) + len(_end(boundary))
-    return _response(media_type, boundary, iter(parts), {"Content-Length": str(length)})
+    return _response(media_type, boundary, iter(parts), {"Content-Length": str(length)}, None)
 
 
-def multipart_of_bytes(media_type: str, parts: Iterator[BytesPart]) -> StreamingResponse:
-    """An answer whose parts are made while it is sent."""
-    return _response(media_type, _new_boundary(), parts, {})
+def multipart_of_parts(
+    media_type: str, parts: Iterator[Part], close: Callable[[], None] | None = None
+) -> StreamingResponse:
+    """An answer whose parts are made while it is sent. `close` is called when it is over."""
+    return _response(media_type, _new_boundary(), parts, {}, close)
 
 
 def _response(
-    media_type: str, boundary: str, parts: Iterator[FilePart] | Iterator[BytesPart], headers: dict[str, str]
+    media_type: str,
+    boundary: str,
+    parts: Iterator[Part],
+    headers: dict[str, str],
+    close: Callable[[], None] | None,
 ) -> StreamingResponse:
-    def body() -> Iterator[bytes]:
+    def body() -> Generator[bytes, None, None]:
         for part in parts:
             yield _head(boundary, part)
             yield from part.chunks()
@@ -84,14 +154,14 @@ def _response(
         yield _end(boundary)
 
     headers["Content-Type"] = f'multipart/related; type="{media_type}"; boundary={boundary}'
-    return StreamingResponse(body(), headers=headers)
+    return ClosingResponse(body(), headers=headers, close=close)
 
 
 def _new_boundary() -> str:
     return secrets.token_hex(16)
 
 
-def _head(boundary: str, part: FilePart | BytesPart) -> bytes:
+def _head(boundary: str, part: Part) -> bytes:
     return (
         f"--{boundary}\r\nContent-Type: {part.content_type}\r\nContent-Length: {part.size_bytes}\r\n\r\n"
     ).encode()

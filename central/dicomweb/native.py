@@ -1,25 +1,32 @@
 """An instance in a native (uncompressed) transfer syntax, written as a new Part 10 file.
 
 Runs in a worker process only (see `central.dicomweb.render`). Frames are decoded and written one by one, so a
-multi-frame object costs one frame of memory. Everything but pixels and their description stays as it was; elements
-behind the pixel data (signatures over it, padding) would be wrong now and are left out.
+multi-frame object costs one frame of memory; native pixels are copied. Everything but pixels and their description
+stays as it was; elements behind the pixel data (signatures over it, padding) would be wrong now and are left out.
 """
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
 from pydicom import Dataset, dcmread
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
+from central.archive.header import looks_implicit
 from central.dicomweb.decode import decode_frame
 from central.dicomweb.errors import NotAnImageError
-from central.dicomweb.pixel_data import ImagePixel, StoredImage, open_image
+from central.dicomweb.pixel_data import PIXEL_TAGS, ImagePixel, StoredImage, open_data_set, open_image
 
-_PIXEL_DATA: Final = (0x7FE0, 0x0010)
+_FLOAT_VRS: Final = {0x7FE00008: b"OF", 0x7FE00009: b"OD"}
+_CHUNK_BYTES: Final = 1 << 20
+_UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 _MAX_VALUE_BYTES: Final = 0xFFFFFFFE
 _OF_ENCAPSULATION: Final = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 
@@ -31,19 +38,93 @@ def write_native(path: Path, transfer_syntax_uid: str, wanted: str, out: BinaryI
     ------
     NotAnImageError : its pixels cannot be decoded.
     """
-    syntax = UID(transfer_syntax_uid)
-    if syntax != ExplicitVRBigEndian and not syntax.is_encapsulated:
-        ds = dcmread(path, force=True)
-        ds.file_meta.TransferSyntaxUID = UID(wanted)
-        ds.save_as(out, enforce_file_format=True)
-        return
+    syntax, wanted_syntax = UID(transfer_syntax_uid), UID(wanted)
+    with open_data_set(path, syntax) as source:
+        pixels = _pixels(source, syntax)
+        ds = _readable(dcmread(path, stop_before_pixels=pixels is not None, force=True), syntax)
+        if pixels is None:
+            ds.file_meta.TransferSyntaxUID = wanted_syntax
+            ds.save_as(out, enforce_file_format=True)
+            return
+        if syntax != ExplicitVRBigEndian and pixels[1] != _UNDEFINED_LENGTH:
+            _copy_pixels(source, pixels, ds, wanted_syntax, out)
+            return
     with open_image(path, syntax) as image:
-        header: Dataset = dcmread(path, stop_before_pixels=True, force=True)
-        if syntax == ExplicitVRBigEndian:
-            meta = header.file_meta
-            header = _little_endian(header)
-            header.file_meta = meta
-        _write_image(image, header, UID(wanted), out)
+        _write_image(image, ds, wanted_syntax, out)
+
+
+def write_frames(path: Path, transfer_syntax_uid: str, numbers: Sequence[int], out: BinaryIO) -> list[int]:
+    """Write frames (numbers from 1) as little endian cells to `out`; the size of each in bytes.
+
+    Raises
+    ------
+    NotAnImageError : they cannot be decoded, or are too large together.
+    """
+    sizes: list[int] = []
+    with open_image(path, transfer_syntax_uid) as image:
+        for number in numbers:
+            cells, _ = _cells(image, number)
+            sizes.append(len(cells))
+            if sum(sizes) > _MAX_VALUE_BYTES:
+                raise NotAnImageError("so many frames are too large together: ask for fewer")
+            out.write(cells)
+    return sizes
+
+
+def _pixels(source: BinaryIO, syntax: UID) -> tuple[int, int] | None:
+    """Tag and length of the pixel data, with `source` at its first byte; None if there is none."""
+    found: list[tuple[int, str | None, int]] = []
+
+    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if tag in PIXEL_TAGS:
+            found.append((tag, vr, length))
+        return tag in PIXEL_TAGS
+
+    implicit = looks_implicit(source, expected=syntax == ImplicitVRLittleEndian)
+    little = syntax != ExplicitVRBigEndian
+    read_dataset(source, implicit, little, stop_when=at_pixels, defer_size=_CHUNK_BYTES)
+    if not found:
+        return None
+    tag, vr, length = found[0]
+    source.seek(8 if vr is None else 12, os.SEEK_CUR)
+    return tag, length
+
+
+def _copy_pixels(
+    source: BinaryIO, pixels: tuple[int, int], header: Dataset, wanted: UID, out: BinaryIO
+) -> None:
+    """From one little endian encoding to the other pixels stay as they are."""
+    tag, left = pixels
+    header.file_meta.TransferSyntaxUID = wanted
+    header.save_as(out, enforce_file_format=True)
+    _write_pixel_head(out, tag, left, wanted, bits_allocated=int(header.get("BitsAllocated") or 16))
+    while left:
+        chunk = source.read(min(left, _CHUNK_BYTES))
+        if not chunk:
+            raise NotAnImageError("the file ends before its pixel data does")
+        out.write(chunk)
+        left -= len(chunk)
+
+
+def _write_pixel_head(out: BinaryIO, tag: int, length: int, wanted: UID, *, bits_allocated: int) -> None:
+    group, element = divmod(tag, 0x10000)
+    if wanted == ImplicitVRLittleEndian:
+        out.write(struct.pack("<HHI", group, element, length))
+        return
+    vr = _FLOAT_VRS.get(tag) or (b"OW" if bits_allocated > 8 else b"OB")
+    out.write(struct.pack("<HH2sHI", group, element, vr, 0, length))
+
+
+def _readable(data_set: Dataset, syntax: UID) -> Dataset:
+    """A data set whose elements can be written in another encoding than they were read in."""
+    if syntax == ExplicitVRBigEndian:
+        little = _little_endian(data_set)
+        little.file_meta = data_set.file_meta
+        return little
+    # Some equipment writes implicit VR under an explicit transfer syntax; then every VR is looked up.
+    if any(data_set.get_item(tag).VR is None for tag in data_set.keys()):  # noqa: SIM118  # iterating looks them up
+        data_set.walk(lambda _data_set, _element: None)  # visiting an element looks it up
+    return data_set
 
 
 def _write_image(image: StoredImage, header: Dataset, wanted: UID, out: BinaryIO) -> None:
@@ -61,11 +142,7 @@ def _write_image(image: StoredImage, header: Dataset, wanted: UID, out: BinaryIO
     header.file_meta.TransferSyntaxUID = wanted
     header.save_as(out, enforce_file_format=True)
     padded = length + length % 2
-    if wanted == ImplicitVRLittleEndian:
-        out.write(struct.pack("<HHI", *_PIXEL_DATA, padded))
-    else:
-        vr = b"OW" if pixels.bits_allocated > 8 else b"OB"
-        out.write(struct.pack("<HH2sHI", *_PIXEL_DATA, vr, 0, padded))
+    _write_pixel_head(out, image.tag, padded, wanted, bits_allocated=pixels.bits_allocated)
     out.write(first)
     for number in range(2, pixels.number_of_frames + 1):
         frame, _ = _cells(image, number)

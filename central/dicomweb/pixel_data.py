@@ -23,7 +23,7 @@ from typing import BinaryIO, Final, cast
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.encaps import get_frame
+from pydicom.encaps import generate_frames, get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
@@ -44,7 +44,7 @@ _DEFER_BYTES: Final = 4 << 20  # larger than any lookup table; what is deferred 
 _PREAMBLE_BYTES: Final = 132
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 # PixelData, FloatPixelData, DoubleFloatPixelData
-_PIXEL_TAGS: Final = (0x7FE00010, 0x7FE00008, 0x7FE00009)
+PIXEL_TAGS: Final = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 _DAMAGE: Final = (
     OSError,
     ValueError,
@@ -85,10 +85,21 @@ class ImagePixel:
 
 
 @dataclass(frozen=True)
+class NativeValue:
+    """Bytes in an open file. `swapped_unit_bytes`: size of the big endian words they are, 1 if they are none."""
+
+    file: BinaryIO
+    offset: int
+    length: int
+    swapped_unit_bytes: int
+
+
+@dataclass(frozen=True)
 class StoredImage:
-    """An open image file. `header` is the data set above the pixel data."""
+    """An open image file. `header` is the data set above the pixel data, `tag` that of the pixel data."""
 
     header: Dataset
+    tag: int
     pixels: ImagePixel
     transfer_syntax_uid: UID
     _file: BinaryIO
@@ -105,6 +116,11 @@ class StoredImage:
     def is_encapsulated(self) -> bool:
         return self._value_length == _UNDEFINED_LENGTH
 
+    @property
+    def native_value(self) -> NativeValue:
+        """Where the whole of native pixel data stands."""
+        return NativeValue(self._file, self._value_offset, self._value_length, self._swapped_unit_bytes())
+
     def read_frame(self, number: int) -> bytes:
         """Frame `number` (from 1), compressed or as little endian pixel cells.
 
@@ -119,15 +135,37 @@ class StoredImage:
         except _DAMAGE as error:
             raise NotAnImageError("the pixel data of this instance is damaged") from error
 
+    def frames(self) -> Iterator[bytes]:
+        """Every frame, in order: where there is no offset table, finding each by itself would read the file each time.
+
+        Raises
+        ------
+        NotAnImageError : the file does not hold them whole.
+        """
+        number_of_frames = self.pixels.number_of_frames
+        if not self.is_encapsulated:
+            yield from map(self.read_frame, range(1, number_of_frames + 1))
+            return
+        self._file.seek(self._value_offset)
+        try:
+            yield from generate_frames(
+                self._file, number_of_frames=number_of_frames, extended_offsets=self._extended_offsets()
+            )
+        except _DAMAGE as error:
+            raise NotAnImageError("the pixel data of this instance is damaged") from error
+
     def _encapsulated(self, number: int) -> bytes:
         self._file.seek(self._value_offset)
-        offsets = self.header.get("ExtendedOffsetTable"), self.header.get("ExtendedOffsetTableLengths")
         return get_frame(
             self._file,
             number - 1,
-            extended_offsets=cast("tuple[bytes, bytes]", offsets) if all(offsets) else None,
+            extended_offsets=self._extended_offsets(),
             number_of_frames=self.pixels.number_of_frames,
         )
+
+    def _extended_offsets(self) -> tuple[bytes, bytes] | None:
+        offsets = self.header.get("ExtendedOffsetTable"), self.header.get("ExtendedOffsetTableLengths")
+        return cast("tuple[bytes, bytes]", offsets) if all(offsets) else None
 
     def _native(self, number: int) -> bytes:
         bits = self.pixels.bits_per_frame
@@ -165,6 +203,18 @@ def open_image(path: Path, transfer_syntax_uid: str) -> Iterator[StoredImage]:
     ------
     NotAnImageError : it has no pixel data, or cannot be read as far as that.
     """
+    with open_data_set(path, transfer_syntax_uid) as source:
+        yield _located(source, UID(transfer_syntax_uid))
+
+
+@contextmanager
+def open_data_set(path: Path, transfer_syntax_uid: str) -> Iterator[BinaryIO]:
+    """The Part 10 file at `path`, read to where its data set begins; a deflated one inflated.
+
+    Raises
+    ------
+    NotAnImageError : it cannot be read as far as that.
+    """
     syntax = UID(transfer_syntax_uid)
     with ExitStack() as opened:
         source: BinaryIO = opened.enter_context(path.open("rb"))
@@ -177,16 +227,16 @@ def open_image(path: Path, transfer_syntax_uid: str) -> Iterator[StoredImage]:
                 source = cast("BinaryIO", plain)
         except _DAMAGE as error:
             raise NotAnImageError("this instance cannot be read as a DICOM file") from error
-        yield _located(source, syntax)
+        yield source
 
 
 def _located(file: BinaryIO, syntax: UID) -> StoredImage:
     found: list[tuple[BaseTag, str | None, int]] = []
 
     def at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:
-        if tag in _PIXEL_TAGS:
+        if tag in PIXEL_TAGS:
             found.append((tag, vr, length))
-        return tag in _PIXEL_TAGS
+        return tag in PIXEL_TAGS
 
     try:
         header = read_dataset(
@@ -201,7 +251,8 @@ def _located(file: BinaryIO, syntax: UID) -> StoredImage:
         tag, vr, length = found[0]
         return StoredImage(
             header=header,
-            pixels=_image_pixel(header, is_float=tag != _PIXEL_TAGS[0]),
+            tag=tag,
+            pixels=_image_pixel(header, is_float=tag != PIXEL_TAGS[0]),
             transfer_syntax_uid=syntax,
             _file=file,
             _value_offset=file.tell() + (8 if vr is None else 12),

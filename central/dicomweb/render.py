@@ -7,7 +7,7 @@ What is always true
 -------------------
 - A worker has a ceiling of address space, and a job a ceiling of time; a worker over either is ended and
   replaced. It gets a path and view parameters, gives back a file, and holds no connection and no key.
-  A conversion is written to a file that the caller made.
+  What is larger than a picture is written to a file that the caller made, which has a ceiling, too.
 - Workers end with central, also when central is killed.
 
 What a crash leaves: at most a private temporary file of a conversion.
@@ -15,26 +15,38 @@ What a crash leaves: at most a private temporary file of a conversion.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import queue
 import resource
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final
 
-from central.dicomweb.conversion import CONVERSION_TIMEOUT_S, Conversion, file_for_conversion
+from central.dicomweb.conversion import (
+    CONVERSION_TIMEOUT_S,
+    Conversion,
+    Extraction,
+    FileJob,
+    FrameConversion,
+    WrittenFile,
+    private_file,
+)
 from central.dicomweb.errors import NotAnImageError, UnavailableError
 from central.dicomweb.view_parameters import ViewParameters
 
 JOB_TIMEOUT_S: Final = 30.0
 WORKER_MEMORY_BYTES: Final = 4 << 30
+WORKER_FILE_BYTES: Final = 5 << 30  # a native value has 4 GiB at most
+FILES_AT_ONCE: Final = 16  # written and not fetched to the end yet
 _QUEUE_TIMEOUT_S: Final = 60.0
 # spawn: a fork of a process with threads inherits locks that nobody will release.
 _PROCESSES: Final = multiprocessing.get_context("spawn")
@@ -50,14 +62,31 @@ class Job:
     view: ViewParameters
 
 
+@dataclass(frozen=True)
+class _FileTask:
+    """What to write, and where to."""
+
+    job: FileJob
+    out: Path
+
+
 class Renderer:
     """A small pool of workers, started when first needed. Safe to call from every thread."""
 
-    def __init__(self, workers: int = 2, job_timeout_s: float = JOB_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        workers: int = 2,
+        job_timeout_s: float = JOB_TIMEOUT_S,
+        conversion_timeout_s: float = CONVERSION_TIMEOUT_S,
+    ) -> None:
         self._job_timeout_s = job_timeout_s
+        self._conversion_timeout_s = conversion_timeout_s
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for _ in range(workers):
             self._idle.put(_Worker())
+        self._places = threading.BoundedSemaphore(FILES_AT_ONCE)
+        # A conversion may take minutes: where there are several workers, one is left for pictures.
+        self._converting = threading.BoundedSemaphore(max(1, workers - 1))
         self._closed = False
 
     def render(self, job: Job) -> bytes:
@@ -78,11 +107,41 @@ class Renderer:
         ------
         NotAnImageError, UnavailableError : as `render`.
         """
-        with file_for_conversion() as (out, opened):
-            self._done(Conversion(path, transfer_syntax_uid, wanted, out), CONVERSION_TIMEOUT_S)
-            yield opened
+        written = self.write(Conversion(path, transfer_syntax_uid, wanted))
+        try:
+            yield written.opened
+        finally:
+            written.close()
 
-    def _done(self, job: Job | Conversion, timeout_s: float) -> bytes:
+    def write(self, job: FileJob) -> WrittenFile:
+        """What `job` asks for, as a file without a name.
+
+        Raises
+        ------
+        NotAnImageError, UnavailableError : as `render`.
+        """
+        if not self._places.acquire(timeout=_QUEUE_TIMEOUT_S):
+            raise UnavailableError("too many conversions are being fetched; try again later")
+        with ExitStack() as undo:
+            undo.callback(self._places.release)
+            with tempfile.TemporaryDirectory(prefix="dicomnet-") as folder:
+                path = private_file(Path(folder))
+                opened = undo.enter_context(path.open("rb"))
+                if isinstance(job, Extraction):  # takes no longer than a picture
+                    answer = self._done(_FileTask(job, path), self._job_timeout_s)
+                else:
+                    answer = self._converted(_FileTask(job, path))
+            return WrittenFile(opened, answer, os.fstat(opened.fileno()).st_size, undo.pop_all().close)
+
+    def _converted(self, task: _FileTask) -> bytes:
+        if not self._converting.acquire(timeout=_QUEUE_TIMEOUT_S):
+            raise UnavailableError("too much is being converted; try again later")
+        try:
+            return self._done(task, self._conversion_timeout_s)
+        finally:
+            self._converting.release()
+
+    def _done(self, job: Job | _FileTask, timeout_s: float) -> bytes:
         try:
             worker = self._idle.get(timeout=_QUEUE_TIMEOUT_S)
         except queue.Empty as error:
@@ -124,7 +183,7 @@ class _Worker:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
-    def render(self, job: Job | Conversion, timeout_s: float) -> bytes:
+    def render(self, job: Job | _FileTask, timeout_s: float) -> bytes:
         pipe = self._ready()
         try:
             pipe.send(job)
@@ -163,6 +222,7 @@ def _work(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; central ends us in order
     threading.Thread(target=_end_with_parent, daemon=True).start()
     resource.setrlimit(resource.RLIMIT_AS, (WORKER_MEMORY_BYTES, WORKER_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (WORKER_FILE_BYTES, WORKER_FILE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold an image
     while True:
         try:
@@ -172,18 +232,26 @@ def _work(pipe: Connection) -> None:
         pipe.send(_answer(job))
 
 
-def _answer(job: Job | Conversion) -> tuple[bool, bytes]:
+def _answer(job: Job | _FileTask) -> tuple[bool, bytes]:
     # Here, and not above: central itself never loads the codecs.
     from central.dicomweb.decode import decode_frame
-    from central.dicomweb.native import write_native
+    from central.dicomweb.extract import extract
+    from central.dicomweb.native import write_frames, write_native
     from central.dicomweb.pixel_data import open_image
     from central.dicomweb.presentation import picture
 
     try:
-        if isinstance(job, Conversion):
+        if isinstance(job, _FileTask):
             with job.out.open("wb") as out:
-                write_native(job.path, job.transfer_syntax_uid, job.wanted, out)
-            return True, b""
+                match job.job:
+                    case Conversion(path, syntax, wanted):
+                        write_native(path, syntax, wanted, out)
+                        return True, b""
+                    case FrameConversion(path, syntax, numbers):
+                        return True, json.dumps(write_frames(path, syntax, numbers, out)).encode()
+                    case Extraction(path, syntax, element):
+                        found = extract(path, syntax, element, out)
+                        return True, json.dumps(found and asdict(found)).encode()
         with open_image(job.path, job.transfer_syntax_uid) as image:
             frame = job.frame or image.pixels.number_of_frames // 2 + 1
             return True, picture(image, decode_frame(image, frame), frame, job.view)

@@ -1,15 +1,17 @@
 """WADO-RS: stored instances and their metadata (PS3.18 sections 10.4.1.1.1 and 10.4.1.1.2).
 
-Instances leave byte for byte as they came; nothing is transcoded here.
+Instances leave byte for byte as they came, unless another transfer syntax is asked for by name: then a worker process
+writes them anew, one after the other.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -17,62 +19,95 @@ from starlette.routing import BaseRoute, Route
 from central.access.policy import Action, Grant
 from central.archive.archive import Archive
 from central.archive.rows import StoredInstance
-from central.dicomweb.accept import Offer, choose
+from central.dicomweb.accept import Offer, accept_of, choose, takes_gzip
+from central.dicomweb.conversion import Conversion, converts_to_native
 from central.dicomweb.errors import NotHereError
-from central.dicomweb.gate import Gate, path_uid
-from central.dicomweb.multipart import FilePart, file_chunks, multipart_of_files, typed
+from central.dicomweb.gate import INSTANCE, SERIES, STUDY, Gate, base_url, path_uid
+from central.dicomweb.multipart import (
+    FilePart,
+    OpenPart,
+    Part,
+    file_chunks,
+    multipart_of_files,
+    multipart_of_parts,
+    open_chunks,
+    typed,
+)
+from central.dicomweb.render import Renderer
+from central.dicomweb.single_part import Content, not_modified, single_part, strong_etag, weak_etag
 
 _METADATA_OFFERS: Final = (Offer("application/dicom+json"), Offer("application/json"))
+DICOM: Final = "application/dicom"
+NATIVE_FORMS: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _BATCH_BYTES: Final = 1 << 16
-_INSTANCES: Final = (
-    "/studies/{study}",
-    "/studies/{study}/series/{series}",
-    "/studies/{study}/series/{series}/instances/{instance}",
-)
+_LEVELS: Final = (STUDY, SERIES, INSTANCE)
 
 
 class Retrieve:
     """The retrieve transactions for instances and metadata on `archive`."""
 
-    def __init__(self, archive: Archive, gate: Gate) -> None:
+    def __init__(self, archive: Archive, gate: Gate, renderer: Renderer) -> None:
         self._archive = archive
         self._gate = gate
+        self._renderer = renderer
 
     def routes(self) -> list[BaseRoute]:
         return [
-            *(Route(path, self.instances) for path in _INSTANCES),
-            *(Route(f"{path}/metadata", self.metadata) for path in _INSTANCES),
+            *(Route(path, self.instances) for path in _LEVELS),
+            *(Route(f"{path}/metadata", self.metadata) for path in _LEVELS),
         ]
 
     def instances(self, request: Request) -> Response:
         grant, series_uid, sop_uid = self._granted(request, Action.EXPORT, "WADO-RS instances")
-        accept = _accept(request)
+        accept = accept_of(request)
         if series_uid is not None and sop_uid is not None:
             stored = self._archive.open_instance(grant, series_uid, sop_uid)
-            part = _part(stored)
-            if not choose(accept, _offers(stored, single=True)).multipart:
-                headers = {"Content-Length": str(part.size_bytes), "Content-Type": part.content_type}
-                return StreamingResponse(file_chunks(part.path), headers=headers)
-            return multipart_of_files("application/dicom", [part])
-        parts = []
+            offer = choose(accept, _offers(stored, single=True))
+            if offer.multipart:
+                return self._multipart([(stored, offer)])
+            return instance_answer(request, self._renderer, stored, str(offer.transfer_syntax_uid))
+        chosen = []
         for row in self._archive.instances_of(grant, series_uid):
             stored = self._archive.open_instance(grant, row.series.series_instance_uid, row.sop_instance_uid)
-            choose(accept, _offers(stored, single=False))
-            parts.append(_part(stored))
-        if not parts:
+            chosen.append((stored, choose(accept, _offers(stored, single=False))))
+        if not chosen:
             raise NotHereError
-        return multipart_of_files("application/dicom", parts)
+        return self._multipart(chosen)
+
+    def _multipart(self, chosen: Sequence[tuple[StoredInstance, Offer]]) -> Response:
+        if all(offer.transfer_syntax_uid == stored.transfer_syntax_uid for stored, offer in chosen):
+            _ = chosen[0][0].path  # a store that is away shows before the answer begins
+            return multipart_of_files(DICOM, [_part(stored) for stored, _ in chosen])
+        parts = self._parts(chosen)
+        first = next(
+            parts
+        )  # an instance that cannot be converted shows before the answer begins, if it is the first
+        return multipart_of_parts(DICOM, chain([first], parts), parts.close)
+
+    def _parts(self, chosen: Sequence[tuple[StoredInstance, Offer]]) -> Generator[Part, None, None]:
+        for stored, offer in chosen:
+            wanted = str(offer.transfer_syntax_uid)
+            if wanted == stored.transfer_syntax_uid:
+                yield _part(stored)
+                continue
+            written = self._renderer.write(Conversion(stored.path, stored.transfer_syntax_uid, wanted))
+            try:
+                yield OpenPart(typed(DICOM, wanted), written.opened, 0, written.size_bytes)
+            finally:
+                written.close()
 
     def metadata(self, request: Request) -> Response:
-        offer = choose(_accept(request), _METADATA_OFFERS)
+        offer = choose(accept_of(request), _METADATA_OFFERS)
         grant, series_uid, sop_uid = self._granted(request, Action.VIEW, "WADO-RS metadata")
-        objects = self._archive.metadata(grant, series_uid, sop_uid)
+        objects = self._archive.metadata(
+            grant, series_uid, sop_uid, studies_url=f"{base_url(request)}/studies"
+        )
         first = next(objects, None)
         if first is None:
             raise NotHereError
         body = _batched(_array(chain([first], objects)))
         headers = {"Vary": "Accept-Encoding"}
-        if "gzip" in request.headers.get("accept-encoding", ""):
+        if takes_gzip(request):
             body = _gzipped(body)
             headers["Content-Encoding"] = "gzip"
         return StreamingResponse(body, headers=headers, media_type=offer.media_type)
@@ -85,19 +120,57 @@ class Retrieve:
         return self._gate.grant(request, action, detail, series_uid, sop_uid), series_uid, sop_uid
 
 
+def instance_answer(
+    request: Request, renderer: Renderer, stored: StoredInstance, transfer_syntax_uid: str
+) -> Response:
+    """A granted instance by itself, in the transfer syntax it is stored in or a native one.
+
+    Raises
+    ------
+    NotAnImageError, UnavailableError : it cannot be converted.
+    """
+    content_type = typed(DICOM, transfer_syntax_uid)
+    as_stored = transfer_syntax_uid == stored.transfer_syntax_uid
+    etag = strong_etag(stored.sha256) if as_stored else weak_etag(stored.sha256, transfer_syntax_uid)
+    if answer := not_modified(request, etag):
+        return answer
+    if as_stored:
+        path = stored.path
+        return single_part(
+            request,
+            Content(content_type, stored.size_bytes, etag, lambda begin, end: file_chunks(path, begin, end)),
+        )
+    written = renderer.write(Conversion(stored.path, stored.transfer_syntax_uid, transfer_syntax_uid))
+    return single_part(
+        request,
+        Content(
+            content_type,
+            written.size_bytes,
+            etag,
+            lambda begin, end: open_chunks(written.opened, begin, end),
+            written.close,
+        ),
+    )
+
+
+def transfer_syntaxes(stored: StoredInstance) -> list[str]:
+    """Those that an instance can be had in, the stored one first."""
+    native = [str(uid) for uid in NATIVE_FORMS if uid != stored.transfer_syntax_uid]
+    return [
+        stored.transfer_syntax_uid,
+        *(native if converts_to_native(stored.transfer_syntax_uid) else []),
+    ]
+
+
 def _part(stored: StoredInstance) -> FilePart:
-    content_type = typed("application/dicom", stored.transfer_syntax_uid)
-    return FilePart(content_type, stored.path, stored.size_bytes)
+    return FilePart(typed(DICOM, stored.transfer_syntax_uid), stored.locate, stored.size_bytes)
 
 
 def _offers(stored: StoredInstance, *, single: bool) -> list[Offer]:
-    """As it is stored: as a part and, when it is the only one, also by itself."""
-    offers = [Offer("application/dicom", True, stored.transfer_syntax_uid)]
-    return [*offers, Offer("application/dicom", False, stored.transfer_syntax_uid)] if single else offers
-
-
-def _accept(request: Request) -> str | None:
-    return request.query_params.get("accept") or request.headers.get("accept")
+    """In every transfer syntax as a part and, when it is the only one, also by itself."""
+    syntaxes = transfer_syntaxes(stored)
+    offers = [Offer(DICOM, True, syntax) for syntax in syntaxes]
+    return offers + [Offer(DICOM, False, syntax) for syntax in syntaxes] if single else offers
 
 
 def _array(objects: Iterator[bytes]) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ Searching inside one study needs no other permission than finding that study: th
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -16,12 +17,13 @@ from starlette.routing import BaseRoute, Route
 
 from central.access.policy import Scope
 from central.archive.archive import Archive
-from central.dicomweb.accept import Offer, choose
-from central.dicomweb.gate import Gate, path_uid
+from central.dicomweb.accept import Offer, accept_of, choose, takes_gzip
+from central.dicomweb.gate import Gate, base_url, path_uid
 from central.dicomweb.results import instance_json, series_json, study_json
 from central.dicomweb.search_parameters import DEFAULT_LIMIT, SearchParameters, search_parameters
 
 _JSON_OFFERS: Final = (Offer("application/dicom+json"), Offer("application/json"))
+_PACKED_FROM_BYTES: Final = 1024
 RowT = TypeVar("RowT")
 Find = Callable[[Scope, SearchParameters], list[RowT]]
 AsJson = Callable[[RowT, str], dict[str, Any]]
@@ -62,7 +64,7 @@ class Search:
         )
 
     def _answer(self, request: Request, find: Find[RowT], as_json: AsJson[RowT]) -> Response:
-        offer = choose(request.query_params.get("accept") or request.headers.get("accept"), _JSON_OFFERS)
+        offer = choose(accept_of(request), _JSON_OFFERS)
         # Inside one study the study is the limit; a viewer must not lose the 101st slice.
         default_limit = None if "study" in request.path_params else DEFAULT_LIMIT
         keys = search_parameters(request.query_params.multi_items(), default_limit)
@@ -71,10 +73,15 @@ class Search:
         if "series" in request.path_params:
             keys.series["series_instance_uid"] = path_uid(request, "series")
         scope = self._gate.scope(request, _detail(request), keys.study.get("study_instance_uid"))
-        base_url = str(request.base_url).rstrip("/") + "/dicom-web"
-        found = [as_json(row, base_url) for row in find(scope, keys)]
-        headers = {"Warning": f'299 dicomnet "{keys.warning}"'} if keys.warning else {}
+        service_url = base_url(request)
+        found = [as_json(row, service_url) for row in find(scope, keys)]
+        headers = {"Vary": "Accept-Encoding"}
+        if keys.warning:
+            headers["Warning"] = f'299 dicomnet "{keys.warning}"'
         body = json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        if len(body) > _PACKED_FROM_BYTES and takes_gzip(request):
+            body = gzip.compress(body, 6)
+            headers["Content-Encoding"] = "gzip"
         return Response(body, headers=headers, media_type=offer.media_type)
 
 

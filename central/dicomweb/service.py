@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -10,36 +12,55 @@ from starlette.routing import BaseRoute, Mount
 
 from central.access.problems import problem
 from central.archive.archive import Archive
-from central.archive.errors import NoSuchInstanceError, QueryError
+from central.archive.errors import (
+    ArchiveError,
+    NoSuchInstanceError,
+    NoSuchObjectError,
+    ObjectDamagedError,
+    QueryError,
+    StorageError,
+)
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
+from central.dicomweb.bulk_data import BulkData
+from central.dicomweb.capabilities import Capabilities
+from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.errors import BadRequestError, DicomwebError, NotHereError, UnavailableError
 from central.dicomweb.frames import Frames
-from central.dicomweb.gate import Gate
+from central.dicomweb.gate import MOUNTED_AT, Gate
+from central.dicomweb.pictures import Pictures
 from central.dicomweb.render import Renderer
 from central.dicomweb.retrieve import Retrieve
 from central.dicomweb.search import Search
+from central.dicomweb.store import Store
+from central.dicomweb.wado_uri import WadoUri
+
+_log = logging.getLogger(__name__)
 
 
-def routes(archive: Archive, audit: Audit, renderer: Renderer) -> list[BaseRoute]:
+def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLimits) -> list[BaseRoute]:
     """Everything under ``/dicom-web``. Must be behind `RequireSignIn`. `renderer` is closed by the caller."""
     gate = Gate(archive, audit)
     app = Starlette(
         routes=[
             *Search(archive, gate).routes(),
-            *Retrieve(archive, gate).routes(),
-            *Frames(archive, gate, renderer).routes(),
+            *Store(archive, audit, limits).routes(),
+            *Retrieve(archive, gate, renderer).routes(),
+            *BulkData(gate, renderer).routes(),
+            *Frames(gate, renderer).routes(),
+            *Pictures(archive, gate, renderer).routes(),
+            *WadoUri(archive, gate, renderer).routes(),
+            *Capabilities().routes(),
         ],
         exception_handlers={
             DicomwebError: _answer,
-            QueryError: _answer,
-            NoSuchInstanceError: _answer,
+            ArchiveError: _answer,
             AuditUnavailableError: _answer,
             HTTPException: _answer,
             Exception: _answer,
         },
     )
-    return [Mount("/dicom-web", app=app)]
+    return [Mount(MOUNTED_AT, app=app)]
 
 
 def _answer(_request: Request, error: Exception) -> Response:
@@ -50,9 +71,15 @@ def _answer(_request: Request, error: Exception) -> Response:
             error = BadRequestError(str(error))
         case NoSuchInstanceError():
             error = NotHereError()
+        case StorageError():
+            _log.error("the archive's objects cannot be had: %s", error)
+            error = UnavailableError("the archive cannot read or write its objects now; try again later")
+        case NoSuchObjectError() | ObjectDamagedError():
+            _log.error("an object is lost or damaged: %s", error)
+            return problem(500, "this instance is damaged in the archive; its log names the object")
         case AuditUnavailableError():
             error = UnavailableError(
-                "the audit record cannot be written, so nothing is shown; try again later"
+                "the audit record cannot be written, so nothing is shown or kept; try again later"
             )
     if isinstance(error, DicomwebError):
         return problem(error.status, str(error), error.headers)

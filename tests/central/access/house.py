@@ -25,7 +25,7 @@ from central.archive.archive import Archive
 from central.archive.indexing import ObjectOrigin
 from central.audit.record import Audit
 from central.database import Database
-from central.dicomweb import Renderer
+from central.dicomweb import DepositLimits, Renderer
 from central.dicomweb import routes as dicomweb_routes
 from central.identity.authority import CertificateAuthority
 from central.identity.gateways import Gateways
@@ -38,6 +38,7 @@ from tests.central.databases import open_archive_in, open_index, open_record
 PASSWORD = "a password for tests only"
 STUDY = "1.2.826.0.1.3680043.8.498.1"
 OTHER_STUDY = "1.2.826.0.1.3680043.8.498.2"
+ROOMY = DepositLimits(max_object_bytes=64 << 20, has_room=lambda: True)
 ORIGIN = ObjectOrigin("gw-test", "0" * 32, datetime(2026, 1, 1, tzinfo=UTC))
 
 
@@ -81,6 +82,7 @@ def people_in(accounts: Accounts) -> None:
     """One of each role, and for doctor and patient also one who has nothing to do with `STUDY`."""
     accounts.create_user("admin", PASSWORD, Role.ADMIN)
     accounts.create_user("radiologist", PASSWORD, Role.RADIOLOGIST)
+    accounts.create_user("service", PASSWORD, Role.SERVICE)
     accounts.create_user("doctor", PASSWORD, Role.DOCTOR, referring_physician_names=["House^Gregory"])
     accounts.create_user("doctor-other", PASSWORD, Role.DOCTOR, referring_physician_names=["Wilson^James"])
     accounts.create_user("patient", PASSWORD, Role.PATIENT, patient_ids=[PatientKey("HOSP", "P1")])
@@ -116,7 +118,7 @@ def part10(dataset: Dataset) -> bytes:
 
 
 @contextmanager
-def open_house(root: Path) -> Iterator[House]:
+def open_house(root: Path, limits: DepositLimits = ROOMY) -> Iterator[House]:
     """A house in `root`, with its people, served on a loopback port."""
     db = open_index(root)
     accounts, audit = Accounts.open(db), open_record(root)
@@ -142,7 +144,7 @@ def open_house(root: Path) -> Iterator[House]:
                 *sign_in_routes(accounts, audit),
                 *portal_routes(accounts, audit, lambda: boxes, pair),  # type: ignore[arg-type, return-value]
                 *enrolment_routes(audit, pairings, replace, revoke),
-                *dicomweb_routes(archive, audit, renderer),
+                *dicomweb_routes(archive, audit, renderer, limits),
             ],
             middleware=[Middleware(RequireSignIn, accounts=accounts)],
         )

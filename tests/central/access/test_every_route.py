@@ -31,6 +31,7 @@ PAGE, DATA = 303, 401  # what an anonymous caller gets: the sign-in page, or a p
 # A status for each of CALLERS. Denied images are 404, as if they were not there.
 IMAGES = (DATA, 404, 200, 200, 404, 200, 404)
 SEARCH = (DATA, 200, 200, 200, 200, 200, 200)  # what is found is another table, below
+STORES = (DATA, 415, 415, 403, 403, 403, 403)  # no body: who may store is told what to send
 RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/healthz"): (200,) * 7,
     ("GET", "/signin"): (200,) * 7,
@@ -54,6 +55,19 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/api/worklist"): (DATA, 200, 403, 403, 403, 403, 403),
     ("PUT", "/api/worklist/{item_id}"): (DATA, 400, 403, 403, 403, 403, 403),  # an empty body
     ("DELETE", "/api/worklist/{item_id}"): (DATA, 404, 403, 403, 403, 403, 403),
+    ("OPTIONS", "/dicom-web/"): (DATA, 200, 200, 200, 200, 200, 200),
+    ("GET", "/dicom-web/openapi.json"): (DATA, 200, 200, 200, 200, 200, 200),
+    ("GET", "/dicom-web/wado"): (
+        DATA,
+        400,
+        400,
+        400,
+        400,
+        400,
+        400,
+    ),  # no parameters; the rest: test_wado_uri
+    ("POST", "/dicom-web/studies"): STORES,
+    ("POST", "/dicom-web/studies/{study}"): STORES,
     ("GET", "/dicom-web/studies"): SEARCH,
     ("GET", "/dicom-web/series"): SEARCH,
     ("GET", "/dicom-web/instances"): SEARCH,
@@ -70,7 +84,17 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/metadata"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/rendered"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/thumbnail"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/rendered"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/thumbnail"): IMAGES,
+    (
+        "GET",
+        "/dicom-web/studies/{study}/series/{series}/instances/{instance}/bulkdata/{element:path}",
+    ): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}"): IMAGES,
+    (
+        "GET",
+        "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}/thumbnail",
+    ): IMAGES,
     (
         "GET",
         "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}/rendered",
@@ -131,10 +155,15 @@ def uids() -> dict[str, str]:
         "series": dataset.SeriesInstanceUID,
         "instance": dataset.SOPInstanceUID,
         "frames": "1",
+        "element": "7FE00010",
         "item_id": "RIS-1",
         "gateway_id": "gw-1",
         "command_id": "0" * 32,
     }
+
+
+def filled(path: str) -> str:
+    return path.replace(":path}", "}").format(**uids())
 
 
 def listed(routes: list[BaseRoute], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -163,7 +192,7 @@ def test_every_route_has_a_rule(central: Running) -> None:
 @pytest.mark.parametrize(("method", "path"), list(RULES))
 def test_who_gets_what(central: Running, method: str, path: str) -> None:
     for caller, expected in zip(CALLERS, RULES[method, path], strict=True):
-        got = central.ask(caller, method, path.format(**uids()))
+        got = central.ask(caller, method, filled(path))
         assert got.status_code == expected, f"{caller}: {got.text[:200]}"
         if expected in (DATA, 403, 404) and path.startswith(("/api", "/dicom-web")):
             assert got.headers["content-type"] == "application/problem+json"
@@ -175,7 +204,7 @@ def test_who_gets_what(central: Running, method: str, path: str) -> None:
 @pytest.mark.parametrize("path", [path for (_, path), rule in RULES.items() if rule is SEARCH])
 def test_a_search_shows_what_may_be_seen(central: Running, path: str) -> None:
     for caller in CALLERS[1:]:
-        found = central.ask(caller, "GET", path.format(**uids())).json()
+        found = central.ask(caller, "GET", filled(path)).json()
         assert len(found) == (1 if caller in SEES_THE_STUDY else 0), caller
 
 

@@ -87,11 +87,11 @@ def test_privileges() -> None:
     allowed = {role: {p for p in Privilege if has_privilege(principal(role), p)} for role in Role}
     assert allowed == {
         Role.ADMIN: set(Privilege),
-        Role.RADIOLOGIST: {Privilege.READ_FLEET},
+        Role.RADIOLOGIST: {Privilege.READ_FLEET, Privilege.STORE_INSTANCES},
         Role.DOCTOR: set(),
         Role.PATIENT: set(),
         Role.PEER: set(),
-        Role.SERVICE: {Privilege.MANAGE_WORKLIST},
+        Role.SERVICE: {Privilege.MANAGE_WORKLIST, Privilege.STORE_INSTANCES},
     }
 
 

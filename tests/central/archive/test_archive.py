@@ -182,3 +182,22 @@ def test_forget_removes_a_refused_file_and_never_an_indexed_one(stocked: Stocked
         known = sink.commit()
     stocked.archive.forget(known)
     assert known.path.read_bytes() == content
+
+
+def test_what_is_examined_and_not_taken_was_never_there(stocked: Stocked, made: MakeFile) -> None:
+    """Even when the same content is archived at the same time by somebody else."""
+    content = made(StudyInstanceUID="1.3", SOPInstanceUID="1.3.1")
+    with stocked.archive.new_object() as refused:
+        refused.write(content)
+        said = stocked.archive.examine(refused)
+        assert said.is_filed_as_sent
+        assert (said.attributes.study_instance_uid, said.attributes.sop_instance_uid) == ("1.3", "1.3.1")
+        assert stocked.put(content) is Outcome.ARCHIVED
+    [row] = stocked.archive.instances_of(stocked.grant("1.3"))
+    stored = stocked.archive.open_instance(stocked.grant("1.3"), row.series.series_instance_uid, "1.3.1")
+    assert stored.path.read_bytes() == content
+    with stocked.archive.new_object() as nothing:
+        nothing.write(b"nothing")
+        with pytest.raises(NotDicomError):
+            stocked.archive.examine(nothing)
+    assert list((stocked.root / "objects" / "incoming").iterdir()) == []

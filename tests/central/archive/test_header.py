@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 
 from central.archive.attributes import attributes_of
-from central.archive.dicom_json import dicom_json
+from central.archive.dicom_json import dicom_json, with_bulk_data_at
 from central.archive.errors import NotDicomError
 from central.archive.header import MAX_HEADER_BYTES, Header, read_header
 from tests.central.archive.conftest import MakeFile, sample
@@ -140,6 +140,41 @@ def test_a_large_value_is_passed_over_and_what_follows_is_read(tmp_path: Path) -
     described = json.loads(dicom_json(header, {}))
     assert described["00420011"] == {"vr": "OB", "BulkDataURI": "bulkdata/00420011"}
     assert described["00420012"]["Value"] == ["application/pdf"]
+
+
+def test_a_large_value_inside_a_sequence_is_named_by_its_way(tmp_path: Path) -> None:
+    large = _element(0x9, 0x1010, b"OB", bytes(5000))
+    items = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(each)) + each for each in (b"", large))
+    content = part_10(SOP + _element(8, 0x1140, b"SQ", items))
+    described = dicom_json(header_of(tmp_path, content), {})
+    place = "bulkdata/00081140/2/00091010"
+    assert json.loads(described)["00081140"]["Value"][1]["00091010"] == {"vr": "OB", "BulkDataURI": place}
+    absolute = json.loads(with_bulk_data_at(described, 'https://a/"b'))
+    assert absolute["00081140"]["Value"][1]["00091010"]["BulkDataURI"] == f'https://a/"b/{place}'
+
+
+def test_text_that_looks_like_a_bulk_data_uri_stays_text(tmp_path: Path) -> None:
+    text = b'"BulkDataURI":"bulkdata/00420011'
+    described = dicom_json(header_of(tmp_path, part_10(SOP + _element(0x10, 0x4000, b"LT", text))), {})
+    assert json.loads(with_bulk_data_at(described, "x"))["00104000"]["Value"] == [text.decode()]
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "named", "named_vr"),
+    [
+        ((0x7FE0, 0x0010), b"OW", "7FE00010", "OW"),
+        ((0x7FE0, 0x0008), b"OF", "7FE00008", "OF"),
+        ((0x7FE0, 0x0001), b"OV", "7FE00010", "OB"),  # an offset table, which only encapsulated pixels have
+        ((0xFFFC, 0xFFFC), b"OB", "", ""),
+    ],
+)
+def test_the_pixel_data_is_named(
+    tmp_path: Path, tag: tuple[int, int], vr: bytes, named: str, named_vr: str
+) -> None:
+    pixels = struct.pack("<HH2sxxI", *tag, vr, 8) + bytes(8)
+    described = json.loads(dicom_json(header_of(tmp_path, part_10(SOP + pixels)), {}))
+    found = {tag: value for tag, value in described.items() if "BulkDataURI" in value}
+    assert found == ({named: {"vr": named_vr, "BulkDataURI": f"bulkdata/{named}"}} if named else {})
 
 
 def test_a_length_beyond_the_file_is_only_an_incomplete_header(tmp_path: Path) -> None:

@@ -55,5 +55,5 @@ def test_bytes_of_any_kind_give_what_pydicom_gives_or_nothing(charset: str) -> N
             dataset = Dataset({tag: element})
             dataset.set_original_encoding(False, little, charset)
             header = Header(dataset, "", "", "", little, {}, "")
-            assert said == whole._element(dataset, tag, header, 0), (vr, value)
+            assert said == whole._element(dataset, tag, header, ()), (vr, value)
     assert plain > 500

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from starlette.requests import Request
 
-from central.dicomweb.accept import Offer, choose
+from central.dicomweb.accept import Offer, choose, takes_gzip
 from central.dicomweb.errors import NotAcceptableError
 
 JPEG_LS = "1.2.840.10008.1.2.4.80"
@@ -56,3 +57,21 @@ def test_a_closer_range_decides_the_quality() -> None:
     assert choose("image/*, image/jpeg;q=0.1", offers).media_type == "image/png"
     browser = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"
     assert choose(browser, offers).media_type == "image/jpeg"
+
+
+@pytest.mark.parametrize(
+    ("header", "packed"),
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5", True),
+        ("*", True),
+        ("gzip;q=0, *", False),
+        ("gzip; q=0.0", False),
+        ("gzip;q=much", False),
+        ("identity", False),
+        ("", False),
+    ],
+)
+def test_who_takes_packed_answers(header: str, packed: bool) -> None:
+    request = Request({"type": "http", "headers": [(b"accept-encoding", header.encode())]})
+    assert takes_gzip(request) == packed

@@ -1,0 +1,120 @@
+"""WADO-RS: pictures drawn from images, whole or as thumbnails (PS3.18 sections 10.4.1.1.3 and 10.4.1.1.5).
+
+One picture stands for a study, a series or a multi-frame image: that of the middle image, of its middle frame. Who
+accepts ``multipart/related`` gets a picture of every frame. `Renderer`'s workers draw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from central.access.policy import Action, Grant
+from central.archive.archive import Archive
+from central.archive.rows import InstanceRow
+from central.dicomweb.accept import Offer, accept_of, choose
+from central.dicomweb.errors import BadRequestError, NotAnImageError, NotHereError
+from central.dicomweb.frames import frame_numbers
+from central.dicomweb.gate import INSTANCE, SERIES, STUDY, Gate, path_uid
+from central.dicomweb.multipart import BytesPart, multipart_of_parts
+from central.dicomweb.render import Job, Renderer
+from central.dicomweb.view_parameters import ViewParameters, view_parameters
+
+MAX_PICTURES_A_REQUEST: Final = 1000
+THUMBNAIL: Final = (128, 128)
+PICTURE_OFFERS: Final = (Offer("image/jpeg"), Offer("image/png"))
+_MANY_OFFERS: Final = tuple(Offer(offer.media_type, multipart=True) for offer in PICTURE_OFFERS)
+_LEVELS: Final = (STUDY, SERIES, INSTANCE, INSTANCE + "/frames/{frames}")
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What one picture shows; frame None: the middle one."""
+
+    series_instance_uid: str
+    sop_instance_uid: str
+    frame: int | None
+
+
+class Pictures:
+    """The transactions for rendered resources and thumbnails."""
+
+    def __init__(self, archive: Archive, gate: Gate, renderer: Renderer) -> None:
+        self._archive = archive
+        self._gate = gate
+        self._renderer = renderer
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            *(Route(f"{level}/rendered", self.rendered) for level in _LEVELS),
+            *(Route(f"{level}/thumbnail", self.thumbnail) for level in _LEVELS),
+        ]
+
+    def rendered(self, request: Request) -> Response:
+        offer = choose(accept_of(request), PICTURE_OFFERS + _MANY_OFFERS)
+        return self._pictures(request, offer, view_parameters(request.query_params, offer.media_type))
+
+    def thumbnail(self, request: Request) -> Response:
+        offer = choose(accept_of(request), PICTURE_OFFERS)
+        view = view_parameters(request.query_params, offer.media_type, THUMBNAIL)
+        return self._pictures(request, offer, view)
+
+    def _pictures(self, request: Request, offer: Offer, view: ViewParameters) -> Response:
+        asked = request.path_params.get("frames")
+        numbers = frame_numbers(asked) if asked is not None else []
+        if len(numbers) > 1 and not offer.multipart:
+            raise BadRequestError("one picture shows one frame: accept multipart/related for several")
+        series_uid, sop_uid = (
+            path_uid(request, level) if level in request.path_params else None
+            for level in ("series", "instance")
+        )
+        detail = f"WADO-RS picture{'s' if offer.multipart else ''}, frame {asked or 'in the middle'}"
+        grant = self._gate.grant(request, Action.VIEW, detail, series_uid, sop_uid)
+        if series_uid is not None and sop_uid is not None and (numbers or not offer.multipart):
+            shown = [_Drawn(series_uid, sop_uid, number) for number in numbers or (None,)]
+        else:
+            shown = self._shown(grant, series_uid, sop_uid, every=offer.multipart)
+        pictures = (self._draw(grant, one, view) for one in shown)
+        first = next(pictures)  # what is wrong shows before the answer begins
+        if not offer.multipart:
+            return Response(first, media_type=offer.media_type)
+        parts = (BytesPart(offer.media_type, picture) for picture in chain([first], pictures))
+        return multipart_of_parts(offer.media_type, parts)
+
+    def _shown(
+        self, grant: Grant, series_uid: str | None, sop_uid: str | None, *, every: bool
+    ) -> list[_Drawn]:
+        rows = [
+            row
+            for row in self._archive.instances_of(grant, series_uid)
+            if sop_uid in (None, row.sop_instance_uid)
+        ]
+        if not rows:
+            raise NotHereError
+        images = [row for row in rows if row.rows]
+        if not images:
+            raise NotAnImageError("there are no images here")
+        if not every:
+            return [_drawn(images[len(images) // 2], None)]
+        if sum(_number_of_frames(row) for row in images) > MAX_PICTURES_A_REQUEST:
+            raise BadRequestError(
+                f"at most {MAX_PICTURES_A_REQUEST} pictures can be asked for at once: ask by series or frame"
+            )
+        return [_drawn(row, frame) for row in images for frame in range(1, _number_of_frames(row) + 1)]
+
+    def _draw(self, grant: Grant, shown: _Drawn, view: ViewParameters) -> bytes:
+        stored = self._archive.open_instance(grant, shown.series_instance_uid, shown.sop_instance_uid)
+        return self._renderer.render(Job(stored.path, stored.transfer_syntax_uid, shown.frame, view))
+
+
+def _drawn(row: InstanceRow, frame: int | None) -> _Drawn:
+    return _Drawn(row.series.series_instance_uid, row.sop_instance_uid, frame)
+
+
+def _number_of_frames(row: InstanceRow) -> int:
+    return max(1, row.number_of_frames or 1)

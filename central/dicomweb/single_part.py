@@ -1,0 +1,99 @@
+"""Answers of one part: whole, a range of it, or the word that it has not changed (RFC 9110 sections 8.8, 13 and 14).
+
+What is always true: an entity tag comes from the hash of the archived content, so it is strong where the bytes are
+those that were archived; what was made from them has a weak one and no ranges, since a later version of this program
+may make it otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from central.access.problems import problem
+from central.dicomweb.multipart import ClosingResponse
+
+_RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+
+
+@dataclass(frozen=True)
+class Content:
+    """`size_bytes` that `chunks` gives out from one offset to before another.
+
+    `etag` is quoted as in RFC 9110 section 8.8.3. `close` is called once nothing more is read.
+    """
+
+    media_type: str
+    size_bytes: int
+    etag: str
+    chunks: Callable[[int, int], Generator[bytes, None, None]]
+    close: Callable[[], None] = lambda: None
+
+
+def strong_etag(sha256: str, *what: object) -> str:
+    """For bytes of the archived content: all of it, or the part that `what` names."""
+    return '"' + "-".join([sha256, *map(str, what)]) + '"'
+
+
+def weak_etag(sha256: str, *what: object) -> str:
+    """For what is made from the archived content."""
+    return "W/" + strong_etag(sha256, *what)
+
+
+def not_modified(request: Request, etag: str) -> Response | None:
+    """304 if the client says that it has `etag`; None otherwise."""
+    said = request.headers.get("if-none-match")
+    if said is None:
+        return None
+    tags = [tag.strip().removeprefix("W/") for tag in said.split(",")]
+    if said.strip() == "*" or etag.removeprefix("W/") in tags:
+        return Response(status_code=304, headers={"ETag": etag})
+    return None
+
+
+def single_part(request: Request, content: Content) -> Response:
+    """What the request wants of `content`."""
+    answer = not_modified(request, content.etag) or _whole_or_range(request, content)
+    if not isinstance(answer, ClosingResponse):
+        content.close()
+    return answer
+
+
+def _whole_or_range(request: Request, content: Content) -> Response:
+    headers = {"ETag": content.etag, "Content-Type": content.media_type}
+    begin, end, status = 0, content.size_bytes, 200
+    if not content.etag.startswith("W/"):
+        headers["Accept-Ranges"] = "bytes"
+        wanted = _range(request, content)
+        if wanted is not None:
+            begin, end, status = *wanted, 206
+            if begin >= end:
+                refusal = {"Content-Range": f"bytes */{content.size_bytes}"}
+                return problem(416, f"this has {content.size_bytes} bytes", refusal)
+            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{content.size_bytes}"
+    headers["Content-Length"] = str(end - begin)
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers)
+    return ClosingResponse(content.chunks(begin, end), status, headers, content.close)
+
+
+def _range(request: Request, content: Content) -> tuple[int, int] | None:
+    """From where to before where; an empty one cannot be satisfied. None: the whole, as for several ranges at once."""
+    match = _RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
+    if match is None or match[0] == "bytes=-":
+        return None
+    if request.headers.get("if-range", content.etag) != content.etag:
+        return None
+    size = content.size_bytes
+    if not match[1]:
+        return max(0, size - int(match[2])), size
+    if not match[2]:
+        return int(match[1]), size
+    if int(match[2]) < int(match[1]):
+        return None  # not a range at all (section 14.1.1)
+    return int(match[1]), min(size, int(match[2]) + 1)
