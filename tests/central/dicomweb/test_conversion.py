@@ -39,12 +39,14 @@ from tests.central.dicomweb.conftest import IMAGES
 from tests.central.dicomweb.test_dicomweb import JPEG_LS_SERIES, outside_client, parts, stored
 
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-# What no decoder here or elsewhere reads, or what has fewer pixels or another header than it says.
+# What no decoder here or elsewhere reads, or what has fewer pixels or less of a header than it says.
 BROKEN = {
     "JPEG2000-embedded-sequence-delimiter.dcm",
     "GDCMJ2K_TextGBR.dcm",
     "MR_truncated.dcm",
     "badVR.dcm",
+    "meta_missing_tsyntax.dcm",
+    "nested_priv_SQ.dcm",
     "emri_small_jpeg_2k_lossless_too_short.dcm",
 }
 DCMTK_DECODERS = {"51": "dcmdjpeg", "57": "dcmdjpeg", "70": "dcmdjpeg", "80": "dcmdjpls", "81": "dcmdjpls"}
