@@ -68,6 +68,7 @@ from central.ingest.uploads import Uploads
 from central.portal.box_commands import routes as box_command_routes
 from central.portal.enrolments import routes as enrolment_routes
 from central.portal.service import routes as portal_routes
+from central.portal.study_access import routes as study_access_routes
 from central.revocation import end_session, live_sessions
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
 from central.viewer.delivery import routes as viewer_routes
@@ -187,6 +188,7 @@ def _people_app(
                 lambda gateway_id: pair("", gateway_id),
                 lambda gateway_id: _revoke(foundation, gateway_id),
             ),
+            *study_access_routes(foundation.doorkeeper, archive, audit),
             *box_command_routes(
                 audit,
                 is_admitted=foundation.gateways.is_admitted,
@@ -198,7 +200,7 @@ def _people_app(
             *dicomweb_routes(archive, audit, renderer),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
-        middleware=[Middleware(RequireSignIn, accounts=accounts)],
+        middleware=[Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper)],
     )
 
 

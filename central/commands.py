@@ -31,7 +31,7 @@ from central.revocation import end_session, live_sessions
 from contract.enrolment import Pairing
 from contract.settings import SettingsError, load_settings, print_default_config, settings_table
 
-_PEOPLE: Final = [role.value for role in Role if role is not Role.PEER]
+_PEOPLE: Final = [role.value for role in Role if role not in (Role.PEER, Role.GUEST)]
 _EPILOG: Final = """\
 a first start:
   dicomnet-central --print-default-config > central.toml

@@ -16,6 +16,7 @@ from typing import Final
 import peewee
 
 from central.access.accounts import Accounts
+from central.access.doorkeeper import Doorkeeper
 from central.audit.chain import Notary
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
@@ -43,7 +44,7 @@ class Foundation:
     gateways: Gateways
     pairings: Pairings
     standings: Standings
-    accounts: Accounts
+    doorkeeper: Doorkeeper
 
     @classmethod
     def open(cls, settings: Settings) -> Foundation:
@@ -62,7 +63,7 @@ class Foundation:
             gateways = Gateways(db, identity.authority)
             pairings = Pairings(db, gateways, accept_at_once=settings.gateways.acceptance == "pairing-string")
             standings = Standings(db, gateways)
-            accounts = Accounts.open(db)
+            doorkeeper = Doorkeeper.open(db)
         except KeyFileError as error:
             raise StartError(str(error)) from error
         except OSError as error:
@@ -71,7 +72,11 @@ class Foundation:
             ) from error
         except (peewee.PeeweeException, AuditUnavailableError) as error:
             raise StartError(f"a database in {root} cannot be used: {error}") from error
-        return cls(settings, db, audit, identity, gateways, pairings, standings, accounts)
+        return cls(settings, db, audit, identity, gateways, pairings, standings, doorkeeper)
+
+    @property
+    def accounts(self) -> Accounts:
+        return self.doorkeeper.accounts
 
     def close(self) -> None:
         self.audit.close()

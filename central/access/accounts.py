@@ -7,6 +7,7 @@ What is always true
 - A password is kept as argon2id only, a token as its SHA-256 only: the database signs nobody in.
 - A wrong password and an unknown username take the same work and get the same answer.
 - A session ends at its time, at sign-out, or when the password is changed. A cookie's token is no bearer token.
+- What holds for somebody besides the account (grants, refusals, …) is not known here.
 
 What a crash leaves: whole rows; a session that was answered was committed.
 """
@@ -104,6 +105,8 @@ class Accounts:
             raise AccountError("a username has 1 to 64 of a-z, 0-9, '.', '_', '@' and '-'")
         if role is Role.PEER:
             raise AccountError("peers are configured under [[dicom.peers]]; they have no account")
+        if role is Role.GUEST:
+            raise AccountError("guests come by a link to one study; they have no account")
         row = {
             "user_id": uuid.uuid4().hex,
             "username": username,
@@ -157,30 +160,32 @@ class Accounts:
         with self._db.atomic():
             UserSession.delete().where(UserSession.expires_at_utc <= now).execute(self._db)
             UserSession.insert(
-                token_sha256=_digest(token),
+                token_sha256=digest(token),
                 user_id=principal.user_id,
                 kind=kind,
                 expires_at_utc=now + life_s,
             ).execute(self._db)
         return token
 
-    def principal_of(self, token: str, kind: SessionKind) -> Principal | None:
-        """Whose `token` this is; None when it is unknown, of the other kind, ended or expired."""
-        query = (
-            UserAccount.select(UserAccount)
-            .join(UserSession, on=UserSession.user_id == UserAccount.user_id)
-            .where(
-                (UserSession.token_sha256 == _digest(token))
-                & (UserSession.kind == kind)
-                & (UserSession.expires_at_utc > int(self._clock()))
-            )
+    def user_of(self, token: str, kind: SessionKind) -> str | None:
+        """The `user_id` that `token` was made for; None when it is unknown, of the other kind, ended or expired."""
+        query = UserSession.select(UserSession.user_id).where(
+            UserSession.token_sha256 == digest(token),
+            UserSession.kind == kind,
+            UserSession.expires_at_utc > int(self._clock()),
         )
-        rows = list(query.dicts().execute(self._db))
-        return _principal(rows[0]) if rows else None
+        row = next(iter(query.dicts().execute(self._db)), None)
+        return row["user_id"] if row is not None else None
+
+    def account(self, user_id: str) -> Principal | None:
+        """Who has this account, without the rules of the moment: those are added by `central.access.doorkeeper`."""
+        query = UserAccount.select().where(UserAccount.user_id == user_id)
+        row = next(iter(query.dicts().execute(self._db)), None)
+        return _principal(row) if row is not None else None
 
     def end_session(self, token: str) -> None:
         """Forget `token`; unknown ones are nothing to forget."""
-        UserSession.delete().where(UserSession.token_sha256 == _digest(token)).execute(self._db)
+        UserSession.delete().where(UserSession.token_sha256 == digest(token)).execute(self._db)
 
     def _hash(self, password: str) -> str:
         if not MIN_PASSWORD_CHARACTERS <= len(password) <= MAX_PASSWORD_CHARACTERS:
@@ -198,7 +203,8 @@ class Accounts:
                 return False
 
 
-def _digest(token: str) -> str:
+def digest(token: str) -> str:
+    """What is kept of a token, instead of the token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

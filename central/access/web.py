@@ -22,7 +22,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from central.access.accounts import Accounts
+from central.access.doorkeeper import Doorkeeper
 from central.access.headers import with_safe_headers
 from central.access.policy import Principal
 from central.access.problems import problem
@@ -51,18 +51,18 @@ def source_address(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client else "unknown"
 
 
-def authenticate(request: HTTPConnection, accounts: Accounts) -> Principal | None:
+def authenticate(request: HTTPConnection, doorkeeper: Doorkeeper) -> Principal | None:
     """Whose request this is, by ``Authorization: Bearer`` (RFC 6750), else by cookie. Reads the database."""
     authorization = request.headers.get("authorization")
     if authorization is not None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or len(token) > _MAX_TOKEN_CHARACTERS:
             return None
-        return accounts.principal_of(token.strip(), "bearer")
+        return doorkeeper.principal_of(token.strip(), "bearer")
     token = request.cookies.get(COOKIE_NAME, "")
     if not token or len(token) > _MAX_TOKEN_CHARACTERS:
         return None
-    return accounts.principal_of(token, "cookie")
+    return doorkeeper.principal_of(token, "cookie")
 
 
 def page_of(request: HTTPConnection) -> Literal["own", "foreign", "unsaid"]:
@@ -115,9 +115,9 @@ def audit_event(
 class RequireSignIn:
     """ASGI middleware: default deny. Wraps the whole application of the people listener."""
 
-    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
+    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper) -> None:
         self._app = app
-        self._accounts = accounts
+        self._doorkeeper = doorkeeper
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -131,7 +131,7 @@ class RequireSignIn:
         scope = request.scope
         # The path the router will see: request.url would cut a decoded "?" off it.
         if not is_public(request.method, scope["path"]):
-            principal = await run_in_threadpool(authenticate, request, self._accounts)
+            principal = await run_in_threadpool(authenticate, request, self._doorkeeper)
             if principal is None:
                 await _not_signed_in(request)(scope, receive, send)
                 return

@@ -9,7 +9,6 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from central.access.policy import (
-    NOTHING,
     Action,
     DenialReason,
     Denied,
@@ -38,7 +37,7 @@ class Gate:
     def scope(self, request: Request, detail: str, study_instance_uid: str | None = None) -> Scope:
         """What the caller's search may find; empty, and recorded as refused, for roles that may not search."""
         scope = scope_of(principal_of(request), Action.SEARCH)
-        outcome: Outcome = "refused" if scope == NOTHING else "success"
+        outcome: Outcome = "refused" if scope.is_nothing else "success"
         self._audit.record(audit_event(request, Action.SEARCH, outcome, detail, study_instance_uid))
         return scope
 

@@ -22,7 +22,7 @@ from central.audit.record import Action, Audit, AuditRow, Outcome
 from central.portal.boxes import BoxView, box_json
 from central.portal.enrolments import pairing_json
 from central.portal.sign_in import COOKIE_LIFE_S, sign_in_pages
-from central.portal.templating import FOLDER, may_find_studies, page
+from central.portal.templating import FOLDER, may_find_studies, may_share, page
 from contract.enrolment import Pairing
 from contract.errors import PermanentError
 
@@ -67,7 +67,7 @@ class _Portal:
         principal = principal_of(request)
         if has_privilege(principal, Privilege.READ_FLEET) and not may_find_studies(principal):
             return RedirectResponse("/fleet", status_code=303)
-        return page("studies.html", principal, path="/")
+        return page("studies.html", principal, path="/", may_share=may_share(principal))
 
     def fleet_page(self, request: Request) -> Response:
         principal = principal_of(request)

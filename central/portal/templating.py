@@ -5,6 +5,7 @@ The study list, fleet and audit pages are empty frames; their scripts fetch the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,30 +22,29 @@ _TEMPLATES: Final = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_PAGES: Final = (
-    ("/", "Studies", None),
-    ("/fleet", "Fleet", Privilege.READ_FLEET),
-    ("/audit", "Audit", Privilege.READ_AUDIT),
-)
 
 
 def may_find_studies(principal: Principal) -> bool:
     """Whether the study list can ever show `principal` anything."""
-    scope = scope_of(principal, Action.SEARCH)
-    return scope.everything or bool(scope.patients or scope.referring_physician_keys)
+    return not scope_of(principal, Action.SEARCH).is_nothing
+
+
+def may_share(principal: Principal) -> bool:
+    """Whether `principal` can ever let somebody else look at a study, or keep them from it."""
+    shares = not scope_of(principal, Action.SHARE).is_nothing
+    return shares or has_privilege(principal, Privilege.GIVE_ACCESS)
+
+
+_PAGES: Final[tuple[tuple[str, str, Callable[[Principal], bool]], ...]] = (
+    ("/", "Studies", may_find_studies),
+    ("/sharing", "Sharing", may_share),
+    ("/fleet", "Fleet", lambda principal: has_privilege(principal, Privilege.READ_FLEET)),
+    ("/audit", "Audit", lambda principal: has_privilege(principal, Privilege.READ_AUDIT)),
+)
 
 
 def page(name: str, principal: Principal | None, status: int = 200, **values: object) -> HTMLResponse:
     """The page from template `name`, with the navigation that `principal` may use."""
-    html = _TEMPLATES.get_template(name).render(
-        principal=principal, navigation=_navigation(principal) if principal else [], **values
-    )
+    navigation = [(path, label) for path, label, may in _PAGES if principal and may(principal)]
+    html = _TEMPLATES.get_template(name).render(principal=principal, navigation=navigation, **values)
     return HTMLResponse(html, status)
-
-
-def _navigation(principal: Principal) -> list[tuple[str, str]]:
-    return [
-        (path, label)
-        for path, label, privilege in _PAGES
-        if (has_privilege(principal, privilege) if privilege else may_find_studies(principal))
-    ]

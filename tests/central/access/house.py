@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from central.access.accounts import Accounts
+from central.access.doorkeeper import Doorkeeper
 from central.access.policy import PatientKey, Role
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
@@ -32,6 +33,7 @@ from central.identity.gateways import Gateways
 from central.identity.pairings import Pairings
 from central.portal import routes as portal_routes
 from central.portal.enrolments import routes as enrolment_routes
+from central.portal.study_access import routes as study_access_routes
 from contract.enrolment import Pairing, new_token
 from tests.central.audit.notary import NOTARY
 
@@ -46,7 +48,7 @@ class House:
     """Everything opened; `base_url` once it is served. `boxes` is what the fleet page shows."""
 
     db: peewee.SqliteDatabase
-    accounts: Accounts
+    doorkeeper: Doorkeeper
     audit: Audit
     archive: Archive
     renderer: Renderer
@@ -56,6 +58,10 @@ class House:
     pairings: Pairings
     base_url: str = ""
     tokens: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def accounts(self) -> Accounts:
+        return self.doorkeeper.accounts
 
     def put(self, content: bytes) -> None:
         """Archive a Part 10 file."""
@@ -122,7 +128,8 @@ def open_house(root: Path) -> Iterator[House]:
         str(root / "central.sqlite3"),
         pragmas={"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000},
     )
-    accounts, audit = Accounts.open(db), Audit.open(root / "audit.sqlite3", NOTARY)
+    doorkeeper, audit = Doorkeeper.open(db), Audit.open(root / "audit.sqlite3", NOTARY)
+    accounts = doorkeeper.accounts
     archive = Archive.open(root, db)
     boxes: list[object] = []
 
@@ -145,12 +152,13 @@ def open_house(root: Path) -> Iterator[House]:
                 *sign_in_routes(accounts, audit),
                 *portal_routes(accounts, audit, lambda: boxes, pair),  # type: ignore[arg-type, return-value]
                 *enrolment_routes(audit, pairings, replace, revoke),
+                *study_access_routes(doorkeeper, archive, audit),
                 *dicomweb_routes(archive, audit, renderer),
             ],
-            middleware=[Middleware(RequireSignIn, accounts=accounts)],
+            middleware=[Middleware(RequireSignIn, doorkeeper=doorkeeper)],
         )
         people_in(accounts)
-        house = House(db, accounts, audit, archive, renderer, app, boxes, gateways, pairings)
+        house = House(db, doorkeeper, audit, archive, renderer, app, boxes, gateways, pairings)
         with served(app) as base_url:
             house.base_url = base_url
             yield house

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import peewee
@@ -16,28 +15,9 @@ from central.access.throttle import (
     WINDOW_S,
     SignInThrottle,
 )
+from tests.central.access.conftest import Clock
 
 GOOD = "correct horse battery"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[peewee.SqliteDatabase]:
-    database = peewee.SqliteDatabase(str(tmp_path / "central.sqlite3"), pragmas={"journal_mode": "wal"})
-    yield database
-    database.close()
 
 
 @pytest.fixture
@@ -87,28 +67,28 @@ def test_a_session_ends_at_its_time(accounts: Accounts, clock: Clock) -> None:
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
     token = accounts.start_session(principal, "cookie", 60)
     clock.now += 59
-    assert accounts.principal_of(token, "cookie") == principal
+    assert accounts.user_of(token, "cookie") == principal.user_id
     clock.now += 1
-    assert accounts.principal_of(token, "cookie") is None
+    assert accounts.user_of(token, "cookie") is None
 
 
 def test_a_session_ends_at_sign_out_and_at_a_new_password(accounts: Accounts) -> None:
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
     first, second = (accounts.start_session(principal, "cookie", 60) for _ in range(2))
     accounts.end_session(first)
-    assert accounts.principal_of(first, "cookie") is None
-    assert accounts.principal_of(second, "cookie") == principal
+    assert accounts.user_of(first, "cookie") is None
+    assert accounts.user_of(second, "cookie") == principal.user_id
     accounts.set_password("ann", GOOD + "!")
-    assert accounts.principal_of(second, "cookie") is None
+    assert accounts.user_of(second, "cookie") is None
     assert accounts.verify("ann", GOOD, "::1") is None
     assert accounts.verify("ann", GOOD + "!", "::1") == principal
 
 
 def test_a_cookies_token_is_no_bearer_token(accounts: Accounts) -> None:
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
-    assert accounts.principal_of(accounts.start_session(principal, "cookie", 60), "bearer") is None
-    assert accounts.principal_of(accounts.start_session(principal, "bearer", 60), "cookie") is None
-    assert accounts.principal_of("nonsense", "cookie") is None
+    assert accounts.user_of(accounts.start_session(principal, "cookie", 60), "bearer") is None
+    assert accounts.user_of(accounts.start_session(principal, "bearer", 60), "cookie") is None
+    assert accounts.user_of("nonsense", "cookie") is None
 
 
 def test_expired_sessions_are_forgotten(accounts: Accounts, clock: Clock, db: peewee.SqliteDatabase) -> None:
@@ -129,6 +109,7 @@ def test_expired_sessions_are_forgotten(accounts: Accounts, clock: Clock, db: pe
         ("bob", "short", Role.DOCTOR, "password"),
         ("bob", "x" * 300, Role.DOCTOR, "password"),
         ("bob", GOOD, Role.PEER, "peers"),
+        ("bob", GOOD, Role.GUEST, "guests"),
     ],
 )
 def test_accounts_that_are_refused(

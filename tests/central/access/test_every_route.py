@@ -39,6 +39,13 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/api/auth/token"): (400,) * 7,
     ("GET", "/api/me"): (DATA, 200, 200, 200, 200, 200, 200),
     ("GET", "/"): (PAGE, 303, 200, 200, 200, 200, 200),
+    ("GET", "/sharing"): (PAGE, 200, 200, 200, 200, 403, 403),
+    ("GET", "/api/study-rules"): (DATA, 200, 200, 403, 403, 403, 403),
+    ("POST", "/api/study-rules"): (DATA, 400, 400, 400, 400, 400, 400),  # an empty body
+    ("DELETE", "/api/study-rules/{rule_id}"): (DATA, 404, 403, 403, 403, 403, 403),
+    ("GET", "/api/consent-withdrawals"): (DATA, 200, 403, 403, 403, 403, 403),
+    ("POST", "/api/consent-withdrawals"): (DATA, 400, 400, 400, 400, 400, 400),
+    ("DELETE", "/api/consent-withdrawals/{withdrawal_id}"): (DATA, 404, 403, 403, 403, 403, 403),
     ("GET", "/fleet"): (PAGE, 200, 200, 403, 403, 403, 403),
     ("GET", "/audit"): (PAGE, 200, 403, 403, 403, 403, 403),
     ("GET", "/api/fleet"): (DATA, 200, 200, 403, 403, 403, 403),
@@ -134,6 +141,8 @@ def uids() -> dict[str, str]:
         "item_id": "RIS-1",
         "gateway_id": "gw-1",
         "command_id": "0" * 32,
+        "rule_id": "0" * 32,
+        "withdrawal_id": "0" * 32,
     }
 
 

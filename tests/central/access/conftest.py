@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import peewee
+import pytest
+
+from central.access.doorkeeper import Doorkeeper
+from tests.central.access.house import PASSWORD, people_in
+
+
+class Clock:
+    """UTC seconds since 1970, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[peewee.SqliteDatabase]:
+    database = peewee.SqliteDatabase(str(tmp_path / "central.sqlite3"), pragmas={"journal_mode": "wal"})
+    yield database
+    database.close()
+
+
+class People:
+    """The people of `tests.central.access.house` at the door, each with a session."""
+
+    def __init__(self, doorkeeper: Doorkeeper) -> None:
+        self.doorkeeper = doorkeeper
+        people_in(doorkeeper.accounts)
+
+    def token(self, username: str) -> str:
+        principal = self.doorkeeper.accounts.verify(username, PASSWORD, "::1")
+        assert principal is not None
+        return self.doorkeeper.accounts.start_session(principal, "cookie", 10**9)
+
+
+@pytest.fixture
+def people(db: peewee.SqliteDatabase, clock: Clock) -> People:
+    return People(Doorkeeper.open(db, clock))
