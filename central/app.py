@@ -67,6 +67,7 @@ from central.ingest.standing import StandingDesk
 from central.ingest.uploads import Uploads
 from central.portal.box_commands import routes as box_command_routes
 from central.portal.enrolments import routes as enrolment_routes
+from central.portal.guests import routes as guest_routes
 from central.portal.service import routes as portal_routes
 from central.portal.study_access import routes as study_access_routes
 from central.revocation import end_session, live_sessions
@@ -189,6 +190,7 @@ def _people_app(
                 lambda gateway_id: _revoke(foundation, gateway_id),
             ),
             *study_access_routes(foundation.doorkeeper, archive, audit),
+            *guest_routes(foundation.doorkeeper, archive, audit, sessions.browser_life_s),
             *box_command_routes(
                 audit,
                 is_admitted=foundation.gateways.is_admitted,

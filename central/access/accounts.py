@@ -18,25 +18,21 @@ import hashlib
 import json
 import re
 import secrets
-import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
-import argon2
 import peewee
 
 from central.access.errors import AccountError
+from central.access.hashes import MAX_SECRET_CHARACTERS, SecretHashes
 from central.access.policy import PatientKey, Principal, Role
 from central.access.throttle import SignInThrottle
 
 SessionKind = Literal["cookie", "bearer"]
 MIN_PASSWORD_CHARACTERS: Final = 12
-MAX_PASSWORD_CHARACTERS: Final = 256
 _USERNAME: Final = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
-# Each verification takes 64 MiB (RFC 9106, second recommended option): more at once would be a way to fill memory.
-_PARALLEL_HASHES: Final = 2
 
 
 class UserAccount(peewee.Model):
@@ -68,22 +64,26 @@ class UserSession(peewee.Model):
 class Accounts:
     """Accounts and sessions in `db`; safe to call from every thread."""
 
-    def __init__(self, db: peewee.SqliteDatabase, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, db: peewee.SqliteDatabase, clock: Callable[[], float], hashes: SecretHashes) -> None:
         self._db = db
         self._clock = clock
-        self._hasher = argon2.PasswordHasher()
-        self._hashing = threading.BoundedSemaphore(_PARALLEL_HASHES)
+        self._hashes = hashes
         self._throttle = SignInThrottle()
         # Verified against for unknown users, so that they cost what known ones cost.
-        self._nobodys_hash = self._hasher.hash(secrets.token_hex(16))
+        self._nobodys_hash = self._hashes.hash(secrets.token_hex(16))
 
     @classmethod
-    def open(cls, db: peewee.SqliteDatabase, clock: Callable[[], float] = time.time) -> Accounts:
+    def open(
+        cls,
+        db: peewee.SqliteDatabase,
+        clock: Callable[[], float] = time.time,
+        hashes: SecretHashes | None = None,
+    ) -> Accounts:
         """Make the tables if they are missing. `clock` gives UTC seconds since 1970."""
         models = [UserAccount, UserSession]
         with db.bind_ctx(models):
             db.create_tables(models)
-        return cls(db, clock)
+        return cls(db, clock, hashes or SecretHashes())
 
     def create_user(
         self,
@@ -147,7 +147,7 @@ class Accounts:
         self._throttle.begin(username, address)
         rows = list(UserAccount.select().where(UserAccount.username == username).dicts().execute(self._db))
         row = rows[0] if rows else None
-        right = self._matches(row["password_hash"] if row else self._nobodys_hash, password)
+        right = self._hashes.matches(row["password_hash"] if row else self._nobodys_hash, password)
         if row is None or not right:
             return None
         self._throttle.succeed(username, address)
@@ -188,19 +188,11 @@ class Accounts:
         UserSession.delete().where(UserSession.token_sha256 == digest(token)).execute(self._db)
 
     def _hash(self, password: str) -> str:
-        if not MIN_PASSWORD_CHARACTERS <= len(password) <= MAX_PASSWORD_CHARACTERS:
+        if not MIN_PASSWORD_CHARACTERS <= len(password) <= MAX_SECRET_CHARACTERS:
             raise AccountError(
-                f"a password has {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters"
+                f"a password has {MIN_PASSWORD_CHARACTERS} to {MAX_SECRET_CHARACTERS} characters"
             )
-        with self._hashing:
-            return self._hasher.hash(password)
-
-    def _matches(self, password_hash: str, password: str) -> bool:
-        with self._hashing:
-            try:
-                return self._hasher.verify(password_hash, password[: MAX_PASSWORD_CHARACTERS + 1])
-            except argon2.exceptions.VerifyMismatchError:
-                return False
+        return self._hashes.hash(password)
 
 
 def digest(token: str) -> str:

@@ -12,13 +12,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 import peewee
 
 from central.access.accounts import Accounts, SessionKind
 from central.access.consent import Consents
-from central.access.policy import Principal
+from central.access.guest_links import GuestLinks
+from central.access.hashes import SecretHashes
+from central.access.policy import Invitation, Principal, Role
 from central.access.study_rules import StudyRules
+
+_GUEST: Final = "guest:"
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,18 @@ class Doorkeeper:
     accounts: Accounts
     rules: StudyRules
     consents: Consents
+    guests: GuestLinks
 
     @classmethod
     def open(cls, db: peewee.SqliteDatabase, clock: Callable[[], float] = time.time) -> Doorkeeper:
         """Open all of it in `db`, making the tables that are missing. `clock` gives UTC seconds since 1970."""
-        return cls(Accounts.open(db, clock), StudyRules.open(db, clock), Consents.open(db, clock))
+        hashes = SecretHashes()
+        return cls(
+            Accounts.open(db, clock, hashes),
+            StudyRules.open(db, clock),
+            Consents.open(db, clock),
+            GuestLinks.open(db, hashes, clock),
+        )
 
     def principal_of(self, token: str, kind: SessionKind) -> Principal | None:
         """Whose `token` this is; None when it is unknown, of the other kind, ended or expired."""
@@ -40,7 +52,9 @@ class Doorkeeper:
         return self.principal(user_id) if user_id is not None else None
 
     def principal(self, user_id: str) -> Principal | None:
-        """Who this is, as they stand now."""
+        """Who this is, as they stand now; None when there is no such account, or a guest's link has ended."""
+        if user_id.startswith(_GUEST):
+            return self._guest(user_id)
         account = self.accounts.account(user_id)
         if account is None:
             return None
@@ -51,3 +65,15 @@ class Doorkeeper:
             refused_studies=refused,
             consent_exceptions=self.consents.exceptions_of(user_id),
         )
+
+    def _guest(self, user_id: str) -> Principal | None:
+        link = self.guests.live(user_id.removeprefix(_GUEST))
+        host = self.principal(link.host_user_id) if link is not None else None
+        if link is None or host is None:
+            return None
+        return Principal(user_id, user_id, Role.GUEST, invitation=Invitation(link.study_instance_uid, host))
+
+
+def guest_user_id(link_id: str) -> str:
+    """What a guest is called, in sessions and on record. No account has such an id or name."""
+    return _GUEST + link_id

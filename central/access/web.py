@@ -35,6 +35,8 @@ PUBLIC: Final[dict[str, frozenset[str]]] = {
     "/healthz": _READ,
     "/signin": _READ | {"POST"},
     "/api/auth/token": frozenset({"POST"}),
+    "/guest": _READ,
+    "/api/guest/session": frozenset({"POST"}),
 }
 PUBLIC_FOLDERS: Final = ("/static/", "/viewer/")  # built files, the same for everybody; no data in them
 _PROGRAM_FOLDERS: Final = ("/api/", "/dicom-web/")

@@ -61,15 +61,7 @@ def sign_in_pages(accounts: Accounts, audit: Audit, cookie_life_s: int = COOKIE_
             return _form(401, next_path, "Wrong username or password.", username)
         token = accounts.start_session(principal, "cookie", cookie_life_s)
         response = RedirectResponse(next_path, status_code=303)
-        response.set_cookie(
-            COOKIE_NAME,
-            token,
-            max_age=cookie_life_s,
-            path="/",
-            secure=request.url.scheme == "https",
-            httponly=True,
-            samesite="strict",
-        )
+        set_session_cookie(request, response, token, cookie_life_s)
         return response
 
     def sign_out(request: Request) -> Response:
@@ -85,6 +77,19 @@ def sign_in_pages(accounts: Accounts, audit: Audit, cookie_life_s: int = COOKIE_
         Route("/signin", sign_in, methods=["POST"]),
         Route("/signout", sign_out, methods=["POST"]),
     ]
+
+
+def set_session_cookie(request: Request, response: Response, token: str, life_s: int) -> None:
+    """Give the browser that made `request` its session."""
+    response.set_cookie(
+        COOKIE_NAME,
+        token,
+        max_age=life_s,
+        path="/",
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="strict",
+    )
 
 
 def local_path(text: str) -> str:

@@ -24,8 +24,8 @@ from central.access.study_rules import Kind, Rule
 from central.access.web import principal_of
 from central.archive.archive import Archive
 from central.audit.record import Action, Audit
-from central.portal.templating import may_share, page
-from central.portal.wishes import NO_STORE, admit, wish_of
+from central.portal.templating import may_invite, may_share, page
+from central.portal.wishes import NO_STORE, admit, iso, wish_of
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 _KINDS: Final[dict[str, Kind]] = {"grant": "grant", "refusal": "refusal"}
@@ -54,6 +54,7 @@ def _page(request: Request) -> Response:
         "sharing.html",
         principal,
         path="/sharing",
+        may_invite=may_invite(principal) or has_privilege(principal, Privilege.MANAGE_ACCESS),
         may_give=has_privilege(principal, Privilege.GIVE_ACCESS),
         may_manage=has_privilege(principal, Privilege.MANAGE_ACCESS),
     )
@@ -239,8 +240,3 @@ def _rule_json(rule: Rule) -> dict[str, Any]:
         "made_by": rule.made_by,
         "made_at_utc": iso(rule.made_at_utc),
     }
-
-
-def iso(seconds: int) -> str:
-    """Seconds since 1970 as an ISO 8601 time in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat()

@@ -29,10 +29,14 @@ def may_find_studies(principal: Principal) -> bool:
     return not scope_of(principal, Action.SEARCH).is_nothing
 
 
+def may_invite(principal: Principal) -> bool:
+    """Whether there can be a study that `principal` may show to a guest."""
+    return not scope_of(principal, Action.SHARE).is_nothing
+
+
 def may_share(principal: Principal) -> bool:
     """Whether `principal` can ever let somebody else look at a study, or keep them from it."""
-    shares = not scope_of(principal, Action.SHARE).is_nothing
-    return shares or has_privilege(principal, Privilege.GIVE_ACCESS)
+    return may_invite(principal) or has_privilege(principal, Privilege.GIVE_ACCESS)
 
 
 _PAGES: Final[tuple[tuple[str, str, Callable[[Principal], bool]], ...]] = (

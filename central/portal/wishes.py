@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -46,3 +47,8 @@ def admit(
     except AuditUnavailableError:
         return problem(503, "the audit record cannot be written; try again later")
     return refusal
+
+
+def iso(seconds: int) -> str:
+    """Seconds since 1970 as an ISO 8601 time in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()

@@ -46,7 +46,32 @@ async function act(what) {
   }
 }
 
+const made = document.getElementById("made-link");
+document.getElementById("copy")?.addEventListener("click", async () => {
+  made.select();
+  await navigator.clipboard?.writeText(made.value);
+});
+
 const sections = [
+  section({
+    list: "links", form: "link", url: "/api/guest-links", key: "links", id: "link_id",
+    wish: (fields) => ({
+      study_instance_uid: fields.get("study_instance_uid").trim(), days: Number(fields.get("days")),
+      max_uses: Number(fields.get("max_uses")), pin: fields.get("pin"), note: fields.get("note").trim(),
+    }),
+    line: (link) => [
+      element("b", {}, link.note || "somebody"), " may look at ", uid(link.study_instance_uid), " ", until(link.ends_at_utc),
+      element("p", { class: "note" }, `opened ${link.uses} of ${link.max_uses} times, `,
+        link.has_pin ? `PIN, wrong ${link.wrong_pins} of 10 times` : "no PIN", `, by ${link.host}`),
+    ],
+    done: (link) => {
+      made.value = location.origin + link.path;
+      document.getElementById("made").hidden = false;
+      made.focus();
+      made.select();
+      return "The link is made. Send it; tell the PIN by another way.";
+    },
+  }),
   section({
     list: "rules", form: "rule", url: "/api/study-rules", key: "rules", id: "rule_id",
     wish: (fields) => ({

@@ -18,6 +18,7 @@ from pydicom.data import get_testdata_file
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+import central.viewer
 from central.access.accounts import Accounts
 from central.access.doorkeeper import Doorkeeper
 from central.access.policy import PatientKey, Role
@@ -33,7 +34,9 @@ from central.identity.gateways import Gateways
 from central.identity.pairings import Pairings
 from central.portal import routes as portal_routes
 from central.portal.enrolments import routes as enrolment_routes
+from central.portal.guests import routes as guest_routes
 from central.portal.study_access import routes as study_access_routes
+from central.viewer.delivery import routes as viewer_routes
 from contract.enrolment import Pairing, new_token
 from tests.central.audit.notary import NOTARY
 
@@ -153,6 +156,8 @@ def open_house(root: Path) -> Iterator[House]:
                 *portal_routes(accounts, audit, lambda: boxes, pair),  # type: ignore[arg-type, return-value]
                 *enrolment_routes(audit, pairings, replace, revoke),
                 *study_access_routes(doorkeeper, archive, audit),
+                *guest_routes(doorkeeper, archive, audit),
+                *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
                 *dicomweb_routes(archive, audit, renderer),
             ],
             middleware=[Middleware(RequireSignIn, doorkeeper=doorkeeper)],

@@ -17,7 +17,7 @@ import pytest
 from pydicom import dcmread
 from starlette.routing import BaseRoute, Mount, Route
 
-from central.access.accounts import Accounts
+from central.access.doorkeeper import Doorkeeper, guest_user_id
 from central.access.web import PUBLIC, PUBLIC_FOLDERS
 from central.app import Central
 from central.archive.archive import Archive
@@ -25,55 +25,61 @@ from central.config import Settings
 from central.foundation import open_database
 from tests.central.access.house import ORIGIN, PASSWORD, STUDY, people_in, pydicom_file, served
 
-CALLERS = ("anonymous", "admin", "radiologist", "doctor", "doctor-other", "patient", "patient-other")
+CALLERS = ("anonymous", "admin", "radiologist", "doctor", "doctor-other", "patient", "patient-other", "guest")
 PAGE, DATA = 303, 401  # what an anonymous caller gets: the sign-in page, or a problem
 
 # A status for each of CALLERS. Denied images are 404, as if they were not there.
-IMAGES = (DATA, 404, 200, 200, 404, 200, 404)
-SEARCH = (DATA, 200, 200, 200, 200, 200, 200)  # what is found is another table, below
+IMAGES = (DATA, 404, 200, 200, 404, 200, 404, 200)
+FILES = (DATA, 404, 200, 200, 404, 200, 404, 404)  # a guest looks, and takes nothing away
+SEARCH = (DATA, 200, 200, 200, 200, 200, 200, 200)  # what is found is another table, below
 RULES: dict[tuple[str, str], tuple[int, ...]] = {
-    ("GET", "/healthz"): (200,) * 7,
-    ("GET", "/signin"): (200,) * 7,
-    ("POST", "/signin"): (400,) * 7,  # an empty form
-    ("POST", "/signout"): (DATA, 303, 303, 303, 303, 303, 303),
-    ("POST", "/api/auth/token"): (400,) * 7,
-    ("GET", "/api/me"): (DATA, 200, 200, 200, 200, 200, 200),
-    ("GET", "/"): (PAGE, 303, 200, 200, 200, 200, 200),
-    ("GET", "/sharing"): (PAGE, 200, 200, 200, 200, 403, 403),
-    ("GET", "/api/study-rules"): (DATA, 200, 200, 403, 403, 403, 403),
-    ("POST", "/api/study-rules"): (DATA, 400, 400, 400, 400, 400, 400),  # an empty body
-    ("DELETE", "/api/study-rules/{rule_id}"): (DATA, 404, 403, 403, 403, 403, 403),
-    ("GET", "/api/consent-withdrawals"): (DATA, 200, 403, 403, 403, 403, 403),
-    ("POST", "/api/consent-withdrawals"): (DATA, 400, 400, 400, 400, 400, 400),
-    ("DELETE", "/api/consent-withdrawals/{withdrawal_id}"): (DATA, 404, 403, 403, 403, 403, 403),
-    ("GET", "/fleet"): (PAGE, 200, 200, 403, 403, 403, 403),
-    ("GET", "/audit"): (PAGE, 200, 403, 403, 403, 403, 403),
-    ("GET", "/api/fleet"): (DATA, 200, 200, 403, 403, 403, 403),
-    ("GET", "/api/audit"): (DATA, 200, 403, 403, 403, 403, 403),
-    ("POST", "/api/gateways/pairing"): (DATA, 201, 403, 403, 403, 403, 403),
-    ("POST", "/api/gateways/command"): (DATA, 404, 403, 403, 403, 403, 403),  # for no box
-    ("POST", "/api/gateways/settings"): (DATA, 404, 403, 403, 403, 403, 403),
-    ("GET", "/api/gateways/support/{gateway_id}/{command_id}"): (DATA, 404, 403, 403, 403, 403, 403),
-    ("GET", "/api/gateways/pending"): (DATA, 200, 403, 403, 403, 403, 403),
-    ("POST", "/api/gateways/decision"): (DATA, 400, 400, 400, 400, 400, 400),  # an empty body
-    ("POST", "/api/gateways/revocation"): (DATA, 400, 400, 400, 400, 400, 400),
-    ("POST", "/api/gateways/replacement"): (DATA, 400, 400, 400, 400, 400, 400),
-    ("GET", "/api/worklist"): (DATA, 200, 403, 403, 403, 403, 403),
-    ("PUT", "/api/worklist/{item_id}"): (DATA, 400, 403, 403, 403, 403, 403),  # an empty body
-    ("DELETE", "/api/worklist/{item_id}"): (DATA, 404, 403, 403, 403, 403, 403),
+    ("GET", "/healthz"): (200,) * 8,
+    ("GET", "/signin"): (200,) * 8,
+    ("POST", "/signin"): (400,) * 8,  # an empty form
+    ("POST", "/signout"): (DATA, 303, 303, 303, 303, 303, 303, 303),
+    ("POST", "/api/auth/token"): (400,) * 8,
+    ("GET", "/api/me"): (DATA, 200, 200, 200, 200, 200, 200, 200),
+    ("GET", "/"): (PAGE, 303, 200, 200, 200, 200, 200, 200),
+    ("GET", "/guest"): (200,) * 8,
+    ("POST", "/api/guest/session"): (400,) * 8,  # an empty body
+    ("GET", "/api/guest-links"): (DATA, 200, 200, 200, 200, 403, 403, 403),
+    ("POST", "/api/guest-links"): (DATA, 400, 400, 400, 400, 400, 400, 400),
+    ("DELETE", "/api/guest-links/{link_id}"): (DATA, 404, 404, 404, 404, 404, 404, 404),
+    ("GET", "/sharing"): (PAGE, 200, 200, 200, 200, 403, 403, 403),
+    ("GET", "/api/study-rules"): (DATA, 200, 200, 403, 403, 403, 403, 403),
+    ("POST", "/api/study-rules"): (DATA, 400, 400, 400, 400, 400, 400, 400),  # an empty body
+    ("DELETE", "/api/study-rules/{rule_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403),
+    ("GET", "/api/consent-withdrawals"): (DATA, 200, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/consent-withdrawals"): (DATA, 400, 400, 400, 400, 400, 400, 400),
+    ("DELETE", "/api/consent-withdrawals/{withdrawal_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403),
+    ("GET", "/fleet"): (PAGE, 200, 200, 403, 403, 403, 403, 403),
+    ("GET", "/audit"): (PAGE, 200, 403, 403, 403, 403, 403, 403),
+    ("GET", "/api/fleet"): (DATA, 200, 200, 403, 403, 403, 403, 403),
+    ("GET", "/api/audit"): (DATA, 200, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/gateways/pairing"): (DATA, 201, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/gateways/command"): (DATA, 404, 403, 403, 403, 403, 403, 403),  # for no box
+    ("POST", "/api/gateways/settings"): (DATA, 404, 403, 403, 403, 403, 403, 403),
+    ("GET", "/api/gateways/support/{gateway_id}/{command_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403),
+    ("GET", "/api/gateways/pending"): (DATA, 200, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/gateways/decision"): (DATA, 400, 400, 400, 400, 400, 400, 400),  # an empty body
+    ("POST", "/api/gateways/revocation"): (DATA, 400, 400, 400, 400, 400, 400, 400),
+    ("POST", "/api/gateways/replacement"): (DATA, 400, 400, 400, 400, 400, 400, 400),
+    ("GET", "/api/worklist"): (DATA, 200, 403, 403, 403, 403, 403, 403),
+    ("PUT", "/api/worklist/{item_id}"): (DATA, 400, 403, 403, 403, 403, 403, 403),  # an empty body
+    ("DELETE", "/api/worklist/{item_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403),
     ("GET", "/dicom-web/studies"): SEARCH,
     ("GET", "/dicom-web/series"): SEARCH,
     ("GET", "/dicom-web/instances"): SEARCH,
     ("GET", "/dicom-web/studies/{study}/series"): SEARCH,
     ("GET", "/dicom-web/studies/{study}/instances"): SEARCH,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances"): SEARCH,
-    ("GET", "/dicom-web/studies/{study}"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}"): FILES,
     ("GET", "/dicom-web/studies/{study}/metadata"): IMAGES,
-    ("GET", "/dicom-web/studies/{study}/series/{series}"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}"): FILES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/metadata"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/rendered"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/thumbnail"): IMAGES,
-    ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}"): FILES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/metadata"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/rendered"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/thumbnail"): IMAGES,
@@ -83,7 +89,7 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
         "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}/rendered",
     ): IMAGES,
 }
-SEES_THE_STUDY = {"radiologist", "doctor", "patient"}
+SEES_THE_STUDY = {"radiologist", "doctor", "patient", "guest"}
 
 
 @dataclass(frozen=True)
@@ -113,14 +119,21 @@ def central(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         opened = Central.open(settings, closing)
         db = open_database(root / "central.sqlite3")
         closing.callback(db.close)
-        accounts = Accounts.open(db)
+        doorkeeper = Doorkeeper.open(db)
+        accounts = doorkeeper.accounts
         people_in(accounts)
         put(Archive.open(root, db))
         tokens = {}
-        for username in CALLERS[1:]:
+        for username in CALLERS[1:-1]:
             principal = accounts.verify(username, PASSWORD, "127.0.0.1")
             assert principal is not None
             tokens[username] = accounts.start_session(principal, "bearer", 3600)
+        host = accounts.verify("doctor", PASSWORD, "127.0.0.1")
+        assert host is not None
+        link, _ = doorkeeper.guests.make(STUDY, host.user_id)
+        guest = doorkeeper.principal(guest_user_id(link.link_id))
+        assert guest is not None
+        tokens["guest"] = accounts.start_session(guest, "bearer", 3600)
         base_url = closing.enter_context(served(opened.people.app))
         yield Running(base_url, opened.people.app.routes, tokens)  # type: ignore[attr-defined]
 
@@ -142,6 +155,7 @@ def uids() -> dict[str, str]:
         "gateway_id": "gw-1",
         "command_id": "0" * 32,
         "rule_id": "0" * 32,
+        "link_id": "0" * 16,
         "withdrawal_id": "0" * 32,
     }
 
