@@ -66,6 +66,8 @@ from central.ingest.problems import http_error, ingest_error, unexpected_error
 from central.ingest.standing import StandingDesk
 from central.ingest.uploads import Uploads
 from central.portal.box_commands import routes as box_command_routes
+from central.portal.emergencies import EmergencyTerms
+from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
 from central.portal.guests import routes as guest_routes
 from central.portal.service import routes as portal_routes
@@ -160,7 +162,7 @@ def _people_app(
     foundation: Foundation, archive: Archive, rooms: FleetRooms, renderer: Renderer, gateway_port: int
 ) -> Starlette:
     accounts, audit, sessions = foundation.accounts, foundation.audit, foundation.settings.sessions
-    gateways_settings = foundation.settings.gateways
+    gateways_settings, access = foundation.settings.gateways, foundation.settings.access
 
     def pair(name: str, replaces: str | None = None) -> Pairing | None:
         ticket = foundation.pairings.new_pairing(name, replaces=replaces)
@@ -190,6 +192,12 @@ def _people_app(
                 lambda gateway_id: _revoke(foundation, gateway_id),
             ),
             *study_access_routes(foundation.doorkeeper, archive, audit),
+            *emergency_routes(
+                foundation.doorkeeper,
+                archive,
+                audit,
+                EmergencyTerms(access.emergency, access.emergency_minutes * 60),
+            ),
             *guest_routes(foundation.doorkeeper, archive, audit, sessions.browser_life_s),
             *box_command_routes(
                 audit,

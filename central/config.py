@@ -134,6 +134,16 @@ class SessionSettings(Section):
     )
 
 
+class AccessSettings(Section):
+    emergency: bool = Field(
+        default=True,
+        description="a doctor may open a study that is not theirs, with a reason that is reviewed afterwards",
+    )
+    emergency_minutes: int = Field(
+        default=60, ge=5, le=1440, description="minutes for which such a study stays open"
+    )
+
+
 class LimitSettings(Section):
     max_object_bytes: int = Field(
         default=8 << 30, ge=1 << 20, description="largest object, sealed and opened, in bytes"
@@ -169,5 +179,8 @@ class Settings(Section):
     mqtt: MqttSettings = Field(default=MqttSettings(), description="The broker of the heartbeats.")
     sessions: SessionSettings = Field(
         default=SessionSettings(), description="How long somebody stays signed in."
+    )
+    access: AccessSettings = Field(
+        default=AccessSettings(), description="What people may do beyond their role."
     )
     limits: LimitSettings = Field(default=LimitSettings(), description="What is refused or put off.")

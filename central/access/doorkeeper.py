@@ -18,6 +18,7 @@ import peewee
 
 from central.access.accounts import Accounts, SessionKind
 from central.access.consent import Consents
+from central.access.emergencies import Emergencies
 from central.access.guest_links import GuestLinks
 from central.access.hashes import SecretHashes
 from central.access.policy import Invitation, Principal, Role
@@ -34,6 +35,7 @@ class Doorkeeper:
     rules: StudyRules
     consents: Consents
     guests: GuestLinks
+    emergencies: Emergencies
 
     @classmethod
     def open(cls, db: peewee.SqliteDatabase, clock: Callable[[], float] = time.time) -> Doorkeeper:
@@ -44,6 +46,7 @@ class Doorkeeper:
             StudyRules.open(db, clock),
             Consents.open(db, clock),
             GuestLinks.open(db, hashes, clock),
+            Emergencies.open(db, clock),
         )
 
     def principal_of(self, token: str, kind: SessionKind) -> Principal | None:
@@ -63,6 +66,7 @@ class Doorkeeper:
             account,
             granted_studies=granted,
             refused_studies=refused,
+            emergency_studies=self.emergencies.of(user_id),
             consent_exceptions=self.consents.exceptions_of(user_id),
         )
 

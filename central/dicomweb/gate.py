@@ -66,6 +66,8 @@ class Gate:
             why = decision.reason.value if facts else "not here"
             self._audit.record(audit_event(request, action, "refused", f"{detail}: {why}", *uids))
             raise NotHereError
+        if study_instance_uid in principal_of(request).emergency_studies:
+            detail = f"{detail}, opened in an emergency"
         self._audit.record(audit_event(request, action, "success", detail, *uids))
         return decision
 

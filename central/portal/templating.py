@@ -39,9 +39,19 @@ def may_share(principal: Principal) -> bool:
     return may_invite(principal) or has_privilege(principal, Privilege.GIVE_ACCESS)
 
 
+def may_break_glass(principal: Principal) -> bool:
+    """Whether `principal` can ever open a study in an emergency."""
+    return not scope_of(principal, Action.BREAK_GLASS).is_nothing
+
+
+def _has_part_in_emergencies(principal: Principal) -> bool:
+    return may_break_glass(principal) or has_privilege(principal, Privilege.REVIEW_EMERGENCIES)
+
+
 _PAGES: Final[tuple[tuple[str, str, Callable[[Principal], bool]], ...]] = (
     ("/", "Studies", may_find_studies),
     ("/sharing", "Sharing", may_share),
+    ("/emergency", "Emergency", _has_part_in_emergencies),
     ("/fleet", "Fleet", lambda principal: has_privilege(principal, Privilege.READ_FLEET)),
     ("/audit", "Audit", lambda principal: has_privilege(principal, Privilege.READ_AUDIT)),
 )
@@ -50,5 +60,8 @@ _PAGES: Final[tuple[tuple[str, str, Callable[[Principal], bool]], ...]] = (
 def page(name: str, principal: Principal | None, status: int = 200, **values: object) -> HTMLResponse:
     """The page from template `name`, with the navigation that `principal` may use."""
     navigation = [(path, label) for path, label, may in _PAGES if principal and may(principal)]
-    html = _TEMPLATES.get_template(name).render(principal=principal, navigation=navigation, **values)
+    reviews = principal is not None and has_privilege(principal, Privilege.REVIEW_EMERGENCIES)
+    html = _TEMPLATES.get_template(name).render(
+        principal=principal, navigation=navigation, may_review=reviews, **values
+    )
     return HTMLResponse(html, status)

@@ -33,6 +33,8 @@ from central.identity.authority import CertificateAuthority
 from central.identity.gateways import Gateways
 from central.identity.pairings import Pairings
 from central.portal import routes as portal_routes
+from central.portal.emergencies import EmergencyTerms
+from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
 from central.portal.guests import routes as guest_routes
 from central.portal.study_access import routes as study_access_routes
@@ -125,7 +127,7 @@ def part10(dataset: Dataset) -> bytes:
 
 
 @contextmanager
-def open_house(root: Path) -> Iterator[House]:
+def open_house(root: Path, *, emergency: bool = True) -> Iterator[House]:
     """A house in `root`, with its people, served on a loopback port."""
     db = peewee.SqliteDatabase(
         str(root / "central.sqlite3"),
@@ -157,6 +159,7 @@ def open_house(root: Path) -> Iterator[House]:
                 *enrolment_routes(audit, pairings, replace, revoke),
                 *study_access_routes(doorkeeper, archive, audit),
                 *guest_routes(doorkeeper, archive, audit),
+                *emergency_routes(doorkeeper, archive, audit, EmergencyTerms(emergency, 3600)),
                 *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
                 *dicomweb_routes(archive, audit, renderer),
             ],

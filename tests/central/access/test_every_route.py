@@ -52,6 +52,11 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/api/consent-withdrawals"): (DATA, 200, 403, 403, 403, 403, 403, 403),
     ("POST", "/api/consent-withdrawals"): (DATA, 400, 400, 400, 400, 400, 400, 400),
     ("DELETE", "/api/consent-withdrawals/{withdrawal_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403),
+    ("GET", "/emergency"): (PAGE, 200, 403, 200, 200, 403, 403, 403),
+    ("GET", "/api/emergencies"): (DATA, 200, 403, 200, 200, 403, 403, 403),
+    ("POST", "/api/emergencies"): (DATA, 400, 400, 400, 400, 400, 400, 400),  # an empty body
+    ("GET", "/api/emergencies/unreviewed"): (DATA, 200, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/emergencies/{opening_id}/review"): (DATA, 400, 400, 400, 400, 400, 400, 400),
     ("GET", "/fleet"): (PAGE, 200, 200, 403, 403, 403, 403, 403),
     ("GET", "/audit"): (PAGE, 200, 403, 403, 403, 403, 403, 403),
     ("GET", "/api/fleet"): (DATA, 200, 200, 403, 403, 403, 403, 403),
@@ -156,6 +161,7 @@ def uids() -> dict[str, str]:
         "command_id": "0" * 32,
         "rule_id": "0" * 32,
         "link_id": "0" * 16,
+        "opening_id": "0" * 32,
         "withdrawal_id": "0" * 32,
     }
 
