@@ -72,6 +72,7 @@ from central.portal.enrolments import routes as enrolment_routes
 from central.portal.guests import routes as guest_routes
 from central.portal.service import routes as portal_routes
 from central.portal.study_access import routes as study_access_routes
+from central.portal.tokens import routes as token_routes
 from central.revocation import end_session, live_sessions
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
 from central.viewer.delivery import routes as viewer_routes
@@ -198,6 +199,7 @@ def _people_app(
                 audit,
                 EmergencyTerms(access.emergency, access.emergency_minutes * 60),
             ),
+            *token_routes(foundation.doorkeeper, audit),
             *guest_routes(foundation.doorkeeper, archive, audit, sessions.browser_life_s),
             *box_command_routes(
                 audit,

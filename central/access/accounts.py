@@ -14,7 +14,6 @@ What a crash leaves: whole rows; a session that was answered was committed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import secrets
@@ -25,8 +24,9 @@ from typing import Any, Final, Literal
 
 import peewee
 
+from central.access.api_tokens import ApiToken
 from central.access.errors import AccountError
-from central.access.hashes import MAX_SECRET_CHARACTERS, SecretHashes
+from central.access.hashes import MAX_SECRET_CHARACTERS, SecretHashes, digest
 from central.access.policy import PatientKey, Principal, Role
 from central.access.throttle import SignInThrottle
 
@@ -80,7 +80,7 @@ class Accounts:
         hashes: SecretHashes | None = None,
     ) -> Accounts:
         """Make the tables if they are missing. `clock` gives UTC seconds since 1970."""
-        models = [UserAccount, UserSession]
+        models = [UserAccount, UserSession, ApiToken]
         with db.bind_ctx(models):
             db.create_tables(models)
         return cls(db, clock, hashes or SecretHashes())
@@ -122,7 +122,7 @@ class Accounts:
         return _principal(row)
 
     def set_password(self, username: str, password: str) -> None:
-        """Change the password and end every session of that user.
+        """Change the password and end every session and API token of that user.
 
         Raises
         ------
@@ -135,6 +135,7 @@ class Accounts:
                 raise AccountError(f"there is no user {username}")
             user = UserAccount.select(UserAccount.user_id).where(named)
             UserSession.delete().where(UserSession.user_id.in_(user)).execute(self._db)
+            ApiToken.delete().where(ApiToken.user_id.in_(user)).execute(self._db)
 
     def verify(self, username: str, password: str, address: str) -> Principal | None:
         """The principal if the password is right, else None, in the same time for unknown users.
@@ -193,11 +194,6 @@ class Accounts:
                 f"a password has {MIN_PASSWORD_CHARACTERS} to {MAX_SECRET_CHARACTERS} characters"
             )
         return self._hashes.hash(password)
-
-
-def digest(token: str) -> str:
-    """What is kept of a token, instead of the token."""
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _principal(row: dict[str, Any]) -> Principal:

@@ -17,6 +17,7 @@ from typing import Final
 import peewee
 
 from central.access.accounts import Accounts, SessionKind
+from central.access.api_tokens import PREFIX, ApiTokens
 from central.access.consent import Consents
 from central.access.emergencies import Emergencies
 from central.access.guest_links import GuestLinks
@@ -36,21 +37,30 @@ class Doorkeeper:
     consents: Consents
     guests: GuestLinks
     emergencies: Emergencies
+    tokens: ApiTokens
 
     @classmethod
-    def open(cls, db: peewee.SqliteDatabase, clock: Callable[[], float] = time.time) -> Doorkeeper:
+    def open(
+        cls,
+        db: peewee.SqliteDatabase,
+        clock: Callable[[], float] = time.time,
+        hashes: SecretHashes | None = None,
+    ) -> Doorkeeper:
         """Open all of it in `db`, making the tables that are missing. `clock` gives UTC seconds since 1970."""
-        hashes = SecretHashes()
+        hashes = hashes or SecretHashes()
         return cls(
             Accounts.open(db, clock, hashes),
             StudyRules.open(db, clock),
             Consents.open(db, clock),
             GuestLinks.open(db, hashes, clock),
             Emergencies.open(db, clock),
+            ApiTokens.open(db, clock),
         )
 
     def principal_of(self, token: str, kind: SessionKind) -> Principal | None:
         """Whose `token` this is; None when it is unknown, of the other kind, ended or expired."""
+        if kind == "bearer" and token.startswith(PREFIX):
+            return self._delegate(token)
         user_id = self.accounts.user_of(token, kind)
         return self.principal(user_id) if user_id is not None else None
 
@@ -69,6 +79,11 @@ class Doorkeeper:
             emergency_studies=self.emergencies.of(user_id),
             consent_exceptions=self.consents.exceptions_of(user_id),
         )
+
+    def _delegate(self, token: str) -> Principal | None:
+        found = self.tokens.find(token)
+        owner = self.principal(found[0]) if found is not None else None
+        return replace(owner, delegation=found[1]) if found is not None and owner is not None else None
 
     def _guest(self, user_id: str) -> Principal | None:
         link = self.guests.live(user_id.removeprefix(_GUEST))

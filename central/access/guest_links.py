@@ -24,9 +24,8 @@ from typing import Any, Final
 
 import peewee
 
-from central.access.accounts import digest
 from central.access.errors import AccessRuleError
-from central.access.hashes import SecretHashes
+from central.access.hashes import SecretHashes, digest
 from central.access.throttle import SignInThrottle
 
 DEFAULT_DAYS: Final = 7

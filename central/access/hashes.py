@@ -1,7 +1,8 @@
-"""Secrets that people choose (passwords, PINs), kept as argon2id and compared with bounded memory."""
+"""What is kept instead of a secret: argon2id of what people choose (passwords, PINs), SHA-256 of random tokens."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from typing import Final
 
@@ -13,10 +14,13 @@ _PARALLEL_HASHES: Final = 2
 
 
 class SecretHashes:
-    """One for the whole program, so that the bound is one; safe to call from every thread."""
+    """One for the whole program, so that the bound is one; safe to call from every thread.
 
-    def __init__(self) -> None:
-        self._hasher = argon2.PasswordHasher()
+    `parameters` are what a hash costs; what was made with others is verified all the same.
+    """
+
+    def __init__(self, parameters: argon2.Parameters = argon2.profiles.RFC_9106_LOW_MEMORY) -> None:
+        self._hasher = argon2.PasswordHasher.from_parameters(parameters)
         self._hashing = threading.BoundedSemaphore(_PARALLEL_HASHES)
 
     def hash(self, secret: str) -> str:
@@ -31,3 +35,8 @@ class SecretHashes:
                 return self._hasher.verify(encoded, secret[: MAX_SECRET_CHARACTERS + 1])
             except argon2.exceptions.VerifyMismatchError:
                 return False
+
+
+def digest(token: str) -> str:
+    """What is kept of a token, instead of the token."""
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -28,6 +28,7 @@ from central.audit.record import Action
 __all__ = [
     "NOTHING",
     "Action",
+    "Delegation",
     "DenialReason",
     "Denied",
     "Grant",
@@ -39,6 +40,7 @@ __all__ = [
     "Scope",
     "StudyFacts",
     "authorize",
+    "delegable",
     "has_privilege",
     "person_name_key",
     "scope_of",
@@ -88,7 +90,7 @@ class Principal:
     granted_studies, refused_studies : by a rule for this person and one study.
     emergency_studies : opened by this person in an emergency, for a short time.
     consent_exceptions : patients whose withdrawal of consent does not bind this person.
-    only_actions : what an API token was made for; None: it is the person in person.
+    delegation : of a program that asks with an API token; None: it is the person in person.
     invitation : of a guest, and of nobody else.
     """
 
@@ -101,8 +103,16 @@ class Principal:
     refused_studies: frozenset[str] = frozenset()
     emergency_studies: frozenset[str] = frozenset()
     consent_exceptions: frozenset[PatientKey] = frozenset()
-    only_actions: frozenset[Action] | None = None
+    delegation: Delegation | None = None
     invitation: Invitation | None = None
+
+
+@dataclass(frozen=True)
+class Delegation:
+    """What an API token may do for its owner."""
+
+    token_id: str
+    actions: frozenset[Action]
 
 
 @dataclass(frozen=True)
@@ -228,7 +238,7 @@ def scope_of(principal: Principal, action: Action) -> Scope:
     """
     if action not in _MAY.get(principal.role, frozenset()):
         return NOTHING
-    if principal.only_actions is not None and action not in principal.only_actions:
+    if principal.delegation is not None and action not in principal.delegation.actions:
         return NOTHING
     if principal.role is Role.GUEST:
         return _invited(principal.invitation)
@@ -279,9 +289,16 @@ def authorize(principal: Principal, action: Action, facts: StudyFacts) -> Grant 
     return Grant(principal, action, facts.study_instance_uid, _MINT)
 
 
+def delegable(principal: Principal) -> frozenset[Action]:
+    """What an API token of this person can be made for; nothing for who is no account's owner in person."""
+    if principal.delegation is not None or principal.role in (Role.GUEST, Role.PEER):
+        return frozenset()
+    return _READS & _MAY.get(principal.role, frozenset())
+
+
 def has_privilege(principal: Principal, privilege: Privilege) -> bool:
     """Whether `principal` may do something to the house itself; never by an API token."""
-    return principal.only_actions is None and privilege in _PRIVILEGES.get(principal.role, frozenset())
+    return principal.delegation is None and privilege in _PRIVILEGES.get(principal.role, frozenset())
 
 
 def person_name_key(pn: str) -> str:

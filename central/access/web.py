@@ -9,6 +9,7 @@ What is always true
 - A request that carries a bearer token is judged by that token alone; its cookie is not looked at.
 - A cookie counts on an unsafe method only when the browser says that our own page sent it (Sec-Fetch-Site or
   Origin; the cookie itself is SameSite=Strict).
+- An API token reaches DICOMweb and `/api/me`, whatever its owner may.
 - Programs (under ``/api`` and ``/dicom-web``) get 401 as a problem; people get the sign-in page.
 """
 
@@ -46,6 +47,10 @@ _MAX_TOKEN_CHARACTERS: Final = 256
 def is_public(method: str, path: str) -> bool:
     """Whether an anonymous caller is answered."""
     return method in PUBLIC.get(path, frozenset()) or (method in _READ and path.startswith(PUBLIC_FOLDERS))
+
+
+def _is_for_api_tokens(path: str) -> bool:
+    return path == "/api/me" or path.startswith("/dicom-web/")
 
 
 def source_address(connection: HTTPConnection) -> str:
@@ -101,6 +106,8 @@ def audit_event(
 ) -> AuditEvent:
     """What the signed-in caller of `request` does or tries."""
     principal = principal_of(request)
+    if principal.delegation is not None:
+        detail = f"API token {principal.delegation.token_id}: {detail}"
     return AuditEvent(
         actor=principal.username,
         actor_role=principal.role.value,
@@ -136,6 +143,10 @@ class RequireSignIn:
             principal = await run_in_threadpool(authenticate, request, self._doorkeeper)
             if principal is None:
                 await _not_signed_in(request)(scope, receive, send)
+                return
+            if principal.delegation is not None and not _is_for_api_tokens(scope["path"]):
+                refusal = problem(403, "an API token is for DICOMweb, under /dicom-web")
+                await refusal(scope, receive, send)
                 return
             by_cookie = "authorization" not in request.headers
             if by_cookie and request.method not in SAFE_METHODS and page_of(request) != "own":

@@ -12,7 +12,7 @@ from typing import Final
 import jinja2
 from starlette.responses import HTMLResponse
 
-from central.access.policy import Action, Principal, Privilege, has_privilege, scope_of
+from central.access.policy import Action, Principal, Privilege, delegable, has_privilege, scope_of
 
 FOLDER: Final = Path(__file__).parent
 _TEMPLATES: Final = jinja2.Environment(
@@ -48,9 +48,15 @@ def _has_part_in_emergencies(principal: Principal) -> bool:
     return may_break_glass(principal) or has_privilege(principal, Privilege.REVIEW_EMERGENCIES)
 
 
+def may_use_tokens(principal: Principal) -> bool:
+    """Whether `principal` makes API tokens, or ends those of others."""
+    return bool(delegable(principal)) or has_privilege(principal, Privilege.MANAGE_ACCESS)
+
+
 _PAGES: Final[tuple[tuple[str, str, Callable[[Principal], bool]], ...]] = (
     ("/", "Studies", may_find_studies),
     ("/sharing", "Sharing", may_share),
+    ("/tokens", "Tokens", may_use_tokens),
     ("/emergency", "Emergency", _has_part_in_emergencies),
     ("/fleet", "Fleet", lambda principal: has_privilege(principal, Privilege.READ_FLEET)),
     ("/audit", "Audit", lambda principal: has_privilege(principal, Privilege.READ_AUDIT)),

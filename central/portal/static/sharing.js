@@ -1,56 +1,11 @@
-// The sharing page: who may see which single study, and whose consent is withdrawn. Each list shows what holds now.
+// The sharing page: who may see which single study, and whose consent is withdrawn.
 
-import { element, fetchJson, say, send, time } from "./dom.js";
+import { element, time } from "./dom.js";
+import { act, section, showSecret } from "./sections.js";
 
 const endOf = (day) => (day ? new Date(`${day}T23:59:59`).toISOString() : null);
 const uid = (study) => element("span", { class: "code" }, study);
 const until = (iso) => (iso ? element("span", {}, "until ", time(iso)) : "until it is ended");
-
-/** One list on this page, and the form above it; whichever the page does not have is left out. */
-function section({ list, form, url, key, id, wish, line, done }) {
-  const place = document.getElementById(list);
-  if (!place) return null;
-  async function load() {
-    const found = (await fetchJson(url))[key];
-    place.replaceChildren(...found.map((entry) => {
-      const button = element("button", { type: "button", "aria-label": `End: ${place.ariaLabel} ${entry[id]}` }, "End");
-      button.addEventListener("click", () => act(async () => {
-        await send("DELETE", `${url}/${entry[id]}`);
-        await load();
-      }));
-      return element("li", {}, element("div", {}, ...line(entry)), button);
-    }));
-    if (!found.length) place.append(element("li", { class: "soft" }, "Nothing holds now."));
-  }
-  document.getElementById(form).addEventListener("submit", (event) => {
-    event.preventDefault();
-    act(async () => {
-      const answer = await send("POST", url, wish(new FormData(event.target)));
-      event.target.reset();
-      document.getElementById("done").textContent = done(answer);
-      await load();
-    });
-  });
-  return load;
-}
-
-async function act(what) {
-  document.getElementById("done").textContent = "";
-  try {
-    await what();
-    say("");
-    document.documentElement.dataset.state = "ready";
-  } catch (error) {
-    say(error.message);
-    document.documentElement.dataset.state = "error";
-  }
-}
-
-const made = document.getElementById("made-link");
-document.getElementById("copy")?.addEventListener("click", async () => {
-  made.select();
-  await navigator.clipboard?.writeText(made.value);
-});
 
 const sections = [
   section({
@@ -65,10 +20,7 @@ const sections = [
         link.has_pin ? `PIN, wrong ${link.wrong_pins} of 10 times` : "no PIN", `, by ${link.host}`),
     ],
     done: (link) => {
-      made.value = location.origin + link.path;
-      document.getElementById("made").hidden = false;
-      made.focus();
-      made.select();
+      showSecret(location.origin + link.path);
       return "The link is made. Send it; tell the PIN by another way.";
     },
   }),

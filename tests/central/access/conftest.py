@@ -7,7 +7,7 @@ import peewee
 import pytest
 
 from central.access.doorkeeper import Doorkeeper
-from tests.central.access.house import PASSWORD, people_in
+from tests.central.access.house import CHEAP, PASSWORD, people_in
 
 
 class Clock:
@@ -47,4 +47,4 @@ class People:
 
 @pytest.fixture
 def people(db: peewee.SqliteDatabase, clock: Clock) -> People:
-    return People(Doorkeeper.open(db, clock))
+    return People(Doorkeeper.open(db, clock, CHEAP))

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
+import argon2
 import httpx
 import peewee
 import uvicorn
@@ -21,6 +22,7 @@ from starlette.middleware import Middleware
 import central.viewer
 from central.access.accounts import Accounts
 from central.access.doorkeeper import Doorkeeper
+from central.access.hashes import SecretHashes
 from central.access.policy import PatientKey, Role
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
@@ -38,10 +40,12 @@ from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
 from central.portal.guests import routes as guest_routes
 from central.portal.study_access import routes as study_access_routes
+from central.portal.tokens import routes as token_routes
 from central.viewer.delivery import routes as viewer_routes
 from contract.enrolment import Pairing, new_token
 from tests.central.audit.notary import NOTARY
 
+CHEAP = SecretHashes(argon2.profiles.CHEAPEST)  # what passwords cost is tested elsewhere
 PASSWORD = "a password for tests only"
 STUDY = "1.2.826.0.1.3680043.8.498.1"
 OTHER_STUDY = "1.2.826.0.1.3680043.8.498.2"
@@ -133,7 +137,7 @@ def open_house(root: Path, *, emergency: bool = True) -> Iterator[House]:
         str(root / "central.sqlite3"),
         pragmas={"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000},
     )
-    doorkeeper, audit = Doorkeeper.open(db), Audit.open(root / "audit.sqlite3", NOTARY)
+    doorkeeper, audit = Doorkeeper.open(db, hashes=CHEAP), Audit.open(root / "audit.sqlite3", NOTARY)
     accounts = doorkeeper.accounts
     archive = Archive.open(root, db)
     boxes: list[object] = []
@@ -158,6 +162,7 @@ def open_house(root: Path, *, emergency: bool = True) -> Iterator[House]:
                 *portal_routes(accounts, audit, lambda: boxes, pair),  # type: ignore[arg-type, return-value]
                 *enrolment_routes(audit, pairings, replace, revoke),
                 *study_access_routes(doorkeeper, archive, audit),
+                *token_routes(doorkeeper, audit),
                 *guest_routes(doorkeeper, archive, audit),
                 *emergency_routes(doorkeeper, archive, audit, EmergencyTerms(emergency, 3600)),
                 *viewer_routes(Path(central.viewer.__file__).parent / "dist"),

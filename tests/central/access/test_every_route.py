@@ -18,6 +18,7 @@ from pydicom import dcmread
 from starlette.routing import BaseRoute, Mount, Route
 
 from central.access.doorkeeper import Doorkeeper, guest_user_id
+from central.access.policy import Action
 from central.access.web import PUBLIC, PUBLIC_FOLDERS
 from central.app import Central
 from central.archive.archive import Archive
@@ -25,53 +26,78 @@ from central.config import Settings
 from central.foundation import open_database
 from tests.central.access.house import ORIGIN, PASSWORD, STUDY, people_in, pydicom_file, served
 
-CALLERS = ("anonymous", "admin", "radiologist", "doctor", "doctor-other", "patient", "patient-other", "guest")
+CALLERS = (
+    "anonymous",
+    "admin",
+    "radiologist",
+    "doctor",
+    "doctor-other",
+    "patient",
+    "patient-other",
+    "guest",
+    "token",
+)
 PAGE, DATA = 303, 401  # what an anonymous caller gets: the sign-in page, or a problem
 
 # A status for each of CALLERS. Denied images are 404, as if they were not there.
-IMAGES = (DATA, 404, 200, 200, 404, 200, 404, 200)
-FILES = (DATA, 404, 200, 200, 404, 200, 404, 404)  # a guest looks, and takes nothing away
-SEARCH = (DATA, 200, 200, 200, 200, 200, 200, 200)  # what is found is another table, below
+IMAGES = (DATA, 404, 200, 200, 404, 200, 404, 200, 200)
+# A guest looks, and takes nothing away; neither does the token, which a radiologist made for searching and viewing.
+FILES = (DATA, 404, 200, 200, 404, 200, 404, 404, 404)
+SEARCH = (DATA, 200, 200, 200, 200, 200, 200, 200, 200)  # what is found is another table, below
 RULES: dict[tuple[str, str], tuple[int, ...]] = {
-    ("GET", "/healthz"): (200,) * 8,
-    ("GET", "/signin"): (200,) * 8,
-    ("POST", "/signin"): (400,) * 8,  # an empty form
-    ("POST", "/signout"): (DATA, 303, 303, 303, 303, 303, 303, 303),
-    ("POST", "/api/auth/token"): (400,) * 8,
-    ("GET", "/api/me"): (DATA, 200, 200, 200, 200, 200, 200, 200),
-    ("GET", "/"): (PAGE, 303, 200, 200, 200, 200, 200, 200),
-    ("GET", "/guest"): (200,) * 8,
-    ("POST", "/api/guest/session"): (400,) * 8,  # an empty body
-    ("GET", "/api/guest-links"): (DATA, 200, 200, 200, 200, 403, 403, 403),
-    ("POST", "/api/guest-links"): (DATA, 400, 400, 400, 400, 400, 400, 400),
-    ("DELETE", "/api/guest-links/{link_id}"): (DATA, 404, 404, 404, 404, 404, 404, 404),
-    ("GET", "/sharing"): (PAGE, 200, 200, 200, 200, 403, 403, 403),
-    ("GET", "/api/study-rules"): (DATA, 200, 200, 403, 403, 403, 403, 403),
-    ("POST", "/api/study-rules"): (DATA, 400, 400, 400, 400, 400, 400, 400),  # an empty body
-    ("DELETE", "/api/study-rules/{rule_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403),
-    ("GET", "/api/consent-withdrawals"): (DATA, 200, 403, 403, 403, 403, 403, 403),
-    ("POST", "/api/consent-withdrawals"): (DATA, 400, 400, 400, 400, 400, 400, 400),
-    ("DELETE", "/api/consent-withdrawals/{withdrawal_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403),
-    ("GET", "/emergency"): (PAGE, 200, 403, 200, 200, 403, 403, 403),
-    ("GET", "/api/emergencies"): (DATA, 200, 403, 200, 200, 403, 403, 403),
-    ("POST", "/api/emergencies"): (DATA, 400, 400, 400, 400, 400, 400, 400),  # an empty body
-    ("GET", "/api/emergencies/unreviewed"): (DATA, 200, 403, 403, 403, 403, 403, 403),
-    ("POST", "/api/emergencies/{opening_id}/review"): (DATA, 400, 400, 400, 400, 400, 400, 400),
-    ("GET", "/fleet"): (PAGE, 200, 200, 403, 403, 403, 403, 403),
-    ("GET", "/audit"): (PAGE, 200, 403, 403, 403, 403, 403, 403),
-    ("GET", "/api/fleet"): (DATA, 200, 200, 403, 403, 403, 403, 403),
-    ("GET", "/api/audit"): (DATA, 200, 403, 403, 403, 403, 403, 403),
-    ("POST", "/api/gateways/pairing"): (DATA, 201, 403, 403, 403, 403, 403, 403),
-    ("POST", "/api/gateways/command"): (DATA, 404, 403, 403, 403, 403, 403, 403),  # for no box
-    ("POST", "/api/gateways/settings"): (DATA, 404, 403, 403, 403, 403, 403, 403),
-    ("GET", "/api/gateways/support/{gateway_id}/{command_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403),
-    ("GET", "/api/gateways/pending"): (DATA, 200, 403, 403, 403, 403, 403, 403),
-    ("POST", "/api/gateways/decision"): (DATA, 400, 400, 400, 400, 400, 400, 400),  # an empty body
-    ("POST", "/api/gateways/revocation"): (DATA, 400, 400, 400, 400, 400, 400, 400),
-    ("POST", "/api/gateways/replacement"): (DATA, 400, 400, 400, 400, 400, 400, 400),
-    ("GET", "/api/worklist"): (DATA, 200, 403, 403, 403, 403, 403, 403),
-    ("PUT", "/api/worklist/{item_id}"): (DATA, 400, 403, 403, 403, 403, 403, 403),  # an empty body
-    ("DELETE", "/api/worklist/{item_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403),
+    ("GET", "/healthz"): (200,) * 9,
+    ("GET", "/signin"): (200,) * 9,
+    ("POST", "/signin"): (400,) * 9,  # an empty form
+    ("POST", "/signout"): (DATA, 303, 303, 303, 303, 303, 303, 303, 403),
+    ("POST", "/api/auth/token"): (400,) * 9,
+    ("GET", "/api/me"): (DATA, 200, 200, 200, 200, 200, 200, 200, 200),
+    ("GET", "/"): (PAGE, 303, 200, 200, 200, 200, 200, 200, 403),
+    ("GET", "/guest"): (200,) * 9,
+    ("POST", "/api/guest/session"): (400,) * 9,  # an empty body
+    ("GET", "/api/guest-links"): (DATA, 200, 200, 200, 200, 403, 403, 403, 403),
+    ("POST", "/api/guest-links"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("DELETE", "/api/guest-links/{link_id}"): (DATA, 404, 404, 404, 404, 404, 404, 404, 403),
+    ("GET", "/sharing"): (PAGE, 200, 200, 200, 200, 403, 403, 403, 403),
+    ("GET", "/api/study-rules"): (DATA, 200, 200, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/study-rules"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # an empty body
+    ("DELETE", "/api/study-rules/{rule_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
+    ("GET", "/api/consent-withdrawals"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/consent-withdrawals"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("DELETE", "/api/consent-withdrawals/{withdrawal_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
+    ("GET", "/emergency"): (PAGE, 200, 403, 200, 200, 403, 403, 403, 403),
+    ("GET", "/api/emergencies"): (DATA, 200, 403, 200, 200, 403, 403, 403, 403),
+    ("POST", "/api/emergencies"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # an empty body
+    ("GET", "/api/emergencies/unreviewed"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/emergencies/{opening_id}/review"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("GET", "/tokens"): (PAGE, 200, 200, 200, 200, 200, 200, 403, 403),
+    ("GET", "/api/tokens"): (DATA, 200, 200, 200, 200, 200, 200, 403, 403),
+    ("POST", "/api/tokens"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # an empty body
+    ("DELETE", "/api/tokens/{token_id}"): (DATA, 404, 404, 404, 404, 404, 404, 404, 403),
+    ("GET", "/fleet"): (PAGE, 200, 200, 403, 403, 403, 403, 403, 403),
+    ("GET", "/audit"): (PAGE, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("GET", "/api/fleet"): (DATA, 200, 200, 403, 403, 403, 403, 403, 403),
+    ("GET", "/api/audit"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/gateways/pairing"): (DATA, 201, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/gateways/command"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),  # for no box
+    ("POST", "/api/gateways/settings"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
+    ("GET", "/api/gateways/support/{gateway_id}/{command_id}"): (
+        DATA,
+        404,
+        403,
+        403,
+        403,
+        403,
+        403,
+        403,
+        403,
+    ),
+    ("GET", "/api/gateways/pending"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/gateways/decision"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # an empty body
+    ("POST", "/api/gateways/revocation"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("POST", "/api/gateways/replacement"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("GET", "/api/worklist"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("PUT", "/api/worklist/{item_id}"): (DATA, 400, 403, 403, 403, 403, 403, 403, 403),  # an empty body
+    ("DELETE", "/api/worklist/{item_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
     ("GET", "/dicom-web/studies"): SEARCH,
     ("GET", "/dicom-web/series"): SEARCH,
     ("GET", "/dicom-web/instances"): SEARCH,
@@ -94,7 +120,7 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
         "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}/rendered",
     ): IMAGES,
 }
-SEES_THE_STUDY = {"radiologist", "doctor", "patient", "guest"}
+SEES_THE_STUDY = {"radiologist", "doctor", "patient", "guest", "token"}
 
 
 @dataclass(frozen=True)
@@ -129,7 +155,7 @@ def central(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         people_in(accounts)
         put(Archive.open(root, db))
         tokens = {}
-        for username in CALLERS[1:-1]:
+        for username in CALLERS[1:-2]:
             principal = accounts.verify(username, PASSWORD, "127.0.0.1")
             assert principal is not None
             tokens[username] = accounts.start_session(principal, "bearer", 3600)
@@ -139,6 +165,10 @@ def central(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         guest = doorkeeper.principal(guest_user_id(link.link_id))
         assert guest is not None
         tokens["guest"] = accounts.start_session(guest, "bearer", 3600)
+        owner = accounts.verify("radiologist", PASSWORD, "127.0.0.1")
+        assert owner is not None
+        looks = frozenset({Action.SEARCH, Action.VIEW})
+        _, tokens["token"] = doorkeeper.tokens.make(owner.user_id, "a script", looks, 1)
         base_url = closing.enter_context(served(opened.people.app))
         yield Running(base_url, opened.people.app.routes, tokens)  # type: ignore[attr-defined]
 
@@ -161,6 +191,7 @@ def uids() -> dict[str, str]:
         "command_id": "0" * 32,
         "rule_id": "0" * 32,
         "link_id": "0" * 16,
+        "token_id": "0" * 16,
         "opening_id": "0" * 32,
         "withdrawal_id": "0" * 32,
     }

@@ -13,6 +13,7 @@ from central.access.consent import Consents, ConsentWithdrawal
 from central.access.policy import (
     NOTHING,
     Action,
+    Delegation,
     DenialReason,
     Denied,
     Grant,
@@ -23,6 +24,7 @@ from central.access.policy import (
     Role,
     StudyFacts,
     authorize,
+    delegable,
     has_privilege,
     person_name_key,
     scope_of,
@@ -87,10 +89,13 @@ RADIOLOGIST = principal(Role.RADIOLOGIST)
         (guest(principal(Role.PATIENT, (), (P1,))), set()),
         (guest(guest(RADIOLOGIST)), set()),
         # An API token does what it was made for, and only what its owner may.
-        (principal(Role.RADIOLOGIST, only_actions=frozenset({Action.SEARCH})), {Action.SEARCH}),
-        (principal(Role.DOCTOR, ("House^Gregory",), only_actions=frozenset(LOOKS)), LOOKS),
-        (principal(Role.DOCTOR, only_actions=frozenset(LOOKS)), set()),
-        (principal(Role.RADIOLOGIST, only_actions=frozenset()), set()),
+        (
+            principal(Role.RADIOLOGIST, delegation=Delegation("t", frozenset({Action.SEARCH}))),
+            {Action.SEARCH},
+        ),
+        (principal(Role.DOCTOR, ("House^Gregory",), delegation=Delegation("t", frozenset(LOOKS))), LOOKS),
+        (principal(Role.DOCTOR, delegation=Delegation("t", frozenset(LOOKS))), set()),
+        (principal(Role.RADIOLOGIST, delegation=Delegation("t", frozenset())), set()),
     ],
 )
 def test_who_may_do_what(who: Principal, allowed: set[Action]) -> None:
@@ -159,7 +164,24 @@ def test_privileges() -> None:
         Role.SERVICE: {Privilege.MANAGE_WORKLIST},
         Role.GUEST: set(),
     }
-    assert not any(has_privilege(principal(Role.ADMIN, only_actions=READS), p) for p in Privilege)
+    assert not any(
+        has_privilege(principal(Role.ADMIN, delegation=Delegation("t", frozenset(READS))), p)
+        for p in Privilege
+    )
+
+
+def test_what_a_token_can_be_made_for() -> None:
+    nothing: frozenset[Action] = frozenset()
+    assert {role: delegable(principal(role)) for role in Role} == {
+        Role.ADMIN: nothing,
+        Role.RADIOLOGIST: READS,
+        Role.DOCTOR: READS,
+        Role.PATIENT: READS,
+        Role.PEER: nothing,
+        Role.SERVICE: nothing,
+        Role.GUEST: nothing,
+    }
+    assert delegable(principal(Role.RADIOLOGIST, delegation=Delegation("t", frozenset(READS)))) == nothing
 
 
 @pytest.mark.parametrize(
@@ -212,7 +234,8 @@ def principals(role: st.SearchStrategy[Role]) -> st.SearchStrategy[Principal]:
         refused_studies=UIDS,
         emergency_studies=UIDS,
         consent_exceptions=st.frozensets(PATIENTS, max_size=2),
-        only_actions=st.none() | st.frozensets(st.sampled_from(sorted(READS)), max_size=3),
+        delegation=st.none()
+        | st.builds(Delegation, st.just("t"), st.frozensets(st.sampled_from(sorted(READS)), max_size=3)),
     )
 
 
