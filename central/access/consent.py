@@ -4,7 +4,7 @@ Why it exists: a withdrawal has to hold in every search and every read at once, 
 the archive looks into `ConsentWithdrawal` in each query, and nobody has to remember to ask.
 
 What is always true: a patient, Patient ID with issuer, has at most one withdrawal that has not ended. Rows are kept
-when it ends.
+when it ends. Nobody is excepted from more than `MAX_EXCEPTIONS`, so that a search stays one query.
 
 What a crash leaves: whole withdrawals with their exceptions, or none.
 """
@@ -101,12 +101,17 @@ class Consents:
                 made_at_utc=int(self._clock()),
             ).execute(self._db)
             for username in {name.lower() for name in exceptions}:
-                account = UserAccount.select(UserAccount.user_id).where(UserAccount.username == username)
-                row = next(iter(account.dicts().execute(self._db)), None)
-                if row is None:
-                    raise AccessRuleError(f"there is no user {username}")
-                ConsentException.insert(withdrawal_id=withdrawal_id, user_id=row["user_id"]).execute(self._db)
+                self._except(withdrawal_id, username)
         return withdrawal_id
+
+    def _except(self, withdrawal_id: str, username: str) -> None:
+        account = UserAccount.select(UserAccount.user_id).where(UserAccount.username == username)
+        row = next(iter(account.dicts().execute(self._db)), None)
+        if row is None:
+            raise AccessRuleError(f"there is no user {username}")
+        if len(self.exceptions_of(row["user_id"])) >= MAX_EXCEPTIONS:
+            raise AccessRuleError(f"{username} is excepted from {MAX_EXCEPTIONS} withdrawals already")
+        ConsentException.insert(withdrawal_id=withdrawal_id, user_id=row["user_id"]).execute(self._db)
 
     def end(self, withdrawal_id: str) -> bool:
         """The patient consents again; False if there is no such withdrawal that holds."""

@@ -75,8 +75,12 @@ class _Desk:
 
     def listed(self, request: Request) -> Response:
         principal = principal_of(request)
+        refusal = None
         if not (_may_review(principal) or may_break_glass(principal)):
-            return problem(403, "your role has no part in emergency access")
+            refusal = problem(403, "your role has no part in emergency access")
+        answer = admit(self._audit, request, refusal, Action.SEARCH, "emergency openings")
+        if answer is not None:
+            return answer
         found = self._emergencies.listed(None if _may_review(principal) else principal.user_id)
         return JSONResponse({"openings": [_json(opening) for opening in found]}, headers=NO_STORE)
 

@@ -60,8 +60,12 @@ class _Desk:
     def listed(self, request: Request) -> Response:
         principal = principal_of(request)
         everybodys = has_privilege(principal, Privilege.MANAGE_ACCESS)
+        refusal = None
         if not (everybodys or may_invite(principal)):
-            return problem(403, "your role may not invite guests")
+            refusal = problem(403, "your role may not invite guests")
+        answer = admit(self._audit, request, refusal, Action.SEARCH, "guest links")
+        if answer is not None:
+            return answer
         links = self._doorkeeper.guests.listed(None if everybodys else principal.user_id)
         return JSONResponse({"links": [self._json(link) for link in links]}, headers=NO_STORE)
 

@@ -68,8 +68,12 @@ class _Rules:
 
     def listed(self, request: Request) -> Response:
         principal = principal_of(request)
+        refusal = None
         if not has_privilege(principal, Privilege.GIVE_ACCESS):
-            return problem(403, "your role may not give access")
+            refusal = problem(403, "your role may not give access")
+        answer = admit(self._audit, request, refusal, Action.SEARCH, "rules for single studies")
+        if answer is not None:
+            return answer
         all_of_them = has_privilege(principal, Privilege.MANAGE_ACCESS)
         rules = self._rules.listed(None if all_of_them else principal.username)
         return JSONResponse({"rules": [_rule_json(rule) for rule in rules]}, headers=NO_STORE)

@@ -49,6 +49,17 @@ def test_a_withdrawal_ended_may_be_made_again_and_forgets_its_exceptions(people:
     assert exceptions(people, "doctor") == frozenset()
 
 
+def test_nobody_is_excepted_from_everything(people: People) -> None:
+    consents = people.doorkeeper.consents
+    for number in range(MAX_EXCEPTIONS):
+        first = consents.withdraw(PatientKey("HOSP", f"Q{number}"), "admin", ["doctor"])
+    with pytest.raises(AccessRuleError, match="doctor is excepted"):
+        consents.withdraw(PATIENT, "admin", ["doctor"])
+    assert PATIENT not in {one.patient for one in consents.listed()}
+    consents.end(first)
+    consents.withdraw(PATIENT, "admin", ["doctor"])
+
+
 @pytest.mark.parametrize(
     ("patient", "names", "why"),
     [
