@@ -6,7 +6,8 @@ What is always true
 -------------------
 - A password is kept as argon2id only, a token as its SHA-256 only: the database signs nobody in.
 - A wrong password and an unknown username take the same work and get the same answer.
-- A session ends at its time, at sign-out, or when the password is changed. A cookie's token is no bearer token.
+- A session ends at its time, at sign-out, or when the password is changed or the account is blocked.
+- A cookie's token is no bearer token.
 - What holds for somebody besides the account (grants, refusals, …) is not known here.
 
 What a crash leaves: whole rows; a session that was answered was committed.
@@ -20,6 +21,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import peewee
@@ -44,6 +46,7 @@ class UserAccount(peewee.Model):
     role = peewee.CharField()
     referring_physician_names = peewee.TextField()
     patient_ids = peewee.TextField()
+    blocked_at_utc = peewee.IntegerField(null=True)
 
     class Meta:
         table_name = "user_account"
@@ -59,6 +62,15 @@ class UserSession(peewee.Model):
 
     class Meta:
         table_name = "user_session"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An account as it is listed."""
+
+    username: str
+    role: Role
+    is_blocked: bool
 
 
 class Accounts:
@@ -83,6 +95,10 @@ class Accounts:
         models = [UserAccount, UserSession, ApiToken]
         with db.bind_ctx(models):
             db.create_tables(models)
+        with db.atomic("IMMEDIATE"):  # several programs may open it at once
+            if "blocked_at_utc" not in {column.name for column in db.get_columns("user_account")}:
+                statement = peewee.SQL("ALTER TABLE user_account ADD COLUMN blocked_at_utc INTEGER")
+                db.execute(statement)  # type: ignore[no-untyped-call]  # the stubs leave it untyped
         return cls(db, clock, hashes or SecretHashes())
 
     def create_user(
@@ -130,12 +146,44 @@ class Accounts:
         """
         username, password_hash = username.lower(), self._hash(password)
         with self._db.atomic():
-            named = UserAccount.username == username
-            if not UserAccount.update(password_hash=password_hash).where(named).execute(self._db):
-                raise AccountError(f"there is no user {username}")
-            user = UserAccount.select(UserAccount.user_id).where(named)
-            UserSession.delete().where(UserSession.user_id.in_(user)).execute(self._db)
-            ApiToken.delete().where(ApiToken.user_id.in_(user)).execute(self._db)
+            user_id = self._user_id(username)
+            here = UserAccount.user_id == user_id
+            UserAccount.update(password_hash=password_hash).where(here).execute(self._db)
+            self._end_all(user_id)
+
+    def block(self, username: str) -> None:
+        """Let this account in no more; whatever is signed in as it ends. AccountError: no such user."""
+        with self._db.atomic():
+            user_id = self._user_id(username.lower())
+            blocked = UserAccount.update(blocked_at_utc=int(self._clock()))
+            blocked.where(UserAccount.user_id == user_id).execute(self._db)
+            self._end_all(user_id)
+
+    def unblock(self, username: str) -> None:
+        """Let this account in again. AccountError: no such user."""
+        user_id = self._user_id(username.lower())
+        UserAccount.update(blocked_at_utc=None).where(UserAccount.user_id == user_id).execute(self._db)
+
+    def sign_out(self, username: str) -> None:
+        """End every session and API token of that user. AccountError: no such user."""
+        with self._db.atomic():
+            self._end_all(self._user_id(username.lower()))
+
+    def listed(self) -> list[Listed]:
+        """Every account, by name."""
+        rows = UserAccount.select().order_by(UserAccount.username).dicts().execute(self._db)
+        return [Listed(row["username"], Role(row["role"]), row["blocked_at_utc"] is not None) for row in rows]
+
+    def _user_id(self, username: str) -> str:
+        named = UserAccount.select(UserAccount.user_id).where(UserAccount.username == username)
+        row = next(iter(named.dicts().execute(self._db)), None)
+        if row is None:
+            raise AccountError(f"there is no user {username}")
+        return str(row["user_id"])
+
+    def _end_all(self, user_id: str) -> None:
+        self.end_sessions(user_id)
+        ApiToken.delete().where(ApiToken.user_id == user_id).execute(self._db)
 
     def verify(self, username: str, password: str, address: str) -> Principal | None:
         """The principal if the password is right, else None, in the same time for unknown users.
@@ -149,7 +197,7 @@ class Accounts:
         rows = list(UserAccount.select().where(UserAccount.username == username).dicts().execute(self._db))
         row = rows[0] if rows else None
         right = self._hashes.matches(row["password_hash"] if row else self._nobodys_hash, password)
-        if row is None or not right:
+        if row is None or not right or row["blocked_at_utc"] is not None:
             return None
         self._throttle.succeed(username, address)
         return _principal(row)
@@ -179,14 +227,20 @@ class Accounts:
         return row["user_id"] if row is not None else None
 
     def account(self, user_id: str) -> Principal | None:
-        """Who has this account, without the rules of the moment: those are added by `central.access.doorkeeper`."""
-        query = UserAccount.select().where(UserAccount.user_id == user_id)
+        """Who has this account, unless it is blocked, without the rules of the moment: the doorkeeper adds those."""
+        query = UserAccount.select().where(
+            UserAccount.user_id == user_id, UserAccount.blocked_at_utc.is_null()
+        )
         row = next(iter(query.dicts().execute(self._db)), None)
         return _principal(row) if row is not None else None
 
     def end_session(self, token: str) -> None:
         """Forget `token`; unknown ones are nothing to forget."""
         UserSession.delete().where(UserSession.token_sha256 == digest(token)).execute(self._db)
+
+    def end_sessions(self, user_id: str) -> None:
+        """Forget every session of this user, or guest."""
+        UserSession.delete().where(UserSession.user_id == user_id).execute(self._db)
 
     def _hash(self, password: str) -> str:
         if not MIN_PASSWORD_CHARACTERS <= len(password) <= MAX_SECRET_CHARACTERS:

@@ -18,10 +18,11 @@ from starlette.routing import BaseRoute, Route
 from central.access.accounts import Accounts
 from central.access.errors import ThrottledError
 from central.access.sign_in import FormError, check_password, small_form
-from central.access.web import COOKIE_NAME, audit_event, page_of, source_address
+from central.access.web import COOKIE_NAME, audit_event, page_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Action, Audit
 from central.portal.templating import page
+from central.portal.wishes import admit
 
 COOKIE_LIFE_S: Final = 12 * 3600
 _LOCAL_PATH: Final = re.compile(r"/(?![/\\])[^\x00-\x20\x7f\\]*")
@@ -72,7 +73,15 @@ def sign_in_pages(accounts: Accounts, audit: Audit, cookie_life_s: int = COOKIE_
         response.delete_cookie(COOKIE_NAME, path="/", httponly=True, samesite="strict")
         return response
 
+    def sign_out_everywhere(request: Request) -> Response:
+        answer = admit(audit, request, None, Action.SIGN_OUT, "everywhere")
+        if answer is not None:
+            return answer
+        accounts.end_sessions(principal_of(request).user_id)
+        return Response(status_code=204)
+
     return [
+        Route("/api/me/sessions", sign_out_everywhere, methods=["DELETE"]),
         Route("/signin", show, methods=["GET"]),
         Route("/signin", sign_in, methods=["POST"]),
         Route("/signout", sign_out, methods=["POST"]),

@@ -99,6 +99,39 @@ def test_expired_sessions_are_forgotten(accounts: Accounts, clock: Clock, db: pe
     assert len(list(UserSession.select().execute(db))) == 1
 
 
+def test_a_blocked_account_is_let_in_no_more_and_again(accounts: Accounts) -> None:
+    principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
+    token = accounts.start_session(principal, "cookie", 60)
+    accounts.block("Ann")
+    assert accounts.user_of(token, "cookie") is None
+    assert accounts.account(principal.user_id) is None
+    assert accounts.verify("ann", GOOD, "::1") is None
+    assert [(one.username, one.is_blocked) for one in accounts.listed()] == [("ann", True)]
+    accounts.unblock("ann")
+    assert accounts.verify("ann", GOOD, "::1") == principal == accounts.account(principal.user_id)
+    assert accounts.user_of(token, "cookie") is None
+    for change in (accounts.block, accounts.unblock, accounts.sign_out):
+        with pytest.raises(AccountError, match="no user nobody"):
+            change("nobody")
+
+
+def test_everybody_is_signed_out_alone(accounts: Accounts) -> None:
+    ann, bob = (accounts.create_user(name, GOOD, Role.DOCTOR) for name in ("ann", "bob"))
+    anns, bobs = (accounts.start_session(who, "bearer", 60) for who in (ann, bob))
+    accounts.sign_out("ann")
+    assert accounts.user_of(anns, "bearer") is None
+    assert accounts.user_of(bobs, "bearer") == bob.user_id
+
+
+def test_a_database_of_an_older_version_is_taken_over(db: peewee.SqliteDatabase) -> None:
+    Accounts.open(db).create_user("ann", GOOD, Role.DOCTOR)
+    db.execute_sql("ALTER TABLE user_account DROP COLUMN blocked_at_utc")
+    for _ in range(2):
+        accounts = Accounts.open(db)
+    accounts.block("ann")
+    assert accounts.verify("ann", GOOD, "::1") is None
+
+
 @pytest.mark.parametrize(
     ("username", "password", "role", "why"),
     [

@@ -50,6 +50,7 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/signin"): (400,) * 9,  # an empty form
     ("POST", "/signout"): (DATA, 303, 303, 303, 303, 303, 303, 303, 403),
     ("POST", "/api/auth/token"): (400,) * 9,
+    ("DELETE", "/api/me/sessions"): (DATA, 204, 204, 204, 204, 204, 204, 204, 403),
     ("GET", "/api/me"): (DATA, 200, 200, 200, 200, 200, 200, 200, 200),
     ("GET", "/"): (PAGE, 303, 200, 200, 200, 200, 200, 200, 403),
     ("GET", "/guest"): (200,) * 9,
@@ -127,6 +128,7 @@ SEES_THE_STUDY = {"radiologist", "doctor", "patient", "guest", "token"}
 class Running:
     base_url: str
     routes: list[BaseRoute]
+    doorkeeper: Doorkeeper
     tokens: dict[str, str]
 
     def ask(self, caller: str, method: str, path: str) -> httpx.Response:
@@ -151,26 +153,30 @@ def central(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         db = open_database(root / "central.sqlite3")
         closing.callback(db.close)
         doorkeeper = Doorkeeper.open(db)
-        accounts = doorkeeper.accounts
-        people_in(accounts)
+        people_in(doorkeeper.accounts)
         put(Archive.open(root, db))
-        tokens = {}
-        for username in CALLERS[1:-2]:
-            principal = accounts.verify(username, PASSWORD, "127.0.0.1")
-            assert principal is not None
-            tokens[username] = accounts.start_session(principal, "bearer", 3600)
-        host = accounts.verify("doctor", PASSWORD, "127.0.0.1")
-        assert host is not None
-        link, _ = doorkeeper.guests.make(STUDY, host.user_id)
-        guest = doorkeeper.principal(guest_user_id(link.link_id))
-        assert guest is not None
-        tokens["guest"] = accounts.start_session(guest, "bearer", 3600)
-        owner = accounts.verify("radiologist", PASSWORD, "127.0.0.1")
-        assert owner is not None
-        looks = frozenset({Action.SEARCH, Action.VIEW})
-        _, tokens["token"] = doorkeeper.tokens.make(owner.user_id, "a script", looks, 1)
         base_url = closing.enter_context(served(opened.people.app))
-        yield Running(base_url, opened.people.app.routes, tokens)  # type: ignore[attr-defined]
+        yield Running(base_url, opened.people.app.routes, doorkeeper, tokens_of(doorkeeper))  # type: ignore[attr-defined]
+
+
+def tokens_of(doorkeeper: Doorkeeper) -> dict[str, str]:
+    """A bearer token for each of CALLERS but nobody."""
+    accounts, tokens = doorkeeper.accounts, {}
+    for username in CALLERS[1:-2]:
+        principal = accounts.verify(username, PASSWORD, "127.0.0.1")
+        assert principal is not None
+        tokens[username] = accounts.start_session(principal, "bearer", 3600)
+    host = accounts.verify("doctor", PASSWORD, "127.0.0.1")
+    assert host is not None
+    link, _ = doorkeeper.guests.make(STUDY, host.user_id)
+    guest = doorkeeper.principal(guest_user_id(link.link_id))
+    assert guest is not None
+    tokens["guest"] = accounts.start_session(guest, "bearer", 3600)
+    owner = accounts.verify("radiologist", PASSWORD, "127.0.0.1")
+    assert owner is not None
+    looks = frozenset({Action.SEARCH, Action.VIEW})
+    _, tokens["token"] = doorkeeper.tokens.make(owner.user_id, "a script", looks, 1)
+    return tokens
 
 
 def put(archive: Archive) -> None:
@@ -230,6 +236,9 @@ def test_who_gets_what(central: Running, method: str, path: str) -> None:
             assert STUDY not in got.text
         if caller == "anonymous" and expected == DATA:
             assert got.headers["www-authenticate"].startswith("Bearer")
+    if path == "/api/me/sessions":  # which ended them all
+        assert central.ask("doctor", "GET", "/api/me").status_code == 401
+        central.tokens.update(tokens_of(central.doorkeeper))
 
 
 @pytest.mark.parametrize("path", [path for (_, path), rule in RULES.items() if rule is SEARCH])

@@ -79,6 +79,14 @@ def test_a_link_is_ended_at_once(people: People, host: str) -> None:
     assert isinstance(guests.knock(token, "", "::1"), Shut)
 
 
+def test_a_guest_goes_when_the_host_is_blocked(people: People, host: str) -> None:
+    link, _ = people.doorkeeper.guests.make(STUDY, host)
+    people.doorkeeper.accounts.block("doctor")
+    assert people.doorkeeper.principal(guest_user_id(link.link_id)) is None
+    people.doorkeeper.accounts.unblock("doctor")
+    assert people.doorkeeper.principal(guest_user_id(link.link_id)) is not None
+
+
 def test_a_guest_stands_as_the_host_stands_now(people: People, host: str, clock: Clock) -> None:
     link, _ = people.doorkeeper.guests.make(STUDY, host)
     rules = people.doorkeeper.rules
