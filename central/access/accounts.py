@@ -137,6 +137,40 @@ class Accounts:
             raise AccountError(f"there is already a user {username}") from error
         return _principal(row)
 
+    def check_sign_on(self, principal: Principal) -> None:
+        """Whether `sign_on` may make or change this account.
+
+        Raises
+        ------
+        AccountError : the account is blocked, or its name is somebody else's.
+        """
+        mine = UserAccount.user_id == principal.user_id
+        query = UserAccount.select().where(mine | (UserAccount.username == principal.username))
+        for row in query.dicts().execute(self._db):
+            if row["user_id"] != principal.user_id:
+                raise AccountError(f"the name {principal.username} belongs to another account")
+            if row["blocked_at_utc"] is not None:
+                raise AccountError(f"the account {principal.username} is blocked")
+
+    def sign_on(self, principal: Principal) -> None:
+        """Make or renew the account, without a password, of somebody whom a provider vouches for.
+
+        Raises
+        ------
+        AccountError : as `check_sign_on`.
+        """
+        values = {
+            "username": principal.username,
+            "role": principal.role.value,
+            "referring_physician_names": json.dumps(list(principal.referring_physician_names)),
+            "patient_ids": json.dumps([list(key) for key in principal.patient_ids]),
+        }
+        here = UserAccount.user_id == principal.user_id
+        with self._db.atomic("IMMEDIATE"):
+            self.check_sign_on(principal)
+            if not UserAccount.update(**values).where(here).execute(self._db):
+                UserAccount.insert(user_id=principal.user_id, password_hash="", **values).execute(self._db)
+
     def set_password(self, username: str, password: str) -> None:
         """Change the password and end every session and API token of that user.
 
@@ -147,8 +181,9 @@ class Accounts:
         username, password_hash = username.lower(), self._hash(password)
         with self._db.atomic():
             user_id = self._user_id(username)
-            here = UserAccount.user_id == user_id
-            UserAccount.update(password_hash=password_hash).where(here).execute(self._db)
+            here = (UserAccount.user_id == user_id) & (UserAccount.password_hash != "")
+            if not UserAccount.update(password_hash=password_hash).where(here).execute(self._db):
+                raise AccountError(f"{username} signs on at the provider and has no password here")
             self._end_all(user_id)
 
     def block(self, username: str) -> None:
@@ -196,8 +231,10 @@ class Accounts:
         self._throttle.begin(username, address)
         rows = list(UserAccount.select().where(UserAccount.username == username).dicts().execute(self._db))
         row = rows[0] if rows else None
-        right = self._hashes.matches(row["password_hash"] if row else self._nobodys_hash, password)
-        if row is None or not right or row["blocked_at_utc"] is not None:
+        # Who signs on at a provider has no password, and costs what others cost.
+        known = row["password_hash"] if row else ""
+        right = self._hashes.matches(known or self._nobodys_hash, password)
+        if row is None or not known or not right or row["blocked_at_utc"] is not None:
             return None
         self._throttle.succeed(username, address)
         return _principal(row)

@@ -35,6 +35,9 @@ _READ: Final = frozenset({"GET", "HEAD"})
 PUBLIC: Final[dict[str, frozenset[str]]] = {
     "/healthz": _READ,
     "/signin": _READ | {"POST"},
+    "/signin/oidc": _READ,
+    "/signin/oidc/callback": _READ,
+    "/signin/oidc/out": _READ,
     "/api/auth/token": frozenset({"POST"}),
     "/guest": _READ,
     "/api/guest/session": frozenset({"POST"}),

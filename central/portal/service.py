@@ -22,6 +22,8 @@ from central.audit.record import Action, Audit, AuditRow, Outcome
 from central.portal.boxes import BoxView, box_json
 from central.portal.enrolments import pairing_json
 from central.portal.sign_in import COOKIE_LIFE_S, sign_in_pages
+from central.portal.single_sign_on import SignOn
+from central.portal.single_sign_on import routes as single_sign_on_routes
 from central.portal.templating import FOLDER, may_find_studies, may_share, page
 from contract.enrolment import Pairing
 from contract.errors import PermanentError
@@ -36,6 +38,7 @@ def routes(
     fleet_view: Callable[[], Sequence[BoxView]],
     pair: Callable[[str], Pairing],
     cookie_life_s: int = COOKIE_LIFE_S,
+    sign_on: SignOn | None = None,
 ) -> list[BaseRoute]:
     """Sign-in, study list, fleet and audit. Must be behind `RequireSignIn`.
 
@@ -44,7 +47,8 @@ def routes(
     """
     portal = _Portal(audit, fleet_view, pair)
     return [
-        *sign_in_pages(accounts, audit, cookie_life_s),
+        *sign_in_pages(accounts, audit, cookie_life_s, sign_on.name if sign_on else ""),
+        *single_sign_on_routes(accounts, audit, sign_on, cookie_life_s),
         Route("/", portal.studies_page),
         Route("/fleet", portal.fleet_page),
         Route("/audit", portal.audit_page),

@@ -39,6 +39,7 @@ from central.portal.emergencies import EmergencyTerms
 from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
 from central.portal.guests import routes as guest_routes
+from central.portal.single_sign_on import SignOn
 from central.portal.study_access import routes as study_access_routes
 from central.portal.tokens import routes as token_routes
 from central.viewer.delivery import routes as viewer_routes
@@ -131,7 +132,9 @@ def part10(dataset: Dataset) -> bytes:
 
 
 @contextmanager
-def open_house(root: Path, *, emergency: bool = True) -> Iterator[House]:
+def open_house(
+    root: Path, *, emergency: bool = True, port: int = 0, sign_on: SignOn | None = None
+) -> Iterator[House]:
     """A house in `root`, with its people, served on a loopback port."""
     db = peewee.SqliteDatabase(
         str(root / "central.sqlite3"),
@@ -159,7 +162,7 @@ def open_house(root: Path, *, emergency: bool = True) -> Iterator[House]:
         app = Starlette(
             routes=[
                 *sign_in_routes(accounts, audit),
-                *portal_routes(accounts, audit, lambda: boxes, pair),  # type: ignore[arg-type, return-value]
+                *portal_routes(accounts, audit, lambda: boxes, pair, sign_on=sign_on),  # type: ignore[arg-type, return-value]
                 *enrolment_routes(audit, pairings, replace, revoke),
                 *study_access_routes(doorkeeper, archive, audit),
                 *token_routes(doorkeeper, audit),
@@ -172,7 +175,7 @@ def open_house(root: Path, *, emergency: bool = True) -> Iterator[House]:
         )
         people_in(accounts)
         house = House(db, doorkeeper, audit, archive, renderer, app, boxes, gateways, pairings)
-        with served(app) as base_url:
+        with served(app, port) as base_url:
             house.base_url = base_url
             yield house
     audit.close()
@@ -180,8 +183,8 @@ def open_house(root: Path, *, emergency: bool = True) -> Iterator[House]:
 
 
 @contextmanager
-def served(app: object) -> Iterator[str]:
-    """`app` on a loopback port of its own, in a thread; ends with the block."""
+def served(app: object, port: int = 0) -> Iterator[str]:
+    """`app` on a loopback port (0: one of its own), in a thread; ends with the block."""
     ready = threading.Event()
 
     class Server(uvicorn.Server):
@@ -189,7 +192,7 @@ def served(app: object) -> Iterator[str]:
             await super().startup(sockets)  # type: ignore[arg-type]
             ready.set()
 
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")  # type: ignore[arg-type]
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="off")  # type: ignore[arg-type]
     server = Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -48,6 +48,9 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/healthz"): (200,) * 9,
     ("GET", "/signin"): (200,) * 9,
     ("POST", "/signin"): (400,) * 9,  # an empty form
+    ("GET", "/signin/oidc"): (404,) * 9,  # without a provider
+    ("GET", "/signin/oidc/callback"): (404,) * 9,
+    ("GET", "/signin/oidc/out"): (404,) * 9,
     ("POST", "/signout"): (DATA, 303, 303, 303, 303, 303, 303, 303, 403),
     ("POST", "/api/auth/token"): (400,) * 9,
     ("DELETE", "/api/me/sessions"): (DATA, 204, 204, 204, 204, 204, 204, 204, 403),
