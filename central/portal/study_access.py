@@ -54,7 +54,7 @@ def _page(request: Request) -> Response:
         "sharing.html",
         principal,
         path="/sharing",
-        may_invite=may_invite(principal) or has_privilege(principal, Privilege.MANAGE_ACCESS),
+        may_invite=may_invite(principal),
         may_give=has_privilege(principal, Privilege.GIVE_ACCESS),
         may_manage=has_privilege(principal, Privilege.MANAGE_ACCESS),
     )

@@ -18,7 +18,7 @@ export function section({ list, form, url, key, id, wish, line, done }) {
     }));
     if (!found.length) place.append(element("li", { class: "soft" }, "Nothing holds now."));
   }
-  document.getElementById(form).addEventListener("submit", (event) => {
+  document.getElementById(form)?.addEventListener("submit", (event) => {
     event.preventDefault();
     act(async () => {
       const answer = await send("POST", url, wish(new FormData(event.target)));

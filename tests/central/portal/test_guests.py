@@ -127,6 +127,7 @@ def test_an_administrator_sees_and_ends_links_and_others_do_not(house: House) ->
         assert other.delete(f"/api/guest-links/{link_id}").status_code == 404
     with house.client("admin") as admin:
         assert [link["host"] for link in admin.get("/api/guest-links").json()["links"]] == ["doctor"]
+        assert 'id="link"' not in admin.get("/sharing").text  # who sees no images passes none on
         assert admin.delete(f"/api/guest-links/{link_id}").status_code == 204
 
 
