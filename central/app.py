@@ -32,6 +32,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import central.viewer
+from central.access.claims import ClaimRules
+from central.access.oidc import Client, Provider
+from central.access.policy import Role
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
 from central.archive.archive import Archive
@@ -40,7 +43,7 @@ from central.archive.rows import StoredInstance
 from central.audit.record import Action
 from central.audit.refusals import Refusals
 from central.commands import run_command
-from central.config import Settings
+from central.config import OidcSettings, Settings
 from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.errors import DicomwebError
 from central.dicomweb.render import Renderer
@@ -68,8 +71,14 @@ from central.ingest.problems import http_error, ingest_error, unexpected_error
 from central.ingest.standing import StandingDesk
 from central.ingest.uploads import Uploads
 from central.portal.box_commands import routes as box_command_routes
+from central.portal.emergencies import EmergencyTerms
+from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
+from central.portal.guests import routes as guest_routes
 from central.portal.service import routes as portal_routes
+from central.portal.single_sign_on import SignOn
+from central.portal.study_access import routes as study_access_routes
+from central.portal.tokens import routes as token_routes
 from central.revocation import end_session, live_sessions
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
 from central.viewer.delivery import routes as viewer_routes
@@ -162,7 +171,7 @@ def _people_app(
     foundation: Foundation, archive: Archive, rooms: FleetRooms, renderer: Renderer, gateway_port: int
 ) -> Starlette:
     accounts, audit, sessions = foundation.accounts, foundation.audit, foundation.settings.sessions
-    gateways_settings = foundation.settings.gateways
+    gateways_settings, access = foundation.settings.gateways, foundation.settings.access
 
     def pair(name: str, replaces: str | None = None) -> Pairing | None:
         ticket = foundation.pairings.new_pairing(name, replaces=replaces)
@@ -184,13 +193,29 @@ def _people_app(
         routes=[
             Route("/healthz", health, methods=["GET"]),
             *sign_in_routes(accounts, audit, sessions.token_life_s),
-            *portal_routes(accounts, audit, rooms.fleet.boxes, pair_new, sessions.browser_life_s),
+            *portal_routes(
+                accounts,
+                audit,
+                rooms.fleet.boxes,
+                pair_new,
+                sessions.browser_life_s,
+                sign_on_of(foundation.settings.oidc),
+            ),
             *enrolment_routes(
                 audit,
                 foundation.pairings,
                 lambda gateway_id: pair("", gateway_id),
                 lambda gateway_id: _revoke(foundation, gateway_id),
             ),
+            *study_access_routes(foundation.doorkeeper, archive, audit),
+            *emergency_routes(
+                foundation.doorkeeper,
+                archive,
+                audit,
+                EmergencyTerms(access.emergency, access.emergency_minutes * 60),
+            ),
+            *token_routes(foundation.doorkeeper, audit),
+            *guest_routes(foundation.doorkeeper, archive, audit, sessions.browser_life_s),
             *box_command_routes(
                 audit,
                 is_admitted=foundation.gateways.is_admitted,
@@ -207,8 +232,35 @@ def _people_app(
             ),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
-        middleware=[Middleware(RequireSignIn, accounts=accounts)],
+        middleware=[Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper)],
     )
+
+
+def sign_on_of(oidc: OidcSettings) -> SignOn | None:
+    """How people sign on at the house's provider; None where there is none."""
+    if not oidc.issuer:
+        return None
+    try:
+        secret = oidc.client_secret.read_text().strip() if oidc.client_secret else ""
+    except OSError as error:
+        raise StartError(f"oidc.client_secret {oidc.client_secret}: {error.strerror}") from error
+    public_url = oidc.public_url.rstrip("/")
+    redirect_uri = public_url + "/signin/oidc/callback"
+    values = {
+        Role.ADMIN: oidc.admin,
+        Role.RADIOLOGIST: oidc.radiologist,
+        Role.DOCTOR: oidc.doctor,
+        Role.PATIENT: oidc.patient,
+    }
+    rules = ClaimRules(
+        oidc.role_claim,
+        {role: frozenset(said) for role, said in values.items()},
+        oidc.physician_name_claim,
+        oidc.patient_id_claim,
+        oidc.issuer_of_patient_id,
+    )
+    client = Client(oidc.issuer, oidc.client_id, secret, redirect_uri, oidc.scopes)
+    return SignOn(Provider(client), rules, oidc.name, public_url)
 
 
 def _gateway_app(

@@ -6,10 +6,8 @@ Whatever cannot be done ends with one sentence on stderr and exit code 2.
 from __future__ import annotations
 
 import argparse
-import getpass
 import os
 import pwd
-import secrets
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Final, cast
 
 from central.access.errors import AccessError
-from central.access.policy import PatientKey, Role
 from central.audit.errors import AuditError
 from central.audit.record import Action, AuditEvent
 from central.audit_commands import AuditCommands
@@ -28,10 +25,10 @@ from central.foundation import Foundation
 from central.identity.pairings import Decision
 from central.key_commands import KeyCommands
 from central.revocation import end_session, live_sessions
+from central.user_commands import UserCommands
 from contract.enrolment import Pairing
 from contract.settings import SettingsError, load_settings, print_default_config, settings_table
 
-_PEOPLE: Final = [role.value for role in Role if role is not Role.PEER]
 _EPILOG: Final = """\
 a first start:
   dicomnet-central --print-default-config > central.toml
@@ -87,21 +84,7 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
     user = commands.add_parser("user", help="accounts of people").add_subparsers(
         metavar="COMMAND", required=True
     )
-    add = _command(user, "add", "make an account; the password comes from stdin or a prompt", _add_user)
-    add.add_argument("username", help="1 to 64 of a-z, 0-9, '.', '_', '@' and '-'")
-    add.add_argument("--role", required=True, choices=_PEOPLE, help="what the account is for")
-    add.add_argument(
-        "--referring-physician",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help='for a doctor: Referring Physician\'s Name as on the images, such as "DOE^JANE"; may be repeated',
-    )
-    add.add_argument("--patient-id", metavar="ID", help="for a patient: Patient ID as on the images")
-    add.add_argument("--issuer", default="", metavar="I", help="Issuer of Patient ID that goes with it")
-    add.add_argument(
-        "--generate-password", action="store_true", help="make a random password and print it, once"
-    )
+    UserCommands(_settings, _event).add(lambda name, does, run: _command(user, name, does, run))
 
     gateways = commands.add_parser("gateways", help="the gateways that enrolled").add_subparsers(
         metavar="COMMAND", required=True
@@ -187,33 +170,6 @@ def _pair(options: argparse.Namespace) -> None:
         host, fingerprint = settings.gateways.called_host, foundation.identity.ca_fingerprint
     print(Pairing(host, port, fingerprint, ticket.token))
     print(f"good once, until {ticket.expires_at_utc:%H:%M} UTC", file=sys.stderr)
-
-
-def _add_user(options: argparse.Namespace) -> None:
-    patient_ids = [PatientKey(options.issuer, options.patient_id)] if options.patient_id else []
-    with closing(Foundation.open(_settings(options))) as foundation:
-        password = secrets.token_urlsafe(15) if options.generate_password else _password()
-        foundation.audit.record(_event(Action.USER_CHANGE, f"add {options.username} as {options.role}"))
-        made = foundation.accounts.create_user(
-            options.username,
-            password,
-            Role(options.role),
-            referring_physician_names=options.referring_physician,
-            patient_ids=patient_ids,
-        )
-    print(f"user {made.username} has the role {made.role.value}")
-    if options.generate_password:
-        print(f"password: {password}")
-
-
-def _password() -> str:
-    """The first line of stdin; at a terminal, asked for twice."""
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\r\n")
-    password = getpass.getpass("password: ")
-    if getpass.getpass("the same again: ") != password:
-        raise StartError("the two passwords differ; nothing was changed")
-    return password
 
 
 def _list_gateways(options: argparse.Namespace) -> None:

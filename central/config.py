@@ -197,6 +197,60 @@ class SessionSettings(Section):
     )
 
 
+class AccessSettings(Section):
+    emergency: bool = Field(
+        default=True,
+        description="a doctor may open a study that is not theirs, with a reason that is reviewed afterwards",
+    )
+    emergency_minutes: int = Field(
+        default=60, ge=5, le=1440, description="minutes for which such a study stays open"
+    )
+
+
+class OidcSettings(Section):
+    issuer: str = Field(
+        default="", description="issuer of an OpenID Connect provider that people sign on at; empty: none"
+    )
+    name: str = Field(default="single sign-on", description="what the button on the sign-in page calls it")
+    client_id: str = Field(default="", description="central's client id at the provider")
+    client_secret: Path | None = Field(
+        default=None, description="file that holds the client secret; none: a public client, by PKCE alone"
+    )
+    public_url: str = Field(
+        default="",
+        description="how browsers reach central; the provider is told public_url/signin/oidc/callback",
+    )
+    scopes: str = Field(default="openid profile", description="scopes that are asked for")
+    role_claim: str = Field(default="roles", description="claim of the ID token that says the role")
+    admin: list[str] = Field(default=[], description="its values that mean an administrator")
+    radiologist: list[str] = Field(default=[], description="its values that mean a radiologist")
+    doctor: list[str] = Field(default=[], description="its values that mean a referring doctor")
+    patient: list[str] = Field(default=[], description="its values that mean a patient")
+    physician_name_claim: str = Field(
+        default="", description="for doctors: claim that holds Referring Physician's Name as on the images"
+    )
+    patient_id_claim: str = Field(
+        default="", description="for patients: claim that holds the verified identifier, as Patient ID has it"
+    )
+    issuer_of_patient_id: str = Field(
+        default="", description="Issuer of Patient ID that qualifies it; needed with patient_id_claim"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> OidcSettings:
+        if not self.issuer:
+            return self
+        for url, key in ((self.issuer, "issuer"), (self.public_url, "public_url")):
+            parts = urlsplit(url)
+            if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+                raise ValueError(f"{key} begins with https://")
+        if not self.client_id:
+            raise ValueError("client_id is missing")
+        if self.patient_id_claim and not self.issuer_of_patient_id:
+            raise ValueError("an identifier counts with its issuer only: set issuer_of_patient_id")
+        return self
+
+
 class LimitSettings(Section):
     max_object_bytes: int = Field(
         default=8 << 30, ge=1 << 20, description="largest object, sealed and opened, in bytes"
@@ -233,4 +287,8 @@ class Settings(Section):
     sessions: SessionSettings = Field(
         default=SessionSettings(), description="How long somebody stays signed in."
     )
+    access: AccessSettings = Field(
+        default=AccessSettings(), description="What people may do beyond their role."
+    )
+    oidc: OidcSettings = Field(default=OidcSettings(), description="Signing on at the house's own provider.")
     limits: LimitSettings = Field(default=LimitSettings(), description="What is refused or put off.")

@@ -16,6 +16,7 @@ from typing import Final
 import peewee
 
 from central.access.accounts import Accounts
+from central.access.doorkeeper import Doorkeeper
 from central.archive.archive import Archive
 from central.archive.s3 import S3Objects, S3Place
 from central.audit.chain import Notary
@@ -45,7 +46,7 @@ class Foundation:
     gateways: Gateways
     pairings: Pairings
     standings: Standings
-    accounts: Accounts
+    doorkeeper: Doorkeeper
 
     @classmethod
     def open(cls, settings: Settings) -> Foundation:
@@ -64,7 +65,7 @@ class Foundation:
             gateways = Gateways(db, identity.authority)
             pairings = Pairings(db, gateways, accept_at_once=settings.gateways.acceptance == "pairing-string")
             standings = Standings(db, gateways)
-            accounts = Accounts.open(db)
+            doorkeeper = Doorkeeper.open(db)
         except KeyFileError as error:
             raise StartError(str(error)) from error
         except OSError as error:
@@ -74,7 +75,11 @@ class Foundation:
         except (peewee.PeeweeException, AuditUnavailableError, DatabaseUnfitError) as error:
             where = "PostgreSQL (storage.database)" if settings.storage.database else f"a database in {root}"
             raise StartError(f"{where} cannot be used: {error}") from error
-        return cls(settings, db, audit, identity, gateways, pairings, standings, accounts)
+        return cls(settings, db, audit, identity, gateways, pairings, standings, doorkeeper)
+
+    @property
+    def accounts(self) -> Accounts:
+        return self.doorkeeper.accounts
 
     def close(self) -> None:
         self.audit.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 
 PROGRAMS = {
@@ -27,10 +27,20 @@ def program(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join(folders))
 
 
-def missing_peers(peers: Collection[str]) -> list[str]:
-    """Those of `peers` of which a program is not there; an unknown name is a fault of the test."""
-    missing = [peer for peer in peers if not all(program(name) for name in PROGRAMS[peer])]
-    return [*missing, "orthanc-dicomweb"] if "orthanc" in peers and orthanc_dicomweb() is None else missing
+PROVIDER = Path(__file__).parent / "central" / "access" / "provider"
+
+
+def missing_peers(peers: Iterable[str]) -> list[str]:
+    """Those of `peers` of which a part is not there; an unknown name is a fault of the test."""
+    return [peer for peer in peers if not _is_there(peer)]
+
+
+def _is_there(peer: str) -> bool:
+    if peer == "oidc-provider":
+        return (PROVIDER / "node_modules" / peer).is_dir()
+    if peer == "orthanc" and orthanc_dicomweb() is None:
+        return False
+    return all(program(name) for name in PROGRAMS[peer])
 
 
 def orthanc_dicomweb() -> Path | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import obstore
 from obstore.store import S3Store
 
 from tests.ports import free_base_port
@@ -30,6 +31,7 @@ class S3Server:
     folder: Path
     port: int
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _written: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -87,10 +89,18 @@ class S3Server:
             self.process = None
 
     def _answers(self) -> bool:
+        """Whether it is there, and has its volumes: what was written in its last life can be read again."""
         try:
-            return httpx.get(f"{self.endpoint}/healthz", trust_env=False, timeout=2).status_code == 200
-        except httpx.TransportError:
+            if httpx.get(f"{self.endpoint}/healthz", trust_env=False, timeout=2).status_code != 200:
+                return False
+            probe = self.bucket("probe")
+            if self._written:
+                obstore.get(probe, "probe").bytes()
+            obstore.put(probe, "probe", b"written")
+        except (httpx.TransportError, obstore.exceptions.BaseError, FileNotFoundError):
             return False
+        self._written = True
+        return True
 
 
 @contextmanager

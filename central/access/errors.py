@@ -22,3 +22,7 @@ class ThrottledError(AccessError):
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(f"too many failed sign-ins; try again in {retry_after_s} s")
         self.retry_after_s = retry_after_s
+
+
+class AccessRuleError(AccessError):
+    """Permanent: access cannot be given, refused or opened like this; the text says why, for whoever asked."""

@@ -69,9 +69,9 @@ def check_password(
     try:
         principal = accounts.verify(username, password, address)
     except ThrottledError as error:
-        audit.record(_event(username, None, address, str(error)))
+        audit.record(sign_in_event(username, None, address, str(error)))
         raise
-    audit.record(_event(username, principal, address, "" if principal else detail))
+    audit.record(sign_in_event(username, principal, address, "" if principal else detail))
     return principal
 
 
@@ -120,7 +120,8 @@ def _oauth_error(code: str, description: str) -> Response:
     return JSONResponse({"error": code, "error_description": description}, 400)
 
 
-def _event(username: str, principal: Principal | None, address: str, detail: str) -> AuditEvent:
+def sign_in_event(username: str, principal: Principal | None, address: str, detail: str) -> AuditEvent:
+    """An attempt to sign in; `principal` None: it failed."""
     return AuditEvent(
         actor=principal.username if principal else username,
         actor_role=principal.role.value if principal else "",

@@ -9,6 +9,7 @@ What is always true
 - A request that carries a bearer token is judged by that token alone; its cookie is not looked at.
 - A cookie counts on an unsafe method only when the browser says that our own page sent it (Sec-Fetch-Site or
   Origin; the cookie itself is SameSite=Strict).
+- An API token reaches DICOMweb and `/api/me`, whatever its owner may.
 - Programs (under ``/api`` and ``/dicom-web``) get 401 as a problem; people get the sign-in page.
 """
 
@@ -22,7 +23,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from central.access.accounts import Accounts
+from central.access.doorkeeper import Doorkeeper
 from central.access.headers import with_safe_headers
 from central.access.policy import Principal
 from central.access.problems import problem
@@ -34,7 +35,12 @@ _READ: Final = frozenset({"GET", "HEAD"})
 PUBLIC: Final[dict[str, frozenset[str]]] = {
     "/healthz": _READ,
     "/signin": _READ | {"POST"},
+    "/signin/oidc": _READ,
+    "/signin/oidc/callback": _READ,
+    "/signin/oidc/out": _READ,
     "/api/auth/token": frozenset({"POST"}),
+    "/guest": _READ,
+    "/api/guest/session": frozenset({"POST"}),
 }
 PUBLIC_FOLDERS: Final = ("/static/", "/viewer/")  # built files, the same for everybody; no data in them
 _PROGRAM_FOLDERS: Final = ("/api/", "/dicom-web/")
@@ -46,23 +52,27 @@ def is_public(method: str, path: str) -> bool:
     return method in PUBLIC.get(path, frozenset()) or (method in _READ and path.startswith(PUBLIC_FOLDERS))
 
 
+def _is_for_api_tokens(path: str) -> bool:
+    return path == "/api/me" or path.startswith("/dicom-web/")
+
+
 def source_address(connection: HTTPConnection) -> str:
     """The caller's address for throttle and audit."""
     return connection.client.host if connection.client else "unknown"
 
 
-def authenticate(request: HTTPConnection, accounts: Accounts) -> Principal | None:
+def authenticate(request: HTTPConnection, doorkeeper: Doorkeeper) -> Principal | None:
     """Whose request this is, by ``Authorization: Bearer`` (RFC 6750), else by cookie. Reads the database."""
     authorization = request.headers.get("authorization")
     if authorization is not None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or len(token) > _MAX_TOKEN_CHARACTERS:
             return None
-        return accounts.principal_of(token.strip(), "bearer")
+        return doorkeeper.principal_of(token.strip(), "bearer")
     token = request.cookies.get(COOKIE_NAME, "")
     if not token or len(token) > _MAX_TOKEN_CHARACTERS:
         return None
-    return accounts.principal_of(token, "cookie")
+    return doorkeeper.principal_of(token, "cookie")
 
 
 def page_of(request: HTTPConnection) -> Literal["own", "foreign", "unsaid"]:
@@ -99,6 +109,8 @@ def audit_event(
 ) -> AuditEvent:
     """What the signed-in caller of `request` does or tries."""
     principal = principal_of(request)
+    if principal.delegation is not None:
+        detail = f"API token {principal.delegation.token_id}: {detail}"
     return AuditEvent(
         actor=principal.username,
         actor_role=principal.role.value,
@@ -115,9 +127,9 @@ def audit_event(
 class RequireSignIn:
     """ASGI middleware: default deny. Wraps the whole application of the people listener."""
 
-    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
+    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper) -> None:
         self._app = app
-        self._accounts = accounts
+        self._doorkeeper = doorkeeper
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -131,9 +143,13 @@ class RequireSignIn:
         scope = request.scope
         # The path the router will see: request.url would cut a decoded "?" off it.
         if not is_public(request.method, scope["path"]):
-            principal = await run_in_threadpool(authenticate, request, self._accounts)
+            principal = await run_in_threadpool(authenticate, request, self._doorkeeper)
             if principal is None:
                 await _not_signed_in(request)(scope, receive, send)
+                return
+            if principal.delegation is not None and not _is_for_api_tokens(scope["path"]):
+                refusal = problem(403, "an API token is for DICOMweb, under /dicom-web")
+                await refusal(scope, receive, send)
                 return
             by_cookie = "authorization" not in request.headers
             if by_cookie and request.method not in SAFE_METHODS and page_of(request) != "own":

@@ -14,7 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from central.access.policy import Grant, Scope, StudyFacts, scope_of
+import peewee
+
+from central.access.consent import ConsentWithdrawal
+from central.access.policy import Grant, PatientKey, Scope, StudyFacts, scope_of
 from central.archive import finding
 from central.archive.attributes import Attributes, attributes_of, text_of
 from central.archive.dicom_json import dicom_json, with_bulk_data_at
@@ -74,7 +77,7 @@ class Archive:
         ------
         OSError : the folder cannot be made or read.
         """
-        make_tables(db, MODELS)
+        make_tables(db, (*MODELS, ConsentWithdrawal))  # which access writes, and every search looks into
         make_text_index(db)
         return cls(objects or ObjectFiles.open(root / "objects"), db)
 
@@ -158,9 +161,15 @@ class Archive:
             Study.patient_id,
             Study.issuer_of_patient_id,
             Study.referring_physician_name,
+            finding.consent_withdrawn().alias("consent_withdrawn"),
         ).where(Study.study_instance_uid == study_instance_uid)
         row = next(iter(query.dicts().execute(self._db)), None)
         return StudyFacts(**row) if row is not None else None
+
+    def studies_of(self, patient: PatientKey) -> int:
+        """How many studies carry exactly this Patient ID and issuer."""
+        its = (Study.patient_id == patient.patient_id) & (Study.issuer_of_patient_id == patient.issuer)
+        return int(Study.select(peewee.fn.COUNT(Study.id)).where(its).scalar(self._db))
 
     def series_of(self, grant: Grant) -> list[SeriesRow]:
         """The series of the granted study, by Series Number."""

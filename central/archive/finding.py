@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import peewee
 
-from central.access.policy import Scope
+from central.access.consent import ConsentWithdrawal
+from central.access.policy import PatientKey, Scope
 from central.archive.query import (
     Condition,
     InstanceQuery,
@@ -84,18 +85,41 @@ def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[Ins
     ]
 
 
-def within(scope: Scope) -> peewee.Expression | None:
+def within(scope: Scope) -> peewee.Expression:
     """`Scope.covers` as SQL on the study's columns."""
-    if scope.everything:
-        return None
-    ways = []
+    ways: list[peewee.Expression] = []
     if scope.referring_physician_keys:
         ways.append(Study.referring_physician_key.in_(sorted(scope.referring_physician_keys)))
-    ways += [
-        (Study.patient_id == patient.patient_id) & (Study.issuer_of_patient_id == patient.issuer)
-        for patient in sorted(scope.patients)
-    ]
-    return reduce(or_, ways) if ways else Study.id.is_null()
+    if scope.studies:
+        ways.append(Study.study_instance_uid.in_(sorted(scope.studies)))
+    ways += [_is_of(patient) for patient in sorted(scope.patients)]
+    if not (scope.everything or ways):
+        return Study.id.is_null()
+    consents = [~consent_withdrawn(), *map(_is_of, sorted(scope.despite_withdrawal_of))]
+    conditions: list[peewee.Expression] = [reduce(or_, consents)]
+    if not scope.everything:
+        conditions.append(reduce(or_, ways))
+    if scope.only_study is not None:
+        conditions.append(Study.study_instance_uid == scope.only_study)
+    if scope.refused_studies:
+        conditions.append(Study.study_instance_uid.not_in(sorted(scope.refused_studies)))
+    whole: peewee.Expression = reduce(and_, conditions)
+    return whole
+
+
+def consent_withdrawn() -> Any:
+    """Whether the study's patient has withdrawn consent, as SQL."""
+    return peewee.fn.EXISTS(
+        ConsentWithdrawal.select(ConsentWithdrawal.withdrawal_id).where(
+            ConsentWithdrawal.patient_id == Study.patient_id,
+            ConsentWithdrawal.issuer_of_patient_id == Study.issuer_of_patient_id,
+            ConsentWithdrawal.ended_at_utc.is_null(),
+        )
+    )
+
+
+def _is_of(patient: PatientKey) -> peewee.Expression:
+    return (Study.patient_id == patient.patient_id) & (Study.issuer_of_patient_id == patient.issuer)
 
 
 def readable(scope: Scope) -> peewee.Expression:

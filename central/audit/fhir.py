@@ -13,6 +13,7 @@ _ACTIONS: Final = "urn:dicomnet:audit-action"
 # Event IDs of PS3.15 Table A.5.2-1 (code, meaning), and the kind of action: Create, Read, Update, Delete or Execute.
 _AUTHENTICATION: Final = ("110114", "User Authentication", "E")
 _SECURITY: Final = ("110113", "Security Alert", "E")
+_ATTRIBUTES: Final = ("110136", "Security Roles Changed", "U")
 _EVENTS: Final = {
     "sign-in": _AUTHENTICATION,
     "sign-in-failed": _AUTHENTICATION,
@@ -21,6 +22,13 @@ _EVENTS: Final = {
     "view": ("110103", "DICOM Instances Accessed", "R"),
     "export": ("110106", "Export", "R"),
     "store": ("110104", "DICOM Instances Transferred", "C"),
+    "guest-sign-in": _AUTHENTICATION,
+    "break-glass": ("110127", "Emergency Override Started", "E"),
+    "break-glass-review": _SECURITY,
+    "access-change": _ATTRIBUTES,
+    "consent-change": _ATTRIBUTES,
+    "token-change": _ATTRIBUTES,
+    "share": _ATTRIBUTES,
     "read-audit": ("110101", "Audit Log Used", "R"),
     "upload-refused": _SECURITY,
     "association-refused": _SECURITY,

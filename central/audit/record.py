@@ -58,6 +58,13 @@ class Action(StrEnum):
     VIEW = "view"
     EXPORT = "export"
     STORE = "store"
+    SHARE = "share"
+    BREAK_GLASS = "break-glass"
+    BREAK_GLASS_REVIEW = "break-glass-review"
+    GUEST_SIGN_IN = "guest-sign-in"
+    ACCESS_CHANGE = "access-change"
+    CONSENT_CHANGE = "consent-change"
+    TOKEN_CHANGE = "token-change"  # noqa: S105  # what was done, no password
     READ_AUDIT = "read-audit"
     CHAIN_AUDIT = "chain-audit"
     PAIR = "pair"

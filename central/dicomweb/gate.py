@@ -11,7 +11,6 @@ from typing import Final
 from starlette.requests import Request
 
 from central.access.policy import (
-    NOTHING,
     Action,
     DenialReason,
     Denied,
@@ -46,7 +45,7 @@ class Gate:
     def scope(self, request: Request, detail: str, study_instance_uid: str | None = None) -> Scope:
         """What the caller's search may find; empty, and recorded as refused, for roles that may not search."""
         scope = scope_of(principal_of(request), Action.SEARCH)
-        outcome: Outcome = "refused" if scope == NOTHING else "success"
+        outcome: Outcome = "refused" if scope.is_nothing else "success"
         self._audit.record(audit_event(request, Action.SEARCH, outcome, detail, study_instance_uid))
         return scope
 
@@ -87,6 +86,8 @@ class Gate:
             why = decision.reason.value if facts else "not here"
             self._audit.record(audit_event(request, action, "refused", f"{detail}: {why}", *uids))
             raise NotHereError
+        if study_instance_uid in principal_of(request).emergency_studies:
+            detail = f"{detail}, opened in an emergency"
         self._audit.record(audit_event(request, action, "success", detail, *uids))
         return decision
 

@@ -6,10 +6,9 @@ Always true: only who may add boxes sees or decides anything here, and every dec
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, cast
+from typing import cast
 
 import segno
 from starlette.concurrency import run_in_threadpool
@@ -23,10 +22,8 @@ from central.access.web import audit_event, principal_of
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Action, Audit
 from central.identity.pairings import Decision, Pairings, PendingBox
+from central.portal.wishes import NO_STORE, wish_of
 from contract.enrolment import PAIRING_LIFE_S, Pairing
-
-_MAX_BODY_BYTES: Final = 4096
-_NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 def routes(
@@ -81,12 +78,10 @@ class _Desk:
     def pending(self, request: Request) -> Response:
         if not has_privilege(principal_of(request), Privilege.PAIR_GATEWAY):
             return problem(403, "your role may not add a box")
-        return JSONResponse(
-            {"boxes": [_box_json(box) for box in self._pairings.pending()]}, headers=_NO_STORE
-        )
+        return JSONResponse({"boxes": [_box_json(box) for box in self._pairings.pending()]}, headers=NO_STORE)
 
     async def decision(self, request: Request) -> Response:
-        wish = await _wish(request)
+        wish = await wish_of(request)
         fingerprint, decision = wish.get("fingerprint"), wish.get("decision")
         if not isinstance(fingerprint, str) or decision not in ("accepted", "refused"):
             return problem(400, 'send {"fingerprint": "…", "decision": "accepted" or "refused"}')
@@ -110,16 +105,16 @@ class _Desk:
         box = self._pairings.decide(fingerprint, decision)
         if box is None:
             return problem(404, "no box with this fingerprint waits any more")
-        return JSONResponse(_box_json(box), headers=_NO_STORE)
+        return JSONResponse(_box_json(box), headers=NO_STORE)
 
     async def replacement(self, request: Request) -> Response:
-        gateway_id = (await _wish(request)).get("gateway_id")
+        gateway_id = (await wish_of(request)).get("gateway_id")
         if not isinstance(gateway_id, str):
             return problem(400, 'send {"gateway_id": "<the gateway whose box is replaced>"}')
         return await run_in_threadpool(self._paired, request, gateway_id[:64])
 
     async def revocation(self, request: Request) -> Response:
-        gateway_id = (await _wish(request)).get("gateway_id")
+        gateway_id = (await wish_of(request)).get("gateway_id")
         if not isinstance(gateway_id, str):
             return problem(400, 'send {"gateway_id": "<the gateway to let in no more>"}')
         return await run_in_threadpool(self._revoked, request, gateway_id[:64])
@@ -137,7 +132,7 @@ class _Desk:
         trouble = self._revoke(gateway_id)
         if trouble is None:
             return problem(404, "there is no such gateway")
-        return JSONResponse({"gateway_id": gateway_id, "trouble": trouble}, headers=_NO_STORE)
+        return JSONResponse({"gateway_id": gateway_id, "trouble": trouble}, headers=NO_STORE)
 
     def _paired(self, request: Request, gateway_id: str) -> Response:
         allowed = has_privilege(principal_of(request), Privilege.PAIR_GATEWAY)
@@ -154,21 +149,7 @@ class _Desk:
         pairing = self._replace(gateway_id)
         if pairing is None:
             return problem(404, "there is no such gateway")
-        return JSONResponse(pairing_json(pairing), 201, headers=_NO_STORE)
-
-
-async def _wish(request: Request) -> dict[str, Any]:
-    """The body's JSON object; empty if it is none, or too large."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            return {}
-    try:
-        wish = json.loads(body or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return wish if isinstance(wish, dict) else {}
+        return JSONResponse(pairing_json(pairing), 201, headers=NO_STORE)
 
 
 def _box_json(box: PendingBox) -> dict[str, str | None]:

@@ -22,7 +22,9 @@ from central.audit.record import Action, Audit, AuditRow, Outcome
 from central.portal.boxes import BoxView, box_json
 from central.portal.enrolments import pairing_json
 from central.portal.sign_in import COOKIE_LIFE_S, sign_in_pages
-from central.portal.templating import FOLDER, may_find_studies, page
+from central.portal.single_sign_on import SignOn
+from central.portal.single_sign_on import routes as single_sign_on_routes
+from central.portal.templating import FOLDER, may_find_studies, may_share, page
 from contract.enrolment import Pairing
 from contract.errors import PermanentError
 
@@ -36,6 +38,7 @@ def routes(
     fleet_view: Callable[[], Sequence[BoxView]],
     pair: Callable[[str], Pairing],
     cookie_life_s: int = COOKIE_LIFE_S,
+    sign_on: SignOn | None = None,
 ) -> list[BaseRoute]:
     """Sign-in, study list, fleet and audit. Must be behind `RequireSignIn`.
 
@@ -44,7 +47,8 @@ def routes(
     """
     portal = _Portal(audit, fleet_view, pair)
     return [
-        *sign_in_pages(accounts, audit, cookie_life_s),
+        *sign_in_pages(accounts, audit, cookie_life_s, sign_on.name if sign_on else ""),
+        *single_sign_on_routes(accounts, audit, sign_on, cookie_life_s),
         Route("/", portal.studies_page),
         Route("/fleet", portal.fleet_page),
         Route("/audit", portal.audit_page),
@@ -67,7 +71,7 @@ class _Portal:
         principal = principal_of(request)
         if has_privilege(principal, Privilege.READ_FLEET) and not may_find_studies(principal):
             return RedirectResponse("/fleet", status_code=303)
-        return page("studies.html", principal, path="/")
+        return page("studies.html", principal, path="/", may_share=may_share(principal))
 
     def fleet_page(self, request: Request) -> Response:
         principal = principal_of(request)

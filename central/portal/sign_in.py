@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from typing import Final
+from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -16,31 +17,47 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from central.access.accounts import Accounts
+from central.access.claims import EXTERNAL
 from central.access.errors import ThrottledError
 from central.access.sign_in import FormError, check_password, small_form
-from central.access.web import COOKIE_NAME, audit_event, page_of, source_address
+from central.access.web import COOKIE_NAME, audit_event, page_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Action, Audit
 from central.portal.templating import page
+from central.portal.wishes import admit
 
 COOKIE_LIFE_S: Final = 12 * 3600
 _LOCAL_PATH: Final = re.compile(r"/(?![/\\])[^\x00-\x20\x7f\\]*")
 
 
-def sign_in_pages(accounts: Accounts, audit: Audit, cookie_life_s: int = COOKIE_LIFE_S) -> list[BaseRoute]:
-    """`/signin` and `/signout`. A session lives `cookie_life_s` seconds."""
+def sign_in_pages(
+    accounts: Accounts, audit: Audit, cookie_life_s: int = COOKIE_LIFE_S, provider_name: str = ""
+) -> list[BaseRoute]:
+    """`/signin` and `/signout`. A session lives `cookie_life_s` seconds; `provider_name` "" for no single sign-on."""
+
+    def form_page(status: int, next_path: str, message: str = "", username: str = "") -> Response:
+        return page(
+            "signin.html",
+            None,
+            status,
+            next_path=next_path,
+            message=message,
+            username=username[:64],
+            provider_name=provider_name,
+            provider_path="/signin/oidc?next=" + quote(next_path, safe=""),
+        )
 
     def show(request: Request) -> Response:
-        return _form(200, local_path(request.query_params.get("next", "")))
+        return form_page(200, local_path(request.query_params.get("next", "")))
 
     async def sign_in(request: Request) -> Response:
         try:
             form = await small_form(request)
         except FormError:
-            return _form(400, "/", "This form could not be read.")
+            return form_page(400, "/", "This form could not be read.")
         next_path = local_path(form.get("next", ""))
         if page_of(request) == "foreign":  # somebody else's page would sign this browser in as somebody else
-            return _form(403, next_path, "Sign in from this page, please.")
+            return form_page(403, next_path, "Sign in from this page, please.")
         return await run_in_threadpool(
             attempt, request, form.get("username", ""), form.get("password", ""), next_path
         )
@@ -50,47 +67,59 @@ def sign_in_pages(accounts: Accounts, audit: Audit, cookie_life_s: int = COOKIE_
             principal = check_password(accounts, audit, username, password, source_address(request))
         except ThrottledError as error:
             minutes = -(-error.retry_after_s // 60)
-            refusal = _form(
+            refusal = form_page(
                 429, next_path, f"Too many failed sign-ins. Try again in {minutes} min.", username
             )
             refusal.headers["Retry-After"] = str(error.retry_after_s)
             return refusal
         except AuditUnavailableError:
-            return _form(503, next_path, "Nobody can sign in right now: the audit record is not writable.")
+            return form_page(
+                503, next_path, "Nobody can sign in right now: the audit record is not writable."
+            )
         if principal is None:
-            return _form(401, next_path, "Wrong username or password.", username)
+            return form_page(401, next_path, "Wrong username or password.", username)
         token = accounts.start_session(principal, "cookie", cookie_life_s)
         response = RedirectResponse(next_path, status_code=303)
-        response.set_cookie(
-            COOKIE_NAME,
-            token,
-            max_age=cookie_life_s,
-            path="/",
-            secure=request.url.scheme == "https",
-            httponly=True,
-            samesite="strict",
-        )
+        set_session_cookie(request, response, token, cookie_life_s)
         return response
 
     def sign_out(request: Request) -> Response:
         accounts.end_session(request.cookies.get(COOKIE_NAME, ""))
         with suppress(AuditUnavailableError):  # signing out must work, recorded or not
             audit.record(audit_event(request, Action.SIGN_OUT, "success"))
-        response = RedirectResponse("/signin", status_code=303)
+        external = principal_of(request).user_id.startswith(EXTERNAL)
+        response = RedirectResponse("/signin/oidc/out" if external else "/signin", status_code=303)
         response.delete_cookie(COOKIE_NAME, path="/", httponly=True, samesite="strict")
         return response
 
+    def sign_out_everywhere(request: Request) -> Response:
+        answer = admit(audit, request, None, Action.SIGN_OUT, "everywhere")
+        if answer is not None:
+            return answer
+        accounts.end_sessions(principal_of(request).user_id)
+        return Response(status_code=204)
+
     return [
+        Route("/api/me/sessions", sign_out_everywhere, methods=["DELETE"]),
         Route("/signin", show, methods=["GET"]),
         Route("/signin", sign_in, methods=["POST"]),
         Route("/signout", sign_out, methods=["POST"]),
     ]
 
 
+def set_session_cookie(request: Request, response: Response, token: str, life_s: int) -> None:
+    """Give the browser that made `request` its session."""
+    response.set_cookie(
+        COOKIE_NAME,
+        token,
+        max_age=life_s,
+        path="/",
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="strict",
+    )
+
+
 def local_path(text: str) -> str:
     """`text` if it is a path on this server, else ``/``. Browsers read ``//host`` and ``/\\host`` as other servers."""
     return text if _LOCAL_PATH.fullmatch(text) else "/"
-
-
-def _form(status: int, next_path: str, message: str = "", username: str = "") -> Response:
-    return page("signin.html", None, status, next_path=next_path, message=message, username=username[:64])

@@ -5,13 +5,14 @@ The study list, fleet and audit pages are empty frames; their scripts fetch the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import jinja2
 from starlette.responses import HTMLResponse
 
-from central.access.policy import Action, Principal, Privilege, has_privilege, scope_of
+from central.access.policy import Action, Principal, Privilege, delegable, has_privilege, scope_of
 
 FOLDER: Final = Path(__file__).parent
 _TEMPLATES: Final = jinja2.Environment(
@@ -21,30 +22,52 @@ _TEMPLATES: Final = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_PAGES: Final = (
-    ("/", "Studies", None),
-    ("/fleet", "Fleet", Privilege.READ_FLEET),
-    ("/audit", "Audit", Privilege.READ_AUDIT),
-)
 
 
 def may_find_studies(principal: Principal) -> bool:
     """Whether the study list can ever show `principal` anything."""
-    scope = scope_of(principal, Action.SEARCH)
-    return scope.everything or bool(scope.patients or scope.referring_physician_keys)
+    return not scope_of(principal, Action.SEARCH).is_nothing
+
+
+def may_invite(principal: Principal) -> bool:
+    """Whether there can be a study that `principal` may show to a guest."""
+    return not scope_of(principal, Action.SHARE).is_nothing
+
+
+def may_share(principal: Principal) -> bool:
+    """Whether `principal` can ever let somebody else look at a study, or keep them from it."""
+    return may_invite(principal) or has_privilege(principal, Privilege.GIVE_ACCESS)
+
+
+def may_break_glass(principal: Principal) -> bool:
+    """Whether `principal` can ever open a study in an emergency."""
+    return not scope_of(principal, Action.BREAK_GLASS).is_nothing
+
+
+def _has_part_in_emergencies(principal: Principal) -> bool:
+    return may_break_glass(principal) or has_privilege(principal, Privilege.REVIEW_EMERGENCIES)
+
+
+def may_use_tokens(principal: Principal) -> bool:
+    """Whether `principal` makes API tokens, or ends those of others."""
+    return bool(delegable(principal)) or has_privilege(principal, Privilege.MANAGE_ACCESS)
+
+
+_PAGES: Final[tuple[tuple[str, str, Callable[[Principal], bool]], ...]] = (
+    ("/", "Studies", may_find_studies),
+    ("/sharing", "Sharing", may_share),
+    ("/tokens", "Tokens", may_use_tokens),
+    ("/emergency", "Emergency", _has_part_in_emergencies),
+    ("/fleet", "Fleet", lambda principal: has_privilege(principal, Privilege.READ_FLEET)),
+    ("/audit", "Audit", lambda principal: has_privilege(principal, Privilege.READ_AUDIT)),
+)
 
 
 def page(name: str, principal: Principal | None, status: int = 200, **values: object) -> HTMLResponse:
     """The page from template `name`, with the navigation that `principal` may use."""
+    navigation = [(path, label) for path, label, may in _PAGES if principal and may(principal)]
+    reviews = principal is not None and has_privilege(principal, Privilege.REVIEW_EMERGENCIES)
     html = _TEMPLATES.get_template(name).render(
-        principal=principal, navigation=_navigation(principal) if principal else [], **values
+        principal=principal, navigation=navigation, may_review=reviews, **values
     )
     return HTMLResponse(html, status)
-
-
-def _navigation(principal: Principal) -> list[tuple[str, str]]:
-    return [
-        (path, label)
-        for path, label, privilege in _PAGES
-        if (has_privilege(principal, privilege) if privilege else may_find_studies(principal))
-    ]

@@ -27,8 +27,13 @@ export async function fetchJson(url, options = {}) {
     const problem = await response.json().catch(() => ({}));
     throw new Error(problem.detail || `Central answered ${response.status}.`);
   }
-  return response.json();
+  return response.status === 204 ? null : response.json();
 }
+
+/** Send a wish as JSON; what `fetchJson` answers. */
+export const send = (method, url, wish) => fetchJson(url, wish === undefined ? { method } : {
+  method, headers: { "Content-Type": "application/json" }, body: JSON.stringify(wish),
+});
 
 /** Show `text` in the page's message line; "" takes it away. */
 export function say(text, id = "message") {

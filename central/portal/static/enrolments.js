@@ -1,10 +1,8 @@
 // Boxes that want in, boxes that are replaced or let in no more, and pairing strings as QR codes.
 
-import { element, fetchJson, span } from "./dom.js";
+import { element, fetchJson, send, span } from "./dom.js";
 
-const post = (url, wish) => fetchJson(url, {
-  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(wish),
-});
+const post = (url, wish) => send("POST", url, wish);
 
 /** A QR code that this server drew: parsed as an image's XML, in which nothing runs under this page's policy. */
 export function qrCode(svg) {

@@ -11,6 +11,7 @@ const form = document.getElementById("search");
 const body = document.querySelector("#studies tbody");
 const more = document.getElementById("more");
 const empty = document.getElementById("empty");
+const mayShare = document.querySelector("[data-may-share]") !== null;
 const rows = new Map();  // Study Instance UID → <tr>
 let wanted = PAGE_ROWS;
 let running = null;
@@ -58,7 +59,9 @@ function cells(study) {
     element("td", { class: "number" }, String(value(study, "00201208"))),
     element("td", {}, personName(value(study, "00080090"))),
     element("td", { class: "code" }, value(study, "00080050")),
-  ];
+    mayShare ? element("td", {}, element("a", { class: "quiet", href: "/sharing?study=" + encodeURIComponent(uid) },
+      "Share")) : null,
+  ].filter(Boolean);
 }
 
 /** Bring the table to `studies`, newest first, touching only what changed. */
@@ -137,7 +140,7 @@ body.addEventListener("click", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  const links = [...body.querySelectorAll("a")];
+  const links = [...body.querySelectorAll("td:first-child a")];
   const at = links.indexOf(document.activeElement);
   if (!step || !links.length || (at < 0 && document.activeElement?.tagName === "INPUT" && step < 0)) return;
   if (at < 0 && !["BODY", "INPUT"].includes(document.activeElement?.tagName)) return;

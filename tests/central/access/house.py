@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
+import argon2
 import httpx
 import uvicorn
 from pydicom import Dataset, dcmread
@@ -17,7 +18,10 @@ from pydicom.data import get_testdata_file
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+import central.viewer
 from central.access.accounts import Accounts
+from central.access.doorkeeper import Doorkeeper
+from central.access.hashes import SecretHashes
 from central.access.policy import PatientKey, Role
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
@@ -31,10 +35,18 @@ from central.identity.authority import CertificateAuthority
 from central.identity.gateways import Gateways
 from central.identity.pairings import Pairings
 from central.portal import routes as portal_routes
+from central.portal.emergencies import EmergencyTerms
+from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
+from central.portal.guests import routes as guest_routes
+from central.portal.single_sign_on import SignOn
+from central.portal.study_access import routes as study_access_routes
+from central.portal.tokens import routes as token_routes
+from central.viewer.delivery import routes as viewer_routes
 from contract.enrolment import Pairing, new_token
 from tests.central.databases import open_archive_in, open_index, open_record
 
+CHEAP = SecretHashes(argon2.profiles.CHEAPEST)  # what passwords cost is tested elsewhere
 PASSWORD = "a password for tests only"
 STUDY = "1.2.826.0.1.3680043.8.498.1"
 OTHER_STUDY = "1.2.826.0.1.3680043.8.498.2"
@@ -47,7 +59,7 @@ class House:
     """Everything opened; `base_url` once it is served. `boxes` is what the fleet page shows."""
 
     db: Database
-    accounts: Accounts
+    doorkeeper: Doorkeeper
     audit: Audit
     archive: Archive
     renderer: Renderer
@@ -57,6 +69,10 @@ class House:
     pairings: Pairings
     base_url: str = ""
     tokens: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def accounts(self) -> Accounts:
+        return self.doorkeeper.accounts
 
     def put(self, content: bytes) -> None:
         """Archive a Part 10 file."""
@@ -118,10 +134,18 @@ def part10(dataset: Dataset) -> bytes:
 
 
 @contextmanager
-def open_house(root: Path, limits: DepositLimits = ROOMY) -> Iterator[House]:
+def open_house(
+    root: Path,
+    limits: DepositLimits = ROOMY,
+    *,
+    emergency: bool = True,
+    port: int = 0,
+    sign_on: SignOn | None = None,
+) -> Iterator[House]:
     """A house in `root`, with its people, served on a loopback port."""
     db = open_index(root)
-    accounts, audit = Accounts.open(db), open_record(root)
+    doorkeeper, audit = Doorkeeper.open(db, hashes=CHEAP), open_record(root)
+    accounts = doorkeeper.accounts
     archive = open_archive_in(root, db)
     boxes: list[object] = []
 
@@ -142,15 +166,20 @@ def open_house(root: Path, limits: DepositLimits = ROOMY) -> Iterator[House]:
         app = Starlette(
             routes=[
                 *sign_in_routes(accounts, audit),
-                *portal_routes(accounts, audit, lambda: boxes, pair),  # type: ignore[arg-type, return-value]
+                *portal_routes(accounts, audit, lambda: boxes, pair, sign_on=sign_on),  # type: ignore[arg-type, return-value]
                 *enrolment_routes(audit, pairings, replace, revoke),
+                *study_access_routes(doorkeeper, archive, audit),
+                *token_routes(doorkeeper, audit),
+                *guest_routes(doorkeeper, archive, audit),
+                *emergency_routes(doorkeeper, archive, audit, EmergencyTerms(emergency, 3600)),
+                *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
                 *dicomweb_routes(archive, audit, renderer, limits),
             ],
-            middleware=[Middleware(RequireSignIn, accounts=accounts)],
+            middleware=[Middleware(RequireSignIn, doorkeeper=doorkeeper)],
         )
         people_in(accounts)
-        house = House(db, accounts, audit, archive, renderer, app, boxes, gateways, pairings)
-        with served(app) as base_url:
+        house = House(db, doorkeeper, audit, archive, renderer, app, boxes, gateways, pairings)
+        with served(app, port) as base_url:
             house.base_url = base_url
             yield house
     audit.close()
@@ -158,8 +187,8 @@ def open_house(root: Path, limits: DepositLimits = ROOMY) -> Iterator[House]:
 
 
 @contextmanager
-def served(app: object) -> Iterator[str]:
-    """`app` on a loopback port of its own, in a thread; ends with the block."""
+def served(app: object, port: int = 0) -> Iterator[str]:
+    """`app` on a loopback port (0: one of its own), in a thread; ends with the block."""
     ready = threading.Event()
 
     class Server(uvicorn.Server):
@@ -167,7 +196,7 @@ def served(app: object) -> Iterator[str]:
             await super().startup(sockets)  # type: ignore[arg-type]
             ready.set()
 
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")  # type: ignore[arg-type]
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="off")  # type: ignore[arg-type]
     server = Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,29 +15,10 @@ from central.access.throttle import (
     SignInThrottle,
 )
 from central.database import Database
-from tests.central.databases import open_index, written_in
+from tests.central.access.conftest import Clock
+from tests.central.databases import written_in
 
 GOOD = "correct horse battery"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[Database]:
-    database = open_index(tmp_path)
-    yield database
-    database.close()
 
 
 @pytest.fixture
@@ -76,7 +56,7 @@ def test_neither_password_nor_token_is_in_the_database(
     token = accounts.start_session(principal, "bearer", 60)
     [user] = UserAccount.select().dicts().execute(db)
     [session] = UserSession.select().dicts().execute(db)
-    assert user["password_hash"].startswith("$argon2id$")
+    assert user["password_hash"].startswith("$argon2id$v=19$m=65536,t=3,p=4$")  # RFC 9106, second choice
     assert len(token) >= 43  # 256 bits
     content = written_in(tmp_path)
     assert session["token_sha256"].encode() in content
@@ -88,28 +68,28 @@ def test_a_session_ends_at_its_time(accounts: Accounts, clock: Clock) -> None:
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
     token = accounts.start_session(principal, "cookie", 60)
     clock.now += 59
-    assert accounts.principal_of(token, "cookie") == principal
+    assert accounts.user_of(token, "cookie") == principal.user_id
     clock.now += 1
-    assert accounts.principal_of(token, "cookie") is None
+    assert accounts.user_of(token, "cookie") is None
 
 
 def test_a_session_ends_at_sign_out_and_at_a_new_password(accounts: Accounts) -> None:
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
     first, second = (accounts.start_session(principal, "cookie", 60) for _ in range(2))
     accounts.end_session(first)
-    assert accounts.principal_of(first, "cookie") is None
-    assert accounts.principal_of(second, "cookie") == principal
+    assert accounts.user_of(first, "cookie") is None
+    assert accounts.user_of(second, "cookie") == principal.user_id
     accounts.set_password("ann", GOOD + "!")
-    assert accounts.principal_of(second, "cookie") is None
+    assert accounts.user_of(second, "cookie") is None
     assert accounts.verify("ann", GOOD, "::1") is None
     assert accounts.verify("ann", GOOD + "!", "::1") == principal
 
 
 def test_a_cookies_token_is_no_bearer_token(accounts: Accounts) -> None:
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
-    assert accounts.principal_of(accounts.start_session(principal, "cookie", 60), "bearer") is None
-    assert accounts.principal_of(accounts.start_session(principal, "bearer", 60), "cookie") is None
-    assert accounts.principal_of("nonsense", "cookie") is None
+    assert accounts.user_of(accounts.start_session(principal, "cookie", 60), "bearer") is None
+    assert accounts.user_of(accounts.start_session(principal, "bearer", 60), "cookie") is None
+    assert accounts.user_of("nonsense", "cookie") is None
 
 
 def test_expired_sessions_are_forgotten(accounts: Accounts, clock: Clock, db: Database) -> None:
@@ -118,6 +98,39 @@ def test_expired_sessions_are_forgotten(accounts: Accounts, clock: Clock, db: Da
     clock.now += 11
     accounts.start_session(principal, "cookie", 10)
     assert len(list(UserSession.select().execute(db))) == 1
+
+
+def test_a_blocked_account_is_let_in_no_more_and_again(accounts: Accounts) -> None:
+    principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
+    token = accounts.start_session(principal, "cookie", 60)
+    accounts.block("Ann")
+    assert accounts.user_of(token, "cookie") is None
+    assert accounts.account(principal.user_id) is None
+    assert accounts.verify("ann", GOOD, "::1") is None
+    assert [(one.username, one.is_blocked) for one in accounts.listed()] == [("ann", True)]
+    accounts.unblock("ann")
+    assert accounts.verify("ann", GOOD, "::1") == principal == accounts.account(principal.user_id)
+    assert accounts.user_of(token, "cookie") is None
+    for change in (accounts.block, accounts.unblock, accounts.sign_out):
+        with pytest.raises(AccountError, match="no user nobody"):
+            change("nobody")
+
+
+def test_everybody_is_signed_out_alone(accounts: Accounts) -> None:
+    ann, bob = (accounts.create_user(name, GOOD, Role.DOCTOR) for name in ("ann", "bob"))
+    anns, bobs = (accounts.start_session(who, "bearer", 60) for who in (ann, bob))
+    accounts.sign_out("ann")
+    assert accounts.user_of(anns, "bearer") is None
+    assert accounts.user_of(bobs, "bearer") == bob.user_id
+
+
+def test_a_database_of_an_older_version_is_taken_over(db: Database) -> None:
+    Accounts.open(db).create_user("ann", GOOD, Role.DOCTOR)
+    db.execute_sql("ALTER TABLE user_account DROP COLUMN blocked_at_utc")
+    for _ in range(2):
+        accounts = Accounts.open(db)
+    accounts.block("ann")
+    assert accounts.verify("ann", GOOD, "::1") is None
 
 
 @pytest.mark.parametrize(
@@ -130,6 +143,7 @@ def test_expired_sessions_are_forgotten(accounts: Accounts, clock: Clock, db: Da
         ("bob", "short", Role.DOCTOR, "password"),
         ("bob", "x" * 300, Role.DOCTOR, "password"),
         ("bob", GOOD, Role.PEER, "peers"),
+        ("bob", GOOD, Role.GUEST, "guests"),
     ],
 )
 def test_accounts_that_are_refused(

@@ -17,7 +17,8 @@ import pytest
 from pydicom import dcmread
 from starlette.routing import BaseRoute, Mount, Route
 
-from central.access.accounts import Accounts
+from central.access.doorkeeper import Doorkeeper, guest_user_id
+from central.access.policy import Action
 from central.access.web import PUBLIC, PUBLIC_FOLDERS
 from central.app import Central
 from central.archive.archive import Archive
@@ -25,47 +26,86 @@ from central.config import Settings
 from tests.central.access.house import ORIGIN, PASSWORD, STUDY, people_in, pydicom_file, served
 from tests.central.databases import open_archive_in, open_index, storage_keys
 
-CALLERS = ("anonymous", "admin", "radiologist", "doctor", "doctor-other", "patient", "patient-other")
+CALLERS = (
+    "anonymous",
+    "admin",
+    "radiologist",
+    "doctor",
+    "doctor-other",
+    "patient",
+    "patient-other",
+    "guest",
+    "token",
+)
 PAGE, DATA = 303, 401  # what an anonymous caller gets: the sign-in page, or a problem
 
 # A status for each of CALLERS. Denied images are 404, as if they were not there.
-IMAGES = (DATA, 404, 200, 200, 404, 200, 404)
-SEARCH = (DATA, 200, 200, 200, 200, 200, 200)  # what is found is another table, below
-STORES = (DATA, 415, 415, 403, 403, 403, 403)  # no body: who may store is told what to send
+IMAGES = (DATA, 404, 200, 200, 404, 200, 404, 200, 200)
+# A guest looks, and takes nothing away; neither does the token, which a radiologist made for searching and viewing.
+FILES = (DATA, 404, 200, 200, 404, 200, 404, 404, 404)
+SEARCH = (DATA, 200, 200, 200, 200, 200, 200, 200, 200)  # what is found is another table, below
+STORES = (DATA, 415, 415, 403, 403, 403, 403, 403, 403)  # no body: who may store is told what to send
 RULES: dict[tuple[str, str], tuple[int, ...]] = {
-    ("GET", "/healthz"): (200,) * 7,
-    ("GET", "/signin"): (200,) * 7,
-    ("POST", "/signin"): (400,) * 7,  # an empty form
-    ("POST", "/signout"): (DATA, 303, 303, 303, 303, 303, 303),
-    ("POST", "/api/auth/token"): (400,) * 7,
-    ("GET", "/api/me"): (DATA, 200, 200, 200, 200, 200, 200),
-    ("GET", "/"): (PAGE, 303, 200, 200, 200, 200, 200),
-    ("GET", "/fleet"): (PAGE, 200, 200, 403, 403, 403, 403),
-    ("GET", "/audit"): (PAGE, 200, 403, 403, 403, 403, 403),
-    ("GET", "/api/fleet"): (DATA, 200, 200, 403, 403, 403, 403),
-    ("GET", "/api/audit"): (DATA, 200, 403, 403, 403, 403, 403),
-    ("POST", "/api/gateways/pairing"): (DATA, 201, 403, 403, 403, 403, 403),
-    ("POST", "/api/gateways/command"): (DATA, 404, 403, 403, 403, 403, 403),  # for no box
-    ("POST", "/api/gateways/settings"): (DATA, 404, 403, 403, 403, 403, 403),
-    ("GET", "/api/gateways/support/{gateway_id}/{command_id}"): (DATA, 404, 403, 403, 403, 403, 403),
-    ("GET", "/api/gateways/pending"): (DATA, 200, 403, 403, 403, 403, 403),
-    ("POST", "/api/gateways/decision"): (DATA, 400, 400, 400, 400, 400, 400),  # an empty body
-    ("POST", "/api/gateways/revocation"): (DATA, 400, 400, 400, 400, 400, 400),
-    ("POST", "/api/gateways/replacement"): (DATA, 400, 400, 400, 400, 400, 400),
-    ("GET", "/api/worklist"): (DATA, 200, 403, 403, 403, 403, 403),
-    ("PUT", "/api/worklist/{item_id}"): (DATA, 400, 403, 403, 403, 403, 403),  # an empty body
-    ("DELETE", "/api/worklist/{item_id}"): (DATA, 404, 403, 403, 403, 403, 403),
-    ("OPTIONS", "/dicom-web/"): (DATA, 200, 200, 200, 200, 200, 200),
-    ("GET", "/dicom-web/openapi.json"): (DATA, 200, 200, 200, 200, 200, 200),
-    ("GET", "/dicom-web/wado"): (
+    ("GET", "/healthz"): (200,) * 9,
+    ("GET", "/signin"): (200,) * 9,
+    ("POST", "/signin"): (400,) * 9,  # an empty form
+    ("GET", "/signin/oidc"): (404,) * 9,  # without a provider
+    ("GET", "/signin/oidc/callback"): (404,) * 9,
+    ("GET", "/signin/oidc/out"): (404,) * 9,
+    ("POST", "/signout"): (DATA, 303, 303, 303, 303, 303, 303, 303, 403),
+    ("POST", "/api/auth/token"): (400,) * 9,
+    ("DELETE", "/api/me/sessions"): (DATA, 204, 204, 204, 204, 204, 204, 204, 403),
+    ("GET", "/api/me"): (DATA, 200, 200, 200, 200, 200, 200, 200, 200),
+    ("GET", "/"): (PAGE, 303, 200, 200, 200, 200, 200, 200, 403),
+    ("GET", "/guest"): (200,) * 9,
+    ("POST", "/api/guest/session"): (400,) * 9,  # an empty body
+    ("GET", "/api/guest-links"): (DATA, 200, 200, 200, 200, 403, 403, 403, 403),
+    ("POST", "/api/guest-links"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("DELETE", "/api/guest-links/{link_id}"): (DATA, 404, 404, 404, 404, 404, 404, 404, 403),
+    ("GET", "/sharing"): (PAGE, 200, 200, 200, 200, 403, 403, 403, 403),
+    ("GET", "/api/study-rules"): (DATA, 200, 200, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/study-rules"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # an empty body
+    ("DELETE", "/api/study-rules/{rule_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
+    ("GET", "/api/consent-withdrawals"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/consent-withdrawals"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("DELETE", "/api/consent-withdrawals/{withdrawal_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
+    ("GET", "/emergency"): (PAGE, 200, 403, 200, 200, 403, 403, 403, 403),
+    ("GET", "/api/emergencies"): (DATA, 200, 403, 200, 200, 403, 403, 403, 403),
+    ("POST", "/api/emergencies"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # an empty body
+    ("GET", "/api/emergencies/unreviewed"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/emergencies/{opening_id}/review"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("GET", "/tokens"): (PAGE, 200, 200, 200, 200, 200, 200, 403, 403),
+    ("GET", "/api/tokens"): (DATA, 200, 200, 200, 200, 200, 200, 403, 403),
+    ("POST", "/api/tokens"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # an empty body
+    ("DELETE", "/api/tokens/{token_id}"): (DATA, 404, 404, 404, 404, 404, 404, 404, 403),
+    ("GET", "/fleet"): (PAGE, 200, 200, 403, 403, 403, 403, 403, 403),
+    ("GET", "/audit"): (PAGE, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("GET", "/api/fleet"): (DATA, 200, 200, 403, 403, 403, 403, 403, 403),
+    ("GET", "/api/audit"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/gateways/pairing"): (DATA, 201, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/gateways/command"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),  # for no box
+    ("POST", "/api/gateways/settings"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
+    ("GET", "/api/gateways/support/{gateway_id}/{command_id}"): (
         DATA,
-        400,
-        400,
-        400,
-        400,
-        400,
-        400,
-    ),  # no parameters; the rest: test_wado_uri
+        404,
+        403,
+        403,
+        403,
+        403,
+        403,
+        403,
+        403,
+    ),
+    ("GET", "/api/gateways/pending"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/gateways/decision"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # an empty body
+    ("POST", "/api/gateways/revocation"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("POST", "/api/gateways/replacement"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("GET", "/api/worklist"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("PUT", "/api/worklist/{item_id}"): (DATA, 400, 403, 403, 403, 403, 403, 403, 403),  # an empty body
+    ("DELETE", "/api/worklist/{item_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
+    ("OPTIONS", "/dicom-web/"): (DATA, 200, 200, 200, 200, 200, 200, 200, 200),
+    ("GET", "/dicom-web/openapi.json"): (DATA, 200, 200, 200, 200, 200, 200, 200, 200),
+    ("GET", "/dicom-web/wado"): (DATA, 400, 400, 400, 400, 400, 400, 400, 400),  # the rest: test_wado_uri
     ("POST", "/dicom-web/studies"): STORES,
     ("POST", "/dicom-web/studies/{study}"): STORES,
     ("GET", "/dicom-web/studies"): SEARCH,
@@ -74,13 +114,13 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/dicom-web/studies/{study}/series"): SEARCH,
     ("GET", "/dicom-web/studies/{study}/instances"): SEARCH,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances"): SEARCH,
-    ("GET", "/dicom-web/studies/{study}"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}"): FILES,
     ("GET", "/dicom-web/studies/{study}/metadata"): IMAGES,
-    ("GET", "/dicom-web/studies/{study}/series/{series}"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}"): FILES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/metadata"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/rendered"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/thumbnail"): IMAGES,
-    ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}"): FILES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/metadata"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/rendered"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/thumbnail"): IMAGES,
@@ -100,13 +140,14 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
         "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}/rendered",
     ): IMAGES,
 }
-SEES_THE_STUDY = {"radiologist", "doctor", "patient"}
+SEES_THE_STUDY = {"radiologist", "doctor", "patient", "guest", "token"}
 
 
 @dataclass(frozen=True)
 class Running:
     base_url: str
     routes: list[BaseRoute]
+    doorkeeper: Doorkeeper
     tokens: dict[str, str]
 
     def ask(self, caller: str, method: str, path: str) -> httpx.Response:
@@ -130,16 +171,31 @@ def central(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         opened = Central.open(settings, closing)
         db = open_index(root)
         closing.callback(db.close)
-        accounts = Accounts.open(db)
-        people_in(accounts)
+        doorkeeper = Doorkeeper.open(db)
+        people_in(doorkeeper.accounts)
         put(open_archive_in(root, db))
-        tokens = {}
-        for username in CALLERS[1:]:
-            principal = accounts.verify(username, PASSWORD, "127.0.0.1")
-            assert principal is not None
-            tokens[username] = accounts.start_session(principal, "bearer", 3600)
         base_url = closing.enter_context(served(opened.people.app))
-        yield Running(base_url, opened.people.app.routes, tokens)  # type: ignore[attr-defined]
+        yield Running(base_url, opened.people.app.routes, doorkeeper, tokens_of(doorkeeper))  # type: ignore[attr-defined]
+
+
+def tokens_of(doorkeeper: Doorkeeper) -> dict[str, str]:
+    """A bearer token for each of CALLERS but nobody."""
+    accounts, tokens = doorkeeper.accounts, {}
+    for username in CALLERS[1:-2]:
+        principal = accounts.verify(username, PASSWORD, "127.0.0.1")
+        assert principal is not None
+        tokens[username] = accounts.start_session(principal, "bearer", 3600)
+    host = accounts.verify("doctor", PASSWORD, "127.0.0.1")
+    assert host is not None
+    link, _ = doorkeeper.guests.make(STUDY, host.user_id)
+    guest = doorkeeper.principal(guest_user_id(link.link_id))
+    assert guest is not None
+    tokens["guest"] = accounts.start_session(guest, "bearer", 3600)
+    owner = accounts.verify("radiologist", PASSWORD, "127.0.0.1")
+    assert owner is not None
+    looks = frozenset({Action.SEARCH, Action.VIEW})
+    _, tokens["token"] = doorkeeper.tokens.make(owner.user_id, "a script", looks, 1)
+    return tokens
 
 
 def put(archive: Archive) -> None:
@@ -159,6 +215,11 @@ def uids() -> dict[str, str]:
         "item_id": "RIS-1",
         "gateway_id": "gw-1",
         "command_id": "0" * 32,
+        "rule_id": "0" * 32,
+        "link_id": "0" * 16,
+        "token_id": "0" * 16,
+        "opening_id": "0" * 32,
+        "withdrawal_id": "0" * 32,
     }
 
 
@@ -199,6 +260,9 @@ def test_who_gets_what(central: Running, method: str, path: str) -> None:
             assert STUDY not in got.text
         if caller == "anonymous" and expected == DATA:
             assert got.headers["www-authenticate"].startswith("Bearer")
+    if path == "/api/me/sessions":  # which ended them all
+        assert central.ask("doctor", "GET", "/api/me").status_code == 401
+        central.tokens.update(tokens_of(central.doorkeeper))
 
 
 @pytest.mark.parametrize("path", [path for (_, path), rule in RULES.items() if rule is SEARCH])

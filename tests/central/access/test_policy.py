@@ -2,23 +2,28 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from central.access.consent import Consents, ConsentWithdrawal
 from central.access.policy import (
     NOTHING,
     Action,
+    Delegation,
     DenialReason,
     Denied,
     Grant,
+    Invitation,
     PatientKey,
     Principal,
     Privilege,
     Role,
     StudyFacts,
     authorize,
+    delegable,
     has_privilege,
     person_name_key,
     scope_of,
@@ -29,28 +34,69 @@ from central.archive.tables import Study
 from central.database import Database
 from tests.central.databases import open_archive_in, open_index
 
-FACTS = StudyFacts("1.2.3", "P1", "HOSP", "HOUSE^GREGORY")
-READS = (Action.SEARCH, Action.VIEW, Action.EXPORT)
+FACTS = StudyFacts("1.2.3", "P1", "HOSP", "HOUSE^GREGORY", consent_withdrawn=False)
+WITHDRAWN = dataclasses.replace(FACTS, consent_withdrawn=True)
+P1 = PatientKey("HOSP", "P1")
+LOOKS = {Action.SEARCH, Action.VIEW}
+READS = LOOKS | {Action.EXPORT}
 
 
-def principal(role: Role, names: tuple[str, ...] = (), patients: tuple[PatientKey, ...] = ()) -> Principal:
-    return Principal("id", "somebody", role, names, patients)
+def principal(
+    role: Role, names: tuple[str, ...] = (), patients: tuple[PatientKey, ...] = (), **rules: Any
+) -> Principal:
+    return Principal("id", "somebody", role, names, patients, **rules)
+
+
+def guest(host: Principal, study: str = "1.2.3", **rules: Any) -> Principal:
+    return principal(Role.GUEST, invitation=Invitation(study, host), **rules)
+
+
+STUDY = frozenset({"1.2.3"})
+RADIOLOGIST = principal(Role.RADIOLOGIST)
 
 
 @pytest.mark.parametrize(
     ("who", "allowed"),
     [
         (principal(Role.ADMIN), set()),
-        (principal(Role.RADIOLOGIST), set(READS)),
-        (principal(Role.DOCTOR, ("House^Gregory",)), set(READS)),
-        (principal(Role.DOCTOR, ("Wilson^James",)), set()),
-        (principal(Role.DOCTOR), set()),
-        (principal(Role.PATIENT, (), (PatientKey("HOSP", "P1"),)), set(READS)),
+        (RADIOLOGIST, READS | {Action.SHARE}),
+        (principal(Role.DOCTOR, ("House^Gregory",)), READS | {Action.SHARE, Action.BREAK_GLASS}),
+        (principal(Role.DOCTOR, ("Wilson^James",)), {Action.BREAK_GLASS}),
+        (principal(Role.DOCTOR), {Action.BREAK_GLASS}),
+        (principal(Role.PATIENT, (), (P1,)), READS),
         (principal(Role.PATIENT, (), (PatientKey("OTHER", "P1"),)), set()),
         (principal(Role.PATIENT, ("House^Gregory",)), set()),
-        (principal(Role.DOCTOR, (), (PatientKey("HOSP", "P1"),)), set()),
+        (principal(Role.DOCTOR, (), (P1,)), {Action.BREAK_GLASS}),
         (principal(Role.PEER), {Action.SEARCH, Action.EXPORT}),
         (principal(Role.SERVICE), set()),
+        # Rules for one study: given, opened in an emergency, refused.
+        (principal(Role.DOCTOR, granted_studies=STUDY), READS | {Action.SHARE, Action.BREAK_GLASS}),
+        (principal(Role.PATIENT, granted_studies=STUDY), READS),
+        (principal(Role.ADMIN, granted_studies=STUDY), set()),
+        (principal(Role.SERVICE, granted_studies=STUDY), set()),
+        (principal(Role.DOCTOR, emergency_studies=STUDY), LOOKS | {Action.BREAK_GLASS}),
+        (principal(Role.RADIOLOGIST, refused_studies=STUDY), set()),
+        (principal(Role.DOCTOR, ("House^Gregory",), granted_studies=STUDY, refused_studies=STUDY), set()),
+        (principal(Role.DOCTOR, emergency_studies=STUDY, refused_studies=STUDY), set()),
+        (principal(Role.PATIENT, (), (P1,), refused_studies=STUDY), set()),
+        # A guest looks at one study, as long as the host could still show it.
+        (principal(Role.GUEST, granted_studies=STUDY), set()),
+        (guest(RADIOLOGIST), LOOKS),
+        (guest(RADIOLOGIST, "1.2.4"), set()),
+        (guest(principal(Role.DOCTOR, ("House^Gregory",))), LOOKS),
+        (guest(principal(Role.DOCTOR)), set()),
+        (guest(principal(Role.DOCTOR, emergency_studies=STUDY)), set()),
+        (guest(principal(Role.RADIOLOGIST, refused_studies=STUDY)), set()),
+        (guest(principal(Role.PATIENT, (), (P1,))), set()),
+        (guest(guest(RADIOLOGIST)), set()),
+        # An API token does what it was made for, and only what its owner may.
+        (
+            principal(Role.RADIOLOGIST, delegation=Delegation("t", frozenset({Action.SEARCH}))),
+            {Action.SEARCH},
+        ),
+        (principal(Role.DOCTOR, ("House^Gregory",), delegation=Delegation("t", frozenset(LOOKS))), LOOKS),
+        (principal(Role.DOCTOR, delegation=Delegation("t", frozenset(LOOKS))), set()),
+        (principal(Role.RADIOLOGIST, delegation=Delegation("t", frozenset())), set()),
     ],
 )
 def test_who_may_do_what(who: Principal, allowed: set[Action]) -> None:
@@ -58,9 +104,34 @@ def test_who_may_do_what(who: Principal, allowed: set[Action]) -> None:
     assert granted == allowed
 
 
+@pytest.mark.parametrize(
+    "who",
+    [
+        RADIOLOGIST,
+        principal(Role.DOCTOR, ("House^Gregory",), granted_studies=STUDY, emergency_studies=STUDY),
+        principal(Role.PATIENT, (), (P1,)),
+        principal(Role.PEER),
+        guest(RADIOLOGIST),
+    ],
+)
+def test_withdrawn_consent_binds_everybody_who_is_not_excepted(who: Principal) -> None:
+    assert not any(isinstance(authorize(who, action, WITHDRAWN), Grant) for action in Action)
+    for patient, may in ((PatientKey("HOSP", "P2"), False), (PatientKey("", "P1"), False), (P1, True)):
+        excepted = dataclasses.replace(who, consent_exceptions=frozenset({patient}))
+        action = Action.SEARCH
+        # An exception is for one person: a guest does not come in by it, his own or his host's.
+        expected = may and who.role is not Role.GUEST
+        assert isinstance(authorize(excepted, action, WITHDRAWN), Grant) == expected
+    host = dataclasses.replace(RADIOLOGIST, consent_exceptions=frozenset({P1}))
+    assert isinstance(authorize(guest(host), Action.VIEW, WITHDRAWN), Denied)
+
+
 def test_a_denial_says_why_for_the_record() -> None:
     assert authorize(principal(Role.ADMIN), Action.VIEW, FACTS) == Denied(DenialReason.ROLE_MAY_NOT)
     assert authorize(principal(Role.DOCTOR), Action.VIEW, FACTS) == Denied(DenialReason.NOT_IN_SCOPE)
+    refused = principal(Role.RADIOLOGIST, refused_studies=STUDY)
+    assert authorize(refused, Action.VIEW, FACTS) == Denied(DenialReason.REFUSED)
+    assert authorize(RADIOLOGIST, Action.VIEW, WITHDRAWN) == Denied(DenialReason.CONSENT_WITHDRAWN)
 
 
 def test_nobody_else_can_make_a_grant() -> None:
@@ -77,7 +148,7 @@ def test_nobody_else_can_make_a_grant() -> None:
 
 
 def test_an_empty_name_or_id_is_nobodys() -> None:
-    nameless = StudyFacts("1.2", "", "", "")
+    nameless = StudyFacts("1.2", "", "", "", consent_withdrawn=False)
     assert not scope_of(principal(Role.DOCTOR, ("", "^", " ")), Action.VIEW).covers(nameless)
     assert not scope_of(principal(Role.PATIENT, (), (PatientKey("", ""),)), Action.VIEW).covers(nameless)
     assert scope_of(principal(Role.DOCTOR, ("",)), Action.VIEW) == NOTHING
@@ -87,12 +158,31 @@ def test_privileges() -> None:
     allowed = {role: {p for p in Privilege if has_privilege(principal(role), p)} for role in Role}
     assert allowed == {
         Role.ADMIN: set(Privilege),
-        Role.RADIOLOGIST: {Privilege.READ_FLEET, Privilege.STORE_INSTANCES},
+        Role.RADIOLOGIST: {Privilege.READ_FLEET, Privilege.GIVE_ACCESS, Privilege.STORE_INSTANCES},
         Role.DOCTOR: set(),
         Role.PATIENT: set(),
         Role.PEER: set(),
         Role.SERVICE: {Privilege.MANAGE_WORKLIST, Privilege.STORE_INSTANCES},
+        Role.GUEST: set(),
     }
+    assert not any(
+        has_privilege(principal(Role.ADMIN, delegation=Delegation("t", frozenset(READS))), p)
+        for p in Privilege
+    )
+
+
+def test_what_a_token_can_be_made_for() -> None:
+    nothing: frozenset[Action] = frozenset()
+    assert {role: delegable(principal(role)) for role in Role} == {
+        Role.ADMIN: nothing,
+        Role.RADIOLOGIST: READS,
+        Role.DOCTOR: READS,
+        Role.PATIENT: READS,
+        Role.PEER: nothing,
+        Role.SERVICE: nothing,
+        Role.GUEST: nothing,
+    }
+    assert delegable(principal(Role.RADIOLOGIST, delegation=Delegation("t", frozenset(READS)))) == nothing
 
 
 @pytest.mark.parametrize(
@@ -130,24 +220,56 @@ NAMES = st.sampled_from(
 PATIENTS = st.builds(
     PatientKey, st.sampled_from(["", "HOSP", "OTHER"]), st.sampled_from(["", "P1", "P2", "p1"])
 )
-PRINCIPALS = st.builds(
-    Principal,
-    user_id=st.just("id"),
-    username=st.just("somebody"),
-    role=st.sampled_from(Role),
-    referring_physician_names=st.lists(NAMES, max_size=3).map(tuple),
-    patient_ids=st.lists(PATIENTS, max_size=3).map(tuple),
+UIDS = st.frozensets(st.sampled_from([f"1.2.{number}" for number in range(8)]), max_size=3)
+
+
+def principals(role: st.SearchStrategy[Role]) -> st.SearchStrategy[Principal]:
+    return st.builds(
+        Principal,
+        user_id=st.just("id"),
+        username=st.just("somebody"),
+        role=role,
+        referring_physician_names=st.lists(NAMES, max_size=3).map(tuple),
+        patient_ids=st.lists(PATIENTS, max_size=3).map(tuple),
+        granted_studies=UIDS,
+        refused_studies=UIDS,
+        emergency_studies=UIDS,
+        consent_exceptions=st.frozensets(PATIENTS, max_size=2),
+        delegation=st.none()
+        | st.builds(Delegation, st.just("t"), st.frozensets(st.sampled_from(sorted(READS)), max_size=3)),
+    )
+
+
+HOSTS = principals(st.sampled_from(Role))
+GUESTS = st.builds(
+    lambda host, study: guest(host, study, consent_exceptions=host.consent_exceptions),
+    HOSTS,
+    st.sampled_from(["1.2.0", "1.2.1", "1.2.2"]),
 )
 STUDIES = st.lists(st.tuples(PATIENTS, NAMES), max_size=8)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(who=PRINCIPALS, studies=STUDIES)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    who=HOSTS | GUESTS,
+    studies=STUDIES,
+    withdrawn=st.sets(PATIENTS, max_size=2),
+    action=st.sampled_from(Action),
+)
 def test_a_search_finds_exactly_what_can_be_opened(
-    archive_db: tuple[Archive, Database], who: Principal, studies: list[tuple[PatientKey, str]]
+    archive_db: tuple[Archive, Database],
+    who: Principal,
+    studies: list[tuple[PatientKey, str]],
+    withdrawn: set[PatientKey],
+    action: Action,
 ) -> None:
     archive, db = archive_db
     Study.delete().execute(db)
+    ConsentWithdrawal.delete().execute(db)
+    consents = Consents.open(db)
+    for patient in withdrawn:
+        if patient.patient_id:
+            consents.withdraw(patient, "admin")
     for number, (patient, physician) in enumerate(studies):
         columns: dict[str, object] = dict.fromkeys(Study._meta.fields, "")
         del columns["id"]
@@ -161,14 +283,14 @@ def test_a_search_finds_exactly_what_can_be_opened(
             "number_of_instances": 1,
         }
         Study.insert(**columns).execute(db)
-    found = {
-        row.study_instance_uid for row in archive.find_studies(scope_of(who, Action.SEARCH), StudyQuery())
-    }
+    scope = scope_of(who, action)
+    found = {row.study_instance_uid for row in archive.find_studies(scope, StudyQuery())}
+    assert not (found and scope.is_nothing)
     openable = set()
     for number in range(len(studies)):
         facts = archive.facts(f"1.2.{number}")
         assert facts is not None
-        if isinstance(authorize(who, Action.SEARCH, facts), Grant):
+        if isinstance(authorize(who, action, facts), Grant):
             openable.add(facts.study_instance_uid)
     assert found == openable
 

@@ -128,6 +128,42 @@ def test_generated_passwords_are_shown_once_and_work(program: Program) -> None:
     assert (again.returncode, again.stderr) == (2, "dicomnet-central: there is already a user pat\n")
 
 
+def test_accounts_are_blocked_and_signed_out_beside_a_running_server(
+    program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listening = program.start()
+    url = f"http://127.0.0.1:{listening['people']['port']}"
+
+    def user(*arguments: str) -> str:
+        capsys.readouterr()
+        assert run_command(["user", *arguments, "--config", str(program.config)], run) == 0
+        return capsys.readouterr().out
+
+    def sign_in(password: str) -> str | None:
+        form = {"username": "anna", "password": password}
+        token: str | None = httpx.post(url + "/api/auth/token", data=form).json().get("access_token")
+        return token
+
+    def status(token: str | None) -> int:
+        return httpx.get(url + "/api/me", headers={"Authorization": f"Bearer {token}"}).status_code
+
+    first = user("add", "anna", "--role", "radiologist", "--generate-password").split("password: ")[1].strip()
+    token = sign_in(first)
+    assert status(token) == 200
+    assert "signed out" in user("sign-out", "anna")
+    assert status(token) == 401
+    token = sign_in(first)
+    user("block", "anna")
+    assert (status(token), sign_in(first)) == (401, None)
+    assert user("list").split() == ["anna", "radiologist", "blocked"]
+    user("unblock", "anna")
+    token = sign_in(first)
+    second = user("password", "anna", "--generate-password").split("password: ")[1].strip()
+    assert (status(token), sign_in(first)) == (401, None)
+    assert status(sign_in(second)) == 200
+    assert "no user nobody" in program.complaint(capsys, "user", "block", "nobody")
+
+
 def test_a_taken_port_is_one_sentence(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     port = load_settings(Settings, program.config).gateways.port
     with socket.create_server(("127.0.0.1", port)):

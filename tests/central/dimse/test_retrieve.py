@@ -17,10 +17,13 @@ from pynetdicom.dsutils import decode
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 from pynetdicom.presentation import build_role
 
+from central.access.consent import Consents
+from central.access.policy import PatientKey
 from central.audit.record import Action
 from central.dimse.association import (
     PATIENT_ROOT_GET,
     PATIENT_ROOT_MOVE,
+    STUDY_ROOT_FIND,
     STUDY_ROOT_GET,
     STUDY_ROOT_MOVE,
 )
@@ -314,6 +317,20 @@ def test_each_study_is_on_record_before_it_leaves(house: House) -> None:
     assert {(event.actor, event.action, event.outcome) for event in events} == {
         ("PEER", Action.EXPORT, "success")
     }
+
+
+def test_withdrawn_consent_holds_for_peers_as_well(tmp_path: Path, files: dict[str, bytes]) -> None:
+    with open_house(tmp_path) as house:
+        for one in files.values():
+            house.put(one)
+        consents = Consents.open(house.db)
+        wanted: dict[str, object] = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": STUDY}
+        for patient, there in ((PatientKey("HOSP", "P1"), False), (None, True)):
+            withdrawal_id = consents.withdraw(patient, "admin") if patient else ""
+            assert bool(house.find(wanted, STUDY_ROOT_FIND)[1]) == there
+            _, came = get(house, wanted, {CT: [ExplicitVRLittleEndian]})
+            assert bool(came) == there
+            consents.end(withdrawal_id)
 
 
 def test_without_a_record_nothing_leaves(tmp_path: Path, files: dict[str, bytes]) -> None:

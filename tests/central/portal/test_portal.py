@@ -43,16 +43,17 @@ def box(house: House) -> Iterator[BoxView]:
 
 def test_the_navigation_shows_what_a_role_may_use(house: House) -> None:
     expected = {
-        "admin": {"/fleet", "/audit"},
-        "radiologist": {"/", "/fleet"},
-        "doctor": {"/"},
-        "patient": {"/"},
+        "admin": {"/sharing", "/tokens", "/emergency", "/fleet", "/audit"},
+        "radiologist": {"/", "/sharing", "/tokens", "/fleet"},
+        "doctor": {"/", "/sharing", "/tokens", "/emergency"},
+        "patient": {"/", "/tokens"},
     }
     for username, paths in expected.items():
         with house.client(username) as client:
             page = client.get("/", follow_redirects=True).text
         navigation = page.partition("<nav")[2].partition("</nav>")[0]
-        assert {path for path in ("/", "/fleet", "/audit") if f'href="{path}"' in navigation} == paths
+        pages = ("/", "/sharing", "/tokens", "/emergency", "/fleet", "/audit")
+        assert {path for path in pages if f'href="{path}"' in navigation} == paths
         assert f">{username}</span>" in page
 
 

@@ -34,6 +34,19 @@ def test_a_browser_signs_in_and_out(house: House) -> None:
         assert client.get("/api/me").status_code == 401
 
 
+def test_somebody_signs_out_everywhere(house: House) -> None:
+    with house.client() as here, house.client() as there, house.client() as another:
+        for client, username in ((here, "doctor"), (there, "doctor"), (another, "radiologist")):
+            sign_in(client, username)
+        assert here.delete("/api/me/sessions").status_code == 403  # not from our own page
+        own_page = {"Sec-Fetch-Site": "same-origin"}
+        assert here.delete("/api/me/sessions", headers=own_page).status_code == 204
+        assert [one.get("/api/me").status_code for one in (here, there, another)] == [401, 401, 200]
+    (ended,) = house.audit.search(limit=1, action=Action.SIGN_OUT)
+    assert (ended.event.actor, ended.event.detail) == ("doctor", "everywhere")
+    house.tokens.pop("doctor", None)  # the house's own token for other tests has ended as well
+
+
 def test_a_wrong_password_says_nothing_about_the_user(house: House) -> None:
     with house.client() as client:
         known = sign_in(client, "radiologist", "wrong password")

@@ -1,0 +1,159 @@
+"""Patients who withdrew their consent: nobody reaches their studies but who is excepted by name.
+
+Why it exists: a withdrawal has to hold in every search and every read at once, for people and DICOM peers alike. So
+the archive looks into `ConsentWithdrawal` in each query, and nobody has to remember to ask.
+
+What is always true: a patient, Patient ID with issuer, has at most one withdrawal that has not ended. Rows are kept
+when it ends. Nobody is excepted from more than `MAX_EXCEPTIONS`, so that a search stays one query.
+
+What a crash leaves: whole withdrawals with their exceptions, or none.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import peewee
+
+from central.access.accounts import UserAccount
+from central.access.errors import AccessRuleError
+from central.access.policy import PatientKey
+from central.database import Database, make_tables
+
+MAX_EXCEPTIONS: Final = 100
+
+
+class ConsentWithdrawal(peewee.Model):
+    """Table ``consent_withdrawal``. Times are seconds since 1970; `ended_at_utc` is null while it holds."""
+
+    withdrawal_id = peewee.CharField(primary_key=True)
+    issuer_of_patient_id = peewee.TextField()
+    patient_id = peewee.TextField()
+    made_by = peewee.TextField()
+    made_at_utc = peewee.BigIntegerField()
+    ended_at_utc = peewee.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "consent_withdrawal"
+        indexes = ((("patient_id", "issuer_of_patient_id"), False),)
+
+
+class ConsentException(peewee.Model):
+    """Table ``consent_exception``: whom a withdrawal does not bind."""
+
+    withdrawal_id = peewee.CharField()
+    user_id = peewee.CharField(index=True)
+
+    class Meta:
+        table_name = "consent_exception"
+        primary_key = peewee.CompositeKey("withdrawal_id", "user_id")
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """A withdrawal that holds. `exceptions` are usernames."""
+
+    withdrawal_id: str
+    patient: PatientKey
+    made_by: str
+    made_at_utc: int
+    exceptions: tuple[str, ...]
+
+
+class Consents:
+    """Withdrawals in `db`; safe to call from every thread."""
+
+    def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
+        self._db = db
+        self._clock = clock
+
+    @classmethod
+    def open(cls, db: Database, clock: Callable[[], float] = time.time) -> Consents:
+        """Make the tables if they are missing. `clock` gives UTC seconds since 1970."""
+        models = [ConsentWithdrawal, ConsentException]
+        make_tables(db, models)
+        return cls(db, clock)
+
+    def withdraw(self, patient: PatientKey, made_by: str, exceptions: Sequence[str] = ()) -> str:
+        """Let nobody reach the patient's studies but the accounts named `exceptions`; the withdrawal's id.
+
+        Raises
+        ------
+        AccessRuleError : it is withdrawn already, no Patient ID, or an exception names no account.
+        """
+        if not patient.patient_id:
+            raise AccessRuleError("a patient needs a Patient ID")
+        if len(exceptions) > MAX_EXCEPTIONS:
+            raise AccessRuleError(f"at most {MAX_EXCEPTIONS} people can be excepted")
+        withdrawal_id = uuid.uuid4().hex
+        with self._db.writing():
+            if list(_live().where(*_of(patient)).execute(self._db)):
+                raise AccessRuleError("this patient's consent is withdrawn already; end that first")
+            ConsentWithdrawal.insert(
+                withdrawal_id=withdrawal_id,
+                issuer_of_patient_id=patient.issuer,
+                patient_id=patient.patient_id,
+                made_by=made_by,
+                made_at_utc=int(self._clock()),
+            ).execute(self._db)
+            for username in {name.lower() for name in exceptions}:
+                self._except(withdrawal_id, username)
+        return withdrawal_id
+
+    def _except(self, withdrawal_id: str, username: str) -> None:
+        account = UserAccount.select(UserAccount.user_id).where(UserAccount.username == username)
+        row = next(iter(account.dicts().execute(self._db)), None)
+        if row is None:
+            raise AccessRuleError(f"there is no user {username}")
+        if len(self.exceptions_of(row["user_id"])) >= MAX_EXCEPTIONS:
+            raise AccessRuleError(f"{username} is excepted from {MAX_EXCEPTIONS} withdrawals already")
+        ConsentException.insert(withdrawal_id=withdrawal_id, user_id=row["user_id"]).execute(self._db)
+
+    def end(self, withdrawal_id: str) -> bool:
+        """The patient consents again; False if there is no such withdrawal that holds."""
+        update = ConsentWithdrawal.update(ended_at_utc=int(self._clock())).where(
+            ConsentWithdrawal.withdrawal_id == withdrawal_id, ConsentWithdrawal.ended_at_utc.is_null()
+        )
+        return bool(update.execute(self._db))
+
+    def listed(self) -> list[Withdrawal]:
+        """What holds now, the newest first."""
+        excepted: dict[str, list[str]] = {}
+        named = ConsentException.select(ConsentException.withdrawal_id, UserAccount.username).join(
+            UserAccount, on=UserAccount.user_id == ConsentException.user_id
+        )
+        for withdrawal_id, username in named.tuples().execute(self._db):
+            excepted.setdefault(withdrawal_id, []).append(username)
+        return [
+            Withdrawal(
+                row["withdrawal_id"],
+                PatientKey(row["issuer_of_patient_id"], row["patient_id"]),
+                row["made_by"],
+                row["made_at_utc"],
+                tuple(sorted(excepted.get(row["withdrawal_id"], ()))),
+            )
+            for row in _live().order_by(ConsentWithdrawal.made_at_utc.desc()).dicts().execute(self._db)
+        ]
+
+    def exceptions_of(self, user_id: str) -> frozenset[PatientKey]:
+        """Patients whose withdrawal does not bind this account."""
+        query = _live().join(
+            ConsentException, on=ConsentException.withdrawal_id == ConsentWithdrawal.withdrawal_id
+        )
+        rows = query.where(ConsentException.user_id == user_id).dicts().execute(self._db)
+        return frozenset(PatientKey(row["issuer_of_patient_id"], row["patient_id"]) for row in rows)
+
+
+def _live() -> peewee.ModelSelect[ConsentWithdrawal]:
+    return ConsentWithdrawal.select().where(ConsentWithdrawal.ended_at_utc.is_null())
+
+
+def _of(patient: PatientKey) -> tuple[peewee.Expression, peewee.Expression]:
+    return (
+        ConsentWithdrawal.patient_id == patient.patient_id,
+        ConsentWithdrawal.issuer_of_patient_id == patient.issuer,
+    )

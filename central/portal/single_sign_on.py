@@ -1,0 +1,146 @@
+"""Signing on at the house's own OpenID Connect provider: out to it, back from it, and out of it.
+
+Always true: the way back needs the cookie of the very browser that went out (it is SameSite=Lax, because the provider's
+redirect comes from elsewhere, and holds nothing that is of use without the provider's code); every attempt that came
+back is on record before a session exists. The session's own cookie is SameSite=Strict, so it is not sent on a redirect
+that began elsewhere: a page of ours takes the browser on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from central.access.accounts import Accounts
+from central.access.claims import ClaimRules, principal_from
+from central.access.errors import AccountError
+from central.access.oidc import Attempt, Provider, ProviderAwayError, SignOnRefusedError
+from central.access.policy import Principal
+from central.access.problems import problem
+from central.access.sign_in import sign_in_event
+from central.access.web import source_address
+from central.audit.errors import AuditUnavailableError
+from central.audit.record import Audit
+from central.portal.sign_in import local_path, set_session_cookie
+from central.portal.templating import page
+
+_COOKIE_NAME: Final = "dicomnet_signon"
+_COOKIE_PATH: Final = "/signin/oidc"
+_ATTEMPT_LIFE_S: Final = 600
+_MAX_NEXT_CHARACTERS: Final = 1024
+_AWAY: Final = "The sign-on service of this house does not answer. Try again in a while."
+_REFUSED: Final = (
+    "You could not be signed in. Try again; if it stays so, ask the administrator of this system."
+)
+
+
+@dataclass(frozen=True)
+class SignOn:
+    """The provider, what its claims mean, what the button that leads there says, and how browsers reach central."""
+
+    provider: Provider
+    rules: ClaimRules
+    name: str
+    public_url: str
+
+
+def routes(accounts: Accounts, audit: Audit, sign_on: SignOn | None, cookie_life_s: int) -> list[BaseRoute]:
+    """Must be behind `RequireSignIn`, which lets everybody reach them. Without `sign_on` each answers 404."""
+    desk = _Desk(accounts, audit, sign_on, cookie_life_s) if sign_on is not None else None
+    return [
+        Route("/signin/oidc", desk.leave if desk else _nothing, methods=["GET"]),
+        Route("/signin/oidc/callback", desk.come_back if desk else _nothing, methods=["GET"]),
+        Route("/signin/oidc/out", desk.sign_out if desk else _nothing, methods=["GET"]),
+    ]
+
+
+def _nothing(_request: Request) -> Response:
+    return problem(404, "people sign in with a password here")
+
+
+class _Desk:
+    def __init__(self, accounts: Accounts, audit: Audit, sign_on: SignOn, cookie_life_s: int) -> None:
+        self._accounts = accounts
+        self._audit = audit
+        self._sign_on = sign_on
+        self._cookie_life_s = cookie_life_s
+
+    def leave(self, request: Request) -> Response:
+        next_path = local_path(request.query_params.get("next", ""))
+        fits = next_path.isascii() and len(next_path) <= _MAX_NEXT_CHARACTERS  # into a cookie
+        attempt = Attempt.new(next_path if fits else "/")
+        try:
+            url = self._sign_on.provider.authorization_url(attempt)
+        except ProviderAwayError:
+            return self._say(503, _AWAY)
+        response = RedirectResponse(url, status_code=303)
+        response.set_cookie(
+            _COOKIE_NAME,
+            attempt.cookie(),
+            max_age=_ATTEMPT_LIFE_S,
+            path=_COOKIE_PATH,
+            secure=request.url.scheme == "https",
+            httponly=True,
+            samesite="lax",
+        )
+        return response
+
+    def come_back(self, request: Request) -> Response:
+        attempt = Attempt.from_cookie(request.cookies.get(_COOKIE_NAME, ""))
+        address = source_address(request)
+        try:
+            principal = self._proved(attempt, request)
+            self._audit.record(sign_in_event(principal.username, principal, address, "OpenID Connect"))
+            self._accounts.sign_on(principal)
+        except (SignOnRefusedError, ProviderAwayError, AccountError) as error:
+            away = isinstance(error, ProviderAwayError)
+            return self._refuse(address, str(error), away=away)
+        except AuditUnavailableError:
+            return self._say(503, "Nobody can sign in right now: the audit record is not writable.")
+        token = self._accounts.start_session(principal, "cookie", self._cookie_life_s)
+        next_path = local_path(attempt.next_path) if attempt is not None else "/"
+        response = page("signed_on.html", None, next_path=next_path)
+        set_session_cookie(request, response, token, self._cookie_life_s)
+        response.delete_cookie(_COOKIE_NAME, path=_COOKIE_PATH)
+        return response
+
+    def _proved(self, attempt: Attempt | None, request: Request) -> Principal:
+        if attempt is None:
+            raise SignOnRefusedError("the answer comes without the cookie of its attempt")
+        claims = self._sign_on.provider.claims(attempt, dict(request.query_params))
+        principal = principal_from(claims, self._sign_on.rules)
+        self._accounts.check_sign_on(principal)
+        return principal
+
+    def sign_out(self, _request: Request) -> Response:
+        try:
+            url = self._sign_on.provider.sign_out_url(self._sign_on.public_url + "/signin")
+        except ProviderAwayError:
+            url = None
+        return page("signed_out.html", None, provider_name=self._sign_on.name, url=url)
+
+    def _refuse(self, address: str, why: str, *, away: bool) -> Response:
+        try:
+            self._audit.record(sign_in_event("", None, address, f"OpenID Connect: {why}"))
+        except AuditUnavailableError:
+            return self._say(503, _AWAY)
+        return self._say(503 if away else 403, _AWAY if away else _REFUSED)
+
+    def _say(self, status: int, message: str) -> Response:
+        response = page(
+            "signin.html",
+            None,
+            status,
+            next_path="/",
+            message=message,
+            username="",
+            provider_name=self._sign_on.name,
+            provider_path=f"/signin/oidc?next={quote('/', safe='')}",
+        )
+        response.delete_cookie(_COOKIE_NAME, path=_COOKIE_PATH)
+        return response

@@ -1,0 +1,59 @@
+// Lists with a form above: what the sharing and token pages are made of. Each list shows what holds now.
+
+import { element, fetchJson, say, send } from "./dom.js";
+
+/** One list on this page, and the form above it; whichever the page does not have is left out. */
+export function section({ list, form, url, key, id, wish, line, done }) {
+  const place = document.getElementById(list);
+  if (!place) return null;
+  async function load() {
+    const found = (await fetchJson(url))[key];
+    place.replaceChildren(...found.map((entry) => {
+      const button = element("button", { type: "button", "aria-label": `End: ${place.ariaLabel} ${entry[id]}` }, "End");
+      button.addEventListener("click", () => act(async () => {
+        await send("DELETE", `${url}/${entry[id]}`);
+        await load();
+      }));
+      return element("li", {}, element("div", {}, ...line(entry)), button);
+    }));
+    if (!found.length) place.append(element("li", { class: "soft" }, "Nothing holds now."));
+  }
+  document.getElementById(form)?.addEventListener("submit", (event) => {
+    event.preventDefault();
+    act(async () => {
+      const answer = await send("POST", url, wish(new FormData(event.target)));
+      event.target.reset();
+      document.getElementById("done").textContent = done(answer);
+      await load();
+    });
+  });
+  return load;
+}
+
+/** Do something and say how it went. */
+export async function act(what) {
+  document.getElementById("done").textContent = "";
+  try {
+    await what();
+    say("");
+    document.documentElement.dataset.state = "ready";
+  } catch (error) {
+    say(error.message);
+    document.documentElement.dataset.state = "error";
+  }
+}
+
+/** Show a secret this once, in a field to copy it from. */
+export function showSecret(text) {
+  const field = document.querySelector("#made input");
+  field.value = text;
+  document.getElementById("made").hidden = false;
+  field.focus();
+  field.select();
+}
+
+document.getElementById("copy")?.addEventListener("click", () => {
+  const field = document.querySelector("#made input");
+  field.select();
+  navigator.clipboard?.writeText(field.value);
+});

@@ -1,0 +1,59 @@
+// The sharing page: who may see which single study, and whose consent is withdrawn.
+
+import { element, time } from "./dom.js";
+import { act, section, showSecret } from "./sections.js";
+
+const endOf = (day) => (day ? new Date(`${day}T23:59:59`).toISOString() : null);
+const uid = (study) => element("span", { class: "code" }, study);
+const until = (iso) => (iso ? element("span", {}, "until ", time(iso)) : "until it is ended");
+
+const sections = [
+  section({
+    list: "links", form: "link", url: "/api/guest-links", key: "links", id: "link_id",
+    wish: (fields) => ({
+      study_instance_uid: fields.get("study_instance_uid").trim(), days: Number(fields.get("days")),
+      max_uses: Number(fields.get("max_uses")), pin: fields.get("pin"), note: fields.get("note").trim(),
+    }),
+    line: (link) => [
+      element("b", {}, link.note || "somebody"), " may look at ", uid(link.study_instance_uid), " ", until(link.ends_at_utc),
+      element("p", { class: "note" }, `opened ${link.uses} of ${link.max_uses} times, `,
+        link.has_pin ? `PIN, wrong ${link.wrong_pins} of 10 times` : "no PIN", `, by ${link.host}`),
+    ],
+    done: (link) => {
+      showSecret(location.origin + link.path);
+      return "The link is made. Send it; tell the PIN by another way.";
+    },
+  }),
+  section({
+    list: "rules", form: "rule", url: "/api/study-rules", key: "rules", id: "rule_id",
+    wish: (fields) => ({
+      kind: fields.get("kind"), username: fields.get("username").trim(), reason: fields.get("reason").trim(),
+      study_instance_uid: fields.get("study_instance_uid").trim(), until_utc: endOf(fields.get("until")),
+    }),
+    line: (rule) => [
+      element("b", {}, rule.username), rule.kind === "grant" ? " may see " : " must not see ",
+      uid(rule.study_instance_uid), " ", until(rule.until_utc),
+      element("p", { class: "note" }, `${rule.reason} (${rule.made_by}, `, time(rule.made_at_utc), ")"),
+    ],
+    done: (rule) => `This holds for ${rule.username} from now on.`,
+  }),
+  section({
+    list: "withdrawals", form: "withdrawal", url: "/api/consent-withdrawals", key: "withdrawals", id: "withdrawal_id",
+    wish: (fields) => ({
+      patient_id: fields.get("patient_id"), issuer_of_patient_id: fields.get("issuer_of_patient_id"),
+      exceptions: fields.get("exceptions").split(/[\s,]+/).filter(Boolean),
+    }),
+    line: (one) => [
+      element("b", { class: "code" }, one.patient_id), one.issuer_of_patient_id ? ` of ${one.issuer_of_patient_id}` : "",
+      `, ${one.studies} studies`, one.exceptions.length ? `, except ${one.exceptions.join(", ")}` : "",
+      element("p", { class: "note" }, `${one.made_by}, `, time(one.made_at_utc)),
+    ],
+    done: (answer) => (answer.studies
+      ? `Withdrawn: ${answer.studies} studies are closed.`
+      : "Withdrawn. No study here carries this Patient ID and issuer: are both written as on the images?"),
+  }),
+].filter(Boolean);
+
+const asked = new URLSearchParams(location.search).get("study");
+if (asked) for (const field of document.querySelectorAll("[name=study_instance_uid]")) field.value = asked;
+act(() => Promise.all(sections.map((load) => load())));

@@ -1,0 +1,246 @@
+"""Access to single studies, given and refused, and withdrawn consent: what the sharing page lists and changes.
+
+Always true: each change is on record before it counts. Who gives access may see the study at that moment, or manages
+access and sees none; a study that the caller may not see answers like one that is not here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from central.access.consent import Withdrawal
+from central.access.doorkeeper import Doorkeeper
+from central.access.errors import AccessRuleError
+from central.access.policy import Grant, PatientKey, Privilege, authorize, has_privilege
+from central.access.problems import problem
+from central.access.study_rules import Kind, Rule
+from central.access.web import principal_of
+from central.archive.archive import Archive
+from central.audit.record import Action, Audit
+from central.portal.templating import may_invite, may_share, page
+from central.portal.wishes import NO_STORE, admit, iso, wish_of
+from contract.identifiers import InvalidIdentifierError, check_uid
+
+_KINDS: Final[dict[str, Kind]] = {"grant": "grant", "refusal": "refusal"}
+_MAX_KEY_CHARACTERS: Final = 256
+
+
+def routes(doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> list[BaseRoute]:
+    """Must be behind `RequireSignIn`."""
+    rules, consents = _Rules(doorkeeper, archive, audit), _Consents(doorkeeper, archive, audit)
+    return [
+        Route("/sharing", _page, methods=["GET"]),
+        Route("/api/study-rules", rules.listed, methods=["GET"]),
+        Route("/api/study-rules", rules.add, methods=["POST"]),
+        Route("/api/study-rules/{rule_id}", rules.end, methods=["DELETE"]),
+        Route("/api/consent-withdrawals", consents.listed, methods=["GET"]),
+        Route("/api/consent-withdrawals", consents.add, methods=["POST"]),
+        Route("/api/consent-withdrawals/{withdrawal_id}", consents.end, methods=["DELETE"]),
+    ]
+
+
+def _page(request: Request) -> Response:
+    principal = principal_of(request)
+    if not may_share(principal):
+        return page("refused.html", principal, 403, path="/sharing")
+    return page(
+        "sharing.html",
+        principal,
+        path="/sharing",
+        may_invite=may_invite(principal),
+        may_give=has_privilege(principal, Privilege.GIVE_ACCESS),
+        may_manage=has_privilege(principal, Privilege.MANAGE_ACCESS),
+    )
+
+
+class _Rules:
+    def __init__(self, doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> None:
+        self._rules = doorkeeper.rules
+        self._archive = archive
+        self._audit = audit
+
+    def listed(self, request: Request) -> Response:
+        principal = principal_of(request)
+        refusal = None
+        if not has_privilege(principal, Privilege.GIVE_ACCESS):
+            refusal = problem(403, "your role may not give access")
+        answer = admit(self._audit, request, refusal, Action.SEARCH, "rules for single studies")
+        if answer is not None:
+            return answer
+        all_of_them = has_privilege(principal, Privilege.MANAGE_ACCESS)
+        rules = self._rules.listed(None if all_of_them else principal.username)
+        return JSONResponse({"rules": [_rule_json(rule) for rule in rules]}, headers=NO_STORE)
+
+    async def add(self, request: Request) -> Response:
+        wish = await wish_of(request)
+        kind = _KINDS.get(str(wish.get("kind")))
+        username, reason, until = wish.get("username"), wish.get("reason"), wish.get("until_utc")
+        if not (kind and isinstance(username, str) and isinstance(reason, str)):
+            return problem(
+                400,
+                'send {"kind": "grant" or "refusal", "study_instance_uid": "…", "username": "…", '
+                '"reason": "…", "until_utc": "2026-01-31T08:00:00+00:00"}; a refusal may have no end',
+            )
+        try:
+            study = check_uid(str(wish.get("study_instance_uid") or ""), "study_instance_uid")
+            until_utc = _seconds(until) if until is not None else None
+        except (InvalidIdentifierError, ValueError) as error:
+            return problem(400, str(error))
+        return await run_in_threadpool(
+            self._add, request, kind, study, username.strip()[:64], until_utc, reason.strip()
+        )
+
+    def _add(
+        self, request: Request, kind: Kind, study: str, username: str, until_utc: int | None, reason: str
+    ) -> Response:
+        ends = datetime.fromtimestamp(until_utc, UTC).isoformat() if until_utc is not None else "it is ended"
+        detail = f"{kind} for {username} until {ends}: {reason}"
+        refusal = self._why_not(request, kind, study)
+        answer = admit(self._audit, request, refusal, Action.ACCESS_CHANGE, detail, study)
+        if answer is not None:
+            return answer
+        try:
+            rule = self._rules.add(
+                kind,
+                study,
+                username,
+                until_utc=until_utc,
+                reason=reason,
+                made_by=principal_of(request).username,
+            )
+        except AccessRuleError as error:
+            return problem(400, str(error))
+        return JSONResponse(_rule_json(rule), 201, headers=NO_STORE)
+
+    def _why_not(self, request: Request, kind: Kind, study: str) -> Response | None:
+        principal = principal_of(request)
+        manages = has_privilege(principal, Privilege.MANAGE_ACCESS)
+        if not has_privilege(principal, Privilege.GIVE_ACCESS) or (kind == "refusal" and not manages):
+            return problem(403, "your role may not do this")
+        facts = self._archive.facts(study)
+        if facts and (manages or isinstance(authorize(principal, Action.SHARE, facts), Grant)):
+            return None
+        return problem(404, "there is no such study")
+
+    def end(self, request: Request) -> Response:
+        principal, rule_id = principal_of(request), str(request.path_params["rule_id"])
+        rule = self._rules.get(rule_id)
+        mine = has_privilege(principal, Privilege.GIVE_ACCESS) and (
+            has_privilege(principal, Privilege.MANAGE_ACCESS)
+            or (rule is not None and rule.made_by == principal.username)
+        )
+        if rule is None or not mine:
+            refusal = problem(404, "there is no such rule") if mine else problem(403, "this is not your rule")
+            detail, study = f"end rule {rule_id[:64]}", None
+        else:
+            refusal, detail, study = (
+                None,
+                f"end the {rule.kind} for {rule.username}",
+                rule.study_instance_uid,
+            )
+        answer = admit(self._audit, request, refusal, Action.ACCESS_CHANGE, detail, study)
+        if answer is not None:
+            return answer
+        self._rules.end(rule_id)
+        return Response(status_code=204)
+
+
+class _Consents:
+    def __init__(self, doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> None:
+        self._consents = doorkeeper.consents
+        self._archive = archive
+        self._audit = audit
+
+    def listed(self, request: Request) -> Response:
+        answer = admit(self._audit, request, _manager_only(request), Action.SEARCH, "withdrawn consents")
+        if answer is not None:
+            return answer
+        withdrawals = [self._json(withdrawal) for withdrawal in self._consents.listed()]
+        return JSONResponse({"withdrawals": withdrawals}, headers=NO_STORE)
+
+    async def add(self, request: Request) -> Response:
+        wish = await wish_of(request)
+        patient_id, issuer = wish.get("patient_id"), wish.get("issuer_of_patient_id", "")
+        exceptions = wish.get("exceptions", [])
+        if not (isinstance(patient_id, str) and isinstance(issuer, str) and _is_names(exceptions)):
+            return problem(
+                400,
+                'send {"patient_id": "…", "issuer_of_patient_id": "…", "exceptions": ["<username>", …]}',
+            )
+        patient = PatientKey(
+            issuer.strip(" ")[:_MAX_KEY_CHARACTERS], patient_id.strip(" ")[:_MAX_KEY_CHARACTERS]
+        )
+        return await run_in_threadpool(self._add, request, patient, exceptions)
+
+    def _add(self, request: Request, patient: PatientKey, exceptions: list[str]) -> Response:
+        but = f" but {', '.join(exceptions)}" if exceptions else ""
+        detail = f"withdrawn: patient {patient.patient_id} of {patient.issuer or 'no issuer'}, nobody{but}"
+        answer = admit(self._audit, request, _manager_only(request), Action.CONSENT_CHANGE, detail)
+        if answer is not None:
+            return answer
+        try:
+            withdrawal_id = self._consents.withdraw(patient, principal_of(request).username, exceptions)
+        except AccessRuleError as error:
+            return problem(400, str(error))
+        answer_json = {"withdrawal_id": withdrawal_id, "studies": self._archive.studies_of(patient)}
+        return JSONResponse(answer_json, 201, headers=NO_STORE)
+
+    def end(self, request: Request) -> Response:
+        withdrawal_id = str(request.path_params["withdrawal_id"])
+        detail = f"given again: withdrawal {withdrawal_id[:64]}"
+        answer = admit(self._audit, request, _manager_only(request), Action.CONSENT_CHANGE, detail)
+        if answer is not None:
+            return answer
+        if not self._consents.end(withdrawal_id):
+            return problem(404, "there is no such withdrawal that holds")
+        return Response(status_code=204)
+
+    def _json(self, withdrawal: Withdrawal) -> dict[str, Any]:
+        return {
+            "withdrawal_id": withdrawal.withdrawal_id,
+            "patient_id": withdrawal.patient.patient_id,
+            "issuer_of_patient_id": withdrawal.patient.issuer,
+            "exceptions": list(withdrawal.exceptions),
+            "made_by": withdrawal.made_by,
+            "made_at_utc": iso(withdrawal.made_at_utc),
+            "studies": self._archive.studies_of(withdrawal.patient),
+        }
+
+
+def _manager_only(request: Request) -> Response | None:
+    if has_privilege(principal_of(request), Privilege.MANAGE_ACCESS):
+        return None
+    return problem(403, "your role may not manage consent")
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _seconds(text: object) -> int:
+    """Seconds since 1970 of an ISO 8601 time that says its offset from UTC."""
+    with contextlib.suppress(ValueError, OverflowError):
+        at = datetime.fromisoformat(str(text))
+        if at.tzinfo is not None:
+            return int(at.timestamp())
+    raise ValueError("until_utc is a time such as 2026-01-31T08:00:00+00:00")
+
+
+def _rule_json(rule: Rule) -> dict[str, Any]:
+    return {
+        "rule_id": rule.rule_id,
+        "kind": rule.kind,
+        "study_instance_uid": rule.study_instance_uid,
+        "username": rule.username,
+        "until_utc": iso(rule.until_utc) if rule.until_utc is not None else None,
+        "reason": rule.reason,
+        "made_by": rule.made_by,
+        "made_at_utc": iso(rule.made_at_utc),
+    }

@@ -1,0 +1,106 @@
+"""API tokens: their owner makes, lists and ends them; an administrator lists and ends everybody's.
+
+Always true: making and ending are on record before they count; the secret is in one answer and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from central.access.api_tokens import DEFAULT_DAYS, Token
+from central.access.doorkeeper import Doorkeeper
+from central.access.errors import AccessRuleError
+from central.access.policy import Action, Privilege, delegable, has_privilege
+from central.access.problems import problem
+from central.access.web import principal_of
+from central.audit.record import Audit
+from central.portal.templating import may_use_tokens, page
+from central.portal.wishes import NO_STORE, admit, iso, wish_of
+
+
+def routes(doorkeeper: Doorkeeper, audit: Audit) -> list[BaseRoute]:
+    """Must be behind `RequireSignIn`."""
+    desk = _Desk(doorkeeper, audit)
+    return [
+        Route("/tokens", desk.show, methods=["GET"]),
+        Route("/api/tokens", desk.listed, methods=["GET"]),
+        Route("/api/tokens", desk.make, methods=["POST"]),
+        Route("/api/tokens/{token_id}", desk.end, methods=["DELETE"]),
+    ]
+
+
+class _Desk:
+    def __init__(self, doorkeeper: Doorkeeper, audit: Audit) -> None:
+        self._doorkeeper = doorkeeper
+        self._audit = audit
+
+    def show(self, request: Request) -> Response:
+        principal = principal_of(request)
+        if not may_use_tokens(principal):
+            return page("refused.html", principal, 403, path="/tokens")
+        actions = sorted(delegable(principal))
+        return page("tokens.html", principal, path="/tokens", actions=actions)
+
+    def listed(self, request: Request) -> Response:
+        principal = principal_of(request)
+        if not may_use_tokens(principal):
+            return problem(403, "your role has no tokens")
+        everybodys = has_privilege(principal, Privilege.MANAGE_ACCESS)
+        tokens = self._doorkeeper.tokens.listed(None if everybodys else principal.user_id)
+        return JSONResponse({"tokens": [self._json(token) for token in tokens]}, headers=NO_STORE)
+
+    async def make(self, request: Request) -> Response:
+        wish = await wish_of(request)
+        label, days, names = wish.get("label"), wish.get("days", DEFAULT_DAYS), wish.get("actions")
+        if not (isinstance(label, str) and type(days) is int and isinstance(names, list)):
+            return problem(400, 'send {"label": "…", "actions": ["search", "view", "export"], "days": 90}')
+        try:
+            actions = frozenset(Action(name) for name in names)
+        except ValueError:
+            return problem(400, "actions are search, view and export")
+        return await run_in_threadpool(self._make, request, label.strip(), actions, days)
+
+    def _make(self, request: Request, label: str, actions: frozenset[Action], days: int) -> Response:
+        principal = principal_of(request)
+        refusal = None if actions <= delegable(principal) else problem(403, "your role cannot pass this on")
+        detail = f"make for {days} days to {' '.join(sorted(actions))}: {label}"
+        answer = admit(self._audit, request, refusal, Action.TOKEN_CHANGE, detail)
+        if answer is not None:
+            return answer
+        try:
+            token, secret = self._doorkeeper.tokens.make(principal.user_id, label, actions, days)
+        except AccessRuleError as error:
+            return problem(400, str(error))
+        return JSONResponse({**self._json(token), "token": secret}, 201, headers=NO_STORE)
+
+    def end(self, request: Request) -> Response:
+        principal = principal_of(request)
+        token = self._doorkeeper.tokens.get(str(request.path_params["token_id"]))
+        manages = has_privilege(principal, Privilege.MANAGE_ACCESS)
+        if token is None or not (manages or token.user_id == principal.user_id):
+            refusal = problem(404, "there is no such token of yours")
+            return admit(self._audit, request, refusal, Action.TOKEN_CHANGE, "end") or refusal
+        detail = f"end {token.token_id}: {token.label}"
+        answer = admit(self._audit, request, None, Action.TOKEN_CHANGE, detail)
+        if answer is not None:
+            return answer
+        self._doorkeeper.tokens.end(token.token_id)
+        return Response(status_code=204)
+
+    def _json(self, token: Token) -> dict[str, Any]:
+        owner = self._doorkeeper.accounts.account(token.user_id)
+        used = token.last_used_at_utc
+        return {
+            "token_id": token.token_id,
+            "owner": owner.username if owner is not None else "",
+            "label": token.label,
+            "actions": sorted(token.actions),
+            "made_at_utc": iso(token.made_at_utc),
+            "expires_at_utc": iso(token.expires_at_utc),
+            "last_used_at_utc": iso(used) if used is not None else None,
+        }

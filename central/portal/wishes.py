@@ -1,0 +1,54 @@
+"""What a page asks for: a small JSON body, and the record that stands before anything is done about it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from central.access.problems import problem
+from central.access.web import audit_event
+from central.audit.errors import AuditUnavailableError
+from central.audit.record import Action, Audit, Outcome
+
+NO_STORE: Final = {"Cache-Control": "no-store"}
+_MAX_BODY_BYTES: Final = 4096
+
+
+async def wish_of(request: Request) -> dict[str, Any]:
+    """The body's JSON object; empty if it is none, or too large."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_BODY_BYTES:
+            return {}
+    try:
+        wish = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return wish if isinstance(wish, dict) else {}
+
+
+def admit(
+    audit: Audit,
+    request: Request,
+    refusal: Response | None,
+    action: Action,
+    detail: str,
+    study_instance_uid: str | None = None,
+) -> Response | None:
+    """Record what the caller is about to do, or was refused; the answer if it may not or cannot go on."""
+    outcome: Outcome = "success" if refusal is None else "refused"
+    try:
+        audit.record(audit_event(request, action, outcome, detail, study_instance_uid))
+    except AuditUnavailableError:
+        return problem(503, "the audit record cannot be written; try again later")
+    return refusal
+
+
+def iso(seconds: int) -> str:
+    """Seconds since 1970 as an ISO 8601 time in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()

@@ -1,0 +1,132 @@
+"""`dicomnet-central user …`: accounts are made, listed, blocked and signed out here, and passwords set.
+
+Each change is recorded before it is made. All of it holds in a running server from the next request on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import secrets
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from typing import Final
+
+from central.access.policy import PatientKey, Role
+from central.audit.record import Action, AuditEvent
+from central.config import Settings
+from central.errors import StartError
+from central.foundation import Foundation
+
+_PEOPLE: Final = [role.value for role in Role if role not in (Role.PEER, Role.GUEST)]
+
+Add = Callable[[str, str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
+
+
+class UserCommands:
+    """Made with how settings are read, and how an event of the command line is put together."""
+
+    def __init__(
+        self,
+        settings: Callable[[argparse.Namespace], Settings],
+        event: Callable[[Action, str], AuditEvent],
+    ) -> None:
+        self._settings = settings
+        self._event = event
+
+    def add(self, add: Add) -> None:
+        new = add("add", "make an account; the password comes from stdin or a prompt", self._add)
+        new.add_argument("username", help="1 to 64 of a-z, 0-9, '.', '_', '@' and '-'")
+        new.add_argument("--role", required=True, choices=_PEOPLE, help="what the account is for")
+        new.add_argument(
+            "--referring-physician",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help='for a doctor: Referring Physician\'s Name as on the images, such as "DOE^JANE"; may be repeated',
+        )
+        new.add_argument("--patient-id", metavar="ID", help="for a patient: Patient ID as on the images")
+        new.add_argument("--issuer", default="", metavar="I", help="Issuer of Patient ID that goes with it")
+        password = add(
+            "password", "set a password; ends every session and API token of the account", self._set_password
+        )
+        password.add_argument("username")
+        for parser in (new, password):
+            parser.add_argument(
+                "--generate-password", action="store_true", help="make a random password and print it, once"
+            )
+        add("list", "print every account, its role, and whether it is blocked", self._list)
+        for name, does, run in (
+            ("block", "let an account in no more, and end its sessions, API tokens and guests", self._block),
+            ("unblock", "let a blocked account in again; its guest links hold again, too", self._unblock),
+            ("sign-out", "end every session and API token of an account", self._sign_out),
+        ):
+            add(name, does, run).add_argument("username")
+
+    def _add(self, options: argparse.Namespace) -> None:
+        patient_ids = [PatientKey(options.issuer, options.patient_id)] if options.patient_id else []
+        with closing(Foundation.open(self._settings(options))) as foundation:
+            password = _chosen(options)
+            foundation.audit.record(
+                self._event(Action.USER_CHANGE, f"add {options.username} as {options.role}")
+            )
+            made = foundation.accounts.create_user(
+                options.username,
+                password,
+                Role(options.role),
+                referring_physician_names=options.referring_physician,
+                patient_ids=patient_ids,
+            )
+        print(f"user {made.username} has the role {made.role.value}")
+        _tell(options, password)
+
+    def _set_password(self, options: argparse.Namespace) -> None:
+        with closing(Foundation.open(self._settings(options))) as foundation:
+            password = _chosen(options)
+            foundation.audit.record(self._event(Action.USER_CHANGE, f"password of {options.username}"))
+            foundation.accounts.set_password(options.username, password)
+        print(f"user {options.username} has a new password, and is signed out everywhere")
+        _tell(options, password)
+
+    def _list(self, options: argparse.Namespace) -> None:
+        with closing(Foundation.open(self._settings(options))) as foundation:
+            for one in foundation.accounts.listed():
+                print(
+                    f"{one.username:32}  {one.role.value:12}  {'blocked' if one.is_blocked else ''}".rstrip()
+                )
+
+    def _block(self, options: argparse.Namespace) -> None:
+        with closing(Foundation.open(self._settings(options))) as foundation:
+            foundation.audit.record(self._event(Action.USER_CHANGE, f"block {options.username}"))
+            foundation.accounts.block(options.username)
+        print(f"user {options.username} is let in no more")
+
+    def _unblock(self, options: argparse.Namespace) -> None:
+        with closing(Foundation.open(self._settings(options))) as foundation:
+            foundation.audit.record(self._event(Action.USER_CHANGE, f"unblock {options.username}"))
+            foundation.accounts.unblock(options.username)
+        print(f"user {options.username} may sign in again")
+
+    def _sign_out(self, options: argparse.Namespace) -> None:
+        with closing(Foundation.open(self._settings(options))) as foundation:
+            foundation.audit.record(self._event(Action.USER_CHANGE, f"sign out {options.username}"))
+            foundation.accounts.sign_out(options.username)
+        print(f"user {options.username} is signed out everywhere")
+
+
+def _chosen(options: argparse.Namespace) -> str:
+    """A random password, or the first line of stdin; at a terminal, asked for twice."""
+    if options.generate_password:
+        return secrets.token_urlsafe(15)
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass("password: ")
+    if getpass.getpass("the same again: ") != password:
+        raise StartError("the two passwords differ; nothing was changed")
+    return password
+
+
+def _tell(options: argparse.Namespace, password: str) -> None:
+    if options.generate_password:
+        print(f"password: {password}")

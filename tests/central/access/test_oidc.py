@@ -1,0 +1,376 @@
+"""Signing on at a real OpenID provider (npm oidc-provider), which is another site than central to the browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
+
+from central.access.claims import ClaimRules, principal_from
+from central.access.oidc import Attempt, Client, Provider, SignOnRefusedError
+from central.access.policy import PatientKey, Role
+from central.app import sign_on_of
+from central.audit.record import Action
+from central.config import OidcSettings, Settings
+from central.errors import StartError
+from contract.settings import SettingsError, load_settings
+from tests.browser import Browser
+from tests.central.access.house import STUDY, House, open_house, pydicom_file
+from tests.peers_installed import PROVIDER
+from tests.ports import free_base_port
+
+NODE = Path(sysconfig.get_path("scripts")) / "node"
+SECRET = "a client secret for tests only"
+PEOPLE = {
+    "gregory": {"roles": ["staff", "referrers"], "physician_name": "House^Gregory"},
+    "jane": {"roles": ["patients"], "national_id": "P1"},
+    "eve": {"roles": ["staff"]},
+    "mallory": {"roles": ["referrers", "patients"], "national_id": "P1"},
+    "admin": {"roles": ["referrers"], "physician_name": "House^Gregory"},  # a local account has this name
+}
+
+
+def new_key(kid: str) -> dict[str, Any]:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return {**json.loads(RSAAlgorithm.to_jwk(key)), "kid": kid, "use": "sig", "alg": "RS256"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where provider and central listen, and what both know of each other."""
+
+    provider_port: int
+    central_port: int
+
+    @property
+    def issuer(self) -> str:
+        return f"http://localhost:{self.provider_port}"
+
+    @property
+    def public_url(self) -> str:
+        return f"http://127.0.0.1:{self.central_port}"
+
+    def settings(self, secret: Path) -> OidcSettings:
+        return OidcSettings(
+            issuer=self.issuer,
+            name="<b>the hospital</b>",
+            client_id="central",
+            client_secret=secret,
+            public_url=self.public_url,
+            doctor=["referrers"],
+            patient=["patients"],
+            physician_name_claim="physician_name",
+            patient_id_claim="national_id",
+            issuer_of_patient_id="HOSP",
+        )
+
+    @contextmanager
+    def provider(self, key: dict[str, Any]) -> Iterator[None]:
+        """The provider with this signing key, accepting, for as long as the block lasts."""
+        what = {
+            "port": self.provider_port,
+            "redirect_uri": f"{self.public_url}/signin/oidc/callback",
+            "back_to": f"{self.public_url}/signin",
+            "secret": SECRET,
+            "jwks": {"keys": [key]},
+            "people": PEOPLE,
+        }
+        process = subprocess.Popen(
+            [NODE, PROVIDER / "provider.mjs", json.dumps(what)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # node runs as a child of what is called node
+        )
+        try:
+            assert process.stdout is not None
+            said: list[str] = []
+            while "LISTENING\n" not in said:
+                said.append(process.stdout.readline())
+                assert said[-1], f"the provider does not start: {''.join(said)}"
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def place() -> Place:
+    port = free_base_port(2)
+    return Place(port, port + 1)
+
+
+@pytest.fixture
+def house(place: Place, tmp_path: Path) -> Iterator[House]:
+    secret = tmp_path / "client-secret"
+    secret.write_text(SECRET + "\n")
+    sign_on = sign_on_of(place.settings(secret))
+    with open_house(tmp_path, port=place.central_port, sign_on=sign_on) as opened:
+        opened.put(pydicom_file("CT_small.dcm"))
+        yield opened
+
+
+def go_to_provider(client: httpx.Client, house: House, name: str, path: str = "/") -> str:
+    """Sign on there as `name`; the address with which the provider sends the browser back."""
+    answer = client.get(f"{house.base_url}/signin/oidc", params={"next": path})
+    assert answer.status_code == 303, answer.text
+    url = answer.headers["location"]
+    for _ in range(12):
+        if url.startswith(house.base_url):
+            return url
+        answer = client.get(url)
+        if answer.status_code == 200:
+            prompt = "login" if 'value="login"' in answer.text else "consent"
+            answer = client.post(url, data={"prompt": prompt, "login": name, "password": "x"})
+        assert answer.status_code in (302, 303), answer.text
+        url = str(httpx.URL(url).join(answer.headers["location"]))
+    raise AssertionError("the provider goes round in circles")
+
+
+def sign_on(house: House, name: str, path: str = "/") -> tuple[httpx.Client, httpx.Response]:
+    client = httpx.Client(base_url=house.base_url, timeout=60)
+    return client, client.get(go_to_provider(client, house, name, path))
+
+
+@pytest.mark.needs("oidc-provider")
+def test_a_doctor_and_a_patient_sign_on_and_see_what_their_claims_say(place: Place, house: House) -> None:
+    with place.provider(new_key("one")):
+        for name, role in (("gregory", "doctor"), ("jane", "patient")):
+            client, answer = sign_on(house, name, f"/viewer/?study={STUDY}")
+            assert answer.status_code == 200, answer.text
+            assert f'content="0; url=/viewer/?study={STUDY}"' in answer.text
+            cookies = answer.headers.get_list("set-cookie")
+            assert any("dicomnet_session=" in one and "SameSite=strict" in one for one in cookies)
+            assert client.get("/api/me").json() == {"username": name, "role": role}
+            assert len(client.get("/dicom-web/studies").json()) == 1
+            signed_in = house.audit.search(limit=9, action=Action.SIGN_IN, actor=name)
+            assert [(row.event.outcome, row.event.actor_role) for row in signed_in] == [("success", role)]
+        # The account has no password, and is blocked like any other.
+        assert house.accounts.verify("jane", "", "::1") is None
+        house.accounts.block("jane")
+        assert client.get("/api/me").status_code == 401
+        assert sign_on(house, "jane")[1].status_code == 403
+
+
+@pytest.mark.needs("oidc-provider")
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("eve", "no role"), ("mallory", "several roles"), ("admin", "belongs to another account")],
+)
+def test_claims_that_say_nobody_of_ours_let_nobody_in(
+    place: Place, house: House, name: str, why: str
+) -> None:
+    with place.provider(new_key("one")):
+        client, answer = sign_on(house, name)
+    assert answer.status_code == 403
+    assert client.get("/api/me").status_code == 401
+    (failed,) = house.audit.search(limit=9, action=Action.SIGN_IN_FAILED)
+    assert why in failed.event.detail
+    assert why not in answer.text
+
+
+@pytest.mark.needs("oidc-provider")
+def test_the_providers_keys_rotate_without_a_restart_of_central(place: Place, house: House) -> None:
+    for kid in ("one", "two"):
+        with place.provider(new_key(kid)):
+            assert sign_on(house, "gregory")[1].status_code == 200
+    client = httpx.Client(base_url=house.base_url, timeout=60)
+    with place.provider(new_key("three")):
+        back = go_to_provider(client, house, "gregory")
+    answer = client.get(back)  # the provider is gone meanwhile
+    assert answer.status_code == 503
+    assert client.get("/api/me").status_code == 401
+
+
+@pytest.mark.needs("oidc-provider")
+def test_an_answer_counts_once_and_in_the_browser_that_asked(place: Place, house: House) -> None:
+    with place.provider(new_key("one")):
+        client = httpx.Client(base_url=house.base_url, timeout=60)
+        back = go_to_provider(client, house, "gregory")
+        somebody_else = httpx.Client(base_url=house.base_url, timeout=60)
+        assert somebody_else.get(back).status_code == 403
+        go_to_provider(somebody_else, house, "jane")
+        assert somebody_else.get(back).status_code == 403  # with a cookie of another attempt
+        cookie = client.cookies["dicomnet_signon"]
+        forged = back.replace("code=", "code=x")
+        assert client.get(forged).status_code == 403
+        client.cookies.set("dicomnet_signon", cookie, path="/signin/oidc", domain="127.0.0.1")
+        assert client.get(back + "&iss=http://evil.example").status_code == 403
+        client.cookies.set("dicomnet_signon", cookie, path="/signin/oidc", domain="127.0.0.1")
+        assert client.get(back).status_code == 200
+        client.cookies.set("dicomnet_signon", cookie, path="/signin/oidc", domain="127.0.0.1")
+        assert client.get(back).status_code == 403
+    outcomes = {row.event.outcome for row in house.audit.search(limit=9, action=Action.SIGN_IN_FAILED)}
+    assert outcomes == {"refused"}
+
+
+@pytest.mark.needs("oidc-provider")
+def test_without_a_record_nobody_signs_on(place: Place, house: House) -> None:
+    with place.provider(new_key("one")):
+        client = httpx.Client(base_url=house.base_url, timeout=60)
+        back = go_to_provider(client, house, "gregory")
+        house.audit.close()
+        answer = client.get(back)
+    assert answer.status_code == 503
+    assert client.get("/api/me").status_code == 401
+
+
+@pytest.mark.needs("chromium", "oidc-provider")
+def test_in_a_browser_in_and_out(place: Place, house: House) -> None:
+    with place.provider(new_key("one")), Browser(width=360, height=740) as browser:
+        browser.open(f"{house.base_url}/viewer-is-not-this?x=1")
+        browser.wait_for("location.pathname === '/signin'")
+        button = "document.querySelector('.signin .button')"
+        assert browser.eval(f"{button}.textContent") == "Sign in with <b>the hospital</b>"
+        assert not browser.eval("document.documentElement.scrollWidth > innerWidth")
+        browser.open(f"{house.base_url}/signin?next=/tokens")
+        browser.eval(f"{button}.click()")
+        browser.wait_for(
+            f"location.port === '{place.provider_port}' && document.querySelector('[name=login]')"
+        )
+        browser.type_into("[name=login]", "gregory")
+        browser.type_into("[name=password]", "x")
+        browser.press("Enter")
+        browser.wait_for("document.querySelector('[name=prompt][value=consent]')")
+        browser.eval("document.querySelector('form [type=submit]').click()")
+        browser.wait_for("location.pathname === '/tokens'")
+        browser.wait_for("document.documentElement.dataset.state === 'ready'")
+        assert browser.eval("document.querySelector('.who .user').textContent") == "gregory"
+        browser.click(".who button")
+        browser.wait_for("location.pathname === '/signin/oidc/out'")
+        browser.eval("document.querySelector('.signin a[rel=noreferrer]').click()")
+        browser.wait_for(f"location.port === '{place.provider_port}'")
+        assert "/session/end" in browser.eval("location.pathname")
+
+
+def rules(**changes: Any) -> ClaimRules:
+    values = {Role.DOCTOR: frozenset({"d"}), Role.PATIENT: frozenset({"p"})}
+    return ClaimRules("roles", values, **changes)
+
+
+def test_a_patients_identifier_counts_with_its_issuer() -> None:
+    claims = {"iss": "i", "sub": "s", "roles": "p", "id": ["P1", "", 5], "name": "House^Gregory"}
+    made = principal_from(
+        claims, rules(patient_id_claim="id", issuer_of_patient_id="HOSP", physician_name_claim="name")
+    )
+    assert (made.role, made.patient_ids) == (Role.PATIENT, (PatientKey("HOSP", "P1"),))
+    assert made.referring_physician_names == ()  # a patient's name makes no doctor
+    assert principal_from({**claims, "roles": ["d"]}, rules(patient_id_claim="id")).patient_ids == ()
+
+
+def test_the_same_subject_of_another_issuer_is_somebody_else() -> None:
+    ids = {principal_from({"iss": i, "sub": s, "roles": "d"}, rules()).user_id for i in "ab" for s in "cd"}
+    assert len(ids) == 4
+
+
+@pytest.mark.parametrize(
+    ("claims", "username"),
+    [
+        ({"preferred_username": "Anna.Weiß@Haus"}, "anna.wei@haus"),
+        ({"email": "a@b.example"}, "a@b.example"),
+        ({"preferred_username": "../../x"}, "x"),
+        ({"preferred_username": "x" * 99}, "x" * 64),
+    ],
+)
+def test_names_become_usernames(claims: dict[str, str], username: str) -> None:
+    assert principal_from({"iss": "i", "sub": "s", "roles": "d", **claims}, rules()).username == username
+    assert principal_from({"iss": "i", "sub": "s", "roles": "d"}, rules()).username.startswith("oidc-")
+
+
+@pytest.mark.parametrize("role", [None, [], "x", ["x"], {"d": 1}, 5])
+def test_no_role_is_nobody(role: object) -> None:
+    with pytest.raises(SignOnRefusedError, match="no role"):
+        principal_from({"iss": "i", "sub": "s", "roles": role}, rules())
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "e30=", "W10=", "bnVsbA==", "A" * 9999])
+def test_cookies_that_are_none_of_ours(cookie: str) -> None:
+    assert Attempt.from_cookie(cookie) is None
+    attempt = Attempt.new("/")
+    assert Attempt.from_cookie(attempt.cookie()) == attempt
+
+
+class Answering(Provider):
+    """A provider whose keys are at hand: what an ID token may not be is tried on the real verification."""
+
+    def __init__(self, key: dict[str, Any]) -> None:
+        super().__init__(Client("https://idp.example", "central", "", "https://central.example/back"))
+        self.public = {name: key[name] for name in ("kty", "n", "e", "kid", "use", "alg")}
+
+    def _configuration(self) -> dict[str, Any]:
+        return {"jwks_uri": "https://idp.example/keys"}
+
+    def _ask(self, *_: Any, **__: Any) -> dict[str, Any]:
+        return {"keys": [self.public, {"kty": "unheard-of", "kid": "x"}, "nonsense"]}
+
+
+@pytest.fixture(scope="module")
+def key() -> dict[str, Any]:
+    return new_key("one")
+
+
+@pytest.mark.parametrize(
+    "fault", ["", "iss", "aud", "exp", "nonce", "azp", "kid", "signature", "none", "HS256", "no-sub", "empty"]
+)
+def test_an_id_token_verifies_or_proves_nobody(key: dict[str, Any], fault: str) -> None:
+    now = int(time.time())
+    claims: dict[str, Any] = {
+        "iss": "https://idp.example", "sub": "s", "aud": "central", "nonce": "n", "iat": now, "exp": now + 60,
+    }  # fmt: skip
+    if fault in ("iss", "aud", "nonce", "azp"):
+        claims[fault] = "another"
+    if fault == "exp":
+        claims["exp"] = now - 3600
+    if fault == "no-sub":
+        del claims["sub"]
+    signing = jwt.PyJWK(new_key("one") if fault == "signature" else key).key
+    headers = {"kid": "two" if fault == "kid" else "one"}
+    if fault == "none":
+        token = jwt.encode(claims, None, "none", headers)  # type: ignore[arg-type]
+    elif fault == "HS256":
+        token = jwt.encode(claims, "x" * 40, "HS256", headers)
+    else:
+        token = "" if fault == "empty" else jwt.encode(claims, signing, "RS256", headers)
+    provider = Answering(key)
+    if fault:
+        with pytest.raises(SignOnRefusedError):
+            provider._verified(token, "n")
+    else:
+        assert provider._verified(token, "n")["sub"] == "s"
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ('issuer = "http://idp.example"', "issuer begins with https"),
+        ('issuer = "https://idp.example"', "public_url begins with https"),
+        ('issuer = "https://idp.example"\npublic_url = "https://c.example"', "client_id"),
+        (
+            'issuer = "https://i.example"\npublic_url = "https://c.example"\nclient_id = "c"\npatient_id_claim = "x"',
+            "issuer_of_patient_id",
+        ),
+    ],
+)
+def test_settings_that_would_be_unsafe_are_refused(tmp_path: Path, lines: str, why: str) -> None:
+    (tmp_path / "central.toml").write_text(f"[oidc]\n{lines}\n")
+    with pytest.raises(SettingsError, match=why):
+        load_settings(Settings, tmp_path / "central.toml")
+
+
+def test_a_secret_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="client_secret"):
+        sign_on_of(Place(1, 2).settings(tmp_path / "nothing"))
