@@ -217,10 +217,11 @@ def test_the_key_of_a_key_is_itself(name: str) -> None:
 NAMES = st.sampled_from(
     ["", "^", "House^Gregory", "HOUSE^GREGORY^M", "Hoüse^Gregory", "Wilson^James", "Wilson"]
 )
-PATIENTS = st.builds(
-    PatientKey, st.sampled_from(["", "HOSP", "OTHER"]), st.sampled_from(["", "P1", "P2", "p1"])
-)
-UIDS = st.frozensets(st.sampled_from([f"1.2.{number}" for number in range(8)]), max_size=3)
+PATIENTS = st.builds(PatientKey, st.sampled_from(["", "HOSP"]), st.sampled_from(["", "P1", "p1"]))
+# Few values, often met: a rule that nothing meets would prove nothing.
+UIDS = st.frozensets(st.sampled_from(["1.2.0", "1.2.1", "1.2.2"]), max_size=2)
+WHO_READ = (Role.RADIOLOGIST, Role.DOCTOR, Role.PATIENT, Role.PEER)
+STUDY_ACTIONS = (Action.SEARCH, Action.VIEW, Action.EXPORT, Action.SHARE, Action.BREAK_GLASS)
 
 
 def principals(role: st.SearchStrategy[Role]) -> st.SearchStrategy[Principal]:
@@ -240,21 +241,21 @@ def principals(role: st.SearchStrategy[Role]) -> st.SearchStrategy[Principal]:
     )
 
 
-HOSTS = principals(st.sampled_from(Role))
+HOSTS = principals(st.sampled_from(WHO_READ) | st.sampled_from(Role))
 GUESTS = st.builds(
     lambda host, study: guest(host, study, consent_exceptions=host.consent_exceptions),
     HOSTS,
     st.sampled_from(["1.2.0", "1.2.1", "1.2.2"]),
 )
-STUDIES = st.lists(st.tuples(PATIENTS, NAMES), max_size=8)
+STUDIES = st.lists(st.tuples(PATIENTS, NAMES), min_size=2, max_size=6)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     who=HOSTS | GUESTS,
     studies=STUDIES,
-    withdrawn=st.sets(PATIENTS, max_size=2),
-    action=st.sampled_from(Action),
+    withdrawn=st.sets(PATIENTS, max_size=4),
+    action=st.sampled_from(STUDY_ACTIONS),
 )
 def test_a_search_finds_exactly_what_can_be_opened(
     archive_db: tuple[Archive, Database],
@@ -267,7 +268,7 @@ def test_a_search_finds_exactly_what_can_be_opened(
     Study.delete().execute(db)
     ConsentWithdrawal.delete().execute(db)
     consents = Consents.open(db)
-    for patient in withdrawn:
+    for patient in withdrawn | who.consent_exceptions:
         if patient.patient_id:
             consents.withdraw(patient, "admin")
     for number, (patient, physician) in enumerate(studies):
