@@ -58,6 +58,7 @@ ORIGIN = ObjectOrigin("gw-test", "0" * 32, datetime(2026, 1, 1, tzinfo=UTC))
 class House:
     """Everything opened; `base_url` once it is served. `boxes` is what the fleet page shows."""
 
+    root: Path
     db: Database
     doorkeeper: Doorkeeper
     audit: Audit
@@ -178,7 +179,7 @@ def open_house(
             middleware=[Middleware(RequireSignIn, doorkeeper=doorkeeper)],
         )
         people_in(accounts)
-        house = House(db, doorkeeper, audit, archive, renderer, app, boxes, gateways, pairings)
+        house = House(root, db, doorkeeper, audit, archive, renderer, app, boxes, gateways, pairings)
         with served(app, port) as base_url:
             house.base_url = base_url
             yield house

@@ -200,4 +200,4 @@ def test_what_is_examined_and_not_taken_was_never_there(stocked: Stocked, made: 
         nothing.write(b"nothing")
         with pytest.raises(NotDicomError):
             stocked.archive.examine(nothing)
-    assert list((stocked.root / "objects" / "incoming").iterdir()) == []
+    assert arriving_in(stocked.root) == []

@@ -27,6 +27,7 @@ from central.dicomweb import DepositLimits
 from central.dicomweb.deposit import MAX_INSTANCES
 from central.dicomweb.store import REQUESTS_AT_ONCE, REQUESTS_OF_ONE_SENDER, Store
 from tests.central.access.house import House, open_house, pydicom_file
+from tests.central.databases import arriving_in, contents_in
 from tests.central.dicomweb.conftest import IMAGES
 
 BOUNDARY = "gate-of-parts"
@@ -94,12 +95,9 @@ def reasons(answer: httpx.Response) -> list[tuple[str, int]]:
     return named + [("", one.FailureReason) for one in module.get("OtherFailuresSequence", [])]
 
 
-def files(root: Path) -> list[Path]:
-    return [path for path in (root / "objects").rglob("*") if path.is_file()]
-
-
-def root_of(house: House) -> Path:
-    return Path(house.db.database).parent
+def kept(house: House) -> tuple[int, int]:
+    """How many objects are kept, and how many are arriving."""
+    return len(contents_in(house.root)), len(arriving_in(house.root))
 
 
 # What outside clients do
@@ -187,11 +185,11 @@ def test_each_failure_has_its_reason(store: House, study: str) -> None:
 
 
 def test_none_stored_is_a_conflict(store: House, study: str) -> None:
-    before = files(root_of(store))
+    before = kept(store)
     answer = send(store, body(instance(study)), "/1.2.3.5")
     assert answer.status_code == 409
     assert reasons(answer) == [(f"{study}.9.1", 0xC001)]
-    assert files(root_of(store)) == before
+    assert kept(store) == before
 
 
 def test_refusing_here_takes_nothing_from_who_stores_the_same(store: House, study: str) -> None:
@@ -218,13 +216,13 @@ def test_who_stores_at_once_with_who_is_refused(store: House, study: str) -> Non
 
 def test_the_same_again_is_absorbed_and_another_content_is_kept_beside_it(store: House, study: str) -> None:
     first, second = instance(study), instance(study, PatientComments="another content")
-    before = len(files(root_of(store)))
+    before = len(contents_in(store.root))
     assert send(store, body(first, first)).status_code == 200
     assert send(store, body(first)).status_code == 200
-    assert len(files(root_of(store))) == before + 1
+    assert len(contents_in(store.root)) == before + 1
     assert send(store, body(second)).status_code == 200
     assert archived(store, study) == {f"{study}.9.1": (first, True)}
-    assert second in [path.read_bytes() for path in files(root_of(store))]
+    assert second in contents_in(store.root)
 
 
 def test_an_instance_without_a_study_is_filed_and_the_sender_is_told(store: House, study: str) -> None:
@@ -263,11 +261,11 @@ def test_an_instance_without_a_study_is_filed_and_the_sender_is_told(store: Hous
     ],
 )
 def test_what_is_no_store_request(store: House, headers: dict[str, str], content: bytes, status: int) -> None:
-    before = files(root_of(store))
+    before = kept(store)
     answer = send(store, content, **headers)
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    assert files(root_of(store)) == before
+    assert kept(store) == before
 
 
 def test_a_body_that_ends_in_a_part(store: House, study: str) -> None:
@@ -279,7 +277,7 @@ def test_a_body_that_ends_in_a_part(store: House, study: str) -> None:
     alone = send(store, part(instance(study, 3))[:-1000])
     assert alone.status_code == 400
     assert "closing boundary" in alone.json()["detail"]
-    assert not list((root_of(store) / "objects" / "incoming").iterdir())
+    assert arriving_in(store.root) == []
 
 
 @pytest.mark.parametrize("length", [str(10 << 30), "5", "-1", "9" * 5000], ids=len)
@@ -298,7 +296,7 @@ def test_a_part_without_end_takes_no_room(store: House, study: str) -> None:
         yield f"--{BOUNDARY}\r\n\r\n".encode()
         for _ in range(64):
             yield bytes(1 << 20)
-            for path in files(root_of(store)):
+            for path in arriving_in(store.root):
                 with contextlib.suppress(FileNotFoundError):  # it may go at any moment
                     largest.append(path.stat().st_size)
 
@@ -340,7 +338,7 @@ def test_a_sender_that_hangs_up(store: House, study: str) -> None:
         gone.wait(0.05)
     assert recorded()
     assert list(archived(store, study)) == [f"{study}.9.1"]
-    assert not list((root_of(store) / "objects" / "incoming").iterdir())
+    assert arriving_in(store.root) == []
 
 
 def desk(house: House) -> Store:
@@ -422,7 +420,7 @@ def test_no_record_no_storing(tmp_path: Path) -> None:
         answer = send(house, body(instance("1.2.3")))
         assert answer.status_code == 503
         assert house.archive.facts("1.2.3") is None
-        assert files(tmp_path) == []
+        assert kept(house) == (0, 0)
 
 
 def test_no_room(tmp_path: Path) -> None:
