@@ -47,18 +47,19 @@ function query() {
 function cells(study) {
   const uid = value(study, "0020000D");
   const patient = personName(value(study, "00100010")) || "(no name)";
+  const physician = personName(value(study, "00080090"));
   const modalities = values(study, "00080061").map((code) => element("span", { class: "tag" }, code));
   return [
     element("td", { title: patient }, element("a", { href: "/viewer/?study=" + encodeURIComponent(uid) }, patient)),
-    element("td", { class: "code" }, value(study, "00100020")),
+    element("td", { class: "code", title: value(study, "00100020") }, value(study, "00100020")),
     element("td", { class: "date" }, da(value(study, "00100030"))),
     element("td", { class: "date" }, da(value(study, "00080020")), " ",
       element("span", { class: "soft" }, tm(value(study, "00080030")))),
     element("td", { class: "long", title: value(study, "00081030") }, value(study, "00081030")),
     element("td", {}, ...modalities),
     element("td", { class: "number" }, String(value(study, "00201208"))),
-    element("td", {}, personName(value(study, "00080090"))),
-    element("td", { class: "code" }, value(study, "00080050")),
+    element("td", { title: physician }, physician),
+    element("td", { class: "code", title: value(study, "00080050") }, value(study, "00080050")),
     mayShare ? element("td", {}, element("a", { class: "quiet", href: "/sharing?study=" + encodeURIComponent(uid) },
       "Share")) : null,
   ].filter(Boolean);
