@@ -26,7 +26,7 @@ help: ## this list
 	@echo '              ARGS="--state DIR --base-port N --send DIR --no-sample --json-only"'
 	@echo "make test     every test, against the real peers (DCMTK, mosquitto, Chromium, PostgreSQL)"
 	@echo "make check    ruff, mypy --strict, import-linter, tsc"
-	@echo "make bench    measurements, as ratios against DCMTK's storescp in the same run"
+	@echo "make bench    measurements, as ratios against DCMTK and Orthanc in the same run"
 	@echo "make soak     the long tests: power cuts, disk faults, kills, mutated PDUs, 1 GB through the gateway"
 	@echo "make viewer   build the web viewer only"
 	@echo "make clean    remove everything that make made (not var/, where the demo keeps its data)"
@@ -56,6 +56,8 @@ bench: .stamps/test .stamps/viewer
 	@$(BIN)/python -m bench.size $(ARGS)
 	@$(BIN)/python -m bench.visible $(ARGS)
 	@$(BIN)/python -m bench.wan $(ARGS)
+	@$(BIN)/python -m bench.archive $(ARGS)
+	@$(BIN)/python -m bench.search $(ARGS)
 
 soak: .stamps/test .stamps/viewer
 	@tools/peers.sh

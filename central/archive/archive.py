@@ -228,6 +228,14 @@ class Archive:
         ------
         NoSuchInstanceError : the granted study has no such instance.
         """
+        for stored in self.open_instances(grant, series_instance_uid, sop_instance_uid):
+            return stored
+        raise NoSuchInstanceError("no such instance in this study")
+
+    def open_instances(
+        self, grant: Grant, series_instance_uid: str | None = None, sop_instance_uid: str | None = None
+    ) -> list[StoredInstance]:
+        """Those of the granted study whose bytes may be read, in the order of `instances_of`; none if none is there."""
         rows = self._granted(
             grant,
             series_instance_uid,
@@ -238,9 +246,7 @@ class Archive:
             Instance.sop_instance_uid,
             Instance.transfer_syntax_uid,
         )
-        for row in rows:
-            return StoredInstance(partial(self._objects.path_of, row["sha256"]), **row)
-        raise NoSuchInstanceError("no such instance in this study")
+        return [StoredInstance(partial(self._objects.path_of, row["sha256"]), **row) for row in rows]
 
     def _granted(
         self, grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None, *columns: Any

@@ -6,6 +6,7 @@ its length, so that a cut line is noticed.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -154,7 +155,21 @@ def _response(
         yield _end(boundary)
 
     headers["Content-Type"] = f'multipart/related; type="{media_type}"; boundary={boundary}'
-    return ClosingResponse(body(), headers=headers, close=close)
+    return ClosingResponse(_gathered(body()), headers=headers, close=close)
+
+
+def _gathered(pieces: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+    """The same bytes in pieces of about `CHUNK_BYTES`: each one costs a change of threads and a write."""
+    with contextlib.closing(pieces):
+        waiting: list[bytes] = []
+        size = 0
+        for piece in pieces:
+            waiting.append(piece)
+            size += len(piece)
+            if size >= CHUNK_BYTES:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+        yield b"".join(waiting)
 
 
 def _new_boundary() -> str:

@@ -66,10 +66,10 @@ class Retrieve:
             if offer.multipart:
                 return self._multipart([(stored, offer)])
             return instance_answer(request, self._renderer, stored, str(offer.transfer_syntax_uid))
-        chosen = []
-        for row in self._archive.instances_of(grant, series_uid):
-            stored = self._archive.open_instance(grant, row.series.series_instance_uid, row.sop_instance_uid)
-            chosen.append((stored, choose(accept, _offers(stored, single=False))))
+        chosen = [
+            (stored, choose(accept, _offers(stored, single=False)))
+            for stored in self._archive.open_instances(grant, series_uid)
+        ]
         if not chosen:
             raise NotHereError
         return self._multipart(chosen)
