@@ -18,6 +18,7 @@ import pytest
 from central.app import run
 from central.commands import run_command
 from central.config import Settings
+from central.serving import bind
 from contract.enrolment import Pairing
 from contract.settings import load_settings
 from tests.ports import free_base_port
@@ -230,3 +231,12 @@ def test_what_is_written_is_for_its_owner_only(program: Program, tmp_path: Path)
         assert path.stat().st_mode & 0o177 == 0, path.name
     for name in ("central.sqlite3", "audit.sqlite3"):
         assert (root / name).stat().st_mode & 0o177 == 0, name
+
+
+def test_head_and_body_of_an_answer_do_not_wait_for_an_acknowledgement() -> None:
+    with (
+        bind("127.0.0.1", 0, "people.port") as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
