@@ -22,6 +22,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from central.dimse.errors import CallFailedError, CannotListenError
 from central.dimse.settings import DimseSettings, PeerSettings
 from central.dimse.tls import client_context
+from central.dimse.transport import EndingStateMachine
 from contract.part10 import IMPLEMENTATION_CLASS_UID
 
 MAX_CONTEXTS: Final = 128  # their ids are odd numbers of one byte
@@ -85,6 +86,7 @@ def _take_over(association: Association, stall_timeout_s: float) -> None:
     deadline_s = time.monotonic() + _PAUSE_TIMEOUT_S
     while not association._is_paused and time.monotonic() < deadline_s:
         time.sleep(_PAUSE_STEP_S)  # pynetdicom offers nothing to wait on
+    EndingStateMachine.take_over(association.dul)
     transport = association.dul.socket
     if transport is not None and transport.socket is not None:
         with contextlib.suppress(OSError):

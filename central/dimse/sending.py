@@ -1,7 +1,7 @@
 """C-STORE sub-operations: an archived instance out on an association, read as fast as the other side takes it.
 
 pynetdicom queues what is to be sent without end, so a piece is handed over only when the queue has room: an instance
-costs a few PDUs of memory whatever its size.
+costs a mebibyte or two of memory whatever its size.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import BinaryIO, Final
 
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.pdu_primitives import P_DATA
 
 from central.dimse.errors import PeerGoneError
+from central.dimse.transport import PackedData
 
-_PDUS_WAITING: Final = 8
+_PACKS_WAITING: Final = 4
+_PACK_BYTES: Final = 256 << 10  # what leaves in one write
 _NO_LIMIT_PDU_BYTES: Final = 131_072  # what is sent to a peer that names no maximum
 _PDV_BYTES: Final = 6
 _LOOK_EVERY_S: Final = 0.5
@@ -69,14 +70,13 @@ def send_store(
         request.MoveOriginatorMessageID = originator.message_id
     association.dimse.send_msg(request, context_id)
     room = (association.dimse.maximum_pdu_size or _NO_LIMIT_PDU_BYTES) - _PDV_BYTES
+    at_once = max(1, _PACK_BYTES // room) * room
     skip_meta(part10)
-    piece = part10.read(room)
+    piece = part10.read(at_once)
     while True:
-        following = part10.read(room)
-        one = P_DATA()
-        one.presentation_data_value_list.append((context_id, (b"\x00" if following else b"\x02") + piece))
+        following = part10.read(at_once)
         _wait_for_room(association, timeout_s)
-        association.dul.send_pdu(one)
+        association.dul.send_pdu(PackedData(context_id, memoryview(piece), room, is_last=not following))
         if not following:
             break
         piece = following
@@ -104,7 +104,7 @@ def _wait_for_room(association: Association, timeout_s: float) -> None:
     waiting = association.dul.to_provider_queue
     deadline_s = time.monotonic() + timeout_s
     with waiting.not_full:  # notified whenever something is taken out
-        while len(waiting.queue) >= _PDUS_WAITING:
+        while len(waiting.queue) >= _PACKS_WAITING:
             waiting.not_full.wait(_LOOK_EVERY_S)
             if is_over(association) or time.monotonic() > deadline_s:
                 raise PeerGoneError("the association ended while an instance was sent")

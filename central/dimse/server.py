@@ -236,7 +236,8 @@ class DimseServer:
         association.dimse = BoundedDimse(
             association, self._limits, self._new_object if peer.may(Service.STORE) else None
         )
-        association.dul.state_machine = EndingStateMachine(association.dul)
+        EndingStateMachine.take_over(association.dul)
+        association.dul._run_loop_delay = 0  # it waits at the socket instead
         association.set_socket(GuardedSocket(association, sock, request, self._limits))
         acceptor = association.acceptor
         acceptor.maximum_length = self._settings.max_pdu_bytes

@@ -14,6 +14,7 @@ import logging
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections import deque
@@ -24,6 +25,7 @@ from typing import Any, Final
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ, N_EVENT_REPORT_RQ
+from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
@@ -40,6 +42,8 @@ _MAX_MESSAGES_WAITING: Final = 4
 _LEAST_PDU_BYTES: Final = 65_536  # what an A-ASSOCIATE may have, however small our own PDUs are
 _LAST_FRAGMENT: Final = 0x02
 _COMMAND_FRAGMENT: Final = 0x01
+_PAUSE_MS: Final = 1
+_PDU_HEAD: Final = struct.Struct(">BxLLBB")
 _log = logging.getLogger(__name__)
 
 INVALID_SOP_INSTANCE: Final = 0x0117  # PS3.7 Annex C
@@ -78,7 +82,8 @@ class GuardedSocket(AssociationSocket):
             return False
         if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
             return True
-        return bool(self._poll.poll(0))
+        # The reactor's only pause (`prepare`): it goes on at once when something comes in.
+        return bool(self._poll.poll(_PAUSE_MS))
 
     def recv(self, nr_bytes: int) -> bytearray:
         """`nr_bytes`, or fewer where the peer closed. OSError for what is too large, too slow or broken."""
@@ -104,11 +109,50 @@ class GuardedSocket(AssociationSocket):
         return out
 
 
+class PackedData(P_DATA):
+    """P-DATA-TF PDUs of one presentation context that are encoded already: many leave in one write.
+
+    Parameters
+    ----------
+    data : a piece of a data set.
+    room : bytes of data a PDU takes.
+    is_last : nothing of the data set follows.
+    """
+
+    def __init__(self, context_id: int, data: memoryview, room: int, *, is_last: bool) -> None:
+        super().__init__()
+        pieces: list[bytes | memoryview] = []
+        for at in range(0, len(data), room):
+            piece = data[at : at + room]
+            ends = is_last and at + room >= len(data)
+            # PS3.8 Table 9-22 and Annex E.2
+            pieces.append(_PDU_HEAD.pack(4, len(piece) + 6, len(piece) + 2, context_id, 2 if ends else 0))
+            pieces.append(piece)
+        self.pdus = b"".join(pieces)
+
+
 class EndingStateMachine(StateMachine):
-    """pynetdicom's, but an event out of order ends the association in order, not its thread with a traceback."""
+    """pynetdicom's, but an event out of order ends the association in order, not its thread with a traceback.
+
+    It also sends `PackedData`.
+    """
+
+    @classmethod
+    def take_over(cls, dul: DULServiceProvider) -> None:
+        """Put one in place of the machine that `dul` has, in the state in which that is."""
+        machine = cls(dul)
+        machine.current_state = dul.state_machine.current_state
+        dul.state_machine = machine
 
     def do_action(self, event: str) -> None:
+        waiting = self.dul.to_provider_queue
         try:
+            if event == "Evt9" and self.current_state == "Sta6" and isinstance(waiting.queue[0], PackedData):
+                packed = waiting.get(False)
+                assert isinstance(packed, PackedData)
+                assert self.dul.socket is not None
+                self.dul.socket.send(packed.pdus)
+                return
             super().do_action(event)
         except Exception as error:
             _log.info("event=association-out-of-order error=%s", type(error).__name__)

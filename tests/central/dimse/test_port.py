@@ -233,12 +233,13 @@ def test_tls_below_1_2_and_strangers_ca_are_refused(authority: Authority, tmp_pa
         context.load_verify_locations(authority.ca)
         context.load_cert_chain(stranger.certificate, stranger.key)
         before = descriptors()
-        for _ in range(8):
+        for _ in range(16):
             assert not _answered(house.server.tls_port, context)
         deadline_s = time.monotonic() + 5
-        while descriptors() > before and time.monotonic() < deadline_s:
+        # Threads of the server may open a database meanwhile, so a few more are no leak; sixteen would be.
+        while descriptors() > before + 4 and time.monotonic() < deadline_s:
             time.sleep(0.01)
-        assert descriptors() <= before  # no handshake that failed holds a descriptor
+        assert descriptors() <= before + 4  # no handshake that failed holds a descriptor
         assert _echo_over_tls(house, authority)
 
 
