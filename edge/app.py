@@ -423,7 +423,3 @@ def _object_id(params: DeliveryParams) -> ObjectId | None:
 def _os_sentence(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -57,7 +57,7 @@ class RealBox:
 
     def begin(self) -> None:
         """Start it, and do not wait."""
-        self._spawn("edge.app", "run", "--config", str(self._config))
+        self._spawn("edge.start", "run", "--config", str(self._config))
 
     def _spawn(self, module: str, *arguments: str) -> None:
         with self.log.open("ab") as log:

@@ -30,7 +30,7 @@ class RunningBox:
 
     def __init__(self, config: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "edge.app", "run", "--config", str(config)],
+            [sys.executable, "-m", "edge.start", "run", "--config", str(config)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -190,7 +190,7 @@ def test_what_waits_is_sent_after_kill_and_restart(
 def test_enrolment_before_the_first_start(start: Start, central: ScriptedCentral, config: Path) -> None:
     def enrol(pairing: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "edge.app", "enrol", "--config", str(config), "-"],
+            [sys.executable, "-m", "edge.start", "enrol", "--config", str(config), "-"],
             input=pairing + "\n",
             capture_output=True,
             text=True,
@@ -320,7 +320,7 @@ def test_no_patient_data_reaches_the_log_or_the_control_socket(
 def test_status_is_readable(start: Start, config: Path) -> None:
     start()
     said = subprocess.run(
-        [sys.executable, "-m", "edge.app", "status", "--config", str(config)],
+        [sys.executable, "-m", "edge.start", "status", "--config", str(config)],
         capture_output=True,
         text=True,
         timeout=30,
@@ -332,7 +332,7 @@ def test_status_is_readable(start: Start, config: Path) -> None:
 
 def test_the_printed_default_configuration_is_valid(tmp_path: Path) -> None:
     printed = subprocess.run(
-        [sys.executable, "-m", "edge.app", "--print-default-config"],
+        [sys.executable, "-m", "edge.start", "--print-default-config"],
         capture_output=True,
         text=True,
         timeout=30,
@@ -341,3 +341,16 @@ def test_the_printed_default_configuration_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "edge.toml"
     path.write_text(printed)
     assert load_settings(Settings, path, {}) == Settings()
+
+
+def test_a_box_loads_nothing_that_it_never_uses() -> None:
+    """Whatever else is installed beside it; here all of it is."""
+    code = (
+        "import sys; sys.argv = ['dicomnet-edge', '--print-default-config']; from edge import start; start.main();"
+        "print([name for name in start.NEVER_USED if sys.modules.get(name)], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr.strip() == "[]"
+    assert "[gateway]" in done.stdout

@@ -32,7 +32,7 @@ class RunningBox:
 
     def start(self) -> RunningBox:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edge.app", "run", "--config", str(self.config)],
+            [sys.executable, "-m", "edge.start", "run", "--config", str(self.config)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -57,7 +57,7 @@ class RunningBox:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command, *rest = arguments
         return subprocess.run(
-            [sys.executable, "-m", "edge.app", command, "--config", str(self.config), *rest],
+            [sys.executable, "-m", "edge.start", command, "--config", str(self.config), *rest],
             capture_output=True,
             text=True,
             timeout=120,
