@@ -6,7 +6,7 @@ import io
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,13 +16,16 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from contract.sealing import DataKeyRing
 from edge.buffer.coding_pace import Coding
+from edge.buffer.receipts import LostStudy
 from edge.buffer.records import InstanceIdentity, Origin, Stored
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
+from edge.uplink.client import open_client
 from edge.uplink.enrolment import enrol
 from edge.uplink.forwarder import Forwarder
 from edge.uplink.identity import IdentityStore
 from edge.uplink.link import Link
+from edge.uplink.receipt_check import ReceiptChecker
 from tests.central.app.house import House, everything_in
 from tests.line.cutting_proxy import CuttingProxy
 
@@ -42,6 +45,7 @@ class Scene:
         self.stored: dict[str, bytes] = {}
         self._source = dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
         self._forwarder: Forwarder | None = None
+        self.told: list[tuple[int, Sequence[LostStudy]]] = []
         self.spool = self._open()
 
     def _open(self) -> Spool:
@@ -62,7 +66,11 @@ class Scene:
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid
         out = io.BytesIO()
         ds.save_as(out, enforce_file_format=True)
-        content = out.getvalue()
+        return self.store_content(uid, out.getvalue())
+
+    def store_content(self, uid: str, content: bytes) -> Stored:
+        """What `store` made, from the scanner once more."""
+        ds = self._source
         identity = InstanceIdentity(
             ds.SOPClassUID, uid, ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.Modality
         )
@@ -102,6 +110,13 @@ class Scene:
         self.house.stop()
         self.house.start()
         self.proxy.target_port = self.house.central.gateways.port
+
+    def check_receipts(self) -> None:
+        """One round of the upkeep's check; what it tells people is in `told`."""
+        checker = ReceiptChecker(self.spool.receipts, lambda again, lost: self.told.append((again, lost)))
+        url = self.identity.central_url
+        with open_client(url, self.identity.tls_context(), timeout_s=5, connections=1) as client:
+            checker.check(self.identity, client, lambda: False)
 
     def states(self) -> list[State]:
         return [row.state for row in self.spool.list_objects(states=list(State), limit=1000)]

@@ -62,7 +62,9 @@ def register(tmp_path: Path) -> Iterator[Register]:
         return now[0]
 
     gateways = Gateways(db, CertificateAuthority.open(tmp_path), clock)
-    yield Register(db, gateways, Pairings(db, gateways, clock), Standings(db, gateways, clock), now)
+    yield Register(
+        db, gateways, Pairings(db, gateways, clock), Standings(db, gateways, b"k" * 32, clock), now
+    )
     db.close()
 
 
