@@ -3,7 +3,8 @@
 Each round, every quarter of an hour with jitter: learn the time → exchange keys → check receipts → renew the
 certificate when two thirds of its life are over. Always true: a failure of one leaves the others and the sending
 alone; a new identity is durable before anything uses it; the certificate is asked for anew until it is there, with a
-third of its life left to do so. After its end only a person helps (a pairing string that replaces the box), and the status says so.
+third of its life left to do so. After its end only a person helps (a pairing string that replaces the box), and the
+status says so.
 """
 
 from __future__ import annotations
