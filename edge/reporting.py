@@ -172,7 +172,7 @@ class Reporting:
     def tell_set_back(self, sent_again: int, lost: Sequence[LostStudy]) -> None:
         """Central has lost what it signed for: an event, and one for each study that a scanner has to send again."""
         if sent_again:
-            what = f"central does not have {sent_again} images that it signed for; this box sends them again"
+            what = f"central lost what it had signed for; images that this box sends again: {sent_again}"
             self._outbox.add(EventKind.CENTRAL_SET_BACK, what)
         for study in lost[:_TOLD_STUDIES]:
             self._outbox.add(EventKind.CENTRAL_SET_BACK, report.lost_sentence(study))

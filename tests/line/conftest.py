@@ -95,13 +95,15 @@ class Scene:
         self.house.faults = faults
         self.restart_central()
 
-    def forward(self, *, connections: int = 1, timeout_s: float = 5.0) -> Forwarder:
+    def forward(
+        self, *, connections: int = 1, timeout_s: float = 5.0, backoff_ceiling_s: float = 0.05
+    ) -> Forwarder:
         self._forwarder = Forwarder(
             self.spool,
             self.link,
             connections=connections,
             lease_s=60.0,
-            backoff_ceiling_s=0.05,
+            backoff_ceiling_s=backoff_ceiling_s,
             timeout_s=timeout_s,
         )
         self._forwarder.start()
