@@ -3,8 +3,8 @@
 Central may be set back to a backup and lose what it had signed for. `edge.uplink.receipt_check` finds out; here is
 how far it has come, and the steps back: what is still on the disk is sent again (`RECALL`), what is not is `lost` and
 stays in the list, for its scanner has to send it again (`MISS`). Always true: a receipt that was voided is not shown
-again, so nothing is recalled or missed twice for one loss; the steps of a batch and how far the check has come are one
-durable transaction. A crash repeats a batch at most.
+again, so nothing is recalled or missed twice for one loss; how far the check has come is kept after the steps it
+stands for. A crash repeats a batch at most, and what of it was done is passed over.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Final
 from contract.identifiers import ObjectId
 from edge.buffer.files import SpoolFiles
 from edge.buffer.index import SpoolIndex
+from edge.buffer.retention import AT_ONCE
 from edge.buffer.states import FREED_IF_LOST, MISS, RECALL
 from edge.buffer.tables import utc_from_text, utc_text
 
@@ -145,32 +146,42 @@ class Receipts:
         self.void((), progress)
 
     def void(self, object_ids: Collection[ObjectId], progress: Progress) -> Voided:
-        """Central does not know these receipts: send again what is here, list what is not; all or nothing.
+        """Central does not know these receipts: send again what is here, list what is not; then keep `progress`.
 
         What has gone on meanwhile (its receipt is void already, or was forgotten with its age) is left as it is.
         """
+        recalled = missed = 0
+        unknown = list(object_ids)
+        for at in range(0, len(unknown), AT_ONCE):
+            some = self._void_some(unknown[at : at + AT_ONCE])
+            recalled, missed = recalled + some.recalled, missed + some.missed
+        with self._held(), self._index.transaction():
+            self._index.execute(_KEEP_PROGRESS, (progress.checked_through, progress.searching_below))
+        return Voided(recalled, missed)
+
+    def _void_some(self, object_ids: Collection[ObjectId]) -> Voided:
+        """All of these or none; a reception waits for no more than that."""
         recalled = missed = 0
         with self._held():
             rows = [row for one in object_ids if (row := self._index.find(one)) and row["receipt_number"]]
             gone = [ObjectId(row["object_id"]) for row in rows if self._is_gone(row)]
             if gone:
                 self._index.lose(gone, reason="the sealed file is missing")
+            now = utc_text(datetime.now(UTC))  # what is lost is listed for as long as receipts are kept
             with self._index.transaction():
                 for row in rows:
                     object_id = ObjectId(row["object_id"])
                     if row["state"] in RECALL.from_states and object_id not in gone:
+                        back: dict[str, Any] = {"receipt": None, "due_s": 0.0, "attempts": 0}
                         self._index.step_within(
-                            object_id, RECALL, receipt=None, receipt_number=None, due_s=0.0, attempts=0,
-                            last_error=RECALLED,
-                        )  # fmt: skip
+                            object_id, RECALL, receipt_number=None, last_error=RECALLED, **back
+                        )
                         recalled += 1
                     else:
-                        now = utc_text(datetime.now(UTC))  # listed for as long as receipts are kept
                         self._index.step_within(
-                            object_id, MISS, receipt_number=None, freed_at_utc=now, last_error=None
+                            object_id, MISS, receipt_number=None, last_error=None, freed_at_utc=now
                         )
                         missed += 1
-                self._index.execute(_KEEP_PROGRESS, (progress.checked_through, progress.searching_below))
             if recalled:
                 self._changed.notify_all()
         return Voided(recalled, missed)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from typing import Final
@@ -37,11 +38,14 @@ from edge.uplink.identity import Identity
 ANCHORS: Final = 16
 """Receipts from before the last round that are shown once more."""
 _NOT_OFFERED: Final = (404, 405)
-"""A central of an earlier version."""
 _log = logging.getLogger(__name__)
 
 Tell = Callable[[int, Sequence[LostStudy]], None]
 """Called with how many objects are sent again, and the studies of which something is lost; once for each."""
+
+
+class _NotOfferedError(Exception):
+    """A central of an earlier version, or something on the way that does not let the question through."""
 
 
 class ReceiptChecker:
@@ -69,10 +73,11 @@ class ReceiptChecker:
         SpoolError
         """
         progress = self._receipts.progress()
-        if progress.searching_below is None:
-            progress = self._look(progress, identity, client, should_stop)
-        if progress.searching_below is not None:
-            self._search(progress, identity, client, should_stop)
+        with suppress(_NotOfferedError):
+            if progress.searching_below is None:
+                progress = self._look(progress, identity, client, should_stop)
+            if progress.searching_below is not None:
+                self._search(progress, identity, client, should_stop)
         self._tell_of(0)  # what a crash kept from being told
 
     def _look(
@@ -176,7 +181,7 @@ def _ask(asked: ReceiptCheck, client: httpx.Client) -> frozenset[ObjectId]:
         headers={"Content-Type": "application/json"},
     )
     if status in _NOT_OFFERED:
-        return frozenset()
+        raise _NotOfferedError
     if status != 200:
         raise refused(status, body)
     try:

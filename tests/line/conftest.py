@@ -124,7 +124,16 @@ class Scene:
 
     def restart_central(self) -> None:
         """On another port, as far as the proxy is concerned."""
+        self.stop_central()
+        self.start_central()
+
+    def stop_central(self) -> None:
+        # Nobody is let in any more: central would wait ten seconds for connections that lie idle.
+        self.proxy.target_port = 0
+        self.proxy.hang_up()
         self.house.stop()
+
+    def start_central(self) -> None:
         self.house.start()
         self.proxy.target_port = self.house.central.gateways.port
 

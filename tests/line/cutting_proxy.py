@@ -47,7 +47,12 @@ class CuttingProxy:
 
     def close(self) -> None:
         self._listening.close()
-        for connection in self._open:
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """End every connection; new ones are served."""
+        ended, self._open = self._open, []
+        for connection in ended:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()

@@ -37,13 +37,13 @@ class Backup:
         self._scene = scene
         self._root = scene.house.root
         self._copy = scene.folder / "backup"
-        scene.house.stop()
+        scene.stop_central()
         shutil.copytree(self._root, self._copy)
-        self._start()
+        self._scene.start_central()
 
     def restore(self, *, objects: bool) -> None:
         """Copy the files back: the databases alone, or all there is."""
-        self._scene.house.stop()
+        self._scene.stop_central()
         if objects:
             shutil.rmtree(self._root)
             shutil.copytree(self._copy, self._root)
@@ -52,11 +52,7 @@ class Backup:
                 path.unlink()
             for path in self._copy.glob("*.sqlite3*"):
                 shutil.copy2(path, self._root)
-        self._start()
-
-    def _start(self) -> None:
-        self._scene.house.start()
-        self._scene.proxy.target_port = self._scene.house.central.gateways.port
+        self._scene.start_central()
 
 
 def store(scene: Scene, objects: int, retain: timedelta = GONE) -> None:

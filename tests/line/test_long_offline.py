@@ -26,7 +26,7 @@ GROWTH_BYTES = 32 << 20
 
 
 def test_three_days_offline_then_everything_arrives_and_the_urgent_first(scene: Scene) -> None:
-    scene.house.stop()
+    scene.stop_central()
     hour = 0
     ring = DataKeyRing(scene.identity.recipients, clock=lambda: hour * 3600.0)
     template = scene.template()
@@ -49,8 +49,7 @@ def test_three_days_offline_then_everything_arrives_and_the_urgent_first(scene: 
     assert scene.link.status().state == "waiting"
 
     before = psutil.Process().memory_info().rss
-    scene.house.start()
-    scene.proxy.target_port = scene.house.central.gateways.port
+    scene.start_central()
     scene.wait(lambda: not scene.spool.depth().unsent.objects, timeout_s=7200 if SOAK else 120)
     grown = psutil.Process().memory_info().rss - before
     assert grown < 8 * GROWTH_BYTES, "box and central are both in this process"

@@ -136,6 +136,7 @@ def test_a_failing_or_earlier_central_changes_nothing(checked: Checked, central:
     central.fault("POST", not_found)
     checked.check()
     assert rows(checked.uplink) == before
+    assert checked.uplink.spool.receipts.progress().checked_through == 0  # nobody has looked at them
 
 
 def test_a_search_that_is_cut_off_goes_on_and_each_loss_counts_once(
