@@ -68,6 +68,7 @@ from central.ingest.pack_acceptance import PackAcceptance
 from central.ingest.packs import Packs
 from central.ingest.partial import PartialUploads, UploadLimits
 from central.ingest.problems import http_error, ingest_error, unexpected_error
+from central.ingest.receipt_check import ReceiptDesk
 from central.ingest.standing import StandingDesk
 from central.ingest.uploads import Uploads
 from central.portal.box_commands import routes as box_command_routes
@@ -323,6 +324,7 @@ def _gateway_app(
         routes=[
             *desk.routes(),
             *standing.routes(),
+            *ReceiptDesk(callers, acceptance, refusals).routes(),
             *uploads.routes(),
             *packs.routes(),
             *heartbeats.routes(),

@@ -64,7 +64,7 @@ class Foundation:
             audit = open_audit(settings.storage, Notary(identity.central_id, identity.receipt_key))
             gateways = Gateways(db, identity.authority)
             pairings = Pairings(db, gateways, accept_at_once=settings.gateways.acceptance == "pairing-string")
-            standings = Standings(db, gateways)
+            standings = Standings(db, gateways, identity.ticket_key)
             doorkeeper = Doorkeeper.open(db)
         except KeyFileError as error:
             raise StartError(str(error)) from error

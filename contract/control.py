@@ -131,6 +131,20 @@ class DeliveryParams(_Shape):
     object_id: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
 
 
+class LostStudyEntry(_Shape):
+    """Images that central signed for and lost, and that the box does not have any more: the scanner has to send them.
+
+    `sentence` says so, for a person.
+    """
+
+    calling_ae_title: str
+    study_instance_uid: str
+    instances: int
+    first_at_utc: datetime
+    last_at_utc: datetime
+    sentence: str
+
+
 class BoxStatus(_Shape):
     gateway_id: str | None
     ae_title: str
@@ -162,6 +176,9 @@ class BoxStatus(_Shape):
     memory_bytes: int
     link: LinkStatus
     destinations: list[DestinationStatus] = Field(default=[], description="beside central")
+    lost_studies: list[LostStudyEntry] = Field(
+        default=[], description="what central and the box have lost, the oldest first; at most 50"
+    )
     workflow: WorkflowStatus | None = None
     commitments: CommitmentStatus | None = None
 

@@ -168,6 +168,7 @@ class EventKind(StrEnum):
     SCANNER_SILENT = "scanner-silent"
     SCANNER_BACK = "scanner-back"
     TWIN = "twin"
+    CENTRAL_SET_BACK = "central-set-back"
     SETTINGS = "settings"
     COMMAND = "command"
 

@@ -171,6 +171,7 @@ class Box:
                     DataKeyRing((recipient, *self._services.recipients))
                 ),
                 try_now=self._forwarder.try_now,
+                tell_set_back=self._reporting.tell_set_back,
             )
             self._membership.start()
             started.callback(self._membership.stop)

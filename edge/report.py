@@ -21,12 +21,14 @@ from contract.control import (
     DestinationList,
     DestinationStatus,
     LinkStatus,
+    LostStudyEntry,
     QueueEntry,
     QueueList,
     WorkflowStatus,
 )
 from contract.heartbeat import MAX_DESTINATIONS, DestinationHealth, Equipment, Info, Telemetry
 from edge.buffer.deliveries import SetAside
+from edge.buffer.receipts import LostStudy
 from edge.buffer.records import Disk, ObjectRow, ScannerSeen, Tally
 from edge.buffer.scrub import ScrubReport
 from edge.buffer.spool import Spool
@@ -37,6 +39,7 @@ from edge.uplink.refusals import printable
 VERSION: Final = installed_version("dicomnet")
 QUEUE_STATES: Final = (State.READY, State.SENDING, State.QUARANTINED)
 QUEUE_LIMIT: Final = 200
+_LOST_SHOWN: Final = 50
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 MAX_EQUIPMENT: Final = 256
 """Callers told to central, the latest first: whoever makes up AE titles must not fill the broker."""
@@ -100,6 +103,20 @@ def box_status(
         scrub_damaged_objects=scrubbed.damaged if scrubbed else 0,
         memory_bytes=process.memory_info().rss,
         link=link,
+        lost_studies=[
+            LostStudyEntry(**vars(study), sentence=lost_sentence(study))
+            for study in spool.receipts.lost()[:_LOST_SHOWN]
+        ],
+    )
+
+
+def lost_sentence(study: LostStudy) -> str:
+    """For a technician; UIDs and times alone."""
+    many = "1 image" if study.instances == 1 else f"{study.instances} images"
+    return (
+        f"Central lost {many} of study {study.study_instance_uid} from {study.calling_ae_title}, received "
+        f"{study.first_at_utc:%Y-%m-%d %H:%M} to {study.last_at_utc:%Y-%m-%d %H:%M} UTC, and they are not here "
+        "any more: send the study again from the scanner."
     )
 
 
@@ -246,6 +263,7 @@ def status_text(status: BoxStatus) -> str:
         f"certificate   until {expires}{renewal}",
         *([f"enrolment     {link.enrolment}"] if link.enrolment else []),
         *([f"notice        {link.notice}"] if link.notice else []),
+        *(f"LOST          {study.sentence}" for study in status.lost_studies),
         *(
             [f"clock         {link.clock_offset_s:+.0f} s against central's"]
             if link.clock_offset_s is not None

@@ -20,6 +20,7 @@ from contract.command import Desired
 from contract.control import DestinationStatus
 from contract.heartbeat import Equipment, EventKind, Telemetry
 from edge import report, support
+from edge.buffer.receipts import LostStudy
 from edge.buffer.scrub import Damage
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
@@ -36,6 +37,8 @@ from edge.uplink.speech import Reports
 
 _log = logging.getLogger(__name__)
 _COMMAND_GRACE_S: Final = 2.0
+_TOLD_STUDIES: Final = 100
+"""Each an event of its own; more would push other events out of the list."""
 
 
 class Reporting:
@@ -165,6 +168,17 @@ class Reporting:
             else f"{damage.calling_ae_title} has to send it again: the box's queue page says which"
         )
         self._outbox.add(EventKind.QUARANTINED, f"an image was damaged on the box's disk; {what}")
+
+    def tell_set_back(self, sent_again: int, lost: Sequence[LostStudy]) -> None:
+        """Central has lost what it signed for: an event, and one for each study that a scanner has to send again."""
+        if sent_again:
+            what = f"central lost what it had signed for; images that this box sends again: {sent_again}"
+            self._outbox.add(EventKind.CENTRAL_SET_BACK, what)
+        for study in lost[:_TOLD_STUDIES]:
+            self._outbox.add(EventKind.CENTRAL_SET_BACK, report.lost_sentence(study))
+        if len(lost) > _TOLD_STUDIES:
+            more = f"{len(lost) - _TOLD_STUDIES} studies more have to be sent again: the box's log lists them"
+            self._outbox.add(EventKind.CENTRAL_SET_BACK, more)
 
     def stop(self) -> None:
         self._commands.stop(_COMMAND_GRACE_S)

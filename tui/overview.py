@@ -46,6 +46,8 @@ def facts(status: BoxStatus) -> Table:
     for sentence in (link.enrolment, link.notice):
         if sentence:
             table.add_row("", Text(words.plain(sentence), "yellow"))
+    for study in status.lost_studies:
+        table.add_row("Lost", Text(words.plain(study.sentence), "red"))
     table.add_row("Last receipt", _ago(link.last_receipt_at_utc))
     table.add_row("Heartbeat", _sign(link.heartbeat_connected, "connected", "not connected"))
     if link.heartbeat_detail:

@@ -74,6 +74,7 @@ class Action(StrEnum):
     ENROL_DECISION = "enrol-decision"
     RENEW = "renew"
     IDENTITY_SEEN_TWICE = "identity-seen-twice"
+    RECEIPTS_UNKNOWN = "receipts-unknown"
     KEYS = "keys"
     REVOKE = "revoke"
     BOX_COMMAND = "box-command"

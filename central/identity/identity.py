@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from central.identity.authority import CertificateAuthority
 from central.identity.errors import KeyFileError
@@ -54,6 +55,12 @@ class Identity:
     @property
     def central_id(self) -> str:
         return central_id_of(self.authority)
+
+    @property
+    def ticket_key(self) -> bytes:
+        """Marks the boxes' tickets (central.identity.standings); it follows from the receipt key."""
+        derived = HKDF(hashes.SHA256(), 32, salt=None, info=b"dicomnet standing ticket")
+        return derived.derive(self.receipt_key.private_bytes_raw())
 
     @property
     def ca_fingerprint(self) -> str:

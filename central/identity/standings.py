@@ -3,12 +3,18 @@
 Each exchange gives the box a new ticket. Central keeps the last one it gave and the one that was shown for it, because
 an answer may be lost: the box then shows the former once more. Whoever shows neither has another box's identity,
 or a copy of its disk: both are told, and it is seen at central until one of them is enrolled anew.
+
+A ticket is a moment and a mark that only central can make for that gateway. So a ticket of this central that is *later*
+than the last on record says something else: central was set back to a backup and has forgotten giving it. A copied box
+never has one, for whatever its twin was given is on record.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
-import secrets
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +28,9 @@ from central.identity.gateways import Gateways
 from contract.standing import StandingReport
 
 SEEN_TWICE_FOR: Final = timedelta(days=1)
+_MOMENT_DIGITS: Final = 12  # milliseconds since 1970, in hex; 80 bits of mark follow
+_TICKET_DIGITS: Final = 32
+_log = logging.getLogger(__name__)
 
 
 class GatewayStanding(peewee.Model):
@@ -52,11 +61,19 @@ class Standing:
 
 
 class Standings:
-    """Safe to call from many threads and beside other processes on the same database."""
+    """Safe to call from many threads and beside other processes on the same database.
 
-    def __init__(self, db: Database, gateways: Gateways, clock: Callable[[], float] = time.time) -> None:
+    Parameters
+    ----------
+    ticket_key : secret, and the same for as long as central is; not in the database, which may be set back.
+    """
+
+    def __init__(
+        self, db: Database, gateways: Gateways, ticket_key: bytes, clock: Callable[[], float] = time.time
+    ) -> None:
         self._db = db
         self._gateways = gateways
+        self._ticket_key = ticket_key
         self._clock = clock
         make_tables(db, [GatewayStanding])
 
@@ -64,12 +81,17 @@ class Standings:
         """Keep the report; returns the box's next ticket, whether its identity was seen twice, and whether that
         is news."""
         now = datetime.fromtimestamp(self._clock(), UTC)
-        ticket = secrets.token_hex(16)
         with self._db.writing():
             held = self._row(gateway_id)
+            on_record = (held["given_ticket"], held["shown_ticket"]) if held else ()
+            shown_ms = self._moment_ms(gateway_id, report.ticket)
+            given_ms = max((self._moment_ms(gateway_id, ticket) for ticket in on_record), default=0)
+            ticket = self._ticket(gateway_id, max(int(now.timestamp() * 1000), shown_ms + 1, given_ms + 1))
             since = held and held["seen_twice_at_utc"]
             recent = bool(since and now - datetime.fromisoformat(since) < SEEN_TWICE_FOR)
-            strange = held is not None and report.ticket not in (held["given_ticket"], held["shown_ticket"])
+            forgotten = held is not None and report.ticket not in on_record
+            set_back = forgotten and shown_ms > given_ms
+            strange = forgotten and not set_back
             row = {
                 "gateway_id": gateway_id,
                 "reported_at_utc": now.isoformat(),
@@ -80,7 +102,21 @@ class Standings:
                 "seen_twice_at_utc": now.isoformat() if strange else since,
             }
             put(self._db, GatewayStanding, row)
+        if set_back:
+            _log.warning("central was set back: a box has a later ticket gateway_id=%s", gateway_id)
         return ticket, strange or recent, strange and not recent
+
+    def _ticket(self, gateway_id: str, moment_ms: int) -> str:
+        moment = f"{moment_ms:0{_MOMENT_DIGITS}x}"
+        mark = hmac.new(self._ticket_key, f"{gateway_id}/{moment}".encode(), hashlib.sha256)
+        return moment + mark.hexdigest()[: _TICKET_DIGITS - _MOMENT_DIGITS]
+
+    def _moment_ms(self, gateway_id: str, ticket: str | None) -> int:
+        """When this central gave a ticket to this gateway; 0 if it did not, or by a former version."""
+        if ticket is None:
+            return 0
+        moment_ms = int(ticket[:_MOMENT_DIGITS], 16)
+        return moment_ms if hmac.compare_digest(self._ticket(gateway_id, moment_ms), ticket) else 0
 
     def forget(self, gateway_id: str) -> None:
         """The gateway's box was enrolled anew: its next report is the first."""

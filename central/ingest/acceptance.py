@@ -88,6 +88,14 @@ class Acceptance:
         row = next(iter(query.dicts().execute(self._db)), None)
         return (row["receipt"], row["stored_bytes"]) if row else None
 
+    def unknown(self, gateway_id: str, shown: Mapping[str, str]) -> set[str]:
+        """Which of these objects (id → SHA-256) of a gateway central has not signed for, or not with that content."""
+        query = AcceptedUpload.select(AcceptedUpload.object_id, AcceptedUpload.sha256).where(
+            (AcceptedUpload.gateway_id == gateway_id) & AcceptedUpload.object_id.in_(list(shown))
+        )
+        known = {row["object_id"]: row["sha256"] for row in query.dicts().execute(self._db)}
+        return {object_id for object_id, sha256 in shown.items() if known.get(object_id) != sha256}
+
     def accept(self, gateway_id: str, object_id: ObjectId, upload: PartialUpload) -> str:
         """Archive a whole upload and return its receipt; the upload's file is gone afterwards.
 

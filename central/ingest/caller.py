@@ -1,4 +1,5 @@
-"""Who calls on the gateways' listener: the certificate of the connection, checked anew at every request."""
+"""Who calls on the gateways' listener, by the certificate of the connection, checked anew at every request; and what
+they send, up to a limit."""
 
 from __future__ import annotations
 
@@ -21,6 +22,16 @@ PEER_CERTIFICATE: Final = "peer_certificate_der"
 def source_address(request: Request) -> str:
     """The caller's address for the audit record."""
     return request.client.host if request.client else "unknown"
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """The whole body; RequestRefusedError as soon as it is longer than that."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > limit_bytes:
+            raise RequestRefusedError(Problem.INVALID, f"this takes at most {limit_bytes} bytes")
+    return bytes(body)
 
 
 class Callers:

@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 from central.audit.record import Action
 from central.audit.refusals import Refusals
 from central.identity.standings import Standings
-from central.ingest.caller import Callers, source_address
+from central.ingest.caller import Callers, read_body, source_address
 from central.ingest.errors import RequestRefusedError
 from contract.signed_time import NONCE_PARAMETER, SignedTime, sign_time
 from contract.standing import STANDING_PATH, StandingAnswer, StandingReport
@@ -74,13 +74,9 @@ class StandingDesk:
 
     async def _exchange(self, request: Request) -> Response:
         gateway_id = await self._callers.gateway_of(request)
-        body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > _MAX_BODY_BYTES:
-                raise RequestRefusedError(Problem.INVALID, f"a report has at most {_MAX_BODY_BYTES} bytes")
+        body = await read_body(request, _MAX_BODY_BYTES)
         try:
-            report = StandingReport.model_validate_json(bytes(body))
+            report = StandingReport.model_validate_json(body)
         except ValidationError as error:
             raise RequestRefusedError(Problem.INVALID, "this is not a standing report") from error
         answer = await run_in_threadpool(self._answer, gateway_id, report, source_address(request))

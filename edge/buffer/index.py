@@ -68,6 +68,18 @@ _FIND_DAMAGED_TWINS = """
     SELECT twin.object_id FROM objects AS twin JOIN objects AS one USING (sop_instance_uid, sha256)
     WHERE one.object_id = ? AND twin.freed_at_utc IS NULL AND twin.damaged
 """
+_FIND_LOST_TWINS = """
+    SELECT twin.object_id FROM objects AS one, objects AS twin INDEXED BY lost_by_instance
+    WHERE one.object_id = ? AND twin.state = 'lost' AND twin.sop_instance_uid = one.sop_instance_uid
+"""
+# What was checked counts, too: receipts go with their age, the newest among them on a box that was idle for long.
+_LAST_RECEIPT_NUMBER = """
+    SELECT MAX(number) FROM (
+        SELECT MAX(receipt_number) AS number FROM objects INDEXED BY receipts_by_number
+        WHERE receipt_number IS NOT NULL
+        UNION ALL SELECT checked_through FROM receipt_check
+    )
+"""
 _FIND_SEALED = """
     SELECT sequence, object_id, state, stored_bytes, sha256, sop_instance_uid, calling_ae_title
     FROM objects INDEXED BY live_by_sequence
@@ -146,6 +158,9 @@ class SpoolIndex:
         for name in ("damaged", "priority"):
             if columns and name not in columns:
                 self.execute(f"ALTER TABLE objects ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0", ())
+        if columns and "receipt_number" not in columns:
+            self.execute("ALTER TABLE objects ADD COLUMN receipt_number INTEGER", ())
+            self.execute("UPDATE objects SET receipt_number = sequence WHERE receipt IS NOT NULL", ())
         with self.db.bind_ctx(TABLES):
             self.db.create_tables(TABLES)
         self.db.pragma("user_version", SCHEMA_VERSION)
@@ -264,9 +279,10 @@ class SpoolIndex:
         UnknownObjectError, WrongStateError
         """
         with self.transaction(durable=durable):
-            self._step(object_id, step, **values)
+            self.step_within(object_id, step, **values)
 
-    def _step(self, object_id: ObjectId, step: Step, **values: Any) -> None:
+    def step_within(self, object_id: ObjectId, step: Step, **values: Any) -> None:
+        """The same inside a `transaction` of the caller's."""
         guard = [SpoolObject.object_id == object_id, SpoolObject.state.in_(step.from_states)]
         if step.answered is not None:
             guard.append(SpoolObject.success_answered == step.answered)
@@ -317,10 +333,12 @@ class SpoolIndex:
             for object_id in object_ids:
                 row = self.find(object_id)
                 if row is None or row["state"] in FREED_IF_LOST:
-                    self._step(object_id, FREED_IF_LOST[row["state"]] if row else FREE, freed_at_utc=now)
+                    self.step_within(
+                        object_id, FREED_IF_LOST[row["state"]] if row else FREE, freed_at_utc=now
+                    )
                     freed.append(object_id)
                 elif not row["damaged"]:
-                    self._step(object_id, CONDEMN, damaged=True, last_error=reason)
+                    self.step_within(object_id, CONDEMN, damaged=True, last_error=reason)
                     condemned.append(object_id)
                 self.execute(_SET_DELIVERIES_ASIDE, (reason, object_id))
         return freed, condemned
@@ -340,13 +358,13 @@ class SpoolIndex:
         now = utc_text(datetime.now(UTC))
         with self.transaction(durable=False):
             for object_id in object_ids:
-                self._step(object_id, FREE, freed_at_utc=now)
+                self.step_within(object_id, FREE, freed_at_utc=now)
 
     def replace(self, object_id: ObjectId) -> None:
         """Free a damaged object whose bytes came again; what it was owed to gets it from the newer one."""
         with self.transaction(durable=False):
             self.execute(_FORGET_OPEN, (object_id,))
-            self._step(object_id, REPLACE, freed_at_utc=utc_text(datetime.now(UTC)))
+            self.step_within(object_id, REPLACE, freed_at_utc=utc_text(datetime.now(UTC)))
 
     def condemn(self, object_id: ObjectId, state: State, reason: str) -> Step:
         """The disk has damaged or lost the file of an object in `state`; nobody can be sent it any more."""
@@ -355,9 +373,24 @@ class SpoolIndex:
         if step is not CONDEMN:
             values = {"freed_at_utc": utc_text(datetime.now(UTC))}
         with self.transaction():
-            self._step(object_id, step, **values)
+            self.step_within(object_id, step, **values)
             self.execute(_SET_DELIVERIES_ASIDE, (reason, object_id))
         return step
+
+    def next_receipt_number(self) -> int:
+        """Above every number that was ever given."""
+        last = self.execute(_LAST_RECEIPT_NUMBER, ()).fetchone()[0]
+        return 1 + (last or 0)
+
+    def forget_lost(self, object_id: ObjectId) -> None:
+        """Central has this instance again, whose loss was listed under another object."""
+        lost = [found for (found,) in self.execute(_FIND_LOST_TWINS, (object_id,))]
+        if not lost:
+            return
+        with self.transaction(durable=False):
+            for one in lost:
+                self.execute("DELETE FROM deliveries WHERE object_id = ?", (one,))
+                self.execute("DELETE FROM objects WHERE object_id = ? AND state = 'lost'", (one,))
 
     def damaged_twins(self, object_id: ObjectId) -> list[ObjectId]:
         """Damaged objects of the same instance and the same bytes."""
@@ -443,7 +476,7 @@ class SpoolIndex:
         for object_id, stored_bytes in kept:
             if held_bytes <= max_bytes:
                 break
-            self._step(ObjectId(object_id), EVICT, freed_at_utc=utc_text(datetime.now(UTC)))
+            self.step_within(ObjectId(object_id), EVICT, freed_at_utc=utc_text(datetime.now(UTC)))
             evicted.append(ObjectId(object_id))
             held_bytes -= stored_bytes
         return evicted

@@ -41,6 +41,7 @@ from edge.buffer.forecast import RoomHistory
 from edge.buffer.index import Route, SpoolIndex, sealed_row, to_central_alone
 from edge.buffer.label import Label
 from edge.buffer.order import ClaimOrder
+from edge.buffer.receipts import Receipts
 from edge.buffer.reception import Reception
 from edge.buffer.records import (
     Claimed,
@@ -92,6 +93,7 @@ class Spool:
     Attributes
     ----------
     deliveries : what is owed to other destinations than central, and how that stands.
+    receipts : those central gave, as long as they are kept, and what becomes of objects it has lost.
     pace : decides how tightly an instance is coded; whoever knows the line tells it whether that is slow.
     """
 
@@ -138,6 +140,7 @@ class Spool:
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
         self.deliveries = Deliveries(index, self._held, self._changed, self._settle)
+        self.receipts = Receipts(index, files, self._held, self._changed)
         self._arrived = threading.Condition(lock)
         self._index_takes_rows = True
         self._row_writer = threading.Thread(target=self._write_rows, name="spool-rows", daemon=True)
@@ -429,12 +432,14 @@ class Spool:
         UnknownObjectError, WrongStateError
         """
         with self._held():
-            self._index.step(object_id, ACKNOWLEDGE, receipt=receipt, last_error=None)
+            number = self._index.next_receipt_number()
+            self._index.step(object_id, ACKNOWLEDGE, receipt=receipt, receipt_number=number, last_error=None)
             # The receipt is durable from here on; a crash leaves the rest of this to recovery.
             self._let_go(object_id)
             for twin in self._index.damaged_twins(object_id):
                 self._index.replace(twin)
                 self._unlink_freed(twin)
+            self._index.forget_lost(object_id)
             if time.monotonic() - self._pruned_at_s >= _PRUNE_EVERY_S:
                 self._pruned_at_s = time.monotonic()
                 self._index.prune_freed(older_than=RECEIPTS_KEPT)

@@ -3,7 +3,8 @@
 An instance may have several objects (the same SOP Instance UID sent again with other content): it is at central
 only when every one of them is. What central has receipted and the box has freed still counts as both. What was
 answered with a failure is in quarantine without an identity and is not found here. An instance of which the disk
-has damaged something that is nowhere else is not here either: its scanner has to send it again.
+has damaged something that is nowhere else is not here either: its scanner has to send it again. The same goes for
+what central signed for and lost, after the box had freed it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from edge.buffer.index import SpoolIndex
 
 _UIDS_A_QUESTION = 500  # SQLite's least limit of bound values is 999
 _FIND = """
-    SELECT sop_instance_uid, sop_class_uid, receipt IS NOT NULL, sha256, damaged FROM objects
+    SELECT sop_instance_uid, sop_class_uid, receipt IS NOT NULL AND state != 'lost', sha256,
+        damaged OR state = 'lost' FROM objects
     WHERE success_answered AND freed_at_utc IS {} AND sop_instance_uid IN ({})
 """
 

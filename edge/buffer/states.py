@@ -21,6 +21,10 @@ both take it.
 | condemn     | ready, quarantined       | quarantined  | the disk has damaged or lost it; kept for a person |
 | replace     | quarantined (damaged)    | freed        | central has receipted the same bytes, sent again   |
 | lose        | owed                     | freed        | the disk has damaged or lost what central has      |
+| recall      | acknowledged, owed, retained | ready    | central lost it after its receipt: it is sent again |
+| miss        | freed                    | lost         | the same, and it is not here: its scanner has to send it |
+
+A lost row goes when central has receipted the same instance, sent again, or when receipts of its age go.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ class State(StrEnum):
     RETAINED = "retained"
     FREED = "freed"
     QUARANTINED = "quarantined"
+    LOST = "lost"
 
 
 UNFREED = (
@@ -83,6 +88,8 @@ EVICT = Step("be evicted", (State.QUARANTINED,), State.FREED, answered=False)
 CONDEMN = Step("be condemned", (State.READY, State.QUARANTINED), State.QUARANTINED)
 REPLACE = Step("be replaced", (State.QUARANTINED,), State.FREED)
 LOSE = Step("be lost", (State.OWED,), State.FREED)
+RECALL = Step("be recalled", (State.ACKNOWLEDGED, State.OWED, State.RETAINED), State.READY)
+MISS = Step("be missed", (State.FREED,), State.LOST)
 
 FREED_IF_LOST = {State.ACKNOWLEDGED: FREE, State.RETAINED: FREE, State.OWED: LOSE}
 """The step for what the disk has damaged or lost and central has: nothing is left to be kept for anybody."""

@@ -1,4 +1,4 @@
-"""The index's three tables. Nothing here identifies a patient: UIDs, hashes, AE titles, sizes and times.
+"""The index's tables. Nothing here identifies a patient: UIDs, hashes, AE titles, sizes and times.
 
 `due_s` is read against this process's monotonic clock (a Raspberry Pi has no battery clock, and a wall clock
 that jumps must not stall the queue); start-up sets it to zero, so everything is due at once after a restart.
@@ -51,6 +51,8 @@ class SpoolObject(Model):
     damaged = BooleanField(default=False, constraints=[SQL("DEFAULT 0")])
     # Above zero: somebody put its study first.
     priority = IntegerField(default=0, constraints=[SQL("DEFAULT 0")])
+    # Rises with every receipt; null without one that is in force (edge.buffer.receipts).
+    receipt_number = IntegerField(null=True)
 
     class Meta:
         table_name = "objects"
@@ -93,6 +95,17 @@ class DeliveryRow(Model):
         indexes = ((("object_id", "destination"), True),)
 
 
+class ReceiptCheckRow(Model):
+    """How far receipts were checked with central: one row (edge.buffer.receipts)."""
+
+    number = IntegerField(primary_key=True)
+    checked_through = IntegerField()
+    searching_below = IntegerField(null=True)
+
+    class Meta:
+        table_name = "receipt_check"
+
+
 # Partial indexes: receipts of a month outnumber what waits by far, and no question about the queue may scan them.
 _live = SpoolObject.freed_at_utc.is_null()
 SpoolObject.add_index(
@@ -133,6 +146,15 @@ SpoolObject.add_index(
     )
 )
 
+SpoolObject.add_index(
+    SpoolObject.index(
+        SpoolObject.receipt_number, where=SQL("receipt_number IS NOT NULL"), name="receipts_by_number"
+    )
+)
+SpoolObject.add_index(
+    SpoolObject.index(SpoolObject.sop_instance_uid, where=SQL("state = 'lost'"), name="lost_by_instance")
+)
+
 DeliveryRow.add_index(
     DeliveryRow.index(
         DeliveryRow.destination,
@@ -144,4 +166,4 @@ DeliveryRow.add_index(
     )
 )
 
-TABLES = (SpoolObject, Scanner, DeliveryRow)
+TABLES = (SpoolObject, Scanner, DeliveryRow, ReceiptCheckRow)

@@ -9,7 +9,8 @@ from edge.buffer.errors import SpoolError
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
 
-_HELD: Final = (State.READY, State.SENDING, State.QUARANTINED)
+_HELD: Final = (State.READY, State.SENDING, State.QUARANTINED, State.OWED, State.RETAINED)
+"""What central has, too: it may be set back to a backup and need it once more."""
 MOST_LOOKED_AT: Final = 20_000
 
 

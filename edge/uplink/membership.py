@@ -30,6 +30,7 @@ from edge.uplink.identity import Enrolment, Identity, IdentityStore
 from edge.uplink.key_book import KeyBook
 from edge.uplink.link import Link
 from edge.uplink.pending import EnrolmentWait, PendingFile, pending_sentence
+from edge.uplink.receipt_check import ReceiptChecker, Tell
 from edge.uplink.upkeep import Upkeep
 
 _AFTER_START_S: Final = 1.0
@@ -45,6 +46,7 @@ class Membership:
     take_up : called with each identity that comes into use.
     seal_for : called with the key to seal for, before `take_up`, and whenever central has a newer one.
     try_now : called when something changed that may let a failed transfer pass.
+    tell_set_back : called when central has lost what it signed for (edge.uplink.receipt_check).
     clock : None takes the one of `folder`.
     """
 
@@ -57,6 +59,7 @@ class Membership:
         take_up: Callable[[Identity], None],
         seal_for: Callable[[RecipientPublicKey], None],
         try_now: Callable[[], None],
+        tell_set_back: Tell,
         clock: BoxClock | None = None,
     ) -> None:
         self._spool = spool
@@ -76,6 +79,7 @@ class Membership:
             seal_for=seal_for,
             take_up=self._in_use,
             try_now=try_now,
+            checker=ReceiptChecker(spool.receipts, tell_set_back),
         )
 
     @property

@@ -1,9 +1,10 @@
 """Keeps the box's standing with central right, by itself: the time, the keys to seal for, the certificate.
 
-Each round, every quarter of an hour with jitter: learn the time → exchange keys → renew the certificate when two
-thirds of its life are over. Always true: a failure of one leaves the others and the sending alone; a new
-identity is durable before anything uses it; the certificate is asked for anew until it is there, with a third of its
-life left to do so. After its end only a person helps (a pairing string that replaces the box), and the status says so.
+Each round, every quarter of an hour with jitter: learn the time → exchange keys → check receipts → renew the
+certificate when two thirds of its life are over. Always true: a failure of one leaves the others and the sending
+alone; a new identity is durable before anything uses it; the certificate is asked for anew until it is there, with a
+third of its life left to do so. After its end only a person helps (a pairing string that replaces the box), and the
+status says so.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 from contract.key_set import KeySetError
 from contract.sealing import RecipientPublicKey
 from contract.standing import STANDING_PATH, StandingAnswer
+from edge.buffer.errors import SpoolError
 from edge.uplink.client import exchange, line_errors, open_client, refused
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import renew
@@ -32,6 +34,7 @@ from edge.uplink.identity import Identity, IdentityStore
 from edge.uplink.key_book import KeyBook
 from edge.uplink.line import backoff_s
 from edge.uplink.link import Link
+from edge.uplink.receipt_check import ReceiptChecker
 from edge.uplink.timekeeping import ask_time
 
 INTERVAL_S: Final = 900.0
@@ -54,6 +57,7 @@ class Upkeep:
     seal_for : called with the key to seal for, after the book has it: with each identity, and with a newer key.
     take_up : called with each identity that comes into use, renewed ones too, after the store has it.
     try_now : called when the time was learned: what failed for the clock's sake may work now.
+    checker : finds out whether central still has what it signed for.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Upkeep:
         seal_for: Callable[[RecipientPublicKey], None],
         take_up: Callable[[Identity], None],
         try_now: Callable[[], None],
+        checker: ReceiptChecker,
         interval_s: float = INTERVAL_S,
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
@@ -76,6 +81,7 @@ class Upkeep:
         self._seal_for = seal_for
         self._take_up = take_up
         self._try_now = try_now
+        self._checker = checker
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._identity: Identity | None = None
@@ -138,17 +144,17 @@ class Upkeep:
 
     def _round(self, identity: Identity) -> bool:
         """Whether all of it went well. Later steps go on where an earlier one failed: they may not need it."""
-        steps = (self._learn_time, self._exchange_keys, self._renew_when_due)
+        steps = (self._learn_time, self._exchange_keys, self._check_receipts, self._renew_when_due)
         troubles = [
-            trouble
-            for step in steps
-            if not (self._superseded.is_set() or self._stopping.is_set())
-            and (trouble := self._tried(step, identity))
+            trouble for step in steps if not self._should_stop() and (trouble := self._tried(step, identity))
         ]
         if not troubles:
             return True
         _log.warning("upkeep", extra={"detail": "; ".join(dict.fromkeys(troubles))})
         return False
+
+    def _should_stop(self) -> bool:
+        return self._superseded.is_set() or self._stopping.is_set()
 
     def _tried(self, step: Callable[[Identity], None], identity: Identity) -> str:
         try:
@@ -156,7 +162,7 @@ class Upkeep:
         except CertificateRefusedError as error:
             self._link.refused(str(error))
             return str(error)
-        except UplinkTransientError as error:
+        except (UplinkTransientError, SpoolError) as error:
             return str(error)
         except (UplinkPermanentError, KeySetError, OSError) as error:
             self._link.standing(notice=str(error))
@@ -211,6 +217,14 @@ class Upkeep:
         self._link.standing(notice=SEEN_TWICE if answer.seen_twice else "")
         if answer.seen_twice:
             _log.error("identity in two places", extra={"detail": SEEN_TWICE})
+
+    def _check_receipts(self, identity: Identity) -> None:
+        url = identity.central_url
+        with (
+            open_client(url, identity.tls_context(), timeout_s=self._timeout_s, connections=1) as client,
+            line_errors(url),
+        ):
+            self._checker.check(identity, client, self._should_stop)
 
     def _renew_when_due(self, identity: Identity) -> None:
         now = self._clock.now()

@@ -44,6 +44,7 @@ from contract.enrolment import (
 from contract.identifiers import ObjectId
 from contract.key_set import KeySet, SealingKeyEntry, sign_key_set
 from contract.receipt import Outcome, Receipt, sign_receipt
+from contract.receipt_check import RECEIPT_CHECK_PATH, ReceiptCheck, ReceiptCheckAnswer
 from contract.sealed_object import Content, SealedObjectError, read_sealed
 from contract.sealing import RecipientPrivateKey, Unwrapper
 from contract.signed_time import SignedTime, sign_time
@@ -154,6 +155,7 @@ class ScriptedCentral:
         self.seen_twice = False
         self.tokens = {new_token()}
         self.make_receipt: Callable[[str, Content], str] = self.honest_receipt
+        self.answer_check: Callable[[ReceiptCheck], bytes] = self.honest_check
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self._server: ThreadingHTTPServer | None = None
@@ -237,6 +239,10 @@ class ScriptedCentral:
             "archived_at_utc": datetime.now(UTC),
         }
         return sign_receipt(Receipt.model_validate(fields | changes), self.receipt_key)
+
+    def honest_check(self, asked: ReceiptCheck) -> bytes:
+        unknown = [one.object_id for one in asked.receipts if one.object_id not in self.archived]
+        return ReceiptCheckAnswer(unknown=tuple(unknown)).model_dump_json().encode()
 
     def fault(self, method: str, act: Callable[[ScriptedHandler], None], times: int = 1) -> None:
         with self.lock:
@@ -351,6 +357,8 @@ class ScriptedHandler(BaseHTTPRequestHandler):
             self.reply(200, sign_time(said, central.receipt_key).encode())
         elif self.path == STANDING_PATH:
             self._exchange()
+        elif self.path == RECEIPT_CHECK_PATH:
+            self._check_receipts()
         else:
             self.honest()
         with central.changed:
@@ -410,6 +418,11 @@ class ScriptedHandler(BaseHTTPRequestHandler):
                 key_set=central.key_set(), ticket=new_token(), seen_twice=central.seen_twice
             )
             self.reply(200, answer.model_dump_json().encode())
+
+    def _check_receipts(self) -> None:
+        central, asked = self.central, ReceiptCheck.model_validate_json(self.body())
+        if self._certified():
+            self.reply(200, central.answer_check(asked))
 
     def honest(self) -> None:
         """Serve an upload request as contract.transfer says."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from contract.sealing import DataKeyRing, RecipientPublicKey
+from edge.buffer.receipts import LostStudy
 from edge.buffer.records import InstanceIdentity, Origin
 from edge.buffer.spool import Spool
 from edge.uplink.clock import BoxClock
@@ -24,6 +25,7 @@ class Box:
     system: Callable[[], float] | None = None
     sealed_for: list[RecipientPublicKey] = field(default_factory=list)
     identities: list[Identity] = field(default_factory=list)
+    told: list[tuple[int, Sequence[LostStudy]]] = field(default_factory=list)
     count: int = 0
 
     def start(self) -> Box:
@@ -44,6 +46,7 @@ class Box:
             take_up=self._take_up,
             seal_for=self._seal_for,
             try_now=self.forwarder.try_now,
+            tell_set_back=lambda sent_again, lost: self.told.append((sent_again, lost)),
             clock=clock,
         )
         self.membership.start()

@@ -6,7 +6,7 @@ import io
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,23 +16,30 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from contract.sealing import DataKeyRing
 from edge.buffer.coding_pace import Coding
+from edge.buffer.receipts import LostStudy
 from edge.buffer.records import InstanceIdentity, Origin, Stored
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
+from edge.uplink.client import open_client
 from edge.uplink.enrolment import enrol
 from edge.uplink.forwarder import Forwarder
 from edge.uplink.identity import IdentityStore
 from edge.uplink.link import Link
-from tests.central.app.house import House, everything_in
+from edge.uplink.receipt_check import ReceiptChecker
+from tests.central.app.house import everything_in
 from tests.line.cutting_proxy import CuttingProxy
+from tests.line.faulty_house import Faults, FaultyHouse
 
 
 class Scene:
     """`store`, `forward`, `wait`, `check`: what was stored is at central once, and nowhere else."""
 
+    TEMPLATE_UID = "1.2.3.4000000000"
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.house = House(folder / "central").start()
+        self.house = FaultyHouse(folder / "central")
+        self.house.start()
         self.proxy = CuttingProxy(self.house.central.gateways.port)
         key, enrolment = enrol(self.house.pairing())
         self.identity = IdentityStore(folder / "identity").save(
@@ -40,8 +47,9 @@ class Scene:
         )
         self.link = Link()
         self.stored: dict[str, bytes] = {}
-        self._source = dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
+        self.source = dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
         self._forwarder: Forwarder | None = None
+        self.told: list[tuple[int, Sequence[LostStudy]]] = []
         self.spool = self._open()
 
     def _open(self) -> Spool:
@@ -56,13 +64,24 @@ class Scene:
     def store(self, *, side: int = 4) -> Stored:
         """An instance with pixels of noise."""
         uid = f"1.2.3.{len(self.stored) + 1}"
-        ds = self._source
+        return self.store_content(uid, self._part10(uid, side))
+
+    def template(self) -> bytes:
+        """A small instance of the UID `TEMPLATE_UID`, not stored: to be made others of by replacing that."""
+        return self._part10(self.TEMPLATE_UID, 4)
+
+    def _part10(self, uid: str, side: int) -> bytes:
+        ds = self.source
         ds.Rows = ds.Columns = side
         ds.PixelData = random.Random(uid).randbytes(2 * side * side)
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid
         out = io.BytesIO()
         ds.save_as(out, enforce_file_format=True)
-        content = out.getvalue()
+        return out.getvalue()
+
+    def store_content(self, uid: str, content: bytes) -> Stored:
+        """What `store` made, from the scanner once more."""
+        ds = self.source
         identity = InstanceIdentity(
             ds.SOPClassUID, uid, ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.Modality
         )
@@ -72,14 +91,20 @@ class Scene:
         self.stored[uid] = content
         return stored
 
-    def forward(self, *, connections: int = 1) -> Forwarder:
+    def restart_central_with(self, faults: Faults) -> None:
+        self.house.faults = faults
+        self.restart_central()
+
+    def forward(
+        self, *, connections: int = 1, timeout_s: float = 5.0, backoff_ceiling_s: float = 0.05
+    ) -> Forwarder:
         self._forwarder = Forwarder(
             self.spool,
             self.link,
             connections=connections,
             lease_s=60.0,
-            backoff_ceiling_s=0.05,
-            timeout_s=5.0,
+            backoff_ceiling_s=backoff_ceiling_s,
+            timeout_s=timeout_s,
         )
         self._forwarder.start()
         self._forwarder.use(self.identity)
@@ -99,9 +124,25 @@ class Scene:
 
     def restart_central(self) -> None:
         """On another port, as far as the proxy is concerned."""
+        self.stop_central()
+        self.start_central()
+
+    def stop_central(self) -> None:
+        # Nobody is let in any more: central would wait ten seconds for connections that lie idle.
+        self.proxy.target_port = 0
+        self.proxy.hang_up()
         self.house.stop()
+
+    def start_central(self) -> None:
         self.house.start()
         self.proxy.target_port = self.house.central.gateways.port
+
+    def check_receipts(self) -> None:
+        """One round of the upkeep's check; what it tells people is in `told`."""
+        checker = ReceiptChecker(self.spool.receipts, lambda again, lost: self.told.append((again, lost)))
+        url = self.identity.central_url
+        with open_client(url, self.identity.tls_context(), timeout_s=5, connections=1) as client:
+            checker.check(self.identity, client, lambda: False)
 
     def states(self) -> list[State]:
         return [row.state for row in self.spool.list_objects(states=list(State), limit=1000)]

@@ -20,21 +20,39 @@ class CuttingProxy:
         self.carried = 0
         self.answered = 0
         self.cuts = 0
+        self._pace_bytes_per_s: float | None = None
         self._lock = threading.Lock()
         self._cut_after: dict[str, int] = {}
+        self._mute = False
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listening.getsockname()[1])
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut_after(self, size_bytes: int, *, answers: bool = False) -> None:
-        """Reset the line once so many more bytes have passed in this direction."""
+    def cut_after(self, size_bytes: int, *, answers: bool = False, mute: bool = False) -> None:
+        """Reset the line once so many more bytes have passed in this direction.
+
+        Parameters
+        ----------
+        mute : do not reset it: both ends keep a connection on which nothing comes any more.
+        """
         with self._lock:
             self._cut_after["answers" if answers else "requests"] = size_bytes
+            self._mute = mute
+
+    def read_slowly(self, bytes_per_s: float) -> None:
+        """Of connections from now on, with little room in between, so that the client notices."""
+        self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
+        self._pace_bytes_per_s = bytes_per_s
 
     def close(self) -> None:
         self._listening.close()
-        for connection in self._open:
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """End every connection; new ones are served."""
+        ended, self._open = self._open, []
+        for connection in ended:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
@@ -55,8 +73,13 @@ class CuttingProxy:
     def _pump(self, source: socket.socket, sink: socket.socket, name: str) -> None:
         with suppress(OSError):
             while piece := source.recv(4096):
+                if self._pace_bytes_per_s and name == "requests":
+                    threading.Event().wait(len(piece) / self._pace_bytes_per_s)
                 piece, cut = self._allowed(name, piece)
                 sink.sendall(piece)
+                if cut and self._mute:
+                    while source.recv(4096):
+                        pass  # until its end gives up
                 if cut:
                     break
         for end in (source, sink):

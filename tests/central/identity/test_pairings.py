@@ -10,12 +10,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from central.database import Database
+from central.database import Database, put
 from central.identity.authority import CertificateAuthority
 from central.identity.errors import CertificateRefusedError, PairingRefusedError, RenewalRefusedError
 from central.identity.gateways import Gateways
 from central.identity.pairings import Enrolment, Pairings, PendingBox
-from central.identity.standings import Standings
+from central.identity.standings import GatewayStanding, Standings
 from contract.enrolment import DECISION_LIFE_S, PAIRING_LIFE_S, decode_request, key_fingerprint
 from contract.standing import StandingReport
 from tests.central.app.house import new_key_and_request
@@ -62,7 +62,9 @@ def register(tmp_path: Path) -> Iterator[Register]:
         return now[0]
 
     gateways = Gateways(db, CertificateAuthority.open(tmp_path), clock)
-    yield Register(db, gateways, Pairings(db, gateways, clock), Standings(db, gateways, clock), now)
+    yield Register(
+        db, gateways, Pairings(db, gateways, clock), Standings(db, gateways, b"k" * 32, clock), now
+    )
     db.close()
 
 
@@ -188,6 +190,32 @@ def test_a_copied_disk_is_noticed_once_and_shown_to_both_for_a_day(register: Reg
     register.standings.forget("ct")  # one of them was enrolled anew
     _, seen_twice, _ = register.standings.exchange("ct", report(copied))
     assert not seen_twice
+
+
+def test_a_later_ticket_says_that_central_was_set_back(register: Register) -> None:
+    first, _, _ = register.standings.exchange("ct", report(None))
+    (then,) = GatewayStanding.select().dicts().execute(register.db)
+    later = first
+    for _ in range(3):  # the clock stands still: tickets rise all the same
+        later, seen_twice, _ = register.standings.exchange("ct", report(later))
+        assert not seen_twice
+    put(register.db, GatewayStanding, then)
+    after, seen_twice, _ = register.standings.exchange("ct", report(later))
+    assert not seen_twice
+    after, seen_twice, _ = register.standings.exchange("ct", report(after))
+    assert not seen_twice
+    assert register.standings.exchange("ct", report(first))[1]  # a copied disk has an earlier one
+
+
+def test_only_central_can_make_a_later_ticket_and_only_for_that_box(register: Register) -> None:
+    register.standings.exchange("ct", report(None))
+    others = ""
+    for _ in range(3):
+        others, _, _ = register.standings.exchange("mr", report(others or None))
+    assert register.standings.exchange("ct", report(others))[1:] == (True, True)
+    register.standings.forget("ct")
+    register.standings.exchange("ct", report(None))
+    assert register.standings.exchange("ct", report("f" * 32))[1:] == (True, True)
 
 
 def test_who_may_need_a_key_is_known_from_what_the_boxes_say(register: Register) -> None:

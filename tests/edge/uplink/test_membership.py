@@ -12,12 +12,14 @@ import pytest
 from contract.enrolment import new_token
 from contract.sealing import RecipientPublicKey
 from contract.transfer import Problem
+from edge.buffer.spool import Spool
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
 from edge.uplink.errors import EnrolmentRefusedError
 from edge.uplink.identity import Identity, IdentityStore
 from edge.uplink.key_book import KeyBook
 from edge.uplink.link import Link
+from edge.uplink.receipt_check import ReceiptChecker
 from edge.uplink.upkeep import Upkeep
 from tests.edge.scripted_central import ScriptedCentral
 from tests.edge.uplink_box import Box
@@ -253,6 +255,7 @@ class Tended:
         self.link = Link()
         self.taken: list[Identity] = []
         self.sealed_for: list[RecipientPublicKey] = []
+        self.spool = Spool.open(directory / "spool", reserve_bytes=0, quarantine_max_bytes=1 << 20, keys=None)
         self._upkeep = Upkeep(
             self.store,
             self.clock,
@@ -261,6 +264,7 @@ class Tended:
             seal_for=self.sealed_for.append,
             take_up=self.taken.append,
             try_now=lambda: None,
+            checker=ReceiptChecker(self.spool.receipts, lambda sent_again, lost: None),
             interval_s=interval_s,
             timeout_s=5,
         )
@@ -272,3 +276,4 @@ class Tended:
 
     def stop(self) -> None:
         self._upkeep.stop()
+        self.spool.close()

@@ -1,0 +1,204 @@
+"""The receipts that a box keeps, in the order they were given, and what becomes of an object whose receipt is void.
+
+Central may be set back to a backup and lose what it had signed for. `edge.uplink.receipt_check` finds out; here is
+how far it has come, and the steps back: what is still on the disk is sent again (`RECALL`), what is not is `lost` and
+stays in the list, for its scanner has to send it again (`MISS`). Always true: a receipt that was voided is not shown
+again, so nothing is recalled or missed twice for one loss; how far the check has come is kept after the steps it
+stands for. A crash repeats a batch at most, and what of it was done is passed over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from contract.identifiers import ObjectId
+from edge.buffer.files import SpoolFiles
+from edge.buffer.index import SpoolIndex
+from edge.buffer.retention import AT_ONCE
+from edge.buffer.states import FREED_IF_LOST, MISS, RECALL
+from edge.buffer.tables import utc_from_text, utc_text
+
+_COLUMNS: Final = "receipt_number, object_id, sha256, receipt"
+_SINCE: Final = f"""
+    SELECT {_COLUMNS} FROM objects INDEXED BY receipts_by_number
+    WHERE receipt_number > ? ORDER BY receipt_number LIMIT ?
+"""  # noqa: S608  # put together from the constant above alone
+_BELOW: Final = f"""
+    SELECT {_COLUMNS} FROM objects INDEXED BY receipts_by_number
+    WHERE receipt_number < ? ORDER BY receipt_number DESC LIMIT ?
+"""  # noqa: S608  # put together from the constant above alone
+_KEEP_PROGRESS: Final = """
+    INSERT INTO receipt_check (number, checked_through, searching_below) VALUES (1, ?, ?)
+    ON CONFLICT (number) DO UPDATE SET checked_through = excluded.checked_through,
+        searching_below = excluded.searching_below
+"""
+# Lost, unless the very bytes are here, or at central, as another object.
+_LOST: Final = """
+    SELECT calling_ae_title, study_instance_uid, COUNT(*), MIN(received_at_utc), MAX(received_at_utc)
+    FROM objects AS lost INDEXED BY lost_by_instance WHERE state = 'lost' AND (? OR last_error IS NULL)
+        AND NOT EXISTS (SELECT 1 FROM objects AS twin WHERE twin.freed_at_utc IS NULL AND NOT twin.damaged
+            AND twin.sop_instance_uid = lost.sop_instance_uid AND twin.sha256 = lost.sha256)
+        AND NOT EXISTS (SELECT 1 FROM objects AS twin WHERE twin.freed_at_utc IS NOT NULL AND twin.state = 'freed'
+            AND twin.receipt IS NOT NULL
+            AND twin.sop_instance_uid = lost.sop_instance_uid AND twin.sha256 = lost.sha256)
+    GROUP BY calling_ae_title, study_instance_uid ORDER BY MIN(received_at_utc)
+"""
+_TOLD: Final = "UPDATE objects SET last_error = ? WHERE state = 'lost' AND last_error IS NULL"
+RECALLED: Final = "central lost it after it had signed for it; it is sent again"
+MISSED: Final = "central lost it after it had signed for it, and it is not here any more"
+
+
+@dataclass(frozen=True)
+class HeldReceipt:
+    """A receipt in force. `number` rises in the order in which receipts were given."""
+
+    number: int
+    object_id: ObjectId
+    sha256: str
+    token: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far receipts were checked.
+
+    Attributes
+    ----------
+    checked_through : central knew every receipt up to this number, or will be asked below.
+    searching_below : a search through all receipts has come down to this number; None: there is none.
+    """
+
+    checked_through: int = 0
+    searching_below: int | None = None
+
+
+@dataclass(frozen=True)
+class LostStudy:
+    """Images of one study that central signed for and lost, and that are not here any more."""
+
+    calling_ae_title: str
+    study_instance_uid: str
+    instances: int
+    first_at_utc: datetime
+    last_at_utc: datetime
+
+
+@dataclass(frozen=True)
+class Voided:
+    """What became of objects whose receipts are void."""
+
+    recalled: int
+    missed: int
+
+
+class Receipts:
+    """Part of the spool; safe from any thread.
+
+    Parameters
+    ----------
+    held : the spool's lock, on an open spool.
+    changed : to be notified, under that lock, when something can be sent.
+    """
+
+    def __init__(
+        self,
+        index: SpoolIndex,
+        files: SpoolFiles,
+        held: Callable[[], AbstractContextManager[None]],
+        changed: threading.Condition,
+    ) -> None:
+        self._index = index
+        self._files = files
+        self._held = held
+        self._changed = changed
+
+    def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]:
+        """Receipts behind a number, the oldest first."""
+        return self._read(_SINCE, number, limit)
+
+    def given_before(self, number: int, *, limit: int) -> list[HeldReceipt]:
+        """Receipts before a number, the newest first."""
+        return self._read(_BELOW, number, limit)
+
+    def _read(self, question: str, number: int, limit: int) -> list[HeldReceipt]:
+        with self._held():
+            rows = self._index.execute(question, (number, limit)).fetchall()
+        return [HeldReceipt(at, ObjectId(object_id), *rest) for at, object_id, *rest in rows]
+
+    def newest_number(self) -> int:
+        """Of the receipt that was given last; 0 if none ever was."""
+        with self._held():
+            return self._index.next_receipt_number() - 1
+
+    def progress(self) -> Progress:
+        with self._held():
+            question = "SELECT checked_through, searching_below FROM receipt_check WHERE number = 1"
+            found = self._index.execute(question, ()).fetchone()
+        return Progress(*found) if found else Progress()
+
+    def advance(self, progress: Progress) -> None:
+        """Keep how far the check has come."""
+        self.void((), progress)
+
+    def void(self, object_ids: Collection[ObjectId], progress: Progress) -> Voided:
+        """Central does not know these receipts: send again what is here, list what is not; then keep `progress`.
+
+        What has gone on meanwhile (its receipt is void already, or was forgotten with its age) is left as it is.
+        """
+        recalled = missed = 0
+        unknown = list(object_ids)
+        for at in range(0, len(unknown), AT_ONCE):
+            some = self._void_some(unknown[at : at + AT_ONCE])
+            recalled, missed = recalled + some.recalled, missed + some.missed
+        with self._held(), self._index.transaction():
+            self._index.execute(_KEEP_PROGRESS, (progress.checked_through, progress.searching_below))
+        return Voided(recalled, missed)
+
+    def _void_some(self, object_ids: Collection[ObjectId]) -> Voided:
+        """All of these or none; a reception waits for no more than that."""
+        recalled = missed = 0
+        with self._held():
+            rows = [row for one in object_ids if (row := self._index.find(one)) and row["receipt_number"]]
+            gone = [ObjectId(row["object_id"]) for row in rows if self._is_gone(row)]
+            if gone:
+                self._index.lose(gone, reason="the sealed file is missing")
+            now = utc_text(datetime.now(UTC))  # what is lost is listed for as long as receipts are kept
+            with self._index.transaction():
+                for row in rows:
+                    object_id = ObjectId(row["object_id"])
+                    if row["state"] in RECALL.from_states and object_id not in gone:
+                        back: dict[str, Any] = {"receipt": None, "due_s": 0.0, "attempts": 0}
+                        self._index.step_within(
+                            object_id, RECALL, receipt_number=None, last_error=RECALLED, **back
+                        )
+                        recalled += 1
+                    else:
+                        self._index.step_within(
+                            object_id, MISS, receipt_number=None, last_error=None, freed_at_utc=now
+                        )
+                        missed += 1
+            if recalled:
+                self._changed.notify_all()
+        return Voided(recalled, missed)
+
+    def _is_gone(self, row: dict[str, Any]) -> bool:
+        return row["state"] in FREED_IF_LOST and self._files.place_of(ObjectId(row["object_id"])) is None
+
+    def lost(self, *, untold: bool = False) -> list[LostStudy]:
+        """Studies of which something is lost, in the order they came. `untold`: only what `note_told` has not seen."""
+        with self._held():
+            rows = self._index.execute(_LOST, (not untold,)).fetchall()
+        return [
+            LostStudy(ae_title, study, count, utc_from_text(first), utc_from_text(last))
+            for ae_title, study, count, first, last in rows
+        ]
+
+    def note_told(self) -> None:
+        """People were told of everything that is lost."""
+        with self._held(), self._index.transaction():
+            self._index.execute(_TOLD, (MISSED,))
