@@ -37,8 +37,11 @@ from central.access.web import RequireSignIn
 from central.archive.archive import Archive
 from central.archive.errors import StorageError
 from central.archive.rows import StoredInstance
+from central.audit.delivery import DeliveryBook, SyslogDelivery
+from central.audit.dicom_message import PatientObject
 from central.audit.record import Action
 from central.audit.refusals import Refusals
+from central.audit.syslog_line import SyslogUnfitError
 from central.commands import run_command
 from central.config import Settings
 from central.dicomweb.deposit import DepositLimits
@@ -56,7 +59,7 @@ from central.fleet.fleet import Fleet
 from central.fleet.https import GatewayDesk
 from central.fleet.opening import BrokerPlace, FleetRooms
 from central.fleet.support import SupportBundles
-from central.foundation import Foundation, lock_folder, open_archive
+from central.foundation import Foundation, lock_folder, open_archive, open_record_beside
 from central.ingest.acceptance import Acceptance
 from central.ingest.caller import Callers
 from central.ingest.enrolment import EnrolmentDesk
@@ -123,13 +126,14 @@ class Central:
         renderer = Renderer(settings.limits.render_workers)
         closing.callback(renderer.close)
         refusals = Refusals(foundation.audit)
+        syslog = _syslog(foundation, archive, closing)
         gateway_app = _gateway_app(foundation, archive, rooms, refusals, closing)
         gateway_port = settings.gateways.public_port or gateway_socket.getsockname()[1]
         return cls(
             foundation=foundation,
             people=Listener(
                 people_socket,
-                _people_app(foundation, archive, rooms, renderer, gateway_port),
+                _people_app(foundation, archive, rooms, renderer, gateway_port, syslog),
                 _people_tls(settings),
                 settings.people.behind_proxy,
             ),
@@ -159,7 +163,12 @@ class Central:
 
 
 def _people_app(
-    foundation: Foundation, archive: Archive, rooms: FleetRooms, renderer: Renderer, gateway_port: int
+    foundation: Foundation,
+    archive: Archive,
+    rooms: FleetRooms,
+    renderer: Renderer,
+    gateway_port: int,
+    syslog: SyslogDelivery | None,
 ) -> Starlette:
     accounts, audit, sessions = foundation.accounts, foundation.audit, foundation.settings.sessions
     gateways_settings = foundation.settings.gateways
@@ -178,7 +187,10 @@ def _people_app(
         return pairing
 
     async def health(_request: Request) -> Response:
-        return JSONResponse({"status": "ok", "broker": rooms.fleet.broker_state()})
+        audit_messages = "none" if syslog is None else syslog.word()
+        return JSONResponse(
+            {"status": "ok", "broker": rooms.fleet.broker_state(), "audit_messages": audit_messages}
+        )
 
     return Starlette(
         routes=[
@@ -310,6 +322,29 @@ def _introduction(foundation: Foundation) -> Introduction:
         key_set=identity.sealing_keys.signed_set(),
         broker=broker,
     )
+
+
+def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> SyslogDelivery | None:
+    """What sends the audit record on, running; None where no repository is named."""
+    settings = foundation.settings.audit
+    if not settings.syslog_host:
+        return None
+
+    def patient_of(study_instance_uid: str) -> PatientObject | None:
+        facts = archive.facts(study_instance_uid)
+        return PatientObject(facts.patient_id, facts.issuer_of_patient_id) if facts else None
+
+    db = open_record_beside(foundation.settings.storage)
+    closing.callback(db.end)
+    book = DeliveryBook(db, f"syslog {settings.syslog_host} {settings.syslog_port}")
+    try:
+        delivery = SyslogDelivery(settings, book, patient_of, central_id=foundation.identity.central_id)
+    except SyslogUnfitError as error:
+        raise StartError(str(error)) from error
+    foundation.audit.when_recorded(delivery.wake)
+    delivery.start()
+    closing.callback(delivery.stop)
+    return delivery
 
 
 def _fleet_rooms(foundation: Foundation, closing: ExitStack) -> FleetRooms:

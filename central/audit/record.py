@@ -24,7 +24,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -153,6 +153,7 @@ class Audit:
         self._write_lock = threading.Lock()
         self._queue_lock = threading.Lock()
         self._queue: list[_Pending] = []
+        self._on_recorded: Callable[[], None] = _nothing
 
     @classmethod
     def open(cls, path: Path, notary: Notary) -> Audit:
@@ -201,6 +202,10 @@ class Audit:
                 self._commit_waiting()
         if pending.error is not None:
             raise AuditUnavailableError("the audit record cannot be written") from pending.error
+
+    def when_recorded(self, wake: Callable[[], None]) -> None:
+        """From now on call `wake` after each commit of this process; it must return at once and raise nothing."""
+        self._on_recorded = wake
 
     def search(
         self,
@@ -313,6 +318,7 @@ class Audit:
                 AuditRecord.insert_many([pending.row for pending in batch]).execute(self._db)
                 self._sign_if_due()
             error = None
+            self._on_recorded()
         except (peewee.PeeweeException, AuditUnavailableError) as failure:
             error = failure
         finally:
@@ -329,6 +335,9 @@ class Audit:
             word = self._notary.checkpoint(last_id, chain)
             AuditCheckpoint.insert(last_id=last_id, word=word).execute(self._db)
             self._signed_at_s = time.monotonic()
+
+
+def _nothing() -> None: ...
 
 
 def _row(event: AuditEvent) -> dict[str, Any]:

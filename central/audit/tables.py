@@ -1,7 +1,7 @@
-"""The audit record's two tables, which the database itself keeps from being changed.
+"""The audit record's two tables, which the database itself keeps from being changed, and where its delivery stands.
 
-Always true: UPDATE and DELETE are refused by triggers, for this program as for any other that comes with the rights of
-this program; who has more rights than that breaks the chain (`central.audit.chain`).
+Always true: in the two, UPDATE and DELETE are refused by triggers, for this program as for any other that comes with
+the rights of this program; who has more rights than that breaks the chain (`central.audit.chain`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,22 @@ class AuditCheckpoint(peewee.Model):
         table_name = "audit_checkpoint"
 
 
-_TABLES: Final = (AuditRecord, AuditCheckpoint)
+class AuditDelivery(peewee.Model):
+    """Table ``audit_delivery``: up to which record a receiver has everything, and which process sends to it now.
+
+    `held_until_s` is in seconds since 1970; who holds it sends, until then.
+    """
+
+    receiver = peewee.TextField(primary_key=True)
+    last_id = peewee.BigIntegerField()
+    holder = peewee.TextField()
+    held_until_s = peewee.DoubleField()
+
+    class Meta:
+        table_name = "audit_delivery"
+
+
+_TABLES: Final = (AuditRecord, AuditCheckpoint, AuditDelivery)
 _REFUSAL: Final = "the audit record is append-only"
 
 

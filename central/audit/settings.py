@@ -1,0 +1,35 @@
+"""The ``[audit]`` section of central's configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from contract.settings import Section
+
+
+class AuditSettings(Section):
+    """Where the record is sent besides being kept."""
+
+    syslog_host: str = Field(
+        default="",
+        description="name or address of an audit record repository, by syslog over TLS (RFC 5425); empty: none",
+    )
+    syslog_port: int = Field(default=6514, ge=1, le=65535, description="TCP port of syslog_host")
+    syslog_ca: Path | None = Field(
+        default=None,
+        description="PEM file of the CAs that may vouch for syslog_host; empty: those of this machine",
+    )
+    syslog_certificate: Path | None = Field(
+        default=None, description="PEM certificate chain that central shows there; empty: none"
+    )
+    syslog_key: Path | None = Field(
+        default=None, description="PEM private key, not encrypted, that belongs to syslog_certificate"
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> AuditSettings:
+        if (self.syslog_certificate is None) != (self.syslog_key is None):
+            raise ValueError("syslog_certificate and syslog_key are given together or not at all")
+        return self
