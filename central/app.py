@@ -72,6 +72,7 @@ from central.ingest.standing import StandingDesk
 from central.ingest.uploads import Uploads
 from central.portal.box_commands import routes as box_command_routes
 from central.portal.enrolments import routes as enrolment_routes
+from central.portal.looks import routes as looks_routes
 from central.portal.service import routes as portal_routes
 from central.revocation import end_session, live_sessions
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
@@ -197,6 +198,12 @@ def _people_app(
             Route("/healthz", health, methods=["GET"]),
             *sign_in_routes(accounts, audit, sessions.token_life_s),
             *portal_routes(accounts, audit, rooms.fleet.boxes, pair_new, sessions.browser_life_s),
+            *looks_routes(
+                archive,
+                audit,
+                foundation.settings.audit.institution,
+                lambda: vars(syslog.state()) if syslog else None,
+            ),
             *enrolment_routes(
                 audit,
                 foundation.pairings,

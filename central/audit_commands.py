@@ -11,16 +11,20 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, Final, TextIO
 
 from cryptography.hazmat.primitives import serialization
 
+from central.access.policy import PatientKey, Scope
+from central.archive.errors import StorageError
+from central.archive.query import StudyQuery
 from central.audit.chain import FIELDS
 from central.audit.fhir import audit_event
 from central.audit.record import Action, Audit, AuditEvent, Wanted
 from central.config import Settings
 from central.errors import StartError
-from central.foundation import Foundation
+from central.foundation import Foundation, open_archive
 
 _FORMATS: Final = ("ndjson", "csv", "fhir")
 
@@ -57,6 +61,12 @@ class AuditCommands:
         export.add_argument("--action", choices=[action.value for action in Action], help="only this action")
         export.add_argument("--study", metavar="UID", help="only on this study: who has seen it?")
         export.add_argument(
+            "--patient", metavar="ID", help="only on this patient's studies: who has seen them?"
+        )
+        export.add_argument(
+            "--issuer", default="", metavar="I", help="Issuer of Patient ID that goes with it"
+        )
+        export.add_argument(
             "--since", metavar="TIME", help="from this time on, UTC: 2026-01-31 or 2026-01-31T08:00"
         )
         export.add_argument("--until", metavar="TIME", help="before this time, UTC")
@@ -85,10 +95,15 @@ class AuditCommands:
     def _export(self, options: argparse.Namespace) -> None:
         wanted = Wanted(options.actor, options.action, options.study, options.since, options.until)
         with closing(Foundation.open(self._settings(options))) as foundation:
-            asked = " ".join(f"{name}={value}" for name, value in vars(wanted).items() if value)
+            said = dict(vars(wanted))
+            if options.patient:
+                said |= {"patient": options.patient, "issuer": options.issuer}
+            asked = " ".join(f"{name}={value}" for name, value in said.items() if value)
             foundation.audit.record(
                 self._event(Action.EXPORT, f"audit record, {options.format} {asked}".strip())
             )
+            if options.patient:
+                wanted = replace(wanted, studies=_studies_of(foundation, options.patient, options.issuer))
             if options.format == "csv":
                 _write_csv(foundation.audit, wanted, sys.stdout)
                 return
@@ -101,6 +116,15 @@ class AuditCommands:
                 lines = _with_checkpoints(foundation.audit, wanted)
             for line in lines:
                 print(json.dumps(line, ensure_ascii=False))
+
+
+def _studies_of(foundation: Foundation, patient_id: str, issuer: str) -> list[str]:
+    try:
+        archive = open_archive(foundation.settings.storage, foundation.db)
+    except (StorageError, OSError) as error:
+        raise StartError(f"the archive cannot be opened to find the patient's studies: {error}") from error
+    scope = Scope(patients=frozenset({PatientKey(issuer, patient_id)}))
+    return [row.study_instance_uid for row in archive.find_studies(scope, StudyQuery(limit=None))]
 
 
 def _with_checkpoints(audit: Audit, wanted: Wanted) -> Iterator[dict[str, Any]]:

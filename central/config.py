@@ -231,7 +231,7 @@ class Settings(Section):
     )
     storage: StorageSettings = Field(default=StorageSettings(), description="What is kept, and where.")
     audit: AuditSettings = Field(
-        default=AuditSettings.model_validate({}), description="Where the audit record goes besides."
+        default=AuditSettings.model_validate({}), description="What others are told of the audit record."
     )
     mqtt: MqttSettings = Field(default=MqttSettings(), description="The broker of the heartbeats.")
     sessions: SessionSettings = Field(

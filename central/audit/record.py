@@ -24,7 +24,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -111,25 +111,38 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which records; None is no condition. Times are ISO 8601 text in UTC, `until_utc` not included."""
+    """Which records; None is no condition. Times are ISO 8601 text in UTC, `until_utc` not included.
+
+    `studies` and `actions`: any of these, so none of them is nothing.
+    """
 
     actor: str | None = None
     action: str | None = None
     study_instance_uid: str | None = None
     since_utc: str | None = None
     until_utc: str | None = None
+    actor_role: str | None = None
+    outcome: Outcome | None = None
+    studies: Sequence[str] | None = None
+    actions: Sequence[Action] | None = None
 
     def conditions(self) -> list[peewee.Expression]:
         pairs = (
             (AuditRecord.actor, self.actor),
             (AuditRecord.action, self.action),
             (AuditRecord.study_instance_uid, self.study_instance_uid),
+            (AuditRecord.actor_role, self.actor_role),
+            (AuditRecord.outcome, self.outcome),
         )
         found = [column == value for column, value in pairs if value is not None]
         if self.since_utc is not None:
             found.append(AuditRecord.at_utc >= self.since_utc)
         if self.until_utc is not None:
             found.append(AuditRecord.at_utc < self.until_utc)
+        if self.studies is not None:
+            found.append(AuditRecord.study_instance_uid.in_(list(self.studies)))
+        if self.actions is not None:
+            found.append(AuditRecord.action.in_([action.value for action in self.actions]))
         return found
 
 
@@ -222,15 +235,13 @@ class Audit:
         ------
         AuditUnavailableError : the record cannot be read.
         """
-        query = AuditRecord.select().order_by(AuditRecord.id.desc()).limit(limit)
-        if before_id is not None:
-            query = query.where(AuditRecord.id < before_id)
-        if actor is not None:
-            query = query.where(AuditRecord.actor == actor)
-        if action is not None:
-            query = query.where(AuditRecord.action == action.value)
-        if study_instance_uid is not None:
-            query = query.where(AuditRecord.study_instance_uid == study_instance_uid)
+        return self.newest(Wanted(actor, action, study_instance_uid), limit=limit, before_id=before_id)
+
+    def newest(self, wanted: Wanted, *, limit: int, before_id: int | None = None) -> list[AuditRow]:
+        """Records that are `wanted`, paged as in `search`. Raises as `search`."""
+        first = AuditRecord.id > 0 if before_id is None else AuditRecord.id < before_id
+        query = AuditRecord.select().where(first, *wanted.conditions())
+        query = query.order_by(AuditRecord.id.desc()).limit(limit)
         return [_audit_row(row) for row in self._read(query)]
 
     def sign(self) -> None:

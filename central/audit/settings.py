@@ -10,8 +10,14 @@ from contract.settings import Section
 
 
 class AuditSettings(Section):
-    """Where the record is sent besides being kept."""
+    """What others are told of the record."""
 
+    institution: str = Field(
+        default="this institution",
+        min_length=1,
+        max_length=128,
+        description="what a patient is told of who looked, besides the role: no names of staff",
+    )
     syslog_host: str = Field(
         default="",
         description="name or address of an audit record repository, by syslog over TLS (RFC 5425); empty: none",

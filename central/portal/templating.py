@@ -11,7 +11,7 @@ from typing import Final
 import jinja2
 from starlette.responses import HTMLResponse
 
-from central.access.policy import Action, Principal, Privilege, has_privilege, scope_of
+from central.access.policy import Action, Principal, Privilege, Role, has_privilege, scope_of
 
 FOLDER: Final = Path(__file__).parent
 _TEMPLATES: Final = jinja2.Environment(
@@ -43,8 +43,9 @@ def page(name: str, principal: Principal | None, status: int = 200, **values: ob
 
 
 def _navigation(principal: Principal) -> list[tuple[str, str]]:
-    return [
+    pages = [
         (path, label)
         for path, label, privilege in _PAGES
         if (has_privilege(principal, privilege) if privilege else may_find_studies(principal))
     ]
+    return [*pages, ("/looks", "Who looked")] if principal.role is Role.PATIENT else pages

@@ -32,6 +32,7 @@ from central.identity.gateways import Gateways
 from central.identity.pairings import Pairings
 from central.portal import routes as portal_routes
 from central.portal.enrolments import routes as enrolment_routes
+from central.portal.looks import routes as looks_routes
 from contract.enrolment import Pairing, new_token
 from tests.central.databases import open_archive_in, open_index, open_record
 
@@ -143,6 +144,7 @@ def open_house(root: Path, limits: DepositLimits = ROOMY) -> Iterator[House]:
             routes=[
                 *sign_in_routes(accounts, audit),
                 *portal_routes(accounts, audit, lambda: boxes, pair),  # type: ignore[arg-type, return-value]
+                *looks_routes(archive, audit, "St. Elsewhere", lambda: None),
                 *enrolment_routes(audit, pairings, replace, revoke),
                 *dicomweb_routes(archive, audit, renderer, limits),
             ],

@@ -46,13 +46,15 @@ def test_the_navigation_shows_what_a_role_may_use(house: House) -> None:
         "admin": {"/fleet", "/audit"},
         "radiologist": {"/", "/fleet"},
         "doctor": {"/"},
-        "patient": {"/"},
+        "patient": {"/", "/looks"},
     }
     for username, paths in expected.items():
         with house.client(username) as client:
             page = client.get("/", follow_redirects=True).text
         navigation = page.partition("<nav")[2].partition("</nav>")[0]
-        assert {path for path in ("/", "/fleet", "/audit") if f'href="{path}"' in navigation} == paths
+        assert {
+            path for path in ("/", "/fleet", "/audit", "/looks") if f'href="{path}"' in navigation
+        } == paths
         assert f">{username}</span>" in page
 
 
