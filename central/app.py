@@ -59,6 +59,7 @@ from central.fleet.fleet import Fleet
 from central.fleet.https import GatewayDesk
 from central.fleet.opening import BrokerPlace, FleetRooms
 from central.fleet.support import SupportBundles
+from central.fleet.witnesses import Witnesses
 from central.foundation import Foundation, lock_folder, open_archive, open_record_beside
 from central.ingest.acceptance import Acceptance
 from central.ingest.caller import Callers
@@ -357,7 +358,11 @@ def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> Sys
 def _fleet_rooms(foundation: Foundation, closing: ExitStack) -> FleetRooms:
     mqtt = foundation.settings.mqtt
     broker = BrokerPlace(mqtt.host, mqtt.port, mqtt.tls) if mqtt.host else None
-    return FleetRooms.open(foundation.db, foundation.gateways, foundation.identity, broker, closing)
+    audit = foundation.audit
+    witnesses = Witnesses(audit.newest_checkpoint, audit.contradicted)
+    return FleetRooms.open(
+        foundation.db, foundation.gateways, foundation.identity, witnesses, broker, closing
+    )
 
 
 def _support_folder(foundation: Foundation) -> Path:

@@ -24,6 +24,7 @@ from central.audit.fhir import audit_event
 from central.audit.record import Action, Audit, AuditEvent, Wanted
 from central.config import Settings
 from central.errors import StartError
+from central.fleet.heartbeats import Heartbeats
 from central.foundation import Foundation, open_archive
 
 _FORMATS: Final = ("ndjson", "csv", "fhir")
@@ -45,7 +46,7 @@ class AuditCommands:
     def add(self, add: Add) -> None:
         add(
             "verify",
-            "follow the record's hash chain and compare it with the signed checkpoints",
+            "follow the record's hash chain and compare it with the signed checkpoints, and with what boxes witnessed",
             self._verify,
         )
         add("key", "print the public key that checkpoints are signed with, in PEM", self._key)
@@ -74,11 +75,13 @@ class AuditCommands:
     def _verify(self, options: argparse.Namespace) -> None:
         with closing(Foundation.open(self._settings(options))) as foundation:
             foundation.audit.record(self._event(Action.READ_AUDIT, "verify"))
-            verdict = foundation.audit.verify()
+            witnessed = [(f"box {box}", word) for box, word in Heartbeats(foundation.db).witnessed()]
+            verdict = foundation.audit.verify(witnessed)
         print(
             f"{verdict.records} records, {verdict.checkpoints} checkpoints, signed up to {verdict.signed_upto_id}"
         )
-        for problem in verdict.problems:
+        print(f"{verdict.witnessed} words kept by boxes, witnessed up to {verdict.witnessed_upto_id}")
+        for problem in [*verdict.remarks, *verdict.problems]:
             print(problem)
         if verdict.problems:
             raise StartError(

@@ -64,13 +64,19 @@ class Notary:
 
 @dataclass
 class Verdict:
-    """What a verification found. `problems` are sentences; none means that nothing was changed that is visible here."""
+    """What a verification found. `problems` are sentences; none means that nothing was changed that is visible here.
+
+    `witnessed`: words of boxes that central's key signed. `remarks`: what boxes show and proves nothing.
+    """
 
     records: int = 0
     checkpoints: int = 0
     last_id: int = 0
     signed_upto_id: int = 0
     problems: list[str] = field(default_factory=list)
+    witnessed: int = 0
+    witnessed_upto_id: int = 0
+    remarks: list[str] = field(default_factory=list)
 
 
 def link(before: str, row: Mapping[str, Any]) -> str:
@@ -80,7 +86,10 @@ def link(before: str, row: Mapping[str, Any]) -> str:
 
 
 def check(
-    rows: Iterable[Mapping[str, Any]], checkpoints: Iterable[str], public_key: Ed25519PublicKey
+    rows: Iterable[Mapping[str, Any]],
+    checkpoints: Iterable[str],
+    public_key: Ed25519PublicKey,
+    witnessed: Iterable[tuple[str, str]] = (),
 ) -> Verdict:
     """Follow the whole chain, in the order of ids, and compare it with every checkpoint.
 
@@ -88,8 +97,10 @@ def check(
     ----------
     rows : with `FIELDS` and ``chain``.
     checkpoints : in the order in which they were made.
+    witnessed : who keeps a checkpoint elsewhere, and the checkpoint.
     """
     verdict = Verdict()
+    testimony = _testimony(witnessed, public_key, verdict)
     words = _read(checkpoints, public_key, verdict)
     due = next(words, None)
     before = GENESIS
@@ -103,6 +114,15 @@ def check(
         before = row["chain"]
         verdict.last_id = row["id"]
         verdict.records += 1
+        for who, word in testimony.pop(row["id"], ()):
+            if word.chain == before:
+                verdict.witnessed_upto_id = row["id"]
+            else:
+                _say(
+                    verdict,
+                    f"{who} has witnessed another record up to {row['id']}, which central signed at "
+                    f"{word.at_utc:%Y-%m-%d %H:%M:%S} UTC: the record was rewritten, with its checkpoints",
+                )
         while due is not None and due.last_id <= verdict.last_id:
             if due.last_id == verdict.last_id and due.chain == before:
                 verdict.signed_upto_id = due.last_id
@@ -120,7 +140,40 @@ def check(
             f"and {verdict.last_id} is the last: the end was cut off",
         )
         due = next(words, None)
+    for last_id in sorted(testimony):
+        for who, word in testimony[last_id]:
+            _say(
+                verdict,
+                f"{who} has witnessed records up to {last_id} ({word.at_utc:%Y-%m-%d %H:%M:%S} UTC), and "
+                f"{verdict.last_id} is the last: the end was cut off, with its checkpoints",
+            )
     return verdict
+
+
+def read_checkpoint(token: str, public_key: Ed25519PublicKey) -> Checkpoint | None:
+    """What central vouched for; None if `token` is not central's."""
+    keys = {signing_key_id(public_key): public_key}
+    try:
+        payload = verify(token, keys, typ=_TYPE, kind="checkpoint", max_length=_MAX_LENGTH)
+        return Checkpoint.model_validate_json(payload)
+    except (SignedError, ValidationError):
+        return None
+
+
+def _testimony(
+    witnessed: Iterable[tuple[str, str]], public_key: Ed25519PublicKey, verdict: Verdict
+) -> dict[int, list[tuple[str, Checkpoint]]]:
+    found: dict[int, list[tuple[str, Checkpoint]]] = {}
+    for who, token in witnessed:
+        word = read_checkpoint(token, public_key)
+        if word is not None:
+            verdict.witnessed += 1
+            found.setdefault(word.last_id, []).append((who, word))
+        elif len(verdict.remarks) < _MAX_PROBLEMS:
+            verdict.remarks.append(
+                f"{who} shows a word that this central's key did not sign; it proves nothing"
+            )
+    return found
 
 
 def _read(tokens: Iterable[str], public_key: Ed25519PublicKey, verdict: Verdict) -> Iterator[Checkpoint]:

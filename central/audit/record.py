@@ -24,7 +24,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -33,7 +33,7 @@ from typing import Any, Final, Literal
 
 import peewee
 
-from central.audit.chain import Notary, Verdict, check, link
+from central.audit.chain import Notary, Verdict, check, link, read_checkpoint
 from central.audit.errors import AuditUnavailableError
 from central.audit.tables import AuditCheckpoint, AuditRecord, end_of_chain, prepare
 from central.database import Database, Sqlite
@@ -259,15 +259,37 @@ class Audit:
         except peewee.PeeweeException as error:
             raise AuditUnavailableError("the audit record cannot be written") from error
 
-    def verify(self) -> Verdict:
+    def newest_checkpoint(self) -> str | None:
+        """The last signed word. Raises as `search`."""
+        query = AuditCheckpoint.select(AuditCheckpoint.word).order_by(AuditCheckpoint.id.desc()).limit(1)
+        return next((row["word"] for row in self._read(query)), None)
+
+    def contradicted(self, words: Sequence[str]) -> list[str]:
+        """Those of `words` that central signed, of a record other than this one. Raises as `search`."""
+        key = self._notary.key.public_key()
+        said = {word: read for word in words if (read := read_checkpoint(word, key)) is not None}
+        ids = sorted({checkpoint.last_id for checkpoint in said.values()})
+        if not ids:
+            return []
+        query = AuditRecord.select(AuditRecord.id, AuditRecord.chain).where(AuditRecord.id.in_(ids))
+        chains = {row["id"]: row["chain"] for row in self._read(query)}
+        return [
+            word for word, checkpoint in said.items() if chains.get(checkpoint.last_id) != checkpoint.chain
+        ]
+
+    def verify(self, witnessed: Iterable[tuple[str, str]] = ()) -> Verdict:
         """Follow the whole chain and compare it with the checkpoints; reads every record.
+
+        Parameters
+        ----------
+        witnessed : a box, and a word that it keeps.
 
         Raises
         ------
         AuditUnavailableError : the record cannot be read.
         """
         words = [word for _, word in self.checkpoints()]
-        return check(self.rows(), words, self._notary.key.public_key())
+        return check(self.rows(), words, self._notary.key.public_key(), witnessed)
 
     def rows(self, wanted: Wanted | None = None) -> Iterator[dict[str, Any]]:
         """Records with their chain values, the oldest first, read as they are asked for."""
