@@ -37,7 +37,7 @@ from central.access.web import RequireSignIn
 from central.archive.archive import Archive
 from central.archive.errors import StorageError
 from central.archive.rows import StoredInstance
-from central.audit.delivery import DeliveryBook, SyslogDelivery
+from central.audit.delivery import DeliveryBook, SyslogDelivery, receiver_of
 from central.audit.dicom_message import PatientObject
 from central.audit.record import Action
 from central.audit.refusals import Refusals
@@ -344,7 +344,7 @@ def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> Sys
 
     db = open_record_beside(foundation.settings.storage)
     closing.callback(db.end)
-    book = DeliveryBook(db, f"syslog {settings.syslog_host} {settings.syslog_port}")
+    book = DeliveryBook(db, receiver_of(settings))
     try:
         delivery = SyslogDelivery(settings, book, patient_of, central_id=foundation.identity.central_id)
     except SyslogUnfitError as error:

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 from cryptography.hazmat.primitives import serialization
@@ -20,12 +22,14 @@ from central.access.policy import PatientKey, Scope
 from central.archive.errors import StorageError
 from central.archive.query import StudyQuery
 from central.audit.chain import FIELDS
+from central.audit.delivery import DeliveryBook, receiver_of
 from central.audit.fhir import audit_event
+from central.audit.pruning import PruningError, cutoff, prune
 from central.audit.record import Action, Audit, AuditEvent, Wanted
 from central.config import Settings
 from central.errors import StartError
 from central.fleet.heartbeats import Heartbeats
-from central.foundation import Foundation, open_archive
+from central.foundation import Foundation, open_archive, open_record_beside
 
 _FORMATS: Final = ("ndjson", "csv", "fhir")
 
@@ -48,6 +52,14 @@ class AuditCommands:
             "verify",
             "follow the record's hash chain and compare it with the signed checkpoints, and with what boxes witnessed",
             self._verify,
+        )
+        prune = add(
+            "prune",
+            "export what is older than audit.retention_years to a file, verify the file, and remove it here",
+            self._prune,
+        )
+        prune.add_argument(
+            "--export", type=Path, required=True, metavar="FILE", help="a file that is not there yet"
         )
         add("key", "print the public key that checkpoints are signed with, in PEM", self._key)
         export = add("export", "write records to standard output, the oldest first", self._export)
@@ -80,6 +92,11 @@ class AuditCommands:
         print(
             f"{verdict.records} records, {verdict.checkpoints} checkpoints, signed up to {verdict.signed_upto_id}"
         )
+        if (removal := verdict.pruned) is not None:
+            print(
+                f"records up to {removal.through_id}, from before {removal.before_utc:%Y-%m-%d}, were pruned on "
+                f"{removal.at_utc:%Y-%m-%d}: the export with SHA-256 {removal.export_sha256} holds them"
+            )
         print(f"{verdict.witnessed} words kept by boxes, witnessed up to {verdict.witnessed_upto_id}")
         for problem in [*verdict.remarks, *verdict.problems]:
             print(problem)
@@ -88,6 +105,36 @@ class AuditCommands:
                 "the audit record was changed: keep this file as it is, and compare it with exports and backups"
             )
         print("nothing was changed")
+
+    def _prune(self, options: argparse.Namespace) -> None:
+        settings = self._settings(options)
+        years = settings.audit.retention_years
+        if years == 0:
+            raise StartError("audit.retention_years is 0: the record is kept for ever")
+        with closing(Foundation.open(settings)) as foundation:
+            audit = foundation.audit
+
+            def announce(through_id: int) -> None:
+                audit.record(self._event(Action.PRUNE_AUDIT, f"through {through_id} into {options.export}"))
+
+            try:
+                removal = prune(
+                    audit,
+                    foundation.identity.receipt_key.public_key(),
+                    before_utc=cutoff(datetime.now(UTC), years),
+                    delivered_id=_delivered_id(settings),
+                    export=options.export,
+                    announce=announce,
+                )
+            except PruningError as error:
+                raise StartError(str(error)) from error
+        if removal is None:
+            print(f"nothing is older than {years} years")
+            return
+        print(
+            f"{removal.records} records, up to {removal.through_id}, are in {removal.export} and no longer here; "
+            "keep that file, and tools/verify_audit.py verifies it"
+        )
 
     def _key(self, options: argparse.Namespace) -> None:
         with closing(Foundation.open(self._settings(options))) as foundation:
@@ -121,6 +168,16 @@ class AuditCommands:
                 print(json.dumps(line, ensure_ascii=False))
 
 
+def _delivered_id(settings: Settings) -> int | None:
+    if not settings.audit.syslog_host:
+        return None
+    db = open_record_beside(settings.storage)
+    try:
+        return DeliveryBook(db, receiver_of(settings.audit)).arrived_id()
+    finally:
+        db.end()
+
+
 def _studies_of(foundation: Foundation, patient_id: str, issuer: str) -> list[str]:
     try:
         archive = open_archive(foundation.settings.storage, foundation.db)
@@ -134,6 +191,8 @@ def _with_checkpoints(audit: Audit, wanted: Wanted) -> Iterator[dict[str, Any]]:
     """Records, and behind them the checkpoints, unless it is a part: that could not be checked with them."""
     if wanted == Wanted():
         audit.sign()
+        for word in audit.pruned():
+            yield {"pruned": word}
     yield from audit.rows(wanted)
     if wanted == Wanted():
         for _, word in audit.checkpoints():

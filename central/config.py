@@ -231,7 +231,8 @@ class Settings(Section):
     )
     storage: StorageSettings = Field(default=StorageSettings(), description="What is kept, and where.")
     audit: AuditSettings = Field(
-        default=AuditSettings.model_validate({}), description="What others are told of the audit record."
+        default=AuditSettings.model_validate({}),
+        description="How long the audit record is kept, who is told.",
     )
     mqtt: MqttSettings = Field(default=MqttSettings(), description="The broker of the heartbeats.")
     sessions: SessionSettings = Field(

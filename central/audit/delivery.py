@@ -107,6 +107,11 @@ class DeliveryBook:
         self._db.close()
 
 
+def receiver_of(settings: AuditSettings) -> str:
+    """What the book calls the receiver of `settings`: another one is sent the record from its beginning."""
+    return f"syslog {settings.syslog_host} {settings.syslog_port}"
+
+
 class SyslogDelivery:
     """`start`, and `stop` before the database is closed.
 

@@ -51,6 +51,7 @@ _TYPES: Final[Mapping[str, _Code]] = {
     **dict.fromkeys(
         (
             "chain-audit",
+            "prune-audit",
             "pair",
             "enrol",
             "enrol-request",

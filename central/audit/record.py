@@ -6,7 +6,8 @@ What is always true
 -------------------
 - When `Audit.record` has returned, the row is on disk (WAL, synchronous FULL). When it raises, the caller
   refuses the access: no record, no image.
-- Rows are only added. The database itself refuses UPDATE and DELETE through triggers.
+- Rows are only added. The database itself refuses UPDATE and DELETE through triggers. `prune` alone removes what is
+  older than the house keeps it, and leaves a signed word on it.
 - Each row continues a hash chain, and every so often central signs where it stands (`central.audit.chain`): who changes
   the file past this program can be found out.
 - The file is apart from the index, so that a restored or rebuilt index takes no record with it.
@@ -33,9 +34,9 @@ from typing import Any, Final, Literal
 
 import peewee
 
-from central.audit.chain import Notary, Verdict, check, link, read_checkpoint
+from central.audit.chain import Notary, Verdict, check, last_pruned, link, read_checkpoint
 from central.audit.errors import AuditUnavailableError
-from central.audit.tables import AuditCheckpoint, AuditRecord, end_of_chain, prepare
+from central.audit.tables import AuditCheckpoint, AuditPruned, AuditRecord, end_of_chain, prepare, unlocked
 from central.database import Database, Sqlite
 
 MAX_DETAIL_CHARACTERS: Final = 2000
@@ -60,6 +61,7 @@ class Action(StrEnum):
     STORE = "store"
     READ_AUDIT = "read-audit"
     CHAIN_AUDIT = "chain-audit"
+    PRUNE_AUDIT = "prune-audit"
     PAIR = "pair"
     ENROL = "enrol"
     ENROL_REFUSED = "enrol-refused"
@@ -273,8 +275,12 @@ class Audit:
             return []
         query = AuditRecord.select(AuditRecord.id, AuditRecord.chain).where(AuditRecord.id.in_(ids))
         chains = {row["id"]: row["chain"] for row in self._read(query)}
+        removed = last_pruned(self.pruned(), key)
         return [
-            word for word, checkpoint in said.items() if chains.get(checkpoint.last_id) != checkpoint.chain
+            word
+            for word, checkpoint in said.items()
+            if not (removed and removed.accounts_for(checkpoint))
+            and chains.get(checkpoint.last_id) != checkpoint.chain
         ]
 
     def verify(self, witnessed: Iterable[tuple[str, str]] = ()) -> Verdict:
@@ -289,7 +295,51 @@ class Audit:
         AuditUnavailableError : the record cannot be read.
         """
         words = [word for _, word in self.checkpoints()]
-        return check(self.rows(), words, self._notary.key.public_key(), witnessed)
+        return check(self.rows(), words, self._notary.key.public_key(), witnessed, self.pruned())
+
+    def pruned(self) -> list[str]:
+        """The words on what was removed, in the order in which they were made. Raises as `search`."""
+        return [row["word"] for row in self._read(AuditPruned.select().order_by(AuditPruned.id))]
+
+    def last_checkpoint_before(self, at_utc: str) -> int:
+        """The last record of the newest checkpoint that is for records before `at_utc` alone; 0 if there is none."""
+        newer = AuditRecord.select(peewee.fn.MIN(AuditRecord.id).alias("id")).where(
+            AuditRecord.at_utc >= at_utc
+        )
+        first = self._read(newer)[0]["id"]
+        last = AuditCheckpoint.select(peewee.fn.MAX(AuditCheckpoint.last_id).alias("id"))
+        if first is not None:
+            last = last.where(AuditCheckpoint.last_id < first)
+        return self._read(last)[0]["id"] or 0
+
+    def prune(self, through_id: int, before_utc: str, export_sha256: str) -> None:
+        """Remove every record and checkpoint up to `through_id`, and leave a signed word; all in one transaction.
+
+        Parameters
+        ----------
+        through_id : of a checkpoint; central.audit.pruning has exported and verified what is removed.
+        before_utc : what is removed is older.
+
+        Raises
+        ------
+        AuditUnavailableError : nothing was removed.
+        """
+        try:
+            with self._write_lock:
+                self._require_open()
+                with self._db.writing():
+                    here = AuditRecord.id == through_id
+                    chain = AuditRecord.select(AuditRecord.chain).where(here).scalar(self._db)
+                    if chain is None:
+                        raise AuditUnavailableError(f"there is no record {through_id} to prune up to")
+                    word = self._notary.pruned(through_id, chain, before_utc, export_sha256)
+                    AuditPruned.insert(through_id=through_id, word=word).execute(self._db)
+                    with unlocked(self._db):
+                        AuditRecord.delete().where(AuditRecord.id <= through_id).execute(self._db)
+                        old = AuditCheckpoint.last_id <= through_id
+                        AuditCheckpoint.delete().where(old).execute(self._db)
+        except peewee.PeeweeException as error:
+            raise AuditUnavailableError("the audit record cannot be pruned") from error
 
     def rows(self, wanted: Wanted | None = None) -> Iterator[dict[str, Any]]:
         """Records with their chain values, the oldest first, read as they are asked for."""

@@ -10,8 +10,14 @@ from contract.settings import Section
 
 
 class AuditSettings(Section):
-    """What others are told of the record."""
+    """How long the record is kept, and what others are told of it."""
 
+    retention_years: int = Field(
+        default=10,
+        ge=0,
+        le=200,
+        description="years that records are kept at least; audit prune alone removes older ones. 0: for ever",
+    )
     institution: str = Field(
         default="this institution",
         min_length=1,
