@@ -40,8 +40,11 @@ from central.access.web import RequireSignIn
 from central.archive.archive import Archive
 from central.archive.errors import StorageError
 from central.archive.rows import StoredInstance
+from central.audit.delivery import DeliveryBook, SyslogDelivery, receiver_of
+from central.audit.dicom_message import PatientObject
 from central.audit.record import Action
 from central.audit.refusals import Refusals
+from central.audit.syslog_line import SyslogUnfitError
 from central.commands import run_command
 from central.config import OidcSettings, Settings
 from central.dicomweb.deposit import DepositLimits
@@ -59,7 +62,8 @@ from central.fleet.fleet import Fleet
 from central.fleet.https import GatewayDesk
 from central.fleet.opening import BrokerPlace, FleetRooms
 from central.fleet.support import SupportBundles
-from central.foundation import Foundation, lock_folder, open_archive
+from central.fleet.witnesses import Witnesses
+from central.foundation import Foundation, lock_folder, open_archive, open_record_beside
 from central.ingest.acceptance import Acceptance
 from central.ingest.caller import Callers
 from central.ingest.enrolment import EnrolmentDesk
@@ -76,6 +80,7 @@ from central.portal.emergencies import EmergencyTerms
 from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
 from central.portal.guests import routes as guest_routes
+from central.portal.looks import routes as looks_routes
 from central.portal.service import routes as portal_routes
 from central.portal.single_sign_on import SignOn
 from central.portal.study_access import routes as study_access_routes
@@ -133,13 +138,14 @@ class Central:
         renderer = Renderer(settings.limits.render_workers)
         closing.callback(renderer.close)
         refusals = Refusals(foundation.audit)
+        syslog = _syslog(foundation, archive, closing)
         gateway_app = _gateway_app(foundation, archive, rooms, refusals, closing)
         gateway_port = settings.gateways.public_port or gateway_socket.getsockname()[1]
         return cls(
             foundation=foundation,
             people=Listener(
                 people_socket,
-                _people_app(foundation, archive, rooms, renderer, gateway_port),
+                _people_app(foundation, archive, rooms, renderer, gateway_port, syslog),
                 _people_tls(settings),
                 settings.people.behind_proxy,
             ),
@@ -169,7 +175,12 @@ class Central:
 
 
 def _people_app(
-    foundation: Foundation, archive: Archive, rooms: FleetRooms, renderer: Renderer, gateway_port: int
+    foundation: Foundation,
+    archive: Archive,
+    rooms: FleetRooms,
+    renderer: Renderer,
+    gateway_port: int,
+    syslog: SyslogDelivery | None,
 ) -> Starlette:
     accounts, audit, sessions = foundation.accounts, foundation.audit, foundation.settings.sessions
     gateways_settings, access = foundation.settings.gateways, foundation.settings.access
@@ -188,7 +199,10 @@ def _people_app(
         return pairing
 
     async def health(_request: Request) -> Response:
-        return JSONResponse({"status": "ok", "broker": rooms.fleet.broker_state()})
+        audit_messages = "none" if syslog is None else syslog.word()
+        return JSONResponse(
+            {"status": "ok", "broker": rooms.fleet.broker_state(), "audit_messages": audit_messages}
+        )
 
     return Starlette(
         routes=[
@@ -201,6 +215,12 @@ def _people_app(
                 pair_new,
                 sessions.browser_life_s,
                 sign_on_of(foundation.settings.oidc),
+            ),
+            *looks_routes(
+                archive,
+                audit,
+                foundation.settings.audit.institution,
+                lambda: vars(syslog.state()) if syslog else None,
             ),
             *enrolment_routes(
                 audit,
@@ -366,10 +386,37 @@ def _introduction(foundation: Foundation) -> Introduction:
     )
 
 
+def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> SyslogDelivery | None:
+    """What sends the audit record on, running; None where no repository is named."""
+    settings = foundation.settings.audit
+    if not settings.syslog_host:
+        return None
+
+    def patient_of(study_instance_uid: str) -> PatientObject | None:
+        facts = archive.facts(study_instance_uid)
+        return PatientObject(facts.patient_id, facts.issuer_of_patient_id) if facts else None
+
+    db = open_record_beside(foundation.settings.storage)
+    closing.callback(db.end)
+    book = DeliveryBook(db, receiver_of(settings))
+    try:
+        delivery = SyslogDelivery(settings, book, patient_of, central_id=foundation.identity.central_id)
+    except SyslogUnfitError as error:
+        raise StartError(str(error)) from error
+    foundation.audit.when_recorded(delivery.wake)
+    delivery.start()
+    closing.callback(delivery.stop)
+    return delivery
+
+
 def _fleet_rooms(foundation: Foundation, closing: ExitStack) -> FleetRooms:
     mqtt = foundation.settings.mqtt
     broker = BrokerPlace(mqtt.host, mqtt.port, mqtt.tls) if mqtt.host else None
-    return FleetRooms.open(foundation.db, foundation.gateways, foundation.identity, broker, closing)
+    audit = foundation.audit
+    witnesses = Witnesses(audit.newest_checkpoint, audit.contradicted)
+    return FleetRooms.open(
+        foundation.db, foundation.gateways, foundation.identity, witnesses, broker, closing
+    )
 
 
 def _support_folder(foundation: Foundation) -> Path:

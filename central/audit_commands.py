@@ -11,16 +11,25 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 from cryptography.hazmat.primitives import serialization
 
+from central.access.policy import PatientKey, Scope
+from central.archive.errors import StorageError
+from central.archive.query import StudyQuery
 from central.audit.chain import FIELDS
+from central.audit.delivery import DeliveryBook, receiver_of
 from central.audit.fhir import audit_event
+from central.audit.pruning import PruningError, cutoff, prune
 from central.audit.record import Action, Audit, AuditEvent, Wanted
 from central.config import Settings
 from central.errors import StartError
-from central.foundation import Foundation
+from central.fleet.heartbeats import Heartbeats
+from central.foundation import Foundation, open_archive, open_record_beside
 
 _FORMATS: Final = ("ndjson", "csv", "fhir")
 
@@ -41,8 +50,16 @@ class AuditCommands:
     def add(self, add: Add) -> None:
         add(
             "verify",
-            "follow the record's hash chain and compare it with the signed checkpoints",
+            "follow the record's hash chain and compare it with the signed checkpoints, and with what boxes witnessed",
             self._verify,
+        )
+        prune = add(
+            "prune",
+            "export what is older than audit.retention_years to a file, verify the file, and remove it here",
+            self._prune,
+        )
+        prune.add_argument(
+            "--export", type=Path, required=True, metavar="FILE", help="a file that is not there yet"
         )
         add("key", "print the public key that checkpoints are signed with, in PEM", self._key)
         export = add("export", "write records to standard output, the oldest first", self._export)
@@ -57,6 +74,12 @@ class AuditCommands:
         export.add_argument("--action", choices=[action.value for action in Action], help="only this action")
         export.add_argument("--study", metavar="UID", help="only on this study: who has seen it?")
         export.add_argument(
+            "--patient", metavar="ID", help="only on this patient's studies: who has seen them?"
+        )
+        export.add_argument(
+            "--issuer", default="", metavar="I", help="Issuer of Patient ID that goes with it"
+        )
+        export.add_argument(
             "--since", metavar="TIME", help="from this time on, UTC: 2026-01-31 or 2026-01-31T08:00"
         )
         export.add_argument("--until", metavar="TIME", help="before this time, UTC")
@@ -64,17 +87,54 @@ class AuditCommands:
     def _verify(self, options: argparse.Namespace) -> None:
         with closing(Foundation.open(self._settings(options))) as foundation:
             foundation.audit.record(self._event(Action.READ_AUDIT, "verify"))
-            verdict = foundation.audit.verify()
+            witnessed = [(f"box {box}", word) for box, word in Heartbeats(foundation.db).witnessed()]
+            verdict = foundation.audit.verify(witnessed)
         print(
             f"{verdict.records} records, {verdict.checkpoints} checkpoints, signed up to {verdict.signed_upto_id}"
         )
-        for problem in verdict.problems:
+        if (removal := verdict.pruned) is not None:
+            print(
+                f"records up to {removal.through_id}, from before {removal.before_utc:%Y-%m-%d}, were pruned on "
+                f"{removal.at_utc:%Y-%m-%d}: the export with SHA-256 {removal.export_sha256} holds them"
+            )
+        print(f"{verdict.witnessed} words kept by boxes, witnessed up to {verdict.witnessed_upto_id}")
+        for problem in [*verdict.remarks, *verdict.problems]:
             print(problem)
         if verdict.problems:
             raise StartError(
                 "the audit record was changed: keep this file as it is, and compare it with exports and backups"
             )
         print("nothing was changed")
+
+    def _prune(self, options: argparse.Namespace) -> None:
+        settings = self._settings(options)
+        years = settings.audit.retention_years
+        if years == 0:
+            raise StartError("audit.retention_years is 0: the record is kept for ever")
+        with closing(Foundation.open(settings)) as foundation:
+            audit = foundation.audit
+
+            def announce(through_id: int) -> None:
+                audit.record(self._event(Action.PRUNE_AUDIT, f"through {through_id} into {options.export}"))
+
+            try:
+                removal = prune(
+                    audit,
+                    foundation.identity.receipt_key.public_key(),
+                    before_utc=cutoff(datetime.now(UTC), years),
+                    delivered_id=_delivered_id(settings),
+                    export=options.export,
+                    announce=announce,
+                )
+            except PruningError as error:
+                raise StartError(str(error)) from error
+        if removal is None:
+            print(f"nothing is older than {years} years")
+            return
+        print(
+            f"{removal.records} records, up to {removal.through_id}, are in {removal.export} and no longer here; "
+            "keep that file, and tools/verify_audit.py verifies it"
+        )
 
     def _key(self, options: argparse.Namespace) -> None:
         with closing(Foundation.open(self._settings(options))) as foundation:
@@ -85,10 +145,15 @@ class AuditCommands:
     def _export(self, options: argparse.Namespace) -> None:
         wanted = Wanted(options.actor, options.action, options.study, options.since, options.until)
         with closing(Foundation.open(self._settings(options))) as foundation:
-            asked = " ".join(f"{name}={value}" for name, value in vars(wanted).items() if value)
+            said = dict(vars(wanted))
+            if options.patient:
+                said |= {"patient": options.patient, "issuer": options.issuer}
+            asked = " ".join(f"{name}={value}" for name, value in said.items() if value)
             foundation.audit.record(
                 self._event(Action.EXPORT, f"audit record, {options.format} {asked}".strip())
             )
+            if options.patient:
+                wanted = replace(wanted, studies=_studies_of(foundation, options.patient, options.issuer))
             if options.format == "csv":
                 _write_csv(foundation.audit, wanted, sys.stdout)
                 return
@@ -103,10 +168,31 @@ class AuditCommands:
                 print(json.dumps(line, ensure_ascii=False))
 
 
+def _delivered_id(settings: Settings) -> int | None:
+    if not settings.audit.syslog_host:
+        return None
+    db = open_record_beside(settings.storage)
+    try:
+        return DeliveryBook(db, receiver_of(settings.audit)).arrived_id()
+    finally:
+        db.end()
+
+
+def _studies_of(foundation: Foundation, patient_id: str, issuer: str) -> list[str]:
+    try:
+        archive = open_archive(foundation.settings.storage, foundation.db)
+    except (StorageError, OSError) as error:
+        raise StartError(f"the archive cannot be opened to find the patient's studies: {error}") from error
+    scope = Scope(patients=frozenset({PatientKey(issuer, patient_id)}))
+    return [row.study_instance_uid for row in archive.find_studies(scope, StudyQuery(limit=None))]
+
+
 def _with_checkpoints(audit: Audit, wanted: Wanted) -> Iterator[dict[str, Any]]:
     """Records, and behind them the checkpoints, unless it is a part: that could not be checked with them."""
     if wanted == Wanted():
         audit.sign()
+        for word in audit.pruned():
+            yield {"pruned": word}
     yield from audit.rows(wanted)
     if wanted == Wanted():
         for _, word in audit.checkpoints():

@@ -14,6 +14,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, field_validator, model_validator
 
+from central.audit.settings import AuditSettings
 from central.dimse.settings import DimseSettings
 from central.workflow.hl7_settings import Hl7Settings
 from contract.settings import Section
@@ -283,6 +284,10 @@ class Settings(Section):
         default=Hl7Settings.model_validate({}), description="Orders for the worklist, by HL7 v2 over MLLP."
     )
     storage: StorageSettings = Field(default=StorageSettings(), description="What is kept, and where.")
+    audit: AuditSettings = Field(
+        default=AuditSettings.model_validate({}),
+        description="How long the audit record is kept, who is told.",
+    )
     mqtt: MqttSettings = Field(default=MqttSettings(), description="The broker of the heartbeats.")
     sessions: SessionSettings = Field(
         default=SessionSettings(), description="How long somebody stays signed in."

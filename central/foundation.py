@@ -102,6 +102,13 @@ def open_audit(settings: StorageSettings, notary: Notary) -> Audit:
     return Audit.over(Postgres(settings.database, connections=2, writer_lock=AUDIT_LOCK), notary)
 
 
+def open_record_beside(settings: StorageSettings) -> Database:
+    """The audit record's database once more, for who reads it and must not keep a look waiting."""
+    if not settings.database:
+        return open_sqlite(settings.root / "audit.sqlite3")
+    return Postgres(settings.database, connections=2, writer_lock=AUDIT_LOCK)
+
+
 def open_archive(settings: StorageSettings, db: Database) -> Archive:
     """The archive: its index in `db`, its objects on S3 where an endpoint is named, else in the data folder."""
     s3 = settings.s3

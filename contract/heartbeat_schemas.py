@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from contract.command import Command, Desired, Heard, Reported
 from contract.heartbeat import Equipment, Event, Info, Message, Post, Status, Telemetry
+from contract.witness import Witness, Witnessed
 
 VERSION: Final = 1
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -23,8 +24,10 @@ MESSAGES: Final[Mapping[str, type[Message]]] = {
     "up-telemetry": Telemetry,
     "up-equipment": Equipment,
     "up-reported": Reported,
+    "up-witnessed": Witnessed,
     "up-event": Event,
     "down-heard": Heard,
+    "down-witness": Witness,
     "down-desired": Desired,
     "down-command": Command,
     "https-post": Post,

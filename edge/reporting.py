@@ -34,6 +34,7 @@ from edge.uplink.outbox import Outbox
 from edge.uplink.remote import Remote
 from edge.uplink.run import Run
 from edge.uplink.speech import Reports
+from edge.uplink.witness_book import WitnessBook
 
 _log = logging.getLogger(__name__)
 _COMMAND_GRACE_S: Final = 2.0
@@ -109,6 +110,7 @@ class Reporting:
                 "echo_interval_s": lambda seconds: self._watch.echo_every(float(seconds)),
             },
         )
+        self._witness = WitnessBook(directory)
         self._commands = CommandDesk(self, self._outbox, self._central_now)
         self._started = False
         if self._remote.paused:
@@ -142,10 +144,12 @@ class Reporting:
                 telemetry=self._telemetry,
                 equipment=self._equipment,
                 reported=self._remote.reported,
+                witnessed=self._witness.witnessed,
             ),
             Hearers(
                 command=self._commands.take,
                 settings=self._desire,
+                witness=self._witness.take,
                 connected=self._forwarder.try_now,
             ),
             self._outbox,

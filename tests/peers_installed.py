@@ -14,6 +14,7 @@ PROGRAMS = {
     "chromium": ("chromium",),
     "postgresql": ("initdb",),
     "orthanc": ("Orthanc",),
+    "rsyslog": ("rsyslogd",),
 }
 
 

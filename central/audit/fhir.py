@@ -41,9 +41,14 @@ _EVENTS: Final = {
 _SUCCESS, _MINOR_FAILURE = "0", "4"
 
 
+def event_codes(action: str) -> tuple[str, str, str]:
+    """Event ID of PS3.15 Table A.5.2-1, its meaning, and the kind of action, for one of `Action`."""
+    return _EVENTS.get(action, ("110100", "Application Activity", "E"))
+
+
 def audit_event(row: Mapping[str, Any], *, central_id: str) -> dict[str, Any]:
     """The resource for one row of the record, as it is given out by `Audit.rows`."""
-    code, display, kind = _EVENTS.get(row["action"], ("110100", "Application Activity", "E"))
+    code, display, kind = event_codes(row["action"])
     resource: dict[str, Any] = {
         "resourceType": "AuditEvent",
         "id": str(row["id"]),

@@ -6,7 +6,8 @@ What is always true
 -------------------
 - When `Audit.record` has returned, the row is on disk (WAL, synchronous FULL). When it raises, the caller
   refuses the access: no record, no image.
-- Rows are only added. The database itself refuses UPDATE and DELETE through triggers.
+- Rows are only added. The database itself refuses UPDATE and DELETE through triggers. `prune` alone removes what is
+  older than the house keeps it, and leaves a signed word on it.
 - Each row continues a hash chain, and every so often central signs where it stands (`central.audit.chain`): who changes
   the file past this program can be found out.
 - The file is apart from the index, so that a restored or rebuilt index takes no record with it.
@@ -24,7 +25,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -33,9 +34,9 @@ from typing import Any, Final, Literal
 
 import peewee
 
-from central.audit.chain import Notary, Verdict, check, link
+from central.audit.chain import Notary, Verdict, check, last_pruned, link, read_checkpoint
 from central.audit.errors import AuditUnavailableError
-from central.audit.tables import AuditCheckpoint, AuditRecord, end_of_chain, prepare
+from central.audit.tables import AuditCheckpoint, AuditPruned, AuditRecord, end_of_chain, prepare, unlocked
 from central.database import Database, Sqlite
 
 MAX_DETAIL_CHARACTERS: Final = 2000
@@ -67,6 +68,7 @@ class Action(StrEnum):
     TOKEN_CHANGE = "token-change"  # noqa: S105  # what was done, no password
     READ_AUDIT = "read-audit"
     CHAIN_AUDIT = "chain-audit"
+    PRUNE_AUDIT = "prune-audit"
     PAIR = "pair"
     ENROL = "enrol"
     ENROL_REFUSED = "enrol-refused"
@@ -119,25 +121,38 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which records; None is no condition. Times are ISO 8601 text in UTC, `until_utc` not included."""
+    """Which records; None is no condition. Times are ISO 8601 text in UTC, `until_utc` not included.
+
+    `studies` and `actions`: any of these, so none of them is nothing.
+    """
 
     actor: str | None = None
     action: str | None = None
     study_instance_uid: str | None = None
     since_utc: str | None = None
     until_utc: str | None = None
+    actor_role: str | None = None
+    outcome: Outcome | None = None
+    studies: Sequence[str] | None = None
+    actions: Sequence[Action] | None = None
 
     def conditions(self) -> list[peewee.Expression]:
         pairs = (
             (AuditRecord.actor, self.actor),
             (AuditRecord.action, self.action),
             (AuditRecord.study_instance_uid, self.study_instance_uid),
+            (AuditRecord.actor_role, self.actor_role),
+            (AuditRecord.outcome, self.outcome),
         )
         found = [column == value for column, value in pairs if value is not None]
         if self.since_utc is not None:
             found.append(AuditRecord.at_utc >= self.since_utc)
         if self.until_utc is not None:
             found.append(AuditRecord.at_utc < self.until_utc)
+        if self.studies is not None:
+            found.append(AuditRecord.study_instance_uid.in_(list(self.studies)))
+        if self.actions is not None:
+            found.append(AuditRecord.action.in_([action.value for action in self.actions]))
         return found
 
 
@@ -161,6 +176,7 @@ class Audit:
         self._write_lock = threading.Lock()
         self._queue_lock = threading.Lock()
         self._queue: list[_Pending] = []
+        self._on_recorded: Callable[[], None] = _nothing
 
     @classmethod
     def open(cls, path: Path, notary: Notary) -> Audit:
@@ -210,6 +226,10 @@ class Audit:
         if pending.error is not None:
             raise AuditUnavailableError("the audit record cannot be written") from pending.error
 
+    def when_recorded(self, wake: Callable[[], None]) -> None:
+        """From now on call `wake` after each commit of this process; it must return at once and raise nothing."""
+        self._on_recorded = wake
+
     def search(
         self,
         *,
@@ -225,15 +245,13 @@ class Audit:
         ------
         AuditUnavailableError : the record cannot be read.
         """
-        query = AuditRecord.select().order_by(AuditRecord.id.desc()).limit(limit)
-        if before_id is not None:
-            query = query.where(AuditRecord.id < before_id)
-        if actor is not None:
-            query = query.where(AuditRecord.actor == actor)
-        if action is not None:
-            query = query.where(AuditRecord.action == action.value)
-        if study_instance_uid is not None:
-            query = query.where(AuditRecord.study_instance_uid == study_instance_uid)
+        return self.newest(Wanted(actor, action, study_instance_uid), limit=limit, before_id=before_id)
+
+    def newest(self, wanted: Wanted, *, limit: int, before_id: int | None = None) -> list[AuditRow]:
+        """Records that are `wanted`, paged as in `search`. Raises as `search`."""
+        first = AuditRecord.id > 0 if before_id is None else AuditRecord.id < before_id
+        query = AuditRecord.select().where(first, *wanted.conditions())
+        query = query.order_by(AuditRecord.id.desc()).limit(limit)
         return [_audit_row(row) for row in self._read(query)]
 
     def sign(self) -> None:
@@ -251,15 +269,85 @@ class Audit:
         except peewee.PeeweeException as error:
             raise AuditUnavailableError("the audit record cannot be written") from error
 
-    def verify(self) -> Verdict:
+    def newest_checkpoint(self) -> str | None:
+        """The last signed word. Raises as `search`."""
+        query = AuditCheckpoint.select(AuditCheckpoint.word).order_by(AuditCheckpoint.id.desc()).limit(1)
+        return next((row["word"] for row in self._read(query)), None)
+
+    def contradicted(self, words: Sequence[str]) -> list[str]:
+        """Those of `words` that central signed, of a record other than this one. Raises as `search`."""
+        key = self._notary.key.public_key()
+        said = {word: read for word in words if (read := read_checkpoint(word, key)) is not None}
+        ids = sorted({checkpoint.last_id for checkpoint in said.values()})
+        if not ids:
+            return []
+        query = AuditRecord.select(AuditRecord.id, AuditRecord.chain).where(AuditRecord.id.in_(ids))
+        chains = {row["id"]: row["chain"] for row in self._read(query)}
+        removed = last_pruned(self.pruned(), key)
+        return [
+            word
+            for word, checkpoint in said.items()
+            if not (removed and removed.accounts_for(checkpoint))
+            and chains.get(checkpoint.last_id) != checkpoint.chain
+        ]
+
+    def verify(self, witnessed: Iterable[tuple[str, str]] = ()) -> Verdict:
         """Follow the whole chain and compare it with the checkpoints; reads every record.
+
+        Parameters
+        ----------
+        witnessed : a box, and a word that it keeps.
 
         Raises
         ------
         AuditUnavailableError : the record cannot be read.
         """
         words = [word for _, word in self.checkpoints()]
-        return check(self.rows(), words, self._notary.key.public_key())
+        return check(self.rows(), words, self._notary.key.public_key(), witnessed, self.pruned())
+
+    def pruned(self) -> list[str]:
+        """The words on what was removed, in the order in which they were made. Raises as `search`."""
+        return [row["word"] for row in self._read(AuditPruned.select().order_by(AuditPruned.id))]
+
+    def last_checkpoint_before(self, at_utc: str) -> int:
+        """The last record of the newest checkpoint that is for records before `at_utc` alone; 0 if there is none."""
+        newer = AuditRecord.select(peewee.fn.MIN(AuditRecord.id).alias("id")).where(
+            AuditRecord.at_utc >= at_utc
+        )
+        first = self._read(newer)[0]["id"]
+        last = AuditCheckpoint.select(peewee.fn.MAX(AuditCheckpoint.last_id).alias("id"))
+        if first is not None:
+            last = last.where(AuditCheckpoint.last_id < first)
+        return self._read(last)[0]["id"] or 0
+
+    def prune(self, through_id: int, before_utc: str, export_sha256: str) -> None:
+        """Remove every record and checkpoint up to `through_id`, and leave a signed word; all in one transaction.
+
+        Parameters
+        ----------
+        through_id : of a checkpoint; central.audit.pruning has exported and verified what is removed.
+        before_utc : what is removed is older.
+
+        Raises
+        ------
+        AuditUnavailableError : nothing was removed.
+        """
+        try:
+            with self._write_lock:
+                self._require_open()
+                with self._db.writing():
+                    here = AuditRecord.id == through_id
+                    chain = AuditRecord.select(AuditRecord.chain).where(here).scalar(self._db)
+                    if chain is None:
+                        raise AuditUnavailableError(f"there is no record {through_id} to prune up to")
+                    word = self._notary.pruned(through_id, chain, before_utc, export_sha256)
+                    AuditPruned.insert(through_id=through_id, word=word).execute(self._db)
+                    with unlocked(self._db):
+                        AuditRecord.delete().where(AuditRecord.id <= through_id).execute(self._db)
+                        old = AuditCheckpoint.last_id <= through_id
+                        AuditCheckpoint.delete().where(old).execute(self._db)
+        except peewee.PeeweeException as error:
+            raise AuditUnavailableError("the audit record cannot be pruned") from error
 
     def rows(self, wanted: Wanted | None = None) -> Iterator[dict[str, Any]]:
         """Records with their chain values, the oldest first, read as they are asked for."""
@@ -321,6 +409,7 @@ class Audit:
                 AuditRecord.insert_many([pending.row for pending in batch]).execute(self._db)
                 self._sign_if_due()
             error = None
+            self._on_recorded()
         except (peewee.PeeweeException, AuditUnavailableError) as failure:
             error = failure
         finally:
@@ -337,6 +426,9 @@ class Audit:
             word = self._notary.checkpoint(last_id, chain)
             AuditCheckpoint.insert(last_id=last_id, word=word).execute(self._db)
             self._signed_at_s = time.monotonic()
+
+
+def _nothing() -> None: ...
 
 
 def _row(event: AuditEvent) -> dict[str, Any]:

@@ -1,11 +1,15 @@
-"""The audit record's two tables, which the database itself keeps from being changed.
+"""The audit record's tables, which the database itself keeps from being changed, and where its delivery stands.
 
-Always true: UPDATE and DELETE are refused by triggers, for this program as for any other that comes with the rights of
-this program; who has more rights than that breaks the chain (`central.audit.chain`).
+Always true: in records, checkpoints and words of pruning, UPDATE and DELETE are refused by triggers, for this program
+as for any other that comes with the rights of this program; who has more rights than that breaks the chain
+(`central.audit.chain`). `unlocked` alone takes two of them away, inside a transaction that puts them back: nobody else
+ever finds a table without.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import peewee
@@ -45,7 +49,35 @@ class AuditCheckpoint(peewee.Model):
         table_name = "audit_checkpoint"
 
 
-_TABLES: Final = (AuditRecord, AuditCheckpoint)
+class AuditPruned(peewee.Model):
+    """Table ``audit_pruned``: signed words on what was removed, in the order in which they were made."""
+
+    id = peewee.AutoField()
+    through_id = peewee.IntegerField()
+    word = peewee.TextField()
+
+    class Meta:
+        table_name = "audit_pruned"
+
+
+class AuditDelivery(peewee.Model):
+    """Table ``audit_delivery``: up to which record a receiver has everything, and which process sends to it now.
+
+    `held_until_s` is in seconds since 1970; who holds it sends, until then.
+    """
+
+    receiver = peewee.TextField(primary_key=True)
+    last_id = peewee.BigIntegerField()
+    holder = peewee.TextField()
+    held_until_s = peewee.DoubleField()
+
+    class Meta:
+        table_name = "audit_delivery"
+
+
+_TABLES: Final = (AuditRecord, AuditCheckpoint, AuditPruned, AuditDelivery)
+_APPEND_ONLY: Final = ("audit_record", "audit_checkpoint", "audit_pruned")
+_PRUNED: Final = ("audit_record", "audit_checkpoint")
 _REFUSAL: Final = "the audit record is append-only"
 
 
@@ -59,9 +91,26 @@ def prepare(db: Database) -> int:
             _run(db, "ALTER TABLE audit_record ADD COLUMN chain TEXT")
         make_tables(db, _TABLES)
         taken_over = _chain_all(db) if older else 0
-        for statement in _SQLITE_TRIGGERS if isinstance(db, Sqlite) else _POSTGRES_TRIGGERS:
-            _run(db, statement)
+        _lock(db)
     return taken_over
+
+
+@contextmanager
+def unlocked(db: Database) -> Iterator[None]:
+    """Inside a transaction of `writing`: records and checkpoints can be deleted until the block ends."""
+    for table in _PRUNED:
+        sqlite = isinstance(db, Sqlite)
+        _run(
+            db,
+            f"DROP TRIGGER {table}_no_delete" if sqlite else f"DROP TRIGGER {table}_append_only ON {table}",
+        )
+    yield
+    _lock(db)
+
+
+def _lock(db: Database) -> None:
+    for statement in _SQLITE_TRIGGERS if isinstance(db, Sqlite) else _POSTGRES_TRIGGERS:
+        _run(db, statement)
 
 
 def end_of_chain(db: Database) -> tuple[int, str]:
@@ -74,7 +123,7 @@ def end_of_chain(db: Database) -> tuple[int, str]:
 _SQLITE_TRIGGERS: Final = tuple(
     f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
     f"BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
-    for table in ("audit_record", "audit_checkpoint")
+    for table in _APPEND_ONLY
     for verb in ("UPDATE", "DELETE")
 )
 _POSTGRES_TRIGGERS: Final = (
@@ -83,7 +132,7 @@ _POSTGRES_TRIGGERS: Final = (
     *(
         f"CREATE OR REPLACE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
         "FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only()"
-        for table in ("audit_record", "audit_checkpoint")
+        for table in _APPEND_ONLY
     ),
 )
 

@@ -40,6 +40,13 @@ def _presence(box: BoxView) -> Iterator[Alert]:
             "Two boxes use this identity. Find the copy and switch it off; if in doubt, revoke this gateway and "
             "enrol the box anew.",
         )
+    if box.contradicts_audit:
+        yield Alert(
+            "audit-contradicted",
+            "critical",
+            "It keeps a word of central's that the audit record does not fit any more: the record was cut off or "
+            "rewritten. Keep everything as it is and run dicomnet-central audit verify.",
+        )
     if box.state == "lost":
         yield Alert("lost", "critical", "The box vanished: look for power and line, then its log.")
     elif box.state == "offline":

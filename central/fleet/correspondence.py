@@ -20,9 +20,11 @@ from central.fleet.commands import Commands
 from central.fleet.desired import DesiredSettings
 from central.fleet.events import Events
 from central.fleet.heartbeats import Heartbeats, address
+from central.fleet.witnesses import Witnesses
 from central.identity.gateways import Gateways
 from contract.command import COMMAND, DESIRED, HEARD, Command, CommandKind, Desired, Heard, SettingValue
 from contract.heartbeat import EVENT, MAX_PAYLOAD_BYTES, STATUS, BoxState, Event, Status
+from contract.witness import WITNESS, WITNESSED
 
 _log = logging.getLogger(__name__)
 _SESSIONS: Final = 4096  # of boxes; more than a central has
@@ -54,6 +56,7 @@ class Correspondence:
         events: Events,
         commands: Commands,
         desired: DesiredSettings,
+        witnesses: Witnesses,
         say: Callable[[Down], bool],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -62,6 +65,7 @@ class Correspondence:
         self._events = events
         self._commands = commands
         self._desired = desired
+        self._witnesses = witnesses
         self._say = say
         self._clock = clock
         self._lock = threading.Lock()
@@ -121,7 +125,10 @@ class Correspondence:
                 )
             taken = self._heartbeats.keep(gateway_id, below, payload, retained=retained)
             if taken and below == STATUS and not retained:
-                return taken, self._greet(gateway_id, Status.model_validate_json(payload))
+                status = Status.model_validate_json(payload)
+                return taken, [*self._greet(gateway_id, status), *self._word_for(gateway_id, status)]
+            if taken and below == WITNESSED:
+                self._witnesses.contradicts(gateway_id, self._heartbeats.witnessed_by(gateway_id))
         except ValidationError as error:
             _log.warning("heartbeat malformed gateway_id=%s errors=%d", gateway_id, error.error_count())
             return False, []
@@ -148,6 +155,15 @@ class Correspondence:
             self._sessions[gateway_id] = key
         warning = [_down(gateway_id, HEARD, Heard(twin=True))] if twin else []
         return [*warning, *self._to_do(gateway_id)]
+
+    def _word_for(self, gateway_id: str, status: Status) -> list[Down]:
+        """Now and then a checkpoint of the audit record, for the box to keep."""
+        if status.state is not BoxState.ONLINE:
+            return []
+        word = self._witnesses.due(gateway_id, self._heartbeats.witnessed_by(gateway_id))
+        if word is None:
+            return []
+        return [Down(gateway_id, WITNESS, word.model_dump_json().encode(), retain=True)]
 
     def _to_do(self, gateway_id: str) -> list[Down]:
         waiting = [

@@ -19,6 +19,7 @@ from central.fleet.desired import DesiredSettings
 from central.fleet.events import Events
 from central.fleet.heartbeats import BoxHeartbeat, Heartbeats
 from central.fleet.view import BoxCondition, BoxView, EquipmentView
+from central.fleet.witnesses import Witnesses
 from central.identity.gateways import GatewayRecord, Gateways
 from contract.heartbeat import LOST_AFTER_S, BoxState
 
@@ -49,6 +50,7 @@ class Fleet:
         events: Events,
         commands: Commands,
         desired: DesiredSettings,
+        witnesses: Witnesses,
         listener: Ear | None,
         https_heard_at: Callable[[str], datetime | None],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -58,6 +60,7 @@ class Fleet:
         self._events = events
         self._commands = commands
         self._desired = desired
+        self._witnesses = witnesses
         self._listener = listener
         self._https_heard_at = https_heard_at
         self._clock = clock
@@ -103,6 +106,7 @@ class Fleet:
             certificate_expires_at_utc=record.certificate_expires_at_utc,
             revoked=record.revoked_at_utc is not None,
             twin=self._heartbeats.has_twin(gateway_id),
+            contradicts_audit=self._witnesses.contradicts(gateway_id, heartbeat.witnessed),
             paused=telemetry is not None and telemetry.paused,
             hours_to_full=telemetry.hours_to_full if telemetry else None,
             disk_wear_percent=telemetry.disk_wear_percent if telemetry else None,

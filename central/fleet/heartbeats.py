@@ -33,6 +33,7 @@ from contract.heartbeat import (
     Telemetry,
 )
 from contract.identifiers import InvalidIdentifierError, check_gateway_id
+from contract.witness import WITNESSED, Witnessed
 
 MAX_EQUIPMENT: Final = 256  # scanners a box
 _EQUIPMENT_TOPIC: Final = re.compile(re.escape(EQUIPMENT) + "[0-9a-f]{16}")
@@ -67,6 +68,7 @@ class BoxHeartbeat:
     telemetry_heard_at_utc: datetime | None = None
     info: Info | None = None
     reported: Reported | None = None
+    witnessed: tuple[str, ...] = ()
     equipment: tuple[Equipment, ...] = field(default=())
 
 
@@ -127,6 +129,7 @@ class Heartbeats:
             telemetry_heard_at_utc=_heard(telemetry),
             info=Info.model_validate_json(info["payload"]) if info else None,
             reported=Reported.model_validate_json(reported["payload"]) if reported else None,
+            witnessed=self.witnessed_by(gateway_id),
             equipment=tuple(
                 Equipment.model_validate_json(row["payload"]) for row in self._equipment(gateway_id)
             ),
@@ -135,6 +138,20 @@ class Heartbeats:
     def status_of(self, gateway_id: str) -> Status | None:
         last = self._last(gateway_id, STATUS)
         return Status.model_validate_json(last["payload"]) if last else None
+
+    def witnessed_by(self, gateway_id: str) -> tuple[str, ...]:
+        """The words of the audit record that the box keeps (contract.witness)."""
+        last = self._last(gateway_id, WITNESSED)
+        return Witnessed.model_validate_json(last["payload"]).words if last else ()
+
+    def witnessed(self) -> list[tuple[str, str]]:
+        """Gateway id and word, of every box that was ever heard."""
+        query = BoxMessage.select().where(BoxMessage.topic == WITNESSED).order_by(BoxMessage.gateway_id)
+        return [
+            (row["gateway_id"], word)
+            for row in query.dicts().execute(self._db)
+            for word in Witnessed.model_validate_json(row["payload"]).words
+        ]
 
     def reported_version(self, gateway_id: str) -> int:
         """The newest version of desired settings that the box has looked at."""
@@ -162,6 +179,9 @@ class Heartbeats:
             return Info.model_validate_json(payload).started_at_utc
         if below == REPORTED:
             Reported.model_validate_json(payload)
+            return self._clock()
+        if below == WITNESSED:
+            Witnessed.model_validate_json(payload)
             return self._clock()
         if _EQUIPMENT_TOPIC.fullmatch(below) and self._has_room_for(gateway_id, below):
             return Equipment.model_validate_json(payload).first_seen_at_utc or self._clock()

@@ -13,6 +13,7 @@ from central.fleet.events import Events
 from central.fleet.fleet import Fleet
 from central.fleet.heartbeats import Heartbeats
 from central.fleet.listener import BrokerListener, BrokerTls
+from central.fleet.witnesses import Witnesses
 from central.identity.gateways import Gateways
 from central.identity.identity import Identity
 
@@ -40,6 +41,7 @@ class FleetRooms:
         db: Database,
         gateways: Gateways,
         identity: Identity,
+        witnesses: Witnesses,
         broker: BrokerPlace | None,
         closing: ExitStack,
     ) -> FleetRooms:
@@ -50,7 +52,7 @@ class FleetRooms:
         def say(down: Down) -> bool:
             return listener is not None and listener.say(down)
 
-        correspondence = Correspondence(gateways, heartbeats, events, commands, desired, say)
+        correspondence = Correspondence(gateways, heartbeats, events, commands, desired, witnesses, say)
         if broker is not None:
             client = identity.broker_client
             tls = BrokerTls(identity.ca_path, client.certificate, client.key) if broker.tls else None
@@ -60,6 +62,13 @@ class FleetRooms:
             listener.start()
             closing.callback(listener.close)
         fleet = Fleet(
-            gateways, heartbeats, events, commands, desired, listener, correspondence.https_heard_at
+            gateways,
+            heartbeats,
+            events,
+            commands,
+            desired,
+            witnesses,
+            listener,
+            correspondence.https_heard_at,
         )
         return cls(fleet, correspondence, commands)

@@ -65,6 +65,7 @@ class BoxView:
     revoked: bool
     equipment: tuple[EquipmentView, ...]
     twin: bool = False
+    contradicts_audit: bool = False
     paused: bool = False
     hours_to_full: float | None = None
     disk_wear_percent: int | None = None

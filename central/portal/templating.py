@@ -12,7 +12,7 @@ from typing import Final
 import jinja2
 from starlette.responses import HTMLResponse
 
-from central.access.policy import Action, Principal, Privilege, delegable, has_privilege, scope_of
+from central.access.policy import Action, Principal, Privilege, Role, delegable, has_privilege, scope_of
 
 FOLDER: Final = Path(__file__).parent
 _TEMPLATES: Final = jinja2.Environment(
@@ -58,6 +58,7 @@ _PAGES: Final[tuple[tuple[str, str, Callable[[Principal], bool]], ...]] = (
     ("/sharing", "Sharing", may_share),
     ("/tokens", "Tokens", may_use_tokens),
     ("/emergency", "Emergency", _has_part_in_emergencies),
+    ("/looks", "Who looked", lambda principal: principal.role is Role.PATIENT),
     ("/fleet", "Fleet", lambda principal: has_privilege(principal, Privilege.READ_FLEET)),
     ("/audit", "Audit", lambda principal: has_privilege(principal, Privilege.READ_AUDIT)),
 )

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from contract.command import COMMAND, DESIRED, HEARD, Command, Desired, Heard
 from contract.heartbeat import STATUS, TELEMETRY_INTERVAL_S, BoxState, EventKind, Telemetry
+from contract.witness import WITNESS, Witness
 from edge.uplink import broker_fault
 from edge.uplink.broker_channel import BrokerChannel
 from edge.uplink.errors import UplinkTransientError
@@ -39,10 +40,12 @@ _HTTPS_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True)
 class Hearers:
-    """Who takes what central says. `settings` may raise OSError; `connected`: central's side may be back."""
+    """Who takes what central says. `settings` and `witness` may raise OSError, and return whether it was news;
+    `connected`: central's side may be back."""
 
     command: Callable[[Command], None]
     settings: Callable[[Desired], object]
+    witness: Callable[[Witness], bool]
     connected: Callable[[], None]
 
 
@@ -199,6 +202,9 @@ class Heartbeat:
             elif below == DESIRED:
                 if self._hearers.settings(Desired.model_validate_json(payload)):
                     self.soon()
+            elif below == WITNESS:
+                if self._hearers.witness(Witness.model_validate_json(payload)):
+                    self.soon()
             elif below == COMMAND:
                 self._hearers.command(Command.model_validate_json(payload))
         except ValidationError as error:
@@ -206,7 +212,7 @@ class Heartbeat:
                 "central said what makes no sense", extra={"below": below, "errors": error.error_count()}
             )
         except OSError as error:
-            _log.warning("settings from central not kept", extra={"detail": error.strerror})
+            _log.warning("not kept, what central said", extra={"below": below, "detail": error.strerror})
 
     def _heard(self, heard: Heard) -> None:
         if heard.events is not None:

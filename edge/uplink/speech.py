@@ -32,6 +32,7 @@ from contract.heartbeat import (
     Telemetry,
     equipment_key,
 )
+from contract.witness import WITNESSED, Witnessed
 from edge.uplink.outbox import Outbox
 from edge.uplink.run import Run
 
@@ -57,6 +58,7 @@ class Reports:
     telemetry: Callable[[], Telemetry]
     equipment: Callable[[], Sequence[Equipment]]
     reported: Callable[[], Reported]
+    witnessed: Callable[[], Witnessed]
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,9 @@ class Speech:
             if again or event.stream != stream or event.number > through
         ]
         states = [_saying(INFO, self._reports.info()), _saying(REPORTED, self._reports.reported())]
+        witnessed = self._reports.witnessed()
+        if witnessed.words:
+            states.append(_saying(WITNESSED, witnessed))
         for scanner in self._reports.equipment():
             key = equipment_key(scanner.ae_title, scanner.address)
             states.append(_saying(EQUIPMENT + key, scanner))

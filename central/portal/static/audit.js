@@ -5,7 +5,15 @@ import { element, fetchJson, say, time } from "./dom.js";
 const form = document.getElementById("search");
 const body = document.querySelector("#events tbody");
 const more = document.getElementById("more");
-let oldest = null;
+let next = null;
+
+const parameters = () => new URLSearchParams([...new FormData(form)].filter(([, value]) => value.trim()));
+
+/** How far the messages to the house's repository are behind, where they are. */
+function delivery(state) {
+  if (!state || (!state.trouble && state.behind < 1000)) return "";
+  return `${state.behind} records have not reached the audit record repository. ${state.trouble}`;
+}
 
 function line(event) {
   const refused = event.outcome === "refused";
@@ -21,17 +29,18 @@ function line(event) {
 }
 
 async function load(older) {
-  const parameters = new URLSearchParams([...new FormData(form)].filter(([, value]) => value.trim()));
-  if (older && oldest !== null) parameters.set("before_id", oldest);
+  const asked = parameters();
+  if (older && next !== null) asked.set("before_id", next);
   try {
-    const answer = await fetchJson("/api/audit?" + parameters);
+    const answer = await fetchJson("/api/audit/records", { method: "POST", body: asked });
     if (!older) body.replaceChildren();
     body.append(...answer.rows.map(line));
-    oldest = answer.rows.at(-1)?.id ?? oldest;
-    more.hidden = answer.rows.length < answer.page_rows;
+    next = answer.next_before_id;
+    more.hidden = next === null;
     document.getElementById("empty").hidden = body.children.length > 0;
     document.getElementById("count").textContent = `${body.children.length} events`;
     say("");
+    say(delivery(answer.audit_messages), "delivery");
     document.documentElement.dataset.state = "ready";
   } catch (error) {
     say(error.message);
@@ -39,7 +48,11 @@ async function load(older) {
   }
 }
 
-form.addEventListener("submit", (event) => { event.preventDefault(); load(false); });
+form.addEventListener("submit", (event) => {
+  if (event.submitter?.id === "csv") return;  // the browser posts the form and keeps the answer as a file
+  event.preventDefault();
+  load(false);
+});
 form.addEventListener("reset", () => setTimeout(() => load(false)));
 more.addEventListener("click", () => load(true));
 load(false);

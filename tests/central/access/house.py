@@ -39,6 +39,7 @@ from central.portal.emergencies import EmergencyTerms
 from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
 from central.portal.guests import routes as guest_routes
+from central.portal.looks import routes as looks_routes
 from central.portal.single_sign_on import SignOn
 from central.portal.study_access import routes as study_access_routes
 from central.portal.tokens import routes as token_routes
@@ -168,6 +169,7 @@ def open_house(
             routes=[
                 *sign_in_routes(accounts, audit),
                 *portal_routes(accounts, audit, lambda: boxes, pair, sign_on=sign_on),  # type: ignore[arg-type, return-value]
+                *looks_routes(archive, audit, "St. Elsewhere", lambda: None),
                 *enrolment_routes(audit, pairings, replace, revoke),
                 *study_access_routes(doorkeeper, archive, audit),
                 *token_routes(doorkeeper, audit),

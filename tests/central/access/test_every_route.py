@@ -82,6 +82,20 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/audit"): (PAGE, 200, 403, 403, 403, 403, 403, 403, 403),
     ("GET", "/api/fleet"): (DATA, 200, 200, 403, 403, 403, 403, 403, 403),
     ("GET", "/api/audit"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("GET", "/looks"): (PAGE, 403, 403, 403, 403, 200, 200, 403, 403),
+    ("GET", "/api/looks"): (DATA, 403, 403, 403, 403, 200, 200, 403, 403),  # of the own studies: test_looks
+    ("POST", "/api/audit/records"): (
+        DATA,
+        400,
+        400,
+        400,
+        400,
+        400,
+        400,
+        400,
+        403,
+    ),  # no form; the rest: test_looks
+    ("POST", "/api/audit/records.csv"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/gateways/pairing"): (DATA, 201, 403, 403, 403, 403, 403, 403, 403),
     ("POST", "/api/gateways/command"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),  # for no box
     ("POST", "/api/gateways/settings"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from central.audit import record as record_module
-from central.audit.chain import FIELDS, GENESIS, link
+from central.audit.chain import FIELDS, GENESIS, Notary, link
 from central.audit.fhir import audit_event
 from central.audit.record import Action, Audit, AuditEvent, Wanted
 from tests.central.audit.notary import NOTARY
@@ -201,3 +202,71 @@ def test_the_committed_example_verifies() -> None:
     assert run_script(VECTORS / "audit-1.ndjson", VECTORS / "audit-1.pem") == (0, "nothing was changed\n")
     first = json.loads((VECTORS / "audit-1.ndjson").read_text(encoding="utf-8").splitlines()[0])
     assert first["chain"] == link(GENESIS, first)
+
+
+def words_of(path: Path) -> list[tuple[str, str]]:
+    """What a box witnessed: every checkpoint that there was."""
+    audit = Audit.open(path, NOTARY)
+    found = [("box ct1", word) for _, word in audit.checkpoints()]
+    audit.close()
+    return found
+
+
+def test_what_boxes_witnessed_fits_an_honest_record(path: Path) -> None:
+    words = words_of(path)
+    audit = Audit.open(path, NOTARY)
+    verdict = audit.verify(words)
+    assert (verdict.problems, verdict.remarks) == ([], [])
+    assert (verdict.witnessed, verdict.witnessed_upto_id) == (len(words), 12)
+    assert audit.contradicted([word for _, word in words]) == []
+    assert audit.newest_checkpoint() == words[-1][1]
+    audit.close()
+
+
+def test_an_end_cut_off_with_its_checkpoints_is_found_by_a_witness(path: Path) -> None:
+    words = words_of(path)
+
+    def cut(db: sqlite3.Connection) -> None:
+        db.execute("DELETE FROM audit_record WHERE id > 5")
+        db.execute("DELETE FROM audit_checkpoint WHERE last_id > 5")
+
+    tamper(path, cut)
+    audit = Audit.open(path, NOTARY)
+    assert audit.verify().problems == [], "the record alone does not tell"
+    problems = audit.verify(words).problems
+    assert "box ct1 has witnessed records up to" in problems[0]
+    assert "the end was cut off, with its checkpoints" in problems[0]
+    assert set(audit.contradicted([word for _, word in words])) == {words[-1][1], words[-2][1]}
+    audit.close()
+
+
+def test_a_history_rewritten_with_centrals_key_is_found_by_a_witness(path: Path) -> None:
+    words = words_of(path)
+
+    def rewrite(db: sqlite3.Connection) -> None:
+        db.execute("UPDATE audit_record SET actor = 'nobody' WHERE id = 5")
+        chain_anew(db, 5)
+        db.execute("DELETE FROM audit_checkpoint")
+        for number in (4, 8, 12):
+            chain = db.execute("SELECT chain FROM audit_record WHERE id = ?", (number,)).fetchone()[0]
+            word = NOTARY.checkpoint(number, chain)
+            db.execute("INSERT INTO audit_checkpoint (last_id, word) VALUES (?, ?)", (number, word))
+
+    tamper(path, rewrite)
+    audit = Audit.open(path, NOTARY)
+    assert audit.verify().problems == [], "the record alone does not tell"
+    problems = audit.verify(words).problems
+    assert "box ct1 has witnessed another record up to" in problems[0]
+    assert audit.contradicted([word for _, word in words])
+    audit.close()
+
+
+@pytest.mark.parametrize("token", ["a.b.c", "", "x" * 5000])
+def test_a_box_that_makes_words_up_proves_nothing(path: Path, token: str) -> None:
+    other = Notary("central-test", Ed25519PrivateKey.generate()).checkpoint(999, "0" * 64)
+    audit = Audit.open(path, NOTARY)
+    verdict = audit.verify([("box bad", token), ("box bad", other)])
+    assert (verdict.problems, verdict.witnessed) == ([], 0)
+    assert "did not sign" in verdict.remarks[0]
+    assert audit.contradicted([token, other]) == []
+    audit.close()

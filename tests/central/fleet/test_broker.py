@@ -20,6 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from central.fleet.mosquitto import BrokerPlan, write_configuration, write_revocations
 from contract.command import COMMAND, CommandKind
 from contract.heartbeat import BoxState, Status, down_topic, status_topic
+from contract.witness import WITNESS
 from tests.central.app.house import Box, House, enrol
 from tests.ports import free_base_port
 
@@ -164,7 +165,7 @@ def test_a_box_may_speak_and_hear_below_its_own_name_only(
     house.central.fleet_rooms.correspondence.command("ct2", CommandKind.PAUSE, {}, "anna")
     house.central.fleet_rooms.correspondence.command("ct1", CommandKind.RESUME, {}, "anna")
     until(lambda: down_topic("ct1", COMMAND) in speaker.heard, "hears its own commands")
-    assert set(speaker.heard) == {down_topic("ct1", COMMAND)}
+    assert set(speaker.heard) == {down_topic("ct1", COMMAND), down_topic("ct1", WITNESS)}
     speaker.close()
 
 

@@ -14,6 +14,7 @@ from central.fleet.desired import DesiredSettings
 from central.fleet.events import Events
 from central.fleet.fleet import Ear, Fleet
 from central.fleet.heartbeats import Heartbeats
+from central.fleet.witnesses import Witnesses
 from central.identity.authority import CertificateAuthority
 from central.identity.gateways import Gateways, requested_key
 from contract.enrolment import decode_request
@@ -56,13 +57,27 @@ class Scene:
         self.said: list[Down] = []
         self.heartbeats = Heartbeats(self.db, lambda: self.now)
         self.commands = Commands(self.db, lambda: self.now)
+        self.newest: str | None = None  # of central's checkpoints
+        self.elapsed_s = 0.0
         self.correspondence, self.fleet = self.open(self)
 
     def open(self, ear: Ear | None) -> tuple[Correspondence, Fleet]:
         """As central does it at its start."""
         events, desired = Events(self.db, lambda: self.now), DesiredSettings(self.db)
+        witnesses = Witnesses(
+            lambda: self.newest,
+            lambda words: [word for word in words if word.startswith("lost.")],
+            lambda: self.elapsed_s,
+        )
         correspondence = Correspondence(
-            self.gateways, self.heartbeats, events, self.commands, desired, self.say, lambda: self.now
+            self.gateways,
+            self.heartbeats,
+            events,
+            self.commands,
+            desired,
+            witnesses,
+            self.say,
+            lambda: self.now,
         )
         fleet = Fleet(
             self.gateways,
@@ -70,6 +85,7 @@ class Scene:
             events,
             self.commands,
             desired,
+            witnesses,
             ear,
             correspondence.https_heard_at,
             lambda: self.now,

@@ -42,7 +42,7 @@ def test_a_status_is_heard_and_what_waits_is_answered(house: House, box: Box) ->
     answer = post(box, letters((STATUS, json.loads(online(box)))))
     assert answer.status_code == 200, answer.text
     said = Post.model_validate_json(answer.content).letters
-    assert [letter.below for letter in said] == ["command"]
+    assert [letter.below for letter in said] == ["command", "witness"]
     assert command.id in answer.text
     [view] = house.central.fleet.boxes()
     assert (view.state, view.commands[0].state) == ("online", "sent")

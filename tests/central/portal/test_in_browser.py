@@ -11,7 +11,7 @@ from central.fleet.view import BoxView
 from central.identity.pairings import Enrolment, PendingBox
 from contract.enrolment import Pairing
 from tests.browser import Browser
-from tests.central.access.house import PASSWORD, House, pydicom_file
+from tests.central.access.house import PASSWORD, STUDY, House, pydicom_file
 from tests.central.app.house import new_key_and_request
 
 pytestmark = pytest.mark.needs("chromium")
@@ -165,6 +165,18 @@ def test_a_waiting_box_is_accepted_by_its_fingerprint_and_revoked_again(
         assert not house.gateways.is_admitted(enrolled.gateway_id)
     finally:
         house.boxes.clear()
+
+
+def test_a_patient_sees_who_looked(house: House, browser: Browser) -> None:
+    with house.client("radiologist") as client:
+        assert client.get(f"/dicom-web/studies/{STUDY}/metadata").status_code == 200
+    sign_in(browser, house, "patient", "/looks")
+    browser.wait_for(f"location.pathname === '/looks' && {READY}")
+    roles = "[...document.querySelectorAll('#looks tbody tr')].map(row => row.children[2].textContent)"
+    assert "radiologist" in browser.eval(roles)
+    assert "St. Elsewhere" in browser.eval("document.querySelector('#looks').textContent")
+    browser.click(".who button")
+    browser.wait_for("location.pathname === '/signin'")
 
 
 def test_the_audit_page_and_sign_out(house: House, browser: Browser) -> None:

@@ -46,13 +46,13 @@ def test_the_navigation_shows_what_a_role_may_use(house: House) -> None:
         "admin": {"/sharing", "/tokens", "/emergency", "/fleet", "/audit"},
         "radiologist": {"/", "/sharing", "/tokens", "/fleet"},
         "doctor": {"/", "/sharing", "/tokens", "/emergency"},
-        "patient": {"/", "/tokens"},
+        "patient": {"/", "/tokens", "/looks"},
     }
     for username, paths in expected.items():
         with house.client(username) as client:
             page = client.get("/", follow_redirects=True).text
         navigation = page.partition("<nav")[2].partition("</nav>")[0]
-        pages = ("/", "/sharing", "/tokens", "/emergency", "/fleet", "/audit")
+        pages = ("/", "/sharing", "/tokens", "/emergency", "/looks", "/fleet", "/audit")
         assert {path for path in pages if f'href="{path}"' in navigation} == paths
         assert f">{username}</span>" in page
 

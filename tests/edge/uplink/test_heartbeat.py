@@ -33,6 +33,7 @@ from contract.heartbeat import (
     equipment_topic,
     status_topic,
     telemetry_topic,
+    up_topic,
 )
 from edge.uplink.enrolment import enrol
 from edge.uplink.heartbeat import Hearers, Heartbeat
@@ -42,6 +43,7 @@ from edge.uplink.outbox import Outbox
 from edge.uplink.remote import Remote
 from edge.uplink.run import Run
 from edge.uplink.speech import Reports
+from edge.uplink.witness_book import WitnessBook
 from tests.edge.scripted_central import ScriptedCentral
 
 pytestmark = pytest.mark.needs("mosquitto")
@@ -139,6 +141,7 @@ class Box:
         self.scanners: list[Equipment] = []
         self.commands: list[Command] = []
         self.outbox = Outbox(directory)
+        self.witness = WitnessBook(directory)
         self.remote = Remote(
             directory,
             {"log_level": "info", "echo_interval_s": 300},
@@ -159,8 +162,14 @@ class Box:
                 telemetry=self.telemetry,
                 equipment=lambda: self.scanners,
                 reported=self.remote.reported,
+                witnessed=self.witness.witnessed,
             ),
-            Hearers(command=self.commands.append, settings=self.remote.desire, connected=lambda: None),
+            Hearers(
+                command=self.commands.append,
+                settings=self.remote.desire,
+                witness=self.witness.take,
+                connected=lambda: None,
+            ),
             self.outbox,
             https_after_s=https_after_s,
         )
@@ -343,3 +352,16 @@ def test_a_central_that_takes_no_heartbeats_is_logged_once(
         "central answered 404: scripted",
         "the connection broke",
     ]
+
+
+def test_a_box_keeps_centrals_word_and_shows_it(
+    central: ScriptedCentral, broker: Broker, tmp_path: Path
+) -> None:
+    box = Box(identity_with(central, tmp_path, BrokerAddress(host="127.0.0.1", port=broker.port, tls=False)))
+    box.heartbeat._hear("witness", b'{"word":"not a word"}')
+    assert box.heartbeat._speech.due(box.telemetry()).sayings[-1].below != "witnessed", "nothing to show"
+    box.heartbeat._hear("witness", b'{"word":"aa.bb.cc","later":"ignored"}')
+    shown = box.heartbeat._speech.due(box.telemetry()).sayings[-1]
+    assert (shown.below, json.loads(shown.payload)) == ("witnessed", {"words": ["aa.bb.cc"]})
+    check_said(up_topic("gw-test", "witnessed"), shown.payload)
+    box.heartbeat.stop()

@@ -1,0 +1,206 @@
+"""Audit records as DICOM audit messages (PS3.15 Annex A.5), one each, in XML.
+
+Always true: the same record gives the same text, byte for byte, so that a receiver can tell a message that came twice.
+Only what was recorded is said, and of the patient the ID alone: no name is looked up. What came from outside and is no
+text in XML 1.0 becomes U+FFFD; search values travel in base64, as the schema wants it.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from central.audit.fhir import event_codes
+
+
+class PatientObject(NamedTuple):
+    """The patient of a study: Patient ID and its issuer ("" when none is said)."""
+
+    patient_id: str
+    issuer: str
+
+
+class _Code(NamedTuple):
+    """A coded value; `meaning` is its Code Meaning (PS3.15 A.5.1: originalText)."""
+
+    value: str
+    system: str
+    meaning: str
+
+
+_OURS: Final = "dicomnet"  # actions and roles of this program
+_ALERT: Final = _Code("110113", "DCM", "Security Alert")
+_LOGIN: Final = _Code("110122", "DCM", "Login")
+_CONFIGURED: Final = _Code("110129", "DCM", "Security Configuration")
+_NODE: Final = _Code("110126", "DCM", "Node Authentication")
+# Event Type Codes (PS3.16 CID 401) of actions whose Event ID wants one. Those of 110126 and above belong to an alert.
+_TYPES: Final[Mapping[str, _Code]] = {
+    "sign-in": _LOGIN,
+    "sign-in-failed": _LOGIN,
+    "sign-out": _Code("110123", "DCM", "Logout"),
+    "upload-refused": _NODE,
+    "association-refused": _NODE,
+    "enrol-refused": _NODE,
+    "identity-seen-twice": _NODE,
+    "box-command": _Code("110131", "DCM", "Software Configuration"),
+    "user-change": _Code("110137", "DCM", "User Security Attributes Changed"),
+    **dict.fromkeys(
+        (
+            "chain-audit",
+            "prune-audit",
+            "pair",
+            "enrol",
+            "enrol-request",
+            "enrol-decision",
+            "renew",
+            "keys",
+            "revoke",
+        ),
+        _CONFIGURED,
+    ),
+}
+_ALERT_TYPES: Final = range(110126, 110139 + 1)
+_AUDIT_LOG_USED: Final = "110101"
+_SOURCE: Final = _Code("110153", "DCM", "Source Role ID")
+_DESTINATION: Final = _Code("110152", "DCM", "Destination Role ID")
+# Where data goes between two processes: the roles of who asks and of central (A.5.3).
+_DIRECTIONS: Final[Mapping[str, tuple[_Code, _Code]]] = {
+    "110112": (_SOURCE, _DESTINATION),  # who sends the query, and who answers it
+    "110104": (_SOURCE, _DESTINATION),
+    "110106": (_DESTINATION, _SOURCE),
+}
+_STUDY_UID: Final = _Code("110180", "DCM", "Study Instance UID")
+_SOP_CLASS_UID: Final = _Code("110181", "DCM", "SOP Class UID")
+_PATIENT_NUMBER: Final = _Code("2", "RFC-3881", "Patient Number")
+_URI: Final = _Code("12", "RFC-3881", "URI")
+_QUERIES: Final[Mapping[str, str]] = {
+    "search": "1.2.840.10008.5.1.4.1.2.2.1",  # Study Root Query/Retrieve - FIND
+    "worklist-read": "1.2.840.10008.5.1.4.31",  # Modality Worklist - FIND
+}
+_NOT_XML: Final = re.compile(
+    "[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)  # XML 1.0 section 2.2
+
+
+def audit_message(row: Mapping[str, Any], *, central_id: str, patient: PatientObject | None) -> bytes:
+    """The AuditMessage for one row of the record, as it is given out by `Audit.rows`; UTF-8, without a declaration.
+
+    Parameters
+    ----------
+    patient : whose study it is, where that is known.
+    """
+    event_id, kind, types = _codes(row["action"])
+    message = Element("AuditMessage")
+    event = SubElement(
+        message,
+        "EventIdentification",
+        EventActionCode=kind,
+        EventDateTime=row["at_utc"],
+        EventOutcomeIndicator="0" if row["outcome"] == "success" else "4",  # 4: minor failure
+    )
+    _coded(event, "EventID", event_id)
+    for code in types:
+        _coded(event, "EventTypeCode", code)
+    if row["detail"] and row["action"] not in _QUERIES:
+        SubElement(event, "EventOutcomeDescription").text = _text(row["detail"])
+    _participants(message, row, central_id, event_id.value)
+    source = SubElement(message, "AuditSourceIdentification", AuditSourceID=central_id)
+    SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})  # application server process
+    _objects(message, row, central_id, event_id.value, patient)
+    xml: bytes = tostring(message, encoding="utf-8", xml_declaration=False)
+    return xml
+
+
+def _codes(action: str) -> tuple[_Code, str, list[_Code]]:
+    """Event ID, Event Action Code, Event Type Codes."""
+    value, meaning, kind = event_codes(action)
+    event_id, of_type = _Code(value, "DCM", meaning), _TYPES.get(action)
+    if int(value) in _ALERT_TYPES:  # FHIR says the type where DICOM wants the alert as well
+        event_id, of_type = _ALERT, event_id
+    if of_type is not None and int(of_type.value) in _ALERT_TYPES:
+        event_id = _ALERT
+    types = [of_type] if of_type is not None else []
+    return event_id, kind, [*types, _Code(action, _OURS, action)]
+
+
+def _participants(message: Element, row: Mapping[str, Any], central_id: str, event_id: str) -> None:
+    """Who asked, and central, which answered."""
+    theirs, ours = _DIRECTIONS.get(event_id, (None, None))
+    who = SubElement(
+        message, "ActiveParticipant", UserID=_text(row["actor"]) or "unknown", UserIsRequestor="true"
+    )
+    if _is_address(row["source_address"]):
+        who.attrib |= {"NetworkAccessPointID": row["source_address"], "NetworkAccessPointTypeCode": "2"}
+    if theirs is not None:
+        _coded(who, "RoleIDCode", theirs)
+    if row["actor_role"]:
+        role = _text(row["actor_role"])
+        _coded(who, "RoleIDCode", _Code(role, _OURS, role))
+    central = SubElement(message, "ActiveParticipant", UserID=central_id, UserIsRequestor="false")
+    if ours is not None:
+        _coded(central, "RoleIDCode", ours)
+
+
+def _objects(
+    message: Element, row: Mapping[str, Any], central_id: str, event_id: str, patient: PatientObject | None
+) -> None:
+    study = row["study_instance_uid"]
+    if study:
+        about = _object(message, study, _STUDY_UID, "2", "3", name=study)
+        for name in ("series_instance_uid", "sop_instance_uid"):
+            if row[name]:
+                kind = "SeriesInstanceUID" if name.startswith("series") else "SOPInstanceUID"
+                SubElement(about, "ParticipantObjectDetail", type=kind, value=_base64(row[name]))
+    if patient is not None and patient.patient_id:
+        # As HL7 v2 writes it (CX): the ID, and in its fourth component who issued it.
+        whole = f"{patient.patient_id}^^^{patient.issuer}" if patient.issuer else patient.patient_id
+        _object(message, _text(whole), _PATIENT_NUMBER, "1", "1", name=_text(whole))
+    if row["action"] in _QUERIES:
+        asked = _object(message, _QUERIES[row["action"]], _SOP_CLASS_UID, "2", "3")
+        SubElement(asked, "ParticipantObjectQuery").text = _base64(row["detail"])
+    if event_id == _AUDIT_LOG_USED:
+        _object(message, f"urn:dicomnet:audit:{central_id}", _URI, "2", "13", name="Security Audit Log")
+
+
+def _object(
+    message: Element, object_id: str, id_type: _Code, type_code: str, role: str, name: str = ""
+) -> Element:
+    found = SubElement(
+        message,
+        "ParticipantObjectIdentification",
+        ParticipantObjectID=object_id,
+        ParticipantObjectTypeCode=type_code,
+        ParticipantObjectTypeCodeRole=role,
+    )
+    _coded(found, "ParticipantObjectIDTypeCode", id_type)
+    if name:
+        SubElement(found, "ParticipantObjectName").text = name
+    return found
+
+
+def _coded(parent: Element, name: str, code: _Code) -> None:
+    SubElement(
+        parent,
+        name,
+        {"csd-code": code.value, "codeSystemName": code.system, "originalText": code.meaning},
+    )
+
+
+def _text(value: str) -> str:
+    return _NOT_XML.sub("\ufffd", value)
+
+
+def _base64(value: str) -> str:
+    return base64.b64encode(value.encode()).decode("ascii")
+
+
+def _is_address(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True

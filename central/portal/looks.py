@@ -1,0 +1,258 @@
+"""Who looked: for a patient at the own studies, for who may read the audit record at anybody's.
+
+What is always true
+-------------------
+- Reading is recorded before anything is answered, refusals as well.
+- A patient is told when, in what role and in the institution's name, never a username, an address or a search; and of
+  those studies alone that the policy shows to the patient (`scope_of`).
+- What an auditor asks for comes in the body: a patient's ID is in no URL.
+- Pages go by the records' ids, so that what is recorded meanwhile moves nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import peewee
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from central.access.policy import PatientKey, Principal, Privilege, Role, Scope, has_privilege, scope_of
+from central.access.problems import problem
+from central.access.sign_in import FormError, small_form
+from central.access.web import audit_event, principal_of
+from central.archive.archive import Archive
+from central.archive.query import StudyQuery
+from central.archive.rows import StudyRow
+from central.audit.chain import FIELDS
+from central.audit.errors import AuditUnavailableError
+from central.audit.looks import LOOKED, Look, looks
+from central.audit.record import Action, Audit, AuditRow, Outcome, Wanted
+from central.portal.templating import page
+
+PAGE_ROWS: Final = 100
+PATIENT_PAGE_ROWS: Final = 1000  # records; they become few looks
+_UNAVAILABLE: Final = "the audit record cannot be reached; try again later"
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets would compute
+
+
+class _WrongError(Exception):
+    """A parameter that cannot be; the sentence says which."""
+
+
+def routes(
+    archive: Archive, audit: Audit, institution: str, delivery: Callable[[], Mapping[str, object] | None]
+) -> list[BaseRoute]:
+    """The patient's page and the auditor's search and export. Must be behind `RequireSignIn`.
+
+    Parameters
+    ----------
+    delivery : how far audit messages are behind, as JSON; None where they go nowhere.
+    """
+    desk = _Desk(archive, audit, institution, delivery)
+    return [
+        Route("/looks", desk.page),
+        Route("/api/looks", desk.own),
+        Route("/api/audit/records", desk.records, methods=["POST"]),
+        Route("/api/audit/records.csv", desk.export, methods=["POST"]),
+    ]
+
+
+class _Desk:
+    def __init__(
+        self,
+        archive: Archive,
+        audit: Audit,
+        institution: str,
+        delivery: Callable[[], Mapping[str, object] | None],
+    ) -> None:
+        self._archive = archive
+        self._audit = audit
+        self._institution = institution
+        self._delivery = delivery
+
+    def page(self, request: Request) -> Response:
+        principal = principal_of(request)
+        if principal.role is not Role.PATIENT:
+            return page("refused.html", principal, 403, path="/looks")
+        return page("looks.html", principal, path="/looks", institution=self._institution)
+
+    def own(self, request: Request) -> Response:
+        """Looks at the studies of the patient who asks."""
+        principal = principal_of(request)
+        allowed = principal.role is Role.PATIENT
+        try:
+            before_id = _before_id(request.query_params)
+            self._record(request, Action.READ_AUDIT, allowed, "looks at the own studies")
+            if not allowed:
+                return problem(403, "only a patient has a list of looks at the own studies")
+            studies = {row.study_instance_uid: row for row in self._studies(scope_of(principal, Action.VIEW))}
+            wanted = Wanted(studies=tuple(studies), actions=LOOKED, outcome="success")
+            rows = self._audit.newest(wanted, limit=PATIENT_PAGE_ROWS, before_id=before_id)
+        except _WrongError as error:
+            return problem(400, str(error))
+        except AuditUnavailableError:
+            return problem(503, _UNAVAILABLE)
+        told = [self._told(look, principal, studies[look.study_instance_uid]) for look in looks(rows)]
+        return JSONResponse({"looks": told, "next_before_id": _next(rows, PATIENT_PAGE_ROWS)})
+
+    async def records(self, request: Request) -> Response:
+        """A page of the records that are asked for, the newest first."""
+        return await _with_form(self._records, request)
+
+    async def export(self, request: Request) -> Response:
+        """All of them as CSV (RFC 4180), the oldest first."""
+        return await _with_form(self._export, request)
+
+    def _records(self, request: Request, form: Mapping[str, str]) -> Response:
+        try:
+            before_id = _before_id(form)
+            wanted = self._wanted(request, form, Action.READ_AUDIT)
+            if isinstance(wanted, Response):
+                return wanted
+            rows = self._audit.newest(wanted, limit=PAGE_ROWS, before_id=before_id)
+            delivery = self._delivery()
+        except _WrongError as error:
+            return problem(400, str(error))
+        except (AuditUnavailableError, peewee.PeeweeException):
+            return problem(503, _UNAVAILABLE)
+        found = [_record_json(row) for row in rows]
+        return JSONResponse(
+            {"rows": found, "next_before_id": _next(rows, PAGE_ROWS), "audit_messages": delivery}
+        )
+
+    def _export(self, request: Request, form: Mapping[str, str]) -> Response:
+        try:
+            wanted = self._wanted(request, form, Action.EXPORT)
+        except _WrongError as error:
+            return problem(400, str(error))
+        except AuditUnavailableError:
+            return problem(503, _UNAVAILABLE)
+        if isinstance(wanted, Response):
+            return wanted
+        headers = {"Content-Disposition": 'attachment; filename="audit.csv"'}
+        return StreamingResponse(
+            _csv(self._audit.rows(wanted)), media_type="text/csv; charset=utf-8", headers=headers
+        )
+
+    def _wanted(self, request: Request, form: Mapping[str, str], action: Action) -> Wanted | Response:
+        """What is asked for, on record; a refusal for who may not ask."""
+        allowed = has_privilege(principal_of(request), Privilege.READ_AUDIT)
+        wanted, patient = (_conditions(form), _patient(form)) if allowed else (Wanted(), None)
+        asked = " ".join(f"{name}={value}" for name, value in form.items() if value)
+        self._record(
+            request, action, allowed, f"audit record, csv {asked}" if action is Action.EXPORT else asked
+        )
+        if not allowed:
+            return problem(403, "your role may not read the audit record")
+        if patient is None:
+            return wanted
+        studies = self._studies(Scope(patients=frozenset({patient})))
+        return Wanted(**{**vars(wanted), "studies": tuple(study.study_instance_uid for study in studies)})
+
+    def _record(self, request: Request, action: Action, allowed: bool, detail: str) -> None:
+        outcome: Outcome = "success" if allowed else "refused"
+        self._audit.record(audit_event(request, action, outcome, detail))
+
+    def _studies(self, scope: Scope) -> list[StudyRow]:
+        return self._archive.find_studies(scope, StudyQuery(limit=None))
+
+    def _told(self, look: Look, principal: Principal, study: StudyRow) -> dict[str, Any]:
+        own = (look.actor, look.actor_role) == (principal.username, principal.role.value)
+        return {
+            "began_utc": look.began_utc.isoformat(),
+            "ended_utc": look.ended_utc.isoformat(),
+            "who": "you" if own else self._institution,
+            "role": look.actor_role,
+            "action": look.action.value,
+            "study_instance_uid": study.study_instance_uid,
+            "study_date": study.study_date,
+            "study_description": study.study_description,
+        }
+
+
+async def _with_form(answer: Callable[[Request, Mapping[str, str]], Response], request: Request) -> Response:
+    try:
+        form = await small_form(request)
+    except FormError as error:
+        return problem(400, str(error))
+    return await run_in_threadpool(answer, request, form)
+
+
+def _conditions(query: Mapping[str, str]) -> Wanted:
+    action = query.get("action") or None
+    if action is not None and action not in set(Action):
+        raise _WrongError("there is no such action")
+    outcome = query.get("outcome") or None
+    if outcome not in (None, "success", "refused"):
+        raise _WrongError("an outcome is success or refused")
+    return Wanted(
+        actor=query.get("actor") or None,
+        action=action,
+        study_instance_uid=query.get("study_instance_uid") or None,
+        since_utc=_time(query, "since"),
+        until_utc=_time(query, "until"),
+        actor_role=query.get("actor_role") or None,
+        outcome="refused" if outcome == "refused" else "success" if outcome else None,
+    )
+
+
+def _patient(query: Mapping[str, str]) -> PatientKey | None:
+    patient_id, issuer = query.get("patient_id", ""), query.get("issuer_of_patient_id", "")
+    if issuer and not patient_id:
+        raise _WrongError("issuer_of_patient_id goes with a patient_id")
+    return PatientKey(issuer, patient_id) if patient_id else None
+
+
+def _time(query: Mapping[str, str], name: str) -> str | None:
+    """As the record writes times; without a zone it is UTC."""
+    text = query.get(name, "")
+    if not text:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise _WrongError(f"{name} is a time such as 2026-01-31 or 2026-01-31T08:00, in UTC") from error
+    return at.isoformat(timespec="microseconds")
+
+
+def _before_id(query: Mapping[str, str]) -> int | None:
+    text = query.get("before_id")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise _WrongError("before_id is a whole number")
+    return int(text)
+
+
+def _next(rows: list[AuditRow], limit: int) -> int | None:
+    return rows[-1].id if len(rows) == limit else None
+
+
+def _record_json(row: AuditRow) -> dict[str, Any]:
+    return {**vars(row.event), "id": row.id, "at_utc": row.at_utc.isoformat()}
+
+
+def _csv(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(FIELDS)
+    for row in rows:
+        writer.writerow([_cell(row[name]) for name in FIELDS])
+        yield out.getvalue()
+        out.seek(0)
+        out.truncate()
+    yield out.getvalue()
+
+
+def _cell(value: object) -> str:
+    """Text that a spreadsheet would compute gets an apostrophe: usernames and searches come from outside."""
+    text = "" if value is None else str(value)
+    return "'" + text if text.startswith(_FORMULA) else text
