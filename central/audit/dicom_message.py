@@ -148,7 +148,7 @@ def _participants(message: Element, row: Mapping[str, Any], central_id: str, eve
 def _objects(
     message: Element, row: Mapping[str, Any], central_id: str, event_id: str, patient: PatientObject | None
 ) -> None:
-    study = row["study_instance_uid"]
+    study = _text(row["study_instance_uid"] or "")
     if study:
         about = _object(message, study, _STUDY_UID, "2", "3", name=study)
         for name in ("series_instance_uid", "sop_instance_uid"):

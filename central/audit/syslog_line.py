@@ -25,6 +25,7 @@ _APP_NAME: Final = "dicomnet-central"
 _BOM: Final = b"\xef\xbb\xbf"  # says that the text is UTF-8 (RFC 5424 section 6.4)
 _MAX_HOST_CHARACTERS: Final = 255
 _KEEP_ALIVE_S: Final = 30
+_END_S: Final = 3.0
 _TCP_INFO_BYTES: Final = 192
 _BYTES_ACKED_AT: Final = 120  # tcpi_bytes_acked of Linux's struct tcp_info, since 4.1
 
@@ -117,6 +118,7 @@ class SyslogLine:
     def end(self) -> bool:
         """Close in order; True if the receiver answered with its own close_notify, having read all before."""
         try:
+            self._socket.settimeout(_END_S)  # central is stopping: not every receiver answers
             self._socket.unwrap().close()
         except (OSError, ValueError):
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import queue
 from collections.abc import Iterator
@@ -64,3 +65,10 @@ def test_a_killed_box_is_lost_and_then_online_again(demo: RunningDemo, watcher: 
     demo.kill("gateway")
     states = [watcher.wait_for("/up/status")["state"] for _ in range(2)]
     assert states == ["lost", "online"]
+
+
+def test_the_box_witnesses_the_audit_record(watcher: Watcher) -> None:
+    given = watcher.wait_for("/up/witnessed")["words"][0]
+    payload = given.split(".")[1]
+    word = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert set(word) == {"central_id", "last_id", "chain", "at_utc"}

@@ -174,6 +174,6 @@ def test_who_reads_the_record_used_the_audit_log() -> None:
 
 @pytest.mark.parametrize("actor", ["a\x00b", "\ufffe", "</AuditMessage>", '"><x', "", "\U0010ffff\x1b[0m"])
 def test_what_comes_from_outside_stays_text(actor: str) -> None:
-    found = message(row(actor=actor, detail=actor or "-"))
+    found = message(row(actor=actor, actor_role=actor, study_instance_uid=actor, detail=actor or "-"))
     said = found.findall("ActiveParticipant")[0].attrib["UserID"]
     assert said == (re.sub("[\x00\x1b\ufffe]", "\ufffd", actor) or "unknown")

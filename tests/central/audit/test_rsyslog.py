@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from central.audit.record import Action
 from central.audit.settings import AuditSettings
 from tests.central.audit.repository import Papers, until
 from tests.central.audit.test_syslog import Sender, actors, look
@@ -17,6 +19,7 @@ from tests.ports import free_base_port
 
 CONFIGURATION = """\
 global(workDirectory="{folder}"
+       maxMessageSize="64k"
        defaultNetstreamDriver="ossl"
        defaultNetstreamDriverCAFile="{ca}"
        defaultNetstreamDriverCertFile="{certificate}"
@@ -46,8 +49,10 @@ def test_rsyslog_files_what_we_send(tmp_path: Path) -> None:
     rsyslogd = program("rsyslogd")
     assert rsyslogd is not None
     with closing(open_record(tmp_path)) as audit:
-        for number in range(150):
+        for number in range(149):
             audit.record(look(number))
+        keys = "&" * 2000  # what makes the longest message
+        audit.record(replace(look(149), action=Action.SIGN_IN_FAILED, study_instance_uid=None, detail=keys))
     command = [rsyslogd, "-n", "-i", str(tmp_path / "pid"), "-f", str(tmp_path / "rsyslog.conf")]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
         try:
