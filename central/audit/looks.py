@@ -14,7 +14,7 @@ from typing import Final
 from central.audit.record import Action, AuditRow
 
 PAUSE_S: Final = 900.0
-LOOKED: Final = (Action.VIEW, Action.EXPORT)
+LOOKED: Final = (Action.VIEW, Action.EXPORT, Action.BREAK_GLASS)
 
 
 @dataclass(frozen=True)
