@@ -147,6 +147,10 @@ class Scene:
     def states(self) -> list[State]:
         return [row.state for row in self.spool.list_objects(states=list(State), limit=1000)]
 
+    def is_empty(self) -> bool:
+        """Whether central has everything that was stored, and the box nothing; however much it was."""
+        return not any(tally.objects for tally in self.spool.depth().by_state.values())
+
     def waiting_bytes(self) -> int:
         return self.spool.depth().unsent.stored_bytes
 
@@ -154,7 +158,7 @@ class Scene:
         """For what another thread brings about; by default, that nothing waits on the box."""
         deadline_s = time.monotonic() + timeout_s
         pause = threading.Event()
-        while not (holds() if holds else set(self.states()) == {State.FREED}):
+        while not (holds() if holds else self.is_empty()):
             assert time.monotonic() < deadline_s, (
                 f"it did not come about: {self.states()}, {self.link.status()}"
             )

@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 
 from contract.identifiers import ObjectId
 from edge.buffer.errors import UnknownObjectError, WrongStateError
+from edge.buffer.receipts import Progress
 from edge.buffer.records import InstanceIdentity, Origin
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
@@ -183,6 +184,26 @@ class SpoolMachine(RuleBasedStateMachine):
         if self._may(object_id, State.SENDING, lambda one: self.spool.acknowledge(one, "a receipt")):
             known = self.known[object_id]  # type: ignore[index]
             known.state = State.OWED if known.delivery else State.FREED
+            for one in self._in_state(State.LOST):
+                if self.known[one].sop_instance_uid == known.sop_instance_uid:
+                    del self.known[one]
+                    self.order.remove(one)
+
+    @rule()
+    def set_central_back(self) -> None:
+        """It has lost all that it had signed for."""
+        signed = [one for one in self._in_state(State.FREED, State.OWED) if self.known[one].answered]
+        receipts = self.spool.receipts.given_since(0, limit=10_000)
+        assert sorted(one.object_id for one in receipts) == sorted(signed)
+        progress = Progress(self.spool.receipts.newest_number())
+        voided = self.spool.receipts.void(signed, progress)
+        for one in signed:
+            known = self.known[one]
+            known.state = State.READY if known.state is State.OWED else State.LOST
+            known.waits = known.leased = False
+        assert voided.recalled == sum(self._is(one, State.READY) for one in signed)
+        assert voided.missed == sum(self._is(one, State.LOST) for one in signed)
+        assert self.spool.receipts.progress() == progress
 
     @rule(object_id=consumes(claimed), wait=st.booleans())
     def release(self, object_id: ObjectId | None, wait: bool) -> None:
@@ -254,11 +275,14 @@ class SpoolMachine(RuleBasedStateMachine):
         """Take the step; whether it was allowed, which has to be what the model thinks."""
         if object_id is None:
             return False
-        allowed = self.known[object_id].state is state
+        allowed = object_id in self.known and self.known[object_id].state is state
         try:
             step(object_id)  # type: ignore[operator]
         except WrongStateError:
             assert not allowed
+            return False
+        except UnknownObjectError:
+            assert object_id not in self.known  # its loss was listed, and it came again
             return False
         assert allowed
         return True
@@ -304,6 +328,9 @@ class SpoolMachine(RuleBasedStateMachine):
     def _rows(self) -> list:  # type: ignore[type-arg]
         return self.spool.list_objects(states=list(State), limit=10_000)
 
+    def _in_state(self, *states: State) -> list[ObjectId]:
+        return [one for one in self.order if self._is(one, *states)]
+
     def _is(self, object_id: ObjectId, *states: State) -> bool:
         return self.known[object_id].state in states
 
@@ -319,7 +346,7 @@ class SpoolMachine(RuleBasedStateMachine):
             known = self.known[object_id]
             assert row.sop_instance_uid == known.sop_instance_uid
             assert row.success_answered == known.answered
-            assert row.has_receipt == (row.state in (State.FREED, State.OWED) and known.answered)
+            assert row.has_receipt == (row.state in (State.FREED, State.OWED, State.LOST) and known.answered)
             assert known.delivery is None or row.state is not State.FREED
         depth = self.spool.depth()
         for state, tally in depth.by_state.items():
@@ -332,7 +359,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def read(self, data: st.DataObject) -> None:
         object_id = data.draw(st.sampled_from(self.order))
         known = self.known[object_id]
-        if known.state is State.FREED:
+        if known.state in (State.FREED, State.LOST):
             try:
                 self.spool.open_object(object_id).close()
             except UnknownObjectError:
