@@ -211,9 +211,12 @@ class Acceptance:
 
     def _known(self, objects: Sequence[Opened]) -> dict[tuple[str, str], str]:
         named = [one.indexable.origin.object_id for one in objects]
+        gateways = {one.indexable.origin.gateway_id for one in objects}
         query = AcceptedUpload.select(
             AcceptedUpload.gateway_id, AcceptedUpload.object_id, AcceptedUpload.receipt
-        ).where(AcceptedUpload.object_id.in_(named))
+        ).where(  # by the whole primary key, or every receipt there is would be read
+            AcceptedUpload.gateway_id.in_(sorted(gateways)) & AcceptedUpload.object_id.in_(named)
+        )
         rows = query.dicts().execute(self._db)
         return {(row["gateway_id"], row["object_id"]): row["receipt"] for row in rows}
 
