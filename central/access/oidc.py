@@ -139,7 +139,7 @@ class Provider:
             not verify.
         ProviderAwayError : the provider does not answer.
         """
-        if not secrets.compare_digest(answer.get("state", ""), attempt.state):
+        if not _same(answer.get("state", ""), attempt.state):
             raise SignOnRefusedError("the answer belongs to another attempt")
         if answer.get("iss", self.client.issuer) != self.client.issuer:  # RFC 9207
             raise SignOnRefusedError("the answer comes from another issuer")
@@ -180,7 +180,7 @@ class Provider:
             )
         except jwt.PyJWTError as error:
             raise SignOnRefusedError(f"the ID token does not verify: {error}") from error
-        if not secrets.compare_digest(str(claims.get("nonce", "")), nonce):
+        if not _same(str(claims.get("nonce", "")), nonce):
             raise SignOnRefusedError("the ID token was made for another attempt")
         if claims.get("azp", self.client.client_id) != self.client.client_id:
             raise SignOnRefusedError("the ID token was made for another client")
@@ -256,3 +256,8 @@ class Provider:
         if response.status_code != httpx.codes.OK or not isinstance(answer, dict):
             raise ProviderAwayError(f"the provider answers {response.status_code}")
         return answer
+
+
+def _same(said: str, expected: str) -> bool:
+    """Whether they are; `said` comes from outside and may hold anything, which `compare_digest` takes as bytes only."""
+    return secrets.compare_digest(said.encode("utf-8", "surrogatepass"), expected.encode())

@@ -205,6 +205,8 @@ def test_an_answer_counts_once_and_in_the_browser_that_asked(place: Place, house
         assert somebody_else.get(back).status_code == 403
         go_to_provider(somebody_else, house, "jane")
         assert somebody_else.get(back).status_code == 403  # with a cookie of another attempt
+        go_to_provider(somebody_else, house, "jane")
+        assert somebody_else.get(back.replace("state=", "state=%C3%A9")).status_code == 403
         cookie = client.cookies["dicomnet_signon"]
         forged = back.replace("code=", "code=x")
         assert client.get(forged).status_code == 403
