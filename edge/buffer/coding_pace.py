@@ -47,14 +47,15 @@ class _Sender:
 
 
 class CodingPace:
-    """Safe from any thread.
+    """Safe from any thread. `clock` gives seconds that never go back.
 
     Attributes
     ----------
     line_is_slow : whether the line decides how long a study takes. Asked for each instance; must not block.
     """
 
-    def __init__(self, coding: Coding = Coding.PACE) -> None:
+    def __init__(self, coding: Coding = Coding.PACE, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.line_is_slow: Callable[[], bool] = lambda: False
         self._coding = coding
         self._lock = threading.Lock()
@@ -90,7 +91,7 @@ class CodingPace:
         """
         if size_bytes < _LEAST_BYTES:
             return
-        now_s = time.monotonic()
+        now_s = self._clock()
         with self._lock:
             if tight:
                 self._tight_s_per_byte += _WEIGHT * (cpu_s / size_bytes - self._tight_s_per_byte)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from edge.buffer import coding_pace
@@ -18,11 +16,10 @@ OTHER = Origin("MR1", "DICOMNET", "192.0.2.8", EXPLICIT_LITTLE)
 class World:
     """A box and its scanners, with a clock that the test turns."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.pace = CodingPace()
+    def __init__(self) -> None:
         self.now_s = 1000.0
+        self.pace = CodingPace(clock=lambda: self.now_s)
         self.tight_s, self.loose_s = 0.010, 0.001
-        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
 
     def image(self, own_s: float, origin: Origin = ORIGIN, size_bytes: int = SLICE_BYTES) -> bool:
         """The scanner takes `own_s`, then the box works; whether it coded tightly."""
@@ -38,8 +35,8 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(monkeypatch)
+def world() -> World:
+    return World()
 
 
 def test_a_scanner_that_makes_images_is_always_coded_tightly(world: World) -> None:
