@@ -1,4 +1,5 @@
-"""Wires central together, and only here: which room gets what, what is started and stopped in which order.
+"""Wires central together: what is started and stopped in which order, and with what; the applications of its two
+listeners are put together in `central.people_app` and `central.gateway_app`.
 
 Starting: lock the data folder, bind the sockets, open the rooms, listen to the broker, accept connections.
 Stopping: no new connections, answers under way finish (ten seconds), then the rooms in reverse order.
@@ -7,36 +8,21 @@ Stopping: no new connections, answers under way finish (ten seconds), then the r
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import logging
 import os
-import shutil
 import signal
 import ssl
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import peewee
 import pydicom.config
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
-import central.viewer
-from central.access.claims import ClaimRules
-from central.access.oidc import Client, Provider
-from central.access.policy import Role
-from central.access.sign_in import sign_in_routes
-from central.access.web import RequireSignIn
 from central.archive.archive import Archive
 from central.archive.errors import StorageError
 from central.archive.rows import StoredInstance
@@ -46,11 +32,9 @@ from central.audit.record import Action
 from central.audit.refusals import Refusals
 from central.audit.syslog_line import SyslogUnfitError
 from central.commands import run_command
-from central.config import OidcSettings, Settings
-from central.dicomweb.deposit import DepositLimits
+from central.config import Settings
 from central.dicomweb.errors import DicomwebError
 from central.dicomweb.render import Renderer
-from central.dicomweb.service import routes as dicomweb_routes
 from central.dimse.commitment import Commitments
 from central.dimse.errors import CannotListenError, NotConvertibleError
 from central.dimse.opening import Rooms, routes_for
@@ -59,45 +43,16 @@ from central.dimse.retrieve import Convert
 from central.dimse.server import DimseServer
 from central.errors import StartError
 from central.fleet.fleet import Fleet
-from central.fleet.https import GatewayDesk
 from central.fleet.opening import BrokerPlace, FleetRooms
-from central.fleet.support import SupportBundles
 from central.fleet.witnesses import Witnesses
-from central.foundation import Foundation, lock_folder, open_archive, open_record_beside
-from central.ingest.acceptance import Acceptance
-from central.ingest.caller import Callers
-from central.ingest.enrolment import EnrolmentDesk
-from central.ingest.errors import IngestError
-from central.ingest.pack_acceptance import PackAcceptance
-from central.ingest.packs import Packs
-from central.ingest.partial import PartialUploads, UploadLimits
-from central.ingest.problems import http_error, ingest_error, unexpected_error
-from central.ingest.receipt_check import ReceiptDesk
-from central.ingest.standing import StandingDesk
-from central.ingest.uploads import Uploads
-from central.portal.box_commands import routes as box_command_routes
-from central.portal.emergencies import EmergencyTerms
-from central.portal.emergencies import routes as emergency_routes
-from central.portal.enrolments import routes as enrolment_routes
-from central.portal.guests import routes as guest_routes
-from central.portal.looks import routes as looks_routes
-from central.portal.service import routes as portal_routes
-from central.portal.single_sign_on import SignOn
-from central.portal.study_access import routes as study_access_routes
-from central.portal.tokens import routes as token_routes
-from central.revocation import end_session, live_sessions
+from central.foundation import Foundation, has_room, lock_folder, open_archive, open_record_beside
+from central.gateway_app import gateway_app
+from central.people_app import people_app
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
-from central.viewer.delivery import routes as viewer_routes
-from central.workflow.gateway_routes import gateway_routes as workflow_routes
 from central.workflow.mllp import MllpServer, OrderDesk
 from central.workflow.peer_steps import PeerSteps
-from central.workflow.people_routes import people_routes as worklist_routes
 from central.workflow.procedures import ProcedureStore
 from central.workflow.worklist import WorklistStore
-from contract.enrolment import BrokerAddress, Introduction, Pairing
-from contract.pack import MAX_PACK_BYTES
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,19 +94,19 @@ class Central:
         closing.callback(renderer.close)
         refusals = Refusals(foundation.audit)
         syslog = _syslog(foundation, archive, closing)
-        gateway_app = _gateway_app(foundation, archive, rooms, refusals, closing)
+        gateways = gateway_app(foundation, archive, rooms, refusals, closing)
         gateway_port = settings.gateways.public_port or gateway_socket.getsockname()[1]
         return cls(
             foundation=foundation,
             people=Listener(
                 people_socket,
-                _people_app(foundation, archive, rooms, renderer, gateway_port, syslog),
+                people_app(foundation, archive, rooms, renderer, gateway_port, syslog),
                 _people_tls(settings),
                 settings.people.behind_proxy,
             ),
             gateways=Listener(
                 gateway_socket,
-                gateway_app,
+                gateways,
                 gateway_tls(
                     foundation.identity.server,
                     foundation.identity.authority.pem.decode("ascii"),
@@ -172,218 +127,6 @@ class Central:
     async def serve(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         """Answer until `stop` is set."""
         await serve([self.people, self.gateways], stop, ready)
-
-
-def _people_app(
-    foundation: Foundation,
-    archive: Archive,
-    rooms: FleetRooms,
-    renderer: Renderer,
-    gateway_port: int,
-    syslog: SyslogDelivery | None,
-) -> Starlette:
-    accounts, audit, sessions = foundation.accounts, foundation.audit, foundation.settings.sessions
-    gateways_settings, access = foundation.settings.gateways, foundation.settings.access
-
-    def pair(name: str, replaces: str | None = None) -> Pairing | None:
-        ticket = foundation.pairings.new_pairing(name, replaces=replaces)
-        if ticket is None:
-            return None
-        return Pairing(
-            gateways_settings.called_host, gateway_port, foundation.identity.ca_fingerprint, ticket.token
-        )
-
-    def pair_new(name: str) -> Pairing:
-        pairing = pair(name)
-        assert pairing is not None, "None is for replacements alone"
-        return pairing
-
-    async def health(_request: Request) -> Response:
-        audit_messages = "none" if syslog is None else syslog.word()
-        return JSONResponse(
-            {"status": "ok", "broker": rooms.fleet.broker_state(), "audit_messages": audit_messages}
-        )
-
-    return Starlette(
-        routes=[
-            Route("/healthz", health, methods=["GET"]),
-            *sign_in_routes(accounts, audit, sessions.token_life_s),
-            *portal_routes(
-                accounts,
-                audit,
-                rooms.fleet.boxes,
-                pair_new,
-                sessions.browser_life_s,
-                sign_on_of(foundation.settings.oidc),
-            ),
-            *looks_routes(
-                archive,
-                audit,
-                foundation.settings.audit.institution,
-                lambda: vars(syslog.state()) if syslog else None,
-            ),
-            *enrolment_routes(
-                audit,
-                foundation.pairings,
-                lambda gateway_id: pair("", gateway_id),
-                lambda gateway_id: _revoke(foundation, gateway_id),
-            ),
-            *study_access_routes(foundation.doorkeeper, archive, audit),
-            *emergency_routes(
-                foundation.doorkeeper,
-                archive,
-                audit,
-                EmergencyTerms(access.emergency, access.emergency_minutes * 60),
-            ),
-            *token_routes(foundation.doorkeeper, audit),
-            *guest_routes(foundation.doorkeeper, archive, audit, sessions.browser_life_s),
-            *box_command_routes(
-                audit,
-                is_admitted=foundation.gateways.is_admitted,
-                command=rooms.correspondence.command,
-                desire=rooms.correspondence.desire,
-                bundle=SupportBundles(_support_folder(foundation)).find,
-            ),
-            *worklist_routes(WorklistStore(foundation.db), audit),
-            *dicomweb_routes(
-                archive,
-                audit,
-                renderer,
-                DepositLimits(foundation.settings.limits.max_object_bytes, _has_room(foundation.settings)),
-            ),
-            *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
-        ],
-        middleware=[Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper)],
-    )
-
-
-def sign_on_of(oidc: OidcSettings) -> SignOn | None:
-    """How people sign on at the house's provider; None where there is none."""
-    if not oidc.issuer:
-        return None
-    try:
-        secret = oidc.client_secret.read_text().strip() if oidc.client_secret else ""
-    except OSError as error:
-        raise StartError(f"oidc.client_secret {oidc.client_secret}: {error.strerror}") from error
-    public_url = oidc.public_url.rstrip("/")
-    redirect_uri = public_url + "/signin/oidc/callback"
-    values = {
-        Role.ADMIN: oidc.admin,
-        Role.RADIOLOGIST: oidc.radiologist,
-        Role.DOCTOR: oidc.doctor,
-        Role.PATIENT: oidc.patient,
-    }
-    rules = ClaimRules(
-        oidc.role_claim,
-        {role: frozenset(said) for role, said in values.items()},
-        oidc.physician_name_claim,
-        oidc.patient_id_claim,
-        oidc.issuer_of_patient_id,
-    )
-    client = Client(oidc.issuer, oidc.client_id, secret, redirect_uri, oidc.scopes)
-    return SignOn(Provider(client), rules, oidc.name, public_url)
-
-
-def _gateway_app(
-    foundation: Foundation, archive: Archive, rooms: FleetRooms, refusals: Refusals, closing: ExitStack
-) -> Starlette:
-    settings, identity = foundation.settings, foundation.identity
-    limits = UploadLimits(
-        max_object_bytes=settings.limits.max_object_bytes,
-        max_uploads_per_gateway=settings.limits.max_uploads_per_gateway,
-        reserve_bytes=settings.storage.reserve_bytes,
-    )
-    acceptance = Acceptance(
-        foundation.db,
-        archive,
-        central_id=identity.central_id,
-        sealing_keys=identity.sealing_keys,
-        receipt_key=identity.receipt_key,
-        max_object_bytes=limits.max_object_bytes,
-    )
-    callers = Callers(foundation.gateways, refusals)
-    uploads = Uploads(
-        callers,
-        PartialUploads.open(settings.storage.root / "uploads", limits),
-        acceptance,
-        refusals,
-        settings.limits.ingest_workers,
-    )
-    closing.callback(uploads.close)
-    packs = Packs(
-        callers,
-        PartialUploads.open(
-            settings.storage.root / "packs", replace(limits, max_object_bytes=MAX_PACK_BYTES)
-        ),
-        PackAcceptance(foundation.db, acceptance, refusals),
-        settings.limits.ingest_workers,
-    )
-    closing.callback(packs.close)
-    desk = EnrolmentDesk(
-        foundation.gateways,
-        foundation.pairings,
-        foundation.standings,
-        callers,
-        lambda: _introduction(foundation),
-        identity.authority.certificate,
-        foundation.audit,
-        refusals,
-        lambda gateway_id: _end_session(foundation, gateway_id),
-    )
-    standing = StandingDesk(
-        callers,
-        foundation.standings,
-        identity.sealing_keys.signed_set,
-        refusals,
-        central_id=identity.central_id,
-        receipt_key=identity.receipt_key,
-    )
-    bundles = SupportBundles(_support_folder(foundation))
-    heartbeats = GatewayDesk(callers.gateway_of, rooms.correspondence, rooms.commands, bundles)
-    return Starlette(
-        routes=[
-            *desk.routes(),
-            *standing.routes(),
-            *ReceiptDesk(callers, acceptance, refusals).routes(),
-            *uploads.routes(),
-            *packs.routes(),
-            *heartbeats.routes(),
-            *workflow_routes(
-                WorklistStore(foundation.db),
-                ProcedureStore(foundation.db),
-                foundation.audit,
-                callers.gateway_of,
-            ),
-        ],
-        exception_handlers={
-            IngestError: ingest_error,
-            HTTPException: http_error,
-            Exception: unexpected_error,
-        },
-    )
-
-
-def _revoke(foundation: Foundation, gateway_id: str) -> str | None:
-    if not foundation.gateways.revoke(gateway_id):
-        return None
-    return _end_session(foundation, gateway_id)
-
-
-def _end_session(foundation: Foundation, gateway_id: str) -> str:
-    sessions = live_sessions(foundation.settings.mqtt, foundation.identity, foundation.gateways)
-    return end_session(sessions, gateway_id)
-
-
-def _introduction(foundation: Foundation) -> Introduction:
-    identity, mqtt = foundation.identity, foundation.settings.mqtt
-    broker = BrokerAddress(host=mqtt.called_host, port=mqtt.called_port, tls=mqtt.tls) if mqtt.host else None
-    return Introduction(
-        central_id=identity.central_id,
-        receipt_keys=[_base64(identity.receipt_key.public_key().public_bytes_raw())],
-        root_key=_base64(identity.sealing_keys.root_public().public_bytes_raw()),
-        key_set=identity.sealing_keys.signed_set(),
-        broker=broker,
-    )
 
 
 def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> SyslogDelivery | None:
@@ -419,10 +162,6 @@ def _fleet_rooms(foundation: Foundation, closing: ExitStack) -> FleetRooms:
     )
 
 
-def _support_folder(foundation: Foundation) -> Path:
-    return foundation.settings.storage.root / "support"
-
-
 def converter(renderer: Renderer) -> Convert:
     """How the DICOM service has an instance put into another transfer syntax: by the renderer's workers."""
 
@@ -435,11 +174,6 @@ def converter(renderer: Renderer) -> Convert:
             raise NotConvertibleError(str(error)) from error
 
     return convert
-
-
-def _has_room(settings: Settings) -> Callable[[], bool]:
-    """Whether the archive may take more, for the ways in that are not put off by ingest."""
-    return lambda: shutil.disk_usage(settings.storage.root).free > settings.storage.reserve_bytes
 
 
 def _dicom(
@@ -456,7 +190,7 @@ def _dicom(
         archive,
         foundation.audit,
         converter(renderer),
-        _has_room(settings),
+        has_room(settings.storage),
         WorklistStore(foundation.db),
         PeerSteps(ProcedureStore(foundation.db)),
         commitments,
@@ -505,10 +239,6 @@ def _people_tls(settings: Settings) -> ssl.SSLContext | None:
     if people.tls_certificate is None or people.tls_key is None:
         return None
     return people_tls(str(people.tls_certificate), str(people.tls_key))
-
-
-def _base64(raw: bytes) -> str:
-    return base64.b64encode(raw).decode("ascii")
 
 
 def run(settings: Settings) -> None:

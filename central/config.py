@@ -144,6 +144,10 @@ class StorageSettings(Section):
     def keys_folder(self) -> Path:
         return self.keys or self.root / "keys"
 
+    @property
+    def support_folder(self) -> Path:
+        return self.root / "support"
+
     @field_validator("database")
     @classmethod
     def _no_password(cls, value: str) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -99,7 +101,7 @@ def open_audit(settings: StorageSettings, notary: Notary) -> Audit:
     """The audit record, apart from the index: a file of its own, or connections and a writer's lock of its own."""
     if not settings.database:
         return Audit.open(settings.root / "audit.sqlite3", notary)
-    return Audit.over(Postgres(settings.database, connections=2, writer_lock=AUDIT_LOCK), notary)
+    return Audit.over(open_record_beside(settings), notary)
 
 
 def open_record_beside(settings: StorageSettings) -> Database:
@@ -116,6 +118,11 @@ def open_archive(settings: StorageSettings, db: Database) -> Archive:
         return Archive.open(settings.root, db)
     place = S3Place(s3.endpoint, s3.bucket, s3.prefix, s3.region, s3.credentials, s3.cache_bytes)
     return Archive.open(settings.root, db, S3Objects.open(place, settings.root / "objects-at-hand"))
+
+
+def has_room(settings: StorageSettings) -> Callable[[], bool]:
+    """Whether the archive may take more, for the ways in that are not put off by ingest."""
+    return lambda: shutil.disk_usage(settings.root).free > settings.reserve_bytes
 
 
 def lock_folder(root: Path) -> int:

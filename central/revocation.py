@@ -12,6 +12,7 @@ from pathlib import Path
 
 from central.config import MqttSettings
 from central.fleet.sessions import BrokerSessions
+from central.foundation import Foundation
 from central.identity.gateways import Gateways
 from central.identity.identity import Identity
 from central.identity.sessions import LiveSessions
@@ -40,3 +41,14 @@ def end_session(sessions: LiveSessions | None, gateway_id: str) -> str:
         _log.warning("session not ended gateway_id=%s reason=%s", gateway_id, error)
         return f"its session at the broker could not be ended ({error}): restart the broker"
     return ""
+
+
+def end_session_of(foundation: Foundation, gateway_id: str) -> str:
+    """As `end_session`, by the settings of `foundation`."""
+    sessions = live_sessions(foundation.settings.mqtt, foundation.identity, foundation.gateways)
+    return end_session(sessions, gateway_id)
+
+
+def revoke(foundation: Foundation, gateway_id: str) -> str | None:
+    """Let a gateway in no more; as `end_session`, or None if there is no such gateway."""
+    return end_session_of(foundation, gateway_id) if foundation.gateways.revoke(gateway_id) else None

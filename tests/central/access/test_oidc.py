@@ -23,10 +23,10 @@ from jwt.algorithms import RSAAlgorithm
 from central.access.claims import ClaimRules, principal_from
 from central.access.oidc import Attempt, Client, Provider, SignOnRefusedError
 from central.access.policy import PatientKey, Role
-from central.app import sign_on_of
 from central.audit.record import Action
 from central.config import OidcSettings, Settings
 from central.errors import StartError
+from central.people_app import sign_on_of
 from contract.settings import SettingsError, load_settings
 from tests.browser import Browser
 from tests.central.access.house import STUDY, House, open_house, pydicom_file

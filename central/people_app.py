@@ -1,0 +1,159 @@
+"""What people and their programs reach: sign-on, portal, DICOMweb and viewer, behind one check of who calls.
+
+Wiring only: which room gets what.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+import central.viewer
+from central.access.claims import ClaimRules
+from central.access.oidc import Client, Provider
+from central.access.policy import Role
+from central.access.sign_in import sign_in_routes
+from central.access.web import RequireSignIn
+from central.archive.archive import Archive
+from central.audit.delivery import SyslogDelivery
+from central.config import OidcSettings
+from central.dicomweb.deposit import DepositLimits
+from central.dicomweb.render import Renderer
+from central.dicomweb.service import routes as dicomweb_routes
+from central.errors import StartError
+from central.fleet.opening import FleetRooms
+from central.fleet.support import SupportBundles
+from central.foundation import Foundation, has_room
+from central.portal.box_commands import routes as box_command_routes
+from central.portal.emergencies import EmergencyTerms
+from central.portal.emergencies import routes as emergency_routes
+from central.portal.enrolments import routes as enrolment_routes
+from central.portal.guests import routes as guest_routes
+from central.portal.looks import routes as looks_routes
+from central.portal.service import routes as portal_routes
+from central.portal.single_sign_on import SignOn
+from central.portal.study_access import routes as study_access_routes
+from central.portal.tokens import routes as token_routes
+from central.revocation import revoke
+from central.viewer.delivery import routes as viewer_routes
+from central.workflow.people_routes import people_routes as worklist_routes
+from central.workflow.worklist import WorklistStore
+from contract.enrolment import Pairing
+
+
+def people_app(
+    foundation: Foundation,
+    archive: Archive,
+    rooms: FleetRooms,
+    renderer: Renderer,
+    gateway_port: int,
+    syslog: SyslogDelivery | None,
+) -> Starlette:
+    """The application of the people's listener."""
+    accounts, audit, sessions = foundation.accounts, foundation.audit, foundation.settings.sessions
+    gateways_settings, access = foundation.settings.gateways, foundation.settings.access
+
+    def pair(name: str, replaces: str | None = None) -> Pairing | None:
+        ticket = foundation.pairings.new_pairing(name, replaces=replaces)
+        if ticket is None:
+            return None
+        return Pairing(
+            gateways_settings.called_host, gateway_port, foundation.identity.ca_fingerprint, ticket.token
+        )
+
+    def pair_new(name: str) -> Pairing:
+        pairing = pair(name)
+        assert pairing is not None, "None is for replacements alone"
+        return pairing
+
+    async def health(_request: Request) -> Response:
+        audit_messages = "none" if syslog is None else syslog.word()
+        return JSONResponse(
+            {"status": "ok", "broker": rooms.fleet.broker_state(), "audit_messages": audit_messages}
+        )
+
+    return Starlette(
+        routes=[
+            Route("/healthz", health, methods=["GET"]),
+            *sign_in_routes(accounts, audit, sessions.token_life_s),
+            *portal_routes(
+                accounts,
+                audit,
+                rooms.fleet.boxes,
+                pair_new,
+                sessions.browser_life_s,
+                sign_on_of(foundation.settings.oidc),
+            ),
+            *looks_routes(
+                archive,
+                audit,
+                foundation.settings.audit.institution,
+                lambda: vars(syslog.state()) if syslog else None,
+            ),
+            *enrolment_routes(
+                audit,
+                foundation.pairings,
+                lambda gateway_id: pair("", gateway_id),
+                lambda gateway_id: revoke(foundation, gateway_id),
+            ),
+            *study_access_routes(foundation.doorkeeper, archive, audit),
+            *emergency_routes(
+                foundation.doorkeeper,
+                archive,
+                audit,
+                EmergencyTerms(access.emergency, access.emergency_minutes * 60),
+            ),
+            *token_routes(foundation.doorkeeper, audit),
+            *guest_routes(foundation.doorkeeper, archive, audit, sessions.browser_life_s),
+            *box_command_routes(
+                audit,
+                is_admitted=foundation.gateways.is_admitted,
+                command=rooms.correspondence.command,
+                desire=rooms.correspondence.desire,
+                bundle=SupportBundles(foundation.settings.storage.support_folder).find,
+            ),
+            *worklist_routes(WorklistStore(foundation.db), audit),
+            *dicomweb_routes(
+                archive,
+                audit,
+                renderer,
+                DepositLimits(
+                    foundation.settings.limits.max_object_bytes, has_room(foundation.settings.storage)
+                ),
+            ),
+            *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
+        ],
+        middleware=[Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper)],
+    )
+
+
+def sign_on_of(oidc: OidcSettings) -> SignOn | None:
+    """How people sign on at the house's provider; None where there is none."""
+    if not oidc.issuer:
+        return None
+    try:
+        secret = oidc.client_secret.read_text().strip() if oidc.client_secret else ""
+    except OSError as error:
+        raise StartError(f"oidc.client_secret {oidc.client_secret}: {error.strerror}") from error
+    public_url = oidc.public_url.rstrip("/")
+    redirect_uri = public_url + "/signin/oidc/callback"
+    values = {
+        Role.ADMIN: oidc.admin,
+        Role.RADIOLOGIST: oidc.radiologist,
+        Role.DOCTOR: oidc.doctor,
+        Role.PATIENT: oidc.patient,
+    }
+    rules = ClaimRules(
+        oidc.role_claim,
+        {role: frozenset(said) for role, said in values.items()},
+        oidc.physician_name_claim,
+        oidc.patient_id_claim,
+        oidc.issuer_of_patient_id,
+    )
+    client = Client(oidc.issuer, oidc.client_id, secret, redirect_uri, oidc.scopes)
+    return SignOn(Provider(client), rules, oidc.name, public_url)
