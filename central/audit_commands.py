@@ -9,7 +9,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,7 +25,8 @@ from central.audit.chain import FIELDS
 from central.audit.delivery import DeliveryBook, receiver_of
 from central.audit.fhir import audit_event
 from central.audit.pruning import PruningError, cutoff, prune
-from central.audit.record import Action, Audit, AuditEvent, Wanted
+from central.audit.record import Action, Audit, Wanted
+from central.command_group import AddCommand, CommandGroup
 from central.config import Settings
 from central.errors import StartError
 from central.fleet.heartbeats import Heartbeats
@@ -33,21 +34,11 @@ from central.foundation import Foundation, open_archive, open_record_beside
 
 _FORMATS: Final = ("ndjson", "csv", "fhir")
 
-Add = Callable[[str, str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 
+class AuditCommands(CommandGroup):
+    """The commands."""
 
-class AuditCommands:
-    """Made with how settings are read, and how an event of the command line is put together."""
-
-    def __init__(
-        self,
-        settings: Callable[[argparse.Namespace], Settings],
-        event: Callable[[Action, str], AuditEvent],
-    ) -> None:
-        self._settings = settings
-        self._event = event
-
-    def add(self, add: Add) -> None:
+    def add(self, add: AddCommand) -> None:
         add(
             "verify",
             "follow the record's hash chain and compare it with the signed checkpoints, and with what boxes witnessed",

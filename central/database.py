@@ -213,15 +213,21 @@ class Postgres(peewee.PostgresqlDatabase):
 Database = Sqlite | Postgres
 
 
-def open_sqlite(path: Path) -> Sqlite:
+def open_sqlite(path: Path, *, one_connection: bool = False) -> Sqlite:
     """The database at `path`, made with mode 0600 if it is not there.
+
+    Parameters
+    ----------
+    one_connection : for all threads, behind a lock of the caller's, instead of one a thread.
 
     Raises
     ------
     OSError, peewee.PeeweeException : it cannot be opened.
     """
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    db = Sqlite(str(path), pragmas=_PRAGMAS)
+    db = Sqlite(
+        str(path), pragmas=_PRAGMAS, thread_safe=not one_connection, check_same_thread=not one_connection
+    )
     db.connect()
     return db
 

@@ -11,7 +11,7 @@ import io
 import os
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -19,8 +19,8 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from central.audit.record import Action, AuditEvent
-from central.config import Settings
+from central.audit.record import Action
+from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation, lock_folder
 from central.identity.errors import KeyFileError, KeySetChangeError
@@ -29,24 +29,12 @@ from central.identity.sealing_keys import ROOT_KEY, SEALING, read_root
 from contract.key_set import KeySet, sign_key_set
 
 Parser = argparse.ArgumentParser
-AddCommand = Callable[[str, str, Callable[[argparse.Namespace], None]], Parser]
-MakeEvent = Callable[[Action, str], AuditEvent]
 _MAX_BACKUP_FILES: Final = 256
 _MAX_KEY_FILE_BYTES: Final = 1 << 20
 
 
-class KeyCommands:
-    """The commands.
-
-    Parameters
-    ----------
-    settings : reads the settings that the options name.
-    event : an audit event by whoever types the command.
-    """
-
-    def __init__(self, settings: Callable[[argparse.Namespace], Settings], event: MakeEvent) -> None:
-        self._settings = settings
-        self._event = event
+class KeyCommands(CommandGroup):
+    """The commands."""
 
     def add(self, command: AddCommand) -> None:
         """Add every command through `command` (name, what it does, function)."""

@@ -9,33 +9,22 @@ import argparse
 import getpass
 import secrets
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from typing import Final
 
 from central.access.policy import PatientKey, Role
-from central.audit.record import Action, AuditEvent
-from central.config import Settings
+from central.audit.record import Action
+from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation
 
 _PEOPLE: Final = [role.value for role in Role if role not in (Role.PEER, Role.GUEST)]
 
-Add = Callable[[str, str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 
+class UserCommands(CommandGroup):
+    """The commands."""
 
-class UserCommands:
-    """Made with how settings are read, and how an event of the command line is put together."""
-
-    def __init__(
-        self,
-        settings: Callable[[argparse.Namespace], Settings],
-        event: Callable[[Action, str], AuditEvent],
-    ) -> None:
-        self._settings = settings
-        self._event = event
-
-    def add(self, add: Add) -> None:
+    def add(self, add: AddCommand) -> None:
         new = add("add", "make an account; the password comes from stdin or a prompt", self._add)
         new.add_argument("username", help="1 to 64 of a-z, 0-9, '.', '_', '@' and '-'")
         new.add_argument("--role", required=True, choices=_PEOPLE, help="what the account is for")

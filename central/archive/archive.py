@@ -176,13 +176,16 @@ class Archive:
         query = SeriesQuery(study=StudyQuery(study_instance_uid=grant.study_instance_uid), limit=None)
         return finding.find_series(self._db, _scope(grant), query)
 
-    def instances_of(self, grant: Grant, series_instance_uid: str | None = None) -> list[InstanceRow]:
-        """The instances of the granted study, or of one of its series, by Series and Instance Number."""
+    def instances_of(
+        self, grant: Grant, series_instance_uid: str | None = None, sop_instance_uid: str | None = None
+    ) -> list[InstanceRow]:
+        """The instances of the granted study, or those that the UIDs name, by Series and Instance Number."""
         series = SeriesQuery(
             series_instance_uid=series_instance_uid or "",
             study=StudyQuery(study_instance_uid=grant.study_instance_uid),
         )
-        return finding.find_instances(self._db, _scope(grant), InstanceQuery(series=series, limit=None))
+        query = InstanceQuery(sop_instance_uid=sop_instance_uid or "", series=series, limit=None)
+        return finding.find_instances(self._db, _scope(grant), query)
 
     def metadata(
         self,

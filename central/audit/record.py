@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,7 +36,7 @@ import peewee
 from central.audit.chain import Notary, Verdict, check, last_pruned, link, read_checkpoint
 from central.audit.errors import AuditUnavailableError
 from central.audit.tables import AuditCheckpoint, AuditPruned, AuditRecord, end_of_chain, prepare, unlocked
-from central.database import Database, Sqlite
+from central.database import Database, open_sqlite
 
 MAX_DETAIL_CHARACTERS: Final = 2000
 MAX_NAME_CHARACTERS: Final = 128
@@ -46,7 +45,6 @@ CHECKPOINT_RECORDS: Final = 256
 
 _CHECKPOINT_S: Final = 3600.0
 _PAGE_ROWS: Final = 5000
-_PRAGMAS: Final = {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 10_000}
 
 
 class Action(StrEnum):
@@ -187,10 +185,7 @@ class Audit:
         AuditUnavailableError : the file cannot be opened or written.
         """
         try:
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            # One connection for all threads, behind our own lock: SQLite has one writer anyway.
-            db = Sqlite(str(path), pragmas=_PRAGMAS, thread_safe=False, check_same_thread=False)
-            db.connect()
+            db = open_sqlite(path, one_connection=True)  # SQLite has one writer anyway
         except (OSError, peewee.PeeweeException) as error:
             raise AuditUnavailableError(f"cannot open the audit record {path}: {error}") from error
         return cls.over(db, notary)

@@ -22,10 +22,10 @@ from central.dicomweb.conversion import Extracted, Extraction, WrittenFile
 from central.dicomweb.errors import BadRequestError, NotHereError
 from central.dicomweb.frames import OCTETS, frames_answer
 from central.dicomweb.gate import INSTANCE, Gate
-from central.dicomweb.multipart import OpenPart, file_chunks, multipart_of_parts, open_chunks, typed
+from central.dicomweb.multipart import OpenPart, file_chunks, multipart_of_parts, typed
 from central.dicomweb.pixel_data import PIXEL_TAGS, open_image
 from central.dicomweb.render import Renderer
-from central.dicomweb.single_part import Content, single_part, strong_etag
+from central.dicomweb.single_part import Content, single_part, strong_etag, written_content
 
 _ELEMENT: Final = re.compile(r"[0-9A-Fa-f]{8}(/[1-9][0-9]{0,5}/[0-9A-Fa-f]{8}){0,32}")
 _OFFERS: Final = (
@@ -95,16 +95,7 @@ def _answer(
         return multipart_of_parts(OCTETS, iter([part]), close)
     etag = strong_etag(stored.sha256, request.path_params["element"].upper().replace("/", "."))
     if offset is None:
-        return single_part(
-            request,
-            Content(
-                _CONTENT_TYPE,
-                found.size_bytes,
-                etag,
-                lambda begin, end: open_chunks(written.opened, begin, end),
-                written.close,
-            ),
-        )
+        return single_part(request, written_content(_CONTENT_TYPE, written, etag))
     written.close()
     return single_part(
         request,

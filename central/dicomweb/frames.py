@@ -37,10 +37,17 @@ from central.dicomweb.accept import Offer, accept_of, choose
 from central.dicomweb.conversion import DECODED, FrameConversion, WrittenFile
 from central.dicomweb.errors import BadRequestError, NotAnImageError, NotHereError
 from central.dicomweb.gate import INSTANCE, Gate
-from central.dicomweb.multipart import BytesPart, OpenPart, multipart_of_parts, open_chunks, typed
+from central.dicomweb.multipart import BytesPart, OpenPart, multipart_of_parts, typed
 from central.dicomweb.pixel_data import StoredImage, open_image
 from central.dicomweb.render import Renderer
-from central.dicomweb.single_part import Content, not_modified, single_part, strong_etag, weak_etag
+from central.dicomweb.single_part import (
+    Content,
+    not_modified,
+    single_part,
+    strong_etag,
+    weak_etag,
+    written_content,
+)
 
 OCTETS: Final = "application/octet-stream"
 MAX_FRAMES_A_REQUEST: Final = 1000
@@ -159,16 +166,7 @@ def _stored_parts(
 def _decoded(request: Request, written: WrittenFile, etag: str, offer: Offer) -> Response:
     content_type = typed(OCTETS, ExplicitVRLittleEndian)
     if not offer.multipart:
-        return single_part(
-            request,
-            Content(
-                content_type,
-                written.size_bytes,
-                etag,
-                lambda begin, end: open_chunks(written.opened, begin, end),
-                written.close,
-            ),
-        )
+        return single_part(request, written_content(content_type, written, etag))
 
     def parts() -> Iterator[OpenPart]:
         offset = 0

@@ -49,23 +49,20 @@ class Gate:
         self._audit.record(audit_event(request, Action.SEARCH, outcome, detail, study_instance_uid))
         return scope
 
-    def grant(
-        self,
-        request: Request,
-        action: Action,
-        detail: str,
-        series_instance_uid: str | None = None,
-        sop_instance_uid: str | None = None,
-    ) -> Grant:
-        """A grant for the study that the request's path names.
+    def grant(self, request: Request, action: Action, detail: str) -> tuple[Grant, str | None, str | None]:
+        """A grant for the study that the request's path names, and the UIDs of series and instance that it names.
 
         Raises
         ------
-        BadRequestError : the study's UID is not one.
-        NotHereError : it is not here, or the caller may not see it.
+        BadRequestError : a UID is not one.
+        NotHereError : the study is not here, or the caller may not see it.
         """
-        uids = (path_uid(request, "study"), series_instance_uid, sop_instance_uid)
-        return self.grant_for(request, action, detail, *uids)
+        series_uid, sop_uid = (
+            path_uid(request, level) if level in request.path_params else None
+            for level in ("series", "instance")
+        )
+        study_uid = path_uid(request, "study")
+        return self.grant_for(request, action, detail, study_uid, series_uid, sop_uid), series_uid, sop_uid
 
     def grant_for(
         self,
@@ -99,8 +96,8 @@ class Gate:
         BadRequestError, NotHereError : as `grant`.
         NoSuchInstanceError : the study has no such instance.
         """
-        series_uid, sop_uid = path_uid(request, "series"), path_uid(request, "instance")
-        grant = self.grant(request, action, detail, series_uid, sop_uid)
+        grant, series_uid, sop_uid = self.grant(request, action, detail)
+        assert series_uid is not None and sop_uid is not None, "for routes of instances only"  # noqa: PT018
         return self._archive.open_instance(grant, series_uid, sop_uid)
 
 

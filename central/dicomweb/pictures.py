@@ -20,7 +20,7 @@ from central.archive.rows import InstanceRow
 from central.dicomweb.accept import Offer, accept_of, choose
 from central.dicomweb.errors import BadRequestError, NotAnImageError, NotHereError
 from central.dicomweb.frames import frame_numbers
-from central.dicomweb.gate import INSTANCE, SERIES, STUDY, Gate, path_uid
+from central.dicomweb.gate import INSTANCE, SERIES, STUDY, Gate
 from central.dicomweb.multipart import BytesPart, multipart_of_parts
 from central.dicomweb.render import Job, Renderer
 from central.dicomweb.view_parameters import ViewParameters, view_parameters
@@ -69,12 +69,8 @@ class Pictures:
         numbers = frame_numbers(asked) if asked is not None else []
         if len(numbers) > 1 and not offer.multipart:
             raise BadRequestError("one picture shows one frame: accept multipart/related for several")
-        series_uid, sop_uid = (
-            path_uid(request, level) if level in request.path_params else None
-            for level in ("series", "instance")
-        )
         detail = f"WADO-RS picture{'s' if offer.multipart else ''}, frame {asked or 'in the middle'}"
-        grant = self._gate.grant(request, Action.VIEW, detail, series_uid, sop_uid)
+        grant, series_uid, sop_uid = self._gate.grant(request, Action.VIEW, detail)
         if series_uid is not None and sop_uid is not None and (numbers or not offer.multipart):
             shown = [_Drawn(series_uid, sop_uid, number) for number in numbers or (None,)]
         else:
@@ -89,11 +85,7 @@ class Pictures:
     def _shown(
         self, grant: Grant, series_uid: str | None, sop_uid: str | None, *, every: bool
     ) -> list[_Drawn]:
-        rows = [
-            row
-            for row in self._archive.instances_of(grant, series_uid)
-            if sop_uid in (None, row.sop_instance_uid)
-        ]
+        rows = self._archive.instances_of(grant, series_uid, sop_uid)
         if not rows:
             raise NotHereError
         images = [row for row in rows if row.rows]

@@ -16,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from central.access.policy import Action, Grant
+from central.access.policy import Action
 from central.archive.archive import Archive
 from central.archive.rows import StoredInstance
 from central.dicomweb.accept import Offer, accept_of, choose, takes_gzip
 from central.dicomweb.conversion import Conversion, converts_to_native
 from central.dicomweb.errors import NotHereError
-from central.dicomweb.gate import INSTANCE, SERIES, STUDY, Gate, base_url, path_uid
+from central.dicomweb.gate import INSTANCE, SERIES, STUDY, Gate, base_url
 from central.dicomweb.multipart import (
     FilePart,
     OpenPart,
@@ -30,11 +30,17 @@ from central.dicomweb.multipart import (
     file_chunks,
     multipart_of_files,
     multipart_of_parts,
-    open_chunks,
     typed,
 )
 from central.dicomweb.render import Renderer
-from central.dicomweb.single_part import Content, not_modified, single_part, strong_etag, weak_etag
+from central.dicomweb.single_part import (
+    Content,
+    not_modified,
+    single_part,
+    strong_etag,
+    weak_etag,
+    written_content,
+)
 
 _METADATA_OFFERS: Final = (Offer("application/dicom+json"), Offer("application/json"))
 DICOM: Final = "application/dicom"
@@ -58,7 +64,7 @@ class Retrieve:
         ]
 
     def instances(self, request: Request) -> Response:
-        grant, series_uid, sop_uid = self._granted(request, Action.EXPORT, "WADO-RS instances")
+        grant, series_uid, sop_uid = self._gate.grant(request, Action.EXPORT, "WADO-RS instances")
         accept = accept_of(request)
         if series_uid is not None and sop_uid is not None:
             stored = self._archive.open_instance(grant, series_uid, sop_uid)
@@ -98,7 +104,7 @@ class Retrieve:
 
     def metadata(self, request: Request) -> Response:
         offer = choose(accept_of(request), _METADATA_OFFERS)
-        grant, series_uid, sop_uid = self._granted(request, Action.VIEW, "WADO-RS metadata")
+        grant, series_uid, sop_uid = self._gate.grant(request, Action.VIEW, "WADO-RS metadata")
         objects = self._archive.metadata(
             grant, series_uid, sop_uid, studies_url=f"{base_url(request)}/studies"
         )
@@ -111,13 +117,6 @@ class Retrieve:
             body = _gzipped(body)
             headers["Content-Encoding"] = "gzip"
         return StreamingResponse(body, headers=headers, media_type=offer.media_type)
-
-    def _granted(self, request: Request, action: Action, detail: str) -> tuple[Grant, str | None, str | None]:
-        series_uid, sop_uid = (
-            path_uid(request, level) if level in request.path_params else None
-            for level in ("series", "instance")
-        )
-        return self._gate.grant(request, action, detail, series_uid, sop_uid), series_uid, sop_uid
 
 
 def instance_answer(
@@ -141,16 +140,7 @@ def instance_answer(
             Content(content_type, stored.size_bytes, etag, lambda begin, end: file_chunks(path, begin, end)),
         )
     written = renderer.write(Conversion(stored.path, stored.transfer_syntax_uid, transfer_syntax_uid))
-    return single_part(
-        request,
-        Content(
-            content_type,
-            written.size_bytes,
-            etag,
-            lambda begin, end: open_chunks(written.opened, begin, end),
-            written.close,
-        ),
-    )
+    return single_part(request, written_content(content_type, written, etag))
 
 
 def transfer_syntaxes(stored: StoredInstance) -> list[str]:

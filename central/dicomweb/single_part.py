@@ -16,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from central.access.problems import problem
-from central.dicomweb.multipart import ClosingResponse
+from central.dicomweb.conversion import WrittenFile
+from central.dicomweb.multipart import ClosingResponse, open_chunks
 
 _RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
@@ -33,6 +34,15 @@ class Content:
     etag: str
     chunks: Callable[[int, int], Generator[bytes, None, None]]
     close: Callable[[], None] = lambda: None
+
+
+def written_content(media_type: str, written: WrittenFile, etag: str) -> Content:
+    """All that a worker wrote; its file goes when the answer is over."""
+
+    def chunks(begin: int, end: int) -> Generator[bytes, None, None]:
+        return open_chunks(written.opened, begin, end)
+
+    return Content(media_type, written.size_bytes, etag, chunks, written.close)
 
 
 def strong_etag(sha256: str, *what: object) -> str:

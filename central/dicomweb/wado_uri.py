@@ -66,10 +66,9 @@ class WadoUri:
 
     def _default(self, grant: Grant, series_uid: str, sop_uid: str) -> Offer:
         """A picture of what is one image, else the instance itself (PS3.18 section 9.4)."""
-        for row in self._archive.instances_of(grant, series_uid):
-            if row.sop_instance_uid == sop_uid and row.rows and (row.number_of_frames or 1) == 1:
-                return _PICTURES[0]
-        return Offer(DICOM)
+        rows = self._archive.instances_of(grant, series_uid, sop_uid)
+        is_one_image = any(row.rows and (row.number_of_frames or 1) == 1 for row in rows)
+        return _PICTURES[0] if is_one_image else Offer(DICOM)
 
     def _instance(self, request: Request, query: Mapping[str, str], stored: StoredInstance) -> Response:
         wanted = query.get("transferSyntax", stored.transfer_syntax_uid)

@@ -82,7 +82,7 @@ class GuardedSocket(AssociationSocket):
             return False
         if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
             return True
-        # The reactor's only pause (`prepare`): it goes on at once when something comes in.
+        # The only pause of the reactor (central.dimse.server): it goes on at once when something comes in.
         return bool(self._poll.poll(_PAUSE_MS))
 
     def recv(self, nr_bytes: int) -> bytearray:

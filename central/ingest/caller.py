@@ -30,7 +30,7 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
     async for piece in request.stream():
         body += piece
         if len(body) > limit_bytes:
-            raise RequestRefusedError(Problem.INVALID, f"this takes at most {limit_bytes} bytes")
+            raise RequestRefusedError(Problem.INVALID, f"a request has at most {limit_bytes} bytes")
     return bytes(body)
 
 

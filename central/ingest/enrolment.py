@@ -28,7 +28,7 @@ from central.identity.errors import PairingRefusedError, RenewalRefusedError
 from central.identity.gateways import Gateways
 from central.identity.pairings import Pairings, PendingBox
 from central.identity.standings import Standings
-from central.ingest.caller import PEER_CERTIFICATE, Callers, source_address
+from central.ingest.caller import PEER_CERTIFICATE, Callers, read_body, source_address
 from central.ingest.errors import RequestRefusedError, TryAgainError
 from central.ingest.problems import problem_response
 from contract.enrolment import (
@@ -152,7 +152,7 @@ class EnrolmentDesk:
         token = _token(request)
         if token is None:
             return _challenge()
-        body = await _body(request)
+        body = await read_body(request, _MAX_BODY_BYTES)
         certificate = await run_in_threadpool(self._redeem, token, body, address)
         if certificate is None:
             # RFC 7030 section 4.2.3: accepted for processing; the client asks again with the same request.
@@ -182,7 +182,7 @@ class EnrolmentDesk:
 
     async def _renew(self, request: Request) -> Response:
         gateway_id = await self._callers.gateway_of(request)
-        body = await _body(request)
+        body = await read_body(request, _MAX_BODY_BYTES)
         certificate = await run_in_threadpool(self._renewed, gateway_id, body, source_address(request))
         return _certificates(certificate)
 
@@ -230,15 +230,6 @@ def _challenge() -> Response:
         "send the pairing token as password",
         {"WWW-Authenticate": 'Basic realm="enrolment"'},
     )
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _MAX_BODY_BYTES:
-            raise RequestRefusedError(Problem.INVALID, f"a request has at most {_MAX_BODY_BYTES} bytes")
-    return bytes(body)
 
 
 def _certificates(certificate: x509.Certificate) -> Response:

@@ -19,14 +19,13 @@ from starlette.routing import BaseRoute, Route
 
 from central.access.policy import Privilege, has_privilege
 from central.access.problems import problem
-from central.access.web import audit_event, principal_of
-from central.audit.errors import AuditUnavailableError
+from central.access.web import principal_of
 from central.audit.record import Action, Audit
+from central.portal.wishes import admit, wish_of
 from contract.command import MAX_SETTINGS, Command, CommandKind, Desired, SettingValue
 from contract.errors import ContractError
 from contract.identifiers import check_ae_title, check_gateway_id, check_object_id, check_uid
 
-_MAX_BODY_BYTES: Final = 4096
 _SETTINGS: Final[TypeAdapter[dict[str, SettingValue]]] = TypeAdapter(dict[str, SettingValue])
 _PARAMS: Final[Mapping[CommandKind, tuple[str, Callable[[str], str]]]] = {
     CommandKind.PRIORITISE: ("study_instance_uid", check_uid),
@@ -75,7 +74,7 @@ class _Desk:
         self._bundle = bundle
 
     async def command(self, request: Request) -> Response:
-        wish = await _wish(request)
+        wish = await wish_of(request)
         return await run_in_threadpool(self._told, request, wish)
 
     def _told(self, request: Request, wish: Mapping[str, Any]) -> Response:
@@ -90,13 +89,13 @@ class _Desk:
         except ValueError:
             return problem(400, f"there is no such command; there are {', '.join(CommandKind)}")
         said = " ".join((gateway_id, kind.value, *params.values()))
-        if (unrecorded := self._record(request, Action.BOX_COMMAND, said)) is not None:
+        if (unrecorded := admit(self._audit, request, None, Action.BOX_COMMAND, said)) is not None:
             return unrecorded
         given = self._command(gateway_id, kind, params, principal_of(request).username)
         return JSONResponse({"id": given.id, "expires_at_utc": given.expires_at_utc.isoformat()}, 202)
 
     async def settings(self, request: Request) -> Response:
-        wish = await _wish(request)
+        wish = await wish_of(request)
         return await run_in_threadpool(self._set, request, wish)
 
     def _set(self, request: Request, wish: Mapping[str, Any]) -> Response:
@@ -110,7 +109,7 @@ class _Desk:
         if len(settings) > MAX_SETTINGS:
             return problem(400, f"at most {MAX_SETTINGS} settings")
         said = f"{gateway_id} settings {json.dumps(settings)}"
-        if (unrecorded := self._record(request, Action.BOX_COMMAND, said)) is not None:
+        if (unrecorded := admit(self._audit, request, None, Action.BOX_COMMAND, said)) is not None:
             return unrecorded
         return JSONResponse({"version": self._desire(gateway_id, settings).version}, 202)
 
@@ -124,7 +123,7 @@ class _Desk:
         except ContractError:
             return problem(404, "there is no such bundle")
         said = f"{gateway_id} support bundle {command_id}"
-        if (unrecorded := self._record(request, Action.BOX_COMMAND, said)) is not None:
+        if (unrecorded := admit(self._audit, request, None, Action.BOX_COMMAND, said)) is not None:
             return unrecorded
         path = self._bundle(gateway_id, command_id)
         if path is None:
@@ -142,35 +141,11 @@ class _Desk:
         except ContractError:
             gateway_id = ""
         if not allowed:
-            try:
-                self._audit.record(audit_event(request, Action.BOX_COMMAND, "refused", gateway_id))
-            except AuditUnavailableError:
-                return problem(503, "the audit record cannot be written; try again later")
-            return problem(403, "your role may not tell a box what to do")
+            refusal = problem(403, "your role may not tell a box what to do")
+            return admit(self._audit, request, refusal, Action.BOX_COMMAND, gateway_id)
         if not self._is_admitted(gateway_id):
             return problem(404, "there is no such box, or it is revoked")
         return None
-
-    def _record(self, request: Request, action: Action, detail: str) -> Response | None:
-        try:
-            self._audit.record(audit_event(request, action, "success", detail))
-        except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later")
-        return None
-
-
-async def _wish(request: Request) -> dict[str, Any]:
-    """The JSON object of a small body; empty for anything else, which fits no route."""
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _MAX_BODY_BYTES:
-            return {}
-    try:
-        wish = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return wish if isinstance(wish, dict) else {}
 
 
 def _params(kind: CommandKind, wish: Mapping[str, Any]) -> dict[str, str]:

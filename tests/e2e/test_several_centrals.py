@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
-import subprocess
-import sysconfig
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from tests.central.app.house import (
     introduce,
     new_key_and_request,
 )
+from tests.central.app.program import CentralProcess
 from tests.postgres import postgres_server
 from tests.seaweed import s3_server
 
@@ -40,15 +38,6 @@ pytestmark = pytest.mark.needs("postgresql")
 
 CENTRALS, SENDERS, OBJECTS = 4, 4, 25
 PASSWORD = "correct horse battery"
-
-
-@dataclass
-class Process:
-    """One central, serving."""
-
-    process: subprocess.Popen[str]
-    people_url: str
-    gateways_url: str
 
 
 @dataclass
@@ -63,8 +52,7 @@ class Cluster:
         settings = Settings(storage=StorageSettings.model_validate(self.root(0)))
         return Foundation.open(settings)
 
-    @contextmanager
-    def serving(self, number: int) -> Iterator[Process]:
+    def central(self, number: int) -> CentralProcess:
         s3 = self.storage["s3"]
         config = self.folder / f"central-{number}.toml"
         config.write_text(
@@ -73,26 +61,7 @@ class Cluster:
             f'database = "{self.storage["database"]}"\nreserve_bytes = 0\n[storage.s3]\n'
             + "".join(f'{name} = "{value}"\n' for name, value in s3.items())
         )
-        program = Path(sysconfig.get_path("scripts")) / "dicomnet-central"
-        with (self.folder / f"central-{number}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [program, "serve", "--config", str(config)], stdout=subprocess.PIPE, stderr=log, text=True
-            )
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line.startswith("LISTENING "), (self.folder / f"central-{number}.log").read_text()[-3000:]
-            ports = json.loads(line.removeprefix("LISTENING "))
-            yield Process(
-                process,
-                f"http://127.0.0.1:{ports['people']['port']}",
-                f"https://127.0.0.1:{ports['gateways']['port']}",
-            )
-        finally:
-            process.terminate()
-            process.wait(60)
-            assert process.stdout is not None
-            process.stdout.close()
+        return CentralProcess(config)
 
 
 @pytest.fixture
@@ -145,7 +114,7 @@ def test_four_centrals_of_which_one_is_killed(cluster: Cluster, tmp_path: Path) 
     foundation = cluster.foundation()
     foundation.accounts.create_user("rad", PASSWORD, Role.RADIOLOGIST)
     with ExitStack() as running:
-        centrals = [running.enter_context(cluster.serving(number)) for number in range(CENTRALS)]
+        centrals = [running.enter_context(cluster.central(number)) for number in range(CENTRALS)]
         boxes = [
             enrol(foundation, centrals[at % CENTRALS].gateways_url, tmp_path / f"box{at}")
             for at in range(SENDERS)
@@ -186,7 +155,7 @@ def test_four_centrals_of_which_one_is_killed(cluster: Cluster, tmp_path: Path) 
         for _ in range(SENDERS * OBJECTS // 3):
             assert sent.acquire(timeout=120)
         killed.set()
-        centrals[1].process.send_signal(signal.SIGKILL)
+        centrals[1].stop(signal.SIGKILL)
         for thread in threads:
             thread.join(150)
         assert failed == []

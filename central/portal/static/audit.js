@@ -1,6 +1,6 @@
 // The audit record, newest first, a page at a time. Reading it is recorded too, so it does not refresh by itself.
 
-import { element, fetchJson, say, time } from "./dom.js";
+import { element, fetchJson, say, showing, time } from "./dom.js";
 
 const form = document.getElementById("search");
 const body = document.querySelector("#events tbody");
@@ -28,25 +28,18 @@ function line(event) {
     element("td", { class: "long", title: event.detail }, event.detail));
 }
 
-async function load(older) {
+const load = (older) => showing(async () => {
   const asked = parameters();
   if (older && next !== null) asked.set("before_id", next);
-  try {
-    const answer = await fetchJson("/api/audit/records", { method: "POST", body: asked });
-    if (!older) body.replaceChildren();
-    body.append(...answer.rows.map(line));
-    next = answer.next_before_id;
-    more.hidden = next === null;
-    document.getElementById("empty").hidden = body.children.length > 0;
-    document.getElementById("count").textContent = `${body.children.length} events`;
-    say("");
-    say(delivery(answer.audit_messages), "delivery");
-    document.documentElement.dataset.state = "ready";
-  } catch (error) {
-    say(error.message);
-    document.documentElement.dataset.state = "error";
-  }
-}
+  const answer = await fetchJson("/api/audit/records", { method: "POST", body: asked });
+  if (!older) body.replaceChildren();
+  body.append(...answer.rows.map(line));
+  next = answer.next_before_id;
+  more.hidden = next === null;
+  document.getElementById("empty").hidden = body.children.length > 0;
+  document.getElementById("count").textContent = `${body.children.length} events`;
+  say(delivery(answer.audit_messages), "delivery");
+});
 
 form.addEventListener("submit", (event) => {
   if (event.submitter?.id === "csv") return;  // the browser posts the form and keeps the answer as a file

@@ -42,6 +42,18 @@ export function say(text, id = "message") {
   line.hidden = !text;
 }
 
+/** Do something, and show on the page how it went. */
+export async function showing(work) {
+  try {
+    await work();
+    say("");
+    document.documentElement.dataset.state = "ready";
+  } catch (error) {
+    say(error.message);
+    document.documentElement.dataset.state = "error";
+  }
+}
+
 const two = (number) => String(number).padStart(2, "0");
 
 /** An ISO time in local time, to the second; the tooltip has UTC. */

@@ -1,21 +1,10 @@
 // Emergency access: the doctor's form, and the openings with their reviews. What waits for a review comes first.
 
-import { element, fetchJson, say, send, time } from "./dom.js";
+import { element, fetchJson, send, showing, time } from "./dom.js";
 
 const list = document.getElementById("openings");
 const mayReview = list.dataset.mayReview !== undefined;
 const VERDICTS = { justified: "Justified", "not-justified": "Not justified" };
-
-async function act(what) {
-  try {
-    await what();
-    say("");
-    document.documentElement.dataset.state = "ready";
-  } catch (error) {
-    say(error.message);
-    document.documentElement.dataset.state = "error";
-  }
-}
 
 /** The two buttons of a review, with a comment. */
 function reviewForm(opening) {
@@ -23,7 +12,7 @@ function reviewForm(opening) {
     placeholder: "Comment", autocomplete: "off" });
   const buttons = Object.entries(VERDICTS).map(([verdict, label]) => {
     const button = element("button", { type: "button", "data-verdict": verdict }, label);
-    button.addEventListener("click", () => act(async () => {
+    button.addEventListener("click", () => showing(async () => {
       await send("POST", `/api/emergencies/${opening.opening_id}/review`, { verdict, comment: comment.value });
       document.dispatchEvent(new Event("reviewed"));
       await load();
@@ -50,10 +39,10 @@ async function load() {
 
 document.getElementById("open")?.addEventListener("submit", (event) => {
   event.preventDefault();
-  act(async () => {
+  showing(async () => {
     const fields = Object.fromEntries([...new FormData(event.target)].map(([name, value]) => [name, value.trim()]));
     const answer = await send("POST", "/api/emergencies", fields);
     location.assign("/viewer/?study=" + encodeURIComponent(answer.study_instance_uid));
   });
 });
-act(load);
+showing(load);

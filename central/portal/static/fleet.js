@@ -1,6 +1,6 @@
 // The fleet page: one card a box, refreshed while it is looked at. State is said in words and in colour.
 
-import { bytes, element, fetchJson, keepFresh, say, span, time } from "./dom.js";
+import { bytes, element, fetchJson, keepFresh, say, showing, span, time } from "./dom.js";
 import { membership, qrCode, showPending } from "./enrolments.js";
 
 const REFRESH_S = 5;
@@ -127,22 +127,15 @@ function card(box, now) {
     stale ? element("p", { class: "note" }, "Numbers are of ", time(box.last_telemetry_at_utc), ".") : null);
 }
 
-async function load() {
-  try {
-    const fleet = await fetchJson("/api/fleet");
-    if (pending) await showPending(pending, fleet.now_utc, load, say);
-    boxes.replaceChildren(...fleet.boxes.map((box) => card(box, fleet.now_utc)));
-    document.getElementById("empty").hidden = fleet.boxes.length > 0;
-    const counts = Object.keys(STATES).map((state) => [state, fleet.boxes.filter((box) => box.state === state).length]);
-    document.getElementById("summary").replaceChildren(...counts.filter(([, count]) => count).map(([state, count]) =>
-      element("li", {}, element("span", { class: `pill ${state}` }, `${count} ${STATES[state].toLowerCase()}`))));
-    say("");
-    document.documentElement.dataset.state = "ready";
-  } catch (error) {
-    say(error.message);
-    document.documentElement.dataset.state = "error";
-  }
-}
+const load = () => showing(async () => {
+  const fleet = await fetchJson("/api/fleet");
+  if (pending) await showPending(pending, fleet.now_utc, load, say);
+  boxes.replaceChildren(...fleet.boxes.map((box) => card(box, fleet.now_utc)));
+  document.getElementById("empty").hidden = fleet.boxes.length > 0;
+  const counts = Object.keys(STATES).map((state) => [state, fleet.boxes.filter((box) => box.state === state).length]);
+  document.getElementById("summary").replaceChildren(...counts.filter(([, count]) => count).map(([state, count]) =>
+    element("li", {}, element("span", { class: `pill ${state}` }, `${count} ${STATES[state].toLowerCase()}`))));
+});
 
 function show(paired) {
   document.getElementById("ask").hidden = paired;

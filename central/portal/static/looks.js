@@ -1,10 +1,10 @@
 // Who looked at the patient's own studies, the latest first, a page at a time.
 
-import { element, fetchJson, say, time } from "./dom.js";
+import { element, fetchJson, showing, time } from "./dom.js";
 
 const body = document.querySelector("#looks tbody");
 const more = document.getElementById("more");
-const WHAT = { view: "looked", export: "fetched a copy" };
+const WHAT = { view: "looked", export: "fetched a copy", "break-glass": "opened it in an emergency" };
 let next = null;
 
 const da = (text) => (/^\d{8}$/.test(text) ? `${text.slice(0, 4)}-${text.slice(4, 6)}-${text.slice(6)}` : text);
@@ -21,20 +21,13 @@ function line(look) {
 }
 
 async function load() {
-  try {
-    const answer = await fetchJson("/api/looks" + (next === null ? "" : `?before_id=${next}`));
-    body.append(...answer.looks.map(line));
-    next = answer.next_before_id;
-    more.hidden = next === null;
-    document.getElementById("empty").hidden = body.children.length > 0;
-    document.getElementById("count").textContent = `${body.children.length} looks`;
-    say("");
-    document.documentElement.dataset.state = "ready";
-  } catch (error) {
-    say(error.message);
-    document.documentElement.dataset.state = "error";
-  }
+  const answer = await fetchJson("/api/looks" + (next === null ? "" : `?before_id=${next}`));
+  body.append(...answer.looks.map(line));
+  next = answer.next_before_id;
+  more.hidden = next === null;
+  document.getElementById("empty").hidden = body.children.length > 0;
+  document.getElementById("count").textContent = `${body.children.length} looks`;
 }
 
-more.addEventListener("click", load);
-load();
+more.addEventListener("click", () => showing(load));
+showing(load);

@@ -1,6 +1,6 @@
 // Lists with a form above: what the sharing and token pages are made of. Each list shows what holds now.
 
-import { element, fetchJson, say, send } from "./dom.js";
+import { element, fetchJson, send, showing } from "./dom.js";
 
 /** One list on this page, and the form above it; whichever the page does not have is left out. */
 export function section({ list, form, url, key, id, wish, line, done }) {
@@ -30,17 +30,10 @@ export function section({ list, form, url, key, id, wish, line, done }) {
   return load;
 }
 
-/** Do something and say how it went. */
-export async function act(what) {
+/** Do something, and show how it went in place of what was done before. */
+export function act(what) {
   document.getElementById("done").textContent = "";
-  try {
-    await what();
-    say("");
-    document.documentElement.dataset.state = "ready";
-  } catch (error) {
-    say(error.message);
-    document.documentElement.dataset.state = "error";
-  }
+  return showing(what);
 }
 
 /** Show a secret this once, in a field to copy it from. */

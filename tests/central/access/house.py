@@ -209,3 +209,16 @@ def served(app: object, port: int = 0) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def house_of_two_patients(root: Path) -> Iterator[House]:
+    """`open_house` with `STUDY` of patient P1, and `OTHER_STUDY` of patient P2."""
+    with open_house(root) as house:
+        house.put(pydicom_file("CT_small.dcm"))
+        house.put(
+            pydicom_file(
+                "MR_small.dcm", StudyInstanceUID=OTHER_STUDY, PatientID="P2", SeriesInstanceUID="1.9"
+            )
+        )
+        yield house

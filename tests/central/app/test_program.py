@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -21,35 +17,12 @@ from central.config import Settings
 from central.serving import bind
 from contract.enrolment import Pairing
 from contract.settings import load_settings
+from tests.central.app.program import CENTRAL, CentralProcess
 from tests.ports import free_base_port
 
-CENTRAL = [sys.executable, "-c", "import sys; from central.app import main; sys.exit(main())"]
 
-
-@dataclass
-class Program:
-    config: Path
-    process: subprocess.Popen[str] | None = None
-
-    def start(self) -> dict[str, Any]:
-        self.process = subprocess.Popen(
-            [*CENTRAL, "serve", "--config", str(self.config)],
-            stdout=subprocess.PIPE,
-            stderr=(self.config.parent / "log").open("a"),
-            text=True,
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith("LISTENING "), (self.config.parent / "log").read_text()
-        listening: dict[str, Any] = json.loads(line.removeprefix("LISTENING "))
-        return listening
-
-    def stop(self, how: int = signal.SIGTERM) -> int:
-        assert self.process is not None
-        self.process.send_signal(how)
-        code = self.process.wait(20)
-        self.process = None
-        return code
+class Program(CentralProcess):
+    """With the other commands beside it."""
 
     def complaint(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         """What a person is told when it cannot be done: exit code 2 and one line. In this process, for speed."""

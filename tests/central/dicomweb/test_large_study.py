@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
-import subprocess
-import sys
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -21,9 +18,9 @@ from central.access.accounts import Accounts
 from central.access.policy import Role
 from central.database import open_sqlite
 from tests.central.access.house import PASSWORD, pydicom_file
+from tests.central.app.program import CentralProcess
 from tests.ports import free_base_port
 
-CENTRAL = [sys.executable, "-c", "import sys; from central.app import main; sys.exit(main())"]
 STUDY = "1.2.77"
 FRAME = bytes(range(256)) * 2048  # 512 × 512 of 16 bits
 FRAMES = 400
@@ -72,22 +69,11 @@ def central(tmp_path: Path) -> Iterator[tuple[int, str]]:
         f"[people]\nport = {port}\n[gateways]\nport = {port + 1}\n[dicom]\nenabled = false\n"
         f'[storage]\nroot = "{tmp_path / "root"}"\nreserve_bytes = 0\n'
     )
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*CENTRAL, "serve", "--config", str(config)], stdout=subprocess.PIPE, stderr=log, text=True
-        )
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line.startswith("LISTENING "), (tmp_path / "log").read_text()
-            db = open_sqlite(tmp_path / "root" / "central.sqlite3")
-            Accounts.open(db).create_user("anna", PASSWORD, Role.RADIOLOGIST)
-            db.close()
-            listening = json.loads(line.removeprefix("LISTENING "))
-            yield process.pid, f"http://127.0.0.1:{listening['people']['port']}"
-        finally:
-            process.terminate()
-            process.wait(30)
+    with CentralProcess(config) as process:
+        db = open_sqlite(tmp_path / "root" / "central.sqlite3")
+        Accounts.open(db).create_user("anna", PASSWORD, Role.RADIOLOGIST)
+        db.close()
+        yield process.pid, process.people_url
 
 
 def test_a_large_study_is_never_in_memory(central: tuple[int, str]) -> None:

@@ -11,7 +11,13 @@ from central.access.emergencies import MAX_A_DAY
 from central.access.policy import PatientKey
 from central.audit.record import Action
 from tests.browser import Browser
-from tests.central.access.house import OTHER_STUDY, STUDY, House, open_house, pydicom_file
+from tests.central.access.house import (
+    OTHER_STUDY,
+    STUDY,
+    House,
+    open_house,
+    pydicom_file,
+)
 from tests.central.portal.test_in_browser import READY, sign_in
 
 REASON = "unconscious, on the table now"

@@ -12,7 +12,12 @@ import pytest
 from central.access.web import COOKIE_NAME
 from central.audit.record import Action
 from tests.browser import Browser
-from tests.central.access.house import OTHER_STUDY, STUDY, House, open_house, pydicom_file
+from tests.central.access.house import (
+    OTHER_STUDY,
+    STUDY,
+    House,
+    house_of_two_patients,
+)
 from tests.central.portal.test_in_browser import READY, sign_in
 
 PIN = "271828"
@@ -21,13 +26,7 @@ OWN_PAGE = {"Sec-Fetch-Site": "same-origin"}
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
-    with open_house(tmp_path) as opened:
-        opened.put(pydicom_file("CT_small.dcm"))
-        opened.put(
-            pydicom_file(
-                "MR_small.dcm", StudyInstanceUID=OTHER_STUDY, PatientID="P2", SeriesInstanceUID="1.9"
-            )
-        )
+    with house_of_two_patients(tmp_path) as opened:
         yield opened
 
 

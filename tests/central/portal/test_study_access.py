@@ -9,20 +9,19 @@ from pathlib import Path
 import pytest
 
 from central.audit.record import Action
-from tests.central.access.house import OTHER_STUDY, STUDY, House, open_house, pydicom_file
+from tests.central.access.house import (
+    OTHER_STUDY,
+    STUDY,
+    House,
+    house_of_two_patients,
+)
 
 METADATA = f"/dicom-web/studies/{STUDY}/metadata"
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
-    with open_house(tmp_path) as opened:
-        opened.put(pydicom_file("CT_small.dcm"))
-        opened.put(
-            pydicom_file(
-                "MR_small.dcm", StudyInstanceUID=OTHER_STUDY, PatientID="P2", SeriesInstanceUID="1.9"
-            )
-        )
+    with house_of_two_patients(tmp_path) as opened:
         yield opened
 
 

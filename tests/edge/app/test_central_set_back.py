@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
-from contract.control import BoxStatus
 from contract.identifiers import ObjectId
 from edge.app import Box
 from edge.config import Settings
 from edge.report import status_text
+from tests.edge.app.waiting import wait
 from tests.edge.buffer.instances import store
 from tests.edge.scripted_central import ScriptedCentral
 
@@ -27,15 +25,6 @@ def start(folder: Path, *, retain_hours: int) -> Box:
     )
     box.start()
     return box
-
-
-def wait(box: Box, true: Callable[[BoxStatus], bool]) -> BoxStatus:
-    for _ in range(600):
-        status = box.status()
-        if true(status):
-            return status
-        threading.Event().wait(0.05)
-    raise AssertionError(f"it never came: {status_text(box.status())}")
 
 
 def stored(box: Box, number: int) -> ObjectId:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,11 +10,11 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pynetdicom import AE
 
-from contract.control import BoxStatus
 from edge.app import Box
 from edge.buffer.spool import Spool
 from edge.config import Settings
 from edge.report import status_text
+from tests.edge.app.waiting import wait
 from tests.edge.buffer.instances import Central, store
 from tests.edge.scripted_central import ScriptedCentral
 
@@ -43,15 +42,6 @@ def start_box(tmp_path: Path) -> Iterator[StartBox]:
     yield start
     for box in started:
         box.stop()
-
-
-def wait(box: Box, true: Callable[[BoxStatus], bool]) -> BoxStatus:
-    for _ in range(600):
-        status = box.status()
-        if true(status):
-            return status
-        threading.Event().wait(0.05)
-    raise AssertionError(f"it never came: {status_text(box.status())}")
 
 
 def test_damage_is_found_and_said_everywhere(start_box: StartBox, tmp_path: Path) -> None:

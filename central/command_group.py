@@ -1,0 +1,30 @@
+"""What the groups of `dicomnet-central` commands (user, keys, audit) have in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from central.audit.record import Action, AuditEvent
+from central.config import Settings
+
+AddCommand = Callable[[str, str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
+"""Adds a command by name, what it does, and what runs it; gives its parser."""
+
+
+class CommandGroup:
+    """The base of a group.
+
+    Parameters
+    ----------
+    settings : reads the settings that the options name.
+    event : an audit event by whoever types the command.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[argparse.Namespace], Settings],
+        event: Callable[[Action, str], AuditEvent],
+    ) -> None:
+        self._settings = settings
+        self._event = event
