@@ -50,6 +50,7 @@ from central.gateway_app import gateway_app
 from central.people_app import people_app
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
 from central.workflow.mllp import MllpServer, OrderDesk
+from central.workflow.ordering import Ordering
 from central.workflow.peer_steps import PeerSteps
 from central.workflow.procedures import ProcedureStore
 from central.workflow.worklist import WorklistStore
@@ -116,7 +117,7 @@ class Central:
                 ),
             ),
             dicom=_dicom(foundation, archive, renderer, closing),
-            hl7=_hl7(foundation, closing),
+            hl7=_hl7(foundation, archive, closing),
             fleet_rooms=rooms,
         )
 
@@ -201,6 +202,7 @@ def _dicom(
         foundation.audit,
         archive.new_object,
         max_object_bytes=settings.limits.max_object_bytes,
+        agreements_of=foundation.doorkeeper.institutions.opened_to,
     )
     try:
         server.start()
@@ -217,12 +219,13 @@ def _dicom(
     return server
 
 
-def _hl7(foundation: Foundation, closing: ExitStack) -> MllpServer | None:
+def _hl7(foundation: Foundation, archive: Archive, closing: ExitStack) -> MllpServer | None:
     """The listener for orders, accepting."""
     settings = foundation.settings.hl7
     if not settings.enabled:
         return None
-    desk = OrderDesk(WorklistStore(foundation.db), foundation.audit, settings.character_set)
+    ordering = Ordering(foundation.doorkeeper.assignments, archive)
+    desk = OrderDesk(WorklistStore(foundation.db), foundation.audit, ordering, settings)
     server = MllpServer(settings, desk)
     try:
         server.start()

@@ -23,6 +23,7 @@ from central.errors import StartError
 from central.fleet.mosquitto import BrokerPlan, write_configuration, write_revocations
 from central.foundation import Foundation
 from central.identity.pairings import Decision
+from central.institution_commands import InstitutionCommands
 from central.key_commands import KeyCommands
 from central.revocation import end_session, live_sessions
 from central.user_commands import UserCommands
@@ -46,7 +47,9 @@ def run_command(arguments: Sequence[str] | None, serve: Callable[[Settings], Non
         print(print_default_config(Settings), end="")
         return 0
     if options.command is None:
-        parser.error("say what to do: serve, pair, user, gateways, keys, mqtt-config or settings-table")
+        parser.error(
+            "say what to do: serve, pair, user, institution, gateways, keys, mqtt-config or settings-table"
+        )
     try:
         options.command(options)
     except (StartError, SettingsError, AccessError, AuditError) as error:
@@ -75,6 +78,7 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
 
     pair = command("pair", "print a pairing string for a new gateway: good once, for 15 minutes", _pair)
     pair.add_argument("--name", default="", help="what the gateway will be called; default: a random name")
+    pair.add_argument("--institution", metavar="I", help="whose box it will be; default: the default one's")
     pair.add_argument(
         "--replaces",
         metavar="GATEWAY",
@@ -85,6 +89,11 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
         metavar="COMMAND", required=True
     )
     UserCommands(_settings, _event).add(lambda name, does, run: _command(user, name, does, run))
+
+    institution = commands.add_parser(
+        "institution", help="institutions of this central, and what they open to each other"
+    ).add_subparsers(metavar="COMMAND", required=True)
+    InstitutionCommands(_settings, _event).add(lambda name, does, run: _command(institution, name, does, run))
 
     gateways = commands.add_parser("gateways", help="the gateways that enrolled").add_subparsers(
         metavar="COMMAND", required=True
@@ -164,7 +173,12 @@ def _pair(options: argparse.Namespace) -> None:
     with closing(Foundation.open(settings)) as foundation:
         detail = f"replaces {options.replaces}" if options.replaces else options.name
         foundation.audit.record(_event(Action.PAIR, detail))
-        ticket = foundation.pairings.new_pairing(options.name, replaces=options.replaces)
+        institution = options.institution
+        if institution is not None:
+            foundation.doorkeeper.institutions.require(institution)
+        ticket = foundation.pairings.new_pairing(
+            options.name, replaces=options.replaces, institution=institution
+        )
         if ticket is None:
             raise StartError(f"there is no gateway {options.replaces}; gateways list shows them")
         host, fingerprint = settings.gateways.called_host, foundation.identity.ca_fingerprint
@@ -178,9 +192,10 @@ def _list_gateways(options: argparse.Namespace) -> None:
             ends = record.certificate_expires_at_utc
             state = f"revoked {record.revoked_at_utc:%Y-%m-%d}" if record.revoked_at_utc else "admitted"
             print(
-                f"{record.gateway_id:32}  {state:18}  certificate until {ends:%Y-%m-%d}  {record.name}"
+                f"{record.gateway_id:32}  {state:18}  {record.institution:12}  "
+                f"certificate until {ends:%Y-%m-%d}  {record.name}"
                 if ends
-                else f"{record.gateway_id:32}  {state:18}"
+                else f"{record.gateway_id:32}  {state:18}  {record.institution}"
             )
 
 
@@ -241,7 +256,9 @@ def _mqtt_config(options: argparse.Namespace) -> None:
     print(path)
 
 
-def _event(action: Action, detail: str) -> AuditEvent:
-    """An administrator at the machine itself, by the name the system knows."""
+def _event(action: Action, detail: str, institutions: frozenset[str] = frozenset()) -> AuditEvent:
+    """An administrator at the machine itself, by the name the system knows; `institutions` are concerned."""
     who = pwd.getpwuid(os.getuid()).pw_name
-    return AuditEvent(who, "command-line", action, "success", "local", detail=detail)
+    return AuditEvent(
+        who, "command-line", action, "success", "local", detail=detail, institutions=institutions
+    )

@@ -54,6 +54,7 @@ def gateway_app(
         sealing_keys=identity.sealing_keys,
         receipt_key=identity.receipt_key,
         max_object_bytes=limits.max_object_bytes,
+        institution_of=foundation.gateways.institution_of,
     )
     callers = Callers(foundation.gateways, refusals)
     uploads = Uploads(
@@ -107,6 +108,7 @@ def gateway_app(
                 ProcedureStore(foundation.db),
                 foundation.audit,
                 callers.gateway_of,
+                foundation.gateways.institution_of,
             ),
         ],
         exception_handlers={

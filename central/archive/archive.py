@@ -9,31 +9,31 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-import peewee
-
-from central.access.consent import ConsentWithdrawal
-from central.access.policy import Grant, PatientKey, Scope, StudyFacts, scope_of
+from central.access.consent import make_consent_tables
+from central.access.policy import Grant, PatientKey, Scope, StudyFacts, department_key, scope_of
 from central.archive import finding
 from central.archive.attributes import Attributes, attributes_of, text_of
 from central.archive.dicom_json import dicom_json, with_bulk_data_at
 from central.archive.errors import NoSuchInstanceError
 from central.archive.header import Header, read_header
-from central.archive.indexing import ObjectOrigin, add_to_index
+from central.archive.indexing import ObjectOrigin, add_to_index, expect_order
 from central.archive.objects import ObjectFiles, ObjectSink, ObjectStore, StoredObject
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.rows import InstanceRow, SeriesRow, StoredInstance, StudyRow
-from central.archive.tables import MODELS, Instance, Metadata, Series, Study
+from central.archive.tables import Instance, Metadata, Series, Study, make_index
 from central.archive.text_index import make_text_index
-from central.database import Database, make_tables
+from central.database import Database
 from contract.receipt import Outcome
 
+Row = TypeVar("Row")
 _METADATA_BATCH: Final = 64  # rows in memory at a time
 _ZLIB_LEVEL: Final = 6
+_HELD: Final = ("held_by", "in_series", "named")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Archive:
         ------
         OSError : the folder cannot be made or read.
         """
-        make_tables(db, (*MODELS, ConsentWithdrawal))  # which access writes, and every search looks into
+        make_index(db)
+        make_consent_tables(db)  # which access writes, and every search looks into
         make_text_index(db)
         return cls(objects or ObjectFiles.open(root / "objects"), db)
 
@@ -155,26 +156,51 @@ class Archive:
         return finding.find_instances(self._db, scope, query)
 
     def facts(self, study_instance_uid: str) -> StudyFacts | None:
-        """What the policy needs to know of a study; None when it is not here."""
-        query = Study.select(
-            Study.study_instance_uid,
-            Study.patient_id,
-            Study.issuer_of_patient_id,
-            Study.referring_physician_name,
-            finding.consent_withdrawn().alias("consent_withdrawn"),
-        ).where(Study.study_instance_uid == study_instance_uid)
-        row = next(iter(query.dicts().execute(self._db)), None)
-        return StudyFacts(**row) if row is not None else None
+        """What the policy needs to know of a study, as each institution holds it; None when it is not here."""
+        query = (
+            Study.select(
+                Study.study_instance_uid,
+                Study.patient_id,
+                Study.issuer_of_patient_id,
+                Study.referring_physician_name,
+                finding.consent_withdrawn().alias("consent_withdrawn"),
+                Study.institution,
+                Study.requesting_service_key.alias("requesting_service"),
+                Study.institutional_department_key.alias("institutional_department_name"),
+                Study.arrived_from,
+                Study.arrived_at_utc,
+            )
+            .where(Study.study_instance_uid == study_instance_uid)
+            .order_by(Study.institution)
+        )
+        held = [StudyFacts(**row) for row in query.dicts().execute(self._db)]
+        return replace(held[0], elsewhere=tuple(held[1:])) if held else None
 
-    def studies_of(self, patient: PatientKey) -> int:
-        """How many studies carry exactly this Patient ID and issuer."""
-        its = (Study.patient_id == patient.patient_id) & (Study.issuer_of_patient_id == patient.issuer)
-        return int(Study.select(peewee.fn.COUNT(Study.id)).where(its).scalar(self._db))
+    def arrival(self, study_instance_uid: str, institution: str) -> tuple[int, int, int] | None:
+        """Series, instances and the time of the first of them (seconds since 1970) of a study of `institution`; None
+        when nothing has come. No more than that: it is for who waits for images and may not look at them."""
+        its = (Study.study_instance_uid == study_instance_uid) & (Study.institution == institution)
+        columns = (Study.number_of_series, Study.number_of_instances, Study.arrived_at_utc)
+        found = next(iter(Study.select(*columns).where(its).tuples().execute(self._db)), None)
+        return (int(found[0]), int(found[1]), int(found[2])) if found is not None else None
+
+    def expect_order(self, study_instance_uid: str, institution: str, requesting_service: str) -> None:
+        """Note which department ordered a study, whether or not images of it have come."""
+        with self._write_lock:
+            expect_order(self._db, study_instance_uid, institution, department_key(requesting_service))
+
+    def studies_of(self, patient: PatientKey, institution: str | None = None) -> list[str]:
+        """Study Instance UIDs that carry exactly this Patient ID and issuer, in one institution or in all."""
+        query = Study.select(Study.study_instance_uid).where(finding.is_patient(patient)).distinct()
+        if institution is not None:
+            query = query.where(Study.institution == institution)
+        return [uid for (uid,) in query.tuples().execute(self._db)]
 
     def series_of(self, grant: Grant) -> list[SeriesRow]:
         """The series of the granted study, by Series Number."""
         query = SeriesQuery(study=StudyQuery(study_instance_uid=grant.study_instance_uid), limit=None)
-        return finding.find_series(self._db, _scope(grant), query)
+        found = finding.find_series(self._db, _scope(grant), query)
+        return _once(grant, found, lambda row: row.study.institution, lambda row: row.series_instance_uid)
 
     def instances_of(
         self, grant: Grant, series_instance_uid: str | None = None, sop_instance_uid: str | None = None
@@ -185,7 +211,13 @@ class Archive:
             study=StudyQuery(study_instance_uid=grant.study_instance_uid),
         )
         query = InstanceQuery(sop_instance_uid=sop_instance_uid or "", series=series, limit=None)
-        return finding.find_instances(self._db, _scope(grant), query)
+        found = finding.find_instances(self._db, _scope(grant), query)
+        return _once(
+            grant,
+            found,
+            lambda row: row.series.study.institution,
+            lambda row: (row.series.series_instance_uid, row.sop_instance_uid),
+        )
 
     def metadata(
         self,
@@ -255,17 +287,28 @@ class Archive:
         self, grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None, *columns: Any
     ) -> list[dict[str, Any]]:
         query = (
-            Instance.select(*columns)
+            Instance.select(
+                *columns,
+                Study.institution.alias("held_by"),
+                Series.series_instance_uid.alias("in_series"),
+                Instance.sop_instance_uid.alias("named"),
+            )
             .join(Series)
             .join(Study)
-            .where(Study.study_instance_uid == grant.study_instance_uid, finding.readable(_scope(grant)))
+            .where(
+                Study.study_instance_uid == grant.study_instance_uid,
+                Study.institution.in_(grant.institutions),
+                finding.readable(_scope(grant)),
+            )
             .order_by(*finding.IN_STUDY)
         )
         if series_instance_uid is not None:
             query = query.where(Series.series_instance_uid == series_instance_uid)
         if sop_instance_uid is not None:
             query = query.where(Instance.sop_instance_uid == sop_instance_uid)
-        return list(query.dicts().execute(self._db))
+        found = list(query.dicts().execute(self._db))
+        once = _once(grant, found, lambda row: row["held_by"], lambda row: (row["in_series"], row["named"]))
+        return [{name: row[name] for name in row if name not in _HELD} for row in once]
 
 
 def _examined(path: Path) -> Examined:
@@ -274,6 +317,21 @@ def _examined(path: Path) -> Examined:
     return Examined(
         header, attributes, zlib.compress(dicom_json(header, attributes.filed_under), _ZLIB_LEVEL)
     )
+
+
+def _once(
+    grant: Grant, found: list[Row], held_by: Callable[[Row], str], named: Callable[[Row], object]
+) -> list[Row]:
+    """Of what several granted institutions hold under one name the first one's, in the order in which it was found."""
+    preference = {institution: place for place, institution in enumerate(grant.institutions)}
+    found = [row for row in found if held_by(row) in preference]
+    if len(preference) == 1:
+        return found
+    best: dict[object, str] = {}
+    for row in found:
+        held = best.setdefault(named(row), held_by(row))
+        best[named(row)] = min(held, held_by(row), key=preference.__getitem__)
+    return [row for row in found if best[named(row)] == held_by(row)]
 
 
 def _scope(grant: Grant) -> Scope:

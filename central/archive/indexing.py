@@ -2,7 +2,8 @@
 
 Always true: of one (study, series, SOP Instance UID) the first content stays what reads return; what comes
 later under the same UIDs is kept beside it, and both are flagged. The first instance of a study says whose
-study it is: a later one may fill in what was empty, never change it.
+study it is: a later one may fill in what was empty, never change it. Each institution has its own of everything: what
+another one sent neither hides, flags nor changes what this one has (decision 43).
 """
 
 from __future__ import annotations
@@ -11,20 +12,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import peewee
+
 from central.archive.attributes import Attributes
 from central.archive.objects import StoredObject
-from central.archive.tables import Instance, Metadata, Series, Study
-from central.database import Database
+from central.archive.tables import Instance, Metadata, OrderedStudy, Series, Study
+from central.database import Database, put
+from central.institution import DEFAULT_INSTITUTION
 from contract.receipt import Outcome
 
 
 @dataclass(frozen=True)
 class ObjectOrigin:
-    """Where an object came from."""
+    """Where an object came from, and whose it is."""
 
     gateway_id: str
     object_id: str
     received_at_utc: datetime
+    institution: str = DEFAULT_INSTITUTION
 
 
 def add_to_index(
@@ -35,12 +40,15 @@ def add_to_index(
     origin: ObjectOrigin,
 ) -> Outcome:
     """Insert, inside the caller's transaction. `metadata` is the compressed DICOM JSON."""
-    if _first(db, Instance.select(Instance.id).where(Instance.sha256 == stored.sha256)):
+    theirs = Study.institution == origin.institution
+    same_content = _of_studies(Instance.id).where(Instance.sha256 == stored.sha256, theirs)
+    if _first(db, same_content):
         return Outcome.DUPLICATE
-    study, names_other_patient = _study(db, attributes)
+    study, names_other_patient = _study(db, attributes, origin)
     series_id, series_is_new = _series(db, attributes, study["id"])
     same_uid = Instance.sop_instance_uid == attributes.sop_instance_uid
-    others = list(Instance.select(Instance.series, Instance.current).where(same_uid).dicts().execute(db))
+    named_alike = _of_studies(Instance.id, Instance.series, Instance.current).where(same_uid, theirs)
+    others = list(named_alike.dicts().execute(db))
     current = not any(other["series"] == series_id and other["current"] for other in others)
     instance_id = Instance.insert(
         **attributes.instance,
@@ -56,20 +64,47 @@ def add_to_index(
     ).execute(db)
     Metadata.insert(instance=instance_id, dicom_json=metadata).execute(db)
     if others:
-        Instance.update(flagged=True).where(same_uid).execute(db)
+        Instance.update(flagged=True).where(Instance.id.in_([other["id"] for other in others])).execute(db)
     if current:
         _count(db, attributes, study, series_id, series_is_new=series_is_new)
     return Outcome.VERSION if others else Outcome.ARCHIVED
 
 
-def _study(db: Database, attributes: Attributes) -> tuple[dict[str, Any], bool]:
+def expect_order(
+    db: Database, study_instance_uid: str, institution: str, requesting_service_key: str
+) -> None:
+    """What an order says of a study: of one that is here, and of one that will come. In a transaction of its own.
+
+    An order wins over what the images say: it is what the department itself sent.
+    """
+    row = {"study_instance_uid": study_instance_uid, "institution": institution}
+    same = (Study.study_instance_uid == study_instance_uid) & (Study.institution == institution)
+    with db.writing():
+        put(db, OrderedStudy, {**row, "requesting_service_key": requesting_service_key})
+        if requesting_service_key:
+            Study.update(requesting_service_key=requesting_service_key).where(same).execute(db)
+
+
+def _study(db: Database, attributes: Attributes, origin: ObjectOrigin) -> tuple[dict[str, Any], bool]:
     """The study's row, made or filled in, and whether the instance names another patient than it does."""
-    same = Study.study_instance_uid == attributes.study_instance_uid
+    uid = attributes.study_instance_uid
+    same = (Study.study_instance_uid == uid) & (Study.institution == origin.institution)
     row = _first(db, Study.select().where(same))
     if row is None:
-        empty = {"modalities": "", "number_of_series": 0, "number_of_instances": 0}
-        study_id = Study.insert(**attributes.study, **empty).execute(db)
-        return {**attributes.study, **empty, "id": study_id}, False
+        ordered = OrderedStudy.select(OrderedStudy.requesting_service_key).where(
+            OrderedStudy.study_instance_uid == uid, OrderedStudy.institution == origin.institution
+        )
+        new = {
+            **attributes.study,
+            "modalities": "",
+            "number_of_series": 0,
+            "number_of_instances": 0,
+            "institution": origin.institution,
+            "arrived_from": origin.gateway_id,
+            "arrived_at_utc": int(origin.received_at_utc.timestamp()),
+        }
+        new["requesting_service_key"] = ordered.scalar(db) or new["requesting_service_key"]
+        return {**new, "id": Study.insert(**new).execute(db)}, False
     sent = attributes.study
     other_patient = any(
         row[name] and sent[name] and row[name] != sent[name]
@@ -107,6 +142,10 @@ def _count(
         number_of_series=Study.number_of_series + int(series_is_new),
         modalities="\\".join(sorted(modalities)),
     ).where(Study.id == study["id"]).execute(db)
+
+
+def _of_studies(*columns: peewee.Field) -> Any:
+    return Instance.select(*columns).join(Series).join(Study)
 
 
 def _first(db: Database, query: Any) -> dict[str, Any] | None:

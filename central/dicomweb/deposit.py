@@ -88,12 +88,14 @@ class Deposit:
         limits: DepositLimits,
         boundary: bytes,
         sender: str,
+        institution: str,
         study_instance_uid: str | None,
     ) -> None:
         self._archive = archive
         self._limits = limits
         self._reader = MultipartReader(boundary)
         self._sender = sender
+        self._institution = institution
         self._study_instance_uid = study_instance_uid
         self._part: _Part | None = None
         self.stored: list[Stored] = []
@@ -185,7 +187,7 @@ class Deposit:
             failure_reason = _refusal(said) or self._wrong_study(said)
             if failure_reason:
                 return Failed(failure_reason, *uids)
-            origin = ObjectOrigin(f"user:{self._sender}", "", datetime.now(UTC))
+            origin = ObjectOrigin(f"user:{self._sender}", "", datetime.now(UTC), self._institution)
             stored = part.sink.commit()
             (outcome,) = self._archive.index_all([Indexable(stored, origin, attributes, said.metadata)])
         except NotDicomError:

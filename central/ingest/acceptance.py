@@ -60,7 +60,10 @@ class Opened:
 
 
 class Acceptance:
-    """Opens, verifies, archives, signs. Safe to call from many threads for different objects."""
+    """Opens, verifies, archives, signs. Safe to call from many threads for different objects.
+
+    `institution_of` says whose a gateway is: what it sends is filed there.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class Acceptance:
         sealing_keys: Mapping[bytes, RecipientPrivateKey],
         receipt_key: Ed25519PrivateKey,
         max_object_bytes: int,
+        institution_of: Callable[[str], str],
     ) -> None:
         self._db = db
         self._archive = archive
@@ -78,6 +82,7 @@ class Acceptance:
         self._unwrap = Unwrapper(sealing_keys)
         self._receipt_key = receipt_key
         self._max_object_bytes = max_object_bytes
+        self._institution_of = institution_of
         make_tables(db, MODELS)
 
     def receipt_of(self, gateway_id: str, object_id: ObjectId) -> tuple[str, int] | None:
@@ -141,7 +146,7 @@ class Acceptance:
             what = "disk is full" if isinstance(error, StorageFullError) else "object store does not answer"
             raise TryAgainError(Problem.STORAGE, f"central's {what}") from error
         try:
-            origin = ObjectOrigin(gateway_id, object_id, datetime.now(UTC))
+            origin = ObjectOrigin(gateway_id, object_id, datetime.now(UTC), self._institution_of(gateway_id))
             return Opened(self._archive.read(stored, origin), stored_bytes)
         except NotDicomError as error:
             self._archive.forget(stored)

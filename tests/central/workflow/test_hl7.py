@@ -14,12 +14,15 @@ import pytest
 from hl7.client import MLLPClient
 from pydantic import ValidationError
 
+from central.access.doorkeeper import Doorkeeper
 from central.audit.record import Action, Audit
 from central.workflow.hl7_message import Delimiters, acknowledgement, read_message
 from central.workflow.hl7_settings import Hl7Settings
 from central.workflow.mllp import MllpServer, OrderDesk
+from central.workflow.ordering import Ordering
 from central.workflow.worklist import WorklistStore
-from tests.central.databases import open_index, open_record
+from tests.central.access.house import CHEAP
+from tests.central.databases import open_archive_in, open_index, open_record
 from tests.edge.gateway.authority import Authority
 
 DAY, LATER = (format(datetime.now().astimezone() + timedelta(days=days), "%Y%m%d") for days in (1, 2))
@@ -53,8 +56,16 @@ def text(lines: list[str], *changes: tuple[str, str]) -> str:
 class Ris:
     """The worklist behind an open port, and what sends to it."""
 
-    def __init__(self, port: int, worklist: WorklistStore, audit: Audit) -> None:
+    def __init__(
+        self,
+        port: int,
+        worklist: WorklistStore,
+        audit: Audit,
+        ordering: Ordering,
+        doorkeeper: Doorkeeper,
+    ) -> None:
         self.port, self.worklist, self.audit = port, worklist, audit
+        self.ordering, self.doorkeeper = ordering, doorkeeper
 
     def send(self, message: str, encoding: str = "latin-1") -> hl7.Message:
         with MLLPClient("127.0.0.1", self.port) as client:
@@ -70,10 +81,12 @@ def open_ris(root: Path, **settings: object) -> Iterator[Ris]:
     db = open_index(root)
     worklist, audit = WorklistStore(db), open_record(root)
     chosen = Hl7Settings.model_validate({"port": 0, "senders": ["127.0.0.0/8"], **settings})
-    server = MllpServer(chosen, OrderDesk(worklist, audit, chosen.character_set))
+    doorkeeper = Doorkeeper.open(db, hashes=CHEAP)
+    ordering = Ordering(doorkeeper.assignments, open_archive_in(root, db))
+    server = MllpServer(chosen, OrderDesk(worklist, audit, ordering, chosen))
     server.start()
     try:
-        yield Ris(server.port, worklist, audit)
+        yield Ris(server.port, worklist, audit, ordering, doorkeeper)
     finally:
         server.stop()
         audit.close()
@@ -253,7 +266,7 @@ def test_over_tls_with_the_senders_certificate(tmp_path: Path) -> None:
 )
 def test_whatever_comes_is_answered(tmp_path: Path, raw: bytes) -> None:
     with open_ris(tmp_path) as ris:
-        desk = OrderDesk(ris.worklist, ris.audit, "8859/1")
+        desk = OrderDesk(ris.worklist, ris.audit, ris.ordering, Hl7Settings.model_validate({}))
         assert b"MSA|A" in desk.answer(raw, "127.0.0.1")
 
 
