@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from central.access.policy import PatientKey, Scope
+from central.access.policy import PatientKey, PatientOf, Scope
 from central.archive.errors import QueryError
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from tests.central.archive.conftest import MakeFile, Stocked
@@ -99,6 +99,10 @@ def test_malformed_keys_are_refused(hospital: Stocked, keys: dict[str, str]) -> 
         hospital.archive.find_studies(EVERYTHING, StudyQuery(**keys))
 
 
+def _of(issuer: str, patient_id: str) -> PatientOf:
+    return PatientOf("default", PatientKey(issuer, patient_id))
+
+
 def test_scopes_become_sql(hospital: Stocked) -> None:
     def found(scope: Scope) -> set[str]:
         studies = hospital.archive.find_studies(scope, StudyQuery())
@@ -110,9 +114,9 @@ def test_scopes_become_sql(hospital: Stocked) -> None:
         return uids
 
     assert found(Scope(referring_physician_keys=frozenset({"weiss^anna"}))) == {"1.1", "1.2"}
-    assert found(Scope(patients=frozenset({PatientKey("H1", "A[1]")}))) == {"1.1"}
-    assert found(Scope(patients=frozenset({PatientKey("", "A[1]")}))) == set()
-    assert found(Scope(patients=frozenset({PatientKey("", "B"), PatientKey("H2", "A1")}))) == {"1.2", "1.3"}
+    assert found(Scope(patients=frozenset({_of("H1", "A[1]")}))) == {"1.1"}
+    assert found(Scope(patients=frozenset({_of("", "A[1]")}))) == set()
+    assert found(Scope(patients=frozenset({_of("", "B"), _of("H2", "A1")}))) == {"1.2", "1.3"}
 
 
 def test_a_study_tells_what_it_holds(hospital: Stocked) -> None:
