@@ -36,7 +36,7 @@ from central.archive.query import (
 )
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 from central.archive.tables import Instance, Series, Study
-from central.archive.text_index import matching_in, with_series
+from central.archive.text_index import is_among_few, matching_in, with_series
 from central.database import Database, Unindexed
 
 Conditions = list[Condition | None]
@@ -60,10 +60,12 @@ _INSTANCE: Final = [*_SERIES, *_columns(Instance)]
 
 def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow]:
     """Newest first. A study that two institutions of the scope hold is there twice, as each holds it."""
-    if len(scope.institutions or ()) > 1 and query.limit is not None and _by_date(scope, query):
+    keys = _study_keys(db, query)
+    by_date = _by_date(scope, query, keys)
+    if len(scope.institutions or ()) > 1 and query.limit is not None and by_date:
         return _newest_of_each(db, scope, query, query.limit)
     select = Study.select(*_STUDY).order_by(*_NEWEST_FIRST)
-    conditions = [within(scope, by_date=_by_date(scope, query)), *_study_keys(db, query)]
+    conditions = [within(scope, by_date=by_date), *keys]
     found = _page(select, conditions, query.limit, query.offset)
     return [_study_row(row) for row in found.dicts().execute(db)]
 
@@ -79,22 +81,23 @@ def _newest_of_each(db: Database, scope: Scope, query: StudyQuery, limit: int) -
     return list(merged)[query.offset : query.offset + limit]
 
 
-def _by_date(scope: Scope, query: StudyQuery) -> bool:
+def _by_date(scope: Scope, query: StudyQuery, keys: Conditions) -> bool:
     """Whether the studies are best read from the newest on: nothing that is asked for leads to few of them."""
-    return scope.everything and not (
-        query.patient_name
-        or query.patient_id
-        or query.accession_number
-        or query.study_instance_uid
-        or query.referring_physician_name
+    begins = (query.patient_name, query.referring_physician_name, query.patient_id, query.accession_number)
+    return (
+        scope.everything
+        and not query.study_instance_uid
+        and all(text[:1] in ("", "*", "?") for text in begins)
+        and not any(is_among_few(key) for key in keys)
     )
 
 
 def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRow]:
     """Newest study first, then by Series Number."""
     select = Series.select(*_SERIES).join(Study).order_by(*_NEWEST_FIRST, *_BY_NUMBER)
-    by_date = _by_date(scope, query.study) and not query.series_instance_uid
-    conditions = [within(scope, by_date=by_date), *_study_keys(db, query.study), *_series_keys(query)]
+    keys = _study_keys(db, query.study)
+    by_date = _by_date(scope, query.study, keys) and not query.series_instance_uid
+    conditions = [within(scope, by_date=by_date), *keys, *_series_keys(query)]
     return [
         _series_row(row) for row in _page(select, conditions, query.limit, query.offset).dicts().execute(db)
     ]
@@ -103,12 +106,13 @@ def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRo
 def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[InstanceRow]:
     """Newest study first, then by Series Number and Instance Number."""
     select = Instance.select(*_INSTANCE).join(Series).join(Study).order_by(*_NEWEST_FIRST, *IN_STUDY)
-    by_date = _by_date(scope, query.series.study)
+    keys = _study_keys(db, query.series.study)
+    by_date = _by_date(scope, query.series.study, keys)
     by_date = by_date and not (query.series.series_instance_uid or query.sop_instance_uid)
     conditions = [
         within(scope, by_date=by_date),
         readable(scope),
-        *_study_keys(db, query.series.study),
+        *keys,
         *_series_keys(query.series),
         matches_uids(Instance.sop_instance_uid, query.sop_instance_uid),
         matches_uids(Instance.sop_class_uid, query.sop_class_uid),

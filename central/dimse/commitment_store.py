@@ -65,7 +65,7 @@ class CommitmentStore:
             db,
             "commitment_request",
             {"institution": f"TEXT NOT NULL DEFAULT '{DEFAULT_INSTITUTION}'"},
-            outgrown=("commitment_request_ae_title_transaction_uid",),
+            outgrown=("commitmentrequest_ae_title_transaction_uid",),
         )
         make_tables(db, MODELS)
         self._db = db

@@ -44,7 +44,7 @@ _CAME_LATER = {
 _INDEXES_THEN = (
     "CREATE UNIQUE INDEX study_study_instance_uid ON study (study_instance_uid)",
     "CREATE UNIQUE INDEX instance_sha256 ON instance (sha256)",
-    "CREATE UNIQUE INDEX commitment_request_ae_title_transaction_uid "
+    "CREATE UNIQUE INDEX commitmentrequest_ae_title_transaction_uid "
     "ON commitment_request (ae_title, transaction_uid)",
 )
 
