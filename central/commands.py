@@ -23,6 +23,7 @@ from central.errors import StartError
 from central.fleet.mosquitto import BrokerPlan, write_configuration, write_revocations
 from central.foundation import Foundation
 from central.identity.pairings import Decision
+from central.institution import DEFAULT_INSTITUTION
 from central.institution_commands import InstitutionCommands
 from central.key_commands import KeyCommands
 from central.revocation import end_session, live_sessions
@@ -191,12 +192,11 @@ def _list_gateways(options: argparse.Namespace) -> None:
         for record in foundation.gateways.listed():
             ends = record.certificate_expires_at_utc
             state = f"revoked {record.revoked_at_utc:%Y-%m-%d}" if record.revoked_at_utc else "admitted"
-            print(
-                f"{record.gateway_id:32}  {state:18}  {record.institution:12}  "
-                f"certificate until {ends:%Y-%m-%d}  {record.name}"
-                if ends
-                else f"{record.gateway_id:32}  {state:18}  {record.institution}"
+            until = f"certificate until {ends:%Y-%m-%d}  {record.name}" if ends else ""
+            whose = (
+                "" if record.institution == DEFAULT_INSTITUTION else f"  institution: {record.institution}"
             )
+            print(f"{record.gateway_id:32}  {state:18}  {until}{whose}".rstrip())
 
 
 def _revoke(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from central.audit.record import Action
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation
-from central.institution import WHOLE_CENTRAL
+from central.institution import DEFAULT_INSTITUTION, WHOLE_CENTRAL
 
 _PEOPLE: Final = [role.value for role in Role if role not in (Role.PEER, Role.GUEST)]
 
@@ -130,12 +130,15 @@ class UserCommands(CommandGroup):
     def _list(self, options: argparse.Namespace) -> None:
         with closing(Foundation.open(self._settings(options))) as foundation:
             for one in foundation.accounts.listed():
-                lists = (("departments", one.departments), ("boxes", one.gateway_ids))
-                said = "; ".join(f"{name}: {', '.join(values)}" for name, values in lists if values)
+                usual = WHOLE_CENTRAL if one.role is Role.ADMIN else DEFAULT_INSTITUTION
+                more = {
+                    "institution": one.institution if one.institution != usual else "",
+                    "departments": ", ".join(one.departments),
+                    "boxes": ", ".join(one.gateway_ids),
+                }
+                said = "; ".join(f"{name}: {value}" for name, value in more.items() if value)
                 blocked = "blocked" if one.is_blocked else ""
-                print(
-                    f"{one.username:32}  {one.role.value:12}  {one.institution:12}  {blocked:7}  {said}".rstrip()
-                )
+                print(f"{one.username:32}  {one.role.value:12}  {blocked:7}  {said}".rstrip())
 
     def _block(self, options: argparse.Namespace) -> None:
         with closing(Foundation.open(self._settings(options))) as foundation:
