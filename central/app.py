@@ -138,7 +138,10 @@ def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> Sys
 
     def patient_of(study_instance_uid: str) -> PatientObject | None:
         facts = archive.facts(study_instance_uid)
-        return PatientObject(facts.patient_id, facts.issuer_of_patient_id) if facts else None
+        held = (facts, *facts.elsewhere) if facts else ()
+        patients = {PatientObject(one.patient_id, one.issuer_of_patient_id) for one in held}
+        # Where institutions hold it for different patients, a message names none rather than a wrong one.
+        return patients.pop() if len(patients) == 1 else None
 
     db = open_record_beside(foundation.settings.storage)
     closing.callback(db.end)

@@ -51,6 +51,12 @@ class Peer:
         )
 
     @property
+    def source(self) -> str:
+        """What names it among the senders of all institutions."""
+        home = "" if self.institution == DEFAULT_INSTITUTION else f"{self.institution}/"
+        return f"ae:{home}{self.ae_title}"
+
+    @property
     def institution(self) -> str:
         return self.settings.institution if self.settings is not None else DEFAULT_INSTITUTION
 

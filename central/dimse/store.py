@@ -52,7 +52,7 @@ class Store:
         peer = request.peer
         try:
             stored = incoming.sink.commit()
-            origin = ObjectOrigin(f"ae:{peer.ae_title}", "", datetime.now(UTC), peer.institution)
+            origin = ObjectOrigin(peer.source, "", datetime.now(UTC), peer.institution)
             outcome = self._archive.index(stored, origin)
         except NotDicomError as error:
             self._archive.forget(stored)

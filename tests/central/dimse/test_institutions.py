@@ -13,6 +13,8 @@ from pynetdicom import AE
 
 from central.access.policy import Sharing
 from central.dimse.association import STUDY_ROOT_FIND
+from central.dimse.peers import Peer
+from central.dimse.settings import PeerSettings
 from central.dimse.worklist import MODALITY_WORKLIST_FIND
 from central.workflow.data_sets import scheduled_item
 from central.workflow.worklist import Entry
@@ -108,3 +110,8 @@ def test_the_worklist_is_an_institutions_own(house: House) -> None:
     assert house.worklist.remove("RIS-1") is not None
     assert [one.item_id for one in house.worklist.entries(limit=9, institution="north")] == ["RIS-1"]
     assert house.worklist.for_gateway("gw", today=date.today(), horizon_days=30) == ([], False)  # noqa: DTZ011
+
+
+def test_a_peer_of_the_same_title_elsewhere_is_another_sender() -> None:
+    both = [PeerSettings.model_validate({**PEER, "institution": one}) for one in ("default", "north")]
+    assert [Peer("PEER", "127.0.0.1", one).source for one in both] == ["ae:PEER", "ae:north/PEER"]
