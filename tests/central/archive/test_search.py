@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from central.access.policy import PatientKey, PatientOf, Scope
+from central.access.policy import Arrivals, PatientKey, PatientOf, Scope, StudyKey
+from central.archive.archive import Archive
 from central.archive.errors import QueryError
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
+from central.database import open_sqlite
 from tests.central.archive.conftest import MakeFile, Stocked
 
 EVERYTHING = Scope(everything=True)
@@ -143,3 +149,55 @@ def test_series_and_instance_keys(hospital: Stocked) -> None:
         EVERYTHING, InstanceQuery(instance_number="1", series=SeriesQuery(study=study))
     )
     assert [row.sop_instance_uid for row in instances] == ["1.1.1.1"]
+
+
+OURS = Scope(everything=True, institutions=frozenset({"default"}))
+DOCTOR = Scope(
+    institutions=frozenset({"default"}),
+    referring_physician_keys=frozenset({"a^b"}),
+    requesting_service_keys=frozenset({"ward"}),
+    patients=frozenset({_of("H1", "A")}),
+    studies=frozenset({StudyKey("default", "1.1")}),
+)
+TECHNICIAN = Scope(
+    institutions=frozenset({"default"}), arrivals=Arrivals(5, frozenset({"gw"}), frozenset({"x-ray"}))
+)
+
+
+@pytest.mark.parametrize(
+    ("scope", "query", "entered"),
+    [
+        (OURS, StudyQuery(), {"study_institution_study_date_study_time_id"}),
+        (OURS, StudyQuery(study_date="20260101-"), {"study_institution_study_date_study_time_id"}),
+        (OURS, StudyQuery(patient_id="A"), {"study_patient_id_study_date"}),
+        (OURS, StudyQuery(accession_number="A"), {"study_accession_number"}),
+        (OURS, StudyQuery(study_instance_uid="1.1"), {"study_study_instance_uid_institution"}),
+        (OURS, StudyQuery(patient_name="weiss*"), {"study_patient_name_key_study_date"}),
+        (
+            DOCTOR,
+            StudyQuery(),
+            {
+                "study_referring_physician_key_study_date",
+                "study_requesting_service_key_study_date",
+                "study_patient_id_study_date",
+                "study_study_instance_uid_institution",
+            },
+        ),
+        (TECHNICIAN, StudyQuery(), {"study_arrived_at_utc"}),
+    ],
+)
+def test_a_search_enters_an_index_that_leads_to_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scope: Scope, query: StudyQuery, entered: set[str]
+) -> None:
+    """On SQLite, which has no statistics to go by; PostgreSQL plans by its own."""
+    db = open_sqlite(tmp_path / "index.sqlite3")
+    archive = Archive.open(tmp_path, db)
+    asked: list[tuple[str, Any]] = []
+    execute = db.execute_sql
+    monkeypatch.setattr(db, "execute_sql", lambda *said: asked.append(said) or execute(*said))  # type: ignore[func-returns-value]
+    archive.find_studies(scope, query)
+    sql, values = asked[-1]
+    plan = " ".join(row[3] for row in execute(f"EXPLAIN QUERY PLAN {sql}", values))
+    assert set(re.findall(r"INDEX (study_\w+)", plan)) == entered, plan
+    assert "SCAN t1" not in plan, plan
+    db.end()
