@@ -104,7 +104,7 @@ class Browser:
             raise BrowserError(details.get("exception", {}).get("description", details["text"]))
         return answer["result"].get("value")
 
-    def wait_for(self, expression: str, timeout_s: float = 20.0) -> None:
+    def wait_for(self, expression: str, timeout_s: float = 60.0) -> None:
         """Return as soon as the expression is truthy; the page itself looks every 20 ms."""
         deadline = time.monotonic() + timeout_s
         check = (

@@ -72,7 +72,7 @@ def box(identity: Identity) -> Iterator[Box]:
     box.heartbeat.stop()
 
 
-def until(holds: Callable[[], bool], what: str, within_s: float = 30) -> None:
+def until(holds: Callable[[], bool], what: str, within_s: float = 60) -> None:
     deadline, pause = time.monotonic() + within_s, threading.Event()
     while not holds():
         assert time.monotonic() < deadline, what
@@ -279,9 +279,9 @@ def test_the_same_goes_over_https_where_the_broker_is_out_of_reach(house: House,
     box.heartbeat.start()
     try:
         until(lambda: view(house).state == "online", "it is heard", 60)
-        assert [event.detail for event in view(house).events] == ["over HTTPS"]
+        until(lambda: [event.detail for event in view(house).events] == ["over HTTPS"], "its event is kept")
         until(lambda: given.id in {command.id for command in box.commands}, "and hears")
-        assert box.outbox.waiting(1) == []
+        until(lambda: box.outbox.waiting(1) == [], "its event is acknowledged")
         assert box.link.status().heartbeat_connected
     finally:
         box.heartbeat.stop()

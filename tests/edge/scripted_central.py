@@ -248,7 +248,7 @@ class ScriptedCentral:
         with self.lock:
             self.faults += [Fault(method, act)] * times
 
-    def wait_for(self, predicate: Callable[[], bool], timeout_s: float = 20) -> bool:
+    def wait_for(self, predicate: Callable[[], bool], timeout_s: float = 60) -> bool:
         """Block until something arrived that makes `predicate` true."""
         with self.changed:
             return self.changed.wait_for(predicate, timeout_s)

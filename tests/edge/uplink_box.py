@@ -64,7 +64,7 @@ class Box:
         self.membership.stop()
         self.forwarder.stop(5)
         self.spool.close()
-        self.forwarder.join(5)
+        self.forwarder.join(30)
 
     def store(self, content: bytes = b"x" * 500) -> str:
         """One instance, acknowledged to its scanner; the object id."""

@@ -52,7 +52,7 @@ def ask(house: House, action: Dataset, reports: Reports, *, action_type: int = 1
         action, action_type, UID(STORAGE_COMMITMENT), UID("1.2.840.10008.1.20.1.1")
     )
     if wait:
-        reports.put(reports.get(timeout=10))
+        reports.put(reports.get(timeout=60))
     assoc.release()
     return int(status.Status)
 
@@ -106,9 +106,9 @@ def test_on_a_new_association_until_it_is_answered_through_lives(
     answers = iter((0x0110, 0))
     with modality(port, reports, lambda: next(answers)), open_house(tmp_path, peers=[peer]) as house:
         assert ask(house, asked((CT, HERE), transaction="1.2.99.2"), reports) == 0
-        told = [reports.get(timeout=15)[1].TransactionUID]
+        told = [reports.get(timeout=60)[1].TransactionUID]
         while len(set(told)) < 2 or len(told) < 3:
-            told.append(reports.get(timeout=15)[1].TransactionUID)
+            told.append(reports.get(timeout=60)[1].TransactionUID)
     assert sorted(set(told)) == ["1.2.99.1", "1.2.99.2"]
 
 
@@ -121,7 +121,7 @@ def test_what_comes_in_time_is_committed_to(
     with modality(port, reports), open_house(tmp_path, peers=[peer], commitment_wait_s=30) as house:
         assert ask(house, asked((CT, HERE)), reports) == 0
         put(house)
-        event_type, _ = reports.get(timeout=10)
+        event_type, _ = reports.get(timeout=60)
         assert event_type == 1
 
 

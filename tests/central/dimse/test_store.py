@@ -176,7 +176,7 @@ def test_who_may_not_store_is_refused(house: House, tmp_path: Path) -> None:
     assert archived(house, "1.2.99") == {}
 
 
-def _until(true: Callable[[], bool], timeout_s: float = 5) -> None:
+def _until(true: Callable[[], bool], timeout_s: float = 60) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < deadline_s

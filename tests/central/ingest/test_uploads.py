@@ -162,7 +162,7 @@ def test_the_same_object_sent_twice_at_once_is_archived_once(house: House, box: 
 
     def send(_: int) -> str | None:
         with box.client() as client:
-            barrier.wait(10)
+            barrier.wait(60)
             for _ in range(50):
                 answer = create(client, object_id, len(sealed), sealed)
                 if answer.status_code == 201:
