@@ -216,9 +216,9 @@ class Forwarder:
             self._blame_line(error)
         else:
             self._takes_packs = True  # it may have come back as another version
-            self._line.passed()
-            self._link.connected()
-            _log.info("central connected", extra={"central": route.identity.central_url})
+            if self._line.passed():
+                self._link.connected()
+                _log.info("central connected", extra={"central": route.identity.central_url})
 
     def _claim(self) -> Sequence[Claimed]:
         """What goes in one piece: an interrupted pack, or the next object and what small ones fit beside it."""

@@ -4,9 +4,10 @@
       ▲                                                                                        │
       └───────────────────────────────── passed ◀──────────────────────────────────────────────┘ failed: closed
 
-At most one worker probes; the others block on the condition. The delay doubles with each failure up to the
-ceiling and falls back only after an object got through: a central that answers probes but fails every object
-is not hammered either. Full jitter: a delay is uniform between zero and its bound.
+With a new identity every worker probes, so that on a long line all connections stand after one set of handshakes.
+After a failure one does, and the others block on the condition. The delay doubles with each failure up to the
+ceiling and falls back only after an object got through: a central that answers probes but fails every object is not
+hammered either. Full jitter: a delay is uniform between zero and its bound.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Pass(StrEnum):
 
 
 class _State(StrEnum):
+    BEGUN = "begun"
     OPEN = "open"
     CLOSED = "closed"
     PROBING = "probing"
@@ -65,6 +67,8 @@ class Line:
             while not self._stopped:
                 if self._state is _State.OPEN:
                     return Pass.SEND
+                if self._state is _State.BEGUN:
+                    return Pass.PROBE
                 wait_s: float | None = None
                 if self._state is _State.CLOSED:
                     wait_s = self._retry_at - self._clock()
@@ -76,11 +80,17 @@ class Line:
                 self._changed.wait(wait_s)
             return Pass.STOP
 
-    def passed(self) -> None:
-        """The probe was answered: everybody may send. The next failure still waits longer than the last."""
+    def passed(self) -> bool:
+        """The probe was answered: everybody may send. The next failure still waits longer than the last.
+
+        Returns whether this opened the line: it was open already, or another's failure has closed it since.
+        """
         with self._changed:
-            self._state = _State.OPEN
-            self._changed.notify_all()
+            opens = self._state in (_State.BEGUN, _State.PROBING)
+            if opens:
+                self._state = _State.OPEN
+                self._changed.notify_all()
+            return opens
 
     def succeeded(self) -> None:
         """An object got all the way."""
@@ -107,9 +117,8 @@ class Line:
     def begin(self) -> None:
         """Start from nothing: an identity is new, so what was learnt with the former one is void."""
         with self._changed:
-            self._state = _State.CLOSED
+            self._state = _State.BEGUN
             self._failures = 0
-            self._retry_at = self._clock()
             self._changed.notify_all()
 
     def stop(self) -> None:
