@@ -47,6 +47,7 @@ from central.fleet.opening import BrokerPlace, FleetRooms
 from central.fleet.witnesses import Witnesses
 from central.foundation import Foundation, has_room, lock_folder, open_archive, open_record_beside
 from central.gateway_app import gateway_app
+from central.ingest.quota import DayQuota
 from central.people_app import people_app
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
 from central.workflow.mllp import MllpServer, OrderDesk
@@ -89,12 +90,17 @@ class Central:
             raise StartError(
                 f"the archive in {settings.storage.root} cannot be opened: {reason(error)}"
             ) from error
-        rooms = _fleet_rooms(foundation, closing)
+        quota = DayQuota(
+            archive.brought_by,
+            day_bytes=settings.limits.gateway_day_bytes,
+            day_bytes_of={name: limits.day_bytes for name, limits in settings.limits.gateway.items()},
+        )
+        rooms = _fleet_rooms(foundation, quota, closing)
         renderer = Renderer(settings.limits.render_workers)
         closing.callback(renderer.close)
         refusals = Refusals(foundation.audit)
         syslog = _syslog(foundation, archive, closing)
-        gateways = gateway_app(foundation, archive, rooms, refusals, closing)
+        gateways = gateway_app(foundation, archive, rooms, quota, refusals, closing)
         gateway_port = settings.gateways.public_port or gateway_socket.getsockname()[1]
         return cls(
             foundation=foundation,
@@ -152,13 +158,19 @@ def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> Sys
     return delivery
 
 
-def _fleet_rooms(foundation: Foundation, closing: ExitStack) -> FleetRooms:
+def _fleet_rooms(foundation: Foundation, quota: DayQuota, closing: ExitStack) -> FleetRooms:
     mqtt = foundation.settings.mqtt
     broker = BrokerPlace(mqtt.host, mqtt.port, mqtt.tls) if mqtt.host else None
     audit = foundation.audit
     witnesses = Witnesses(audit.newest_checkpoint, audit.contradicted)
     return FleetRooms.open(
-        foundation.db, foundation.gateways, foundation.identity, witnesses, broker, closing
+        foundation.db,
+        foundation.gateways,
+        foundation.identity,
+        witnesses,
+        quota.is_spent,
+        broker,
+        closing,
     )
 
 

@@ -256,6 +256,10 @@ class OidcSettings(Section):
         return self
 
 
+class GatewayLimitSettings(Section):
+    day_bytes: int = Field(ge=0, description="what this gateway may bring in 24 hours")
+
+
 class LimitSettings(Section):
     max_object_bytes: int = Field(
         default=8 << 30, ge=1 << 20, description="largest object, sealed and opened, in bytes"
@@ -263,11 +267,17 @@ class LimitSettings(Section):
     max_uploads_per_gateway: int = Field(
         default=64, ge=1, description="unfinished uploads a gateway may have"
     )
+    gateway_day_bytes: int = Field(
+        default=1 << 40, ge=0, description="what a gateway may bring in 24 hours; the rest waits on the box"
+    )
     ingest_workers: int = Field(
         default=2, ge=1, le=64, description="threads that open, verify and index objects"
     )
     render_workers: int = Field(
         default=2, ge=1, le=64, description="processes that draw images for the browser"
+    )
+    gateway: dict[str, GatewayLimitSettings] = Field(
+        default={}, description="Other limits for one gateway, under its id."
     )
 
 

@@ -26,6 +26,7 @@ from central.ingest.pack_acceptance import PackAcceptance
 from central.ingest.packs import Packs
 from central.ingest.partial import PartialUploads, UploadLimits
 from central.ingest.problems import http_error, ingest_error, unexpected_error
+from central.ingest.quota import DayQuota
 from central.ingest.receipt_check import ReceiptDesk
 from central.ingest.standing import StandingDesk
 from central.ingest.uploads import Uploads
@@ -38,7 +39,12 @@ from contract.pack import MAX_PACK_BYTES
 
 
 def gateway_app(
-    foundation: Foundation, archive: Archive, rooms: FleetRooms, refusals: Refusals, closing: ExitStack
+    foundation: Foundation,
+    archive: Archive,
+    rooms: FleetRooms,
+    quota: DayQuota,
+    refusals: Refusals,
+    closing: ExitStack,
 ) -> Starlette:
     """The application of the gateways' listener; `closing` lets what is being archived finish."""
     settings, identity = foundation.settings, foundation.identity
@@ -46,6 +52,7 @@ def gateway_app(
         max_object_bytes=settings.limits.max_object_bytes,
         max_uploads_per_gateway=settings.limits.max_uploads_per_gateway,
         reserve_bytes=settings.storage.reserve_bytes,
+        spend=quota.spend,
     )
     acceptance = Acceptance(
         foundation.db,

@@ -44,6 +44,7 @@ class Problem(StrEnum):
     PAIRING = "urn:dicomnet:problem:pairing"  # 403: the pairing string is wrong, used or expired
     INVALID = "urn:dicomnet:problem:invalid-request"
     STORAGE = "urn:dicomnet:problem:storage"  # 507: central's disk; later
+    QUOTA = "urn:dicomnet:problem:quota"  # 429: this gateway has brought its share of the day; later
     UNAVAILABLE = "urn:dicomnet:problem:unavailable"
 
 

@@ -10,6 +10,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -131,6 +132,12 @@ class Archive:
             if in_transaction is not None:
                 in_transaction(outcomes)
         return outcomes
+
+    def brought_by(self, gateway_id: str, since: datetime) -> int:
+        """How many bytes of objects came from a gateway since then."""
+        of_gateway = (Instance.gateway_id == gateway_id) & (Instance.received_at_utc >= since.isoformat())
+        total = Instance.select(peewee.fn.COALESCE(peewee.fn.SUM(Instance.size_bytes), 0)).where(of_gateway)
+        return int(total.scalar(self._db))
 
     def forget(self, stored: StoredObject) -> None:
         """Remove a file that `index` refused. One that the index knows is left alone."""

@@ -96,7 +96,13 @@ class Instance(peewee.Model):
 
     class Meta:
         table_name = "instance"
-        indexes = ((("series", "sop_instance_uid", "current"), False),)
+        indexes = (
+            (("series", "sop_instance_uid", "current"), False),
+            (
+                ("gateway_id", "received_at_utc", "size_bytes"),
+                False,
+            ),  # answers by itself what a gateway brought
+        )
 
 
 class Metadata(peewee.Model):

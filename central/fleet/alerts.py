@@ -81,6 +81,13 @@ def _disk(box: BoxView) -> Iterator[Alert]:
 
 
 def _queue(box: BoxView, now: datetime) -> Iterator[Alert]:
+    if box.over_quota:
+        yield Alert(
+            "quota",
+            "critical",
+            "It has brought its quota of 24 hours, and what comes in waits on the box. If that is right, raise "
+            "limits.gateway_day_bytes; if not, look what it sends, and revoke it if it is not yours any more.",
+        )
     if box.paused:
         yield Alert("paused", "warning", "Sending is paused: images wait on the box until it is resumed.")
     if box.oldest_unsent_at_utc is not None and now - box.oldest_unsent_at_utc > UNSENT_LONG:

@@ -41,6 +41,7 @@ class Fleet:
     Parameters
     ----------
     https_heard_at : when a box last spoke over HTTPS, by id.
+    over_quota : whether central takes no more from a box for now, by id.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Fleet:
         witnesses: Witnesses,
         listener: Ear | None,
         https_heard_at: Callable[[str], datetime | None],
+        over_quota: Callable[[str], bool],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._gateways = gateways
@@ -63,6 +65,7 @@ class Fleet:
         self._witnesses = witnesses
         self._listener = listener
         self._https_heard_at = https_heard_at
+        self._over_quota = over_quota
         self._clock = clock
         self._began_s = time.monotonic()
 
@@ -107,6 +110,7 @@ class Fleet:
             revoked=record.revoked_at_utc is not None,
             twin=self._heartbeats.has_twin(gateway_id),
             contradicts_audit=self._witnesses.contradicts(gateway_id, heartbeat.witnessed),
+            over_quota=self._over_quota(gateway_id),
             paused=telemetry is not None and telemetry.paused,
             hours_to_full=telemetry.hours_to_full if telemetry else None,
             disk_wear_percent=telemetry.disk_wear_percent if telemetry else None,

@@ -66,6 +66,7 @@ class BoxView:
     equipment: tuple[EquipmentView, ...]
     twin: bool = False
     contradicts_audit: bool = False
+    over_quota: bool = False
     paused: bool = False
     hours_to_full: float | None = None
     disk_wear_percent: int | None = None

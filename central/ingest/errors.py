@@ -19,6 +19,7 @@ STATUS: Final[Mapping[Problem, int]] = {
     Problem.PAIRING: 403,
     Problem.INVALID: 400,
     Problem.STORAGE: 507,
+    Problem.QUOTA: 429,
     Problem.UNAVAILABLE: 503,
 }
 

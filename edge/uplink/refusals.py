@@ -40,6 +40,7 @@ BY_PROBLEM: Final[Mapping[Problem, Remedy]] = {
     Problem.PAIRING: Remedy.NEW_CERTIFICATE,
     Problem.INVALID: Remedy.LATER,
     Problem.STORAGE: Remedy.LATER,
+    Problem.QUOTA: Remedy.LATER,
     Problem.UNAVAILABLE: Remedy.LATER,
 }
 BY_STATUS: Final[Mapping[int, Remedy]] = {

@@ -54,6 +54,7 @@ def test_a_box_that_is_well_has_none() -> None:
         ({"hours_to_full": 25.0}, []),
         ({"disk_wear_percent": 80}, [("disk-wear", "warning")]),
         ({"disk_wear_percent": 70}, []),
+        ({"over_quota": True}, [("quota", "critical")]),
         ({"paused": True}, [("paused", "warning")]),
         ({"oldest_unsent_at_utc": NOW - timedelta(hours=25)}, [("unsent", "warning")]),
         ({"oldest_unsent_at_utc": NOW - timedelta(hours=23)}, []),
