@@ -65,8 +65,10 @@ class PeopleSettings(Section):
         host = url.hostname or ""
         if not host or url.path.strip("/") or url.query or url.fragment or url.username or url.password:
             raise ValueError("a public_url is https://NAME or https://NAME:PORT")
-        if _is_address(host):
-            raise ValueError("passkeys hold for a name, not for an address: give central a name")
+        if _is_address(host) or not host.isascii():
+            raise ValueError(
+                "passkeys hold for a name in ASCII (xn--…), not for an address: give central one"
+            )
         if url.scheme != "https" and not (url.scheme == "http" and host == "localhost"):
             raise ValueError("public_url begins with https://")
         return value.rstrip("/")

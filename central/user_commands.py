@@ -45,7 +45,9 @@ class UserCommands(CommandGroup):
             parser.add_argument(
                 "--generate-password", action="store_true", help="make a random password and print it, once"
             )
-        add("list", "print every account, its role, and whether it is blocked", self._list)
+        add(
+            "list", "print every account, its role, whether it is blocked, and its second factors", self._list
+        )
         for name, does, run in (
             ("block", "let an account in no more, and end its sessions, API tokens and guests", self._block),
             ("unblock", "let a blocked account in again; its guest links hold again, too", self._unblock),
@@ -86,9 +88,8 @@ class UserCommands(CommandGroup):
     def _list(self, options: argparse.Namespace) -> None:
         with closing(Foundation.open(self._settings(options))) as foundation:
             for one in foundation.accounts.listed():
-                print(
-                    f"{one.username:32}  {one.role.value:12}  {'blocked' if one.is_blocked else ''}".rstrip()
-                )
+                blocked = "blocked" if one.is_blocked else ""
+                print(f"{one.username:32}  {one.role.value:12}  {blocked:7}  {one.held}".rstrip())
 
     def _block(self, options: argparse.Namespace) -> None:
         with closing(Foundation.open(self._settings(options))) as foundation:

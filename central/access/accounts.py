@@ -29,7 +29,7 @@ from central.access.api_tokens import ApiToken
 from central.access.errors import AccountError, PasskeyRefusedError
 from central.access.hashes import MAX_SECRET_CHARACTERS, SecretHashes
 from central.access.policy import PatientKey, Principal, Role
-from central.access.second_factors import SecondFactors
+from central.access.second_factors import Held, SecondFactors
 from central.access.sessions import Sessions
 from central.access.throttle import SignInThrottle
 from central.database import Database, make_tables
@@ -60,6 +60,7 @@ class Listed:
     username: str
     role: Role
     is_blocked: bool
+    held: Held
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,15 @@ class Accounts:
     def listed(self) -> list[Listed]:
         """Every account, by name."""
         rows = UserAccount.select().order_by(UserAccount.username).dicts().execute(self._db)
-        return [Listed(row["username"], Role(row["role"]), row["blocked_at_utc"] is not None) for row in rows]
+        return [
+            Listed(
+                row["username"],
+                Role(row["role"]),
+                row["blocked_at_utc"] is not None,
+                self.factors.held(row["user_id"]),
+            )
+            for row in rows
+        ]
 
     def _user_id(self, username: str) -> str:
         named = UserAccount.select(UserAccount.user_id).where(UserAccount.username == username)

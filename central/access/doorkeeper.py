@@ -102,7 +102,7 @@ class Doorkeeper:
         factors = self.accounts.factors
         if not factors.is_required_of(principal.role) or principal.user_id.startswith(EXTERNAL):
             return False
-        return not factors.held(principal.user_id).any
+        return not factors.has_any(principal.user_id)
 
     def _delegate(self, token: str) -> Principal | None:
         found = self.tokens.find(token)

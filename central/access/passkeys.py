@@ -72,7 +72,13 @@ class RelyingParty:
     def at(cls, public_url: str) -> RelyingParty | None:
         """At the configured URL; None for "" (there are no passkeys)."""
         parts = urlsplit(public_url)
-        return cls(f"{parts.scheme}://{parts.netloc}".lower(), parts.hostname) if parts.hostname else None
+        if not parts.hostname:
+            return None
+        usual = parts.port in (None, {"https": 443, "http": 80}.get(parts.scheme))
+        port = (
+            "" if usual else f":{parts.port}"
+        )  # an origin leaves the scheme's own port out (RFC 6454 section 6.2)
+        return cls(f"{parts.scheme}://{parts.hostname}{port}", parts.hostname)
 
 
 @dataclass(frozen=True)

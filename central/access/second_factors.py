@@ -74,9 +74,10 @@ class Held:
     recovery_codes: int
     passkeys: int
 
-    @property
-    def any(self) -> bool:
-        return self.app or self.passkeys > 0
+    def __str__(self) -> str:
+        parts = ["app"] if self.app else []
+        parts += [f"passkeys: {self.passkeys}"] if self.passkeys else []
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,12 @@ class SecondFactors:
         codes = RecoveryCode.select().where(RecoveryCode.user_id == user_id).count(self._db)
         passkeys = Passkey.select().where(Passkey.user_id == user_id).count(self._db)
         return Held(self._row(user_id, confirmed=True) is not None, codes, passkeys)
+
+    def has_any(self, user_id: str) -> bool:
+        """Whether this user has set up an app or a passkey."""
+        if self._row(user_id, confirmed=True) is not None:
+            return True
+        return bool(Passkey.select().where(Passkey.user_id == user_id).count(self._db))
 
     def is_required_of(self, role: Role) -> bool:
         return role in self._required_of

@@ -157,15 +157,16 @@ class Sessions:
     def end_of_provider(self, user_id: str | None, provider_session: str) -> set[str]:
         """End the sessions that belong to a session at an OpenID provider; whose they were.
 
-        `user_id` None: whoever's it was; `provider_session` "": all of that user.
+        `user_id` None: whoever's it was; `provider_session` "": all of that user. Of a user who is named, those end as
+        well of which the provider did not say by which session of its own they began.
         """
-        wanted = []
-        if provider_session:
-            wanted.append(UserSession.provider_session == provider_session)
-        if user_id is not None:
-            wanted.append(UserSession.user_id == user_id)
-        if not wanted:
-            return set()
+        named = UserSession.provider_session == provider_session
+        if user_id is None:
+            wanted = [named, UserSession.provider_session != ""]
+        elif provider_session:
+            wanted = [UserSession.user_id == user_id, named | (UserSession.provider_session == "")]
+        else:
+            wanted = [UserSession.user_id == user_id]
         with self._db.writing():
             whose = {session.user_id for session in self._live(*wanted)}
             UserSession.delete().where(*wanted).execute(self._db)

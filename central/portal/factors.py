@@ -188,6 +188,6 @@ class _Desk:
 def _qr_code(text: str) -> str:
     drawn = io.BytesIO()
     segno.make_qr(text, error="m").save(
-        drawn, kind="svg", scale=4, dark="#000", light="#fff", xmldecl=False, nl=False
+        drawn, kind="svg", omitsize=True, dark="#000", light="#fff", xmldecl=False, nl=False
     )
     return drawn.getvalue().decode("ascii")

@@ -10,7 +10,7 @@ from central.access.accounts import Accounts, Admitted, UserAccount
 from central.access.errors import AccountError, ThrottledError
 from central.access.policy import PatientKey, Role
 from central.access.second_factors import SecondFactors
-from central.access.sessions import UserSession
+from central.access.sessions import Arrival, UserSession
 from central.access.throttle import (
     FAILURES_PER_ADDRESS,
     FAILURES_PER_USERNAME,
@@ -98,6 +98,27 @@ def test_a_cookies_token_is_no_bearer_token(accounts: Accounts) -> None:
     assert accounts.sessions.user_of(accounts.sessions.start(principal, "cookie", 60), "bearer") is None
     assert accounts.sessions.user_of(accounts.sessions.start(principal, "bearer", 60), "cookie") is None
     assert accounts.sessions.user_of("nonsense", "cookie") is None
+
+
+def test_sessions_end_with_those_at_the_provider(accounts: Accounts) -> None:
+    ann, bob = (accounts.create_user(name, GOOD, Role.DOCTOR) for name in ("ann", "bob"))
+    sessions = accounts.sessions
+    begun = {
+        (who.username, at): sessions.start(who, "cookie", 60, Arrival("single sign-on", provider_session=at))
+        for who, at in ((ann, "x"), (ann, "y"), (ann, ""), (bob, "x"), (bob, ""))
+    }
+
+    def there() -> set[tuple[str, str]]:
+        return {name for name, token in begun.items() if sessions.find(token, "cookie") is not None}
+
+    assert sessions.end_of_provider(None, "") == set()
+    assert sessions.end_of_provider(None, "unknown") == set()
+    assert there() == set(begun)
+    assert sessions.end_of_provider(ann.user_id, "x") == {ann.user_id}
+    assert there() == {("ann", "y"), ("bob", "x"), ("bob", "")}
+    assert sessions.end_of_provider(None, "x") == {bob.user_id}
+    assert sessions.end_of_provider(ann.user_id, "") == {ann.user_id}
+    assert there() == {("bob", "")}
 
 
 def test_expired_sessions_are_forgotten(accounts: Accounts, clock: Clock, db: Database) -> None:

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from central.access.challenges import LIFE_S
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import FactorChangeError, PasskeyRefusedError, ThrottledError
-from central.access.passkeys import MAX_PASSKEYS, Passkeys
+from central.access.passkeys import MAX_PASSKEYS, Passkeys, RelyingParty
 from central.access.policy import Principal, Role
 from central.access.throttle import FAILURES_PER_USERNAME
+from central.config import PeopleSettings
 from central.database import Database
 from tests.central.access.authenticator import USER_PRESENT, Authenticator, raw, text
 from tests.central.access.conftest import Clock
@@ -235,3 +237,34 @@ def test_without_a_public_url_there_are_none(db: Database, clock: Clock) -> None
     ):
         with pytest.raises(FactorChangeError, match="public_url"):
             asked()
+
+
+@pytest.mark.parametrize(
+    ("public_url", "origin", "rp_id"),
+    [
+        ("https://central.example", "https://central.example", "central.example"),
+        ("https://Central.Example:443", "https://central.example", "central.example"),
+        ("https://central.example:8443", "https://central.example:8443", "central.example"),
+        ("http://localhost:80", "http://localhost", "localhost"),
+    ],
+)
+def test_the_origin_is_written_as_browsers_do(public_url: str, origin: str, rp_id: str) -> None:
+    assert RelyingParty.at(PeopleSettings(public_url=public_url).public_url) == RelyingParty(origin, rp_id)
+
+
+@pytest.mark.parametrize(
+    "public_url",
+    [
+        "central.example",
+        "http://central.example",
+        "https://192.0.2.1",
+        "https://[::1]:8080",
+        "http://127.0.0.1:8080",
+        "https://central.example/dicom",
+        "https://a:b@central.example",
+        "https://zentrale.häuser.example",
+    ],
+)
+def test_urls_for_which_no_passkey_can_hold_are_refused(public_url: str) -> None:
+    with pytest.raises(ValidationError, match="public_url"):
+        PeopleSettings(public_url=public_url)

@@ -168,4 +168,4 @@ def test_a_reset_leaves_the_password_alone(
     accounts.reset_factors("Ann")
     assert accounts.sessions.user_of(token, "cookie") is None
     assert accounts.verify("ann", GOOD, "::1") == Admitted(ann, "password")
-    assert not factors.held(ann.user_id).any
+    assert not factors.has_any(ann.user_id)

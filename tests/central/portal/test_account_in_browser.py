@@ -113,6 +113,10 @@ def test_an_app_is_set_up_used_and_removed(house: House) -> None:
         browser.eval("document.getElementById('app-begin').focus()")
         browser.press("Enter")
         browser.wait_for("document.activeElement?.name === 'code' && document.querySelector('#qr svg')")
+        drawn = "document.querySelector('#qr svg path:last-of-type').getBoundingClientRect()"
+        frame = "document.querySelector('#qr svg').getBoundingClientRect()"
+        for edge in ("right", "bottom"):  # a code that is cut off is read by no telephone
+            assert browser.eval(f"{drawn}.{edge} < {frame}.{edge}")
         secret = base64.b32decode(browser.eval("document.getElementById('app-key').value").replace(" ", ""))
         browser.type_into("#app-confirm [name=code]", "12345")
         browser.press("Enter")
