@@ -25,12 +25,15 @@ EVERYWHERE: Final = ("", "0.0.0.0", "::")  # noqa: S104  # compared with, not bo
 
 def is_loopback(host: str) -> bool:
     """Whether `host` can only be this machine."""
-    if host == "localhost":
-        return True
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host.strip("[]")).is_loopback)
+
+
+def _is_address(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
+    return True
 
 
 class PeopleSettings(Section):
@@ -47,6 +50,28 @@ class PeopleSettings(Section):
         default=False,
         description="true: a reverse proxy on this machine does TLS in front; its X-Forwarded-* count",
     )
+
+    public_url: str = Field(
+        default="",
+        description="how browsers reach central, such as https://central.example; passkeys hold for it; empty: none",
+    )
+
+    @field_validator("public_url")
+    @classmethod
+    def _fit_for_passkeys(cls, value: str) -> str:
+        if not value:
+            return value
+        url = urlsplit(value)
+        host = url.hostname or ""
+        if not host or url.path.strip("/") or url.query or url.fragment or url.username or url.password:
+            raise ValueError("a public_url is https://NAME or https://NAME:PORT")
+        if _is_address(host) or not host.isascii():
+            raise ValueError(
+                "passkeys hold for a name in ASCII (xn--…), not for an address: give central one"
+            )
+        if url.scheme != "https" and not (url.scheme == "http" and host == "localhost"):
+            raise ValueError("public_url begins with https://")
+        return value.rstrip("/")
 
     @model_validator(mode="after")
     def _closed(self) -> PeopleSettings:
@@ -209,6 +234,10 @@ class AccessSettings(Section):
     )
     emergency_minutes: int = Field(
         default=60, ge=5, le=1440, description="minutes for which such a study stays open"
+    )
+    second_factor_roles: list[Literal["admin", "radiologist", "doctor", "patient"]] = Field(
+        default=[],
+        description="roles whose local accounts reach nothing until they have an authenticator app or a passkey",
     )
 
 

@@ -19,6 +19,7 @@ import peewee
 
 from central.access.accounts import Accounts
 from central.access.doorkeeper import Doorkeeper
+from central.access.policy import Role
 from central.archive.archive import Archive
 from central.archive.s3 import S3Objects, S3Place
 from central.audit.chain import Notary
@@ -67,7 +68,12 @@ class Foundation:
             gateways = Gateways(db, identity.authority)
             pairings = Pairings(db, gateways, accept_at_once=settings.gateways.acceptance == "pairing-string")
             standings = Standings(db, gateways, identity.ticket_key)
-            doorkeeper = Doorkeeper.open(db)
+            doorkeeper = Doorkeeper.open(
+                db,
+                factor_key=identity.factor_key,
+                factors_required_of=frozenset(map(Role, settings.access.second_factor_roles)),
+                public_url=settings.people.public_url,
+            )
         except KeyFileError as error:
             raise StartError(str(error)) from error
         except OSError as error:

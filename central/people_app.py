@@ -82,7 +82,7 @@ def people_app(
             Route("/healthz", health, methods=["GET"]),
             *sign_in_routes(accounts, audit, sessions.token_life_s),
             *portal_routes(
-                accounts,
+                foundation.doorkeeper,
                 audit,
                 rooms.fleet.boxes,
                 pair_new,

@@ -42,7 +42,7 @@ _ALGORITHMS: Final = (
 _MAX_ANSWER_BYTES: Final = 1 << 20
 _TIMEOUT_S: Final = 10.0
 _FRESH_S: Final = 3600.0
-_LEEWAY_S: Final = 60
+LEEWAY_S: Final = 60
 _MAX_COOKIE_CHARACTERS: Final = 3500
 
 
@@ -168,14 +168,14 @@ class Provider:
     def _verified(self, id_token: str, nonce: str) -> dict[str, Any]:
         """OpenID Connect Core 3.1.3.7."""
         try:
-            key = self._key(jwt.get_unverified_header(id_token))
+            key = self.signing_key(jwt.get_unverified_header(id_token))
             claims: dict[str, Any] = jwt.decode(
                 id_token,
                 key,
                 algorithms=[key.algorithm_name],
                 audience=self.client.client_id,
                 issuer=self.client.issuer,
-                leeway=_LEEWAY_S,
+                leeway=LEEWAY_S,
                 options={"require": ["iss", "sub", "aud", "exp", "iat"]},
             )
         except jwt.PyJWTError as error:
@@ -186,16 +186,23 @@ class Provider:
             raise SignOnRefusedError("the ID token was made for another client")
         return claims
 
-    def _key(self, header: Mapping[str, Any]) -> jwt.PyJWK:
+    def signing_key(self, header: Mapping[str, Any]) -> jwt.PyJWK:
+        """The issuer's key that a token with this header says it is signed with.
+
+        Raises
+        ------
+        SignOnRefusedError : the issuer does not publish it now, or it is for an algorithm that is not taken.
+        ProviderAwayError : the provider does not answer.
+        """
         key_id = str(header.get("kid", ""))
         with self._lock:
             stale = self._clock() - self._keys_at_s >= _FRESH_S
             known = None if stale else self._keys.get(key_id)
         key = known or self._fetch_keys().get(key_id)
         if key is None:
-            raise SignOnRefusedError("the ID token is signed by a key that the provider does not publish")
+            raise SignOnRefusedError("the token is signed by a key that the provider does not publish")
         if key.algorithm_name not in _ALGORITHMS:
-            raise SignOnRefusedError(f"the ID token is signed with {key.algorithm_name}")
+            raise SignOnRefusedError(f"the token is signed with {key.algorithm_name}")
         return key
 
     def _fetch_keys(self) -> dict[str, jwt.PyJWK]:

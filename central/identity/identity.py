@@ -59,7 +59,15 @@ class Identity:
     @property
     def ticket_key(self) -> bytes:
         """Marks the boxes' tickets (central.identity.standings); it follows from the receipt key."""
-        derived = HKDF(hashes.SHA256(), 32, salt=None, info=b"dicomnet standing ticket")
+        return self._derived(b"dicomnet standing ticket")
+
+    @property
+    def factor_key(self) -> bytes:
+        """Seals people's second factors (central.access.second_factors); it follows from the receipt key."""
+        return self._derived(b"dicomnet second factors")
+
+    def _derived(self, purpose: bytes) -> bytes:
+        derived = HKDF(hashes.SHA256(), 32, salt=None, info=purpose)
         return derived.derive(self.receipt_key.private_bytes_raw())
 
     @property

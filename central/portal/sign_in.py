@@ -7,6 +7,7 @@ opened afterwards is one of ours.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 from urllib.parse import quote
@@ -16,11 +17,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from central.access.accounts import Accounts
+from central.access.accounts import Admitted
 from central.access.claims import EXTERNAL
+from central.access.doorkeeper import Doorkeeper
 from central.access.errors import ThrottledError
-from central.access.sign_in import FormError, check_password, small_form
-from central.access.web import COOKIE_NAME, audit_event, page_of, principal_of, source_address
+from central.access.sessions import Sessions
+from central.access.sign_in import FormError, check_sign_in, small_form
+from central.access.web import COOKIE_NAME, arrival_of, audit_event, page_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Action, Audit
 from central.portal.templating import page
@@ -31,9 +34,10 @@ _LOCAL_PATH: Final = re.compile(r"/(?![/\\])[^\x00-\x20\x7f\\]*")
 
 
 def sign_in_pages(
-    accounts: Accounts, audit: Audit, cookie_life_s: int = COOKIE_LIFE_S, provider_name: str = ""
+    doorkeeper: Doorkeeper, audit: Audit, cookie_life_s: int = COOKIE_LIFE_S, provider_name: str = ""
 ) -> list[BaseRoute]:
     """`/signin` and `/signout`. A session lives `cookie_life_s` seconds; `provider_name` "" for no single sign-on."""
+    accounts = doorkeeper.accounts
 
     def form_page(status: int, next_path: str, message: str = "", username: str = "") -> Response:
         return page(
@@ -43,6 +47,7 @@ def sign_in_pages(
             next_path=next_path,
             message=message,
             username=username[:64],
+            passkeys=doorkeeper.passkeys.are_possible,
             provider_name=provider_name,
             provider_path="/signin/oidc?next=" + quote(next_path, safe=""),
         )
@@ -58,13 +63,12 @@ def sign_in_pages(
         next_path = local_path(form.get("next", ""))
         if page_of(request) == "foreign":  # somebody else's page would sign this browser in as somebody else
             return form_page(403, next_path, "Sign in from this page, please.")
-        return await run_in_threadpool(
-            attempt, request, form.get("username", ""), form.get("password", ""), next_path
-        )
+        return await run_in_threadpool(attempt, request, form, next_path)
 
-    def attempt(request: Request, username: str, password: str, next_path: str) -> Response:
+    def attempt(request: Request, form: Mapping[str, str], next_path: str) -> Response:
+        username, password, code = (form.get(name, "") for name in ("username", "password", "code"))
         try:
-            principal = check_password(accounts, audit, username, password, source_address(request))
+            admitted = check_sign_in(accounts, audit, username, password, code, source_address(request))
         except ThrottledError as error:
             minutes = -(-error.retry_after_s // 60)
             refusal = form_page(
@@ -76,15 +80,14 @@ def sign_in_pages(
             return form_page(
                 503, next_path, "Nobody can sign in right now: the audit record is not writable."
             )
-        if principal is None:
-            return form_page(401, next_path, "Wrong username or password.", username)
-        token = accounts.start_session(principal, "cookie", cookie_life_s)
+        if admitted is None:
+            return form_page(401, next_path, "Wrong username, password or code.", username)
         response = RedirectResponse(next_path, status_code=303)
-        set_session_cookie(request, response, token, cookie_life_s)
+        let_in(request, response, accounts.sessions, admitted, cookie_life_s)
         return response
 
     def sign_out(request: Request) -> Response:
-        accounts.end_session(request.cookies.get(COOKIE_NAME, ""))
+        accounts.sessions.end(request.cookies.get(COOKIE_NAME, ""))
         with suppress(AuditUnavailableError):  # signing out must work, recorded or not
             audit.record(audit_event(request, Action.SIGN_OUT, "success"))
         external = principal_of(request).user_id.startswith(EXTERNAL)
@@ -96,7 +99,7 @@ def sign_in_pages(
         answer = admit(audit, request, None, Action.SIGN_OUT, "everywhere")
         if answer is not None:
             return answer
-        accounts.end_sessions(principal_of(request).user_id)
+        accounts.sessions.end_all(principal_of(request).user_id)
         return Response(status_code=204)
 
     return [
@@ -105,6 +108,21 @@ def sign_in_pages(
         Route("/signin", sign_in, methods=["POST"]),
         Route("/signout", sign_out, methods=["POST"]),
     ]
+
+
+def let_in(
+    request: Request,
+    response: Response,
+    sessions: Sessions,
+    admitted: Admitted,
+    life_s: int,
+    provider_session: str = "",
+) -> None:
+    """Begin a session in the browser that made `request`; the one it had ends."""
+    sessions.end(request.cookies.get(COOKIE_NAME, ""))
+    arrival = arrival_of(request, admitted.means, provider_session)
+    token = sessions.start(admitted.principal, "cookie", life_s, arrival)
+    set_session_cookie(request, response, token, life_s)
 
 
 def set_session_cookie(request: Request, response: Response, token: str, life_s: int) -> None:

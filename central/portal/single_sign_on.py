@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from central.access.accounts import Accounts
-from central.access.claims import ClaimRules, principal_from
+from central.access.accounts import Admitted
+from central.access.claims import ClaimRules, principal_from, provider_session_of
+from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccountError
 from central.access.oidc import Attempt, Provider, ProviderAwayError, SignOnRefusedError
 from central.access.policy import Principal
@@ -26,7 +27,8 @@ from central.access.sign_in import sign_in_event
 from central.access.web import source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
-from central.portal.sign_in import local_path, set_session_cookie
+from central.portal.back_channel import BackChannel
+from central.portal.sign_in import let_in, local_path
 from central.portal.templating import page
 
 _COOKIE_NAME: Final = "dicomnet_signon"
@@ -49,13 +51,16 @@ class SignOn:
     public_url: str
 
 
-def routes(accounts: Accounts, audit: Audit, sign_on: SignOn | None, cookie_life_s: int) -> list[BaseRoute]:
+def routes(
+    doorkeeper: Doorkeeper, audit: Audit, sign_on: SignOn | None, cookie_life_s: int
+) -> list[BaseRoute]:
     """Must be behind `RequireSignIn`, which lets everybody reach them. Without `sign_on` each answers 404."""
-    desk = _Desk(accounts, audit, sign_on, cookie_life_s) if sign_on is not None else None
+    desk = _Desk(doorkeeper, audit, sign_on, cookie_life_s) if sign_on is not None else None
     return [
         Route("/signin/oidc", desk.leave if desk else _nothing, methods=["GET"]),
         Route("/signin/oidc/callback", desk.come_back if desk else _nothing, methods=["GET"]),
         Route("/signin/oidc/out", desk.sign_out if desk else _nothing, methods=["GET"]),
+        Route("/signin/oidc/back-channel", desk.back_channel.hear if desk else _nothing, methods=["POST"]),
     ]
 
 
@@ -64,8 +69,9 @@ def _nothing(_request: Request) -> Response:
 
 
 class _Desk:
-    def __init__(self, accounts: Accounts, audit: Audit, sign_on: SignOn, cookie_life_s: int) -> None:
-        self._accounts = accounts
+    def __init__(self, doorkeeper: Doorkeeper, audit: Audit, sign_on: SignOn, cookie_life_s: int) -> None:
+        self.back_channel = BackChannel(doorkeeper, audit, sign_on.provider)
+        self._accounts = doorkeeper.accounts
         self._audit = audit
         self._sign_on = sign_on
         self._cookie_life_s = cookie_life_s
@@ -94,7 +100,7 @@ class _Desk:
         attempt = Attempt.from_cookie(request.cookies.get(_COOKIE_NAME, ""))
         address = source_address(request)
         try:
-            principal = self._proved(attempt, request)
+            principal, provider_session = self._proved(attempt, request)
             self._audit.record(sign_in_event(principal.username, principal, address, "OpenID Connect"))
             self._accounts.sign_on(principal)
         except (SignOnRefusedError, ProviderAwayError, AccountError) as error:
@@ -102,20 +108,23 @@ class _Desk:
             return self._refuse(address, str(error), away=away)
         except AuditUnavailableError:
             return self._say(503, "Nobody can sign in right now: the audit record is not writable.")
-        token = self._accounts.start_session(principal, "cookie", self._cookie_life_s)
         next_path = local_path(attempt.next_path) if attempt is not None else "/"
         response = page("signed_on.html", None, next_path=next_path)
-        set_session_cookie(request, response, token, self._cookie_life_s)
+        admitted, sessions = Admitted(principal, "single sign-on"), self._accounts.sessions
+        let_in(request, response, sessions, admitted, self._cookie_life_s, provider_session)
+        if self.back_channel.has_ended(provider_session):
+            sessions.end_of_provider(None, provider_session)
         response.delete_cookie(_COOKIE_NAME, path=_COOKIE_PATH)
         return response
 
-    def _proved(self, attempt: Attempt | None, request: Request) -> Principal:
+    def _proved(self, attempt: Attempt | None, request: Request) -> tuple[Principal, str]:
+        """Who came back, and of which session at the provider."""
         if attempt is None:
             raise SignOnRefusedError("the answer comes without the cookie of its attempt")
         claims = self._sign_on.provider.claims(attempt, dict(request.query_params))
         principal = principal_from(claims, self._sign_on.rules)
         self._accounts.check_sign_on(principal)
-        return principal
+        return principal, provider_session_of(claims["iss"], claims.get("sid"))
 
     def sign_out(self, _request: Request) -> Response:
         try:
@@ -139,6 +148,7 @@ class _Desk:
             next_path="/",
             message=message,
             username="",
+            passkeys=False,
             provider_name=self._sign_on.name,
             provider_path=f"/signin/oidc?next={quote('/', safe='')}",
         )

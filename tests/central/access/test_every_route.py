@@ -23,7 +23,7 @@ from central.access.web import PUBLIC, PUBLIC_FOLDERS
 from central.app import Central
 from central.archive.archive import Archive
 from central.config import Settings
-from tests.central.access.house import ORIGIN, PASSWORD, STUDY, people_in, pydicom_file, served
+from tests.central.access.house import FACTOR_KEY, ORIGIN, PASSWORD, STUDY, people_in, pydicom_file, served
 from tests.central.databases import open_archive_in, open_index, storage_keys
 
 CALLERS = (
@@ -52,6 +52,21 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/signin/oidc"): (404,) * 9,  # without a provider
     ("GET", "/signin/oidc/callback"): (404,) * 9,
     ("GET", "/signin/oidc/out"): (404,) * 9,
+    ("POST", "/signin/oidc/back-channel"): (404,) * 9,
+    ("POST", "/api/signin/passkey"): (400,) * 9,  # an empty body
+    ("POST", "/api/signin/passkey/options"): (404,) * 9,  # without people.public_url
+    ("GET", "/account"): (PAGE, 200, 200, 200, 200, 200, 200, 403, 403),
+    ("GET", "/api/account"): (DATA, 200, 200, 200, 200, 200, 200, 403, 403),
+    ("POST", "/api/account/password"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # an empty body
+    ("DELETE", "/api/account/sessions/{session_id}"): (DATA, 404, 404, 404, 404, 404, 404, 404, 403),
+    ("POST", "/api/account/app"): (DATA, 201, 201, 201, 201, 201, 201, 403, 403),
+    ("POST", "/api/account/app/confirmation"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("POST", "/api/account/app/recovery-codes"): (DATA, 409, 409, 409, 409, 409, 409, 403, 403),
+    ("DELETE", "/api/account/app"): (DATA, 204, 204, 204, 204, 204, 204, 403, 403),
+    ("POST", "/api/account/passkeys"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("POST", "/api/account/passkeys/options"): (DATA, 409, 409, 409, 409, 409, 409, 403, 403),
+    ("DELETE", "/api/account/passkeys/{passkey_id}"): (DATA, 404, 404, 404, 404, 404, 404, 403, 403),
+    ("POST", "/api/factor-resets"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # the rest: test_account
     ("POST", "/signout"): (DATA, 303, 303, 303, 303, 303, 303, 303, 403),
     ("POST", "/api/auth/token"): (400,) * 9,
     ("DELETE", "/api/me/sessions"): (DATA, 204, 204, 204, 204, 204, 204, 204, 403),
@@ -185,7 +200,7 @@ def central(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         opened = Central.open(settings, closing)
         db = open_index(root)
         closing.callback(db.close)
-        doorkeeper = Doorkeeper.open(db)
+        doorkeeper = Doorkeeper.open(db, factor_key=FACTOR_KEY)
         people_in(doorkeeper.accounts)
         put(open_archive_in(root, db))
         base_url = closing.enter_context(served(opened.people.app))
@@ -196,19 +211,19 @@ def tokens_of(doorkeeper: Doorkeeper) -> dict[str, str]:
     """A bearer token for each of CALLERS but nobody."""
     accounts, tokens = doorkeeper.accounts, {}
     for username in CALLERS[1:-2]:
-        principal = accounts.verify(username, PASSWORD, "127.0.0.1")
-        assert principal is not None
-        tokens[username] = accounts.start_session(principal, "bearer", 3600)
+        admitted = accounts.verify(username, PASSWORD, "127.0.0.1")
+        assert admitted is not None
+        tokens[username] = accounts.sessions.start(admitted.principal, "bearer", 3600)
     host = accounts.verify("doctor", PASSWORD, "127.0.0.1")
     assert host is not None
-    link, _ = doorkeeper.guests.make(STUDY, host.user_id)
+    link, _ = doorkeeper.guests.make(STUDY, host.principal.user_id)
     guest = doorkeeper.principal(guest_user_id(link.link_id))
     assert guest is not None
-    tokens["guest"] = accounts.start_session(guest, "bearer", 3600)
+    tokens["guest"] = accounts.sessions.start(guest, "bearer", 3600)
     owner = accounts.verify("radiologist", PASSWORD, "127.0.0.1")
     assert owner is not None
     looks = frozenset({Action.SEARCH, Action.VIEW})
-    _, tokens["token"] = doorkeeper.tokens.make(owner.user_id, "a script", looks, 1)
+    _, tokens["token"] = doorkeeper.tokens.make(owner.principal.user_id, "a script", looks, 1)
     return tokens
 
 
@@ -232,6 +247,8 @@ def uids() -> dict[str, str]:
         "rule_id": "0" * 32,
         "link_id": "0" * 16,
         "token_id": "0" * 16,
+        "session_id": "0" * 16,
+        "passkey_id": "0" * 16,
         "opening_id": "0" * 32,
         "withdrawal_id": "0" * 32,
     }

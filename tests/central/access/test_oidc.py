@@ -85,6 +85,7 @@ class Place:
             "port": self.provider_port,
             "redirect_uri": f"{self.public_url}/signin/oidc/callback",
             "back_to": f"{self.public_url}/signin",
+            "backchannel_logout_uri": f"{self.public_url}/signin/oidc/back-channel",
             "secret": SECRET,
             "jwks": {"keys": [key]},
             "people": PEOPLE,

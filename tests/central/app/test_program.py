@@ -135,6 +135,7 @@ def test_accounts_are_blocked_and_signed_out_beside_a_running_server(
     second = user("password", "anna", "--generate-password").split("password: ")[1].strip()
     assert (status(token), sign_in(first)) == (401, None)
     assert status(sign_in(second)) == 200
+    assert "password alone" in user("reset-factors", "anna")
     assert "no user nobody" in program.complaint(capsys, "user", "block", "nobody")
 
 
