@@ -32,6 +32,7 @@ from central.access.hashes import MAX_SECRET_CHARACTERS, SecretHashes, digest
 from central.access.policy import PatientKey, Principal, Role
 from central.access.throttle import SignInThrottle
 from central.database import Database, make_tables
+from central.prepared import Prepared, given
 
 SessionKind = Literal["cookie", "bearer"]
 MIN_PASSWORD_CHARACTERS: Final = 12
@@ -63,6 +64,18 @@ class UserSession(peewee.Model):
 
     class Meta:
         table_name = "user_session"
+
+
+_SESSION: Final = Prepared(
+    UserSession.select(UserSession.user_id).where(
+        UserSession.token_sha256 == given("token_sha256"),
+        UserSession.kind == given("kind"),
+        UserSession.expires_at_utc > given("now"),
+    )
+)
+_ACCOUNT: Final = Prepared(
+    UserAccount.select().where(UserAccount.user_id == given("user_id"), UserAccount.blocked_at_utc.is_null())
+)
 
 
 @dataclass(frozen=True)
@@ -254,20 +267,12 @@ class Accounts:
 
     def user_of(self, token: str, kind: SessionKind) -> str | None:
         """The `user_id` that `token` was made for; None when it is unknown, of the other kind, ended or expired."""
-        query = UserSession.select(UserSession.user_id).where(
-            UserSession.token_sha256 == digest(token),
-            UserSession.kind == kind,
-            UserSession.expires_at_utc > int(self._clock()),
-        )
-        row = next(iter(query.dicts().execute(self._db)), None)
+        row = _SESSION.first(self._db, token_sha256=digest(token), kind=kind, now=int(self._clock()))
         return row["user_id"] if row is not None else None
 
     def account(self, user_id: str) -> Principal | None:
         """Who has this account, unless it is blocked, without the rules of the moment: the doorkeeper adds those."""
-        query = UserAccount.select().where(
-            UserAccount.user_id == user_id, UserAccount.blocked_at_utc.is_null()
-        )
-        row = next(iter(query.dicts().execute(self._db)), None)
+        row = _ACCOUNT.first(self._db, user_id=user_id)
         return _principal(row) if row is not None else None
 
     def end_session(self, token: str) -> None:

@@ -6,6 +6,7 @@ grant; nothing is filtered afterwards.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from functools import partial, reduce
 from operator import and_, or_
@@ -32,6 +33,7 @@ from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 from central.archive.tables import Instance, Series, Study
 from central.archive.text_index import matching_in, with_series
 from central.database import Database
+from central.prepared import Prepared, given
 
 Conditions = list[Condition | None]
 
@@ -126,6 +128,45 @@ def readable(scope: Scope) -> peewee.Expression:
     """The contents that reads return; an instance that names another patient only to those who see everything."""
     current = Instance.current == True  # noqa: E712  # SQL
     return current if scope.everything else current & (Instance.other_patient == False)  # noqa: E712  # SQL
+
+
+FACTS: Final = Prepared(
+    Study.select(
+        Study.study_instance_uid,
+        Study.patient_id,
+        Study.issuer_of_patient_id,
+        Study.referring_physician_name,
+        consent_withdrawn().alias("consent_withdrawn"),
+    ).where(Study.study_instance_uid == given("study_instance_uid"))
+)
+"""What `StudyFacts` says of a study."""
+
+
+@functools.cache
+def in_study(*, everything: bool, one_series: bool, one_instance: bool) -> Prepared:
+    """The readable instances of a study that was granted, in `IN_STUDY`: all, or what the given UIDs name."""
+    query = (
+        Instance.select(
+            Instance.id,
+            Instance.sha256,
+            Instance.size_bytes,
+            Instance.sop_class_uid,
+            Instance.sop_instance_uid,
+            Instance.transfer_syntax_uid,
+            Series.series_instance_uid,
+        )
+        .join(Series)
+        .join(Study)
+        .where(
+            Study.study_instance_uid == given("study_instance_uid"), readable(Scope(everything=everything))
+        )
+        .order_by(*IN_STUDY)
+    )
+    if one_series:
+        query = query.where(Series.series_instance_uid == given("series_instance_uid"))
+    if one_instance:
+        query = query.where(Instance.sop_instance_uid == given("sop_instance_uid"))
+    return Prepared(query)
 
 
 def _study_keys(db: Database, query: StudyQuery) -> Conditions:
