@@ -33,6 +33,7 @@ from central.access.second_factors import Held, SecondFactors
 from central.access.sessions import Sessions
 from central.access.throttle import SignInThrottle
 from central.database import Database, make_tables
+from central.prepared import Prepared, given
 
 MIN_PASSWORD_CHARACTERS: Final = 12
 _USERNAME: Final = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
@@ -51,6 +52,11 @@ class UserAccount(peewee.Model):
 
     class Meta:
         table_name = "user_account"
+
+
+_ACCOUNT: Final = Prepared(
+    UserAccount.select().where(UserAccount.user_id == given("user_id"), UserAccount.blocked_at_utc.is_null())
+)
 
 
 @dataclass(frozen=True)
@@ -289,10 +295,7 @@ class Accounts:
 
     def account(self, user_id: str) -> Principal | None:
         """Who has this account, unless it is blocked, without the rules of the moment: the doorkeeper adds those."""
-        query = UserAccount.select().where(
-            UserAccount.user_id == user_id, UserAccount.blocked_at_utc.is_null()
-        )
-        row = next(iter(query.dicts().execute(self._db)), None)
+        row = _ACCOUNT.first(self._db, user_id=user_id)
         return _principal(row) if row is not None else None
 
     def _hash(self, password: str) -> str:

@@ -22,6 +22,7 @@ import peewee
 from central.access.hashes import digest
 from central.access.policy import Principal
 from central.database import Database, make_tables
+from central.prepared import Prepared, given
 
 SessionKind = Literal["cookie", "bearer"]
 FRESH_S: Final = 900
@@ -53,6 +54,15 @@ class UserSession(peewee.Model):
 
     class Meta:
         table_name = "user_session"
+
+
+_FIND: Final = Prepared(
+    UserSession.select().where(
+        UserSession.token_sha256 == given("token_sha256"),
+        UserSession.kind == given("kind"),
+        UserSession.expires_at_utc > given("now"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -120,8 +130,8 @@ class Sessions:
 
     def find(self, token: str, kind: SessionKind) -> Session | None:
         """The session of `token`; None when it is unknown, of the other kind, ended or expired."""
-        found = self._live(UserSession.token_sha256 == digest(token), UserSession.kind == kind)
-        return found[0] if found else None
+        row = _FIND.first(self._db, token_sha256=digest(token), kind=kind, now=int(self._clock()))
+        return _session(row) if row is not None else None
 
     def user_of(self, token: str, kind: SessionKind) -> str | None:
         """The `user_id` that `token` was made for; None as with `find`."""

@@ -20,6 +20,7 @@ from central.access.accounts import UserAccount
 from central.access.errors import AccessRuleError
 from central.access.policy import Role
 from central.database import Database, make_tables
+from central.prepared import Prepared, given
 
 Kind = Literal["grant", "refusal"]
 MAX_RULES: Final = 500
@@ -42,6 +43,19 @@ class StudyRule(peewee.Model):
 
     class Meta:
         table_name = "study_rule"
+
+
+def _holds(now: Any) -> peewee.Expression:
+    unending = StudyRule.until_utc.is_null() | (StudyRule.until_utc > now)
+    holds: peewee.Expression = StudyRule.ended_at_utc.is_null() & unending
+    return holds
+
+
+_HOLDING_FOR: Final = Prepared(
+    StudyRule.select(StudyRule.kind, StudyRule.study_instance_uid).where(
+        _holds(given("now")), StudyRule.user_id == given("user_id")
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -133,7 +147,7 @@ class StudyRules:
 
     def of(self, user_id: str) -> tuple[frozenset[str], frozenset[str]]:
         """Study Instance UIDs that are granted to this account, and those that are refused."""
-        rows = list(self._holding(StudyRule.user_id == user_id).dicts().execute(self._db))
+        rows = _HOLDING_FOR.rows(self._db, user_id=user_id, now=int(self._clock()))
 
         def of_kind(kind: Kind) -> frozenset[str]:
             return frozenset(row["study_instance_uid"] for row in rows if row["kind"] == kind)
@@ -141,8 +155,7 @@ class StudyRules:
         return of_kind("grant"), of_kind("refusal")
 
     def _holding(self, *conditions: peewee.Expression) -> peewee.ModelSelect[StudyRule]:
-        unending = StudyRule.until_utc.is_null() | (StudyRule.until_utc > int(self._clock()))
-        return StudyRule.select().where(StudyRule.ended_at_utc.is_null(), unending, *conditions)
+        return StudyRule.select().where(_holds(int(self._clock())), *conditions)
 
     def _listed(self, *conditions: peewee.Expression) -> list[Rule]:
         query = (

@@ -28,13 +28,15 @@ from central.archive.indexing import ObjectOrigin, add_to_index
 from central.archive.objects import ObjectFiles, ObjectSink, ObjectStore, StoredObject
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.rows import InstanceRow, SeriesRow, StoredInstance, StudyRow
-from central.archive.tables import MODELS, Instance, Metadata, Series, Study
+from central.archive.tables import MODELS, Instance, Metadata, Study
 from central.archive.text_index import make_text_index
+from central.archive.together import Together
 from central.database import Database, make_tables
 from contract.receipt import Outcome
 
 _METADATA_BATCH: Final = 64  # rows in memory at a time
 _ZLIB_LEVEL: Final = 6
+_TOGETHER: Final = 32  # objects in one transaction: bounds how long the next ones wait for it
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Archive:
         self._db = db
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
+        self._together = Together(self.index_all, _TOGETHER)
 
     @classmethod
     def open(cls, root: Path, db: Database, objects: ObjectStore | None = None) -> Archive:
@@ -109,9 +112,21 @@ class Archive:
         return _examined(sink.readable())
 
     def index(self, stored: StoredObject, origin: ObjectOrigin) -> Outcome:
-        """Make one durable file findable. Raises as `read`."""
-        (outcome,) = self.index_all([self.read(stored, origin)])
+        """Make one durable file findable. Raises as `read`, and peewee's errors."""
+        (outcome,) = self.index_together([self.read(stored, origin)])
+        if isinstance(outcome, Exception):
+            raise outcome
         return outcome
+
+    def index_together(self, objects: Sequence[Indexable]) -> list[Outcome | Exception]:
+        """Make durable files findable, in one transaction with those of whoever comes at the same time.
+
+        Returns
+        -------
+        For each what became of it, or why it is not findable: a fault of the database fails all that shared the
+        transaction, any other fault the one object that it is of.
+        """
+        return self._together.write(objects)
 
     def index_all(
         self,
@@ -163,15 +178,10 @@ class Archive:
 
     def facts(self, study_instance_uid: str) -> StudyFacts | None:
         """What the policy needs to know of a study; None when it is not here."""
-        query = Study.select(
-            Study.study_instance_uid,
-            Study.patient_id,
-            Study.issuer_of_patient_id,
-            Study.referring_physician_name,
-            finding.consent_withdrawn().alias("consent_withdrawn"),
-        ).where(Study.study_instance_uid == study_instance_uid)
-        row = next(iter(query.dicts().execute(self._db)), None)
-        return StudyFacts(**row) if row is not None else None
+        row = finding.FACTS.first(self._db, study_instance_uid=study_instance_uid)
+        if row is None:
+            return None
+        return StudyFacts(**{**row, "consent_withdrawn": bool(row["consent_withdrawn"])})
 
     def studies_of(self, patient: PatientKey) -> int:
         """How many studies carry exactly this Patient ID and issuer."""
@@ -208,14 +218,7 @@ class Archive:
         ----------
         studies_url : where the studies are served, for BulkDataURIs; empty: they stay relative to their instance.
         """
-        found = self._granted(
-            grant,
-            series_instance_uid,
-            sop_instance_uid,
-            Instance.id,
-            Instance.sop_instance_uid,
-            Series.series_instance_uid,
-        )
+        found = self._granted(grant, series_instance_uid, sop_instance_uid)
         for at in range(0, len(found), _METADATA_BATCH):
             batch = found[at : at + _METADATA_BATCH]
             query = Metadata.select().where(Metadata.instance.in_([row["id"] for row in batch])).dicts()
@@ -246,33 +249,32 @@ class Archive:
         self, grant: Grant, series_instance_uid: str | None = None, sop_instance_uid: str | None = None
     ) -> list[StoredInstance]:
         """Those of the granted study whose bytes may be read, in the order of `instances_of`; none if none is there."""
-        rows = self._granted(
-            grant,
-            series_instance_uid,
-            sop_instance_uid,
-            Instance.sha256,
-            Instance.size_bytes,
-            Instance.sop_class_uid,
-            Instance.sop_instance_uid,
-            Instance.transfer_syntax_uid,
-        )
-        return [StoredInstance(partial(self._objects.path_of, row["sha256"]), **row) for row in rows]
+        return [
+            StoredInstance(
+                locate=partial(self._objects.path_of, row["sha256"]),
+                size_bytes=row["size_bytes"],
+                sha256=row["sha256"],
+                sop_class_uid=row["sop_class_uid"],
+                sop_instance_uid=row["sop_instance_uid"],
+                transfer_syntax_uid=row["transfer_syntax_uid"],
+            )
+            for row in self._granted(grant, series_instance_uid, sop_instance_uid)
+        ]
 
     def _granted(
-        self, grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None, *columns: Any
+        self, grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None
     ) -> list[dict[str, Any]]:
-        query = (
-            Instance.select(*columns)
-            .join(Series)
-            .join(Study)
-            .where(Study.study_instance_uid == grant.study_instance_uid, finding.readable(_scope(grant)))
-            .order_by(*finding.IN_STUDY)
+        query = finding.in_study(
+            everything=_scope(grant).everything,
+            one_series=series_instance_uid is not None,
+            one_instance=sop_instance_uid is not None,
         )
-        if series_instance_uid is not None:
-            query = query.where(Series.series_instance_uid == series_instance_uid)
-        if sop_instance_uid is not None:
-            query = query.where(Instance.sop_instance_uid == sop_instance_uid)
-        return list(query.dicts().execute(self._db))
+        return query.rows(
+            self._db,
+            study_instance_uid=grant.study_instance_uid,
+            series_instance_uid=series_instance_uid,
+            sop_instance_uid=sop_instance_uid,
+        )
 
 
 def _examined(path: Path) -> Examined:

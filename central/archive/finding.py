@@ -6,6 +6,7 @@ grant; nothing is filtered afterwards.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from functools import partial, reduce
 from operator import and_, or_
@@ -32,6 +33,7 @@ from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 from central.archive.tables import Instance, Series, Study
 from central.archive.text_index import matching_in, with_series
 from central.database import Database
+from central.prepared import Prepared, given
 
 Conditions = list[Condition | None]
 
@@ -41,31 +43,64 @@ IN_STUDY: Final = (*_BY_NUMBER, Instance.instance_number.asc(nulls="FIRST"), Ins
 """Order of a study's instances: by Series and Instance Number, what has none first."""
 
 
-def _columns(model: type[peewee.Model]) -> list[Any]:
-    """All columns, named ``<table>.<column>`` in the result: three tables share some names."""
-    table = model._meta.table_name
-    return [field.alias(f"{table}.{name}") for name, field in model._meta.fields.items()]
-
-
-_STUDY: Final = _columns(Study)
-_SERIES: Final = [*_STUDY, *_columns(Series)]
-_INSTANCE: Final = [*_SERIES, *_columns(Instance)]
+# In the order of the rows' fields: an answer can have thousands of rows, and is taken by position.
+_STUDY: Final = (
+    Study.study_instance_uid,
+    Study.patient_name,
+    Study.patient_id,
+    Study.issuer_of_patient_id,
+    Study.patient_birth_date,
+    Study.patient_sex,
+    Study.study_date,
+    Study.study_time,
+    Study.accession_number,
+    Study.study_description,
+    Study.study_id,
+    Study.referring_physician_name,
+    Study.modalities,
+    Study.number_of_series,
+    Study.number_of_instances,
+)
+_SERIES: Final = (
+    *_STUDY,
+    Series.series_instance_uid,
+    Series.modality,
+    Series.series_number,
+    Series.series_description,
+    Series.body_part_examined,
+    Series.series_date,
+    Series.series_time,
+    Series.number_of_instances,
+)
+_INSTANCE: Final = (
+    *_SERIES,
+    Instance.sop_class_uid,
+    Instance.sop_instance_uid,
+    Instance.instance_number,
+    Instance.rows,
+    Instance.columns,
+    Instance.bits_allocated,
+    Instance.number_of_frames,
+    Instance.transfer_syntax_uid,
+    Instance.size_bytes,
+    Instance.flagged,
+)
+_AT_MODALITIES: Final = [column.name for column in _STUDY].index("modalities")
 
 
 def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow]:
     """Newest first."""
     select = Study.select(*_STUDY).order_by(*_NEWEST_FIRST)
     found = _page(select, [within(scope), *_study_keys(db, query)], query.limit, query.offset)
-    return [_study_row(row) for row in found.dicts().execute(db)]
+    return [_study_row(columns) for columns in _found(db, found)]
 
 
 def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRow]:
     """Newest study first, then by Series Number."""
     select = Series.select(*_SERIES).join(Study).order_by(*_NEWEST_FIRST, *_BY_NUMBER)
     conditions = [within(scope), *_study_keys(db, query.study), *_series_keys(query)]
-    return [
-        _series_row(row) for row in _page(select, conditions, query.limit, query.offset).dicts().execute(db)
-    ]
+    found = _page(select, conditions, query.limit, query.offset)
+    return [_series_row(columns) for columns in _found(db, found)]
 
 
 def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[InstanceRow]:
@@ -80,9 +115,7 @@ def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[Ins
         matches_uids(Instance.sop_class_uid, query.sop_class_uid),
         matches_number(Instance.instance_number, query.instance_number),
     ]
-    return [
-        _instance_row(row) for row in _page(select, conditions, query.limit, query.offset).dicts().execute(db)
-    ]
+    return _instance_rows(_found(db, _page(select, conditions, query.limit, query.offset)))
 
 
 def within(scope: Scope) -> peewee.Expression:
@@ -128,6 +161,45 @@ def readable(scope: Scope) -> peewee.Expression:
     return current if scope.everything else current & (Instance.other_patient == False)  # noqa: E712  # SQL
 
 
+FACTS: Final = Prepared(
+    Study.select(
+        Study.study_instance_uid,
+        Study.patient_id,
+        Study.issuer_of_patient_id,
+        Study.referring_physician_name,
+        consent_withdrawn().alias("consent_withdrawn"),
+    ).where(Study.study_instance_uid == given("study_instance_uid"))
+)
+"""What `StudyFacts` says of a study."""
+
+
+@functools.cache
+def in_study(*, everything: bool, one_series: bool, one_instance: bool) -> Prepared:
+    """The readable instances of a study that was granted, in `IN_STUDY`: all, or what the given UIDs name."""
+    query = (
+        Instance.select(
+            Instance.id,
+            Instance.sha256,
+            Instance.size_bytes,
+            Instance.sop_class_uid,
+            Instance.sop_instance_uid,
+            Instance.transfer_syntax_uid,
+            Series.series_instance_uid,
+        )
+        .join(Series)
+        .join(Study)
+        .where(
+            Study.study_instance_uid == given("study_instance_uid"), readable(Scope(everything=everything))
+        )
+        .order_by(*IN_STUDY)
+    )
+    if one_series:
+        query = query.where(Series.series_instance_uid == given("series_instance_uid"))
+    if one_instance:
+        query = query.where(Instance.sop_instance_uid == given("sop_instance_uid"))
+    return Prepared(query)
+
+
 def _study_keys(db: Database, query: StudyQuery) -> Conditions:
     modality = matches_codes(Series.modality, query.modalities_in_study)
     text = partial(matches_text, matching=matching_in(db))
@@ -166,51 +238,29 @@ def _page(select: Any, conditions: Iterable[Condition | None], limit: int | None
     return select.offset(offset) if offset else select
 
 
-def _study_row(row: dict[str, Any]) -> StudyRow:
-    return StudyRow(
-        study_instance_uid=row["study.study_instance_uid"],
-        patient_name=row["study.patient_name"],
-        patient_id=row["study.patient_id"],
-        issuer_of_patient_id=row["study.issuer_of_patient_id"],
-        patient_birth_date=row["study.patient_birth_date"],
-        patient_sex=row["study.patient_sex"],
-        study_date=row["study.study_date"],
-        study_time=row["study.study_time"],
-        accession_number=row["study.accession_number"],
-        study_description=row["study.study_description"],
-        study_id=row["study.study_id"],
-        referring_physician_name=row["study.referring_physician_name"],
-        modalities_in_study=tuple(filter(None, row["study.modalities"].split("\\"))),
-        number_of_study_related_series=row["study.number_of_series"],
-        number_of_study_related_instances=row["study.number_of_instances"],
-    )
+def _found(db: Database, query: Any) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = db.execute(query).fetchall()  # type: ignore[no-untyped-call]  # left out by the stubs
+    return rows
 
 
-def _series_row(row: dict[str, Any]) -> SeriesRow:
-    return SeriesRow(
-        study=_study_row(row),
-        series_instance_uid=row["series.series_instance_uid"],
-        modality=row["series.modality"],
-        series_number=row["series.series_number"],
-        series_description=row["series.series_description"],
-        body_part_examined=row["series.body_part_examined"],
-        series_date=row["series.series_date"],
-        series_time=row["series.series_time"],
-        number_of_series_related_instances=row["series.number_of_instances"],
-    )
+def _study_row(columns: tuple[Any, ...]) -> StudyRow:
+    values = list(columns)
+    values[_AT_MODALITIES] = tuple(filter(None, columns[_AT_MODALITIES].split("\\")))
+    return StudyRow(*values)
 
 
-def _instance_row(row: dict[str, Any]) -> InstanceRow:
-    return InstanceRow(
-        series=_series_row(row),
-        sop_class_uid=row["instance.sop_class_uid"],
-        sop_instance_uid=row["instance.sop_instance_uid"],
-        instance_number=row["instance.instance_number"],
-        rows=row["instance.rows"],
-        columns=row["instance.columns"],
-        bits_allocated=row["instance.bits_allocated"],
-        number_of_frames=row["instance.number_of_frames"],
-        transfer_syntax_uid=row["instance.transfer_syntax_uid"],
-        size_bytes=row["instance.size_bytes"],
-        flagged=row["instance.flagged"],
-    )
+def _series_row(columns: tuple[Any, ...]) -> SeriesRow:
+    return SeriesRow(_study_row(columns[: len(_STUDY)]), *columns[len(_STUDY) :])
+
+
+def _instance_rows(found: Iterable[tuple[Any, ...]]) -> list[InstanceRow]:
+    """The instances of one series share its row."""
+    series = dict[tuple[Any, ...], SeriesRow]()
+    rows = []
+    for columns in found:
+        above, own = columns[: len(_SERIES)], columns[len(_SERIES) : -1]
+        row = series.get(above)
+        if row is None:
+            row = series[above] = _series_row(above)
+        rows.append(InstanceRow(*(row, *own, bool(columns[-1]))))
+    return rows

@@ -9,13 +9,49 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from central.archive.attributes import Attributes
 from central.archive.objects import StoredObject
 from central.archive.tables import Instance, Metadata, Series, Study
 from central.database import Database
+from central.prepared import Prepared, given, insertion
 from contract.receipt import Outcome
+
+_KNOWN: Final = Prepared(Instance.select(Instance.id).where(Instance.sha256 == given("sha256")).limit(1))
+_SAME_UID: Final = Prepared(
+    Instance.select(Instance.series, Instance.current).where(
+        Instance.sop_instance_uid == given("sop_instance_uid")
+    )
+)
+_ADD_INSTANCE: Final = insertion(Instance)
+_ADD_METADATA: Final = Prepared(
+    Metadata.insert({Metadata.instance: given("instance"), Metadata.dicom_json: given("dicom_json")})
+)
+_FIND_STUDY: Final = Prepared(
+    Study.select().where(Study.study_instance_uid == given("study_instance_uid")).limit(1)
+)
+_ADD_STUDY: Final = insertion(Study)
+_FIND_SERIES: Final = Prepared(
+    Series.select(Series.id)
+    .where(Series.study == given("study"), Series.series_instance_uid == given("series_instance_uid"))
+    .limit(1)
+)
+_ADD_SERIES: Final = insertion(Series)
+_COUNT_IN_SERIES: Final = Prepared(
+    Series.update({Series.number_of_instances: Series.number_of_instances + 1}).where(
+        Series.id == given("series")
+    )
+)
+_COUNT_IN_STUDY: Final = Prepared(
+    Study.update(
+        {
+            Study.number_of_instances: Study.number_of_instances + 1,
+            Study.number_of_series: Study.number_of_series + given("new_series"),
+            Study.modalities: given("modalities"),
+        }
+    ).where(Study.id == given("study"))
+)
 
 
 @dataclass(frozen=True)
@@ -35,14 +71,14 @@ def add_to_index(
     origin: ObjectOrigin,
 ) -> Outcome:
     """Insert, inside the caller's transaction. `metadata` is the compressed DICOM JSON."""
-    if _first(db, Instance.select(Instance.id).where(Instance.sha256 == stored.sha256)):
+    if _KNOWN.first(db, sha256=stored.sha256):
         return Outcome.DUPLICATE
     study, names_other_patient = _study(db, attributes)
     series_id, series_is_new = _series(db, attributes, study["id"])
-    same_uid = Instance.sop_instance_uid == attributes.sop_instance_uid
-    others = list(Instance.select(Instance.series, Instance.current).where(same_uid).dicts().execute(db))
-    current = not any(other["series"] == series_id and other["current"] for other in others)
-    instance_id = Instance.insert(
+    others = _SAME_UID.rows(db, sop_instance_uid=attributes.sop_instance_uid)
+    current = not any(other["series_id"] == series_id and other["current"] for other in others)
+    made = _ADD_INSTANCE.first(
+        db,
         **attributes.instance,
         series=series_id,
         sha256=stored.sha256,
@@ -53,9 +89,11 @@ def add_to_index(
         gateway_id=origin.gateway_id,
         object_id=origin.object_id,
         received_at_utc=origin.received_at_utc.isoformat(),
-    ).execute(db)
-    Metadata.insert(instance=instance_id, dicom_json=metadata).execute(db)
+    )
+    assert made is not None, "an insert gives its key"
+    _ADD_METADATA.run(db, instance=made["id"], dicom_json=metadata)
     if others:
+        same_uid = Instance.sop_instance_uid == attributes.sop_instance_uid
         Instance.update(flagged=True).where(same_uid).execute(db)
     if current:
         _count(db, attributes, study, series_id, series_is_new=series_is_new)
@@ -64,13 +102,13 @@ def add_to_index(
 
 def _study(db: Database, attributes: Attributes) -> tuple[dict[str, Any], bool]:
     """The study's row, made or filled in, and whether the instance names another patient than it does."""
-    same = Study.study_instance_uid == attributes.study_instance_uid
-    row = _first(db, Study.select().where(same))
-    if row is None:
-        empty = {"modalities": "", "number_of_series": 0, "number_of_instances": 0}
-        study_id = Study.insert(**attributes.study, **empty).execute(db)
-        return {**attributes.study, **empty, "id": study_id}, False
     sent = attributes.study
+    row = _FIND_STUDY.first(db, study_instance_uid=attributes.study_instance_uid)
+    if row is None:
+        row = {**sent, "modalities": "", "number_of_series": 0, "number_of_instances": 0}
+        made = _ADD_STUDY.first(db, **row)
+        assert made is not None, "an insert gives its key"
+        return {**row, **made}, False
     other_patient = any(
         row[name] and sent[name] and row[name] != sent[name]
         for name in ("patient_id", "issuer_of_patient_id")
@@ -78,16 +116,17 @@ def _study(db: Database, attributes: Attributes) -> tuple[dict[str, Any], bool]:
     if not other_patient:
         filled = {name: value for name, value in sent.items() if value and not row[name]}
         if filled:
-            Study.update(**filled).where(same).execute(db)
+            Study.update(**filled).where(Study.id == row["id"]).execute(db)
     return row, other_patient
 
 
 def _series(db: Database, attributes: Attributes, study_id: int) -> tuple[int, bool]:
-    same = (Series.study == study_id) & (Series.series_instance_uid == attributes.series_instance_uid)
-    row = _first(db, Series.select(Series.id).where(same))
+    row = _FIND_SERIES.first(db, study=study_id, series_instance_uid=attributes.series_instance_uid)
     if row is not None:
         return row["id"], False
-    return Series.insert(**attributes.series, study=study_id, number_of_instances=0).execute(db), True
+    made = _ADD_SERIES.first(db, **attributes.series, study=study_id, number_of_instances=0)
+    assert made is not None, "an insert gives its key"
+    return made["id"], True
 
 
 def _count(
@@ -99,16 +138,10 @@ def _count(
     series_is_new: bool,
 ) -> None:
     modalities = {*study["modalities"].split("\\"), attributes.modality} - {""}
-    Series.update(number_of_instances=Series.number_of_instances + 1).where(Series.id == series_id).execute(
-        db
-    )
-    Study.update(
-        number_of_instances=Study.number_of_instances + 1,
-        number_of_series=Study.number_of_series + int(series_is_new),
+    _COUNT_IN_SERIES.run(db, series=series_id)
+    _COUNT_IN_STUDY.run(
+        db,
+        study=study["id"],
+        new_series=int(series_is_new),
         modalities="\\".join(sorted(modalities)),
-    ).where(Study.id == study["id"]).execute(db)
-
-
-def _first(db: Database, query: Any) -> dict[str, Any] | None:
-    rows: list[dict[str, Any]] = list(query.limit(1).dicts().execute(db))
-    return rows[0] if rows else None
+    )

@@ -35,7 +35,16 @@ import peewee
 
 from central.audit.chain import Notary, Verdict, check, last_pruned, link, read_checkpoint
 from central.audit.errors import AuditUnavailableError
-from central.audit.tables import AuditCheckpoint, AuditPruned, AuditRecord, end_of_chain, prepare, unlocked
+from central.audit.tables import (
+    ADD,
+    AuditCheckpoint,
+    AuditPruned,
+    AuditRecord,
+    end_of_chain,
+    last_signed,
+    prepare,
+    unlocked,
+)
 from central.database import Database, open_sqlite
 
 MAX_DETAIL_CHARACTERS: Final = 2000
@@ -260,7 +269,7 @@ class Audit:
             with self._write_lock:
                 self._require_open()
                 with self._db.writing():
-                    self._sign_if_due(at_once=True)
+                    self._sign_if_due(*end_of_chain(self._db), at_once=True)
         except peewee.PeeweeException as error:
             raise AuditUnavailableError("the audit record cannot be written") from error
 
@@ -401,8 +410,8 @@ class Audit:
                     last_id += 1
                     pending.row["id"] = last_id
                     chain = pending.row["chain"] = link(chain, pending.row)
-                AuditRecord.insert_many([pending.row for pending in batch]).execute(self._db)
-                self._sign_if_due()
+                    ADD.run(self._db, **pending.row)
+                self._sign_if_due(last_id, chain)
             error = None
             self._on_recorded()
         except (peewee.PeeweeException, AuditUnavailableError) as failure:
@@ -412,10 +421,9 @@ class Audit:
                 pending.error = error
                 pending.done = True
 
-    def _sign_if_due(self, *, at_once: bool = False) -> None:
-        """A checkpoint, in the transaction of the records it is for."""
-        last_id, chain = end_of_chain(self._db)
-        signed = AuditCheckpoint.select(peewee.fn.MAX(AuditCheckpoint.last_id)).scalar(self._db) or 0
+    def _sign_if_due(self, last_id: int, chain: str, *, at_once: bool = False) -> None:
+        """A checkpoint for the chain up to its end, in the transaction of the records it is for."""
+        signed = last_signed(self._db)
         hour_is_over = time.monotonic() - self._signed_at_s >= _CHECKPOINT_S
         if last_id > signed and (at_once or hour_is_over or last_id - signed >= CHECKPOINT_RECORDS):
             word = self._notary.checkpoint(last_id, chain)

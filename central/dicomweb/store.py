@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final
 
@@ -40,6 +41,7 @@ from central.dicomweb.store_response import JSON, XML, as_json, as_xml, response
 SILENCE_S: Final = 60.0
 REQUESTS_AT_ONCE: Final = 16
 REQUESTS_OF_ONE_SENDER: Final = 8
+_OPENERS: Final = 4
 _BATCH_BYTES: Final = 256 << 10  # a change of threads for each
 _OFFERS: Final = (Offer(JSON), Offer("application/json"), Offer(XML))
 _log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class Store:
         self._audit = audit
         self._limits = limits
         self._silence_s = silence_s
+        self._openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="stow-objects")
         self._senders: Counter[str] = Counter()  # touched on the event loop alone
 
     def routes(self) -> list[BaseRoute]:
@@ -72,7 +75,7 @@ class Store:
         boundary = boundary_of(request.headers.get("content-type", ""), PART_TYPE)
         sender = principal_of(request).username
         with self._place(sender):
-            deposit = Deposit(self._archive, self._limits, boundary, sender, study_uid)
+            deposit = Deposit(self._archive, self._limits, self._openers, boundary, sender, study_uid)
             try:
                 fault = await self._received(request, deposit)
             finally:  # also when central stops, or fails: what is stored is on record

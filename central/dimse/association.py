@@ -11,6 +11,7 @@ ends the association, never the server.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -49,6 +50,7 @@ PROCESSING_FAILURE: Final = 0x0110
 UNRECOGNIZED_OPERATION: Final = 0x0211
 UNABLE_TO_PROCESS: Final = 0xC000
 _COMMENT_CHARACTERS: Final = 64  # VR LO
+_LOOK_EVERY_S: Final = 0.5  # for what makes no news: the idle timer
 _log = logging.getLogger(__name__)
 
 
@@ -183,12 +185,14 @@ class CentralAssociation(Association):
     Attributes
     ----------
     relational : SOP classes for which relational queries or retrievals were agreed (PS3.4 C.5.1.1, C.5.2.1).
+    news : set when something has come that is to be looked at.
     """
 
     def __init__(self, ae: AE, routes: Routes, peer: Peer) -> None:
         super().__init__(ae, "acceptor")
         self.peer = peer
         self.relational: frozenset[str] = frozenset()
+        self.news = threading.Event()
         self._routes = routes
 
     @property
@@ -207,6 +211,32 @@ class CentralAssociation(Association):
         """Without pynetdicom's logging of every PDU and message, which is most of their cost."""
         for event in evt._INTERVENTION_EVENTS:
             self.bind(event, evt.get_default_handler(event))
+
+    def _run_reactor(self) -> None:
+        """pynetdicom's loop, which waits for news instead of looking every millisecond."""
+        self._is_paused = False
+        while not self._kill:
+            self.news.wait(_LOOK_EVERY_S)
+            self.news.clear()
+            while not self._kill:
+                context_id, message = self.dimse.get_msg(block=False)
+                if message is None or context_id is None:
+                    break
+                self._serve_request(message, context_id)
+            if self.is_established and self.acse.is_release_requested():
+                self.acse.send_release(is_response=True)
+                self.is_released = True
+                self.is_established = False
+                self.kill()
+            elif self.acse.is_aborted():
+                self.is_aborted = True
+                self.is_established = False
+                self.kill()
+            elif not self.dul.is_alive():
+                self.kill()
+            elif self.dul.idle_timer_expired():
+                self.abort()
+                self.kill()
 
     def _serve_request(self, msg: Any, context_id: int) -> None:
         context = self._accepted_cx.get(context_id)

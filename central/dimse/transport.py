@@ -10,11 +10,12 @@ waiting messages; an object that did not arrive whole is discarded with its asso
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import select
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections import deque
@@ -42,8 +43,8 @@ _MAX_MESSAGES_WAITING: Final = 4
 _LEAST_PDU_BYTES: Final = 65_536  # what an A-ASSOCIATE may have, however small our own PDUs are
 _LAST_FRAGMENT: Final = 0x02
 _COMMAND_FRAGMENT: Final = 0x01
-_PAUSE_MS: Final = 1
-_PDU_HEAD: Final = struct.Struct(">BxLLBB")
+_REST_S: Final = 0.05  # without news; what pynetdicom has no news of, such as its timers, waits as long
+_FULL_PAUSE_S: Final = 0.001
 _log = logging.getLogger(__name__)
 
 INVALID_SOP_INSTANCE: Final = 0x0117  # PS3.7 Annex C
@@ -60,30 +61,141 @@ class Limits:
     min_rate_bytes_per_s: int
 
 
+class Outgoing(queue.Queue[Any]):
+    """pynetdicom's queue of what is to be sent, which says when something comes into it."""
+
+    def __init__(self, on_put: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_put = on_put
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        self._on_put()
+
+
 class GuardedSocket(AssociationSocket):
-    """pynetdicom's socket with `held` bytes that were read before, a clock and a cap."""
+    """pynetdicom's socket with `held` bytes that were read before, a clock and a cap.
+
+    Its thread waits here, and nowhere else, until something comes in or is to go out; and it rests here while
+    somebody else has the socket (`take`).
+    """
 
     def __init__(self, assoc: Association, sock: socket.socket, held: bytes, limits: Limits) -> None:
         super().__init__(assoc, client_socket=sock)
+        self._guard(sock, held, limits)
+
+    @classmethod
+    def take_over(cls, association: Association, limits: Limits) -> None:
+        """Put one in place of the socket of an association that is established, and at rest."""
+        transport = association.dul.socket
+        if transport is None or transport.socket is None:
+            return
+        guarded = cls.__new__(cls)
+        vars(guarded).update(vars(transport))
+        guarded._guard(transport.socket, b"", limits)
+        association.dul.socket = guarded
+
+    def _guard(self, sock: socket.socket, held: bytes, limits: Limits) -> None:
         sock.settimeout(limits.stall_timeout_s)
         self._held = memoryview(held)
         self._limits = limits
-        self._poll = select.poll()  # and not select(), which fails from descriptor 1,024 on
-        self._poll.register(sock, select.POLLIN)
+        self._ear, self._bell = socket.socketpair()
+        self._bell.setblocking(False)
+        self._come_in = select.poll()  # and not select(), which fails from descriptor 1,024 on
+        self._come_in.register(sock, select.POLLIN)
+        self._any_news = select.poll()
+        self._any_news.register(sock, select.POLLIN)
+        self._any_news.register(self._ear, select.POLLIN)
+        self._turn = threading.Condition()
+        self._is_wanted = self._is_taken = False
+        self.assoc.dul.to_provider_queue = Outgoing(self._ring)
+        self.assoc.dul._run_loop_delay = 0  # it waits here instead
+
+    def _ring(self) -> None:
+        with contextlib.suppress(OSError):  # rung already, or over
+            self._bell.send(b"\0")
+
+    def end(self) -> None:
+        """Close what is kept beside the socket. To be called when no thread uses the association any more."""
+        self._ear.close()
+        self._bell.close()
 
     @property
     def ready(self) -> bool:
         """Whether a PDU should be read now: there is one, and those before it are being served."""
+        if self._is_wanted:
+            self._rest()
+            return False
         if self.socket is None or not self._is_connected:
             return False
         if self._held:
             return True
         if self.assoc.dimse.msg_queue.qsize() >= _MAX_MESSAGES_WAITING:
+            time.sleep(_FULL_PAUSE_S)
             return False
         if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
             return True
-        # The only pause of the reactor (central.dimse.server): it goes on at once when something comes in.
-        return bool(self._poll.poll(_PAUSE_MS))
+        # The only pause of the reactor: it goes on at once when something comes in or is to go out.
+        found = dict(self._any_news.poll(_REST_S * 1000))
+        if self._ear.fileno() in found:
+            self._ear.recv(4096)
+            del found[self._ear.fileno()]
+        return bool(found)
+
+    def take(self, is_alive: Callable[[], bool]) -> bool:
+        """Let pynetdicom's thread rest, once it has sent what it was given; False if it is no more (`is_alive`)."""
+        with self._turn:
+            self._is_wanted = True
+            self._ring()
+            while not self._is_taken:
+                if not is_alive():
+                    self._is_wanted = False
+                    return False
+                self._turn.wait(_REST_S)
+        return True
+
+    def give_back(self) -> None:
+        """Let it go on."""
+        with self._turn:
+            self._is_wanted = self._is_taken = False
+            self._turn.notify_all()
+
+    def _rest(self) -> None:
+        with self._turn:
+            self._is_taken = True
+            self._turn.notify_all()
+            self._turn.wait_for(lambda: not self._is_wanted)
+
+    # For who has taken it.
+
+    def set_timeout(self, timeout_s: float | None) -> float | None:
+        """Set the socket's; the one before."""
+        if self.socket is None:
+            return None
+        before: float | None = self.socket.gettimeout()
+        with contextlib.suppress(OSError):
+            self.socket.settimeout(timeout_s)
+        return before
+
+    def has_data(self, timeout_s: float) -> bool:
+        """Whether something can be read within so long. OSError: the socket is closed."""
+        if self.socket is None:
+            raise OSError("the socket is closed")
+        if self._held or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()):
+            return True
+        return bool(self._come_in.poll(timeout_s * 1000))
+
+    def send_all(self, data: bytes) -> None:
+        """Send; the timeout is for each step of it. OSError: the socket is closed, or the other side does not read."""
+        if self.socket is None:
+            raise OSError("the socket is closed")
+        left = memoryview(data)
+        while left:
+            left = left[self.socket.send(left) :]
+
+    def put_back(self, data: bytes | bytearray) -> None:
+        """Let these bytes be read once more."""
+        self._held = memoryview(bytes(data) + bytes(self._held))
 
     def recv(self, nr_bytes: int) -> bytearray:
         """`nr_bytes`, or fewer where the peer closed. OSError for what is too large, too slow or broken."""
@@ -109,50 +221,27 @@ class GuardedSocket(AssociationSocket):
         return out
 
 
-class PackedData(P_DATA):
-    """P-DATA-TF PDUs of one presentation context that are encoded already: many leave in one write.
-
-    Parameters
-    ----------
-    data : a piece of a data set.
-    room : bytes of data a PDU takes.
-    is_last : nothing of the data set follows.
-    """
-
-    def __init__(self, context_id: int, data: memoryview, room: int, *, is_last: bool) -> None:
-        super().__init__()
-        pieces: list[bytes | memoryview] = []
-        for at in range(0, len(data), room):
-            piece = data[at : at + room]
-            ends = is_last and at + room >= len(data)
-            # PS3.8 Table 9-22 and Annex E.2
-            pieces.append(_PDU_HEAD.pack(4, len(piece) + 6, len(piece) + 2, context_id, 2 if ends else 0))
-            pieces.append(piece)
-        self.pdus = b"".join(pieces)
-
-
 class EndingStateMachine(StateMachine):
     """pynetdicom's, but an event out of order ends the association in order, not its thread with a traceback.
 
-    It also sends `PackedData`.
+    Parameters
+    ----------
+    on_news : called when something has come that the association's thread should look at.
     """
 
+    def __init__(self, dul: DULServiceProvider, on_news: Callable[[], None]) -> None:
+        super().__init__(dul)
+        self._on_news = on_news
+
     @classmethod
-    def take_over(cls, dul: DULServiceProvider) -> None:
+    def take_over(cls, dul: DULServiceProvider, on_news: Callable[[], None] = lambda: None) -> None:
         """Put one in place of the machine that `dul` has, in the state in which that is."""
-        machine = cls(dul)
+        machine = cls(dul, on_news)
         machine.current_state = dul.state_machine.current_state
         dul.state_machine = machine
 
     def do_action(self, event: str) -> None:
-        waiting = self.dul.to_provider_queue
         try:
-            if event == "Evt9" and self.current_state == "Sta6" and isinstance(waiting.queue[0], PackedData):
-                packed = waiting.get(False)
-                assert isinstance(packed, PackedData)
-                assert self.dul.socket is not None
-                self.dul.socket.send(packed.pdus)
-                return
             super().do_action(event)
         except Exception as error:
             _log.info("event=association-out-of-order error=%s", type(error).__name__)
@@ -160,6 +249,8 @@ class EndingStateMachine(StateMachine):
             if transport is not None:
                 transport._shutdown_socket()
             self.dul._kill_thread = True
+        if self.dul._kill_thread or self.dul.assoc.dimse.msg_queue.queue or self.dul.to_user_queue.queue:
+            self._on_news()
 
 
 class Incoming:
