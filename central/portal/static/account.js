@@ -73,7 +73,7 @@ const submitted = (id, work) => at(id)?.addEventListener("submit", (event) => {
 function showCodes(codes) {
   at("recovery-codes").replaceChildren(...codes.map((code) => element("li", {}, code)));
   at("recovery").hidden = false;
-  at("recovery").scrollIntoView({ block: "nearest" });
+  at("recovery").focus();  // which also brings it into view
 }
 
 clicked("app-begin", async () => {

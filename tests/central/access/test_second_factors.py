@@ -93,6 +93,19 @@ def test_a_code_is_taken_once_and_none_before_it(
             accounts.verify("ann", GOOD, "::1", used)
 
 
+def test_of_two_who_send_the_same_code_at_once_one_comes_in(
+    factors: SecondFactors, ann: Principal, clock: Clock
+) -> None:
+    secret, recovery = set_up(factors, ann, clock)
+    for shown in (code(secret, clock), recovery[0]):
+        first, second = (
+            factors.look(ann.user_id, shown) for _ in range(2)
+        )  # both were right when they were looked at
+        factors.admit(ann, first)
+        with pytest.raises(SecondFactorError):
+            factors.admit(ann, second)
+
+
 def test_a_wrong_password_takes_no_code(
     accounts: Accounts, factors: SecondFactors, ann: Principal, clock: Clock
 ) -> None:

@@ -127,6 +127,7 @@ def test_an_app_is_set_up_used_and_removed(house: House) -> None:
         browser.press("Enter")
         browser.wait_for("document.getElementById('recovery-codes').children.length === 10")
         browser.wait_for("document.getElementById('app-state').textContent.includes('10 recovery codes')")
+        assert browser.eval("document.activeElement.id") == "recovery"
         recovery = browser.eval("document.querySelector('#recovery-codes li').textContent")
         assert browser.eval("document.getElementById('qr').childElementCount") == 0
         assert browser.eval("document.getElementById('app-key').value") == ""
