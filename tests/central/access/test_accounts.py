@@ -161,6 +161,12 @@ def test_a_database_of_an_older_version_is_taken_over(db: Database) -> None:
         db.execute_sql(f"ALTER TABLE user_session DROP COLUMN {column}")
     for _ in range(2):
         accounts = opened(db)
+    (ann,) = (accounts.account(row.user_id) for row in UserAccount.select().execute(db))
+    assert ann is not None
+    token = accounts.sessions.start(ann, "cookie", 60, Arrival("password"))
+    found = accounts.sessions.find(token, "cookie")
+    assert found is not None
+    assert found.arrival.means == "password"
     accounts.block("ann")
     assert accounts.verify("ann", GOOD, "::1") is None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from central.access.policy import Role
 from central.access.web import COOKIE_NAME
 from central.audit.record import Action
 from central.config import OidcOtherProvider, OidcSettings, Settings
@@ -38,7 +39,9 @@ def house(staff: Place, patients: Place, tmp_path: Path) -> Iterator[House]:
     second = patients.settings(secret).model_dump(exclude={"others", "doctor", "name"})
     other = OidcOtherProvider(key="patients", name="the state", **second)
     sign_ons = sign_ons_of(OidcSettings(**first, others=[other]))
-    with open_house(tmp_path, port=staff.central_port, sign_ons=sign_ons) as opened:
+    with open_house(
+        tmp_path, port=staff.central_port, sign_ons=sign_ons, second_factor_roles=frozenset(Role)
+    ) as opened:
         yield opened
 
 
@@ -58,6 +61,19 @@ def test_each_is_trusted_for_its_own_people(staff: Place, patients: Place, house
         assert sign_on(house, "gregory", key="patients")[1].status_code == 403
         assert sign_on(house, "jane")[1].status_code == 403
         assert httpx.get(f"{house.base_url}/signin/oidc?provider=nobodys").status_code == 404
+
+        # Second factors of the provider's people are its own business, and so is what they sign on with.
+        assert doctor.get("/dicom-web/studies").status_code == 200
+        page = doctor.get("/account").text
+        assert "Where you are signed in" in page
+        assert "Authenticator app" not in page
+        own_page = {"Sec-Fetch-Site": "same-origin"}
+        for path, wish in (
+            ("/api/account/app", None),
+            ("/api/account/passkeys/options", None),
+            ("/api/account/password", {"current": "", "new": "a password for tests"}),
+        ):
+            assert doctor.post(path, json=wish, headers=own_page).status_code == 403, path
 
         sender = Sender(house, patients, key)
         assert sender.send(sub="gregory").status_code == 200  # who is somebody else there
