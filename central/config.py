@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import psycopg
@@ -241,7 +241,7 @@ class AccessSettings(Section):
     )
 
 
-class OidcSettings(Section):
+class OidcProvider(Section):
     issuer: str = Field(
         default="", description="issuer of an OpenID Connect provider that people sign on at; empty: none"
     )
@@ -271,7 +271,7 @@ class OidcSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _complete(self) -> OidcSettings:
+    def _complete(self) -> Self:
         if not self.issuer:
             return self
         for url, key in ((self.issuer, "issuer"), (self.public_url, "public_url")):
@@ -282,6 +282,30 @@ class OidcSettings(Section):
             raise ValueError("client_id is missing")
         if self.patient_id_claim and not self.issuer_of_patient_id:
             raise ValueError("an identifier counts with its issuer only: set issuer_of_patient_id")
+        return self
+
+
+class OidcOtherProvider(OidcProvider):
+    key: str = Field(
+        pattern="^[a-z0-9][a-z0-9-]{0,31}$",
+        description="a short name for addresses; this one is told public_url/signin/oidc/callback?provider=KEY",
+    )
+
+
+class OidcSettings(OidcProvider):
+    others: list[OidcOtherProvider] = Field(
+        default=[],
+        description="further providers: one [[oidc.others]] table each, with the same keys and one of its own",
+    )
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> OidcSettings:
+        issuers = [self.issuer, *(one.issuer for one in self.others)]
+        keys = [one.key for one in self.others]
+        if self.others and not all(issuers):
+            raise ValueError("each provider has an issuer, and the first one is [oidc] itself")
+        if len(set(issuers)) < len(issuers) or len(set(keys)) < len(keys):
+            raise ValueError("two providers have the same issuer, or the same key")
         return self
 
 

@@ -21,7 +21,7 @@ from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
 from central.archive.archive import Archive
 from central.audit.delivery import SyslogDelivery
-from central.config import OidcSettings
+from central.config import OidcProvider, OidcSettings
 from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.render import Renderer
 from central.dicomweb.service import routes as dicomweb_routes
@@ -36,6 +36,7 @@ from central.portal.enrolments import routes as enrolment_routes
 from central.portal.guests import routes as guest_routes
 from central.portal.looks import routes as looks_routes
 from central.portal.service import routes as portal_routes
+from central.portal.sign_in import at_provider
 from central.portal.single_sign_on import SignOn
 from central.portal.study_access import routes as study_access_routes
 from central.portal.tokens import routes as token_routes
@@ -87,7 +88,7 @@ def people_app(
                 rooms.fleet.boxes,
                 pair_new,
                 sessions.browser_life_s,
-                sign_on_of(foundation.settings.oidc),
+                sign_ons_of(foundation.settings.oidc),
             ),
             *looks_routes(
                 archive,
@@ -132,16 +133,20 @@ def people_app(
     )
 
 
-def sign_on_of(oidc: OidcSettings) -> SignOn | None:
-    """How people sign on at the house's provider; None where there is none."""
-    if not oidc.issuer:
-        return None
+def sign_ons_of(oidc: OidcSettings) -> list[SignOn]:
+    """How people sign on at each provider of the house."""
+    first = [sign_on_of(oidc, "")] if oidc.issuer else []
+    return first + [sign_on_of(one, one.key) for one in oidc.others]
+
+
+def sign_on_of(oidc: OidcProvider, key: str) -> SignOn:
+    """How people sign on at one of them. StartError: its secret cannot be read."""
     try:
         secret = oidc.client_secret.read_text().strip() if oidc.client_secret else ""
     except OSError as error:
         raise StartError(f"oidc.client_secret {oidc.client_secret}: {error.strerror}") from error
     public_url = oidc.public_url.rstrip("/")
-    redirect_uri = public_url + "/signin/oidc/callback"
+    redirect_uri = public_url + at_provider("/signin/oidc/callback", key)
     values = {
         Role.ADMIN: oidc.admin,
         Role.RADIOLOGIST: oidc.radiologist,
@@ -156,4 +161,4 @@ def sign_on_of(oidc: OidcSettings) -> SignOn | None:
         oidc.issuer_of_patient_id,
     )
     client = Client(oidc.issuer, oidc.client_id, secret, redirect_uri, oidc.scopes)
-    return SignOn(Provider(client), rules, oidc.name, public_url)
+    return SignOn(key, Provider(client), rules, oidc.name, public_url)

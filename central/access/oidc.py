@@ -67,17 +67,18 @@ class Client:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one browser has to bring back: it is kept in that browser, in a cookie."""
+    """What one browser has to bring back, and from which provider: it is kept in that browser, in a cookie."""
 
     state: str
     nonce: str
     verifier: str
     next_path: str
+    provider: str
 
     @classmethod
-    def new(cls, next_path: str) -> Attempt:
+    def new(cls, next_path: str, provider: str) -> Attempt:
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
-        return cls(state, nonce, verifier, next_path)
+        return cls(state, nonce, verifier, next_path, provider)
 
     def cookie(self) -> str:
         return base64.urlsafe_b64encode(json.dumps(asdict(self)).encode()).decode("ascii")
@@ -91,7 +92,7 @@ class Attempt:
             values = json.loads(base64.urlsafe_b64decode(text))
         except (ValueError, RecursionError):
             return None
-        names = ("state", "nonce", "verifier", "next_path")
+        names = ("state", "nonce", "verifier", "next_path", "provider")
         if not isinstance(values, dict) or not all(isinstance(values.get(name), str) for name in names):
             return None
         return cls(*(values[name] for name in names))

@@ -35,12 +35,13 @@ _COLUMNS_ADDED: Final = {
     "means": "VARCHAR(255) NOT NULL DEFAULT ''",
     "source_address": "VARCHAR(255) NOT NULL DEFAULT ''",
     "browser": "VARCHAR(255) NOT NULL DEFAULT ''",
+    "provider": "VARCHAR(255) NOT NULL DEFAULT ''",
     "provider_session": "VARCHAR(255) NOT NULL DEFAULT ''",
 }
 
 
 class UserSession(peewee.Model):
-    """Table ``user_session``. Times are seconds since 1970; `provider_session` is of an OpenID provider, or ""."""
+    """Table ``user_session``. Times are seconds since 1970; the last two are of an OpenID provider's people, or ""."""
 
     token_sha256 = peewee.CharField(primary_key=True)
     user_id = peewee.CharField(index=True)
@@ -50,6 +51,7 @@ class UserSession(peewee.Model):
     means = peewee.CharField()
     source_address = peewee.CharField()
     browser = peewee.CharField()
+    provider = peewee.CharField()
     provider_session = peewee.CharField()
 
     class Meta:
@@ -72,6 +74,7 @@ class Arrival:
     means: str = ""
     source_address: str = ""
     browser: str = ""
+    provider: str = ""
     provider_session: str = ""
 
 
@@ -124,6 +127,7 @@ class Sessions:
                 means=came.means,
                 source_address=came.source_address[:_MAX_BROWSER_CHARACTERS],
                 browser=came.browser[:_MAX_BROWSER_CHARACTERS],
+                provider=came.provider,
                 provider_session=came.provider_session,
             ).execute(self._db)
         return token
@@ -198,7 +202,7 @@ def _session(row: dict[str, Any]) -> Session:
         kind=row["kind"],
         started_at_utc=row["started_at_utc"],
         expires_at_utc=row["expires_at_utc"],
-        arrival=Arrival(row["means"], row["source_address"], row["browser"], row["provider_session"]),
+        arrival=Arrival(**{name: row[name] for name in Arrival.__dataclass_fields__}),
     )
 
 

@@ -72,10 +72,9 @@ def source_address(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client else "unknown"
 
 
-def arrival_of(request: HTTPConnection, means: str, provider_session: str = "") -> Arrival:
+def arrival_of(request: HTTPConnection, means: str) -> Arrival:
     """How the session came about that the answer to `request` begins."""
-    browser = browser_of(request.headers.get("user-agent", ""))
-    return Arrival(means, source_address(request), browser, provider_session)
+    return Arrival(means, source_address(request), browser_of(request.headers.get("user-agent", "")))
 
 
 def authenticate(request: HTTPConnection, doorkeeper: Doorkeeper) -> Principal | None:

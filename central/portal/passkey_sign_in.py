@@ -19,7 +19,7 @@ from central.access.doorkeeper import Doorkeeper
 from central.access.errors import FactorChangeError, PasskeyRefusedError, ThrottledError
 from central.access.problems import problem
 from central.access.sign_in import sign_in_event
-from central.access.web import page_of, source_address
+from central.access.web import arrival_of, page_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
 from central.portal.sign_in import let_in
@@ -78,7 +78,8 @@ def routes(doorkeeper: Doorkeeper, audit: Audit, cookie_life_s: int) -> list[Bas
             return problem(503, "the audit record cannot be written; try again later")
         response = Response(status_code=204)
         response.delete_cookie(_COOKIE_NAME, path=_PATH)
-        let_in(request, response, doorkeeper.accounts.sessions, admitted, cookie_life_s)
+        sessions, arrival = doorkeeper.accounts.sessions, arrival_of(request, admitted.means)
+        let_in(request, response, sessions, admitted.principal, cookie_life_s, arrival)
         return response
 
     def refuse(address: str, error: PasskeyRefusedError) -> Response:

@@ -41,7 +41,7 @@ def routes(
     fleet_view: Callable[[], Sequence[BoxView]],
     pair: Callable[[str], Pairing],
     cookie_life_s: int = COOKIE_LIFE_S,
-    sign_on: SignOn | None = None,
+    sign_ons: Sequence[SignOn] = (),
 ) -> list[BaseRoute]:
     """Sign-in, accounts, study list, fleet and audit. Must be behind `RequireSignIn`.
 
@@ -50,9 +50,9 @@ def routes(
     """
     portal = _Portal(audit, fleet_view, pair)
     return [
-        *sign_in_pages(doorkeeper, audit, cookie_life_s, sign_on.name if sign_on else ""),
+        *sign_in_pages(doorkeeper, audit, cookie_life_s, {one.key: one.name for one in sign_ons}),
         *passkey_sign_in_routes(doorkeeper, audit, cookie_life_s),
-        *single_sign_on_routes(doorkeeper, audit, sign_on, cookie_life_s),
+        *single_sign_on_routes(doorkeeper, audit, sign_ons, cookie_life_s),
         *account_routes(doorkeeper, audit),
         *factor_routes(doorkeeper, audit),
         Route("/", portal.studies_page),

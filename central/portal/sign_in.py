@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote
 
@@ -17,11 +18,11 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from central.access.accounts import Admitted
 from central.access.claims import EXTERNAL
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import ThrottledError
-from central.access.sessions import Sessions
+from central.access.policy import Principal
+from central.access.sessions import Arrival, Sessions
 from central.access.sign_in import FormError, check_sign_in, small_form
 from central.access.web import COOKIE_NAME, arrival_of, audit_event, page_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
@@ -34,9 +35,12 @@ _LOCAL_PATH: Final = re.compile(r"/(?![/\\])[^\x00-\x20\x7f\\]*")
 
 
 def sign_in_pages(
-    doorkeeper: Doorkeeper, audit: Audit, cookie_life_s: int = COOKIE_LIFE_S, provider_name: str = ""
+    doorkeeper: Doorkeeper,
+    audit: Audit,
+    cookie_life_s: int = COOKIE_LIFE_S,
+    providers: Mapping[str, str] = MappingProxyType({}),
 ) -> list[BaseRoute]:
-    """`/signin` and `/signout`. A session lives `cookie_life_s` seconds; `provider_name` "" for no single sign-on."""
+    """`/signin` and `/signout`. A session lives `cookie_life_s` seconds; `providers` are those of single sign-on."""
     accounts = doorkeeper.accounts
 
     def form_page(status: int, next_path: str, message: str = "", username: str = "") -> Response:
@@ -48,8 +52,7 @@ def sign_in_pages(
             message=message,
             username=username[:64],
             passkeys=doorkeeper.passkeys.are_possible,
-            provider_name=provider_name,
-            provider_path="/signin/oidc?next=" + quote(next_path, safe=""),
+            providers=ways_out(providers, next_path),
         )
 
     def show(request: Request) -> Response:
@@ -83,15 +86,20 @@ def sign_in_pages(
         if admitted is None:
             return form_page(401, next_path, "Wrong username, password or code.", username)
         response = RedirectResponse(next_path, status_code=303)
-        let_in(request, response, accounts.sessions, admitted, cookie_life_s)
+        arrival = arrival_of(request, admitted.means)
+        let_in(request, response, accounts.sessions, admitted.principal, cookie_life_s, arrival)
         return response
 
     def sign_out(request: Request) -> Response:
-        accounts.sessions.end(request.cookies.get(COOKIE_NAME, ""))
+        token = request.cookies.get(COOKIE_NAME, "")
+        session = accounts.sessions.find(token, "cookie")
+        accounts.sessions.end(token)
         with suppress(AuditUnavailableError):  # signing out must work, recorded or not
             audit.record(audit_event(request, Action.SIGN_OUT, "success"))
         external = principal_of(request).user_id.startswith(EXTERNAL)
-        response = RedirectResponse("/signin/oidc/out" if external else "/signin", status_code=303)
+        provider = session.arrival.provider if session is not None else ""
+        out = at_provider("/signin/oidc/out", provider) if external else "/signin"
+        response = RedirectResponse(out, status_code=303)
         response.delete_cookie(COOKIE_NAME, path="/", httponly=True, samesite="strict")
         return response
 
@@ -114,15 +122,27 @@ def let_in(
     request: Request,
     response: Response,
     sessions: Sessions,
-    admitted: Admitted,
+    principal: Principal,
     life_s: int,
-    provider_session: str = "",
+    arrival: Arrival,
 ) -> None:
     """Begin a session in the browser that made `request`; the one it had ends."""
     sessions.end(request.cookies.get(COOKIE_NAME, ""))
-    arrival = arrival_of(request, admitted.means, provider_session)
-    token = sessions.start(admitted.principal, "cookie", life_s, arrival)
+    token = sessions.start(principal, "cookie", life_s, arrival)
     set_session_cookie(request, response, token, life_s)
+
+
+def ways_out(providers: Mapping[str, str], next_path: str) -> list[tuple[str, str]]:
+    """For each provider what its button says, and where it leads; afterwards to `next_path`."""
+    return [
+        (name, at_provider(f"/signin/oidc?next={quote(next_path, safe='')}", key))
+        for key, name in providers.items()
+    ]
+
+
+def at_provider(path: str, key: str) -> str:
+    """`path` for the provider of that key; the first one's is "" and is not said."""
+    return f"{path}{'&' if '?' in path else '?'}provider={key}" if key else path
 
 
 def set_session_cookie(request: Request, response: Response, token: str, life_s: int) -> None:

@@ -10,11 +10,9 @@ const done = (sentence) => { at("done").textContent = sentence; };
 
 async function load() {
   const state = await fetchJson("/api/account");
-  if (at("stale")) {
-    at("stale").hidden = state.is_fresh;
-    showApp(state);
-    if (at("passkeys")) list("passkeys", state.passkeys.map(passkeyEntry));
-  }
+  if (at("stale")) at("stale").hidden = state.is_fresh;
+  if (at("app-state")) showApp(state);
+  if (at("passkeys")) list("passkeys", state.passkeys.map(passkeyEntry));
   if (at("sessions")) list("sessions", state.sessions.map(sessionEntry));
   for (const button of document.querySelectorAll("button.changes")) button.disabled = !state.is_fresh;
   return state;
@@ -73,7 +71,7 @@ const submitted = (id, work) => at(id)?.addEventListener("submit", (event) => {
 function showCodes(codes) {
   at("recovery-codes").replaceChildren(...codes.map((code) => element("li", {}, code)));
   at("recovery").hidden = false;
-  at("recovery").scrollIntoView({ block: "nearest" });
+  at("recovery").focus();  // which also brings it into view
 }
 
 clicked("app-begin", async () => {

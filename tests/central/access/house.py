@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -144,7 +144,7 @@ def open_house(
     *,
     emergency: bool = True,
     port: int = 0,
-    sign_on: SignOn | None = None,
+    sign_ons: Sequence[SignOn] = (),
     second_factor_roles: frozenset[Role] = frozenset(),
     public_url: str = "",
     clock: Callable[[], float] = time.time,
@@ -181,7 +181,7 @@ def open_house(
         app = Starlette(
             routes=[
                 *sign_in_routes(accounts, audit),
-                *portal_routes(doorkeeper, audit, lambda: boxes, pair, sign_on=sign_on),  # type: ignore[arg-type, return-value]
+                *portal_routes(doorkeeper, audit, lambda: boxes, pair, sign_ons=sign_ons),  # type: ignore[arg-type, return-value]
                 *looks_routes(archive, audit, "St. Elsewhere", lambda: None),
                 *enrolment_routes(audit, pairings, replace, revoke),
                 *study_access_routes(doorkeeper, archive, audit),

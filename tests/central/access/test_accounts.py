@@ -104,7 +104,7 @@ def test_sessions_end_with_those_at_the_provider(accounts: Accounts) -> None:
     ann, bob = (accounts.create_user(name, GOOD, Role.DOCTOR) for name in ("ann", "bob"))
     sessions = accounts.sessions
     begun = {
-        (who.username, at): sessions.start(who, "cookie", 60, Arrival("single sign-on", provider_session=at))
+        (who.username, at): sessions.start(who, "cookie", 60, Arrival(provider_session=at))
         for who, at in ((ann, "x"), (ann, "y"), (ann, ""), (bob, "x"), (bob, ""))
     }
 
@@ -157,10 +157,16 @@ def test_everybody_is_signed_out_alone(accounts: Accounts) -> None:
 def test_a_database_of_an_older_version_is_taken_over(db: Database) -> None:
     opened(db).create_user("ann", GOOD, Role.DOCTOR)
     db.execute_sql("ALTER TABLE user_account DROP COLUMN blocked_at_utc")
-    for column in ("started_at_utc", "means", "source_address", "browser", "provider_session"):
+    for column in ("started_at_utc", "means", "source_address", "browser", "provider", "provider_session"):
         db.execute_sql(f"ALTER TABLE user_session DROP COLUMN {column}")
     for _ in range(2):
         accounts = opened(db)
+    (ann,) = (accounts.account(row.user_id) for row in UserAccount.select().execute(db))
+    assert ann is not None
+    token = accounts.sessions.start(ann, "cookie", 60, Arrival("password"))
+    found = accounts.sessions.find(token, "cookie")
+    assert found is not None
+    assert found.arrival.means == "password"
     accounts.block("ann")
     assert accounts.verify("ann", GOOD, "::1") is None
 

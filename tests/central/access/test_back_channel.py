@@ -16,6 +16,7 @@ from central.access.oidc import SignOnRefusedError
 from central.access.throttle import FAILURES_PER_USERNAME
 from central.access.web import COOKIE_NAME
 from central.audit.record import Action
+from central.portal.sign_in import at_provider
 from tests.central.access.house import House
 from tests.central.access.test_oidc import Answering, Place, house, new_key, place, sign_on
 
@@ -57,6 +58,7 @@ class Sender:
     def __init__(self, house: House, place: Place, key: dict[str, Any]) -> None:
         self._house = house
         self._key = key
+        self._provider = place.key
         self.claims: dict[str, Any] = {
             "iss": place.issuer,
             "aud": "central",
@@ -72,7 +74,7 @@ class Sender:
         return self.send_raw(token)
 
     def send_raw(self, token: str) -> httpx.Response:
-        url = f"{self._house.base_url}/signin/oidc/back-channel"
+        url = self._house.base_url + at_provider("/signin/oidc/back-channel", self._provider)
         return httpx.post(url, data={"logout_token": token}, timeout=60)
 
 

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import argon2
 import pytest
 
 from central.access.accounts import Accounts, Admitted
 from central.access.errors import FactorChangeError, SecondFactorError, ThrottledError
+from central.access.hashes import SecretHashes
 from central.access.policy import Principal, Role
 from central.access.second_factors import (
     ENROLMENT_LIFE_S,
@@ -93,6 +95,19 @@ def test_a_code_is_taken_once_and_none_before_it(
             accounts.verify("ann", GOOD, "::1", used)
 
 
+def test_of_two_who_send_the_same_code_at_once_one_comes_in(
+    factors: SecondFactors, ann: Principal, clock: Clock
+) -> None:
+    secret, recovery = set_up(factors, ann, clock)
+    for shown in (code(secret, clock), recovery[0]):
+        first, second = (
+            factors.look(ann.user_id, shown) for _ in range(2)
+        )  # both were right when they were looked at
+        factors.admit(ann, first)
+        with pytest.raises(SecondFactorError):
+            factors.admit(ann, second)
+
+
 def test_a_wrong_password_takes_no_code(
     accounts: Accounts, factors: SecondFactors, ann: Principal, clock: Clock
 ) -> None:
@@ -130,6 +145,43 @@ def test_wrong_codes_are_failures_like_wrong_passwords(
             accounts.verify("ann", GOOD, f"::{number}", "000000")
     with pytest.raises(ThrottledError):
         accounts.verify("ann", GOOD, "::9", code(secret, clock))
+
+
+class Counted(SecretHashes):
+    verified = 0
+
+    def matches(self, encoded: str, secret: str) -> bool:
+        self.verified += 1
+        return super().matches(encoded, secret)
+
+
+def test_whatever_is_wrong_costs_the_same(
+    db: Database, factors: SecondFactors, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = Counted(argon2.profiles.CHEAPEST)
+    accounts = Accounts.open(db, factors, clock, hashes)
+    secret, _ = set_up(factors, accounts.create_user("ann", GOOD, Role.DOCTOR), clock)
+    accounts.create_user("bob", GOOD, Role.DOCTOR)
+    asked: list[str] = []
+    execute = db.execute_sql
+    monkeypatch.setattr(db, "execute_sql", lambda sql, *more: (asked.append(sql), execute(sql, *more))[1])
+    cost = {}
+    for username, password, shown in (
+        ("nobody", GOOD, "000000"),
+        ("bob", "wrong password", "000000"),
+        ("ann", "wrong password", "000000"),
+        ("ann", "wrong password", code(secret, clock)),
+        ("ann", GOOD, "000000"),
+        ("ann", GOOD, ""),
+    ):
+        asked.clear()
+        before = hashes.verified
+        try:
+            assert accounts.verify(username, password, "::1", shown) is None
+        except SecondFactorError:
+            assert password == GOOD
+        cost[username, password, shown] = (hashes.verified - before, tuple(asked))
+    assert len(set(cost.values())) == 1, cost
 
 
 def test_who_has_the_password_cannot_guess_for_a_year(

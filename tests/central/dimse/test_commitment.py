@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
+from pynetdicom.pdu import P_DATA_TF
 
 from central.dimse.commitment import STORAGE_COMMITMENT
 from tests.central.access.house import pydicom_file
@@ -46,13 +48,20 @@ def ask(house: House, action: Dataset, reports: Reports, *, action_type: int = 1
     """The status of an N-ACTION; with `wait` the association stays until a report has come."""
     ae = AE("PEER")
     ae.add_requested_context(STORAGE_COMMITMENT)
-    assoc = ae.associate("127.0.0.1", house.port, ae_title="DICOMNET", evt_handlers=receiver(reports))  # type: ignore[arg-type]
+    answered = threading.Event()
+
+    def sent(event: evt.Event) -> None:
+        if isinstance(event.pdu, P_DATA_TF) and not reports.empty():
+            answered.set()
+
+    handlers = [*receiver(reports), (evt.EVT_PDU_SENT, sent)]
+    assoc = ae.associate("127.0.0.1", house.port, ae_title="DICOMNET", evt_handlers=handlers)  # type: ignore[arg-type]
     assert assoc.is_established
     status, _ = assoc.send_n_action(
         action, action_type, UID(STORAGE_COMMITMENT), UID("1.2.840.10008.1.20.1.1")
     )
-    if wait:
-        reports.put(reports.get(timeout=60))
+    if wait:  # pynetdicom answers on a thread of its own: to release before that would break its association
+        assert answered.wait(60)
     assoc.release()
     return int(status.Status)
 

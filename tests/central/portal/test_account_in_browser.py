@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from central.access.policy import Role
+from central.access.sessions import FRESH_S, UserSession
 from central.access.totp import STEP_S, code_at
 from central.audit.record import Action
 from tests.browser import Browser
@@ -83,7 +84,9 @@ def test_a_passkey_is_made_and_signs_in(house: House) -> None:
         )
 
         sign_out(browser)
-        browser.eval("document.getElementById('passkey').focus()")
+        for _ in range(4):  # from the username over password, code and Sign in
+            browser.press("Tab")
+        assert browser.eval("document.activeElement.id") == "passkey"
         browser.press("Enter")
         browser.wait_for("location.pathname === '/'")
         assert house.audit.search(limit=1, action=Action.SIGN_IN)[0].event.detail == "passkey"
@@ -127,6 +130,7 @@ def test_an_app_is_set_up_used_and_removed(house: House) -> None:
         browser.press("Enter")
         browser.wait_for("document.getElementById('recovery-codes').children.length === 10")
         browser.wait_for("document.getElementById('app-state').textContent.includes('10 recovery codes')")
+        assert browser.eval("document.activeElement.id") == "recovery"
         recovery = browser.eval("document.querySelector('#recovery-codes li').textContent")
         assert browser.eval("document.getElementById('qr').childElementCount") == 0
         assert browser.eval("document.getElementById('app-key').value") == ""
@@ -147,6 +151,24 @@ def test_an_app_is_set_up_used_and_removed(house: House) -> None:
         sign_out(browser)
         sign_in(browser, house, "doctor")
         on_account(browser)
+
+
+def test_a_page_that_was_left_open_says_what_to_do(house: House) -> None:
+    with Browser(width=390, height=844) as browser:
+        sign_in(browser, house, "admin")
+        on_account(browser)
+        changes = "[...document.querySelectorAll('button.changes:not([hidden])')].map(one => one.disabled)"
+        assert browser.eval(changes) == [False] * 3  # an app, a passkey, a reset
+        UserSession.update(started_at_utc=int(NOW) - FRESH_S - 1).execute(house.db)
+        browser.click("#app-begin")  # from the page as it was
+        browser.wait_for("document.getElementById('message').textContent.startsWith('sign in again')")
+        browser.open(f"{house.base_url}/account")
+        on_account(browser)
+        assert browser.eval(changes) == [True] * 3
+        browser.click("#stale a")
+        browser.wait_for(
+            "location.pathname === '/signin' && document.querySelector('[name=next]').value === '/account'"
+        )
 
 
 def test_sessions_and_password_on_a_telephone(house: House) -> None:
