@@ -48,7 +48,7 @@ _LEAST_PDU_BYTES: Final = 65_536  # what an A-ASSOCIATE may have, however small 
 _LAST_FRAGMENT: Final = 0x02
 _COMMAND_FRAGMENT: Final = 0x01
 _REST_S: Final = 0.05  # without news; what pynetdicom has no news of, such as its timers, waits as long
-_FULL_PAUSE_S: Final = 0.001
+_PAUSE_S: Final = 0.001  # where there is nothing to wait on
 _log = logging.getLogger(__name__)
 
 INVALID_SOP_INSTANCE: Final = 0x0117  # PS3.7 Annex C
@@ -131,11 +131,12 @@ class GuardedSocket(AssociationSocket):
             self._rest()
             return False
         if self.socket is None or not self._is_connected:
+            time.sleep(_PAUSE_S)  # until the association's thread has seen it
             return False
         if self._held:
             return True
         if self.assoc.dimse.msg_queue.qsize() >= _MAX_MESSAGES_WAITING:
-            time.sleep(_FULL_PAUSE_S)
+            time.sleep(_PAUSE_S)
             return False
         if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
             return True
