@@ -80,6 +80,15 @@ def people_app(
 
     return Starlette(
         routes=[
+            # The first, because it is asked the most, and routes are looked through one after the other.
+            *dicomweb_routes(
+                archive,
+                audit,
+                renderer,
+                DepositLimits(
+                    foundation.settings.limits.max_object_bytes, has_room(foundation.settings.storage)
+                ),
+            ),
             Route("/healthz", health, methods=["GET"]),
             *sign_in_routes(accounts, audit, sessions.token_life_s),
             *portal_routes(
@@ -119,14 +128,6 @@ def people_app(
                 bundle=SupportBundles(foundation.settings.storage.support_folder).find,
             ),
             *worklist_routes(WorklistStore(foundation.db), audit),
-            *dicomweb_routes(
-                archive,
-                audit,
-                renderer,
-                DepositLimits(
-                    foundation.settings.limits.max_object_bytes, has_room(foundation.settings.storage)
-                ),
-            ),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
         middleware=[Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper)],

@@ -186,8 +186,9 @@ class ObjectFiles:
         else:
             self._make_durable(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
+        beside = list(folder.parent.iterdir())
         fsync_folder(folder.parent)
-        self._durable.add(folder)
+        self._durable.update(beside)  # all that were there before the sync are durable with this one
 
 
 def sweep(incoming: Path) -> None:

@@ -39,7 +39,7 @@ PART_TYPE: Final = "application/dicom"
 MAX_INSTANCES: Final = 10_000
 """In one request: what is answered about them is held in memory."""
 
-_AT_ONCE: Final = 16
+AT_ONCE: Final = 16
 """Instances made findable in one transaction: bounds files that are open and the memory that their metadata takes."""
 
 # Failure Reason (PS3.18 table I.2-2), Warning Reason (table I.2-1).
@@ -198,7 +198,7 @@ class Deposit:
             self._group.append(Failed(part.failure_reason or PROCESSING_FAILURE))
         else:
             self._group.append(self._openers.submit(self._kept, part))
-        if len(self._group) >= _AT_ONCE:
+        if len(self._group) >= AT_ONCE:
             self._settle()
 
     def _kept(self, part: _Part) -> _Kept | Failed:

@@ -72,13 +72,14 @@ class Retrieve:
             if offer.multipart:
                 return self._multipart([(stored, offer)])
             return instance_answer(request, self._renderer, stored, str(offer.transfer_syntax_uid))
-        chosen = [
-            (stored, choose(accept, _offers(stored, single=False)))
-            for stored in self._archive.open_instances(grant, series_uid)
-        ]
-        if not chosen:
+        instances = self._archive.open_instances(grant, series_uid)
+        if not instances:
             raise NotHereError
-        return self._multipart(chosen)
+        by_syntax = {stored.transfer_syntax_uid: stored for stored in instances}
+        offers = {
+            syntax: choose(accept, _offers(stored, single=False)) for syntax, stored in by_syntax.items()
+        }
+        return self._multipart([(stored, offers[stored.transfer_syntax_uid]) for stored in instances])
 
     def _multipart(self, chosen: Sequence[tuple[StoredInstance, Offer]]) -> Response:
         if all(offer.transfer_syntax_uid == stored.transfer_syntax_uid for stored, offer in chosen):

@@ -22,7 +22,7 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from central.dimse import command_set
 from central.dimse.errors import OverLimitError, PeerGoneError
-from central.dimse.transport import MAX_COMMAND_BYTES, GuardedSocket
+from central.dimse.transport import MAX_COMMAND_BYTES, PDV_BYTES, GuardedSocket
 
 _HEAD: Final = struct.Struct(">BxL")
 _PDV: Final = struct.Struct(">LBB")
@@ -31,7 +31,7 @@ _P_DATA_TF: Final = 0x04
 _COMMAND: Final = 0x01
 _LAST: Final = 0x02
 _NO_LIMIT_PDU_BYTES: Final = 131_072  # what is sent to a peer that names no maximum
-_PDV_BYTES: Final = 6
+_MAX_CANCELS: Final = 10  # as many as pynetdicom keeps
 
 
 class Lane:
@@ -47,7 +47,7 @@ class Lane:
     def __init__(self, association: Association, timeout_s: float) -> None:
         self._association = association
         self._timeout_s = timeout_s
-        self.room = max(1, (association.dimse.maximum_pdu_size or _NO_LIMIT_PDU_BYTES) - _PDV_BYTES)
+        self.room = max(1, (association.dimse.maximum_pdu_size or _NO_LIMIT_PDU_BYTES) - PDV_BYTES)
         """Bytes of a message that a PDU takes."""
 
     def __enter__(self) -> Self:
@@ -82,7 +82,9 @@ class Lane:
 
     def take_in(self) -> None:
         """Read what has come already: a C-CANCEL-RQ counts from now on."""
-        while self._transport.has_data(0):
+        for _ in range(_MAX_CANCELS):
+            if not self._transport.has_data(0):
+                return
             self._take(self._command())
 
     def answer(self, message_id: int) -> int:
@@ -103,7 +105,8 @@ class Lane:
         field = command_set.number(found, command_set.COMMAND_FIELD)
         if field != command_set.C_CANCEL_RQ or cancelled is None:
             raise PeerGoneError("another message came where the answer to a sub-operation belongs")
-        self._association.dimse.cancel_req[cancelled] = C_CANCEL()
+        if len(self._association.dimse.cancel_req) < _MAX_CANCELS:
+            self._association.dimse.cancel_req[cancelled] = C_CANCEL()
 
     def _command(self) -> dict[int, bytes]:
         try:

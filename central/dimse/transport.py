@@ -21,11 +21,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Final
 
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ, N_EVENT_REPORT_RQ
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu_primitives import P_DATA
@@ -33,18 +35,20 @@ from pynetdicom.transport import AssociationSocket
 
 from central.archive.errors import StorageError
 from central.archive.objects import ObjectSink
+from central.dimse.command_set import plain_store_rq
 from central.dimse.errors import DimseError, OverLimitError, PeerTooSlowError
 from contract.identifiers import InvalidIdentifierError, check_uid
 from contract.part10 import file_meta
 
 MAX_COMMAND_BYTES: Final = 65_536
+PDV_BYTES: Final = 6  # before a fragment, in a PDU
 MAX_IDENTIFIER_BYTES: Final = 8 << 20  # a commitment request for 65,536 instances is about 6 MB
 _MAX_MESSAGES_WAITING: Final = 4
 _LEAST_PDU_BYTES: Final = 65_536  # what an A-ASSOCIATE may have, however small our own PDUs are
 _LAST_FRAGMENT: Final = 0x02
 _COMMAND_FRAGMENT: Final = 0x01
 _REST_S: Final = 0.05  # without news; what pynetdicom has no news of, such as its timers, waits as long
-_FULL_PAUSE_S: Final = 0.001
+_PAUSE_S: Final = 0.001  # where there is nothing to wait on
 _log = logging.getLogger(__name__)
 
 INVALID_SOP_INSTANCE: Final = 0x0117  # PS3.7 Annex C
@@ -127,11 +131,12 @@ class GuardedSocket(AssociationSocket):
             self._rest()
             return False
         if self.socket is None or not self._is_connected:
+            time.sleep(_PAUSE_S)  # until the association's thread has seen it
             return False
         if self._held:
             return True
         if self.assoc.dimse.msg_queue.qsize() >= _MAX_MESSAGES_WAITING:
-            time.sleep(_FULL_PAUSE_S)
+            time.sleep(_PAUSE_S)
             return False
         if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
             return True
@@ -298,6 +303,9 @@ class BoundedDimse(DIMSEServiceProvider):
         super().__init__(assoc)
         self._limits = limits
         self._new_object = new_object
+        self._plain: tuple[int, C_STORE] | None = (
+            None  # a request that was read here: its context and what it says
+        )
         self._arriving: Incoming | None = None
         self._arrived: deque[Incoming] = deque()
         self._lock = threading.Lock()  # arrival is the reactor's thread, serving the association's
@@ -335,7 +343,7 @@ class BoundedDimse(DIMSEServiceProvider):
     def _take(self, context_id: int, data: bytes) -> None:
         if context_id not in self.assoc._accepted_cx or not data:
             raise OverLimitError("a fragment on a presentation context that was not accepted")
-        if self.message is None:
+        if self.message is None and self._plain is None:
             self._command_bytes = self._data_bytes = 0
             self._began_s = time.monotonic()
         self._check_rate()
@@ -343,11 +351,16 @@ class BoundedDimse(DIMSEServiceProvider):
             self._command_bytes += len(data)
             if self._command_bytes > MAX_COMMAND_BYTES:
                 raise OverLimitError("a longer command than any has")
+            if self._plain is not None:
+                raise OverLimitError("a command inside a data set")
+            if self.message is None and data[0] & _LAST_FRAGMENT and self._begin_plain(context_id, data[1:]):
+                return
             self._hand_on(context_id, data)
             if data[0] & _LAST_FRAGMENT and self.message is not None:
                 self._begin_data(context_id)
             return
-        if self.message is None or self.message.context_id != context_id:
+        begun = self._plain[0] if self._plain else self.message.context_id if self.message else None
+        if begun != context_id:
             raise OverLimitError("a data set without a command")
         self._data_bytes += len(data)
         if self._arriving is None:
@@ -362,7 +375,31 @@ class BoundedDimse(DIMSEServiceProvider):
             with self._lock:
                 self._arrived.append(self._arriving)
                 self._arriving = None
-            self._hand_on(context_id, bytes((_LAST_FRAGMENT,)))
+            if self._plain is not None:
+                self.msg_queue.put(self._plain)
+                self._plain = None
+            else:
+                self._hand_on(context_id, bytes((_LAST_FRAGMENT,)))
+
+    def _begin_plain(self, context_id: int, command: bytes) -> bool:
+        """Begin an ordinary C-STORE-RQ, most of what comes, without pynetdicom; False if it is no such thing."""
+        if self._new_object is None:
+            return False
+        request = plain_store_rq(command)
+        if request is None:
+            return False
+        syntax = self.assoc._accepted_cx[context_id].transfer_syntax[0]
+        header = file_meta(request.sop_class_uid, request.sop_instance_uid, str(syntax))
+        said = C_STORE()
+        said.MessageID = request.message_id
+        said.Priority = request.priority
+        said.AffectedSOPClassUID = request.sop_class_uid
+        said.AffectedSOPInstanceUID = request.sop_instance_uid
+        said.DataSet = BytesIO()  # it goes another way; this one says that it came
+        with self._lock:
+            self._arriving = Incoming(self._new_object, header)
+        self._plain = context_id, said
+        return True
 
     def _begin_data(self, context_id: int) -> None:
         """A command is whole and a data set follows."""
