@@ -24,7 +24,7 @@ class Request(_Shape):
     """Methods: status → BoxStatus, queue → QueueList, scanners → ScannerList, echo (EchoParams) → EchoAnswer,
     enrol (EnrolParams) → BoxStatus, requeue (RequeueParams) → QueueList; for who may send, each → ScannerList:
     approve, refuse, remove_scanner (CallerParams), save_scanner (ScannerEntry); studies → StudyList;
-    destinations, try_again and give_up (DeliveryParams) → DestinationList."""
+    destinations, try_again and give_up (DeliveryParams) → DestinationList; prioritise (PriorityParams) → QueueList."""
 
     method: Literal[
         "status",
@@ -41,6 +41,7 @@ class Request(_Shape):
         "destinations",
         "try_again",
         "give_up",
+        "prioritise",
     ]
     params: dict[str, object] = Field(default_factory=dict)
 
@@ -220,6 +221,7 @@ class QueueEntry(_Shape):
     received_at_utc: datetime | None
     attempts: int
     last_error: str = ""
+    priority: str = Field(default="routine", description="a word of contract.priority")
 
 
 class QueueList(_Shape):
@@ -300,6 +302,13 @@ class EchoAnswer(_Shape):
 
 class EnrolParams(_Shape):
     pairing: str = Field(max_length=512)
+
+
+class PriorityParams(_Shape):
+    """`priority`: first, stat, high, routine or low; it holds for what comes of the study later, too."""
+
+    study_instance_uid: str = Field(pattern=r"^[0-9.]{1,64}$")
+    priority: str = Field(max_length=16)
 
 
 class RequeueParams(_Shape):

@@ -12,6 +12,7 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Collection
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -24,6 +25,7 @@ from contract.control import (
     EchoAnswer,
     EchoParams,
     EnrolParams,
+    PriorityParams,
     QueueList,
     RequeueParams,
     ScannerEntry,
@@ -31,7 +33,8 @@ from contract.control import (
 )
 from contract.enrolment import Pairing
 from contract.errors import ContractError
-from contract.identifiers import ObjectId, check_ae_title, check_object_id
+from contract.identifiers import ObjectId, check_ae_title, check_object_id, check_uid
+from contract.priority import Priority
 from contract.sealing import DataKeyRing
 from contract.settings import load_settings, print_default_config, settings_table
 from edge import commands, report
@@ -52,6 +55,7 @@ from edge.gateway.server import GatewayServer
 from edge.gateway.workers import Workers
 from edge.logs import log_to_stderr
 from edge.memory import share_heaps
+from edge.orders import Orders
 from edge.reporting import Reporting
 from edge.routing import Routing
 from edge.scanner_list import scanner_list, settings_of
@@ -91,6 +95,8 @@ class Box:
         SpoolError, ControlError, OSError : with a sentence that says what is in the way.
         """
         settings = self._settings
+        orders = Orders()
+        self._routing = Routing(settings.destinations, settings.routing, orders)
         with ExitStack() as started:
             settings.box.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._spool = Spool.open(
@@ -103,7 +109,9 @@ class Box:
                 low_water_bytes=settings.buffer.low_water_bytes,
                 retain=timedelta(hours=settings.buffer.retain_hours),
                 on_low_water=self._free_soon,
-                route=Routing(settings.destinations, settings.routing).route,
+                route=self._routing.route,
+                rank=self._routing.rank,
+                complete=self._routing.complete,
             )
             self._upkeep = Upkeep(self._spool)
             self._scrub = self._make_scrub()
@@ -148,7 +156,11 @@ class Box:
             joining.callback(self._destinations.join, _JOIN_S)
             started.callback(self._destinations.stop, _SENDING_GRACE_S)
             self._destinations.start()
-            self._workflow = Workflow(settings, self._services.database)
+            self._workflow = Workflow(
+                settings,
+                self._services.database,
+                on_worklist=lambda items: self._rank_again(orders.learn(items)),
+            )
             self._workflow.studies.restore(
                 self._spool.received_since(self._workflow.studies.restore_from_utc())
             )
@@ -199,6 +211,7 @@ class Box:
                     "destinations": lambda _: self.destinations(),
                     "try_again": lambda params: self.try_again(DeliveryParams.model_validate(params)),
                     "give_up": lambda params: self.give_up(DeliveryParams.model_validate(params)),
+                    "prioritise": lambda params: self.prioritise(PriorityParams.model_validate(params)),
                 },
             )
             control.start()
@@ -282,6 +295,14 @@ class Box:
             self._spool.requeue(object_id)
         return self.queue()
 
+    def prioritise(self, params: PriorityParams) -> QueueList:
+        study = check_uid(params.study_instance_uid)
+        priority = Priority.named(params.priority)
+        if not self._spool.prioritise(study, priority):
+            raise ControlError("nothing of this study waits on this box")
+        _log.info("priority changed", extra={"study_instance_uid": study, "priority": priority.word})
+        return self.queue()
+
     def destinations(self) -> DestinationList:
         return DestinationList(
             destinations=self._destinations.status(), set_aside=self._destinations.set_aside()
@@ -348,6 +369,12 @@ class Box:
         calling = self._settings.gateway.ae_title
         result = echo(scanner.host, scanner.port, scanner.ae_title, calling, _ECHO_TIMEOUT_S)
         return Echoed(result.ok, result.round_trip_ms, result.detail)
+
+    def _rank_again(self, studies: Collection[str]) -> None:
+        """The worklist has changed; what waits of its studies may be more urgent now, or less."""
+        moved = self._spool.rank_again(self._routing.rank_again, studies)
+        if moved:
+            _log.info("priorities follow the worklist", extra={"objects": moved})
 
     def _free_soon(self) -> None:
         self._upkeep.soon()

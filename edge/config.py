@@ -187,8 +187,8 @@ class Settings(Section):
     routing: list[RuleSettings] = Field(
         default=[],
         max_length=256,
-        description="Which images go to which destinations; those of all rules that fit are added up, and central "
-        "gets every image in any case",
+        description="Which images go to which destinations, and how urgent they are; those of all rules that fit are "
+        "added up, and central gets every image in any case",
     )
     scanners: list[ScannerSettings] = Field(
         default=[],

@@ -219,6 +219,7 @@ def _entry(row: ObjectRow) -> QueueEntry:
         received_at_utc=row.received_at_utc,
         attempts=row.attempts,
         last_error=_advised(row),
+        priority=row.priority.word,
     )
 
 

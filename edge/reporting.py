@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from contract.command import Desired
 from contract.control import DestinationStatus
 from contract.heartbeat import Equipment, EventKind, Telemetry
+from contract.priority import Priority
 from edge import report, support
 from edge.buffer.receipts import LostStudy
 from edge.buffer.scrub import Damage
@@ -51,7 +52,7 @@ class Reporting:
     configured : scanners that may be asked with C-ECHO, of now.
     echo : one C-ECHO; blocks.
     bundle_parts : what goes into a support bundle beside the log.
-    prioritise : puts a study's objects first and returns how many there are.
+    prioritise : ranks a study's objects and returns how many there are.
     destinations : how the box stands with those beside central; asked from `start` on.
     https_after_s : how long the broker may be away before heartbeats go over HTTPS.
     """
@@ -69,7 +70,7 @@ class Reporting:
         configured: Callable[[], Sequence[ConfiguredScanner]],
         echo: Callable[[ConfiguredScanner], Echoed],
         bundle_parts: Callable[[], Mapping[str, BaseModel | object]],
-        prioritise: Callable[[str], int],
+        prioritise: Callable[[str, Priority], int],
         destinations: Callable[[], Sequence[DestinationStatus]],
         log_level: str,
         echo_interval_s: int,
@@ -204,11 +205,12 @@ class Reporting:
         _log.info("sending resumed", extra={"by": "central"})
         return "sending goes on"
 
-    def prioritise(self, study_instance_uid: str) -> str:
-        count = self._prioritise(study_instance_uid)
+    def prioritise(self, study_instance_uid: str, priority: Priority) -> str:
+        count = self._prioritise(study_instance_uid, priority)
         if count == 0:
             raise CommandFailedError("nothing of this study waits on this box")
-        return f"{count} objects of the study go first"
+        said = "go first" if priority is Priority.FIRST else f"are {priority.word}"
+        return f"{count} objects of the study {said}, and what comes of it later"
 
     def echo(self, ae_title: str) -> str:
         echoed = self._watch.echo_now(ae_title)

@@ -28,6 +28,7 @@ from tui import words
 from tui.client import BoxAwayError, BoxClient, BoxError
 from tui.enrol import Enrol
 from tui.overview import Overview
+from tui.priority import PriorityChoice
 from tui.queue import Queue
 from tui.scanner_form import ScannerForm
 from tui.scanners import Scanners
@@ -69,8 +70,10 @@ class BoxApp(App[None]):
     #echo-form { width: 60; height: auto; padding: 1 2; border: round $primary; background: $surface; }
     #echo-form Horizontal { height: auto; }
     #echo-fault { height: auto; color: $error; }
-    ScannerForm, Confirm { align: center middle; }
-    #scanner-form, #confirm { width: 70; height: auto; padding: 1 2; border: round $primary; background: $surface; }
+    ScannerForm, Confirm, PriorityChoice { align: center middle; }
+    #scanner-form, #confirm, #priority {
+        width: 70; height: auto; padding: 1 2; border: round $primary; background: $surface;
+    }
     #scanner-form .buttons, #confirm .buttons { height: auto; margin: 1 0 0 0; }
     #scanner-form .row { height: 1; }
     #scanner-form .name { width: 13; }
@@ -176,6 +179,20 @@ class BoxApp(App[None]):
             self.notify("Queued again.")
 
         self._tell(ask())
+
+    @on(Queue.Prioritise)
+    def _prioritise(self, message: Queue.Prioritise) -> None:
+        study = message.study_instance_uid
+
+        def chosen(word: str | None) -> None:
+            if word:
+                self._tell(ask(word))
+
+        async def ask(word: str) -> None:
+            self.query_one(Queue).show(await self._client.prioritise(study, word))
+            self.notify(f"The study is {word} from now on.")
+
+        self.push_screen(PriorityChoice(study), chosen)
 
     @on(Queue.Hint)
     @on(Scanners.Hint)

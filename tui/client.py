@@ -20,6 +20,7 @@ from contract.control import (
     CallerParams,
     EchoAnswer,
     EchoParams,
+    PriorityParams,
     QueueList,
     ScannerEntry,
     ScannerList,
@@ -54,6 +55,10 @@ class BoxClient:
 
     async def queue(self) -> QueueList:
         return await self._ask("queue", {}, QueueList)
+
+    async def prioritise(self, study_instance_uid: str, priority: str) -> QueueList:
+        params = PriorityParams(study_instance_uid=study_instance_uid, priority=priority)
+        return await self._ask("prioritise", params.model_dump(), QueueList)
 
     async def scanners(self) -> ScannerList:
         return await self._ask("scanners", {}, ScannerList)

@@ -35,6 +35,9 @@ _AT_ONCE: Final = 64
 """Rows given up under one hold of the spool's lock: a reception waits for no more than these."""
 
 
+_EVERY_FOURTH: Final = 4
+
+
 class DeliveryState(StrEnum):
     """Where a delivery stands; the value is what the index and the control socket show."""
 
@@ -91,6 +94,13 @@ _NEXT: Final = """
     FROM deliveries AS d INDEXED BY open_deliveries JOIN objects AS o USING (object_id)
     WHERE d.state IN ('waiting', 'set-aside') AND d.destination = ? AND d.state = 'waiting' AND d.due_s <= ?
     ORDER BY d.number LIMIT 1
+"""
+# What is urgent is found from the objects' side, so that a long backlog is not sorted for it.
+_NEXT_URGENT: Final = """
+    SELECT d.object_id, o.sop_class_uid, o.sop_instance_uid, o.transfer_syntax_uid, o.size_bytes, d.attempts
+    FROM objects AS o INDEXED BY live_by_priority_2 JOIN deliveries AS d USING (object_id)
+    WHERE o.freed_at_utc IS NULL AND o.priority > 0 AND d.destination = ? AND d.state = 'waiting' AND d.due_s <= ?
+    ORDER BY o.priority DESC, o.sequence LIMIT 1
 """
 _EARLIEST: Final = """
     SELECT MIN(due_s) FROM deliveries INDEXED BY open_deliveries
@@ -158,13 +168,17 @@ class Deliveries:
         self._held = held
         self._changed = changed
         self._settled = settled
+        self._turns: dict[str, int] = {}
 
     # For the destination's worker -------------------------------------------------------------------------
 
     def next(self, destination: str) -> Delivery | None:
-        """The oldest that is due; None if none is."""
+        """The most urgent that is due, and in every fourth turn the oldest; None if none is."""
+        values = (destination, time.monotonic())
         with self._held():
-            found = self._index.execute(_NEXT, (destination, time.monotonic())).fetchone()
+            turn = self._turns[destination] = self._turns.get(destination, 0) + 1
+            found = self._index.execute(_NEXT_URGENT, values).fetchone() if turn % _EVERY_FOURTH else None
+            found = found or self._index.execute(_NEXT, values).fetchone()
         return found and Delivery(ObjectId(found[0]), destination, *found[1:])
 
     def wait(self, destination: str, timeout_s: float | None) -> bool:

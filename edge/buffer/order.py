@@ -1,25 +1,30 @@
-"""In which order waiting objects leave: what was put first by hand, short studies, and never without the oldest.
+"""In which order waiting objects leave: by priority, short studies before long ones, and never without the oldest.
 
-| turn              | first comes                                              | then, while there is room     |
-|-------------------|----------------------------------------------------------|-------------------------------|
-| three of four     | what has priority, newest first; else the shortest study | the rest, oldest first        |
-| one of four       | the oldest of all                                        | the rest, oldest first        |
+| turn          | first comes                                                               | then, with room left   |
+|---------------|---------------------------------------------------------------------------|------------------------|
+| three of four | what a person put first; stat; high; the shortest study; the shortest low | the rest, oldest first |
+| one of four   | the oldest of all                                                         | the rest, oldest first |
 
-Always true: an object is claimed by one statement guarded by its state; the oldest waits for at most three other turns,
-whatever comes in. Priority is in the row and survives a restart; turns and leases end with the process.
-A study's length is what of it still waits, looked up anew once a second: the newest arrival changes little.
+Of what a person put first the newest leaves first, of one priority otherwise the oldest. Always true: an object is
+claimed by one statement guarded by its state; the oldest waits for at most three other turns, whatever comes in, so one
+before which n older ones wait leaves within 4(n + 1) turns. Priority is in the row and survives a restart; turns and
+leases end with the process. A study's length is what of it still waits, looked up anew once a second: the newest
+arrival changes little.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from contract.identifiers import ObjectId
+from contract.priority import Priority
 from edge.buffer.index import SpoolIndex
 from edge.buffer.records import Claimed
-from edge.buffer.tables import utc_from_text
+from edge.buffer.tables import utc_from_text, utc_text
 
 _EVERY_FOURTH: Final = 4
 _LENGTHS_KEPT_S: Final = 1.0
@@ -36,15 +41,16 @@ _OLDEST: Final = f"""
     SELECT {_COLUMNS} FROM objects INDEXED BY live_by_sequence WHERE {_DUE} ORDER BY sequence LIMIT :limit
 """  # noqa: S608  # put together from the constants above alone
 _URGENT: Final = f"""
-    SELECT {_COLUMNS} FROM objects INDEXED BY live_by_priority
-    WHERE {_DUE} AND priority > 0 ORDER BY sequence DESC LIMIT :limit
+    SELECT {_COLUMNS} FROM objects INDEXED BY live_by_priority_2
+    WHERE {_DUE} AND priority > 0 AND priority = :priority ORDER BY sequence LIMIT :limit
 """  # noqa: S608  # put together from the constants above alone
+_NEWEST_URGENT: Final = _URGENT.replace("ORDER BY sequence", "ORDER BY sequence DESC")
 _OF_STUDY: Final = f"""
-    SELECT {_COLUMNS} FROM objects INDEXED BY live_by_study
+    SELECT {_COLUMNS} FROM objects INDEXED BY live_by_study_2
     WHERE {_DUE} AND study_instance_uid = :study ORDER BY sequence LIMIT :limit
 """  # noqa: S608  # put together from the constants above alone
 _LENGTHS: Final = """
-    SELECT SUM(stored_bytes), MIN(sequence), study_instance_uid FROM objects INDEXED BY live_by_study
+    SELECT -MAX(priority), SUM(stored_bytes), MIN(sequence), study_instance_uid FROM objects INDEXED BY live_by_study_2
     WHERE freed_at_utc IS NULL AND state = 'ready' AND due_s <= ? GROUP BY study_instance_uid
 """
 _CLAIM: Final = f"""
@@ -54,10 +60,32 @@ _CLAIM: Final = f"""
 _NAMED: Final = f"""
     SELECT {_COLUMNS} FROM objects WHERE object_id = ? AND state = 'ready' AND freed_at_utc IS NULL
 """  # noqa: S608  # put together from the constants above alone
-_PRIORITISE: Final = """
-    UPDATE objects SET priority = 1
-    WHERE study_instance_uid = ? AND freed_at_utc IS NULL AND state IN ('ready', 'sending') AND priority = 0
+_WAITING: Final = "study_instance_uid = ? AND freed_at_utc IS NULL AND state IN ('ready', 'sending', 'owed')"
+_PRIORITISE: Final = f"UPDATE objects SET priority = ? WHERE {_WAITING}"  # noqa: S608  # the constant above alone
+_DECIDE: Final = """
+    INSERT INTO study_priorities (study_instance_uid, priority, set_at_utc) VALUES (?, ?, ?)
+    ON CONFLICT (study_instance_uid) DO UPDATE SET priority = excluded.priority, set_at_utc = excluded.set_at_utc
 """
+_DECIDED: Final = "SELECT 1 FROM study_priorities WHERE study_instance_uid = ?"
+_OF_WAITING_STUDY: Final = f"""
+    SELECT object_id, priority, study_instance_uid, COALESCE(modality, ''), calling_ae_title, called_ae_title,
+        peer_address, COALESCE(station, ''), COALESCE(department, '')
+    FROM objects INDEXED BY live_by_study_2 WHERE {_WAITING}
+"""  # noqa: S608  # put together from the constant above alone
+_RANK: Final = "UPDATE objects SET priority = ? WHERE object_id = ?"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What is known of an object that waits, to rank it by."""
+
+    study_instance_uid: str
+    modality: str
+    calling_ae_title: str
+    called_ae_title: str
+    peer_address: str
+    station_name: str
+    department: str
 
 
 class ClaimOrder:
@@ -83,10 +111,35 @@ class ClaimOrder:
                 return []
             return [self._take(row, math.inf, lease_s, from_s=now_s) for row in found]
 
-    def prioritise(self, study_instance_uid: str) -> int:
-        """Put what waits of a study first; how many objects that moved."""
+    def prioritise(self, study_instance_uid: str, priority: Priority) -> int:
+        """A person's decision; how many objects of the study wait. Where none does, nothing is kept."""
         with self._index.transaction():
-            return self._index.execute(_PRIORITISE, (study_instance_uid,)).rowcount
+            waiting: int = self._index.execute(_PRIORITISE, (int(priority), study_instance_uid)).rowcount
+            if waiting:
+                now = utc_text(datetime.now(UTC))
+                self._index.execute(_DECIDE, (study_instance_uid, int(priority), now))
+        self._looked_at_s = -math.inf
+        return waiting
+
+    def rank_again(self, priority_of: Callable[[Waiting], Priority], studies: Collection[str]) -> int:
+        """Rank what waits of these studies anew, but where a person has decided; how many objects that moved."""
+        moved = 0
+        for study in studies:
+            if self._index.execute(_DECIDED, (study,)).fetchone():
+                continue
+            changes = [
+                (int(wanted), object_id)
+                for object_id, priority, *known in self._index.execute(_OF_WAITING_STUDY, (study,)).fetchall()
+                if (wanted := priority_of(Waiting(*known))) != priority
+            ]
+            if changes:
+                with self._index.transaction(durable=False):  # the worklist says it again after a restart
+                    for change in changes:
+                        self._index.execute(_RANK, change)
+            moved += len(changes)
+        if moved:
+            self._looked_at_s = -math.inf
+        return moved
 
     def _choose(self, now_s: float, max_objects: int, max_bytes: int) -> list[tuple[Any, ...]]:
         self._turn += 1
@@ -98,7 +151,12 @@ class ClaimOrder:
         return _fill(chosen, rest, max_objects, max_bytes)
 
     def _first(self, now_s: float, limit: int) -> Iterable[tuple[Any, ...]]:
-        urgent = self._find(_URGENT, now=now_s, limit=limit)
+        urgent: list[tuple[Any, ...]] = []
+        for priority in (Priority.FIRST, Priority.STAT, Priority.HIGH):
+            question = _NEWEST_URGENT if priority is Priority.FIRST else _URGENT
+            urgent += self._find(question, now=now_s, priority=int(priority), limit=limit - len(urgent))
+            if len(urgent) >= limit:
+                break
         if urgent:
             return urgent
         of_study: list[tuple[Any, ...]] = []
@@ -106,7 +164,7 @@ class ClaimOrder:
             of_study = self._find(_OF_STUDY, now=now_s, study=self._shortest, limit=limit)
         if not of_study:
             shortest = min(self._index.execute(_LENGTHS, (now_s,)), default=None)
-            self._shortest, self._looked_at_s = (shortest[2] if shortest else None), now_s
+            self._shortest, self._looked_at_s = (shortest[3] if shortest else None), now_s
             of_study = self._find(_OF_STUDY, now=now_s, study=self._shortest, limit=limit)
         return of_study
 

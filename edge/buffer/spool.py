@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from contract.identifiers import ObjectId
+from contract.priority import Priority
 from contract.sealed_object import Aead
 from contract.sealing import DataKeyRing
 from edge.buffer.arrivals import BATCH, LINGER_S, Arrivals
@@ -38,9 +39,9 @@ from edge.buffer.errors import (
 )
 from edge.buffer.files import Place, SpoolFiles
 from edge.buffer.forecast import RoomHistory
-from edge.buffer.index import Route, SpoolIndex, sealed_row, to_central_alone
+from edge.buffer.index import Rank, Route, SpoolIndex, as_routine, sealed_row, to_central_alone
 from edge.buffer.label import Label
-from edge.buffer.order import ClaimOrder
+from edge.buffer.order import ClaimOrder, Waiting
 from edge.buffer.receipts import Receipts
 from edge.buffer.reception import Reception
 from edge.buffer.records import (
@@ -84,6 +85,7 @@ _TRY_ROWS_AGAIN_S = 1.0
 _RESERVE_FILES = (128, 1024)  # at least two batches of names; a hundredth of a file system in between
 _READ_BYTES = 1 << 17
 _RESTORED_OBJECTS = 10_000
+_RANKED_AT_ONCE = 64  # studies; a reception waits for no more
 _LOG = logging.getLogger(__name__)
 
 
@@ -112,6 +114,7 @@ class Spool:
         coding: Coding,
         on_stored: Callable[[Label], None],
         on_low_water: Callable[[], None],
+        complete: Callable[[Label], Label],
     ) -> None:
         self.recovery = recovery
         self.reserve_bytes = reserve_bytes
@@ -133,6 +136,7 @@ class Spool:
         self.pace = CodingPace(coding)
         self._desk = Desk(self, files.new_file, self.pace, aead, keys)
         self._on_stored = on_stored
+        self._complete = complete
         self._closed = False
         self._received = 0
         self._pruned_at_s = time.monotonic()
@@ -161,6 +165,8 @@ class Spool:
         retain: timedelta = timedelta(0),
         on_low_water: Callable[[], None] = lambda: None,
         route: Route = to_central_alone,
+        rank: Rank = as_routine,
+        complete: Callable[[Label], Label] = lambda label: label,
     ) -> Spool:
         """Take the directory over and repair what the last life left; `recovery` says what that was.
 
@@ -177,6 +183,8 @@ class Spool:
         retain : how long after its arrival an object stays although central has it.
         on_low_water : called on a receiving thread that finds less than the low-water mark; must not block.
         route : to which destinations beside central an instance goes; asked when its row is made, must not block.
+        rank : how urgent it is; the same.
+        complete : adds what is known of an instance that became durable, before its row is made; the same.
 
         Raises
         ------
@@ -187,7 +195,7 @@ class Spool:
         try:
             path = root / "index.sqlite3"
             was_there = path.exists()
-            index, rebuilt = open_index(path, reserve_bytes=reserve_bytes, route=route)
+            index, rebuilt = open_index(path, reserve_bytes=reserve_bytes, route=route, rank=rank)
             try:
                 report = recover(files, index, index_is_new=rebuilt or not was_there, index_rebuilt=rebuilt)
                 index.prune_freed(older_than=RECEIPTS_KEPT)
@@ -212,6 +220,7 @@ class Spool:
             coding=coding,
             on_stored=on_stored,
             on_low_water=on_low_water,
+            complete=complete,
         )
 
     def set_keys(self, keys: DataKeyRing) -> None:
@@ -316,7 +325,7 @@ class Spool:
         with self._locked():
             known = self._known(identity.sop_instance_uid, label.sha256)
             if known is None:
-                self._arrivals.add(label)
+                self._arrivals.add(self._complete(label))
                 if len(self._arrivals) in (1, BATCH):
                     self._arrived.notify()
             self._book.note_store(
@@ -394,10 +403,22 @@ class Spool:
                 now_s=now_s, lease_s=lease_s, max_objects=max_objects, max_bytes=max_bytes
             )
 
-    def prioritise(self, study_instance_uid: str) -> int:
-        """Put what waits of a study before everything else; how many objects that moved. Survives a restart."""
+    def prioritise(self, study_instance_uid: str, priority: Priority = Priority.FIRST) -> int:
+        """A person's decision about a study, which wins over rules and orders, for what comes of it later, too.
+
+        How many objects of it wait; where none does, nothing is kept. Survives a restart.
+        """
         with self._held():
-            return self._order.prioritise(study_instance_uid)
+            return self._order.prioritise(study_instance_uid, priority)
+
+    def rank_again(self, priority_of: Callable[[Waiting], Priority], studies: Collection[str]) -> int:
+        """Orders of these studies came, or changed: rank anew what waits of them. How many objects that moved."""
+        moved = 0
+        named = list(studies)
+        for at in range(0, len(named), _RANKED_AT_ONCE):
+            with self._held():
+                moved += self._order.rank_again(priority_of, named[at : at + _RANKED_AT_ONCE])
+        return moved
 
     def wait_for_work(self, timeout_s: float | None) -> bool:
         """Block until `claim` would give something (True), the timeout passes or the spool closes (False)."""

@@ -62,7 +62,7 @@ function happened(box) {
 
 /** What an administrator may tell a box, and what became of the last few orders. */
 function orders(box) {
-  const tell = (label, kind, ask = null) => {
+  const tell = (label, kind, ask = []) => {
     const button = element("button", { type: "button", "data-command": kind }, label);
     button.addEventListener("click", () => command(box.gateway_id, kind, ask));
     return button;
@@ -75,18 +75,20 @@ function orders(box) {
     element("summary", {}, "Commands"),
     element("div", { class: "buttons" },
       box.paused ? tell("Resume sending", "resume") : tell("Pause sending", "pause"),
-      tell("Send a study first", "prioritise", ["study_instance_uid", "Study Instance UID"]),
-      tell("C-ECHO a scanner", "echo", ["ae_title", "AE title of a scanner configured on the box"]),
+      tell("Send a study first", "prioritise", [["study_instance_uid", "Study Instance UID"]]),
+      tell("Set a study's priority", "prioritise", [["study_instance_uid", "Study Instance UID"],
+        ["priority", "Priority: first, stat, high, routine or low"]]),
+      tell("C-ECHO a scanner", "echo", [["ae_title", "AE title of a scanner configured on the box"]]),
       tell("Support bundle", "support-bundle")),
     last.length ? element("ul", {}, ...last) : null);
 }
 
 async function command(gatewayId, kind, ask) {
   const wish = { gateway_id: gatewayId, kind };
-  if (ask) {
-    const value = window.prompt(ask[1]);
+  for (const [name, question] of ask) {
+    const value = window.prompt(question);
     if (!value) return;
-    wish[ask[0]] = value.trim();
+    wish[name] = value.trim();
   }
   try {
     await fetchJson("/api/gateways/command", {
