@@ -98,6 +98,9 @@ class DestinationStatus(_Shape):
     """One destination beside central. `last_error`: why it does not go on; empty while it does."""
 
     name: str
+    kind: Literal["", "dimse", "stow", "central"] = Field(
+        default="", description="empty where it is not configured any more"
+    )
     configured: bool = Field(default=True, description="False: what is owed from an earlier configuration")
     waiting_objects: int = 0
     waiting_bytes: int = 0

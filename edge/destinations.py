@@ -11,7 +11,7 @@ import base64
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, Literal
 
 from contract.control import DestinationStatus, SetAsideEntry
 from contract.errors import PermanentError
@@ -52,6 +52,10 @@ class Destinations:
     ) -> None:
         self._deliveries = spool.deliveries
         self._couriers: dict[str, Courier] = {}
+        self._kinds: dict[str, Literal["dimse", "stow"]] = {
+            one.name: "stow" if isinstance(one, StowDestinationSettings) else "dimse"
+            for one in settings.destinations.all
+        }
         for one in settings.destinations.all:
             assert recipient is not None, "the configuration was checked"
             self._couriers[one.name] = Courier(
@@ -87,6 +91,7 @@ class Destinations:
         return [
             DestinationStatus(
                 name=name,
+                kind=self._kinds.get(name, ""),
                 configured=name in self._couriers,
                 waiting_objects=tally.waiting,
                 waiting_bytes=tally.waiting_bytes,

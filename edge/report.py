@@ -153,7 +153,9 @@ def telemetry(
         destinations=tuple(
             DestinationHealth(
                 name=one.name,
+                kind=one.kind,
                 waiting_objects=one.waiting_objects,
+                waiting_bytes=one.waiting_bytes,
                 set_aside_objects=one.set_aside_objects,
                 oldest_at_utc=one.oldest_at_utc,
                 last_error=printable(one.last_error)[:160],

@@ -17,6 +17,7 @@ from tui import words
 _BAR_CELLS: Final = 20
 _DISK_TIGHT: Final = 0.1  # share of the disk that is free, below which the bar is yellow
 _CERTIFICATE_SOON_D: Final = 14
+_KINDS: Final = {"dimse": "C-STORE", "stow": "STOW-RS", "central": "central"}
 _FULL_SOON_H: Final = 48  # a weekend
 
 
@@ -105,8 +106,9 @@ def _quarantine(objects: int) -> Text:
 
 def _destination(one: DestinationStatus) -> Text:
     """What waits for it, for how long and why; what it refused."""
+    kind = f"{_KINDS[one.kind]}: " if one.kind else ""
     if not (one.waiting_objects or one.set_aside_objects or one.last_error):
-        return Text("✔ has everything", "green")
+        return Text(f"✔ {kind}has everything", "green")
     said = "nothing waits"
     if one.waiting_objects:
         waiting = words.count(one.waiting_objects, "object")
@@ -117,6 +119,7 @@ def _destination(one: DestinationStatus) -> Text:
         said += f". {words.plain(one.last_error)}"
     if not one.configured:
         said += ". Not configured any more: configure it again, or dicomnet-edge give-up"
+    said = kind + said
     if one.set_aside_objects or not one.configured:
         return Text(f"✘ {said}", "red")
     return Text(f"◌ {said}", "yellow" if one.last_error else "")

@@ -53,6 +53,25 @@ function scanners(box, now) {
     element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines));
 }
 
+const KINDS = { dimse: "C-STORE", stow: "STOW-RS", central: "central" };
+
+/** Where the box sends beside this central, and how that stands; nothing where it sends nowhere else. */
+function destinations(box, now) {
+  if (!box.destinations.length) return null;
+  const lines = box.destinations.map((one) => element("tr", { "data-destination": one.name },
+    element("td", {}, element("b", {}, one.name)),
+    element("td", {}, KINDS[one.kind] ?? "–"),
+    element("td", { class: "number" }, number(one.waiting_objects)),
+    element("td", { class: "number" }, one.waiting_bytes === null ? "–" : bytes(one.waiting_bytes)),
+    element("td", {}, one.oldest_at_utc ? span(one.oldest_at_utc, now) : "–"),
+    element("td", { class: one.set_aside_objects ? "number warn" : "number" }, number(one.set_aside_objects)),
+    element("td", { class: one.last_error ? "warn" : null }, one.last_error || "–")));
+  const heads = ["Sends to", "By", "Waiting", "Size", "Oldest", "Refused", "Why it waits"].map((text) =>
+    element("th", { scope: "col", class: ["Waiting", "Size", "Refused"].includes(text) ? "number" : null }, text));
+  return element("table", { class: "data", "data-part": "destinations" },
+    element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines));
+}
+
 function happened(box) {
   if (!box.events.length) return null;
   const lines = box.events.map((event) => element("li", {}, time(event.at_utc), ` ${event.detail}`));
@@ -123,6 +142,7 @@ function card(box, now) {
       fact("Version", box.version || "–"),
       box.temperature_c === null ? null : fact("Temperature", `${Math.round(box.temperature_c)} °C`)),
     scanners(box, now),
+    destinations(box, now),
     happened(box),
     box.revoked || !mayCommand ? null : orders(box),
     pending ? membership(box, showPairing, load, say) : null,
