@@ -69,6 +69,19 @@ class LinkStatus(_Shape):
     heartbeat_detail: str = ""
 
 
+class CentralStatus(_Shape):
+    """How the box stands with a central beside the first.
+
+    `in_use`: objects go there now; one for fail-over stands by while those before it work.
+    """
+
+    name: str
+    mode: Literal["copy", "fail-over"]
+    in_use: bool
+    gateway_id: str | None
+    link: LinkStatus
+
+
 class WorkflowStatus(_Shape):
     """The worklist that modalities are answered from, and what they reported of procedure steps.
 
@@ -179,6 +192,7 @@ class BoxStatus(_Shape):
     scrub_damaged_objects: int = Field(default=0, description="of those, what the disk had damaged or lost")
     memory_bytes: int
     link: LinkStatus
+    centrals: list[CentralStatus] = Field(default=[], description="beside the first, which `link` is about")
     destinations: list[DestinationStatus] = Field(default=[], description="beside central")
     lost_studies: list[LostStudyEntry] = Field(
         default=[], description="what central and the box have lost, the oldest first; at most 50"
@@ -305,6 +319,7 @@ class EchoAnswer(_Shape):
 
 class EnrolParams(_Shape):
     pairing: str = Field(max_length=512)
+    central: str = Field(default="central", max_length=32, description="the name by which the box knows it")
 
 
 class PriorityParams(_Shape):

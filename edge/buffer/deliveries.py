@@ -1,4 +1,4 @@
-"""What is owed to other destinations than central: one row for each object and destination, with a state of its own.
+"""What is owed to others than the first central: one row for each object and destination, with a state of its own.
 
 | step      | from                | to        | when                                                       |
 |-----------|---------------------|-----------|------------------------------------------------------------|
@@ -11,8 +11,9 @@
 
 Always true: while a row of an object is waiting or set aside, its file stays (state `owed` once central has it),
 unless the disk has damaged it. The rows of one destination say nothing of another's, and each destination has one
-worker, so there are no leases. What ends a row is durable before anything follows from it. A crash between an answer
-and its row sends the object again, which a destination absorbs.
+worker, so there are no leases but for further centrals (`edge.buffer.delivery_queue`). What ends a row is durable
+before anything follows from it. A crash between an answer and its row sends the object again, which a destination
+absorbs.
 """
 
 from __future__ import annotations
@@ -227,6 +228,10 @@ class Deliveries:
         }
         with self._held(), self._index.transaction(durable=False):
             self._index.execute(_PUT_OFF, values)
+
+    def tell(self) -> None:
+        """Something may have become due; under the lock."""
+        self._changed.notify_all()
 
     # For people -------------------------------------------------------------------------------------------
 

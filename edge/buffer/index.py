@@ -9,6 +9,7 @@ guarantees: every transaction whole or not at all; a power cut may take the last
 from __future__ import annotations
 
 import errno
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -61,8 +62,8 @@ _INSERT = """
         object_id, state, success_answered, sop_class_uid, sop_instance_uid, study_instance_uid,
         series_instance_uid, modality, transfer_syntax_uid, calling_ae_title, called_ae_title, peer_address,
         sha256, size_bytes, stored_bytes, received_at_utc, due_s, attempts, last_error, damaged,
-        station, department, priority
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+        station, department, sealed_for, priority
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
         COALESCE((SELECT priority FROM study_priorities WHERE study_instance_uid = ?), ?))
 """
 _FIND_DUPLICATE = """
@@ -99,6 +100,12 @@ _OWE = """
     INSERT OR IGNORE INTO deliveries (object_id, destination, state, due_s, attempts, stored_bytes)
     VALUES (?, ?, 'waiting', 0, 0, ?)
 """
+OPENED_BY = "EXISTS (SELECT 1 FROM json_each({}) AS k WHERE instr(sealed_for, k.value))"
+"""A condition: the object was sealed for one of the keys of a JSON list."""
+_EARLIEST_OPENED_BY = f"""
+    SELECT MIN(due_s) FROM objects INDEXED BY live_by_state
+    WHERE freed_at_utc IS NULL AND state IN ('ready', 'sending') AND {OPENED_BY.format("?")}
+"""  # noqa: S608  # put together from the constant above alone
 _IS_OWED = "SELECT 1 FROM deliveries WHERE object_id = ? AND state IN ('waiting', 'set-aside') LIMIT 1"
 _SET_DELIVERIES_ASIDE = """
     UPDATE deliveries SET state = 'set-aside', last_error = ? WHERE object_id = ? AND state = 'waiting'
@@ -185,9 +192,12 @@ class SpoolIndex:
         for name in ("damaged", "priority"):
             if columns and name not in columns:
                 self.execute(f"ALTER TABLE objects ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0", ())
-        for name in ("station", "department"):
+        for name in ("station", "department", "sealed_for"):
             if columns and name not in columns:
                 self.execute(f"ALTER TABLE objects ADD COLUMN {name} TEXT", ())
+        of_deliveries = {column.name for column in self.db.get_columns("deliveries")}
+        if of_deliveries and "receipt" not in of_deliveries:
+            self.execute("ALTER TABLE deliveries ADD COLUMN receipt TEXT", ())
         for name in FORMER_INDEXES:
             self.execute(f"DROP INDEX IF EXISTS {name}", ())
         if columns and "receipt_number" not in columns:
@@ -271,6 +281,7 @@ class SpoolIndex:
             *_row(label, success_answered, state, damaged),
             (identity and identity.station_name) or None,
             (identity and identity.department) or None,
+            " ".join(label.sealed_for[1:]) or None,
             identity and identity.study_instance_uid,
             int(self._rank(label)) if identity else 0,
         )
@@ -440,8 +451,18 @@ class SpoolIndex:
         """Damaged objects of the same instance and the same bytes."""
         return [ObjectId(found) for (found,) in self.execute(_FIND_DAMAGED_TWINS, (object_id,))]
 
-    def earliest_due_s(self) -> float | None:
-        """When the next object can be claimed, on the monotonic clock; None if nothing waits."""
+    def earliest_due_s(self, opened_by: Collection[str] = ()) -> float | None:
+        """When the next object can be claimed, on the monotonic clock; None if nothing waits.
+
+        Parameters
+        ----------
+        opened_by : only what was sealed for one of these keys as well.
+        """
+        if opened_by:
+            found: float | None = self.execute(
+                _EARLIEST_OPENED_BY, (json.dumps(list(opened_by)),)
+            ).fetchone()[0]
+            return found
         due: float | None = (
             SpoolObject.select(fn.MIN(SpoolObject.due_s))
             .where(LIVE, SpoolObject.state.in_(CLAIM.from_states))

@@ -43,7 +43,10 @@ class UnlabelledError(PermanentSpoolError):
 
 @dataclass(frozen=True)
 class Label:
-    """One object. `identity` is None, and `reason` says why, for what quarantine keeps."""
+    """One object. `identity` is None, and `reason` says why, for what quarantine keeps.
+
+    `sealed_for`: ids of the keys that open it, the first central's first; empty in a file from before they were kept.
+    """
 
     object_id: ObjectId
     origin: Origin
@@ -53,6 +56,7 @@ class Label:
     stored_bytes: int
     received_at_utc: datetime
     reason: str | None = None
+    sealed_for: tuple[str, ...] = ()
 
     @property
     def state(self) -> State:
@@ -78,6 +82,7 @@ def encode_label(label: Label, sealed_crc32: int) -> bytes:
         "size_bytes": label.size_bytes,
         "received_at_utc": utc_text(label.received_at_utc),
         "reason": label.reason,
+        "sealed_for": label.sealed_for,
     }
     text = json.dumps(fields).encode("ascii")
     checked = _CHECKED.pack(len(text), label.stored_bytes, sealed_crc32)
@@ -136,4 +141,5 @@ def _from_fields(fields: dict[str, Any], stored_bytes: int) -> Label:
         stored_bytes=stored_bytes,
         received_at_utc=utc_from_text(fields["received_at_utc"]),
         reason=fields["reason"],
+        sealed_for=tuple(fields.get("sealed_for") or ()),
     )

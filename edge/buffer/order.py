@@ -14,6 +14,7 @@ arrival changes little.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any, Final
 
 from contract.identifiers import ObjectId
 from contract.priority import Priority
-from edge.buffer.index import SpoolIndex
+from edge.buffer.index import OPENED_BY, SpoolIndex
 from edge.buffer.records import Claimed
 from edge.buffer.tables import utc_from_text, utc_text
 
@@ -31,12 +32,30 @@ _LENGTHS_KEPT_S: Final = 1.0
 _ALONE_AFTER: Final = 8
 """An object that was tried so often goes by itself: whatever is wrong with it is not to hold others up."""
 
-_COLUMNS: Final = """
-    object_id, sha256, size_bytes, stored_bytes, sop_class_uid, sop_instance_uid, study_instance_uid,
-    series_instance_uid, transfer_syntax_uid, modality, calling_ae_title, called_ae_title, peer_address,
-    received_at_utc, attempts
+CLAIMED_COLUMNS: Final = (
+    "object_id",
+    "sha256",
+    "size_bytes",
+    "stored_bytes",
+    "sop_class_uid",
+    "sop_instance_uid",
+    "study_instance_uid",
+    "series_instance_uid",
+    "transfer_syntax_uid",
+    "modality",
+    "calling_ae_title",
+    "called_ae_title",
+    "peer_address",
+    "received_at_utc",
+    "attempts",
+)
+"""What `claimed_of` reads, in this order."""
+_COLUMNS: Final = ", ".join(CLAIMED_COLUMNS)
+# `:keys` null: whoever asks opens everything.
+_DUE: Final = f"""
+    freed_at_utc IS NULL AND state IN ('ready', 'sending') AND due_s <= :now
+    AND (:keys IS NULL OR {OPENED_BY.format(":keys")})
 """
-_DUE: Final = "freed_at_utc IS NULL AND state IN ('ready', 'sending') AND due_s <= :now"
 _OLDEST: Final = f"""
     SELECT {_COLUMNS} FROM objects INDEXED BY live_by_sequence WHERE {_DUE} ORDER BY sequence LIMIT :limit
 """  # noqa: S608  # put together from the constants above alone
@@ -94,11 +113,26 @@ class ClaimOrder:
     def __init__(self, index: SpoolIndex) -> None:
         self._index = index
         self._turn = 0
+        self._keys: str | None = None
         self._shortest: str | None = None
         self._looked_at_s = -math.inf
 
-    def claim(self, *, now_s: float, lease_s: float, max_objects: int, max_bytes: int) -> list[Claimed]:
-        """Lease what goes next: one object whatever its size, and more only as far as all fit `max_bytes`."""
+    def claim(
+        self,
+        *,
+        now_s: float,
+        lease_s: float,
+        max_objects: int,
+        max_bytes: int,
+        opened_by: Collection[str] = (),
+    ) -> list[Claimed]:
+        """Lease what goes next: one object whatever its size, and more only as far as all fit `max_bytes`.
+
+        Parameters
+        ----------
+        opened_by : only what was sealed for one of these keys as well; empty: everything.
+        """
+        self._keys = json.dumps(list(opened_by)) if opened_by else None
         with self._index.transaction(durable=False):  # a lease ends with the process
             chosen = self._choose(now_s, max_objects, max_bytes)
             return [self._take(row, now_s, lease_s) for row in chosen]
@@ -144,11 +178,11 @@ class ClaimOrder:
     def _choose(self, now_s: float, max_objects: int, max_bytes: int) -> list[tuple[Any, ...]]:
         self._turn += 1
         candidates = list(self._first(now_s, max_objects)) if self._turn % _EVERY_FOURTH else []
-        chosen = _fill([], candidates, max_objects, max_bytes)
+        chosen = fill([], candidates, max_objects, max_bytes)
         if chosen and (len(chosen) == max_objects or _size(chosen) >= max_bytes or _is_stubborn(chosen[0])):
             return chosen
         rest = self._find(_OLDEST, now=now_s, limit=max_objects + len(chosen))
-        return _fill(chosen, rest, max_objects, max_bytes)
+        return fill(chosen, rest, max_objects, max_bytes)
 
     def _first(self, now_s: float, limit: int) -> Iterable[tuple[Any, ...]]:
         urgent: list[tuple[Any, ...]] = []
@@ -169,34 +203,26 @@ class ClaimOrder:
         return of_study
 
     def _find(self, statement: str, **values: object) -> list[tuple[Any, ...]]:
-        return self._index.execute(statement, values).fetchall()
+        return self._index.execute(statement, {**values, "keys": self._keys}).fetchall()
 
     def _take(
         self, row: tuple[Any, ...], now_s: float, lease_s: float, *, from_s: float | None = None
     ) -> Claimed:
         until_s = (now_s if from_s is None else from_s) + lease_s
-        changed = self._index.execute(_CLAIM, {"object_id": row[0], "now": now_s, "until": until_s}).rowcount
+        values = {"object_id": row[0], "now": now_s, "until": until_s, "keys": None}
+        changed = self._index.execute(_CLAIM, values).rowcount
         assert changed == 1, "found in this very transaction"
-        return Claimed(
-            object_id=ObjectId(row[0]),
-            sha256=row[1],
-            size_bytes=row[2],
-            stored_bytes=row[3],
-            sop_class_uid=row[4],
-            sop_instance_uid=row[5],
-            study_instance_uid=row[6],
-            series_instance_uid=row[7],
-            transfer_syntax_uid=row[8],
-            modality=row[9],
-            calling_ae_title=row[10],
-            called_ae_title=row[11],
-            peer_address=row[12],
-            received_at_utc=utc_from_text(row[13]),
-            attempts=row[14] + 1,
-        )
+        return claimed_of(row)
 
 
-def _fill(
+def claimed_of(row: tuple[Any, ...]) -> Claimed:
+    """From `CLAIMED_COLUMNS` as they were before this attempt."""
+    values = dict(zip(CLAIMED_COLUMNS, row, strict=True))
+    received_at_utc = utc_from_text(values.pop("received_at_utc"))
+    return Claimed(received_at_utc=received_at_utc, attempts=values.pop("attempts") + 1, **values)
+
+
+def fill(
     chosen: list[tuple[Any, ...]], candidates: Iterable[tuple[Any, ...]], max_objects: int, max_bytes: int
 ) -> list[tuple[Any, ...]]:
     """`chosen` and what of `candidates` still goes with it; the first of all goes whatever its size."""

@@ -28,6 +28,7 @@ from edge.buffer.catalogue import Present, present
 from edge.buffer.coding import choose_aead
 from edge.buffer.coding_pace import Coding, CodingPace
 from edge.buffer.deliveries import Deliveries
+from edge.buffer.delivery_queue import DeliveryQueue
 from edge.buffer.desk import Desk
 from edge.buffer.errors import (
     DiskFullError,
@@ -115,6 +116,7 @@ class Spool:
         on_stored: Callable[[Label], None],
         on_low_water: Callable[[], None],
         complete: Callable[[Label], Label],
+        copies: Collection[str],
     ) -> None:
         self.recovery = recovery
         self.reserve_bytes = reserve_bytes
@@ -137,6 +139,7 @@ class Spool:
         self._desk = Desk(self, files.new_file, self.pace, aead, keys)
         self._on_stored = on_stored
         self._complete = complete
+        self._copies = frozenset(copies)
         self._closed = False
         self._received = 0
         self._pruned_at_s = time.monotonic()
@@ -167,6 +170,7 @@ class Spool:
         route: Route = to_central_alone,
         rank: Rank = as_routine,
         complete: Callable[[Label], Label] = lambda label: label,
+        copies: Collection[str] = (),
     ) -> Spool:
         """Take the directory over and repair what the last life left; `recovery` says what that was.
 
@@ -184,6 +188,7 @@ class Spool:
         on_low_water : called on a receiving thread that finds less than the low-water mark; must not block.
         route : to which destinations beside central an instance goes; asked when its row is made, must not block.
         rank : how urgent it is; the same.
+        copies : destinations that are centrals: what they do not have is not at central.
         complete : adds what is known of an instance that became durable, before its row is made; the same.
 
         Raises
@@ -221,6 +226,7 @@ class Spool:
             on_stored=on_stored,
             on_low_water=on_low_water,
             complete=complete,
+            copies=copies,
         )
 
     def set_keys(self, keys: DataKeyRing) -> None:
@@ -387,20 +393,31 @@ class Spool:
         return next(iter(self.claim_several(lease_s=lease_s, max_objects=1, max_bytes=0)), None)
 
     def claim_several(
-        self, *, lease_s: float, max_objects: int, max_bytes: int, these: Collection[ObjectId] = ()
+        self,
+        *,
+        lease_s: float,
+        max_objects: int,
+        max_bytes: int,
+        these: Collection[ObjectId] = (),
+        opened_by: Collection[str] = (),
     ) -> list[Claimed]:
         """The same of objects that go together: one whatever its size, more as far as all fit `max_bytes` sealed.
 
         Parameters
         ----------
         these : exactly these, whether their time has come or not, or none of them.
+        opened_by : key ids; only what was sealed for one of them beside the first central's. Empty: everything.
         """
         now_s = time.monotonic()
         with self._held():
             if these:
                 return self._order.claim_these(these, now_s=now_s, lease_s=lease_s)
             return self._order.claim(
-                now_s=now_s, lease_s=lease_s, max_objects=max_objects, max_bytes=max_bytes
+                now_s=now_s,
+                lease_s=lease_s,
+                max_objects=max_objects,
+                max_bytes=max_bytes,
+                opened_by=opened_by,
             )
 
     def prioritise(self, study_instance_uid: str, priority: Priority = Priority.FIRST) -> int:
@@ -420,14 +437,20 @@ class Spool:
                 moved += self._order.rank_again(priority_of, named[at : at + _RANKED_AT_ONCE])
         return moved
 
-    def wait_for_work(self, timeout_s: float | None) -> bool:
+    def owed_to(self, central: str) -> DeliveryQueue:
+        """What a further central is owed, to be lent to its forwarder."""
+        return DeliveryQueue(
+            central, self._index, self.deliveries, self._held, self._settle, self.open_object
+        )
+
+    def wait_for_work(self, timeout_s: float | None, opened_by: Collection[str] = ()) -> bool:
         """Block until `claim` would give something (True), the timeout passes or the spool closes (False)."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed, self._index.translated():
             while not self._closed:
                 self._flush_arrivals()
                 now_s = time.monotonic()
-                due_s = self._index.earliest_due_s()
+                due_s = self._index.earliest_due_s(opened_by)
                 if due_s is not None and due_s <= now_s:
                     return True
                 if deadline_s is not None and deadline_s <= now_s:
@@ -619,7 +642,7 @@ class Spool:
     def standing(self, sop_instance_uids: Collection[str]) -> Mapping[str, Standing]:
         """How safe these instances are; what is not in the answer is not here."""
         with self._held():
-            return standing(self._index, sop_instance_uids)
+            return standing(self._index, sop_instance_uids, self._copies)
 
     def present(self, *, after: int, limit: int) -> list[Present]:
         """Identified objects that are still here, behind sequence number `after`, in the order they came."""

@@ -56,6 +56,8 @@ class SpoolObject(Model):
     # What rules are asked by, for a dry run (edge.routes).
     station = TextField(null=True)
     department = TextField(null=True)
+    # Key ids of whom it is sealed for beside the first central; null: nobody, or nobody knows.
+    sealed_for = TextField(null=True)
 
     class Meta:
         table_name = "objects"
@@ -92,6 +94,8 @@ class DeliveryRow(Model):
     last_error = TextField(null=True)
     # The object's, so that a long backlog is added up from the index below alone.
     stored_bytes = IntegerField()
+    # A further central's (edge.buffer.delivery_queue).
+    receipt = TextField(null=True)
 
     class Meta:
         table_name = "deliveries"
@@ -99,7 +103,7 @@ class DeliveryRow(Model):
 
 
 class ReceiptCheckRow(Model):
-    """How far receipts were checked with central: one row (edge.buffer.receipts)."""
+    """How far receipts were checked with a central: row 1 is the first's (edge.buffer.receipts)."""
 
     number = IntegerField(primary_key=True)
     checked_through = IntegerField()
