@@ -26,7 +26,7 @@ from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, Tab
 from contract.control import BoxStatus
 from tui import words
 from tui.client import BoxAwayError, BoxClient, BoxError
-from tui.enrol import Enrol
+from tui.enrol import Enrol, standing_with
 from tui.overview import Overview
 from tui.priority import PriorityChoice
 from tui.queue import Queue
@@ -66,6 +66,8 @@ class BoxApp(App[None]):
     #scanner-detail { height: 5; }
     #echo-result { height: 1; }
     #enrol-state, #enrol-result { margin: 1 0; }
+    #enrol-central { display: none; width: 40; }
+    .several #enrol-central { display: block; }
     EchoForm { align: center middle; }
     #echo-form { width: 60; height: auto; padding: 1 2; border: round $primary; background: $surface; }
     #echo-form Horizontal { height: auto; }
@@ -251,11 +253,12 @@ class BoxApp(App[None]):
 
         async def ask() -> None:
             try:
-                status = await self._client.enrol(message.pairing)
+                status = await self._client.enrol(message.pairing, message.central)
             except BoxError as error:
                 page.show_result(str(error), ok=False)
                 return
-            page.show_result(status.link.enrolment or f"enrolled as {status.gateway_id}", ok=True)
+            gateway_id, link = standing_with(status, message.central)
+            page.show_result(link.enrolment or f"enrolled as {gateway_id}", ok=True)
             self._refresh_now.set()
 
         self._tell(ask())

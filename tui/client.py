@@ -20,6 +20,7 @@ from contract.control import (
     CallerParams,
     EchoAnswer,
     EchoParams,
+    EnrolParams,
     PriorityParams,
     QueueList,
     ScannerEntry,
@@ -66,8 +67,9 @@ class BoxClient:
     async def echo(self, params: EchoParams) -> EchoAnswer:
         return await self._ask("echo", params.model_dump(), EchoAnswer, LONG_TIMEOUT_S)
 
-    async def enrol(self, pairing: str) -> BoxStatus:
-        return await self._ask("enrol", {"pairing": pairing}, BoxStatus, LONG_TIMEOUT_S)
+    async def enrol(self, pairing: str, central: str) -> BoxStatus:
+        params = EnrolParams(pairing=pairing, central=central)
+        return await self._ask("enrol", params.model_dump(), BoxStatus, LONG_TIMEOUT_S)
 
     async def requeue(self, object_id: str, destination: str) -> QueueList:
         return await self._ask("requeue", {"object_id": object_id, "destination": destination}, QueueList)

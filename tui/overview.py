@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from contract.control import BoxStatus, CommitmentStatus, DestinationStatus, WorkflowStatus
+from contract.control import BoxStatus, CentralStatus, CommitmentStatus, DestinationStatus, WorkflowStatus
 from tui import words
 
 _BAR_CELLS: Final = 20
@@ -47,6 +47,8 @@ def facts(status: BoxStatus) -> Table:
     for sentence in (link.enrolment, link.notice):
         if sentence:
             table.add_row("", Text(words.plain(sentence), "yellow"))
+    for central in status.centrals:
+        table.add_row(words.plain(central.name), _further(central))
     for study in status.lost_studies:
         table.add_row("Lost", Text(words.plain(study.sentence), "red"))
     table.add_row("Last receipt", _ago(link.last_receipt_at_utc))
@@ -81,6 +83,21 @@ def link_text(status: BoxStatus) -> Text:
     text = Text.assemble((f"{sign} {word}", colour))
     if status.link.central:
         text.append(f" {words.plain(status.link.central)}")
+    return text
+
+
+def _further(one: CentralStatus) -> Text:
+    """A central beside the first: how the box stands with it, and what it is for."""
+    sign, colour, word = words.LINK_WORDS[one.link.state]
+    text = Text.assemble((f"{sign} {word}", colour))
+    if one.link.central:
+        text.append(f" {words.plain(one.link.central)}")
+    text.append(", gets a copy" if one.mode == "copy" else ", IN USE" if one.in_use else ", stands by")
+    if one.gateway_id is not None and not one.link.heartbeat_connected:
+        text.append(", hears no heartbeat", "yellow")
+    for sentence in (one.link.detail, one.link.enrolment, one.link.notice):
+        if sentence:
+            text.append(f". {words.plain(sentence)}")
     return text
 
 

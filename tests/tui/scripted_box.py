@@ -170,10 +170,13 @@ class ScriptedBox:
         return self.echo_answer
 
     def _enrol(self, params: dict[str, object]) -> BoxStatus:
-        self.enrolled.append(EnrolParams.model_validate(params).pairing)
+        wanted = EnrolParams.model_validate(params)
+        self.enrolled.append(
+            wanted.pairing if wanted.central == "central" else f"{wanted.central} {wanted.pairing}"
+        )
         if self.enrol_error:
             raise ControlError(self.enrol_error)
-        self.status = status()
+        self.status = status(centrals=self.status.centrals)
         return self.status
 
     def _prioritise(self, params: dict[str, object]) -> QueueList:
