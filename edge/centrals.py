@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from contract.errors import PermanentError
 from contract.sealing import DataKeyRing, RecipientPublicKey
 from edge.buffer.deliveries import NOTHING_OWED
 from edge.buffer.label import Label
+from edge.buffer.receipts import LostStudy
 from edge.buffer.spool import Spool
 from edge.config import Settings
 from edge.destination_settings import CENTRAL
@@ -30,7 +32,6 @@ from edge.uplink.identity import Identity
 from edge.uplink.key_book import known_key_ids
 from edge.uplink.link import Link
 from edge.uplink.membership import Membership
-from edge.uplink.receipt_check import Tell
 from edge.uplink.succession import StandInQueue, Succession
 
 IDENTITY: Final = "identity"
@@ -144,7 +145,7 @@ class Centrals:
         *,
         own_recipients: Sequence[RecipientPublicKey],
         take_up: Callable[[str, Identity], None],
-        tell_set_back: Tell,
+        tell_set_back: Callable[[str, int, Sequence[LostStudy]], None],
     ) -> None:
         """Take up what the last life left of each membership.
 
@@ -152,6 +153,7 @@ class Centrals:
         ----------
         own_recipients : for whom objects are sealed beside the centrals.
         take_up : called with the name of a central and each identity that comes into use there.
+        tell_set_back : called with the name of a central that has lost what it signed for (edge.uplink.receipt_check).
         """
         for name, one in self._all.items():
             receipts = self._spool.receipts
@@ -159,22 +161,22 @@ class Centrals:
                 folder_of(self._settings, name) / IDENTITY,
                 self._spool,
                 one.link,
-                take_up=lambda identity, one=one: self._take_up(one, identity, take_up),  # type: ignore[misc]
-                seal_for=lambda recipient, name=name: self._seal_for(name, recipient, own_recipients),  # type: ignore[misc]
+                take_up=partial(self._take_up, one, take_up),
+                seal_for=partial(self._seal_for, name, own_recipients),
                 try_now=one.forwarder.try_now,
-                tell_set_back=tell_set_back,
+                tell_set_back=partial(tell_set_back, name),
                 receipts=receipts if name == CENTRAL else receipts.checked_with(name),
-                waiting=lambda name=name: self._waiting(name),  # type: ignore[misc]
+                waiting=partial(self._waiting, name),
             )
             self._memberships[name] = membership
             membership.start()
 
-    def _take_up(self, one: _Central, identity: Identity, take_up: Callable[[str, Identity], None]) -> None:
+    def _take_up(self, one: _Central, take_up: Callable[[str, Identity], None], identity: Identity) -> None:
         one.forwarder.use(identity)
         take_up(one.name, identity)
 
     def _seal_for(
-        self, name: str, recipient: RecipientPublicKey, own_recipients: Sequence[RecipientPublicKey]
+        self, name: str, own_recipients: Sequence[RecipientPublicKey], recipient: RecipientPublicKey
     ) -> None:
         with self._sealing:
             self._keys.learn(name, self._memberships[name].key_ids())

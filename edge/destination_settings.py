@@ -22,7 +22,7 @@ def _name(value: str) -> str:
             "a destination's name has 1 to 32 letters, digits, spaces, dots, dashes and underscores"
         )
     if value.lower() == CENTRAL:
-        raise ValueError("central is what the first central is called, which gets everything")
+        raise ValueError("central is what the first central is called: it gets everything")
     return value
 
 

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -137,13 +138,13 @@ class Reporting:
                 Reports(
                     version=report.VERSION,
                     info=lambda: self._info.model_copy(update={"dicom_port": self._dicom_port()}),
-                    telemetry=lambda name=name: self._telemetry(name),  # type: ignore[misc]
+                    telemetry=partial(self._telemetry, name),
                     equipment=self._equipment,
                     reported=self._remote.reported if is_first else foreign.reported,
                     witnessed=Witnessed,
                 ),
                 desire=self._desire if is_first else foreign.desire,
-                connected=lambda name=name: sending.try_now(name),  # type: ignore[misc]
+                connected=partial(sending.try_now, name),
                 https_after_s=https_after_s,
                 enabled=enabled,
             )
@@ -179,10 +180,10 @@ class Reporting:
         )
         self._tell(EventKind.QUARANTINED, f"an image was damaged on the box's disk; {what}")
 
-    def tell_set_back(self, sent_again: int, lost: Sequence[LostStudy]) -> None:
-        """Central has lost what it signed for: an event, and one for each study that a scanner has to send again."""
+    def tell_set_back(self, central: str, sent_again: int, lost: Sequence[LostStudy]) -> None:
+        """A central has lost what it signed for: an event, and one for each study that a scanner has to send again."""
         if sent_again:
-            what = f"central lost what it had signed for; images that this box sends again: {sent_again}"
+            what = f"{central} lost what it had signed for; images that this box sends again: {sent_again}"
             self._tell(EventKind.CENTRAL_SET_BACK, what)
         for study in lost[:_TOLD_STUDIES]:
             self._tell(EventKind.CENTRAL_SET_BACK, report.lost_sentence(study))

@@ -23,6 +23,7 @@ central failed is not: its objects come back one by one, each when its own wait 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -175,8 +176,11 @@ class Forwarder:
         self._line.begin()
 
     def out_since_s(self) -> float | None:
-        """Since when nothing gets through to central, on the monotonic clock; None while something does."""
-        return self._line.out_since_s
+        """Since when nothing gets through to central, on the monotonic clock; None while something does.
+
+        Without an identity nothing ever did.
+        """
+        return self._line.out_since_s if self._route is not None else -math.inf
 
     def line_is_slow(self) -> bool:
         """Whether the line, and not the scanner or the disk, decides how long a study takes; as of late."""

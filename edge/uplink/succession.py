@@ -18,6 +18,7 @@ from edge.buffer.records import Claimed
 from edge.buffer.spool import Spool
 
 _REFUSED_AGAIN_S: Final = 60.0
+_LOOK_AGAIN_S: Final = 60.0
 
 
 class Succession:
@@ -115,7 +116,9 @@ class StandInQueue:
     def wait_for_work(self, timeout_s: float | None) -> bool:
         if not self._succession.await_turn(self._place):
             return False
-        return self._spool.wait_for_work(timeout_s, opened_by=self._keys())
+        # Not without end: its keys may change meanwhile.
+        longest_s = _LOOK_AGAIN_S if timeout_s is None else min(timeout_s, _LOOK_AGAIN_S)
+        return self._spool.wait_for_work(longest_s, opened_by=self._keys())
 
     def open_object(self, object_id: ObjectId) -> BinaryIO:
         return self._spool.open_object(object_id)

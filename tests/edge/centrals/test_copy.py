@@ -11,6 +11,7 @@ from contract.transfer import UPLOADS_PATH, Problem
 from edge.app import Box
 from edge.buffer.states import State
 from edge.centrals import UnknownCentralError
+from edge.report import status_text
 from tests.edge.app.waiting import wait
 from tests.edge.buffer.instances import content_of, store
 from tests.edge.centrals.conftest import Start
@@ -56,6 +57,7 @@ def test_each_gets_everything_and_a_dead_one_delays_nothing(
     assert not is_at_central(box, 2), "one of two has it"
     status = wait(box, lambda status: status.centrals[0].link.state == "waiting")
     assert status.link.state == "connected"
+    assert "\nnorth         copy, waiting: " in status_text(status)
 
     central.stop()
     north.start()

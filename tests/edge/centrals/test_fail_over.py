@@ -66,6 +66,19 @@ def test_what_was_not_sealed_for_it_waits_for_the_first(
     assert central.archived.keys() == {before}
 
 
+def test_one_that_the_box_was_never_enrolled_at_is_passed_over(
+    start: Start, central: ScriptedCentral, north: ScriptedCentral
+) -> None:
+    box = start(further_centrals=["ghost", "north"], mode="fail-over", fail_over_after_s=1)
+    enrol(box, central)
+    enrol(box, north, "north")
+    central.stop()
+    object_id = store(box._spool, 1).object_id
+    status = wait(box, lambda status: not status.queue_objects)
+    assert north.archived.keys() == {object_id}
+    assert [one.in_use for one in status.centrals] == [False, True]
+
+
 def test_a_first_that_refuses_the_box_is_out_too(
     start: Start, central: ScriptedCentral, north: ScriptedCentral
 ) -> None:
