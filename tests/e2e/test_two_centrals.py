@@ -12,6 +12,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 from pynetdicom import AE
 
+from central import serving
 from central.fleet.view import BoxView
 from contract.control import EnrolParams
 from edge.app import Box
@@ -23,8 +24,9 @@ from tests.ports import free_base_port
 
 
 @pytest.fixture
-def houses(tmp_path: Path) -> Iterator[tuple[House, House]]:
-    """No broker at either: heartbeats go over HTTPS."""
+def houses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[House, House]]:
+    """No broker at either: heartbeats go over HTTPS. A stopped one does not wait for the box's idle connections."""
+    monkeypatch.setattr(serving, "_GRACE_S", 1)
     port = free_base_port(2)
     with (
         House(tmp_path / "one", gateways={"port": port}) as one,
