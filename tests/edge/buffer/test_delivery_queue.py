@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
 from contract.identifiers import ObjectId
@@ -107,3 +111,28 @@ def test_what_it_refuses_is_set_aside_and_given_up_stays_given_up(open_spool: Op
     spool.close()
     with pytest.raises(SpoolClosedError):
         queue.wait_for_work(None)
+
+
+def test_an_index_and_labels_of_an_older_program_go_on(open_spool: OpenSpool, tmp_path: Path) -> None:
+    """Columns and indexes are added; what was there is of no station, and opened by the first central alone."""
+    spool, _, (object_id,) = filled(open_spool, 1)
+    spool.prioritise("1.2.9", Priority.FIRST)
+    spool.close()
+    with closing(sqlite3.connect(tmp_path / "spool" / "index.sqlite3")) as older, older:
+        for index in ("live_by_study_2", "live_by_priority_2"):
+            older.execute(f"DROP INDEX {index}")
+        for column in ("station", "department", "sealed_for"):
+            older.execute(f"ALTER TABLE objects DROP COLUMN {column}")
+        older.execute("ALTER TABLE deliveries DROP COLUMN receipt")
+        older.execute("DROP TABLE study_priorities")
+        older.execute("CREATE INDEX live_by_study ON objects (study_instance_uid) WHERE freed_at_utc IS NULL")
+    spool = open_spool(route=to(NORTH), copies=(NORTH,))
+    queue = spool.owed_to(NORTH)
+    assert several(queue, 9) == [object_id]
+    assert spool.claim_several(lease_s=1, max_objects=1, max_bytes=0, opened_by=["00" * 16]) == []
+    assert receipt(spool) == object_id
+    queue.acknowledge(object_id, "north's receipt")
+    assert state_of(spool, object_id) is State.FREED
+    names = {name for (name,) in spool._index.execute("SELECT name FROM sqlite_master", ()).fetchall()}
+    assert "live_by_study" not in names
+    assert {"live_by_study_2", "live_by_priority_2", "study_priorities"} <= names
