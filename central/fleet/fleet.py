@@ -18,7 +18,7 @@ from central.fleet.commands import Commands
 from central.fleet.desired import DesiredSettings
 from central.fleet.events import Events
 from central.fleet.heartbeats import BoxHeartbeat, Heartbeats
-from central.fleet.view import BoxCondition, BoxView, EquipmentView
+from central.fleet.view import BoxCondition, BoxView, DestinationView, EquipmentView
 from central.fleet.witnesses import Witnesses
 from central.identity.gateways import GatewayRecord, Gateways
 from contract.heartbeat import LOST_AFTER_S, BoxState
@@ -133,6 +133,18 @@ class Fleet:
                     seen.echo.at_utc if seen.echo else None,
                 )
                 for seen in heartbeat.equipment
+            ),
+            destinations=tuple(
+                DestinationView(
+                    one.name,
+                    one.kind,
+                    one.waiting_objects,
+                    one.waiting_bytes,
+                    one.set_aside_objects,
+                    one.oldest_at_utc,
+                    one.last_error,
+                )
+                for one in (telemetry.destinations if telemetry else ())
             ),
             events=tuple(self._events.last(gateway_id, _EVENTS_SHOWN)),
             commands=tuple(self._commands.last(gateway_id, _COMMANDS_SHOWN)),

@@ -21,13 +21,14 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from contract.enrolment import Pairing
 from contract.key_set import KeySetError
 from contract.sealing import RecipientPublicKey
+from edge.buffer.receipts import Receipts
 from edge.buffer.spool import Spool
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
 from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError
 from edge.uplink.held_keys import keys_in_spool
 from edge.uplink.identity import Enrolment, Identity, IdentityStore
-from edge.uplink.key_book import KeyBook
+from edge.uplink.key_book import KeyBook, ids_of
 from edge.uplink.link import Link
 from edge.uplink.pending import EnrolmentWait, PendingFile, pending_sentence
 from edge.uplink.receipt_check import ReceiptChecker, Tell
@@ -48,6 +49,8 @@ class Membership:
     try_now : called when something changed that may let a failed transfer pass.
     tell_set_back : called when central has lost what it signed for (edge.uplink.receipt_check).
     clock : None takes the one of `folder`.
+    receipts : those that are checked with this central; None: the spool's.
+    waiting : how many objects only this central can be sent; None: all that wait.
     """
 
     def __init__(
@@ -61,8 +64,9 @@ class Membership:
         try_now: Callable[[], None],
         tell_set_back: Tell,
         clock: BoxClock | None = None,
+        receipts: Receipts | None = None,
+        waiting: Callable[[], int] | None = None,
     ) -> None:
-        self._spool = spool
         self._link = link
         self._take_up = take_up
         self._clock = clock or BoxClock(folder / "clock.json")
@@ -71,20 +75,30 @@ class Membership:
         self._waiting: EnrolmentWait | None = None
         self._enrolling = threading.Lock()
         self._identity: Identity | None = None
+        self._unsent = waiting or (lambda: spool.depth().unsent.objects)
+        self._book = KeyBook(folder / "keys.json", lambda: keys_in_spool(spool))
         self._upkeep = Upkeep(
             self._store,
             self._clock,
-            KeyBook(folder / "keys.json", lambda: keys_in_spool(spool)),
+            self._book,
             link,
             seal_for=seal_for,
             take_up=self._in_use,
             try_now=try_now,
-            checker=ReceiptChecker(spool.receipts, tell_set_back),
+            checker=ReceiptChecker(receipts or spool.receipts, tell_set_back),
         )
 
     @property
     def gateway_id(self) -> str | None:
         return self._identity.gateway_id if self._identity else None
+
+    @property
+    def ca_fingerprint(self) -> str | None:
+        return self._identity.ca_fingerprint if self._identity else None
+
+    def key_ids(self) -> frozenset[str]:
+        """Of every key that this central has, as its newest key set says; to be called from `seal_for`."""
+        return ids_of(self._book.key_set())
 
     def start(self) -> None:
         """Take up what the last life left. A damaged identity is said, not raised: the box runs on, so that it
@@ -114,7 +128,7 @@ class Membership:
         if not self._enrolling.acquire(blocking=False):
             raise EnrolmentRefusedError("another enrolment is under way: wait for it")
         try:
-            waiting = self._spool.depth().unsent.objects
+            waiting = self._unsent()
             if waiting and self._identity and self._identity.ca_fingerprint != pairing.ca_fingerprint:
                 raise EnrolmentRefusedError(
                     f"this box belongs to {self._identity.central_url}, and {waiting} objects wait that only that "

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from central.fleet.alerts import alerts
-from central.fleet.view import BoxView, EquipmentView
+from central.fleet.view import BoxView, DestinationView, EquipmentView
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 WELL = BoxView(
@@ -66,6 +66,14 @@ def test_a_box_that_is_well_has_none() -> None:
         ({"revoked": True, "state": "lost"}, []),
         ({"state": "never", "version": ""}, []),
         ({"state": "lost", "paused": True, "clock_offset_s": 999.0}, [("lost", "critical")]),
+        (
+            {"destinations": (DestinationView("PACS", "dimse", 3, 9, 0, NOW - timedelta(hours=23), "away"),)},
+            [],
+        ),
+        (
+            {"destinations": (DestinationView("PACS", "dimse", 3, 9, 2, NOW - timedelta(hours=25), "away"),)},
+            [("destination-refuses", "warning"), ("destination-waits", "warning")],
+        ),
     ],
 )
 def test_each_threshold(changes: dict[str, object], expected: list[tuple[str, str]]) -> None:
