@@ -94,7 +94,7 @@ class Archive:
         ------
         NotDicomError : nothing names its SOP instance. The file stays; `forget` removes it.
         """
-        said = _examined(stored.path)
+        said = examined(stored.path)
         return Indexable(stored, origin, said.attributes, said.metadata)
 
     def examine(self, sink: ObjectSink) -> Examined:
@@ -105,7 +105,7 @@ class Archive:
         NotDicomError : nothing names its SOP instance.
         StorageFullError : the disk is full.
         """
-        return _examined(sink.readable())
+        return examined(sink.readable())
 
     def index(self, stored: StoredObject, origin: ObjectOrigin) -> Outcome:
         """Make one durable file findable. Raises as `read`."""
@@ -268,7 +268,8 @@ class Archive:
         return list(query.dicts().execute(self._db))
 
 
-def _examined(path: Path) -> Examined:
+def examined(path: Path) -> Examined:
+    """What the Part 10 file at `path` says of itself. NotDicomError if nothing names its SOP instance."""
     header = read_header(path)
     attributes = attributes_of(header)
     return Examined(

@@ -1,0 +1,100 @@
+"""A central for imports: its settings in a file, and the command line as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from central.access.policy import Principal, Role, scope_of
+from central.archive.archive import Archive
+from central.archive.query import InstanceQuery
+from central.archive.rows import InstanceRow
+from central.audit.record import Action, AuditRow, Wanted
+from central.config import Settings
+from central.foundation import Foundation, open_archive
+from contract.settings import load_settings
+from tests.central.app.program import CENTRAL
+from tests.central.databases import storage_keys
+from tests.ports import free_base_port
+
+EVERYBODY = Principal("t", "t", Role.RADIOLOGIST)
+
+
+def configuration(tmp_path: Path, dicom: dict[str, Any] | None = None, **storage: object) -> Path:
+    """A settings file in `tmp_path`, with ports that are free."""
+    port = free_base_port(3)
+    keys = {**storage_keys(tmp_path / "root"), "reserve_bytes": 0, **storage}
+    sections: dict[str, dict[str, Any]] = {
+        "people": {"port": port},
+        "gateways": {"port": port + 1},
+        "dicom": {"port": port + 2, **(dicom or {"enabled": False})},
+        "storage": keys,
+    }
+    path = tmp_path / "central.toml"
+    path.write_text("\n".join(_section(name, values) for name, values in sections.items()))
+    return path
+
+
+def _section(name: str, values: dict[str, Any]) -> str:
+    plain = "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items() if _is_plain(value))
+    below = [_section(f"{name}.{key}", value) for key, value in values.items() if isinstance(value, dict)]
+    tables = [
+        _section(f"[{name}.{key}]", one)
+        for key, value in values.items()
+        if isinstance(value, list) and not _is_plain(value)
+        for one in value
+    ]
+    head = f"[{name}]"
+    return "\n".join([head, plain, *below, *tables])
+
+
+def _is_plain(value: object) -> bool:
+    return not isinstance(value, dict) and not (isinstance(value, list) and any(map(_is_table, value)))
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def command(config: Path, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*CENTRAL, name, "--config", str(config), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def begun(config: Path, name: str, *arguments: object) -> subprocess.Popen[str]:
+    """Start a command."""
+    return subprocess.Popen(
+        [*CENTRAL, name, "--config", str(config), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def settings_of(config: Path) -> Settings:
+    return load_settings(Settings, config)
+
+
+@contextmanager
+def looked_into(config: Path) -> Iterator[tuple[Archive, list[AuditRow]]]:
+    """The archive, and the newest records of the audit."""
+    foundation = Foundation.open(settings_of(config))
+    try:
+        archive = open_archive(foundation.settings.storage, foundation.db, swept=False)
+        yield archive, foundation.audit.newest(Wanted(), limit=500)
+    finally:
+        foundation.close()
+
+
+def instances(archive: Archive) -> list[InstanceRow]:
+    return archive.find_instances(scope_of(EVERYBODY, Action.SEARCH), InstanceQuery(limit=None))
