@@ -26,6 +26,7 @@ from central.foundation import Foundation
 from central.identity.pairings import Decision
 from central.import_commands import ImportCommands
 from central.key_commands import KeyCommands
+from central.pacs_import_command import PacsImportCommand
 from central.revocation import end_session, live_sessions
 from central.user_commands import UserCommands
 from contract.enrolment import Pairing
@@ -123,6 +124,7 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
     AuditCommands(_settings, _event).add(lambda name, does, run: _command(audit, name, does, run))
 
     ImportCommands(_settings, _event).add(command)
+    PacsImportCommand(_settings, _event).add(command)
 
     broker = command("mqtt-config", "write a mosquitto configuration that fits this central", _mqtt_config)
     broker.add_argument("--dir", type=Path, required=True, metavar="D", help="folder to write it into")

@@ -1,4 +1,4 @@
-"""`dicomnet-central import …` and `import-pacs …`: what enters the archive as a whole, beside a running central.
+"""`dicomnet-central import …`: folders and ZIP files into the archive, beside a running central.
 
 Exit code 0: everything is here. 1: something is not, or it was stopped; the summary says what, and the same command
 goes on from there.
@@ -26,19 +26,18 @@ from central.audit.record import Action
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation, has_room, lock_folder, open_archive
+from central.importing.errors import NoRoomError, WorkerLostError
 from central.importing.examination import INCOMING
 from central.importing.folder_import import (
     FolderImport,
-    NoRoomError,
     Run,
-    WorkerLostError,
     default_workers,
 )
 from central.importing.ledger import Ledger
 from central.importing.sources import require_readable
 from central.importing.tally import Tally
 
-_REASONS_SHOWN: Final = 10
+REASONS_SHOWN: Final = 10
 
 
 class ImportCommands(CommandGroup):
@@ -63,7 +62,7 @@ class ImportCommands(CommandGroup):
         run_id = new_run_id()
         with (
             closing(Foundation.open(settings)) as foundation,
-            _import_lock(root),
+            import_lock(root, "import"),
             stop_by_signal() as stopped,
             closing(Tally(root / "imports" / f"{run_id}.tsv", say)) as tally,
         ):
@@ -131,9 +130,9 @@ def stop_by_signal() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _import_lock(root: Path) -> Iterator[None]:
-    """One import at a time: each sweeps what another left half written."""
-    descriptor = lock_folder(root, "import.lock", "dicomnet-central import")
+def import_lock(root: Path, name: str) -> Iterator[None]:
+    """One import of a kind at a time: each sweeps what another left half written."""
+    descriptor = lock_folder(root, f"{name}.lock", f"dicomnet-central {name}")
     try:
         yield
     finally:
@@ -144,7 +143,7 @@ def _summary(tally: Tally, *, is_stopped: bool) -> int:
     print(tally.line)
     if tally.versions:
         print(f"{tally.versions:,} are another content under a UID that was here: both are kept and flagged")
-    for reason, count in tally.reasons.most_common(_REASONS_SHOWN):
+    for reason, count in tally.reasons.most_common(REASONS_SHOWN):
         print(f"failed, {count:,}: {reason}")
     print(f"what was not imported, file by file: {tally.listed_in}")
     if is_stopped:

@@ -34,6 +34,7 @@ from contract.receipt import Outcome
 
 _METADATA_BATCH: Final = 64  # rows in memory at a time
 _ZLIB_LEVEL: Final = 6
+_UIDS_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,17 @@ class Archive:
                 Instance.select(Instance.id).where(Instance.sha256 == stored.sha256).execute(self._db)
             ):
                 self._objects.remove(stored.sha256)
+
+    def held(self, sop_instance_uids: Sequence[str]) -> dict[str, int]:
+        """Those of the SOP instances that are archived, with their sizes: so that a way in knows what it lacks."""
+        found: dict[str, int] = {}
+        for at in range(0, len(sop_instance_uids), _UIDS_AT_ONCE):
+            some = Instance.sop_instance_uid.in_(sop_instance_uids[at : at + _UIDS_AT_ONCE])
+            query = Instance.select(Instance.sop_instance_uid, Instance.size_bytes).where(some)
+            found.update(
+                (row["sop_instance_uid"], row["size_bytes"]) for row in query.dicts().execute(self._db)
+            )
+        return found
 
     # Reading.
 

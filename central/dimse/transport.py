@@ -65,6 +65,21 @@ class GuardedSocket(AssociationSocket):
 
     def __init__(self, assoc: Association, sock: socket.socket, held: bytes, limits: Limits) -> None:
         super().__init__(assoc, client_socket=sock)
+        self._guard(sock, held, limits)
+
+    @classmethod
+    def take_over(cls, dul: DULServiceProvider, limits: Limits) -> None:
+        """Put one in place of the socket that `dul` has, for an association that central asked for."""
+        former = dul.socket
+        if former is None or former.socket is None:
+            return  # it is over already
+        guarded = cls.__new__(cls)  # its connection was made: what __init__ would announce is past
+        vars(guarded).update(vars(former))
+        guarded._guard(former.socket, b"", limits)
+        dul.socket = guarded
+        dul._run_loop_delay = 0  # it waits at the socket instead
+
+    def _guard(self, sock: socket.socket, held: bytes, limits: Limits) -> None:
         sock.settimeout(limits.stall_timeout_s)
         self._held = memoryview(held)
         self._limits = limits

@@ -26,6 +26,7 @@ from typing import Final
 
 from central.archive.archive import Archive
 from central.config import StorageSettings
+from central.importing.errors import NoRoomError, WorkerLostError
 from central.importing.examination import Failed, Ignored, Listed, Result, Taken, begin, examine_all
 from central.importing.ledger import Ledger
 from central.importing.sources import Candidate, Unreadable, candidates
@@ -51,14 +52,6 @@ class Run:
 def default_workers() -> int:
     """One a processor, at most eight: beyond that disks are what waits."""
     return min(_MOST_WORKERS, os.cpu_count() or 1)
-
-
-class NoRoomError(Exception):
-    """The disk is as full as storage.reserve_bytes lets it become."""
-
-
-class WorkerLostError(Exception):
-    """A worker process ended: killed, or out of memory."""
 
 
 class FolderImport:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TextIO
 
 from contract.receipt import Outcome
 
@@ -16,6 +16,13 @@ Fate = Literal["imported", "there already", "known", "no DICOM", "DICOMDIR", "fa
 
 _PROGRESS_S: Final = 10.0
 _MIB: Final = 1 << 20
+
+
+def private_list(path: Path) -> TextIO:
+    """A new file that only central's user can read, and its folder."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+    return os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
 
 
 class Tally:
@@ -34,9 +41,7 @@ class Tally:
         self._bytes = 0
         self._say = say
         self._began_s = self._said_s = time.monotonic()
-        listed_in.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(listed_in, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
-        self._list = os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
+        self._list = private_list(listed_in)
 
     def imported(self, size_bytes: int, outcome: Outcome) -> None:
         self._bytes += size_bytes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from central.archive.archive import Archive
 from central.archive.query import InstanceQuery
 from central.archive.rows import InstanceRow
 from central.audit.record import Action, AuditRow, Wanted
+from central.commands import run_command
 from central.config import Settings
 from central.foundation import Foundation, open_archive
 from contract.settings import load_settings
@@ -69,6 +72,17 @@ def command(config: Path, name: str, *arguments: object) -> subprocess.Completed
         check=False,
         timeout=120,
     )
+
+
+def told(config: Path, name: str, *arguments: object) -> tuple[int, str]:
+    """Exit code and stderr of a command that ends at once, without a process of its own."""
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            code = run_command([name, "--config", str(config), *map(str, arguments)], lambda _settings: None)
+        except SystemExit as error:  # argparse's
+            code = int(error.code or 0)
+    return code, errors.getvalue()
 
 
 def begun(config: Path, name: str, *arguments: object) -> subprocess.Popen[str]:

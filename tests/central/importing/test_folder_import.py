@@ -18,7 +18,15 @@ from central.audit.record import Action
 from central.importing.folder_import import _BATCH_FILES
 from tests.central.access.house import STUDY, pydicom_file
 from tests.central.app.program import CentralProcess
-from tests.central.importing.house import EVERYBODY, begun, command, configuration, instances, looked_into
+from tests.central.importing.house import (
+    EVERYBODY,
+    begun,
+    command,
+    configuration,
+    instances,
+    looked_into,
+    told,
+)
 
 NAMES = ("CT_small.dcm", "MR_small_RLE.dcm", "test-SR.dcm", "JPEG-LL.dcm")
 
@@ -171,9 +179,8 @@ def test_what_cannot_begin_says_why(tmp_path: Path) -> None:
     config = configuration(tmp_path)
     (tmp_path / "plain.txt").write_text("plain")
     for source, why in (("nowhere", "is not there"), ("plain.txt", "neither a folder nor a ZIP file")):
-        done = command(config, "import", tmp_path / source)
-        assert done.returncode == 2
-        assert why in done.stderr
+        code, said = told(config, "import", tmp_path / source)
+        assert (code, why in said) == (2, True), said
 
 
 def test_a_full_disk_stops_it_and_loses_nothing(tmp_path: Path) -> None:
