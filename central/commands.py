@@ -18,6 +18,7 @@ from central.access.errors import AccessError
 from central.audit.errors import AuditError
 from central.audit.record import Action, AuditEvent
 from central.audit_commands import AuditCommands
+from central.backup_commands import BackupCommands
 from central.command_group import RunCommand
 from central.config import Settings
 from central.errors import StartError
@@ -125,6 +126,7 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
 
     ImportCommands(_settings, _event).add(command)
     PacsImportCommand(_settings, _event).add(command)
+    BackupCommands(_settings, _event).add(command)
 
     broker = command("mqtt-config", "write a mosquitto configuration that fits this central", _mqtt_config)
     broker.add_argument("--dir", type=Path, required=True, metavar="D", help="folder to write it into")

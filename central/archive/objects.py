@@ -84,6 +84,11 @@ class ObjectSink:
         self._hash.update(data)
         self._size += len(data)
 
+    @property
+    def sha256(self) -> str:
+        """Of the bytes written so far."""
+        return self._hash.hexdigest()
+
     def readable(self) -> Path:
         """Where the bytes written so far can be read, for as long as the object is neither committed nor discarded."""
         assert self._file is not None, "the sink is closed"

@@ -66,7 +66,7 @@ def _is_table(value: object) -> bool:
 def command(config: Path, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        [*CENTRAL, name, "--config", str(config), *map(str, arguments)],
+        [*CENTRAL, *name.split(), "--config", str(config), *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -74,21 +74,22 @@ def command(config: Path, name: str, *arguments: object) -> subprocess.Completed
     )
 
 
-def told(config: Path, name: str, *arguments: object) -> tuple[int, str]:
-    """Exit code and stderr of a command that ends at once, without a process of its own."""
-    errors = io.StringIO()
-    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+def told(config: Path, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """As `command`, without a process of its own."""
+    said, errors = io.StringIO(), io.StringIO()
+    words = [*name.split(), "--config", str(config), *map(str, arguments)]
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(said):
         try:
-            code = run_command([name, "--config", str(config), *map(str, arguments)], lambda _settings: None)
+            code = run_command(words, lambda _settings: None)
         except SystemExit as error:  # argparse's
             code = int(error.code or 0)
-    return code, errors.getvalue()
+    return subprocess.CompletedProcess(words, code, said.getvalue(), errors.getvalue())
 
 
 def begun(config: Path, name: str, *arguments: object) -> subprocess.Popen[str]:
     """Start a command."""
     return subprocess.Popen(
-        [*CENTRAL, name, "--config", str(config), *map(str, arguments)],
+        [*CENTRAL, *name.split(), "--config", str(config), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -179,8 +179,8 @@ def test_what_cannot_begin_says_why(tmp_path: Path) -> None:
     config = configuration(tmp_path)
     (tmp_path / "plain.txt").write_text("plain")
     for source, why in (("nowhere", "is not there"), ("plain.txt", "neither a folder nor a ZIP file")):
-        code, said = told(config, "import", tmp_path / source)
-        assert (code, why in said) == (2, True), said
+        done = told(config, "import", tmp_path / source)
+        assert (done.returncode, why in done.stderr) == (2, True), done.stderr
 
 
 def test_a_full_disk_stops_it_and_loses_nothing(tmp_path: Path) -> None:

@@ -234,8 +234,8 @@ def test_what_cannot_begin_says_why(tmp_path: Path) -> None:
         (f"A@127.0.0.1:{gone}", ("--tls",), 2, "dicom.tls.certificate"),
         (f"A@127.0.0.1:{gone}", (), 1, "cannot be reached"),
     ):
-        came_to, said = told(config, "import-pacs", source, *arguments)
-        assert (came_to, why in said) == (code, True), said
+        done = told(config, "import-pacs", source, *arguments)
+        assert (done.returncode, why in done.stderr) == (code, True), done.stderr
 
 
 @pytest.mark.parametrize(
