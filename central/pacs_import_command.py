@@ -6,6 +6,7 @@ Exit codes as of `import` (central.import_commands).
 from __future__ import annotations
 
 import argparse
+import logging
 from contextlib import closing
 from dataclasses import replace
 from datetime import date, datetime
@@ -81,6 +82,9 @@ class PacsImportCommand(CommandGroup):
         peer = _source(settings, options.source, tls=options.tls)
         filters = _filters(options)
         root, run_id = settings.storage.root, new_run_id()
+        logging.getLogger("central.dimse").setLevel(
+            logging.WARNING
+        )  # a line an instance is for the server's log
         name = f"{peer.ae_title}@{peer.host}:{peer.port}"
         with (
             closing(Foundation.open(settings)) as foundation,

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,17 @@ from contract.settings import load_settings
 from tests.central.app.program import CENTRAL
 from tests.central.databases import storage_keys
 from tests.ports import free_base_port
+
+_MEASURED = """
+import resource, sys
+from central.app import main
+code = main()
+ours = int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])  # rusage counts who started us
+print("PEAK", max(ours, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss), file=sys.stderr)
+sys.exit(code)
+"""
+MOST_BYTES = 320 << 20
+"""More than any of the programs takes, and less than one that holds an instance of `large`."""
 
 EVERYBODY = Principal("t", "t", Role.RADIOLOGIST)
 
@@ -72,6 +84,26 @@ def command(config: Path, name: str, *arguments: object) -> subprocess.Completed
         check=False,
         timeout=120,
     )
+
+
+def large() -> dict[str, object]:
+    """Changes that make an instance of 384 MiB."""
+    return {"Rows": 12_288, "Columns": 16_384, "PixelData": bytes(384 << 20)}
+
+
+def measured(config: Path, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """As `command`; `peak_bytes` says the most memory that it, or a worker of it, took."""
+    return subprocess.run(
+        [sys.executable, "-c", _MEASURED, name, "--config", str(config), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def peak_bytes(done: subprocess.CompletedProcess[str]) -> int:
+    return int(done.stderr.rpartition("PEAK ")[2]) * 1024
 
 
 def told(config: Path, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:

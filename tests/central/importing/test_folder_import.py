@@ -20,11 +20,15 @@ from tests.central.access.house import STUDY, pydicom_file
 from tests.central.app.program import CentralProcess
 from tests.central.importing.house import (
     EVERYBODY,
+    MOST_BYTES,
     begun,
     command,
     configuration,
     instances,
+    large,
     looked_into,
+    measured,
+    peak_bytes,
     told,
 )
 
@@ -152,8 +156,10 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, number: signal.Signals)
     config, folder = configuration(tmp_path), tmp_path / "many"
     folder.mkdir()
     files = 5 * _BATCH_FILES  # more than one worker has under way
+    content = file_of(1_000_000)
     for at in range(files):
-        (folder / f"{at}.dcm").write_bytes(file_of(at))
+        named = f"{STUDY}.1.{1_000_001 + at}".encode()
+        (folder / f"{at}.dcm").write_bytes(content.replace(f"{STUDY}.1.1000000".encode(), named))
     process = begun(config, "import", folder, "--workers", 1)
     objects = tmp_path / "root"
     while not any(objects.glob("objects*/??/**/*.dcm")) and process.poll() is None:
@@ -193,6 +199,20 @@ def test_a_full_disk_stops_it_and_loses_nothing(tmp_path: Path) -> None:
     assert "storage.reserve_bytes" in done.stderr
     with looked_into(config) as (archive, _):
         assert not instances(archive)
+
+
+def test_a_large_file_is_never_in_memory(tmp_path: Path) -> None:
+    """In a folder and deflated in a ZIP file; the peak of the importer and of its worker."""
+    (tmp_path / "disc").mkdir()
+    (tmp_path / "disc" / "1.dcm").write_bytes(file_of(1, **large()))
+    with zipfile.ZipFile(tmp_path / "disc.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("1", file_of(2, **large()))
+    done = measured(
+        configuration(tmp_path), "import", tmp_path / "disc", tmp_path / "disc.zip", "--workers", 1
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert counts(done.stdout)["imported"] == 2
+    assert peak_bytes(done) < MOST_BYTES
 
 
 def test_nothing_of_a_data_set_is_printed(tmp_path: Path) -> None:

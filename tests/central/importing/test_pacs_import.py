@@ -17,11 +17,15 @@ from tests.central.access.house import STUDY, pydicom_file
 from tests.central.app.program import CentralProcess
 from tests.central.dimse.house import dcmtk, dcmtk_listening, open_house
 from tests.central.importing.house import (
+    MOST_BYTES,
     begun,
     command,
     configuration,
     instances,
+    large,
     looked_into,
+    measured,
+    peak_bytes,
     settings_of,
     told,
 )
@@ -221,6 +225,18 @@ def test_over_tls_from_another_central(tmp_path: Path) -> None:
         done = command(config, "import-pacs", source, "--tls")
     assert done.returncode == 0, done.stdout + done.stderr
     assert studies(done.stdout) == {"studies": 1, "complete": 1}
+
+
+def test_a_large_instance_is_never_in_memory(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    (tmp_path / "theirs").mkdir()
+    peer = {"ae_title": "DICOMNET", "address": "127.0.0.1", "may": ["query", "retrieve"]}
+    with open_house(tmp_path / "theirs", peers=[peer]) as house:
+        house.put(file_of(1, 1, **large()))
+        done = measured(config, "import-pacs", f"DICOMNET@127.0.0.1:{house.port}", "--by", "get")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert studies(done.stdout) == {"studies": 1, "complete": 1}
+    assert peak_bytes(done) < MOST_BYTES
 
 
 def test_what_cannot_begin_says_why(tmp_path: Path) -> None:
