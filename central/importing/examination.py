@@ -52,11 +52,14 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Failed:
-    """It should have been imported, or it could not be known whether. `is_transient`: another run may do better."""
+    """It should have been imported, or it could not be known whether.
+
+    `ends_run`: the archive takes nothing now, so the other files would fare no better.
+    """
 
     shown: str
     reason: str
-    is_transient: bool = False
+    ends_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,11 @@ class Examiner:
         except NotDicomError as error:
             return Failed(candidate.shown, error.reason)
         except StorageError as error:
-            return Failed(candidate.shown, str(error), is_transient=True)
+            return Failed(candidate.shown, str(error), ends_run=True)
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
             return Failed(candidate.shown, f"it cannot be unpacked ({type(error).__name__})")
         except OSError as error:
-            why = f"it cannot be read: {error.strerror or type(error).__name__}"
-            return Failed(candidate.shown, why, is_transient=True)
+            return Failed(candidate.shown, f"it cannot be read: {error.strerror or type(error).__name__}")
 
     def _taken(self, candidate: Candidate) -> Result:
         if candidate.size_bytes > self._max_object_bytes:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from central.archive.archive import Archive
+from central.archive.errors import StorageError
 from central.config import StorageSettings
 from central.importing.errors import NoRoomError, WorkerLostError
 from central.importing.examination import Failed, Ignored, Listed, Result, Taken, begin, examine_all
@@ -149,6 +150,9 @@ class FolderImport:
                         self._tally.left("failed", shown, "named by the DICOMDIR, and not there")
                 case Taken():
                     pass
+        for result in results:
+            if isinstance(result, Failed) and result.ends_run:
+                raise StorageError(result.reason)
 
 
 def _batches(new: Iterable[Candidate]) -> Iterator[list[Candidate]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -75,14 +76,17 @@ def _is_table(value: object) -> bool:
     return isinstance(value, dict)
 
 
-def command(config: Path, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+def command(
+    config: Path, name: str, *arguments: object, largest_file_bytes: int = resource.RLIM_INFINITY
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; a file that grows beyond `largest_file_bytes` meets a full disk."""
     return subprocess.run(
         [*CENTRAL, *name.split(), "--config", str(config), *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes,) * 2),
     )
 
 

@@ -189,10 +189,23 @@ def test_what_cannot_begin_says_why(tmp_path: Path) -> None:
         assert (done.returncode, why in done.stderr) == (2, True), done.stderr
 
 
-def test_a_full_disk_stops_it_and_loses_nothing(tmp_path: Path) -> None:
-    (tmp_path / "one.dcm").write_bytes(file_of(1))
+def test_a_disk_that_becomes_full_stops_it_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    folder, config = tmp_path / "disc", configuration(tmp_path)
+    folder.mkdir()
+    (folder / "large.dcm").write_bytes(file_of(1, Rows=1024, Columns=4096, PixelData=bytes(8 << 20)))
+    (folder / "small.dcm").write_bytes(file_of(2))
+    done = command(config, "import", folder, largest_file_bytes=4 << 20)
+    assert done.returncode == 2
+    assert "the disk that holds the archive is full; give the same command again" in done.stderr
+    assert not arriving_files(tmp_path)
+    again = command(config, "import", folder)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert counts(again.stdout) == {"files": 2, "imported": 1, "known": 1}
+
+
+def test_without_room_nothing_begins(tmp_path: Path) -> None:
     (tmp_path / "disc").mkdir()
-    (tmp_path / "one.dcm").rename(tmp_path / "disc" / "one.dcm")
+    (tmp_path / "disc" / "one.dcm").write_bytes(file_of(1))
     config = configuration(tmp_path, reserve_bytes=1 << 60)
     done = command(config, "import", tmp_path / "disc")
     assert done.returncode == 2
