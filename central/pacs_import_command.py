@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
@@ -82,14 +83,12 @@ class PacsImportCommand(CommandGroup):
         peer = _source(settings, options.source, tls=options.tls)
         filters = _filters(options)
         root, run_id = settings.storage.root, new_run_id()
-        logging.getLogger("central.dimse").setLevel(
-            logging.WARNING
-        )  # a line an instance is for the server's log
         name = f"{peer.ae_title}@{peer.host}:{peer.port}"
         with (
             closing(Foundation.open(settings)) as foundation,
             import_lock(root, "import-pacs"),
             stop_by_signal() as stopped,
+            _quiet_log(),
             closing(StudyTally(root / "imports" / f"{run_id}.tsv", say)) as tally,
         ):
             audit = foundation.audit
@@ -137,6 +136,18 @@ class PacsImportCommand(CommandGroup):
                 ) from error
             audit.record(self._event(Action.STORE, f"import {run_id} ends: {tally.line}"))
             return _summary(tally, is_stopped=is_stopped)
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """A line for each instance is for the server's log; here it would hide the progress."""
+    log = logging.getLogger("central.dimse")
+    former = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(former)
 
 
 def _source(settings: Settings, text: str, *, tls: bool) -> PeerSettings:

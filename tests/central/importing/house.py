@@ -8,6 +8,7 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,6 +131,14 @@ def begun(config: Path, name: str, *arguments: object) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def wait_for_objects(config: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Until so many contents are in the archive, or `process` has ended."""
+    root, deadline_s = settings_of(config).storage.root, time.monotonic() + 60
+    while len(list(root.glob("objects*/??/**/*.dcm"))) < count and process.poll() is None:
+        assert time.monotonic() < deadline_s, f"{count} objects did not come"
+        time.sleep(0.02)
 
 
 def settings_of(config: Path) -> Settings:

@@ -30,6 +30,7 @@ from tests.central.importing.house import (
     measured,
     peak_bytes,
     told,
+    wait_for_objects,
 )
 
 NAMES = ("CT_small.dcm", "MR_small_RLE.dcm", "test-SR.dcm", "JPEG-LL.dcm")
@@ -120,7 +121,7 @@ def test_a_disc_that_was_copied_in_part(tmp_path: Path) -> None:
     names = sorted(path for path in disc.rglob("*") if path.is_file() and path.name != "DICOMDIR")
     names[0].unlink()
     names[1].rename(names[1].with_name(names[1].name.lower()))  # as some mount it
-    done = command(config, "import", disc)
+    done = told(config, "import", disc)
     assert done.returncode == 1
     assert counts(done.stdout) == {"files": 4, "imported": 2, "DICOMDIR": 1, "failed": 1}
     assert "failed, 1: named by the DICOMDIR, and not there" in done.stdout
@@ -139,14 +140,14 @@ def test_what_we_give_out_we_take_in(tmp_path: Path) -> None:
     for number, name in enumerate(NAMES):
         (source / name).write_bytes(file_of(number, name))
     first, second = configuration(ours), configuration(theirs)
-    assert command(first, "import", source).returncode == 0
+    assert told(first, "import", source).returncode == 0
     with looked_into(first) as (archive, _):
         facts = archive.facts(STUDY)
         assert isinstance(facts, StudyFacts)
         grant = authorize(EVERYBODY, Action.EXPORT, facts)
         assert isinstance(grant, Grant)
         (tmp_path / "out.zip").write_bytes(b"".join(Outgoing(archive, grant, archive.series_of(grant)).zip()))
-    done = command(second, "import", tmp_path / "out.zip")
+    done = told(second, "import", tmp_path / "out.zip")
     assert done.returncode == 0, done.stdout + done.stderr
     assert counts(done.stdout) == {"files": len(NAMES) + 1, "imported": len(NAMES), "DICOMDIR": 1}
 
@@ -161,16 +162,14 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, number: signal.Signals)
         named = f"{STUDY}.1.{1_000_001 + at}".encode()
         (folder / f"{at}.dcm").write_bytes(content.replace(f"{STUDY}.1.1000000".encode(), named))
     process = begun(config, "import", folder, "--workers", 1)
-    objects = tmp_path / "root"
-    while not any(objects.glob("objects*/??/**/*.dcm")) and process.poll() is None:
-        pass
+    wait_for_objects(config, 1, process)
     process.send_signal(number)
     said, errors = process.communicate(timeout=60)
     if number == signal.SIGINT:
         assert process.returncode == 1, errors
         assert "give the same command again" in said
         assert counts(said)["imported"] < files
-    again = command(config, "import", folder)
+    again = told(config, "import", folder)
     assert again.returncode == 0, again.stdout + again.stderr
     found = counts(again.stdout)
     assert found["files"] == files
@@ -198,7 +197,7 @@ def test_a_disk_that_becomes_full_stops_it_and_the_next_run_goes_on(tmp_path: Pa
     assert done.returncode == 2
     assert "the disk that holds the archive is full; give the same command again" in done.stderr
     assert not arriving_files(tmp_path)
-    again = command(config, "import", folder)
+    again = told(config, "import", folder)
     assert again.returncode == 0, again.stdout + again.stderr
     assert counts(again.stdout) == {"files": 2, "imported": 1, "known": 1}
 

@@ -28,6 +28,7 @@ from tests.central.importing.house import (
     peak_bytes,
     settings_of,
     told,
+    wait_for_objects,
 )
 from tests.central.importing.orthanc import Orthanc
 from tests.edge.gateway.authority import Authority, Pair
@@ -77,12 +78,12 @@ def test_orthanc_by_c_get_which_lists_three_studies_at_once(tmp_path: Path) -> N
         assert studies(first.stdout) == {"studies": 7, "complete": 7}
         assert came(first.stdout) == 7 * len(FILES)
         source.put(file_of(3, 9))
-        second = command(config, "import-pacs", source.source)
+        second = told(config, "import-pacs", source.source)
         assert second.returncode == 0, second.stdout + second.stderr
         assert studies(second.stdout) == {"studies": 7, "known": 6, "complete": 1}
         assert came(second.stdout) == 1
         assert "studies without a date are not in it" in second.stdout
-        one = command(config, "import-pacs", source.source, "--study", f"{STUDY}.5", "--modality", "US")
+        one = told(config, "import-pacs", source.source, "--study", f"{STUDY}.5", "--modality", "US")
         assert studies(one.stdout) == {"studies": 0}
     with looked_into(config) as (archive, rows):
         found = instances(archive)
@@ -101,14 +102,14 @@ def test_orthanc_by_c_move_to_a_running_central(tmp_path: Path) -> None:
     with Orthanc(tmp_path / "orthanc", {"DICOMNET": settings_of(config).dicom.port}) as source:
         for number, name in enumerate(FILES):
             source.put(file_of(1, number, name))
-        refused = command(config, "import-pacs", "STRANGER@127.0.0.1:" + str(source.port), "--by", "move")
+        refused = told(config, "import-pacs", "STRANGER@127.0.0.1:" + str(source.port), "--by", "move")
         assert refused.returncode == 2
         assert "may not store here" in refused.stderr
-        nobody = command(config, "import-pacs", source.source, "--by", "move")
+        nobody = told(config, "import-pacs", source.source, "--by", "move")
         assert nobody.returncode == 1
         assert "is central running" in nobody.stdout
         with CentralProcess(config):
-            done = command(config, "import-pacs", source.source, "--by", "move")
+            done = told(config, "import-pacs", source.source, "--by", "move")
         assert done.returncode == 0, done.stdout + done.stderr
         assert studies(done.stdout) == {"studies": 1, "complete": 1}
     with looked_into(config) as (archive, _):
@@ -124,9 +125,7 @@ def test_a_source_that_is_killed_in_the_middle(tmp_path: Path) -> None:
             for number in range(4):
                 source.put(file_of(study, number, **big))
         process = begun(config, "import-pacs", source.source, "--by", "get", "--patience", 1)
-        root = tmp_path / "root"
-        while len(list(root.glob("objects*/??/**/*.dcm"))) < 5 and process.poll() is None:
-            pass
+        wait_for_objects(config, 5, process)
         source.kill()
         said, errors = process.communicate(timeout=120)
         assert process.returncode == 1, said + errors
@@ -135,7 +134,7 @@ def test_a_source_that_is_killed_in_the_middle(tmp_path: Path) -> None:
         done = studies(said).get("complete", 0)
         assert done < many
         source.start()
-        again = command(config, "import-pacs", source.source)
+        again = told(config, "import-pacs", source.source)
         assert again.returncode == 0, again.stdout + again.stderr
         assert studies(again.stdout).get("known", 0) == done
         assert came(said) + came(again.stdout) <= many * 4
@@ -151,14 +150,12 @@ def test_it_is_stopped_and_goes_on(tmp_path: Path) -> None:
             for number in range(3):
                 source.put(file_of(study, number))
         slow = begun(config, "import-pacs", source.source, "--mbit", "0.1")
-        root = tmp_path / "root"
-        while not any(root.glob("objects*/??/**/*.dcm")) and slow.poll() is None:
-            pass
+        wait_for_objects(config, 1, slow)
         slow.send_signal(signal.SIGINT)
         said, errors = slow.communicate(timeout=60)
         assert slow.returncode == 1, errors
         assert studies(said).get("complete", 0) < 3
-        again = command(config, "import-pacs", source.source)
+        again = told(config, "import-pacs", source.source)
         assert again.returncode == 0, again.stdout + again.stderr
     with looked_into(config) as (archive, _):
         assert len(instances(archive)) == 9
@@ -193,7 +190,7 @@ def test_dcmtk_by_both_ways(tmp_path: Path) -> None:
         with dcmqrscp(place / "qr", port, settings_of(config).dicom.port), CentralProcess(config):
             sent = dcmtk("storescu", "-aec", "QR", "+sd", "127.0.0.1", port, files)
             assert sent.returncode == 0, sent.stderr
-            done = command(config, "import-pacs", "QR", "--by", way)
+            done = told(config, "import-pacs", "QR", "--by", way)
         assert done.returncode == 0, done.stdout + done.stderr
         assert studies(done.stdout) == {"studies": 3, "complete": 3}
         with looked_into(config) as (archive, _):
@@ -219,10 +216,10 @@ def test_over_tls_from_another_central(tmp_path: Path) -> None:
         house.put(file_of(1, 1))
         house.put(file_of(1, 2, "MR_small_RLE.dcm"))
         source = f"DICOMNET@127.0.0.1:{port}"
-        plain = command(config, "import-pacs", source, "--patience", 0)
+        plain = told(config, "import-pacs", source, "--patience", 0)
         assert plain.returncode == 1
         assert "cannot be reached" in plain.stderr
-        done = command(config, "import-pacs", source, "--tls")
+        done = told(config, "import-pacs", source, "--tls")
     assert done.returncode == 0, done.stdout + done.stderr
     assert studies(done.stdout) == {"studies": 1, "complete": 1}
 
