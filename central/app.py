@@ -14,14 +14,12 @@ import os
 import signal
 import ssl
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import peewee
-import pydicom.config
 
 from central.archive.archive import Archive
 from central.archive.errors import StorageError
@@ -49,6 +47,7 @@ from central.foundation import Foundation, has_room, lock_folder, open_archive, 
 from central.gateway_app import gateway_app
 from central.ingest.quota import DayQuota
 from central.people_app import people_app
+from central.quietness import quiet_libraries
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
 from central.workflow.mllp import MllpServer, OrderDesk
 from central.workflow.peer_steps import PeerSteps
@@ -288,15 +287,6 @@ async def _until_stopped(opened: Central) -> None:
     await opened.serve(stop, announce)
 
 
-def _quiet_libraries() -> None:
-    """pydicom's warnings and log lines quote the data set; nothing of a data set goes into our log."""
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    warnings.filterwarnings("ignore", module="pydicom")
-    for name in ("pydicom", "pynetdicom"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """``dicomnet-central``: exit code 0 when done, 2 with one sentence on stderr when it cannot be done."""
     logging.basicConfig(
@@ -304,5 +294,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
-    _quiet_libraries()
+    quiet_libraries()
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     return run_command(arguments, run)

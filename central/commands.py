@@ -18,12 +18,16 @@ from central.access.errors import AccessError
 from central.audit.errors import AuditError
 from central.audit.record import Action, AuditEvent
 from central.audit_commands import AuditCommands
+from central.backup_commands import BackupCommands
+from central.command_group import RunCommand
 from central.config import Settings
 from central.errors import StartError
 from central.fleet.mosquitto import BrokerPlan, write_configuration, write_revocations
 from central.foundation import Foundation
 from central.identity.pairings import Decision
+from central.import_commands import ImportCommands
 from central.key_commands import KeyCommands
+from central.pacs_import_command import PacsImportCommand
 from central.revocation import end_session, live_sessions
 from central.user_commands import UserCommands
 from contract.enrolment import Pairing
@@ -46,13 +50,12 @@ def run_command(arguments: Sequence[str] | None, serve: Callable[[Settings], Non
         print(print_default_config(Settings), end="")
         return 0
     if options.command is None:
-        parser.error("say what to do: serve, pair, user, gateways, keys, mqtt-config or settings-table")
+        parser.error("say what to do: --help lists the commands")
     try:
-        options.command(options)
+        return options.command(options) or 0
     except (StartError, SettingsError, AccessError, AuditError) as error:
         print(f"dicomnet-central: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
@@ -68,7 +71,7 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def command(name: str, does: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    def command(name: str, does: str, run: RunCommand) -> argparse.ArgumentParser:
         return _command(commands, name, does, run)
 
     command("serve", "run central until SIGTERM or Ctrl-C", lambda options: serve(_settings(options)))
@@ -121,6 +124,10 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
     )
     AuditCommands(_settings, _event).add(lambda name, does, run: _command(audit, name, does, run))
 
+    ImportCommands(_settings, _event).add(command)
+    PacsImportCommand(_settings, _event).add(command)
+    BackupCommands(_settings, _event).add(command)
+
     broker = command("mqtt-config", "write a mosquitto configuration that fits this central", _mqtt_config)
     broker.add_argument("--dir", type=Path, required=True, metavar="D", help="folder to write it into")
     broker.add_argument(
@@ -142,7 +149,7 @@ def _command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
     does: str,
-    run: Callable[[argparse.Namespace], None],
+    run: RunCommand,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".")
     parser.add_argument(

@@ -21,6 +21,7 @@ from central.access.accounts import Accounts
 from central.access.doorkeeper import Doorkeeper
 from central.access.policy import Role
 from central.archive.archive import Archive
+from central.archive.objects import INCOMING, ObjectFiles, ObjectStore
 from central.archive.s3 import S3Objects, S3Place
 from central.audit.chain import Notary
 from central.audit.errors import AuditUnavailableError
@@ -117,13 +118,27 @@ def open_record_beside(settings: StorageSettings) -> Database:
     return Postgres(settings.database, connections=2, writer_lock=AUDIT_LOCK)
 
 
-def open_archive(settings: StorageSettings, db: Database) -> Archive:
-    """The archive: its index in `db`, its objects on S3 where an endpoint is named, else in the data folder."""
+def open_archive(
+    settings: StorageSettings, db: Database, incoming: str = INCOMING, *, swept: bool = True
+) -> Archive:
+    """The archive: its index in `db`, its objects on S3 where an endpoint is named, else in the data folder.
+
+    Parameters
+    ----------
+    incoming, swept : folder for what is being written, and whether what lies in it is removed. The server's own is
+        swept by the server alone, which holds the data folder's lock.
+    """
+    return Archive.open(settings.root, db, open_objects(settings, incoming, swept=swept))
+
+
+def open_objects(settings: StorageSettings, incoming: str, *, swept: bool = True) -> ObjectStore:
+    """Where the contents are, for who writes them and has no index."""
     s3 = settings.s3
     if not s3.endpoint:
-        return Archive.open(settings.root, db)
+        folder = settings.root / "objects"
+        return ObjectFiles.open(folder, incoming) if swept else ObjectFiles(folder, incoming)
     place = S3Place(s3.endpoint, s3.bucket, s3.prefix, s3.region, s3.credentials, s3.cache_bytes)
-    return Archive.open(settings.root, db, S3Objects.open(place, settings.root / "objects-at-hand"))
+    return S3Objects.open(place, settings.root / "objects-at-hand", incoming, swept=swept)
 
 
 def has_room(settings: StorageSettings) -> Callable[[], bool]:
@@ -131,19 +146,24 @@ def has_room(settings: StorageSettings) -> Callable[[], bool]:
     return lambda: shutil.disk_usage(settings.root).free > settings.reserve_bytes
 
 
-def lock_folder(root: Path) -> int:
+def lock_folder(root: Path, name: str = "lock", holder: str = "dicomnet-central") -> int:
     """Take the data folder for this process until the descriptor is closed or the process ends.
+
+    Parameters
+    ----------
+    name : file of the lock; the server's is ``lock``.
+    holder : what has it, for the error.
 
     Raises
     ------
-    StartError : another server has it.
+    StartError : another process has it.
     """
-    descriptor = os.open(root / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(root / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        raise StartError(f"another dicomnet-central is running on the data folder {root}") from error
+        raise StartError(f"another {holder} is running on the data folder {root}") from error
     return descriptor
 
 

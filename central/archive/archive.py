@@ -37,6 +37,7 @@ from contract.receipt import Outcome
 _METADATA_BATCH: Final = 64  # rows in memory at a time
 _ZLIB_LEVEL: Final = 6
 _TOGETHER: Final = 32  # objects in one transaction: bounds how long the next ones wait for it
+_UIDS_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Archive:
         ------
         NotDicomError : nothing names its SOP instance. The file stays; `forget` removes it.
         """
-        said = _examined(stored.path)
+        said = examined(stored.path)
         return Indexable(stored, origin, said.attributes, said.metadata)
 
     def examine(self, sink: ObjectSink) -> Examined:
@@ -109,7 +110,7 @@ class Archive:
         NotDicomError : nothing names its SOP instance.
         StorageFullError : the disk is full.
         """
-        return _examined(sink.readable())
+        return examined(sink.readable())
 
     def index(self, stored: StoredObject, origin: ObjectOrigin) -> Outcome:
         """Make one durable file findable. Raises as `read`, and peewee's errors."""
@@ -161,6 +162,17 @@ class Archive:
                 Instance.select(Instance.id).where(Instance.sha256 == stored.sha256).execute(self._db)
             ):
                 self._objects.remove(stored.sha256)
+
+    def held(self, sop_instance_uids: Sequence[str]) -> dict[str, int]:
+        """Those of the SOP instances that are archived, with their sizes: so that a way in knows what it lacks."""
+        found: dict[str, int] = {}
+        for at in range(0, len(sop_instance_uids), _UIDS_AT_ONCE):
+            some = Instance.sop_instance_uid.in_(sop_instance_uids[at : at + _UIDS_AT_ONCE])
+            query = Instance.select(Instance.sop_instance_uid, Instance.size_bytes).where(some)
+            found.update(
+                (row["sop_instance_uid"], row["size_bytes"]) for row in query.dicts().execute(self._db)
+            )
+        return found
 
     # Reading.
 
@@ -277,7 +289,8 @@ class Archive:
         )
 
 
-def _examined(path: Path) -> Examined:
+def examined(path: Path) -> Examined:
+    """What the Part 10 file at `path` says of itself. NotDicomError if nothing names its SOP instance."""
     header = read_header(path)
     attributes = attributes_of(header)
     return Examined(

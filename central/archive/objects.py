@@ -4,7 +4,8 @@
 
 Always true of the folder: a file under ``objects/ab/cd/`` is whole and durable, because it got its name by a rename
 after fsync, and the folder was fsynced after that. What a crash leaves: files in ``objects/incoming``, swept by
-`ObjectFiles.open`; or a whole file without a row in the index, which the resend finds again.
+`ObjectFiles.open` (what writes beside the server has a folder of its own for that); or a whole file without a row in
+the index, which the resend finds again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from central.archive.errors import NoSuchObjectError, StorageFullError
 from contract.identifiers import check_sha256
@@ -83,6 +84,11 @@ class ObjectSink:
         self._hash.update(data)
         self._size += len(data)
 
+    @property
+    def sha256(self) -> str:
+        """Of the bytes written so far."""
+        return self._hash.hexdigest()
+
     def readable(self) -> Path:
         """Where the bytes written so far can be read, for as long as the object is neither committed nor discarded."""
         assert self._file is not None, "the sink is closed"
@@ -125,19 +131,28 @@ class ObjectSink:
         self.discard()
 
 
-class ObjectFiles:
-    """The folder ``objects``. Safe to call from many threads."""
+INCOMING: Final = "incoming"
+"""Where the server's objects are while they are written. What else writes names another folder: each sweeps its own."""
 
-    def __init__(self, root: Path) -> None:
+
+class ObjectFiles:
+    """The folder ``objects``. Safe to call from many threads.
+
+    Parameters
+    ----------
+    incoming : name of the folder for what is being written.
+    """
+
+    def __init__(self, root: Path, incoming: str = INCOMING) -> None:
         self._root = root
-        self._incoming = root / "incoming"
+        self._incoming = root / incoming
         self._lock = threading.Lock()
         self._durable: set[Path] = set()  # folders whose names this process has fsynced; 65,792 at most
 
     @classmethod
-    def open(cls, root: Path) -> ObjectFiles:
+    def open(cls, root: Path, incoming: str = INCOMING) -> ObjectFiles:
         """Make the folder if needed and sweep what a crash left half written."""
-        files = cls(root)
+        files = cls(root, incoming)
         files._make_durable_folder(files._incoming)
         sweep(files._incoming)
         return files

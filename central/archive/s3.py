@@ -28,7 +28,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from central.archive.errors import NoSuchObjectError, ObjectDamagedError, StoreUnavailableError
-from central.archive.objects import ObjectSink, StoredObject, sweep
+from central.archive.objects import INCOMING, ObjectSink, StoredObject, sweep
 from contract.identifiers import check_sha256
 
 if TYPE_CHECKING:
@@ -61,18 +61,18 @@ class S3Place:
 class S3Objects:
     """The object store in `place`; the copies at hand lie under `root`."""
 
-    def __init__(self, store: S3Store, place: S3Place, root: Path) -> None:
+    def __init__(self, store: S3Store, place: S3Place, root: Path, incoming: str = INCOMING) -> None:
         self._store = store
         self._place = place
         self._root = root
-        self._incoming = root / "incoming"
+        self._incoming = root / incoming
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
         self._freeing = threading.Lock()
         self._at_hand_bytes = 0
 
     @classmethod
-    def open(cls, place: S3Place, root: Path) -> S3Objects:
-        """Make the folder if needed, and ask the bucket once.
+    def open(cls, place: S3Place, root: Path, incoming: str = INCOMING, *, swept: bool = True) -> S3Objects:
+        """Make the folder if needed, sweep it if `swept`, and ask the bucket once.
 
         Raises
         ------
@@ -95,9 +95,10 @@ class S3Objects:
             },
             retry_config=_RETRY,
         )
-        objects = cls(store, place, root)
+        objects = cls(store, place, root, incoming)
         objects._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sweep(objects._incoming)
+        if swept:
+            sweep(objects._incoming)
         objects._at_hand_bytes = sum(path.stat().st_size for path in root.glob("??/*.dcm"))
         objects._ask_bucket()
         return objects

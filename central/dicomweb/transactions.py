@@ -19,6 +19,7 @@ from central.dicomweb.search_parameters import (
 
 _JSON: Final = ("application/dicom+json", "application/json")
 _DICOM: Final = 'multipart/related; type="application/dicom"'
+_ZIP: Final = "application/zip"
 _OCTETS: Final = 'multipart/related; type="application/octet-stream"'
 _PICTURES: Final = ("image/jpeg", "image/png")
 _MANY_PICTURES: Final = tuple(f'multipart/related; type="{picture}"' for picture in _PICTURES)
@@ -55,6 +56,9 @@ class Transaction:
 
 
 ACCEPT: Final = Parameter("accept", "as the Accept header, which it stands before")
+_CHOSEN_SERIES: Final = Parameter(
+    "SeriesInstanceUID", "with application/zip: the series wanted, separated by commas; all without it"
+)
 _PAGE: Final = (
     Parameter("limit", f"at most so many; {DEFAULT_LIMIT} by default, {MAX_LIMIT} at most", "integer"),
     Parameter("offset", "from this one on", "integer"),
@@ -108,10 +112,10 @@ TRANSACTIONS: Final = (
     Transaction("GET", SERIES + "/instances", "SearchForStudySeriesInstances", "10.6", _JSON, _OF_INSTANCES),
     _stores("/studies", "StoreInstances"),
     _stores(STUDY, "StoreStudyInstances"),
-    Transaction("GET", STUDY, "RetrieveStudy", "10.4", (_DICOM,)),
-    Transaction("GET", SERIES, "RetrieveSeries", "10.4", (_DICOM,)),
+    Transaction("GET", STUDY, "RetrieveStudy", "10.4", (_DICOM, _ZIP), (_CHOSEN_SERIES,)),
+    Transaction("GET", SERIES, "RetrieveSeries", "10.4", (_DICOM, _ZIP)),
     Transaction(
-        "GET", INSTANCE, "RetrieveInstance", "10.4", (_DICOM, "application/dicom"), (), (200, 206, 304)
+        "GET", INSTANCE, "RetrieveInstance", "10.4", (_DICOM, "application/dicom", _ZIP), (), (200, 206, 304)
     ),
     Transaction("GET", STUDY + "/metadata", "RetrieveStudyMetadata", "10.4", _JSON),
     Transaction("GET", SERIES + "/metadata", "RetrieveSeriesMetadata", "10.4", _JSON),

@@ -96,6 +96,7 @@ def test_a_large_study_is_never_in_memory(central: tuple[int, str]) -> None:
         assert fetched(client, instance, "application/dicom")[1] == sent.hexdigest()
         size, _ = fetched(client, base, "*/*")
         assert size > INSTANCES * FRAMES * len(FRAME)
+        fetched(client, base, "application/zip")
         bulk, _ = fetched(client, f"{instance}/bulkdata/7FE00010", "application/octet-stream")
         assert bulk == FRAMES * len(FRAME)
         converted, _ = fetched(
