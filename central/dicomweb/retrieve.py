@@ -105,7 +105,8 @@ class Retrieve:
             raise NotHereError
         _ = first[0].path  # a store that is away shows before the answer begins
         headers = {"Content-Type": ZIP.media_type, "Content-Disposition": 'attachment; filename="dicom.zip"'}
-        return ClosingResponse(FileSet(self._archive, grant, series, sop_uid).zip(), headers=headers)
+        zipped = FileSet(self._archive, grant, series, sop_uid).zip()
+        return ClosingResponse(next(zipped), zipped, 200, headers, zipped.close)
 
     def _multipart(self, chosen: Sequence[tuple[StoredInstance, Offer]]) -> Response:
         if all(offer.transfer_syntax_uid == stored.transfer_syntax_uid for stored, offer in chosen):
