@@ -27,7 +27,7 @@ from central.dicomweb.pixel_data import PIXEL_TAGS, open_image
 from central.dicomweb.render import Renderer
 from central.dicomweb.single_part import Content, single_part, strong_etag, written_content
 
-_ELEMENT: Final = re.compile(r"[0-9A-Fa-f]{8}(/[1-9][0-9]{0,5}/[0-9A-Fa-f]{8}){0,32}")
+ELEMENT: Final = "[0-9A-Fa-f]{8}(/[1-9][0-9]{0,5}/[0-9A-Fa-f]{8}){0,32}"
 _OFFERS: Final = (
     Offer(OCTETS, True, ExplicitVRLittleEndian),
     Offer(OCTETS, False, ExplicitVRLittleEndian),
@@ -68,7 +68,7 @@ def element_of(text: str) -> tuple[int, ...]:
     ------
     BadRequestError : it is neither.
     """
-    if not _ELEMENT.fullmatch(text):
+    if not re.fullmatch(ELEMENT, text):
         raise BadRequestError("bulk data is named by <tag>, or <tag>/<item number>/<tag> inside a sequence")
     return tuple(
         int(part) if position % 2 else int(part, 16) for position, part in enumerate(text.split("/"))

@@ -7,6 +7,7 @@ process where Explicit VR Little Endian is asked for.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Generator, Iterator, Sequence
 from itertools import chain
 from typing import Final
@@ -50,6 +51,7 @@ from central.dicomweb.single_part import (
 )
 
 OCTETS: Final = "application/octet-stream"
+FRAME_NUMBER: Final = "[1-9][0-9]{0,8}"
 MAX_FRAMES_A_REQUEST: Final = 1000
 MAX_FRAMES_OF_AN_IMAGE: Final = 100_000
 # PS3.18 table 8.7.3-5: media types of compressed frames.
@@ -96,7 +98,7 @@ def frame_numbers(text: str) -> list[int]:
     parts = text.split(",")
     if len(parts) > MAX_FRAMES_A_REQUEST:
         raise BadRequestError(f"at most {MAX_FRAMES_A_REQUEST} frames can be asked for at once")
-    if any(not part.isascii() or not part.isdigit() or len(part) > 9 or int(part) < 1 for part in parts):
+    if not all(re.fullmatch(FRAME_NUMBER, part) for part in parts):
         raise BadRequestError("frames are named by numbers from 1, separated by commas")
     return [int(part) for part in parts]
 

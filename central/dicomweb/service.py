@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 
-from central.access.problems import problem
+from central.access.problems import problem, router_problem
 from central.archive.archive import Archive
 from central.archive.errors import (
     ArchiveError,
@@ -56,7 +56,7 @@ def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLi
             DicomwebError: _answer,
             ArchiveError: _answer,
             AuditUnavailableError: _answer,
-            HTTPException: _answer,
+            HTTPException: router_problem,
             Exception: _answer,
         },
     )
@@ -65,8 +65,6 @@ def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLi
 
 def _answer(_request: Request, error: Exception) -> Response:
     match error:
-        case HTTPException():
-            return problem(error.status_code, headers=error.headers)
         case QueryError():
             error = BadRequestError(str(error))
         case NoSuchInstanceError():
