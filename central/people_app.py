@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 import central.viewer
 from central.access.claims import ClaimRules
+from central.access.cross_origin import CrossOrigin
 from central.access.oidc import Client, Provider
 from central.access.policy import Role
 from central.access.problems import router_problem
@@ -130,7 +131,10 @@ def people_app(
             ),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
-        middleware=[Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper)],
+        middleware=[
+            Middleware(CrossOrigin, origins=foundation.settings.people.allowed_origins),
+            Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper),
+        ],
         exception_handlers={HTTPException: router_problem},
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 
+from central.access.accounts import SessionKind
 from central.access.policy import Action
 from tests.central.access.house import ORIGIN, OTHER_STUDY, PASSWORD, STUDY, people_in, pydicom_file
 from tests.central.app.house import House
@@ -42,12 +43,12 @@ class Served:
         read = {uid: dcmread(BytesIO(content)) for uid, content in self.contents.items()}
         return {uid: ds for uid, ds in read.items() if ds.StudyInstanceUID == study}
 
-    def session(self, username: str) -> str:
-        """A bearer token as signing in gives it."""
+    def session(self, username: str, kind: SessionKind = "bearer") -> str:
+        """A token as signing in gives it, to a program or to a browser."""
         accounts = self.house.central.foundation.accounts
         principal = accounts.verify(username, PASSWORD, "127.0.0.1")
         assert principal is not None
-        return accounts.start_session(principal, "bearer", 3600)
+        return accounts.start_session(principal, kind, 3600)
 
     def api_token(self, username: str, *actions: Action) -> str:
         """An API token as a person makes it on the portal."""

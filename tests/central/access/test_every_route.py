@@ -318,6 +318,13 @@ def test_no_spelling_of_a_path_gets_past(central: Running, path: str) -> None:
     assert STUDY.encode() not in answer
 
 
+def test_no_page_of_another_origin_is_let_in_unless_named(central: Running) -> None:
+    asked = {"Origin": "https://ohif.example", "Access-Control-Request-Method": "GET"}
+    with httpx.Client(headers=asked) as client:
+        answer = client.options(f"{central.base_url}/dicom-web/studies")
+    assert "access-control-allow-origin" not in answer.headers
+
+
 @pytest.mark.parametrize(
     "path", ["/dicom-web/studies/1%0A2", "/dicom-web/nothing", "/api/nothing", "/nothing"]
 )
