@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PROGRAMS = {
-    "dcmtk": ("storescu", "echoscu", "storescp", "findscu", "movescu", "getscu", "dcmqrscp"),
+    "dcmtk": ("storescu", "echoscu", "storescp", "findscu", "movescu", "getscu", "dcmqrscp", "dcmqrti"),
     "mosquitto": ("mosquitto",),
     "chromium": ("chromium",),
     "postgresql": ("initdb",),

@@ -52,7 +52,8 @@ SCREENSHOTS = ROOT / "build" / "screenshots"
 @contextmanager
 def ohif(central_url: str, port: int) -> Iterator[str]:
     """OHIF's files on a port, with its settings made for this central."""
-    config = CONFIG.replace("https://central.example", central_url)
+    asked = "window.prompt = () => localStorage.getItem('pasted');"  # a dialog of the browser's would stop the page
+    config = asked + CONFIG.replace("https://central.example", central_url)
 
     def file(request: Request) -> Response:
         if request.url.path == "/app-config.js":
@@ -87,7 +88,11 @@ def test_ohif_lists_a_study_and_draws_it(tmp_path: Path) -> None:
     ):
         token = served.api_token("radiologist", Action.SEARCH, Action.VIEW)
         browser.open(f"{origin}/ohif-logo.svg")  # any file of this origin: its storage is what is wanted
-        browser.eval(f"sessionStorage.setItem('dicomnet-token', {json.dumps(token)})")
+        browser.eval("localStorage.setItem('pasted', 'one-that-has-ended')")
+        browser.open(origin)
+        browser.wait_for("document.body.innerText.includes('Study List')", WAIT_S)
+        browser.wait_for("sessionStorage.getItem('dicomnet-token') === null", WAIT_S)
+        browser.eval(f"localStorage.setItem('pasted', {json.dumps(token)})")
         browser.open(origin)
         browser.wait_for("document.body.innerText.includes('Doe, Jané')", WAIT_S)
         browser.wait_for("document.body.innerText.includes('02-Jan-2026')", WAIT_S)
