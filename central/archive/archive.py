@@ -245,6 +245,7 @@ class Archive:
             sop_instance_uid,
             Instance.sha256,
             Instance.size_bytes,
+            Series.series_instance_uid,
             Instance.sop_class_uid,
             Instance.sop_instance_uid,
             Instance.transfer_syntax_uid,

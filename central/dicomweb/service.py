@@ -34,6 +34,7 @@ from central.dicomweb.retrieve import Retrieve
 from central.dicomweb.search import Search
 from central.dicomweb.store import Store
 from central.dicomweb.wado_uri import WadoUri
+from central.dicomweb.whole_bulk_data import WholeBulkData
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLi
             *Store(archive, audit, limits).routes(),
             *Retrieve(archive, gate, renderer).routes(),
             *BulkData(gate, renderer).routes(),
+            *WholeBulkData(archive, gate, renderer).routes(),
             *Frames(gate, renderer).routes(),
             *Pictures(archive, gate, renderer).routes(),
             *WadoUri(archive, gate, renderer).routes(),

@@ -208,6 +208,9 @@ TRANSACTIONS: Final = (
     Transaction("GET", STUDY + "/metadata", "RetrieveStudyMetadata", "10.4", _JSON),
     Transaction("GET", SERIES + "/metadata", "RetrieveSeriesMetadata", "10.4", _JSON),
     Transaction("GET", INSTANCE + "/metadata", "RetrieveInstanceMetadata", "10.4", _JSON),
+    Transaction("GET", STUDY + "/bulkdata", "RetrieveStudyBulkdata", "10.4", (_OCTETS,)),
+    Transaction("GET", SERIES + "/bulkdata", "RetrieveSeriesBulkdata", "10.4", (_OCTETS,)),
+    Transaction("GET", INSTANCE + "/bulkdata", "RetrieveInstanceBulkdata", "10.4", (_OCTETS,)),
     Transaction(
         "GET",
         INSTANCE + "/bulkdata/{element:path}",

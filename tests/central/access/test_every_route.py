@@ -138,6 +138,9 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/metadata"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/rendered"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/thumbnail"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/bulkdata"): FILES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/bulkdata"): FILES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/bulkdata"): FILES,
     ("GET", "/dicom-web/studies/{study}/rendered"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/thumbnail"): IMAGES,
     (
