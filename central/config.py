@@ -50,6 +50,24 @@ class PeopleSettings(Section):
         default=False,
         description="true: a reverse proxy on this machine does TLS in front; its X-Forwarded-* count",
     )
+    allowed_origins: list[str] = Field(
+        default=[],
+        description="origins of other viewers, such as https://ohif.example, whose pages may use DICOMweb by token",
+    )
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, values: list[str]) -> list[str]:
+        for value in values:
+            url = urlsplit(value)
+            closed = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname or ""))
+            as_shown = url.hostname and value == f"{url.scheme}://{url.netloc}".lower()
+            if not closed or not as_shown or "*" in value or "@" in value or url.port in (80, 443):
+                raise ValueError(
+                    f"{value} is no origin: write https://HOST or https://HOST:PORT, as the browser shows it, "
+                    "without a path; http:// for loopback only"
+                )
+        return values
 
     public_url: str = Field(
         default="",

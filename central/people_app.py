@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,8 +16,10 @@ from starlette.routing import Route
 
 import central.viewer
 from central.access.claims import ClaimRules
+from central.access.cross_origin import CrossOrigin
 from central.access.oidc import Client, Provider
 from central.access.policy import Role
+from central.access.problems import router_problem
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
 from central.archive.archive import Archive
@@ -130,7 +133,11 @@ def people_app(
             *worklist_routes(WorklistStore(foundation.db), audit),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
-        middleware=[Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper)],
+        middleware=[
+            Middleware(CrossOrigin, origins=foundation.settings.people.allowed_origins),
+            Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper),
+        ],
+        exception_handlers={HTTPException: router_problem},
     )
 
 

@@ -266,6 +266,7 @@ class Archive:
                 locate=partial(self._objects.path_of, row["sha256"]),
                 size_bytes=row["size_bytes"],
                 sha256=row["sha256"],
+                series_instance_uid=row["series_instance_uid"],
                 sop_class_uid=row["sop_class_uid"],
                 sop_instance_uid=row["sop_instance_uid"],
                 transfer_syntax_uid=row["transfer_syntax_uid"],

@@ -69,6 +69,7 @@ class StoredInstance:
     locate: Callable[[], Path]
     size_bytes: int
     sha256: str
+    series_instance_uid: str
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str

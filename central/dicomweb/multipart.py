@@ -31,6 +31,10 @@ class Part(Protocol):
     def content_type(self) -> str: ...
 
     @property
+    def content_location(self) -> str:
+        """The URI of what the part holds; "" to say none."""
+
+    @property
     def size_bytes(self) -> int: ...
 
     def chunks(self) -> Iterator[bytes]: ...
@@ -43,6 +47,7 @@ class FilePart:
     content_type: str
     locate: Callable[[], Path]  # asked when its turn has come: from a remote store it comes only then
     size_bytes: int
+    content_location: str = ""
 
     def chunks(self) -> Iterator[bytes]:
         yield from file_chunks(self.locate(), 0, self.size_bytes)
@@ -56,6 +61,7 @@ class OpenPart:
     opened: BinaryIO
     offset: int
     size_bytes: int
+    content_location: str = ""
 
     def chunks(self) -> Iterator[bytes]:
         yield from open_chunks(self.opened, self.offset, self.offset + self.size_bytes)
@@ -67,6 +73,7 @@ class BytesPart:
 
     content_type: str
     content: bytes
+    content_location: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -225,8 +232,9 @@ def _new_boundary() -> str:
 
 
 def _head(boundary: str, part: Part) -> bytes:
+    location = f"Content-Location: {part.content_location}\r\n" if part.content_location else ""
     return (
-        f"--{boundary}\r\nContent-Type: {part.content_type}\r\nContent-Length: {part.size_bytes}\r\n\r\n"
+        f"--{boundary}\r\nContent-Type: {part.content_type}\r\nContent-Length: {part.size_bytes}\r\n{location}\r\n"
     ).encode()
 
 

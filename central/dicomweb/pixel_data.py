@@ -148,20 +148,31 @@ class StoredImage:
             return
         self._file.seek(self._value_offset)
         try:
-            yield from generate_frames(
+            frames = generate_frames(
                 self._file, number_of_frames=number_of_frames, extended_offsets=self._extended_offsets()
             )
+            for number, frame in enumerate(frames, 1):
+                yield self._whole(number, frame)
         except _DAMAGE as error:
             raise NotAnImageError("the pixel data of this instance is damaged") from error
 
     def _encapsulated(self, number: int) -> bytes:
         self._file.seek(self._value_offset)
-        return get_frame(
+        frame = get_frame(
             self._file,
             number - 1,
             extended_offsets=self._extended_offsets(),
             number_of_frames=self.pixels.number_of_frames,
         )
+        return self._whole(number, frame)
+
+    def _whole(self, number: int, frame: bytes) -> bytes:
+        """A compressed frame, if nothing of it is missing: an offset table may point behind the end of the file."""
+        offsets = self._extended_offsets()
+        said = int.from_bytes(offsets[1][8 * number - 8 : 8 * number], "little") if offsets else 0
+        if len(frame) < max(1, said):
+            raise NotAnImageError(f"the file does not hold frame {number} whole")
+        return frame
 
     def _extended_offsets(self) -> tuple[bytes, bytes] | None:
         offsets = self.header.get("ExtendedOffsetTable"), self.header.get("ExtendedOffsetTableLengths")

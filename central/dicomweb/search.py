@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.policy import Scope
 from central.archive.archive import Archive
 from central.dicomweb.accept import Offer, accept_of, choose, takes_gzip
+from central.dicomweb.errors import BadRequestError
 from central.dicomweb.gate import Gate, base_url, path_uid
 from central.dicomweb.results import all_series_json, instances_json, studies_json
 from central.dicomweb.search_parameters import DEFAULT_LIMIT, SearchParameters, search_parameters
@@ -70,9 +71,9 @@ class Search:
         default_limit = None if "study" in request.path_params else DEFAULT_LIMIT
         keys = search_parameters(request.query_params.multi_items(), default_limit)
         if "study" in request.path_params:
-            keys.study["study_instance_uid"] = path_uid(request, "study")
+            _fix(keys.study, "study_instance_uid", path_uid(request, "study"))
         if "series" in request.path_params:
-            keys.series["series_instance_uid"] = path_uid(request, "series")
+            _fix(keys.series, "series_instance_uid", path_uid(request, "series"))
         scope = self._gate.scope(request, _detail(request), keys.study.get("study_instance_uid"))
         service_url = base_url(request)
         found = as_json(find(scope, keys), service_url)
@@ -84,6 +85,18 @@ class Search:
             body = gzip.compress(body, 6)
             headers["Content-Encoding"] = "gzip"
         return Response(body, headers=headers, media_type=offer.media_type)
+
+
+def _fix(keys: dict[str, Any], name: str, uid: str) -> None:
+    """Search below what the path names.
+
+    Raises
+    ------
+    BadRequestError : the query names another.
+    """
+    if keys.get(name, "") not in ("", "*", uid):
+        raise BadRequestError("the path names one study or series and the query another")
+    keys[name] = uid
 
 
 def _detail(request: Request) -> str:

@@ -153,6 +153,9 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/metadata"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/rendered"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/thumbnail"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/bulkdata"): FILES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/bulkdata"): FILES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/bulkdata"): FILES,
     ("GET", "/dicom-web/studies/{study}/rendered"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/thumbnail"): IMAGES,
     (
@@ -162,7 +165,7 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}"): IMAGES,
     (
         "GET",
-        "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}/thumbnail",
+        "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frame}/thumbnail",
     ): IMAGES,
     (
         "GET",
@@ -240,6 +243,7 @@ def uids() -> dict[str, str]:
         "series": dataset.SeriesInstanceUID,
         "instance": dataset.SOPInstanceUID,
         "frames": "1",
+        "frame": "1",
         "element": "7FE00010",
         "item_id": "RIS-1",
         "gateway_id": "gw-1",
@@ -332,6 +336,23 @@ def test_no_spelling_of_a_path_gets_past(central: Running, path: str) -> None:
         answer = b"".join(iter(lambda: line.recv(65536), b""))
     assert answer.split()[1] in (b"303", b"307", b"400", b"401", b"404"), answer[:200]
     assert STUDY.encode() not in answer
+
+
+def test_no_page_of_another_origin_is_let_in_unless_named(central: Running) -> None:
+    asked = {"Origin": "https://ohif.example", "Access-Control-Request-Method": "GET"}
+    with httpx.Client(headers=asked) as client:
+        answer = client.options(f"{central.base_url}/dicom-web/studies")
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "path", ["/dicom-web/studies/1%0A2", "/dicom-web/nothing", "/api/nothing", "/nothing"]
+)
+def test_a_path_without_a_route_is_a_problem(central: Running, path: str) -> None:
+    got = central.ask("admin", "GET", path)
+    assert (got.status_code, got.headers["content-type"]) == (404, "application/problem+json")
+    wrong = central.ask("admin", "PATCH", "/api/study-rules")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
 def test_a_revoked_token_is_nobody(central: Running, tmp_path: Path) -> None:

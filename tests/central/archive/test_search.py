@@ -92,6 +92,7 @@ def test_study_keys(hospital: Stocked, keys: dict[str, object], expected: list[s
         {"study_instance_uid": "1.2; DROP TABLE study"},
         {"patient_name": "x" * 2000},
         {"patient_id": "a\0b"},
+        {"modalities_in_study": "C\0T"},  # which PostgreSQL does not take
     ],
 )
 def test_malformed_keys_are_refused(hospital: Stocked, keys: dict[str, str]) -> None:
