@@ -172,6 +172,7 @@ class Box:
                 ),
                 try_now=self._forwarder.try_now,
                 tell_set_back=self._reporting.tell_set_back,
+                keys=commands.key_maker(settings),
             )
             self._membership.start()
             started.callback(self._membership.stop)

@@ -20,10 +20,12 @@ from edge.control import NoBoxError, ask
 from edge.routes import routes_text
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
-from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError
+from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError, KeyLostError
 from edge.uplink.identity import IdentityStore
 from edge.uplink.key_book import KeyBook
+from edge.uplink.key_maker import KeyMaker
 from edge.uplink.pending import PendingFile, pending_sentence
+from edge.uplink.tpm import Tpm
 
 _ASK_TIMEOUT_S: Final = 10.0
 _ENROL_TIMEOUT_S: Final = 60.0
@@ -56,7 +58,8 @@ def enrol_from_shell(settings: Settings, pairing_text: str) -> None:
 def _enrol_at_rest(settings: Settings, pairing: Pairing) -> str | None:
     """The gateway id; None if an administrator has to accept the box first, which is said."""
     clock = BoxClock(settings.identity_directory / "clock.json")
-    store = IdentityStore(settings.identity_directory, clock)
+    keys = key_maker(settings)
+    store = IdentityStore(settings.identity_directory, clock, keys)
     try:
         known = store.load()
     except IdentityError:
@@ -67,14 +70,14 @@ def _enrol_at_rest(settings: Settings, pairing: Pairing) -> str | None:
             "again; it will then check that nothing waits for the former one"
         )
     settings.box.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    pending = PendingFile(settings.identity_directory / "pending.json")
+    pending = PendingFile(settings.identity_directory / "pending.json", keys)
     key = pending.key_for(pairing)
     try:
         _, enrolment = enrol(pairing, key, clock=clock)
     except EnrolmentPendingError as error:
         print(f"{pending_sentence(error.fingerprint)}. The box goes on with it by itself when it runs.")
         return None
-    except EnrolmentRefusedError:
+    except (EnrolmentRefusedError, KeyLostError):
         pending.clear()
         raise
     gateway_id = store.save(key, enrolment).gateway_id
@@ -83,6 +86,11 @@ def _enrol_at_rest(settings: Settings, pairing: Pairing) -> str | None:
     book.open(enrolment.answer.root_key, enrolment.answer.key_set, anew=True)
     pending.clear()
     return gateway_id
+
+
+def key_maker(settings: Settings) -> KeyMaker:
+    """What makes this box's private keys."""
+    return KeyMaker(settings.identity.key, Tpm(settings.identity.tpm))
 
 
 def print_status(settings: Settings) -> None:

@@ -16,18 +16,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-
 from contract.enrolment import Pairing
 from contract.key_set import KeySetError
 from contract.sealing import RecipientPublicKey
 from edge.buffer.spool import Spool
+from edge.uplink.box_key import BoxKey
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
-from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError
+from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError, KeyLostError
 from edge.uplink.held_keys import keys_in_spool
 from edge.uplink.identity import Enrolment, Identity, IdentityStore
 from edge.uplink.key_book import KeyBook
+from edge.uplink.key_maker import KeyMaker
 from edge.uplink.link import Link
 from edge.uplink.pending import EnrolmentWait, PendingFile, pending_sentence
 from edge.uplink.receipt_check import ReceiptChecker, Tell
@@ -48,6 +48,7 @@ class Membership:
     try_now : called when something changed that may let a failed transfer pass.
     tell_set_back : called when central has lost what it signed for (edge.uplink.receipt_check).
     clock : None takes the one of `folder`.
+    keys : where private keys are made; None makes them in files.
     """
 
     def __init__(
@@ -61,13 +62,15 @@ class Membership:
         try_now: Callable[[], None],
         tell_set_back: Tell,
         clock: BoxClock | None = None,
+        keys: KeyMaker | None = None,
     ) -> None:
+        keys = keys or KeyMaker()
         self._spool = spool
         self._link = link
         self._take_up = take_up
         self._clock = clock or BoxClock(folder / "clock.json")
-        self._store = IdentityStore(folder, self._clock)
-        self._pending = PendingFile(folder / "pending.json")
+        self._store = IdentityStore(folder, self._clock, keys)
+        self._pending = PendingFile(folder / "pending.json", keys)
         self._waiting: EnrolmentWait | None = None
         self._enrolling = threading.Lock()
         self._identity: Identity | None = None
@@ -80,6 +83,7 @@ class Membership:
             take_up=self._in_use,
             try_now=try_now,
             checker=ReceiptChecker(spool.receipts, tell_set_back),
+            keys=keys,
         )
 
     @property
@@ -109,7 +113,8 @@ class Membership:
 
         Raises
         ------
-        EnrolmentRefusedError, IdentityError, UplinkTransientError, contract.enrolment.PairingError, OSError
+        EnrolmentRefusedError, IdentityError, KeyLostError, UplinkTransientError, OSError,
+        contract.enrolment.PairingError
         """
         if not self._enrolling.acquire(blocking=False):
             raise EnrolmentRefusedError("another enrolment is under way: wait for it")
@@ -127,7 +132,7 @@ class Membership:
             except EnrolmentPendingError as error:
                 self._link.enrolment(pending_sentence(error.fingerprint))
                 self._wait(error.retry_in_s)
-            except EnrolmentRefusedError:
+            except (EnrolmentRefusedError, KeyLostError):
                 self._pending.clear()
                 raise
             else:
@@ -137,7 +142,7 @@ class Membership:
         finally:
             self._enrolling.release()
 
-    def _enrolled(self, key: EllipticCurvePrivateKey, enrolment: Enrolment) -> None:
+    def _enrolled(self, key: BoxKey, enrolment: Enrolment) -> None:
         self._upkeep.use(self._store.save(key, enrolment), anew=True)
 
     def _in_use(self, identity: Identity) -> None:

@@ -27,11 +27,13 @@ from edge.uplink.enrolment import renew
 from edge.uplink.errors import (
     CentralFailedError,
     CertificateRefusedError,
+    KeyUnavailableError,
     UplinkPermanentError,
     UplinkTransientError,
 )
 from edge.uplink.identity import Identity, IdentityStore
 from edge.uplink.key_book import KeyBook
+from edge.uplink.key_maker import KeyMaker
 from edge.uplink.line import backoff_s
 from edge.uplink.link import Link
 from edge.uplink.receipt_check import ReceiptChecker
@@ -58,6 +60,7 @@ class Upkeep:
     take_up : called with each identity that comes into use, renewed ones too, after the store has it.
     try_now : called when the time was learned: what failed for the clock's sake may work now.
     checker : finds out whether central still has what it signed for.
+    keys : makes the key of a renewed certificate.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Upkeep:
         take_up: Callable[[Identity], None],
         try_now: Callable[[], None],
         checker: ReceiptChecker,
+        keys: KeyMaker,
         interval_s: float = INTERVAL_S,
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
@@ -82,6 +86,7 @@ class Upkeep:
         self._take_up = take_up
         self._try_now = try_now
         self._checker = checker
+        self._keys = keys
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._identity: Identity | None = None
@@ -112,7 +117,7 @@ class Upkeep:
             answer = identity.enrolment.answer
             self._book.open(answer.root_key, answer.key_set, anew=anew)
             self._identity = identity
-            self._link.standing(renew_at_utc=identity.renew_at_utc, notice="")
+            self._link.standing(renew_at_utc=identity.renew_at_utc, key_place=identity.key.place, notice="")
             self._seal_for(self._book.recipient())
             self._take_up(identity)
             self._wake.set()
@@ -230,8 +235,14 @@ class Upkeep:
         now = self._clock.now()
         if not identity.renew_at_utc <= now <= identity.certificate_expires_at_utc:
             return
-        renewed = self._store.save(*renew(identity, timeout_s=self._timeout_s))
+        try:
+            key = self._keys.make()
+            enrolment = renew(identity, key, timeout_s=self._timeout_s)
+        except KeyUnavailableError as error:
+            self._link.standing(notice=f"The certificate is not renewed yet: {error}.")
+            raise
+        renewed = self._store.save(key, enrolment)
         self._identity = renewed
-        self._link.standing(renew_at_utc=renewed.renew_at_utc)
+        self._link.standing(renew_at_utc=renewed.renew_at_utc, key_place=renewed.key.place)
         _log.info("certificate renewed", extra={"until_utc": renewed.certificate_expires_at_utc.isoformat()})
         self._take_up(renewed)

@@ -18,6 +18,7 @@ from edge.uplink.enrolment import enrol
 from edge.uplink.errors import EnrolmentRefusedError
 from edge.uplink.identity import Identity, IdentityStore
 from edge.uplink.key_book import KeyBook
+from edge.uplink.key_maker import KeyMaker
 from edge.uplink.link import Link
 from edge.uplink.receipt_check import ReceiptChecker
 from edge.uplink.upkeep import Upkeep
@@ -265,6 +266,7 @@ class Tended:
             take_up=self.taken.append,
             try_now=lambda: None,
             checker=ReceiptChecker(self.spool.receipts, lambda sent_again, lost: None),
+            keys=KeyMaker(),
             interval_s=interval_s,
             timeout_s=5,
         )
