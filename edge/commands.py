@@ -80,12 +80,13 @@ def _enrol_at_rest(settings: Settings, pairing: Pairing) -> str | None:
     except (EnrolmentRefusedError, KeyLostError):
         pending.clear()
         raise
-    gateway_id = store.save(key, enrolment).gateway_id
+    identity = store.save(key, enrolment)
+    identity.receipt_book.forget()
     # What lies in the spool is looked at when the box runs; until then any former key counts as needed.
     book = KeyBook(settings.identity_directory / "keys.json", lambda: None)
     book.open(enrolment.answer.root_key, enrolment.answer.key_set, anew=True)
     pending.clear()
-    return gateway_id
+    return identity.gateway_id
 
 
 def key_maker(settings: Settings) -> KeyMaker:

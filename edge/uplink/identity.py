@@ -3,6 +3,7 @@
     identity/<32 hex>/key.pem, certificate.pem, enrolment.json      (0700, files 0600)
     identity/current -> <32 hex>
     identity/keys.json        whom to seal for (edge.uplink.key_book)
+    identity/receipt_keys.json  whose receipts count (edge.uplink.receipt_key_book)
     identity/clock.json       the time that was believed last (edge.uplink.clock)
     identity/pending.json     an enrolment that waits for an administrator (edge.uplink.pending)
 
@@ -21,6 +22,7 @@ import os
 import secrets
 import shutil
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -47,6 +49,7 @@ from edge.uplink.clock import BoxClock
 from edge.uplink.errors import IdentityError
 from edge.uplink.key_maker import KeyMaker
 from edge.uplink.pinned_tls import pinned_context
+from edge.uplink.receipt_key_book import ReceiptKeyBook
 
 _CURRENT: Final = "current"
 _KEY, _CERTIFICATE, _ENROLMENT = "key.pem", "certificate.pem", "enrolment.json"
@@ -71,6 +74,7 @@ class Identity:
     directory: Path
     key: BoxKey = field(compare=False)
     clock: BoxClock = field(default_factory=BoxClock, compare=False)
+    receipt_book: ReceiptKeyBook = field(default_factory=ReceiptKeyBook, compare=False)
 
     @property
     def gateway_id(self) -> str:
@@ -108,18 +112,25 @@ class Identity:
         spread = hashlib.sha256(self.enrolment.answer.certificate_pem.encode()).digest()[0] / 255
         return begins + (ends - begins) * (2 / 3 + spread / 30)
 
+    @property
+    def receipt_keys(self) -> Mapping[str, Ed25519PublicKey]:
+        """By key id, as `contract.receipt.verify_receipt` wants them: those of the newest list, or of the enrolment."""
+        return self.receipt_book.keys(self.root_key) or self._first_receipt_keys
+
     @cached_property
-    def receipt_keys(self) -> dict[str, Ed25519PublicKey]:
-        """By key id, as `contract.receipt.verify_receipt` wants them."""
+    def _first_receipt_keys(self) -> Mapping[str, Ed25519PublicKey]:
         keys = [Ed25519PublicKey.from_public_bytes(_raw(text)) for text in self.enrolment.answer.receipt_keys]
         return {receipt_key_id(key): key for key in keys}
 
     @cached_property
+    def root_key(self) -> Ed25519PublicKey:
+        """Signs key sets and lists of receipt keys; pinned at enrolment."""
+        return Ed25519PublicKey.from_public_bytes(_raw(self.enrolment.answer.root_key))
+
+    @cached_property
     def recipients(self) -> tuple[RecipientPublicKey, ...]:
         """Whom this box was told to seal for when it enrolled; the key book knows of newer keys."""
-        answer = self.enrolment.answer
-        root = Ed25519PublicKey.from_public_bytes(_raw(answer.root_key))
-        return (verify_key_set(answer.key_set, root).newest.recipient(),)
+        return (verify_key_set(self.enrolment.answer.key_set, self.root_key).newest.recipient(),)
 
     def tls_context(self) -> ssl.SSLContext:
         """Mutual TLS that believes our CA alone: no public CA can vouch for a false central."""
@@ -139,6 +150,7 @@ class IdentityStore:
         self._root = root
         self._clock = clock or BoxClock()
         self._keys = keys or KeyMaker()
+        self._receipt_book = ReceiptKeyBook(root / "receipt_keys.json")
 
     def load(self) -> Identity | None:
         """The identity in use, or None if this box is not enrolled; IdentityError if it is damaged."""
@@ -154,7 +166,7 @@ class IdentityStore:
                 f"the identity in {directory} is damaged: remove {current} and enrol the box again"
             ) from error
         check_answer(enrolment.answer, key)
-        return Identity(enrolment, directory, key, self._clock)
+        return Identity(enrolment, directory, key, self._clock, self._receipt_book)
 
     def save(self, key: BoxKey, enrolment: Enrolment) -> Identity:
         """Put a new identity in the old one's place, in one step. OSError if the disk does not take it."""
@@ -177,7 +189,7 @@ class IdentityStore:
         for other in self._root.iterdir():
             if other.is_dir() and not other.is_symlink() and other.name not in (name, former):
                 shutil.rmtree(other)
-        return Identity(enrolment, directory, key, self._clock)
+        return Identity(enrolment, directory, key, self._clock, self._receipt_book)
 
 
 def check_answer(answer: EnrolmentAnswer, key: BoxKey) -> None:
