@@ -97,7 +97,7 @@ class Membership:
             identity = self._store.load()
             if identity is not None:
                 self._upkeep.use(identity, anew=False)
-        except (IdentityError, KeySetError) as error:
+        except (IdentityError, KeySetError, OSError) as error:
             _log.critical("identity damaged", extra={"detail": error})
             self._link.not_enrolled(str(error))
         if self._pending.load() is not None:

@@ -128,11 +128,16 @@ def show_certificate(
     context.sslsocket_class = type("SigningSocket", (base,), {"do_handshake": do_handshake})
 
 
+def check_possible() -> None:
+    """OSError if this Python's OpenSSL cannot be told to sign elsewhere: it is not the system's."""
+    _method()
+
+
 @cache
 def _library() -> ctypes.CDLL:
     """OpenSSL as `ssl` has it, found through that module's own file."""
-    library = ctypes.CDLL(_ssl.__file__)
     try:
+        library = ctypes.CDLL(_ssl.__file__)
         for name in _POINTERS:
             getattr(library, name).restype = ctypes.c_void_p
         library.SSL_CTX_get_options.restype = ctypes.c_uint64

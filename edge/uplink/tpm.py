@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from edge.uplink.box_key import BoxKey
 from edge.uplink.der import tss2_private_key
 from edge.uplink.errors import KeyLostError, KeyUnavailableError
-from edge.uplink.tls_signer import show_certificate
+from edge.uplink.tls_signer import check_possible, show_certificate
 
 RESOURCE_MANAGER: Final = "device:/dev/tpmrm0"
 """TCTI of the kernel's own resource manager."""
@@ -83,6 +83,10 @@ class Tpm:
         missing = [program for program in _PROGRAMS if shutil.which(program) is None]
         if missing or not _has_provider():
             return "the packages tpm2-tools and tpm2-openssl are not installed"
+        try:
+            check_possible()
+        except OSError as error:
+            return str(error)
         return ""
 
     def make(self) -> TpmKey:

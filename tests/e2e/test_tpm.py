@@ -163,5 +163,11 @@ def test_a_whole_box_moves_its_key_into_the_tpm_when_it_is_enrolled_again(
         box.enrol(EnrolParams(pairing=str(house.pairing(replaces="ct"))))
         eventually(lambda: box.status().link.heartbeat_connected)
         assert "key in the TPM" in report.status_text(box.status())
+        chip.stop()
+        broker.stop()
+        broker.start()
+        eventually(lambda: "the TPM of this box" in box.status().link.heartbeat_detail)
+        chip.start()
+        eventually(lambda: box.status().link.heartbeat_connected)
         current = tmp_path / "edge" / "identity" / "current"
         assert private_keys_in(current.resolve()) == []
