@@ -7,14 +7,12 @@ destroyed that a gateway may still need, unless that gateway is named; every cha
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
-import tarfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,9 +23,10 @@ from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation, lock_folder
 from central.identity.errors import KeyFileError, KeySetChangeError
-from central.identity.keyfiles import make_private_folder, write_whole
+from central.identity.keyfiles import make_private_folder
 from central.identity.receipt_keys import LEAD
-from central.identity.sealing_keys import ROOT_KEY, SEALING, read_root
+from central.identity.sealing_keys import ROOT_KEY, read_root
+from central.key_backup import put_back, save, write_new
 from contract.key_set import KeySet, sign_key_set
 from contract.receipt_keys import ReceiptKeyList, is_receipt_keys, sign_receipt_keys
 
@@ -35,8 +34,6 @@ Parser = argparse.ArgumentParser
 Signable = KeySet | ReceiptKeyList
 _REQUEST: Final[TypeAdapter[Signable]] = TypeAdapter(Signable)
 _MAX_LEAD_DAYS: Final = 365
-_MAX_BACKUP_FILES: Final = 256
-_MAX_KEY_FILE_BYTES: Final = 1 << 20
 
 
 class KeyCommands(CommandGroup):
@@ -209,7 +206,7 @@ class KeyCommands(CommandGroup):
     ) -> None:
         """Sign and publish, or write the request for whoever has the root."""
         if options.request is not None:
-            _write_new(options.request, offered.model_dump_json(indent=2, exclude_none=True).encode())
+            write_new(options.request, offered.model_dump_json(indent=2, exclude_none=True).encode())
             print(f"{options.request} is to be signed where the root key is: dicomnet-central keys sign")
             return
         root = _root(options, foundation)
@@ -227,7 +224,7 @@ class KeyCommands(CommandGroup):
                 raise StartError(
                     f"{options.request} is not a request of keys rotate, retire, rotate-receipts or retire-receipts"
                 ) from error
-            _write_new(options.out, _signed(offered, root).encode("ascii"))
+            write_new(options.out, _signed(offered, root).encode("ascii"))
         what = "set" if isinstance(offered, KeySet) else "list of receipt keys"
         print(f"signed: {what} {offered.version} of {offered.central_id}, newest key {offered.newest.key_id}")
         print("compare this with what central printed before you install it", file=sys.stderr)
@@ -247,7 +244,7 @@ class KeyCommands(CommandGroup):
             if root is None:
                 raise StartError(f"the root key is not in {path.parent} any more")
             foundation.audit.record(self._event(Action.KEYS, "export-root"))
-            _write_new(options.file, path.read_bytes())
+            write_new(options.file, path.read_bytes())
             copied = read_root(options.file)
             if copied is None or copied.private_bytes_raw() != root.private_bytes_raw():
                 raise StartError(f"{options.file} cannot be read back: the root key stays where it was")
@@ -338,62 +335,3 @@ def _root(options: argparse.Namespace, foundation: Foundation) -> Ed25519Private
 
 def _folder(foundation: Foundation) -> Path:
     return foundation.settings.storage.keys_folder
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    """Durable and for its owner only. StartError if there is such a file: it may be somebody's last copy."""
-    if path.exists():
-        raise StartError(f"{path} is there already, and is not replaced")
-    write_whole(path, content)
-
-
-def save(folder: Path, path: Path) -> int:
-    """Put every file of the keys' folder into one tar file; how many. Nothing in it is encrypted."""
-    out = io.BytesIO()
-    count = 0
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and file.name != "lock" and not file.name.endswith(".part"):
-                archive.add(file, str(file.relative_to(folder)))
-                count += 1
-    _write_new(path, out.getvalue())
-    return count
-
-
-def put_back(path: Path, folder: Path) -> list[str]:
-    """Write what the backup has and `folder` has not; the names. Of two key sets the higher number is kept by leaving
-    the one that is there.
-
-    Raises
-    ------
-    StartError : the backup is not one, or a file that is there differs in a way that one must be wrong.
-    """
-    make_private_folder(folder)
-    make_private_folder(folder / SEALING)
-    missing: list[tuple[Path, bytes, int]] = []
-    try:
-        with tarfile.open(path) as archive:
-            for number, member in enumerate(archive):
-                name = PurePosixPath(member.name)
-                fits = len(name.parts) == 1 or (len(name.parts) == 2 and name.parts[0] == SEALING)
-                bounded = number < _MAX_BACKUP_FILES and member.size <= _MAX_KEY_FILE_BYTES
-                if not (member.isfile() and fits and bounded and ".." not in name.parts):
-                    raise StartError(f"{path} is not a backup of keys: {member.name}")
-                source = archive.extractfile(member)
-                assert source is not None, "isfile() was asked"
-                content, target = source.read(), folder / name
-                if not target.exists():
-                    missing.append(
-                        (target, content, 0o644 if target.suffix in (".pem", ".pub", ".jws") else 0o600)
-                    )
-                elif target.suffix == ".key" and target.read_bytes() != content:
-                    raise StartError(
-                        f"{target} is another key than in the backup: move away the wrong one of them"
-                    )
-    except tarfile.TarError as error:
-        raise StartError(f"{path} is not a backup of keys") from error
-    # The set last: it must not name a key that is not there yet.
-    for target, content, mode in sorted(missing, key=lambda one: one[0].suffix == ".jws"):
-        if not target.with_suffix(".gone").exists():
-            write_whole(target, content, mode=mode)
-    return [str(target.relative_to(folder)) for target, _, _ in missing]
