@@ -39,7 +39,7 @@ from central.errors import StartError
 from central.foundation import Foundation, lock_folder, open_objects
 from central.identity.keyfiles import make_private_folder
 from central.import_commands import import_lock, say
-from central.key_commands import put_back, save
+from central.key_backup import put_back, save
 
 _INCOMING: Final = "copying"
 _PAGE_ROWS: Final = 1000

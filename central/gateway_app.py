@@ -59,7 +59,7 @@ def gateway_app(
         archive,
         central_id=identity.central_id,
         sealing_keys=identity.sealing_keys,
-        receipt_key=identity.receipt_key,
+        receipt_keys=identity.receipt_keys,
         max_object_bytes=limits.max_object_bytes,
     )
     callers = Callers(foundation.gateways, refusals)
@@ -97,7 +97,7 @@ def gateway_app(
         identity.sealing_keys.signed_set,
         refusals,
         central_id=identity.central_id,
-        receipt_key=identity.receipt_key,
+        receipt_keys=identity.receipt_keys,
     )
     bundles = SupportBundles(foundation.settings.storage.support_folder)
     heartbeats = GatewayDesk(callers.gateway_of, rooms.correspondence, rooms.commands, bundles)
@@ -129,7 +129,7 @@ def _introduction(foundation: Foundation) -> Introduction:
     broker = BrokerAddress(host=mqtt.called_host, port=mqtt.called_port, tls=mqtt.tls) if mqtt.host else None
     return Introduction(
         central_id=identity.central_id,
-        receipt_keys=[_base64(identity.receipt_key.public_key().public_bytes_raw())],
+        receipt_keys=[_base64(key.public_bytes_raw()) for key in identity.receipt_keys.verifying().values()],
         root_key=_base64(identity.sealing_keys.root_public().public_bytes_raw()),
         key_set=identity.sealing_keys.signed_set(),
         broker=broker,

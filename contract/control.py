@@ -60,6 +60,9 @@ class LinkStatus(_Shape):
     last_receipt_at_utc: datetime | None = None
     certificate_expires_at_utc: datetime | None = None
     renew_at_utc: datetime | None = Field(default=None, description="when the box will renew its certificate")
+    key_place: Literal["tpm", "file"] | None = Field(
+        default=None, description="where the private key of that certificate lies"
+    )
     clock_offset_s: float | None = Field(
         default=None, description="seconds that this machine's clock is ahead of central's"
     )

@@ -120,6 +120,9 @@ class Telemetry(Message):
     memory_bytes: int = Field(ge=0, description="resident set of the gateway process")
     uptime_s: float = Field(ge=0)
     certificate_expires_at_utc: AwareDatetime | None = None
+    key_place: Literal["tpm", "file"] | None = Field(
+        default=None, description="where the certificate's private key lies"
+    )
     paused: bool = Field(default=False, description="sending was paused by somebody")
     hours_to_full: float | None = Field(
         default=None,

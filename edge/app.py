@@ -165,6 +165,7 @@ class Box:
                 own_recipients=self._services.recipients,
                 take_up=self._assume,
                 tell_set_back=self._reporting.tell_set_back,
+                keys=commands.key_maker(settings),
             )
             self._membership = self._centrals.first
             self._gateway.start()

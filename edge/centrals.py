@@ -30,6 +30,7 @@ from edge.uplink.bandwidth import Bandwidth, HourlyLimit
 from edge.uplink.forwarder import Forwarder, Queue
 from edge.uplink.identity import Identity
 from edge.uplink.key_book import known_key_ids
+from edge.uplink.key_maker import KeyMaker
 from edge.uplink.link import Link
 from edge.uplink.membership import Membership
 from edge.uplink.succession import StandInQueue, Succession
@@ -146,6 +147,7 @@ class Centrals:
         own_recipients: Sequence[RecipientPublicKey],
         take_up: Callable[[str, Identity], None],
         tell_set_back: Callable[[str, int, Sequence[LostStudy]], None],
+        keys: KeyMaker,
     ) -> None:
         """Take up what the last life left of each membership.
 
@@ -154,6 +156,7 @@ class Centrals:
         own_recipients : for whom objects are sealed beside the centrals.
         take_up : called with the name of a central and each identity that comes into use there.
         tell_set_back : called with the name of a central that has lost what it signed for (edge.uplink.receipt_check).
+        keys : where private keys are made.
         """
         for name, one in self._all.items():
             receipts = self._spool.receipts
@@ -167,6 +170,7 @@ class Centrals:
                 tell_set_back=partial(tell_set_back, name),
                 receipts=receipts if name == CENTRAL else receipts.checked_with(name),
                 waiting=partial(self._waiting, name),
+                keys=keys,
             )
             self._memberships[name] = membership
             membership.start()

@@ -22,10 +22,12 @@ from edge.destination_settings import CENTRAL
 from edge.routes import routes_text
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
-from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError
+from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError, KeyLostError
 from edge.uplink.identity import IdentityStore
 from edge.uplink.key_book import KeyBook
+from edge.uplink.key_maker import KeyMaker
 from edge.uplink.pending import PendingFile, pending_sentence
+from edge.uplink.tpm import Tpm
 
 _ASK_TIMEOUT_S: Final = 10.0
 _ENROL_TIMEOUT_S: Final = 60.0
@@ -75,7 +77,8 @@ def _enrol_at_rest(settings: Settings, pairing: Pairing, central: str) -> str | 
             )
     folder = folder_of(settings, central) / IDENTITY
     clock = BoxClock(folder / "clock.json")
-    store = IdentityStore(folder, clock)
+    keys = key_maker(settings)
+    store = IdentityStore(folder, clock, keys)
     try:
         known = store.load()
     except IdentityError:
@@ -86,27 +89,33 @@ def _enrol_at_rest(settings: Settings, pairing: Pairing, central: str) -> str | 
             "again; it will then check that nothing waits for the former one"
         )
     settings.box.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    pending = PendingFile(folder / "pending.json")
+    pending = PendingFile(folder / "pending.json", keys)
     key = pending.key_for(pairing)
     try:
         _, enrolment = enrol(pairing, key, clock=clock)
     except EnrolmentPendingError as error:
         print(f"{pending_sentence(error.fingerprint)}. The box goes on with it by itself when it runs.")
         return None
-    except EnrolmentRefusedError:
+    except (EnrolmentRefusedError, KeyLostError):
         pending.clear()
         raise
-    gateway_id = store.save(key, enrolment).gateway_id
+    identity = store.save(key, enrolment)
+    identity.receipt_book.forget()
     # What lies in the spool is looked at when the box runs; until then any former key counts as needed.
     book = KeyBook(folder / "keys.json", lambda: None)
     book.open(enrolment.answer.root_key, enrolment.answer.key_set, anew=True)
     pending.clear()
-    return gateway_id
+    return identity.gateway_id
+
+
+def key_maker(settings: Settings) -> KeyMaker:
+    """What makes this box's private keys."""
+    return KeyMaker(settings.identity.key, Tpm(settings.identity.tpm))
 
 
 def _fingerprint(settings: Settings, central: str) -> str | None:
     try:
-        known = IdentityStore(folder_of(settings, central) / IDENTITY).load()
+        known = IdentityStore(folder_of(settings, central) / IDENTITY, keys=key_maker(settings)).load()
     except IdentityError:
         return None
     return known.ca_fingerprint if known is not None else None

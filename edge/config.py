@@ -58,6 +58,19 @@ class BoxSettings(Section):
     )
 
 
+class IdentitySettings(Section):
+    key: Literal["auto", "tpm", "file"] = Field(
+        default="auto",
+        description="Where the private key of the next certificate is made: auto (in a TPM 2.0 that can be used, else "
+        "in a file), tpm (there or nowhere), file; a key that exists stays where it is until then",
+    )
+    tpm: str = Field(
+        default="device:/dev/tpmrm0",
+        pattern=r"^[a-z]{1,16}(:[ -~]{1,200})?$",
+        description="The TPM, as tpm2-tss names it (TCTI)",
+    )
+
+
 class BufferSettings(Section):
     reserve_bytes: int = Field(
         default=2 << 30,
@@ -191,6 +204,7 @@ class Settings(Section):
     """The configuration of one box."""
 
     box: BoxSettings = BoxSettings()
+    identity: IdentitySettings = IdentitySettings()
     gateway: GatewaySettings = GatewaySettings()
     buffer: BufferSettings = BufferSettings()
     uplink: UplinkSettings = UplinkSettings()

@@ -145,6 +145,7 @@ def telemetry(
         memory_bytes=psutil.Process().memory_info().rss,
         uptime_s=max(0.0, (now - started_at_utc).total_seconds()),
         certificate_expires_at_utc=link.certificate_expires_at_utc,
+        key_place=link.key_place,
         paused=paused,
         hours_to_full=disk.hours_to_full,
         disk_wear_percent=box_health.disk_wear_percent(),
@@ -279,6 +280,7 @@ def status_text(status: BoxStatus) -> str:
     link = status.link
     oldest = status.oldest_unsent_at_utc.isoformat() if status.oldest_unsent_at_utc else "-"
     expires = link.certificate_expires_at_utc.date().isoformat() if link.certificate_expires_at_utc else "-"
+    place = {"tpm": ", key in the TPM", "file": ", key in a file", None: ""}[link.key_place]
     renewal = f", renewed from {link.renew_at_utc.date().isoformat()} on" if link.renew_at_utc else ""
     lines = [
         f"box           {status.gateway_id or '(not enrolled)'}, version {status.version}, pid {status.pid}",
@@ -288,7 +290,7 @@ def status_text(status: BoxStatus) -> str:
         f"central       {link.state}{': ' + link.detail if link.detail else ''}",
         f"heartbeat     {'connected' if link.heartbeat_connected else 'not connected'}"
         f"{': ' + link.heartbeat_detail if link.heartbeat_detail else ''}",
-        f"certificate   until {expires}{renewal}",
+        f"certificate   until {expires}{renewal}{place}",
         *([f"enrolment     {link.enrolment}"] if link.enrolment else []),
         *([f"notice        {link.notice}"] if link.notice else []),
         *(f"LOST          {study.sentence}" for study in status.lost_studies),

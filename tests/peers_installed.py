@@ -15,6 +15,7 @@ PROGRAMS = {
     "postgresql": ("initdb",),
     "orthanc": ("Orthanc",),
     "rsyslog": ("rsyslogd",),
+    "swtpm": ("swtpm", "swtpm_setup", "tpm2_create", "openssl"),
 }
 
 

@@ -55,7 +55,7 @@ def facts(status: BoxStatus) -> Table:
     table.add_row("Heartbeat", _sign(link.heartbeat_connected, "connected", "not connected"))
     if link.heartbeat_detail:
         table.add_row("", Text(words.plain(link.heartbeat_detail)))
-    table.add_row("Certificate", _certificate(link.certificate_expires_at_utc))
+    table.add_row("Certificate", _certificate(link.certificate_expires_at_utc, link.key_place))
     table.add_row(
         "Queue",
         f"{words.count(status.queue_objects, 'object')}, {words.size(status.queue_bytes)}, "
@@ -162,13 +162,14 @@ def _worklist(workflow: WorkflowStatus) -> Text:
     return Text(f"◌ {text}. {words.plain(workflow.worklist_error)}".rstrip(), "yellow")
 
 
-def _certificate(expires: datetime | None) -> Text:
+def _certificate(expires: datetime | None, key_place: str | None) -> Text:
     if expires is None:
         return Text("-")
     days = (expires - datetime.now(UTC)).days
     if days < 0:
         return Text(f"✘ EXPIRED on {expires:%Y-%m-%d}: enrol the box again", "bold red")
     text = f"until {expires:%Y-%m-%d}, {days} days"
+    text += {"tpm": ", key in the TPM", "file": ", key in a file"}.get(key_place or "", "")
     return Text(f"◌ {text}: enrol the box again soon", "yellow") if days < _CERTIFICATE_SOON_D else Text(text)
 
 

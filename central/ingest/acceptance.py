@@ -14,17 +14,17 @@ from datetime import UTC, datetime
 from typing import BinaryIO, Final
 
 import peewee
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from central.archive.archive import Archive, Indexable
 from central.archive.errors import NotDicomError, StorageError, StorageFullError
 from central.archive.indexing import ObjectOrigin
 from central.archive.objects import StoredObject
 from central.database import Database, make_tables
+from central.identity.receipt_keys import ReceiptKeys
 from central.ingest.errors import ObjectRefusedError, TryAgainError
 from central.ingest.partial import PartialUpload
 from contract.identifiers import ObjectId
-from contract.receipt import Outcome, Receipt, sign_receipt
+from contract.receipt import Outcome, Receipt
 from contract.sealed_object import Content, SealedObjectError, read_sealed
 from contract.sealing import RecipientPrivateKey, SealingKeyError, Unwrapper
 from contract.transfer import Problem
@@ -69,14 +69,14 @@ class Acceptance:
         *,
         central_id: str,
         sealing_keys: Mapping[bytes, RecipientPrivateKey],
-        receipt_key: Ed25519PrivateKey,
+        receipt_keys: ReceiptKeys,
         max_object_bytes: int,
     ) -> None:
         self._db = db
         self._archive = archive
         self._central_id = central_id
         self._unwrap = Unwrapper(sealing_keys)
-        self._receipt_key = receipt_key
+        self._receipt_keys = receipt_keys
         self._max_object_bytes = max_object_bytes
         make_tables(db, MODELS)
 
@@ -86,7 +86,11 @@ class Acceptance:
             (AcceptedUpload.gateway_id == gateway_id) & (AcceptedUpload.object_id == object_id)
         )
         row = next(iter(query.dicts().execute(self._db)), None)
-        return (row["receipt"], row["stored_bytes"]) if row else None
+        return (self.in_force(row["receipt"]), row["stored_bytes"]) if row else None
+
+    def in_force(self, receipt: str) -> str:
+        """A receipt that was kept, as boxes believe it now: a key may have been retired since."""
+        return self._receipt_keys.in_force(receipt)
 
     def unknown(self, gateway_id: str, shown: Mapping[str, str]) -> set[str]:
         """Which of these objects (id → SHA-256) of a gateway central has not signed for, or not with that content."""
@@ -195,7 +199,7 @@ class Acceptance:
                 outcome=outcome,
                 archived_at_utc=origin.received_at_utc,
             )
-            signed = known[key] = sign_receipt(receipt, self._receipt_key)
+            signed = known[key] = self._receipt_keys.sign_receipt(receipt)
             fresh[key] = {
                 "gateway_id": origin.gateway_id,
                 "object_id": origin.object_id,
@@ -218,7 +222,7 @@ class Acceptance:
             AcceptedUpload.gateway_id.in_(sorted(gateways)) & AcceptedUpload.object_id.in_(named)
         )
         rows = query.dicts().execute(self._db)
-        return {(row["gateway_id"], row["object_id"]): row["receipt"] for row in rows}
+        return {(row["gateway_id"], row["object_id"]): self.in_force(row["receipt"]) for row in rows}
 
     def _verified(self, object_id: ObjectId, open_sealed: Callable[[], BinaryIO]) -> StoredObject:
         """The content, durable; nothing of it stays if a single byte does not verify."""

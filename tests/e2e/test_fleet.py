@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -199,9 +200,7 @@ def with_certificate(identity: Identity, certificate_pem: str) -> Identity:
     """The same box, as if this certificate were its own."""
     (identity.directory / "certificate.pem").write_text(certificate_pem)
     answer = identity.enrolment.answer.model_copy(update={"certificate_pem": certificate_pem})
-    return Identity(
-        identity.enrolment.model_copy(update={"answer": answer}), identity.directory, identity.clock
-    )
+    return replace(identity, enrolment=identity.enrolment.model_copy(update={"answer": answer}))
 
 
 def reissued(house: House, identity: Identity, life: timedelta) -> str:
@@ -250,7 +249,7 @@ def test_a_box_of_another_central_is_one_sentence(
 
     def moved(box: Identity, ca: Identity) -> Identity:
         answer = box.enrolment.answer.model_copy(update={"broker": address, "ca_pem": ca.ca_pem})
-        return Identity(box.enrolment.model_copy(update={"answer": answer}), box.directory, box.clock)
+        return replace(box, enrolment=box.enrolment.model_copy(update={"answer": answer}))
 
     assert "does not prove to belong to this box's central" in told(moved(foreign, foreign))
     assert "its certificate is of another central" in told(moved(foreign, identity))
