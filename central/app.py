@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import BinaryIO
 
 import peewee
@@ -26,6 +27,7 @@ import pydicom.config
 from central.archive.archive import Archive
 from central.archive.errors import StorageError
 from central.archive.rows import StoredInstance
+from central.archive.scrub import Scrub
 from central.audit.delivery import DeliveryBook, SyslogDelivery, receiver_of
 from central.audit.dicom_message import PatientObject
 from central.audit.record import Action
@@ -95,6 +97,7 @@ class Central:
         refusals = Refusals(foundation.audit)
         syslog = _syslog(foundation, archive, closing)
         gateways = gateway_app(foundation, archive, rooms, refusals, closing)
+        _scrub(foundation, archive, closing)
         gateway_port = settings.gateways.public_port or gateway_socket.getsockname()[1]
         return cls(
             foundation=foundation,
@@ -150,6 +153,21 @@ def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> Sys
     delivery.start()
     closing.callback(delivery.stop)
     return delivery
+
+
+def _scrub(foundation: Foundation, archive: Archive, closing: ExitStack) -> None:
+    """What reads the objects in the background, running."""
+    storage = foundation.settings.storage
+    scrub = Scrub(
+        foundation.db,
+        archive.faults,
+        archive.comparison,
+        bytes_per_s=storage.scrub_bytes_per_s,
+        interval=timedelta(days=storage.scrub_days),
+        tell=lambda fault: foundation.audit.record(fault.event()),
+    )
+    scrub.start()
+    closing.callback(scrub.stop)
 
 
 def _fleet_rooms(foundation: Foundation, closing: ExitStack) -> FleetRooms:

@@ -24,6 +24,7 @@ from central.fleet.mosquitto import BrokerPlan, write_configuration, write_revoc
 from central.foundation import Foundation
 from central.identity.pairings import Decision
 from central.key_commands import KeyCommands
+from central.object_commands import ObjectCommands
 from central.revocation import end_session, live_sessions
 from central.user_commands import UserCommands
 from contract.enrolment import Pairing
@@ -46,7 +47,9 @@ def run_command(arguments: Sequence[str] | None, serve: Callable[[Settings], Non
         print(print_default_config(Settings), end="")
         return 0
     if options.command is None:
-        parser.error("say what to do: serve, pair, user, gateways, keys, mqtt-config or settings-table")
+        parser.error(
+            "say what to do: serve, pair, user, gateways, keys, audit, objects, mqtt-config or settings-table"
+        )
     try:
         options.command(options)
     except (StartError, SettingsError, AccessError, AuditError) as error:
@@ -120,6 +123,11 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
         metavar="COMMAND", required=True
     )
     AuditCommands(_settings, _event).add(lambda name, does, run: _command(audit, name, does, run))
+
+    objects = commands.add_parser("objects", help="what is kept: compare it with its hashes").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    ObjectCommands(_settings, _event).add(lambda name, does, run: _command(objects, name, does, run))
 
     broker = command("mqtt-config", "write a mosquitto configuration that fits this central", _mqtt_config)
     broker.add_argument("--dir", type=Path, required=True, metavar="D", help="folder to write it into")

@@ -139,6 +139,14 @@ class StorageSettings(Section):
     reserve_bytes: int = Field(
         default=2 << 30, ge=0, description="bytes of the disk that stay free: uploads are put off below that"
     )
+    scrub_bytes_per_s: int = Field(
+        default=20 << 20,
+        ge=0,
+        description="pace at which objects are read and compared with their hashes; 0: never",
+    )
+    scrub_days: int = Field(
+        default=30, ge=1, description="days from the end of one such pass to the next one's start"
+    )
 
     @property
     def keys_folder(self) -> Path:

@@ -6,6 +6,7 @@ the policy. What a crash leaves: a durable file without a row (the resend finds 
 
 from __future__ import annotations
 
+import random
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -15,25 +16,30 @@ from pathlib import Path
 from typing import Any, Final
 
 import peewee
+from peewee import JOIN
 
 from central.access.consent import ConsentWithdrawal
 from central.access.policy import Grant, PatientKey, Scope, StudyFacts, scope_of
 from central.archive import finding
 from central.archive.attributes import Attributes, attributes_of, text_of
+from central.archive.comparison import Comparison
 from central.archive.dicom_json import dicom_json, with_bulk_data_at
-from central.archive.errors import NoSuchInstanceError
+from central.archive.errors import NoSuchInstanceError, NoSuchObjectError, ObjectDamagedError
+from central.archive.faults import UNREADABLE, FaultKind, Faults
 from central.archive.header import Header, read_header
 from central.archive.indexing import ObjectOrigin, add_to_index
 from central.archive.objects import ObjectFiles, ObjectSink, ObjectStore, StoredObject
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.rows import InstanceRow, SeriesRow, StoredInstance, StudyRow
-from central.archive.tables import MODELS, Instance, Metadata, Series, Study
+from central.archive.tables import MODELS, Instance, Metadata, ObjectFault, Series, Study
 from central.archive.text_index import make_text_index
 from central.database import Database, make_tables
 from contract.receipt import Outcome
 
 _METADATA_BATCH: Final = 64  # rows in memory at a time
 _ZLIB_LEVEL: Final = 6
+_SAMPLED: Final = 1 / 64
+_SAMPLED_BYTES: Final = 16 << 20  # somebody waits: what is larger is left to the scrub
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Archive:
     def __init__(self, objects: ObjectStore, db: Database) -> None:
         self._objects = objects
         self._db = db
+        self.faults = Faults(db)
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
 
@@ -128,9 +135,19 @@ class Archive:
                 add_to_index(self._db, one.attributes, one.metadata, one.stored, one.origin)
                 for one in objects
             ]
+            # What was damaged is whole again: the store has just taken these very bytes.
+            self.faults.end([one.stored.sha256 for one in objects])
             if in_transaction is not None:
                 in_transaction(outcomes)
         return outcomes
+
+    def comparison(self, pay: Callable[[int], None]) -> Comparison:
+        """What compares the store with the index, paid for by `pay`."""
+        return Comparison(self._db, self._objects, self.faults, pay)
+
+    def number_of_objects(self) -> int:
+        """How many the index names."""
+        return int(Instance.select(peewee.fn.COUNT(Instance.id)).scalar(self._db))
 
     def forget(self, stored: StoredObject) -> None:
         """Remove a file that `index` refused. One that the index knows is left alone."""
@@ -248,8 +265,26 @@ class Archive:
             Instance.sop_class_uid,
             Instance.sop_instance_uid,
             Instance.transfer_syntax_uid,
+            ObjectFault.kind,
         )
-        return [StoredInstance(partial(self._objects.path_of, row["sha256"]), **row) for row in rows]
+        return [
+            StoredInstance(partial(self._located, row["sha256"], row["size_bytes"], row.pop("kind")), **row)
+            for row in rows
+        ]
+
+    def _located(self, sha256: str, size_bytes: int, fault: str | None) -> Path:
+        """See `StoredInstance.path`. One in so many is read and compared first."""
+        if fault in UNREADABLE:
+            raise ObjectDamagedError(sha256) if fault == FaultKind.DAMAGED else NoSuchObjectError(sha256)
+        sampled = size_bytes <= _SAMPLED_BYTES and random.random() < _SAMPLED  # noqa: S311  # not a secret
+        try:
+            return self._objects.path_of(sha256, compare=sampled)
+        except ObjectDamagedError:
+            self.faults.note(sha256, FaultKind.DAMAGED)
+            raise
+        except NoSuchObjectError:
+            self.faults.note(sha256, FaultKind.MISSING)
+            raise
 
     def _granted(
         self, grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None, *columns: Any
@@ -258,6 +293,7 @@ class Archive:
             Instance.select(*columns)
             .join(Series)
             .join(Study)
+            .join_from(Instance, ObjectFault, JOIN.LEFT_OUTER, on=(ObjectFault.sha256 == Instance.sha256))
             .where(Study.study_instance_uid == grant.study_instance_uid, finding.readable(_scope(grant)))
             .order_by(*finding.IN_STUDY)
         )

@@ -15,15 +15,16 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol
 
-from central.archive.errors import NoSuchObjectError, StorageFullError
-from contract.identifiers import check_sha256
+from central.archive.errors import NoSuchObjectError, ObjectDamagedError, StorageFullError
+from contract.identifiers import InvalidIdentifierError, check_sha256
 
+_PIECE_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -36,14 +37,26 @@ class StoredObject:
     path: Path
 
 
+@dataclass(frozen=True)
+class KeptObject:
+    """What the store says of a content: its name, and when it came."""
+
+    sha256: str
+    kept_at_s: float
+
+
 class ObjectStore(Protocol):
     """A place for contents. Safe to call from many threads; every implementation passes the same tests."""
 
     def new_object(self) -> ObjectSink:
         """Where the bytes of one Part 10 file go."""
 
-    def path_of(self, sha256: str) -> Path:
+    def path_of(self, sha256: str, *, compare: bool = False) -> Path:
         """A local file with this content, to be opened at once.
+
+        Parameters
+        ----------
+        compare : read the file first and compare it with its name.
 
         Raises
         ------
@@ -54,6 +67,18 @@ class ObjectStore(Protocol):
 
     def remove(self, sha256: str) -> None:
         """Forget a content; one that is not here is forgotten already. StoreUnavailableError as above."""
+
+    def kept(self, after: str = "") -> Iterator[KeptObject]:
+        """Everything that is here, by name, from behind `after` on. StoreUnavailableError as above."""
+
+    def read_through(self, sha256: str) -> Iterator[bytes | memoryview]:
+        """The bytes as they are kept (not a copy at hand), a piece at a time, whatever they are.
+
+        Raises
+        ------
+        NoSuchObjectError, StoreUnavailableError : as above.
+        OSError : the disk cannot read them.
+        """
 
 
 Keep = Callable[[BinaryIO, Path, str, int], StoredObject]
@@ -145,14 +170,36 @@ class ObjectFiles:
     def new_object(self) -> ObjectSink:
         return ObjectSink(self._incoming / secrets.token_hex(16), self._keep)
 
-    def path_of(self, sha256: str) -> Path:
+    def path_of(self, sha256: str, *, compare: bool = False) -> Path:
         path = self._place(sha256)
         if not path.exists():
             raise NoSuchObjectError(sha256)
+        if compare and file_sha256(path) != sha256:
+            raise ObjectDamagedError(sha256)
         return path
 
     def remove(self, sha256: str) -> None:
         self._place(sha256).unlink(missing_ok=True)
+
+    def kept(self, after: str = "") -> Iterator[KeptObject]:
+        for first in _folders(self._root, after[:2]):
+            for second in _folders(first, after[2:4] if first.name == after[:2] else ""):
+                for path in sorted(second.glob("*.dcm")):
+                    name = path.stem
+                    if name > after and is_sha256(name):
+                        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                            yield KeptObject(name, path.stat().st_mtime)
+
+    def read_through(self, sha256: str) -> Iterator[bytes | memoryview]:
+        try:
+            with self._place(sha256).open("rb", buffering=0) as file:
+                # Past what memory still holds: it is the disk that is asked.
+                with contextlib.suppress(OSError):
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                while piece := file.read(_PIECE_BYTES):
+                    yield piece
+        except FileNotFoundError as error:
+            raise NoSuchObjectError(sha256) from error
 
     def _place(self, sha256: str) -> Path:
         check_sha256(sha256)
@@ -188,6 +235,26 @@ class ObjectFiles:
         folder.mkdir(mode=0o700, exist_ok=True)
         fsync_folder(folder.parent)
         self._durable.add(folder)
+
+
+def _folders(root: Path, since: str) -> list[Path]:
+    """The folders of two letters in `root`, by name, from `since` on."""
+    return sorted(path for path in root.glob("[0-9a-f][0-9a-f]") if path.name >= since)
+
+
+def is_sha256(name: str) -> bool:
+    """Whether `name` is one that a content can have."""
+    try:
+        check_sha256(name)
+    except InvalidIdentifierError:
+        return False
+    return True
+
+
+def file_sha256(path: Path) -> str:
+    """Of the bytes at `path`, lower case hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sweep(incoming: Path) -> None:

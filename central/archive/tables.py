@@ -109,4 +109,32 @@ class Metadata(peewee.Model):
         table_name = "metadata"
 
 
-MODELS: Final = (Study, Series, Instance, Metadata)
+class ObjectFault(peewee.Model):
+    """What is wrong with an object, or with its row (`central.archive.faults`). `told`: it is on the audit record."""
+
+    sha256 = peewee.TextField(primary_key=True)
+    kind = peewee.TextField()
+    found_at_s = peewee.DoubleField()
+    told = peewee.BooleanField(index=True)
+
+    class Meta:
+        table_name = "object_fault"
+
+
+class ScrubState(peewee.Model):
+    """One row: where the scrub stands, what the last pass found, and which process does it until when."""
+
+    id = peewee.IntegerField(primary_key=True)
+    running = peewee.BooleanField()
+    position = peewee.TextField()
+    objects = peewee.BigIntegerField()
+    bytes = peewee.BigIntegerField()
+    finished_at_s = peewee.DoubleField()
+    owner = peewee.TextField()
+    owned_until_s = peewee.DoubleField()
+
+    class Meta:
+        table_name = "scrub_state"
+
+
+MODELS: Final = (Study, Series, Instance, Metadata, ObjectFault, ScrubState)

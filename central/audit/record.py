@@ -75,6 +75,8 @@ class Action(StrEnum):
     RENEW = "renew"
     IDENTITY_SEEN_TWICE = "identity-seen-twice"
     RECEIPTS_UNKNOWN = "receipts-unknown"
+    OBJECT_FAULT = "object-fault"
+    READ_OBJECTS = "read-objects"
     KEYS = "keys"
     REVOKE = "revoke"
     BOX_COMMAND = "box-command"

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import subprocess
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,27 @@ def contents_in(root: Path) -> list[bytes]:
     bucket = _s3().bucket(s3.bucket)
     names = [entry["path"] for page in obstore.list(bucket, prefix=s3.prefix) for entry in page]
     return [bytes(obstore.get(bucket, name).bytes()) for name in names]
+
+
+def change_object(root: Path, name: str, change: Callable[[bytes], bytes | None]) -> None:
+    """What a disk may do to the object of this name, behind central's back: other bytes, or with None no file."""
+    s3 = storage(root).s3
+    key = f"{name[:2]}/{name[2:4]}/{name}.dcm"
+    if not s3.endpoint:
+        path = root / "objects" / key
+        changed = change(path.read_bytes())
+        path.unlink()
+        if changed is not None:
+            path.write_bytes(changed)
+        return
+    bucket = _s3().bucket(s3.bucket)
+    changed = change(bytes(obstore.get(bucket, s3.prefix + key).bytes()))
+    if changed is None:
+        obstore.delete(bucket, s3.prefix + key)
+    else:
+        obstore.put(bucket, s3.prefix + key, changed)
+    for copy in (root / "objects-at-hand").glob(f"??/{name}.dcm"):
+        copy.unlink()
 
 
 def arriving_in(root: Path) -> list[Path]:

@@ -20,9 +20,10 @@ from tests.central.databases import storage_keys
 
 
 class Desk:
-    """Commands with one configuration."""
+    """Commands of one group, with one configuration."""
 
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], group: str = "audit") -> None:
+        self._group = group
         self.config = folder / "central.toml"
         self._capsys = capsys
         self._folder = folder
@@ -44,7 +45,7 @@ class Desk:
     def type(self, *words: str) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
         self._capsys.readouterr()
-        code = run_command(["audit", *words, "--config", str(self.config)], run)
+        code = run_command([self._group, *words, "--config", str(self.config)], run)
         said = self._capsys.readouterr()
         return code, said.out, said.err
 

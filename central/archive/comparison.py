@@ -1,0 +1,129 @@
+"""Compares the object store with the index, a step at a time, both in the order of names.
+
+Always true: nothing is condemned on one reading, since memory and cables err as well; nothing is removed or changed but
+the list of faults. What was written a moment ago is not yet expected to have its row.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from central.archive.errors import NoSuchObjectError
+from central.archive.faults import FaultKind, Faults
+from central.archive.objects import ObjectStore
+from central.archive.tables import Instance
+from central.database import Database
+
+FIRST: Final = ""
+_END: Final = "g"  # behind every hexadecimal name
+_BATCH: Final = 256
+_ARRIVING_S: Final = 3600.0
+_LEAST_CHARGE_BYTES: Final = 1 << 16  # opening an object costs as much as reading this
+_DAMAGE_ERRNOS: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
+
+
+@dataclass(frozen=True)
+class Step:
+    """`position` is where the next step begins; None: that was the last one. `found` were not listed before."""
+
+    position: str | None
+    objects: int
+    bytes: int
+    found: int
+
+
+class Comparison:
+    """Of one store with one index.
+
+    Parameters
+    ----------
+    pay : called with the bytes that were read, before more is read; may wait, or raise to end the step.
+    """
+
+    def __init__(
+        self, db: Database, objects: ObjectStore, faults: Faults, pay: Callable[[int], None]
+    ) -> None:
+        self._db = db
+        self._objects = objects
+        self._faults = faults
+        self._pay = pay
+        self._bytes = 0
+
+    def step(self, position: str) -> Step:
+        """Compare the next few hundred names.
+
+        Raises
+        ------
+        StoreUnavailableError, OSError, peewee.PeeweeException : not now; the same step may be taken again.
+        """
+        self._bytes = 0
+        kept = {one.sha256: one.kept_at_s for one in islice(self._objects.kept(position), _BATCH)}
+        rows = self._indexed(position)
+        through = min(max(names) if len(names) == _BATCH else _END for names in (kept, rows))
+        names = sorted(name for name in {*kept, *rows} if name <= through)
+        found = sum(self._judge(name, name in rows, kept.get(name)) for name in names)
+        gone = set(self._faults.between(position, through)).difference(names)
+        self._faults.end(sorted(gone))  # which neither has any more
+        return Step(None if through == _END else through, len(names), self._bytes, found)
+
+    def again(self, sha256: str) -> bool:
+        """Compare one object that is listed. True if it is off the list now. Raises as `step`."""
+        nearest = next(self._objects.kept(_before(sha256)), None)
+        kept_at_s = nearest.kept_at_s if nearest is not None and nearest.sha256 == sha256 else None
+        indexed = self._is_indexed(sha256)
+        if kept_at_s is None and not indexed:
+            self._faults.end([sha256])
+            return True
+        self._judge(sha256, indexed, kept_at_s)
+        return not self._faults.between(_before(sha256), sha256)
+
+    def _judge(self, sha256: str, indexed: bool, kept_at_s: float | None) -> bool:
+        """List the object or take it off; whether it was listed anew."""
+        if indexed:
+            # Two readings, before it is condemned.
+            kind = self._compared(sha256) and self._compared(sha256)
+        elif kept_at_s is not None and kept_at_s > time.time() - _ARRIVING_S:
+            return False
+        else:
+            kind = None if self._is_indexed(sha256) else FaultKind.UNINDEXED
+        if kind is None:
+            self._faults.end([sha256])
+            return False
+        return self._faults.note(sha256, kind)
+
+    def _compared(self, sha256: str) -> FaultKind | None:
+        digest = hashlib.sha256()
+        self._pay(_LEAST_CHARGE_BYTES)
+        try:
+            for piece in self._objects.read_through(sha256):
+                digest.update(piece)
+                self._bytes += len(piece)
+                self._pay(len(piece))
+        except NoSuchObjectError:
+            return FaultKind.MISSING
+        except OSError as error:
+            if error.errno not in _DAMAGE_ERRNOS:
+                raise
+            return FaultKind.DAMAGED
+        return None if digest.hexdigest() == sha256 else FaultKind.DAMAGED
+
+    def _indexed(self, after: str) -> set[str]:
+        query = Instance.select(Instance.sha256).where(Instance.sha256 > after)
+        rows = query.order_by(Instance.sha256).limit(_BATCH).tuples().execute(self._db)
+        return {name for (name,) in rows}
+
+    def _is_indexed(self, sha256: str) -> bool:
+        return bool(
+            list(Instance.select(Instance.id).where(Instance.sha256 == sha256).limit(1).execute(self._db))
+        )
+
+
+def _before(sha256: str) -> str:
+    """The name right before this one, if names were numbers."""
+    return f"{int(sha256, 16) - 1:064x}" if int(sha256, 16) else ""

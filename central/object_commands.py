@@ -1,0 +1,116 @@
+"""``dicomnet-central objects``: read every object and compare it with its name and with the index."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Final
+
+import peewee
+
+from central.archive.archive import Archive
+from central.archive.comparison import FIRST
+from central.archive.errors import ArchiveError
+from central.archive.faults import Fault, Faults
+from central.archive.scrub import scrub_report
+from central.audit.record import Action
+from central.command_group import AddCommand, CommandGroup
+from central.errors import StartError
+from central.foundation import Foundation, open_archive
+
+_PROGRESS_S: Final = 5.0
+
+
+class ObjectCommands(CommandGroup):
+    """The commands."""
+
+    def add(self, command: AddCommand) -> None:
+        """Add every command through `command` (name, what it does, function)."""
+        verify = command(
+            "verify",
+            "read every object at full speed, compare it with its hash and with the index, and name what is wrong",
+            self._verify,
+        )
+        verify.add_argument(
+            "--known", action="store_true", help="only what is listed as wrong already: is it mended?"
+        )
+        command("faults", "print what is known to be wrong, and when the last scrub ended", self._faults)
+
+    def _verify(self, options: argparse.Namespace) -> None:
+        settings = self._settings(options)
+        with closing(Foundation.open(settings)) as foundation, _one_sentence():
+            archive = open_archive(settings.storage, foundation.db)
+            foundation.audit.record(self._event(Action.READ_OBJECTS, "verify"))
+            if options.known:
+                comparison = archive.comparison(lambda _bytes: None)
+                for fault in list(_every(archive.faults)):
+                    if comparison.again(fault.sha256):
+                        print(f"mended {fault.sha256}")
+            else:
+                _compare_all(archive)
+            while untold := archive.faults.untold(256):
+                for fault in untold:
+                    foundation.audit.record(fault.event())
+                archive.faults.told(untold)
+            count = _print_all(archive.faults)
+        if count:
+            raise StartError(f"{count} objects are wrong; each line above says what, and how it is mended")
+        print("every object is whole, and the index names it")
+
+    def _faults(self, options: argparse.Namespace) -> None:
+        settings = self._settings(options)
+        with closing(Foundation.open(settings)) as foundation, _one_sentence():
+            _print_all(open_archive(settings.storage, foundation.db).faults)
+            report = scrub_report(foundation.db)
+        ended = f"{report.finished_at_utc:%Y-%m-%d %H:%M} UTC" if report.finished_at_utc else "never"
+        now = f"; one is under way, {_size(report.objects, report.bytes)}" if report.running else ""
+        print(f"the last scrub ended: {ended}{now}")
+
+
+def _compare_all(archive: Archive) -> None:
+    comparison = archive.comparison(lambda _bytes: None)
+    expected, position, objects, read_bytes = archive.number_of_objects(), FIRST, 0, 0
+    said_at_s = time.monotonic()
+    while True:
+        step = comparison.step(position)
+        objects, read_bytes = objects + step.objects, read_bytes + step.bytes
+        if step.position is None:
+            break
+        position = step.position
+        if time.monotonic() - said_at_s >= _PROGRESS_S:
+            said_at_s = time.monotonic()
+            print(f"{_size(objects, read_bytes)} of {expected}", file=sys.stderr, flush=True)
+    print(_size(objects, read_bytes))
+
+
+def _size(objects: int, read_bytes: int) -> str:
+    return f"{objects} objects, {read_bytes / 1e9:.2f} GB read"
+
+
+def _every(faults: Faults) -> Iterator[Fault]:
+    position = FIRST
+    while page := faults.listed(position):
+        yield from page
+        position = page[-1].sha256
+
+
+def _print_all(faults: Faults) -> int:
+    """Print every fault; how many."""
+    count = 0
+    for fault in _every(faults):
+        print(fault.sentence())
+        count += 1
+    return count
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except (ArchiveError, peewee.PeeweeException) as error:
+        raise StartError(f"the objects cannot be compared now: {error}") from error
+    except OSError as error:
+        raise StartError(f"{error.filename or 'an object'}: {error.strerror or error}") from error
