@@ -49,6 +49,7 @@ from central.fleet.opening import BrokerPlace, FleetRooms
 from central.fleet.witnesses import Witnesses
 from central.foundation import Foundation, has_room, lock_folder, open_archive, open_record_beside
 from central.gateway_app import gateway_app
+from central.identity.errors import KeyFileError
 from central.people_app import people_app
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
 from central.workflow.mllp import MllpServer, OrderDesk
@@ -87,6 +88,8 @@ class Central:
             archive = open_archive(settings.storage, foundation.db)
         except StorageError as error:
             raise StartError(f"the object store (storage.s3) cannot be used: {error}") from error
+        except KeyFileError as error:
+            raise StartError(str(error)) from error
         except (OSError, peewee.PeeweeException) as error:
             raise StartError(
                 f"the archive in {settings.storage.root} cannot be opened: {reason(error)}"
@@ -161,6 +164,7 @@ def _scrub(foundation: Foundation, archive: Archive, closing: ExitStack) -> None
     scrub = Scrub(
         foundation.db,
         archive.faults,
+        archive.removal,
         archive.comparison,
         bytes_per_s=storage.scrub_bytes_per_s,
         interval=timedelta(days=storage.scrub_days),

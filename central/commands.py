@@ -26,6 +26,7 @@ from central.identity.pairings import Decision
 from central.key_commands import KeyCommands
 from central.object_commands import ObjectCommands
 from central.revocation import end_session, live_sessions
+from central.storage_key_commands import StorageKeyCommands
 from central.user_commands import UserCommands
 from contract.enrolment import Pairing
 from contract.settings import SettingsError, load_settings, print_default_config, settings_table
@@ -114,17 +115,18 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
         )
         choice.add_argument("fingerprint", help="as the box shows it; with or without spaces")
 
-    keys = commands.add_parser("keys", help="sealing keys, their root, and their backup").add_subparsers(
-        metavar="COMMAND", required=True
-    )
-    KeyCommands(_settings, _event).add(lambda name, does, run: _command(keys, name, does, run))
+    keys = commands.add_parser(
+        "keys", help="sealing keys, their root, storage keys, and their backup"
+    ).add_subparsers(metavar="COMMAND", required=True)
+    for group in (KeyCommands(_settings, _event), StorageKeyCommands(_settings, _event)):
+        group.add(lambda name, does, run: _command(keys, name, does, run))
 
     audit = commands.add_parser("audit", help="the audit record: verify it, give it out").add_subparsers(
         metavar="COMMAND", required=True
     )
     AuditCommands(_settings, _event).add(lambda name, does, run: _command(audit, name, does, run))
 
-    objects = commands.add_parser("objects", help="what is kept: compare it with its hashes").add_subparsers(
+    objects = commands.add_parser("objects", help="what is kept: verify it, encrypt it").add_subparsers(
         metavar="COMMAND", required=True
     )
     ObjectCommands(_settings, _event).add(lambda name, does, run: _command(objects, name, does, run))

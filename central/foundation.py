@@ -33,6 +33,7 @@ from central.identity.identity import Identity
 from central.identity.keyfiles import make_private_folder
 from central.identity.pairings import Pairings
 from central.identity.standings import Standings
+from central.identity.storage_keys import StorageKeys
 
 _ALWAYS_CALLED: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -113,11 +114,12 @@ def open_record_beside(settings: StorageSettings) -> Database:
 
 def open_archive(settings: StorageSettings, db: Database) -> Archive:
     """The archive: its index in `db`, its objects on S3 where an endpoint is named, else in the data folder."""
-    s3 = settings.s3
+    s3, keys = settings.s3, StorageKeys(settings.keys_folder)
     if not s3.endpoint:
-        return Archive.open(settings.root, db)
+        return Archive.open(settings.root, db, keys, encrypts=settings.encrypt)
     place = S3Place(s3.endpoint, s3.bucket, s3.prefix, s3.region, s3.credentials, s3.cache_bytes)
-    return Archive.open(settings.root, db, S3Objects.open(place, settings.root / "objects-at-hand"))
+    objects = S3Objects.open(place, settings.root / "objects-at-hand")
+    return Archive.open(settings.root, db, keys, objects, encrypts=settings.encrypt)
 
 
 def has_room(settings: StorageSettings) -> Callable[[], bool]:

@@ -1,4 +1,4 @@
-"""``dicomnet-central objects``: read every object and compare it with its name and with the index."""
+"""``dicomnet-central objects``: compare every object with its name and with the index, encrypt what lies plain."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import peewee
 from central.archive.archive import Archive
 from central.archive.comparison import FIRST
 from central.archive.errors import ArchiveError
-from central.archive.faults import Fault, Faults
+from central.archive.faults import Fault, FaultKind, Faults
 from central.archive.scrub import scrub_report
 from central.audit.record import Action
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation, open_archive
+from central.identity.errors import KeyFileError
 
 _PROGRESS_S: Final = 5.0
 
@@ -38,6 +39,17 @@ class ObjectCommands(CommandGroup):
             "--known", action="store_true", help="only what is listed as wrong already: is it mended?"
         )
         command("faults", "print what is known to be wrong, and when the last scrub ended", self._faults)
+
+        command(
+            "encrypt",
+            "encrypt every object that came before storage.encrypt was set; can be broken off and begun again",
+            self._encrypt,
+        )
+        command(
+            "remove-unindexed",
+            "remove the objects that are listed as unindexed: for good, so look at why they are there first",
+            self._remove_unindexed,
+        )
 
     def _verify(self, options: argparse.Namespace) -> None:
         settings = self._settings(options)
@@ -59,6 +71,44 @@ class ObjectCommands(CommandGroup):
         if count:
             raise StartError(f"{count} objects are wrong; each line above says what, and how it is mended")
         print("every object is whole, and the index names it")
+
+    def _encrypt(self, options: argparse.Namespace) -> None:
+        settings = self._settings(options)
+        if not settings.storage.encrypt:
+            raise StartError(
+                "set storage.encrypt = true first, so that what comes meanwhile is encrypted too"
+            )
+        with closing(Foundation.open(settings)) as foundation, _one_sentence():
+            archive = open_archive(settings.storage, foundation.db)
+            foundation.audit.record(self._event(Action.READ_OBJECTS, "encrypt"))
+            encrypting, after, count, said_at_s = archive.encrypting(), 0, 0, time.monotonic()
+            while True:
+                position, done = encrypting.step(after)
+                count += done
+                if position is None:
+                    break
+                after = position
+                if time.monotonic() - said_at_s >= _PROGRESS_S:
+                    said_at_s = time.monotonic()
+                    print(f"{count} objects", file=sys.stderr, flush=True)
+            left = archive.removal.run()
+        print(f"{count} objects were encrypted")
+        if left:
+            print(
+                f"{left} plain ones are removed by central within the hour, or when this is typed again then"
+            )
+
+    def _remove_unindexed(self, options: argparse.Namespace) -> None:
+        settings = self._settings(options)
+        with closing(Foundation.open(settings)) as foundation, _one_sentence():
+            archive = open_archive(settings.storage, foundation.db)
+            named = [fault.sha256 for fault in _every(archive.faults) if fault.kind is FaultKind.UNINDEXED]
+            foundation.audit.record(self._event(Action.REMOVE_OBJECTS, f"{len(named)} that no row names"))
+            with foundation.db.writing():
+                archive.removal.doom(named, at_once=True)
+                archive.faults.end(named)
+            archive.removal.run()
+        print(f"{len(named)} objects were removed")
 
     def _faults(self, options: argparse.Namespace) -> None:
         settings = self._settings(options)
@@ -110,7 +160,9 @@ def _print_all(faults: Faults) -> int:
 def _one_sentence() -> Iterator[None]:
     try:
         yield
+    except KeyFileError as error:
+        raise StartError(str(error)) from error
     except (ArchiveError, peewee.PeeweeException) as error:
-        raise StartError(f"the objects cannot be compared now: {error}") from error
+        raise StartError(f"the objects cannot be had now: {error}") from error
     except OSError as error:
         raise StartError(f"{error.filename or 'an object'}: {error.strerror or error}") from error

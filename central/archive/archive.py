@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,20 +24,38 @@ from central.archive import finding
 from central.archive.attributes import Attributes, attributes_of, text_of
 from central.archive.comparison import Comparison
 from central.archive.dicom_json import dicom_json, with_bulk_data_at
+from central.archive.encrypting import Encrypting
 from central.archive.errors import NoSuchInstanceError, NoSuchObjectError, ObjectDamagedError
 from central.archive.faults import UNREADABLE, FaultKind, Faults
 from central.archive.header import Header, read_header
 from central.archive.indexing import ObjectOrigin, add_to_index
+from central.archive.object_names import NAME, SEALED, is_indexed
 from central.archive.objects import ObjectFiles, ObjectSink, ObjectStore, StoredObject
+from central.archive.placing import Placing
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
+from central.archive.removal import Removal
 from central.archive.rows import InstanceRow, SeriesRow, StoredInstance, StudyRow
-from central.archive.tables import MODELS, Instance, Metadata, ObjectFault, Series, Study
+from central.archive.sealed_file import ObjectFile, SealedFile
+from central.archive.sealing_sink import SealingSink
+from central.archive.study_keys import StudyKeys
+from central.archive.tables import (
+    MODELS,
+    Instance,
+    Metadata,
+    ObjectFault,
+    SealedContent,
+    Series,
+    Study,
+    StudyKey,
+)
 from central.archive.text_index import make_text_index
 from central.database import Database, make_tables
+from central.identity.storage_keys import StorageKeys
 from contract.receipt import Outcome
 
 _METADATA_BATCH: Final = 64  # rows in memory at a time
 _ZLIB_LEVEL: Final = 6
+_STORED: Final = ("sha256", "size_bytes", "sop_class_uid", "sop_instance_uid", "transfer_syntax_uid")
 _SAMPLED: Final = 1 / 64
 _SAMPLED_BYTES: Final = 16 << 20  # somebody waits: what is larger is left to the scrub
 
@@ -69,30 +87,50 @@ class Indexable:
 class Archive:
     """Open archive; one per process, safe to call from many threads."""
 
-    def __init__(self, objects: ObjectStore, db: Database) -> None:
+    def __init__(self, objects: ObjectStore, db: Database, study_keys: StudyKeys, *, encrypts: bool) -> None:
         self._objects = objects
         self._db = db
+        self._study_keys = study_keys
+        self._encrypts = encrypts
         self.faults = Faults(db)
+        self.removal = Removal(db, objects)
+        self._placing = Placing(db, self.faults, self.removal, study_keys)
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
 
     @classmethod
-    def open(cls, root: Path, db: Database, objects: ObjectStore | None = None) -> Archive:
+    def open(
+        cls,
+        root: Path,
+        db: Database,
+        storage_keys: StorageKeys,
+        objects: ObjectStore | None = None,
+        *,
+        encrypts: bool,
+    ) -> Archive:
         """Open the archive whose index is in `db` and whose contents are in `objects`, or else under `root`/objects.
+
+        Parameters
+        ----------
+        encrypts : what comes from now on is encrypted at rest; what lies there is read either way.
 
         Raises
         ------
         OSError : the folder cannot be made or read.
+        KeyFileError : a key that objects need is missing or damaged.
         """
         make_tables(db, (*MODELS, ConsentWithdrawal))  # which access writes, and every search looks into
         make_text_index(db)
-        return cls(objects or ObjectFiles.open(root / "objects"), db)
+        study_keys = StudyKeys(db, storage_keys)
+        study_keys.require_whole(make=encrypts)
+        return cls(objects or ObjectFiles.open(root / "objects"), db, study_keys, encrypts=encrypts)
 
     # Writing: for the ways in (ingest, C-STORE, STOW-RS) only.
 
     def new_object(self) -> ObjectSink:
         """Where the bytes of one Part 10 file go; see `ObjectSink`."""
-        return self._objects.new_object()
+        sink = self._objects.new_object()
+        return SealingSink(sink) if self._encrypts else sink
 
     def read(self, stored: StoredObject, origin: ObjectOrigin) -> Indexable:
         """What the index will hold of a durable file. Touches no database: may run on many threads at once.
@@ -135,8 +173,8 @@ class Archive:
                 add_to_index(self._db, one.attributes, one.metadata, one.stored, one.origin)
                 for one in objects
             ]
-            # What was damaged is whole again: the store has just taken these very bytes.
-            self.faults.end([one.stored.sha256 for one in objects])
+            for one, outcome in zip(objects, outcomes, strict=True):
+                self._placing.place(one.stored, one.attributes.study_instance_uid, outcome)
             if in_transaction is not None:
                 in_transaction(outcomes)
         return outcomes
@@ -145,6 +183,10 @@ class Archive:
         """What compares the store with the index, paid for by `pay`."""
         return Comparison(self._db, self._objects, self.faults, pay)
 
+    def encrypting(self) -> Encrypting:
+        """What encrypts objects that came before `encrypts` was set."""
+        return Encrypting(self._db, self._objects, self.faults, self._placing)
+
     def number_of_objects(self) -> int:
         """How many the index names."""
         return int(Instance.select(peewee.fn.COUNT(Instance.id)).scalar(self._db))
@@ -152,10 +194,8 @@ class Archive:
     def forget(self, stored: StoredObject) -> None:
         """Remove a file that `index` refused. One that the index knows is left alone."""
         with self._write_lock:
-            if not list(
-                Instance.select(Instance.id).where(Instance.sha256 == stored.sha256).execute(self._db)
-            ):
-                self._objects.remove(stored.sha256)
+            if not is_indexed(self._db, stored.name):
+                self._objects.remove(stored.name)
 
     # Reading.
 
@@ -266,25 +306,34 @@ class Archive:
             Instance.sop_instance_uid,
             Instance.transfer_syntax_uid,
             ObjectFault.kind,
+            SealedContent.address,
+            SealedContent.wrapped_key,
+            SealedContent.study_instance_uid,
+            StudyKey.storage_key_id,
+            StudyKey.wrapped_key.alias("wrapped_study_key"),
         )
         return [
-            StoredInstance(partial(self._located, row["sha256"], row["size_bytes"], row.pop("kind")), **row)
+            StoredInstance(partial(self._located, row), **{name: row[name] for name in _STORED})
             for row in rows
         ]
 
-    def _located(self, sha256: str, size_bytes: int, fault: str | None) -> Path:
+    def _located(self, row: Mapping[str, Any]) -> ObjectFile:
         """See `StoredInstance.path`. One in so many is read and compared first."""
-        if fault in UNREADABLE:
-            raise ObjectDamagedError(sha256) if fault == FaultKind.DAMAGED else NoSuchObjectError(sha256)
-        sampled = size_bytes <= _SAMPLED_BYTES and random.random() < _SAMPLED  # noqa: S311  # not a secret
+        name = row["address"] or row["sha256"]
+        if row["kind"] in UNREADABLE:
+            raise ObjectDamagedError(name) if row["kind"] == FaultKind.DAMAGED else NoSuchObjectError(name)
+        sampled = row["size_bytes"] <= _SAMPLED_BYTES and random.random() < _SAMPLED  # noqa: S311  # not a secret
         try:
-            return self._objects.path_of(sha256, compare=sampled)
+            path = self._objects.path_of(name, compare=sampled)
         except ObjectDamagedError:
-            self.faults.note(sha256, FaultKind.DAMAGED)
+            self.faults.note(name, FaultKind.DAMAGED)
             raise
         except NoSuchObjectError:
-            self.faults.note(sha256, FaultKind.MISSING)
+            self.faults.note(name, FaultKind.MISSING)
             raise
+        if row["address"] is None:
+            return path
+        return SealedFile(path, name, row["size_bytes"], self._study_keys.unwrap(row).key)
 
     def _granted(
         self, grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None, *columns: Any
@@ -293,7 +342,13 @@ class Archive:
             Instance.select(*columns)
             .join(Series)
             .join(Study)
-            .join_from(Instance, ObjectFault, JOIN.LEFT_OUTER, on=(ObjectFault.sha256 == Instance.sha256))
+            .join_from(Instance, SealedContent, JOIN.LEFT_OUTER, on=SEALED)
+            .join(
+                StudyKey,
+                JOIN.LEFT_OUTER,
+                on=(StudyKey.study_instance_uid == SealedContent.study_instance_uid),
+            )
+            .join_from(Instance, ObjectFault, JOIN.LEFT_OUTER, on=(ObjectFault.sha256 == NAME))
             .where(Study.study_instance_uid == grant.study_instance_uid, finding.readable(_scope(grant)))
             .order_by(*finding.IN_STUDY)
         )
@@ -304,7 +359,7 @@ class Archive:
         return list(query.dicts().execute(self._db))
 
 
-def _examined(path: Path) -> Examined:
+def _examined(path: ObjectFile) -> Examined:
     header = read_header(path)
     attributes = attributes_of(header)
     return Examined(

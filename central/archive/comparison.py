@@ -16,8 +16,8 @@ from typing import Final
 
 from central.archive.errors import NoSuchObjectError
 from central.archive.faults import FaultKind, Faults
+from central.archive.object_names import before, indexed_after, is_doomed, is_indexed
 from central.archive.objects import ObjectStore
-from central.archive.tables import Instance
 from central.database import Database
 
 FIRST: Final = ""
@@ -64,7 +64,7 @@ class Comparison:
         """
         self._bytes = 0
         kept = {one.sha256: one.kept_at_s for one in islice(self._objects.kept(position), _BATCH)}
-        rows = self._indexed(position)
+        rows = set(indexed_after(self._db, position, _BATCH))
         through = min(max(names) if len(names) == _BATCH else _END for names in (kept, rows))
         names = sorted(name for name in {*kept, *rows} if name <= through)
         found = sum(self._judge(name, name in rows, kept.get(name)) for name in names)
@@ -74,14 +74,14 @@ class Comparison:
 
     def again(self, sha256: str) -> bool:
         """Compare one object that is listed. True if it is off the list now. Raises as `step`."""
-        nearest = next(self._objects.kept(_before(sha256)), None)
+        nearest = next(self._objects.kept(before(sha256)), None)
         kept_at_s = nearest.kept_at_s if nearest is not None and nearest.sha256 == sha256 else None
-        indexed = self._is_indexed(sha256)
+        indexed = is_indexed(self._db, sha256)
         if kept_at_s is None and not indexed:
             self._faults.end([sha256])
             return True
         self._judge(sha256, indexed, kept_at_s)
-        return not self._faults.between(_before(sha256), sha256)
+        return not self._faults.between(before(sha256), sha256)
 
     def _judge(self, sha256: str, indexed: bool, kept_at_s: float | None) -> bool:
         """List the object or take it off; whether it was listed anew."""
@@ -91,7 +91,8 @@ class Comparison:
         elif kept_at_s is not None and kept_at_s > time.time() - _ARRIVING_S:
             return False
         else:
-            kind = None if self._is_indexed(sha256) else FaultKind.UNINDEXED
+            expected = is_indexed(self._db, sha256) or is_doomed(self._db, sha256)
+            kind = None if expected else FaultKind.UNINDEXED
         if kind is None:
             self._faults.end([sha256])
             return False
@@ -112,18 +113,3 @@ class Comparison:
                 raise
             return FaultKind.DAMAGED
         return None if digest.hexdigest() == sha256 else FaultKind.DAMAGED
-
-    def _indexed(self, after: str) -> set[str]:
-        query = Instance.select(Instance.sha256).where(Instance.sha256 > after)
-        rows = query.order_by(Instance.sha256).limit(_BATCH).tuples().execute(self._db)
-        return {name for (name,) in rows}
-
-    def _is_indexed(self, sha256: str) -> bool:
-        return bool(
-            list(Instance.select(Instance.id).where(Instance.sha256 == sha256).limit(1).execute(self._db))
-        )
-
-
-def _before(sha256: str) -> str:
-    """The name right before this one, if names were numbers."""
-    return f"{int(sha256, 16) - 1:064x}" if int(sha256, 16) else ""

@@ -14,7 +14,7 @@ from typing import Final
 
 import peewee
 
-from central.archive.tables import Instance, ObjectFault, Series, Study
+from central.archive.tables import Instance, ObjectFault, SealedContent, Series, Study
 from central.audit.record import Action, AuditEvent
 from central.database import Database, put
 
@@ -90,6 +90,11 @@ class Faults:
         within = (ObjectFault.sha256 > after) & (ObjectFault.sha256 <= through)
         return [row.sha256 for row in ObjectFault.select(ObjectFault.sha256).where(within).execute(self._db)]
 
+    def is_unreadable(self, sha256: str) -> bool:
+        """Whether an object is listed as one that must not be given out."""
+        of = (ObjectFault.sha256 == sha256) & ObjectFault.kind.in_([kind.value for kind in UNREADABLE])
+        return bool(list(ObjectFault.select(ObjectFault.sha256).where(of).execute(self._db)))
+
     def count(self) -> int:
         return int(ObjectFault.select(peewee.fn.COUNT(ObjectFault.sha256)).scalar(self._db))
 
@@ -116,7 +121,13 @@ class Faults:
                 Instance.received_at_utc,
                 Study.study_instance_uid,
             )
-            .join(Instance, peewee.JOIN.LEFT_OUTER, on=(Instance.sha256 == ObjectFault.sha256))
+            .join(SealedContent, peewee.JOIN.LEFT_OUTER, on=(SealedContent.address == ObjectFault.sha256))
+            .join_from(
+                ObjectFault,
+                Instance,
+                peewee.JOIN.LEFT_OUTER,
+                on=(Instance.sha256 == peewee.fn.COALESCE(SealedContent.sha256, ObjectFault.sha256)),
+            )
             .join(Series, peewee.JOIN.LEFT_OUTER, on=(Instance.series == Series.id))
             .join(Study, peewee.JOIN.LEFT_OUTER, on=(Series.study == Study.id))
             .where(condition)

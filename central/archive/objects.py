@@ -15,6 +15,7 @@ import hashlib
 import os
 import secrets
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from types import TracebackType
 from typing import BinaryIO, Protocol
 
 from central.archive.errors import NoSuchObjectError, ObjectDamagedError, StorageFullError
+from central.archive.sealed_file import ObjectFile, SealedObject
 from contract.identifiers import InvalidIdentifierError, check_sha256
 
 _PIECE_BYTES = 1 << 20
@@ -30,11 +32,20 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class StoredObject:
-    """A durable content that the index does not know of yet. `path` may be read until the object is indexed."""
+    """A durable content that the index does not know of yet. `path` may be read until the object is indexed.
+
+    `sealed`: how it lies in the store, where it is encrypted; None: plain, under its own SHA-256.
+    """
 
     sha256: str
     size_bytes: int
-    path: Path
+    path: ObjectFile
+    sealed: SealedObject | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in the store."""
+        return self.sealed.address if self.sealed is not None else self.sha256
 
 
 @dataclass(frozen=True)
@@ -48,8 +59,8 @@ class KeptObject:
 class ObjectStore(Protocol):
     """A place for contents. Safe to call from many threads; every implementation passes the same tests."""
 
-    def new_object(self) -> ObjectSink:
-        """Where the bytes of one Part 10 file go."""
+    def new_object(self) -> FileSink:
+        """Where the bytes of one object go."""
 
     def path_of(self, sha256: str, *, compare: bool = False) -> Path:
         """A local file with this content, to be opened at once.
@@ -85,11 +96,41 @@ Keep = Callable[[BinaryIO, Path, str, int], StoredObject]
 """Makes a written file durable under its SHA-256 and size, and closes it."""
 
 
-class ObjectSink:
-    """Writes one object. As a context manager it discards what was not committed.
+class ObjectSink(ABC):
+    """Writes one object. As a context manager it discards what was not committed."""
 
-    Raises `StorageFullError` from `write` and `commit` when the disk is full.
-    """
+    @abstractmethod
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Add bytes of the Part 10 file. StorageFullError : the disk is full."""
+
+    @abstractmethod
+    def readable(self) -> ObjectFile:
+        """Where the bytes can be read until the object is committed or discarded. Ends the writing."""
+
+    @abstractmethod
+    def commit(self) -> StoredObject:
+        """Make the object durable under its content address. The same content twice is one object.
+
+        Raises
+        ------
+        StorageFullError, StoreUnavailableError : it is not durable.
+        """
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forget what was written; nothing to do after a commit."""
+
+    def __enter__(self) -> ObjectSink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+
+class FileSink(ObjectSink):
+    """Writes as it comes. Raises `StorageFullError` from `write` and `commit` when the disk is full."""
 
     def __init__(self, path: Path, keep: Keep) -> None:
         self._path = path
@@ -99,7 +140,6 @@ class ObjectSink:
         self._size = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Add bytes of the Part 10 file."""
         assert self._file is not None, "the sink is closed"
         try:
             self._file.write(data)
@@ -109,7 +149,6 @@ class ObjectSink:
         self._size += len(data)
 
     def readable(self) -> Path:
-        """Where the bytes written so far can be read, for as long as the object is neither committed nor discarded."""
         assert self._file is not None, "the sink is closed"
         try:
             self._file.flush()
@@ -118,12 +157,6 @@ class ObjectSink:
         return self._path
 
     def commit(self) -> StoredObject:
-        """Make the object durable under its content address. The same content twice is one object.
-
-        Raises
-        ------
-        StorageFullError, StoreUnavailableError : it is not durable.
-        """
         assert self._file is not None, "the sink is closed"
         try:
             self._file.flush()
@@ -134,20 +167,11 @@ class ObjectSink:
         return stored
 
     def discard(self) -> None:
-        """Forget what was written; nothing to do after a commit."""
         if self._file is not None:
             with contextlib.suppress(OSError):  # on a full disk close tries to write once more
                 self._file.close()
             self._file = None
             self._path.unlink(missing_ok=True)
-
-    def __enter__(self) -> ObjectSink:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.discard()
 
 
 class ObjectFiles:
@@ -167,8 +191,8 @@ class ObjectFiles:
         sweep(files._incoming)
         return files
 
-    def new_object(self) -> ObjectSink:
-        return ObjectSink(self._incoming / secrets.token_hex(16), self._keep)
+    def new_object(self) -> FileSink:
+        return FileSink(self._incoming / secrets.token_hex(16), self._keep)
 
     def path_of(self, sha256: str, *, compare: bool = False) -> Path:
         path = self._place(sha256)

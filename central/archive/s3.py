@@ -29,7 +29,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from central.archive.errors import NoSuchObjectError, ObjectDamagedError, StoreUnavailableError
-from central.archive.objects import KeptObject, ObjectSink, StoredObject, file_sha256, is_sha256, sweep
+from central.archive.objects import FileSink, KeptObject, StoredObject, file_sha256, is_sha256, sweep
 from contract.identifiers import check_sha256
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ class S3Objects:
         objects._ask_bucket()
         return objects
 
-    def new_object(self) -> ObjectSink:
-        return ObjectSink(self._incoming / secrets.token_hex(16), self._keep)
+    def new_object(self) -> FileSink:
+        return FileSink(self._incoming / secrets.token_hex(16), self._keep)
 
     def path_of(self, sha256: str, *, compare: bool = False) -> Path:
         path = self._at_hand(sha256)

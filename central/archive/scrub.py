@@ -2,7 +2,7 @@
 
 Always true: of all processes on one index one scrubs at a time, the one that owns the row in `scrub_state`; where it
 stands is written every half minute and when it stops, so that a crash repeats what was read since. What is found, here
-or by somebody's look, is on the audit record once.
+or by somebody's look, is on the audit record once. Every process removes what is doomed (`central.archive.removal`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import peewee
 from central.archive.comparison import FIRST, Comparison
 from central.archive.errors import ArchiveError
 from central.archive.faults import Fault, Faults
+from central.archive.removal import Removal
 from central.archive.tables import ScrubState
 from central.audit.errors import AuditUnavailableError
 from central.database import Database, put
@@ -62,6 +63,7 @@ class Scrub:
         self,
         db: Database,
         faults: Faults,
+        removal: Removal,
         comparison: Callable[[Callable[[int], None]], Comparison],
         *,
         bytes_per_s: int,
@@ -70,6 +72,7 @@ class Scrub:
     ) -> None:
         self._db = db
         self._faults = faults
+        self._removal = removal
         self._comparison = comparison(self._pay)
         self._bytes_per_s = bytes_per_s
         self._interval = interval
@@ -103,7 +106,8 @@ class Scrub:
             self._stopping.wait(wait_s)
 
     def _go_on(self) -> None:
-        """Tell what was found, and bring a pass that is due to its end."""
+        """Remove what is due, tell what was found, and bring a pass that is due to its end."""
+        self._removal.run()
         state = _read(self._db)
         untold = self._faults.untold(1)
         if not untold and not self._is_due(state):

@@ -109,6 +109,42 @@ class Metadata(peewee.Model):
         table_name = "metadata"
 
 
+class StudyKey(peewee.Model):
+    """The key of a study, wrapped under one of central's storage keys: what opens the keys of its objects."""
+
+    study_instance_uid = peewee.TextField(primary_key=True)
+    storage_key_id = peewee.TextField(index=True)
+    wrapped_key = peewee.BlobField()
+
+    class Meta:
+        table_name = "study_key"
+
+
+class SealedContent(peewee.Model):
+    """Where a content lies that is encrypted at rest. One without such a row lies plain, under its own SHA-256.
+
+    `address` is the SHA-256 of the sealed bytes. `wrapped_key`: the object's key, under the study's.
+    """
+
+    sha256 = peewee.TextField(primary_key=True)
+    address = peewee.TextField(unique=True)
+    study_instance_uid = peewee.TextField(index=True)
+    wrapped_key = peewee.BlobField()
+
+    class Meta:
+        table_name = "sealed_content"
+
+
+class DoomedObject(peewee.Model):
+    """An object that no row names any more, to be removed from the store once it is due."""
+
+    sha256 = peewee.TextField(primary_key=True)
+    due_at_s = peewee.DoubleField(index=True)
+
+    class Meta:
+        table_name = "doomed_object"
+
+
 class ObjectFault(peewee.Model):
     """What is wrong with an object, or with its row (`central.archive.faults`). `told`: it is on the audit record."""
 
@@ -137,4 +173,14 @@ class ScrubState(peewee.Model):
         table_name = "scrub_state"
 
 
-MODELS: Final = (Study, Series, Instance, Metadata, ObjectFault, ScrubState)
+MODELS: Final = (
+    Study,
+    Series,
+    Instance,
+    Metadata,
+    StudyKey,
+    SealedContent,
+    DoomedObject,
+    ObjectFault,
+    ScrubState,
+)

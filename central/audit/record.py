@@ -77,6 +77,7 @@ class Action(StrEnum):
     RECEIPTS_UNKNOWN = "receipts-unknown"
     OBJECT_FAULT = "object-fault"
     READ_OBJECTS = "read-objects"
+    REMOVE_OBJECTS = "remove-objects"
     KEYS = "keys"
     REVOKE = "revoke"
     BOX_COMMAND = "box-command"

@@ -29,9 +29,16 @@ class Desk:
         self._folder = folder
         self.write()
 
+    def write_storage(self, **storage: object) -> None:
+        """The configuration, with these keys of [storage]."""
+        self._write(storage, {})
+
     def write(self, **audit: object) -> None:
         """The configuration, with these keys of [audit]."""
-        keys = storage_keys(self._folder / "root")
+        self._write({}, audit)
+
+    def _write(self, storage: dict[str, object], audit: dict[str, object]) -> None:
+        keys = {**storage_keys(self._folder / "root"), **storage}
         s3 = keys.pop("s3", {})
         text = "[storage]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in keys.items())
         if s3:

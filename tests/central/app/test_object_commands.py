@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from central.access.policy import Action as PolicyAction
+from central.access.policy import Grant, authorize
+from central.app import run
 from central.audit.record import Action
+from central.commands import run_command
 from central.foundation import open_archive
 from tests.central.access.house import ORIGIN, STUDY, pydicom_file
+from tests.central.app.house import RADIOLOGIST
 from tests.central.app.test_audit_commands import Desk
 from tests.central.databases import change_object
 
@@ -54,3 +59,43 @@ def test_verify_names_what_is_wrong_and_says_when_it_is_mended(desk: Desk, tmp_p
     change_object(tmp_path / "root", name, lambda _: content)  # put back from a backup
     code, out, _ = desk.type("verify", "--known")
     assert (code, out.splitlines()[0]) == (0, f"mended {name}")
+
+
+def test_what_lay_plain_is_encrypted_and_keys_rotate(
+    desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = Desk(tmp_path, capsys, "keys")
+    keys.config = desk.config
+    desk.write_storage(encrypt=False)
+    content = pydicom_file("CT_small.dcm")
+    plain = put(desk, content)
+    assert desk.type("encrypt")[0] == 2
+    desk.write_storage(encrypt=True)
+    assert desk.type("encrypt")[1].splitlines()[0] == "1 objects were encrypted"
+    assert desk.type("encrypt")[1].splitlines()[0] == "0 objects were encrypted"
+    assert desk.type("verify")[0] == 0
+    code, out, _ = keys.type("storage")
+    assert code == 0
+    (first,) = [line.split()[0] for line in out.splitlines()]
+    assert "in use  wraps the keys of 1 studies" in out
+    backup = tmp_path / "keys.tar"
+    assert keys.type("rotate-storage", "--backup", str(backup))[0] == 0
+    assert "former  wraps the keys of 0 studies" in keys.type("storage")[1]
+    second = keys.type("storage")[1].splitlines()[1].split()[0]
+    assert keys.type("destroy-storage", second)[0] == 2
+    assert keys.type("destroy-storage", first)[0] == 0
+    (tmp_path / "root" / "keys" / f"{second}.key").unlink()
+    code, _, err = desk.type("verify")
+    assert (code, f"{second}.key is missing: restore it from the backup" in err) == (2, True)
+    assert run_command(["keys", "restore", str(backup), "--config", str(desk.config)], run) == 0
+    assert not (tmp_path / "root" / "keys" / f"{first}.key").exists(), "what was destroyed stays so"
+    code, out, _ = desk.type("verify")
+    assert (code, plain not in out) == (0, True)
+    foundation = desk.foundation()
+    archive = open_archive(foundation.settings.storage, foundation.db)
+    facts = archive.facts(STUDY)
+    assert facts is not None
+    grant = authorize(RADIOLOGIST, PolicyAction.VIEW, facts)
+    assert isinstance(grant, Grant)
+    assert archive.open_instances(grant)[0].path.read_bytes() == content
+    foundation.close()

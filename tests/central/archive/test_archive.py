@@ -174,14 +174,17 @@ def test_forget_removes_a_refused_file_and_never_an_indexed_one(stocked: Stocked
         sink.write(b"no DICOM")
         refused = sink.commit()
     stocked.archive.forget(refused)
-    assert not refused.path.exists()
+    with pytest.raises(FileNotFoundError):
+        refused.path.open("rb")
     content = sample("CT_small.dcm")
     stocked.put(content)
     with stocked.archive.new_object() as sink:
         sink.write(content)
         known = sink.commit()
     stocked.archive.forget(known)
-    assert known.path.read_bytes() == content
+    (study,) = stocked.archive.find_studies(EVERYTHING, StudyQuery())
+    (stored,) = stocked.archive.open_instances(stocked.grant(study))
+    assert stored.path.read_bytes() == content
 
 
 def test_what_is_examined_and_not_taken_was_never_there(stocked: Stocked, made: MakeFile) -> None:

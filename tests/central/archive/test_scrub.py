@@ -15,6 +15,7 @@ from central.archive.archive import Archive
 from central.archive.comparison import FIRST
 from central.archive.errors import NoSuchObjectError, ObjectDamagedError, StoreUnavailableError
 from central.archive.faults import Fault, FaultKind
+from central.archive.object_names import name_of
 from central.archive.rows import StoredInstance
 from central.archive.scrub import Scrub, scrub_report
 from central.database import Database
@@ -38,6 +39,11 @@ def compare(archive: Archive) -> list[tuple[str, FaultKind]]:
     return [(fault.sha256, fault.kind) for fault in archive.faults.listed()]
 
 
+def name_in_store(stocked: Stocked, study: str) -> str:
+    """Of the one object of a study."""
+    return name_of(stocked.archive._db, open_one(stocked, study).sha256)
+
+
 def open_one(stocked: Stocked, study: str) -> StoredInstance:
     (stored,) = stocked.archive.open_instances(stocked.grant(study))
     return stored
@@ -56,13 +62,13 @@ def test_changed_bytes_are_found_named_and_not_shown_until_they_come_again(
 ) -> None:
     contents = stocked_with(stocked, made)
     assert compare(stocked.archive) == []
-    stored = open_one(stocked, "1.2.2")
-    change_object(stocked.root, stored.sha256, change)
-    assert compare(stocked.archive) == [(stored.sha256, FaultKind.DAMAGED)]
+    stored, name = open_one(stocked, "1.2.2"), name_in_store(stocked, "1.2.2")
+    change_object(stocked.root, name, change)
+    assert compare(stocked.archive) == [(name, FaultKind.DAMAGED)]
     (fault,) = stocked.archive.faults.listed()
     assert (fault.study_instance_uid, fault.sop_instance_uid) == ("1.2.2", stored.sop_instance_uid)
     assert fault.gateway_id == "gw"
-    with pytest.raises(ObjectDamagedError, match=stored.sha256):
+    with pytest.raises(ObjectDamagedError, match=name):
         _ = open_one(stocked, "1.2.2").path
     assert stocked.put(contents[2]) is Outcome.DUPLICATE
     assert compare(stocked.archive) == []
@@ -71,23 +77,23 @@ def test_changed_bytes_are_found_named_and_not_shown_until_they_come_again(
 
 def test_what_one_side_lost_is_named_and_ends_when_both_have_it(stocked: Stocked, made: MakeFile) -> None:
     contents = stocked_with(stocked, made)
-    lost = open_one(stocked, "1.2.1")
-    change_object(stocked.root, lost.sha256, lambda _: None)
+    lost = name_in_store(stocked, "1.2.1")
+    change_object(stocked.root, lost, lambda _: None)
     with stocked.archive.new_object() as sink:
         sink.write(b"nobody indexed this")
-        stray = sink.commit().sha256
-    assert compare(stocked.archive) == [(lost.sha256, FaultKind.MISSING)], "the other one may be arriving"
+        stray = sink.commit().name
+    assert compare(stocked.archive) == [(lost, FaultKind.MISSING)], "the other one may be arriving"
     comparison = stocked.archive.comparison(lambda _bytes: None)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(time, "time", lambda: LONG_AGO + 14400)
         assert dict(compare(stocked.archive)) == {
-            lost.sha256: FaultKind.MISSING,
+            lost: FaultKind.MISSING,
             stray: FaultKind.UNINDEXED,
         }
         assert not comparison.again(stray)
     with pytest.raises(NoSuchObjectError):
         _ = open_one(stocked, "1.2.1").path
-    assert not comparison.again(lost.sha256)
+    assert not comparison.again(lost)
     stocked.put(contents[1])
     change_object(stocked.root, stray, lambda _: None)
     assert compare(stocked.archive) == []
@@ -98,8 +104,7 @@ def test_a_look_finds_what_the_scrub_has_not_reached(
 ) -> None:
     stocked_with(stocked, made, 1)
     stored = open_one(stocked, "1.2.0")
-    stored.path.write_bytes(b"something else")  # of a store far away: the copy at hand
-    change_object(stocked.root, stored.sha256, lambda _: b"something else")
+    change_object(stocked.root, name_in_store(stocked, "1.2.0"), lambda _: b"something else")
     monkeypatch.setattr("central.archive.archive._SAMPLED", 1.0)
     with pytest.raises(ObjectDamagedError):
         _ = stored.path
@@ -116,6 +121,7 @@ class Scrubbing:
         self.scrub = Scrub(
             self.db,
             archive.faults,
+            archive.removal,
             archive.comparison,
             bytes_per_s=bytes_per_s,
             interval=timedelta(days=1),
@@ -139,7 +145,7 @@ class Scrubbing:
 
 def test_the_scrub_tells_once_and_rests_until_it_is_due(stocked: Stocked, made: MakeFile) -> None:
     stocked_with(stocked, made)
-    damaged = open_one(stocked, "1.2.3").sha256
+    damaged = name_in_store(stocked, "1.2.3")
     change_object(stocked.root, damaged, lambda content: content + b"\0")
     first = Scrubbing(stocked.root, stocked.archive)
     first.scrub.start()
