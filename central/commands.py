@@ -27,6 +27,7 @@ from central.key_commands import KeyCommands
 from central.object_commands import ObjectCommands
 from central.revocation import end_session, live_sessions
 from central.storage_key_commands import StorageKeyCommands
+from central.study_commands import StudyCommands
 from central.user_commands import UserCommands
 from contract.enrolment import Pairing
 from contract.settings import SettingsError, load_settings, print_default_config, settings_table
@@ -49,7 +50,7 @@ def run_command(arguments: Sequence[str] | None, serve: Callable[[Settings], Non
         return 0
     if options.command is None:
         parser.error(
-            "say what to do: serve, pair, user, gateways, keys, audit, objects, mqtt-config or settings-table"
+            "say what to do: serve, pair, user, gateways, keys, audit, objects, study, mqtt-config or settings-table"
         )
     try:
         options.command(options)
@@ -130,6 +131,11 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
         metavar="COMMAND", required=True
     )
     ObjectCommands(_settings, _event).add(lambda name, does, run: _command(objects, name, does, run))
+
+    study = commands.add_parser("study", help="legal hold, and erasing for good").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    StudyCommands(_settings, _event).add(lambda name, does, run: _command(study, name, does, run))
 
     broker = command("mqtt-config", "write a mosquitto configuration that fits this central", _mqtt_config)
     broker.add_argument("--dir", type=Path, required=True, metavar="D", help="folder to write it into")

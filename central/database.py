@@ -53,6 +53,20 @@ class Sqlite(peewee.SqliteDatabase):
         """A transaction that will write; waits for any other. Inside another one: a part of it."""
         return self.atomic("IMMEDIATE")
 
+    @contextmanager
+    def erasing(self, _models: Sequence[type[peewee.Model]]) -> Iterator[None]:
+        """A transaction whose deleted rows are overwritten, in the file and then in its write-ahead log."""
+        self._pragma("secure_delete = ON")
+        try:
+            with self.writing():
+                yield
+        finally:
+            self._pragma("secure_delete = OFF")
+        self._pragma("wal_checkpoint(TRUNCATE)")
+
+    def _pragma(self, pragma: str) -> None:
+        self.execute_sql(f"PRAGMA {pragma}")  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+
     def end(self) -> None:
         """Close this thread's connection; those of others end with their threads."""
         self.close()
@@ -119,6 +133,14 @@ class Postgres(peewee.PostgresqlDatabase):
             if outermost:
                 self.execute_sql("SELECT pg_advisory_xact_lock(%s)", (self._writer_lock,))
             yield
+
+    @contextmanager
+    def erasing(self, models: Sequence[type[peewee.Model]]) -> Iterator[None]:
+        """A transaction that deletes from the tables of `models`, after which their dead rows are taken out."""
+        with self.writing():
+            yield
+        for model in models:
+            self.execute_sql(f'VACUUM "{model._meta.table_name}"')
 
     def require_fit(self) -> None:
         """Raise `DatabaseUnfitError` if the server is away, does not sync, or does not compare by code point."""

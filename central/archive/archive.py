@@ -25,6 +25,7 @@ from central.archive.attributes import Attributes, attributes_of, text_of
 from central.archive.comparison import Comparison
 from central.archive.dicom_json import dicom_json, with_bulk_data_at
 from central.archive.encrypting import Encrypting
+from central.archive.erasure import Erasures
 from central.archive.errors import NoSuchInstanceError, NoSuchObjectError, ObjectDamagedError
 from central.archive.faults import UNREADABLE, FaultKind, Faults
 from central.archive.header import Header, read_header
@@ -94,6 +95,7 @@ class Archive:
         self._encrypts = encrypts
         self.faults = Faults(db)
         self.removal = Removal(db, objects)
+        self.erasures = Erasures(db, self.removal)
         self._placing = Placing(db, self.faults, self.removal, study_keys)
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
@@ -153,7 +155,7 @@ class Archive:
         return _examined(sink.readable())
 
     def index(self, stored: StoredObject, origin: ObjectOrigin) -> Outcome:
-        """Make one durable file findable. Raises as `read`."""
+        """Make one durable file findable. Raises as `read` and `index_all`."""
         (outcome,) = self.index_all([self.read(stored, origin)])
         return outcome
 
@@ -167,8 +169,13 @@ class Archive:
         Parameters
         ----------
         in_transaction : called before the commit, for what must become true together with it.
+
+        Raises
+        ------
+        StudyErasedError : one is of a study that was erased; its file stays, `forget` removes it.
         """
         with self._write_lock, self._db.writing():
+            self.erasures.refuse_erased([one.attributes.study_instance_uid for one in objects])
             outcomes = [
                 add_to_index(self._db, one.attributes, one.metadata, one.stored, one.origin)
                 for one in objects

@@ -64,6 +64,12 @@ class Removal:
             if not rows:
                 return int(DoomedObject.select(peewee.fn.COUNT(DoomedObject.sha256)).scalar(self._db))
 
+    def is_at_it(self) -> bool:
+        """Whether objects that should have gone at once are still there."""
+        return bool(
+            list(DoomedObject.select().where(DoomedObject.due_at_s == 0.0).limit(1).execute(self._db))
+        )
+
     def _remove_later(self, name: str) -> None:
         kept = next(self._objects.kept(before(name)), None)
         if kept is not None and kept.sha256 == name and kept.kept_at_s > time.time() - READ_STILL_S:

@@ -135,6 +135,30 @@ class SealedContent(peewee.Model):
         table_name = "sealed_content"
 
 
+class LegalHold(peewee.Model):
+    """A study that must not be erased."""
+
+    study_instance_uid = peewee.TextField(primary_key=True)
+    set_by = peewee.TextField()
+    reason = peewee.TextField()
+    set_at_s = peewee.DoubleField()
+
+    class Meta:
+        table_name = "legal_hold"
+
+
+class ErasedStudy(peewee.Model):
+    """A study that was erased, of which nothing is taken in any more. Why is on the audit record."""
+
+    study_instance_uid = peewee.TextField(primary_key=True)
+    erased_by = peewee.TextField()
+    erased_at_s = peewee.DoubleField()
+    objects = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "erased_study"
+
+
 class DoomedObject(peewee.Model):
     """An object that no row names any more, to be removed from the store once it is due."""
 
@@ -180,6 +204,8 @@ MODELS: Final = (
     Metadata,
     StudyKey,
     SealedContent,
+    LegalHold,
+    ErasedStudy,
     DoomedObject,
     ObjectFault,
     ScrubState,

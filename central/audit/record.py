@@ -78,6 +78,8 @@ class Action(StrEnum):
     OBJECT_FAULT = "object-fault"
     READ_OBJECTS = "read-objects"
     REMOVE_OBJECTS = "remove-objects"
+    ERASE = "erase"
+    LEGAL_HOLD = "legal-hold"
     KEYS = "keys"
     REVOKE = "revoke"
     BOX_COMMAND = "box-command"

@@ -23,7 +23,7 @@ from typing import Final
 import peewee
 
 from central.archive.archive import Archive, Examined, Indexable
-from central.archive.errors import NotDicomError, StorageError
+from central.archive.errors import NotDicomError, StorageError, StudyErasedError
 from central.archive.indexing import ObjectOrigin
 from central.archive.objects import ObjectSink
 from central.dicomweb.errors import BadRequestError, TooLargeError
@@ -42,6 +42,9 @@ DATA_SET_DOES_NOT_MATCH_SOP_CLASS: Final = 0xA900
 CANNOT_UNDERSTAND: Final = 0xC000
 OF_ANOTHER_STUDY: Final = 0xC001
 """The request's URL names one study and the instance another. Of the range C000 to CFFF."""
+
+OF_ERASED_STUDY: Final = 0xC002
+"""An administrator erased the study, and nothing of it is taken in. Of the same range."""
 
 TRANSFER_SYNTAX_NOT_SUPPORTED: Final = 0xC122
 COERCION_OF_DATA_ELEMENTS: Final = 0xB000
@@ -190,6 +193,9 @@ class Deposit:
             (outcome,) = self._archive.index_all([Indexable(stored, origin, attributes, said.metadata)])
         except NotDicomError:
             return Failed(CANNOT_UNDERSTAND)
+        except StudyErasedError:
+            self._archive.forget(stored)
+            return Failed(OF_ERASED_STUDY, *uids)
         except (StorageError, OSError, peewee.OperationalError) as error:
             _log.warning("event=cannot-store by=%s error=%s", self._sender, type(error).__name__)
             return Failed(OUT_OF_RESOURCES, *uids)

@@ -79,7 +79,7 @@ def open_record(root: Path) -> Audit:
 def contents_in(root: Path) -> list[bytes]:
     """Every content that the object store of a central in `root` keeps, indexed or not; one that nothing opens as it
     lies."""
-    opened = _opened_in(root) if encrypts() else {}
+    opened = _opened_in(root)
     kept = {hashlib.sha256(content).hexdigest(): content for content in _kept_in(root)}
     return [opened.get(name, content) for name, content in kept.items()]
 
@@ -87,6 +87,8 @@ def contents_in(root: Path) -> list[bytes]:
 def _opened_in(root: Path) -> dict[str, bytes]:
     """The encrypted contents of a central, by the names of their objects."""
     db = open_index(root)
+    if "sealed_content" not in db.get_tables():
+        return {}
     query = SealedContent.select(
         SealedContent,
         Instance.size_bytes,

@@ -32,17 +32,22 @@ def put(desk: Desk, content: bytes) -> str:
         stored = sink.commit()
     archive.index(stored, ORIGIN)
     foundation.close()
-    return stored.sha256
+    return stored.name
 
 
 def test_verify_names_what_is_wrong_and_says_when_it_is_mended(desk: Desk, tmp_path: Path) -> None:
-    content = pydicom_file("CT_small.dcm")
-    name = put(desk, content)
+    name = put(desk, pydicom_file("CT_small.dcm"))
     code, out, err = desk.type("verify")
     assert (code, err) == (0, "")
     assert out.splitlines() == ["1 objects, 0.00 GB read", "every object is whole, and the index names it"]
     assert desk.type("faults")[1] == "the last scrub ended: never\n"
-    change_object(tmp_path / "root", name, lambda kept: kept[:-1] + b"?")
+    whole: list[bytes] = []
+
+    def damaged(kept: bytes) -> bytes:
+        whole.append(kept)
+        return kept[:-1] + bytes([kept[-1] ^ 1])
+
+    change_object(tmp_path / "root", name, damaged)
     code, out, err = desk.type("verify")
     assert code == 2
     assert f"damaged {name}: instance " in out
@@ -56,7 +61,7 @@ def test_verify_names_what_is_wrong_and_says_when_it_is_mended(desk: Desk, tmp_p
         )
     )
     assert events.count((Action.OBJECT_FAULT.value, STUDY)) == 1, "found twice, told once"
-    change_object(tmp_path / "root", name, lambda _: content)  # put back from a backup
+    change_object(tmp_path / "root", name, lambda _: whole[0])  # put back from a backup
     code, out, _ = desk.type("verify", "--known")
     assert (code, out.splitlines()[0]) == (0, f"mended {name}")
 
