@@ -86,6 +86,7 @@ class Central:
         closing.callback(gateway_socket.close)
         try:
             archive = open_archive(settings.storage, foundation.db)
+            archive.sweep()
         except StorageError as error:
             raise StartError(f"the object store (storage.s3) cannot be used: {error}") from error
         except KeyFileError as error:

@@ -92,7 +92,11 @@ class Foundation:
 def open_database(settings: StorageSettings) -> Database:
     """The index database: PostgreSQL where one is named, else a file in the data folder."""
     if not settings.database:
-        return open_sqlite(settings.root / "central.sqlite3")
+        path = settings.root / "central.sqlite3"
+        try:
+            return open_sqlite(path)
+        except peewee.PeeweeException as error:
+            raise DatabaseUnfitError(f"{path}: {error}; put it back from a backup") from error
     db = Postgres(settings.database, connections=settings.database_connections)
     db.require_fit()
     return db

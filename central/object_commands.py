@@ -19,7 +19,7 @@ from central.archive.scrub import scrub_report
 from central.audit.record import Action
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
-from central.foundation import Foundation, open_archive
+from central.foundation import Foundation, open_archive, open_record_beside
 from central.identity.errors import KeyFileError
 
 _PROGRESS_S: Final = 5.0
@@ -56,6 +56,7 @@ class ObjectCommands(CommandGroup):
         with closing(Foundation.open(settings)) as foundation, _one_sentence():
             archive = open_archive(settings.storage, foundation.db)
             foundation.audit.record(self._event(Action.READ_OBJECTS, "verify"))
+            damaged = 0 if options.known else _print_damaged_databases(foundation)
             if options.known:
                 comparison = archive.comparison(lambda _bytes: None)
                 for fault in list(_every(archive.faults)):
@@ -68,6 +69,8 @@ class ObjectCommands(CommandGroup):
                     foundation.audit.record(fault.event())
                 archive.faults.told(untold)
             count = _print_all(archive.faults)
+        if damaged:
+            raise StartError("a database file is damaged: copy the folder as it is, then put back a backup")
         if count:
             raise StartError(f"{count} objects are wrong; each line above says what, and how it is mended")
         print("every object is whole, and the index names it")
@@ -118,6 +121,18 @@ class ObjectCommands(CommandGroup):
         ended = f"{report.finished_at_utc:%Y-%m-%d %H:%M} UTC" if report.finished_at_utc else "never"
         now = f"; one is under way, {_size(report.objects, report.bytes)}" if report.running else ""
         print(f"the last scrub ended: {ended}{now}")
+
+
+def _print_damaged_databases(foundation: Foundation) -> int:
+    """Print what is wrong with the pages of the index and of the audit record; how much."""
+    record = open_record_beside(foundation.settings.storage)
+    count = 0
+    for name, db in (("the index", foundation.db), ("the audit record", record)):
+        for sentence in db.damage():
+            print(f"damaged database of {name}: {sentence}")
+            count += 1
+    record.end()
+    return count
 
 
 def _compare_all(archive: Archive) -> None:

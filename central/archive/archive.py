@@ -127,6 +127,10 @@ class Archive:
         study_keys.require_whole(make=encrypts)
         return cls(objects or ObjectFiles.open(root / "objects"), db, study_keys, encrypts=encrypts)
 
+    def sweep(self) -> None:
+        """Remove what a crash left half written. For the server alone: a command beside it would take what arrives."""
+        self._objects.sweep()
+
     # Writing: for the ways in (ingest, C-STORE, STOW-RS) only.
 
     def new_object(self) -> ObjectSink:
@@ -336,7 +340,8 @@ class Archive:
             self.faults.note(name, FaultKind.DAMAGED)
             raise
         except NoSuchObjectError:
-            self.faults.note(name, FaultKind.MISSING)
+            if is_indexed(self._db, name):  # else it was erased a moment ago
+                self.faults.note(name, FaultKind.MISSING)
             raise
         if row["address"] is None:
             return path

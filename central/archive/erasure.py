@@ -37,6 +37,8 @@ from central.database import Database
 
 _TABLES: Final = (StudyKey, SealedContent, Metadata, Instance, Series, Study)
 _AT_ONCE: Final = 500
+ON_ITS_WAY_S: Final = 3600.0
+"""So long an image may take from its file to its row: one that lost its file to an erasure must not get one."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +121,25 @@ class Erasures:
         return len(contents)
 
     def allow(self, study_instance_uid: str) -> None:
-        """Take images of an erased study in again. ErasureRefusedError: it is none, or its objects are still going."""
+        """Take images of an erased study in again.
+
+        Raises
+        ------
+        ErasureRefusedError : it is none; or its objects, or images that were on their way then, may be around still.
+        """
         self._removal.run()
         with self._db.writing():
+            for erased in self.erased():
+                free_at_s = erased.erased_at_s + ON_ITS_WAY_S
+                if erased.study_instance_uid == study_instance_uid and time.time() < free_at_s:
+                    raise ErasureRefusedError(
+                        "the study was erased a moment ago, and images of it may be on their way still: try again in "
+                        f"{(free_at_s - time.time()) / 60:.0f} minutes"
+                    )
             if self._removal.is_at_it():
                 raise ErasureRefusedError("erased objects are still in the store: try again when it answers")
-            erased = ErasedStudy.delete().where(ErasedStudy.study_instance_uid == study_instance_uid)
-            if not erased.execute(self._db):
+            named = ErasedStudy.study_instance_uid == study_instance_uid
+            if not ErasedStudy.delete().where(named).execute(self._db):
                 raise ErasureRefusedError("no such study was erased")
 
     def refuse_erased(self, studies: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import peewee
 
@@ -95,6 +95,14 @@ class Faults:
         of = (ObjectFault.sha256 == sha256) & ObjectFault.kind.in_([kind.value for kind in UNREADABLE])
         return bool(list(ObjectFault.select(ObjectFault.sha256).where(of).execute(self._db)))
 
+    def instances_among(self, sop_instance_uids: Sequence[str]) -> set[str]:
+        """Those of which an object cannot be read: nobody should vouch for them."""
+        query = self._joined(Instance.sop_instance_uid).where(
+            Instance.sop_instance_uid.in_(list(sop_instance_uids)),
+            ObjectFault.kind.in_([kind.value for kind in UNREADABLE]),
+        )
+        return {uid for (uid,) in query.tuples().execute(self._db)}
+
     def count(self) -> int:
         return int(ObjectFault.select(peewee.fn.COUNT(ObjectFault.sha256)).scalar(self._db))
 
@@ -113,7 +121,7 @@ class Faults:
 
     def _faults(self, condition: peewee.Expression, limit: int) -> list[Fault]:
         query = (
-            ObjectFault.select(
+            self._joined(
                 ObjectFault.sha256,
                 ObjectFault.kind,
                 Instance.sop_instance_uid,
@@ -121,15 +129,6 @@ class Faults:
                 Instance.received_at_utc,
                 Study.study_instance_uid,
             )
-            .join(SealedContent, peewee.JOIN.LEFT_OUTER, on=(SealedContent.address == ObjectFault.sha256))
-            .join_from(
-                ObjectFault,
-                Instance,
-                peewee.JOIN.LEFT_OUTER,
-                on=(Instance.sha256 == peewee.fn.COALESCE(SealedContent.sha256, ObjectFault.sha256)),
-            )
-            .join(Series, peewee.JOIN.LEFT_OUTER, on=(Instance.series == Series.id))
-            .join(Study, peewee.JOIN.LEFT_OUTER, on=(Series.study == Study.id))
             .where(condition)
             .order_by(ObjectFault.sha256)
             .limit(limit)
@@ -141,3 +140,14 @@ class Faults:
             )
             for row in query.dicts().execute(self._db)
         ]
+
+    def _joined(self, *columns: Any) -> Any:
+        """Faults with the instance whose object it is, where there is one."""
+        instance = Instance.sha256 == peewee.fn.COALESCE(SealedContent.sha256, ObjectFault.sha256)
+        return (
+            ObjectFault.select(*columns)
+            .join(SealedContent, peewee.JOIN.LEFT_OUTER, on=(SealedContent.address == ObjectFault.sha256))
+            .join_from(ObjectFault, Instance, peewee.JOIN.LEFT_OUTER, on=instance)
+            .join(Series, peewee.JOIN.LEFT_OUTER, on=(Instance.series == Series.id))
+            .join(Study, peewee.JOIN.LEFT_OUTER, on=(Series.study == Study.id))
+        )

@@ -3,8 +3,8 @@
 `ObjectStore` is the interface, `ObjectFiles` the one on a folder; `central.archive.s3` has the one on S3.
 
 Always true of the folder: a file under ``objects/ab/cd/`` is whole and durable, because it got its name by a rename
-after fsync, and the folder was fsynced after that. What a crash leaves: files in ``objects/incoming``, swept by
-`ObjectFiles.open`; or a whole file without a row in the index, which the resend finds again.
+after fsync, and the folder was fsynced after that. What a crash leaves: files in ``objects/incoming``, for
+`ObjectFiles.sweep`; or a whole file without a row in the index, which the resend finds again.
 """
 
 from __future__ import annotations
@@ -78,6 +78,9 @@ class ObjectStore(Protocol):
 
     def remove(self, sha256: str) -> None:
         """Forget a content; one that is not here is forgotten already. StoreUnavailableError as above."""
+
+    def sweep(self) -> None:
+        """Remove what a crash left half written. For the one that has the folder to itself, before it writes."""
 
     def kept(self, after: str = "") -> Iterator[KeptObject]:
         """Everything that is here, by name, from behind `after` on. StoreUnavailableError as above."""
@@ -185,10 +188,9 @@ class ObjectFiles:
 
     @classmethod
     def open(cls, root: Path) -> ObjectFiles:
-        """Make the folder if needed and sweep what a crash left half written."""
+        """Make the folder if needed."""
         files = cls(root)
         files._make_durable_folder(files._incoming)
-        sweep(files._incoming)
         return files
 
     def new_object(self) -> FileSink:
@@ -204,6 +206,9 @@ class ObjectFiles:
 
     def remove(self, sha256: str) -> None:
         self._place(sha256).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        sweep_folder(self._incoming)
 
     def kept(self, after: str = "") -> Iterator[KeptObject]:
         for first in _folders(self._root, after[:2]):
@@ -281,7 +286,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sweep(incoming: Path) -> None:
+def sweep_folder(incoming: Path) -> None:
     """Remove what a crash left half written."""
     for left in incoming.iterdir():
         left.unlink()

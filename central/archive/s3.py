@@ -29,7 +29,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from central.archive.errors import NoSuchObjectError, ObjectDamagedError, StoreUnavailableError
-from central.archive.objects import FileSink, KeptObject, StoredObject, file_sha256, is_sha256, sweep
+from central.archive.objects import FileSink, KeptObject, StoredObject, file_sha256, is_sha256, sweep_folder
 from contract.identifiers import check_sha256
 
 if TYPE_CHECKING:
@@ -98,7 +98,6 @@ class S3Objects:
         )
         objects = cls(store, place, root)
         objects._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sweep(objects._incoming)
         objects._at_hand_bytes = sum(path.stat().st_size for path in root.glob("??/*.dcm"))
         objects._ask_bucket()
         return objects
@@ -128,6 +127,9 @@ class S3Objects:
             pass
         except BaseError as error:
             raise _unavailable("removing", error) from error
+
+    def sweep(self) -> None:
+        sweep_folder(self._incoming)
 
     def kept(self, after: str = "") -> Iterator[KeptObject]:
         offset = self._key(after) if after else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from central.foundation import open_archive
 from tests.central.access.house import ORIGIN, STUDY, pydicom_file
 from tests.central.app.house import RADIOLOGIST
 from tests.central.app.test_audit_commands import Desk
-from tests.central.databases import change_object
+from tests.central.databases import change_object, storage
 
 
 @pytest.fixture
@@ -104,3 +106,32 @@ def test_what_lay_plain_is_encrypted_and_keys_rotate(
     assert isinstance(grant, Grant)
     assert archive.open_instances(grant)[0].path.read_bytes() == content
     foundation.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "said"),
+    [
+        ("central.sqlite3", "metadata", "damaged database of the index: "),
+        ("audit.sqlite3", "audit_record", "audit record"),
+    ],
+)
+def test_a_damaged_database_file_is_found_and_named(
+    desk: Desk, tmp_path: Path, name: str, table: str, said: str
+) -> None:
+    if storage(tmp_path / "root").database:
+        pytest.skip("the pages of a server are the server's to look after")
+    put(desk, pydicom_file("CT_small.dcm"))
+    assert desk.type("verify")[0] == 0
+    path = tmp_path / "root" / name
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    db.close()
+    kept = path.read_bytes()
+    path.write_bytes(kept[: (page - 1) * size] + os.urandom(size) + kept[page * size :])
+    code, out, err = desk.type("verify")
+    assert (code, said in out + err) == (2, True), out + err
+    path.write_bytes(b"no database at all" * 500)
+    code, _, err = desk.type("verify")
+    assert (code, str(path) in err, err.count("\n")) == (2, True, 1), err

@@ -28,7 +28,10 @@ def recorded(desk: Desk) -> list[tuple[str, str, str | None, str]]:
     return found
 
 
-def test_a_study_is_held_released_and_erased_each_on_record(desk: Desk, tmp_path: Path) -> None:
+def test_a_study_is_held_released_and_erased_each_on_record(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("central.archive.erasure.ON_ITS_WAY_S", 0.0)
     put(desk, pydicom_file("CT_small.dcm"))
     assert desk.type("hold", STUDY, "--reason", "court 17")[0] == 0
     code, _, err = desk.type("erase", STUDY, "--yes", "--reason", "asked by the patient")

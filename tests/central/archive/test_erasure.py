@@ -92,7 +92,10 @@ def test_an_erased_study_is_gone_and_the_others_stay(
 
 
 def test_what_comes_afterwards_is_refused_until_it_is_allowed(
-    stocked: Stocked, contents: dict[str, list[bytes]], made: MakeFile
+    stocked: Stocked,
+    contents: dict[str, list[bytes]],
+    made: MakeFile,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     archive = stocked.archive
     archive.erasures.erase(GONE, "ann", lambda _: None)
@@ -107,10 +110,12 @@ def test_what_comes_afterwards_is_refused_until_it_is_allowed(
     assert contents_in(stocked.root) == contents[STAYS]
     with pytest.raises(ErasureRefusedError, match="no such study was erased"):
         archive.erasures.allow(STAYS)
+    with pytest.raises(ErasureRefusedError, match="again in 60 minutes"):
+        archive.erasures.allow(GONE)
+    monkeypatch.setattr("central.archive.erasure.ON_ITS_WAY_S", 0.0)
     archive.erasures.allow(GONE)
-    assert (
-        stocked.put(contents[GONE][0]) is Outcome.VERSION
-    )  # its SOP Instance UID is in the other study as well
+    # Its SOP Instance UID is in the other study as well.
+    assert stocked.put(contents[GONE][0]) is Outcome.VERSION
     (stored_again,) = archive.open_instances(stocked.grant(GONE))
     assert stored_again.path.read_bytes() == contents[GONE][0]
 

@@ -96,7 +96,9 @@ def test_what_a_crash_left_is_swept(place: Place, tmp_path: Path) -> None:
     store = place.open()
     store.new_object().write(SMALL)
     assert any(path.is_file() for path in tmp_path.rglob("incoming/*"))
-    place.open()
+    again = place.open()
+    assert any(path.is_file() for path in tmp_path.rglob("incoming/*")), "somebody may be writing it"
+    again.sweep()
     assert not any(path.is_file() for path in tmp_path.rglob("incoming/*"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
@@ -64,7 +65,10 @@ def test_a_box_is_told_for_good_and_its_receipts_stay(house: House, box: Box, ct
     assert house.central.foundation.audit.verify().problems == []
 
 
-def test_an_allowed_study_is_taken_again(house: House, box: Box, ct: bytes, tmp_path: Path) -> None:
+def test_an_allowed_study_is_taken_again(
+    house: House, box: Box, ct: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("central.archive.erasure.ON_ITS_WAY_S", 0.0)
     content = of_study(small_instance(ct), "1.2.3")
     box.deliver(content)
     erase(house.central.foundation, house.root, "1.2.3")
