@@ -188,11 +188,15 @@ class Archive:
                 self._placing.place(one.stored, one.attributes.study_instance_uid, outcome)
             if in_transaction is not None:
                 in_transaction(outcomes)
+        duplicates = (
+            one.stored for one, outcome in zip(objects, outcomes, strict=True) if outcome is Outcome.DUPLICATE
+        )
+        self.removal.hurry([stored.name for stored in duplicates if stored.sealed is not None])
         return outcomes
 
     def comparison(self, pay: Callable[[int], None]) -> Comparison:
         """What compares the store with the index, paid for by `pay`."""
-        return Comparison(self._db, self._objects, self.faults, pay)
+        return Comparison(self._db, self._objects, self._study_keys, self.faults, pay)
 
     def encrypting(self) -> Encrypting:
         """What encrypts objects that came before `encrypts` was set."""
@@ -332,7 +336,7 @@ class Archive:
         """See `StoredInstance.path`. One in so many is read and compared first."""
         name = row["address"] or row["sha256"]
         if row["kind"] in UNREADABLE:
-            raise ObjectDamagedError(name) if row["kind"] == FaultKind.DAMAGED else NoSuchObjectError(name)
+            raise NoSuchObjectError(name) if row["kind"] == FaultKind.MISSING else ObjectDamagedError(name)
         sampled = row["size_bytes"] <= _SAMPLED_BYTES and random.random() < _SAMPLED  # noqa: S311  # not a secret
         try:
             path = self._objects.path_of(name, compare=sampled)

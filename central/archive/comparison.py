@@ -18,6 +18,7 @@ from central.archive.errors import NoSuchObjectError
 from central.archive.faults import FaultKind, Faults
 from central.archive.object_names import before, indexed_after, is_doomed, is_indexed
 from central.archive.objects import ObjectStore
+from central.archive.study_keys import StudyKeys
 from central.database import Database
 
 FIRST: Final = ""
@@ -47,10 +48,16 @@ class Comparison:
     """
 
     def __init__(
-        self, db: Database, objects: ObjectStore, faults: Faults, pay: Callable[[int], None]
+        self,
+        db: Database,
+        objects: ObjectStore,
+        study_keys: StudyKeys,
+        faults: Faults,
+        pay: Callable[[int], None],
     ) -> None:
         self._db = db
         self._objects = objects
+        self._study_keys = study_keys
         self._faults = faults
         self._pay = pay
         self._bytes = 0
@@ -88,6 +95,8 @@ class Comparison:
         if indexed:
             # Two readings, before it is condemned.
             kind = self._compared(sha256) and self._compared(sha256)
+            if kind is None and not self._study_keys.opens(sha256):
+                kind = FaultKind.UNOPENABLE
         elif kept_at_s is not None and kept_at_s > time.time() - _ARRIVING_S:
             return False
         else:

@@ -22,10 +22,11 @@ from central.database import Database, put
 class FaultKind(StrEnum):
     DAMAGED = "damaged"  # what is kept under the name is something else, or cannot be read
     MISSING = "missing"  # the index has a row and the store has no object
+    UNOPENABLE = "unopenable"  # it is whole, and its keys in the index do not open it
     UNINDEXED = "unindexed"  # the store has an object and the index has no row
 
 
-UNREADABLE: Final = (FaultKind.DAMAGED, FaultKind.MISSING)
+UNREADABLE: Final = (FaultKind.DAMAGED, FaultKind.MISSING, FaultKind.UNOPENABLE)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ on its way into the index once more.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Final
 
 import peewee
 
+from central.archive.errors import StorageError
 from central.archive.object_names import before, is_indexed
 from central.archive.objects import ObjectStore
 from central.archive.tables import DoomedObject
@@ -53,22 +55,32 @@ class Removal:
         while True:
             due = DoomedObject.select().where(DoomedObject.due_at_s <= time.time()).limit(_AT_ONCE)
             rows = list(due.dicts().execute(self._db))
-            at_once = [row["sha256"] for row in rows if row["due_at_s"] == 0.0]
-            for name in at_once:
-                if not is_indexed(self._db, name):
-                    self._objects.remove(name)
-            DoomedObject.delete().where(DoomedObject.sha256.in_(at_once)).execute(self._db)
+            self._remove_now([row["sha256"] for row in rows if row["due_at_s"] == 0.0])
             for row in rows:
                 if row["due_at_s"] != 0.0:
                     self._remove_later(row["sha256"])
             if not rows:
                 return int(DoomedObject.select(peewee.fn.COUNT(DoomedObject.sha256)).scalar(self._db))
 
+    def hurry(self, names: Sequence[str]) -> None:
+        """Remove those of `names` that are to go at once. What the store cannot do now, `run` does later."""
+        if not names:
+            return
+        now = DoomedObject.sha256.in_(list(names)) & (DoomedObject.due_at_s == 0.0)
+        with contextlib.suppress(StorageError, OSError, peewee.PeeweeException):
+            self._remove_now([row.sha256 for row in DoomedObject.select().where(now).execute(self._db)])
+
     def is_at_it(self) -> bool:
         """Whether objects that should have gone at once are still there."""
         return bool(
             list(DoomedObject.select().where(DoomedObject.due_at_s == 0.0).limit(1).execute(self._db))
         )
+
+    def _remove_now(self, names: Sequence[str]) -> None:
+        for name in names:
+            if not is_indexed(self._db, name):
+                self._objects.remove(name)
+        DoomedObject.delete().where(DoomedObject.sha256.in_(list(names))).execute(self._db)
 
     def _remove_later(self, name: str) -> None:
         kept = next(self._objects.kept(before(name)), None)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from central.archive.errors import ObjectDamagedError
 from central.archive.sealed_file import KEY_BYTES, SealedObject
-from central.archive.tables import StudyKey
+from central.archive.tables import Instance, SealedContent, StudyKey
 from central.database import Database
 from central.identity.errors import KeyFileError
 from central.identity.storage_keys import StorageKeys
@@ -86,6 +86,31 @@ class StudyKeys:
             return SealedObject(address, _unwrap(study_key, row["wrapped_key"], context))
         except InvalidTag as error:
             raise ObjectDamagedError(address) from error
+
+    def opens(self, address: str) -> bool:
+        """Whether an object is not encrypted, or its row and its study's open it. KeyFileError as `unwrap`."""
+        query = (
+            SealedContent.select(
+                SealedContent,
+                Instance.size_bytes,
+                StudyKey.storage_key_id,
+                StudyKey.wrapped_key.alias("wrapped_study_key"),
+            )
+            .join(Instance, on=(Instance.sha256 == SealedContent.sha256))
+            .join_from(
+                SealedContent,
+                StudyKey,
+                peewee.JOIN.LEFT_OUTER,
+                on=(StudyKey.study_instance_uid == SealedContent.study_instance_uid),
+            )
+            .where(SealedContent.address == address)
+        )
+        try:
+            for row in query.dicts().execute(self._db):
+                self.unwrap(row)
+        except ObjectDamagedError:
+            return False
+        return True
 
     def rewrap(self) -> int:
         """Wrap every study's key under the newest storage key; how many. Can be broken off and done again."""

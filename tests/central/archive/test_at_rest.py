@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from central.archive.comparison import FIRST
 from central.archive.errors import ObjectDamagedError
 from central.archive.faults import FaultKind
 from central.archive.objects import ObjectFiles
@@ -186,6 +187,26 @@ def test_damage_is_mended_by_the_same_image(place: Place) -> None:
     assert stocked.put(content) is Outcome.DUPLICATE
     assert only(stocked).name != name
     assert only(stocked).read_bytes() == content
+    assert stocked.archive.faults.count() == 0
+
+
+def test_keys_that_were_exchanged_open_nothing_and_are_found(place: Place, made: MakeFile) -> None:
+    stocked = place.open()
+    contents = [made(StudyInstanceUID=f"1.{number}") for number in range(3)]
+    for content in contents:
+        stocked.put(content)
+    place.db.execute_sql(
+        "UPDATE sealed_content SET wrapped_key = (SELECT wrapped_key FROM sealed_content"
+        " WHERE study_instance_uid = '1.2') WHERE study_instance_uid = '1.1'"
+    )
+    comparison, position = stocked.archive.comparison(lambda _bytes: None), FIRST
+    assert comparison.step(position).position is None
+    (fault,) = stocked.archive.faults.listed()
+    assert (fault.kind, fault.study_instance_uid) == (FaultKind.UNOPENABLE, "1.1")
+    with pytest.raises(ObjectDamagedError, match=fault.sha256):
+        _ = stocked.archive.open_instances(stocked.grant("1.1"))[0].path
+    assert stocked.put(contents[1]) is Outcome.DUPLICATE
+    assert stocked.archive.open_instances(stocked.grant("1.1"))[0].path.read_bytes() == contents[1]
     assert stocked.archive.faults.count() == 0
 
 
