@@ -39,9 +39,9 @@ test: .stamps/test .stamps/viewer .stamps/provider .stamps/ohif
 	@tools/peers.sh
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 ifeq ($(ARGS),)
-	@echo "central once more, on PostgreSQL and S3"
-	@DICOMNET_TEST_DATABASE=postgresql DICOMNET_TEST_OBJECTS=s3 $(BIN)/python -m pytest -n 2 --dist loadfile tests/central \
-		--ignore tests/central/viewer --ignore tests/central/portal
+	@echo "central once more, on PostgreSQL and S3, with objects encrypted"
+	@DICOMNET_TEST_DATABASE=postgresql DICOMNET_TEST_OBJECTS=s3 DICOMNET_TEST_AT_REST=encrypted \
+		$(BIN)/python -m pytest -n 2 --dist loadfile tests/central --ignore tests/central/viewer --ignore tests/central/portal
 endif
 
 check: .stamps/test .stamps/node_modules

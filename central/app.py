@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import BinaryIO
 
 import peewee
@@ -24,6 +25,7 @@ import peewee
 from central.archive.archive import Archive
 from central.archive.errors import StorageError
 from central.archive.rows import StoredInstance
+from central.archive.scrub import Scrub
 from central.audit.delivery import DeliveryBook, SyslogDelivery, receiver_of
 from central.audit.dicom_message import PatientObject
 from central.audit.record import Action
@@ -45,6 +47,7 @@ from central.fleet.opening import BrokerPlace, FleetRooms
 from central.fleet.witnesses import Witnesses
 from central.foundation import Foundation, has_room, lock_folder, open_archive, open_record_beside
 from central.gateway_app import gateway_app
+from central.identity.errors import KeyFileError
 from central.ingest.quota import DayQuota
 from central.people_app import people_app
 from central.quietness import quiet_libraries
@@ -83,8 +86,11 @@ class Central:
         closing.callback(gateway_socket.close)
         try:
             archive = open_archive(settings.storage, foundation.db)
+            archive.sweep()
         except StorageError as error:
             raise StartError(f"the object store (storage.s3) cannot be used: {error}") from error
+        except KeyFileError as error:
+            raise StartError(str(error)) from error
         except (OSError, peewee.PeeweeException) as error:
             raise StartError(
                 f"the archive in {settings.storage.root} cannot be opened: {reason(error)}"
@@ -100,6 +106,7 @@ class Central:
         refusals = Refusals(foundation.audit)
         syslog = _syslog(foundation, archive, closing)
         gateways = gateway_app(foundation, archive, rooms, quota, refusals, closing)
+        _scrub(foundation, archive, closing)
         gateway_port = settings.gateways.public_port or gateway_socket.getsockname()[1]
         return cls(
             foundation=foundation,
@@ -155,6 +162,22 @@ def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> Sys
     delivery.start()
     closing.callback(delivery.stop)
     return delivery
+
+
+def _scrub(foundation: Foundation, archive: Archive, closing: ExitStack) -> None:
+    """What reads the objects in the background, running."""
+    storage = foundation.settings.storage
+    scrub = Scrub(
+        foundation.db,
+        archive.faults,
+        archive.removal,
+        archive.comparison,
+        bytes_per_s=storage.scrub_bytes_per_s,
+        interval=timedelta(days=storage.scrub_days),
+        tell=lambda fault: foundation.audit.record(fault.event()),
+    )
+    scrub.start()
+    closing.callback(scrub.stop)
 
 
 def _fleet_rooms(foundation: Foundation, quota: DayQuota, closing: ExitStack) -> FleetRooms:

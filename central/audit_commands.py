@@ -171,7 +171,7 @@ def _delivered_id(settings: Settings) -> int | None:
 
 def _studies_of(foundation: Foundation, patient_id: str, issuer: str) -> list[str]:
     try:
-        archive = open_archive(foundation.settings.storage, foundation.db, swept=False)
+        archive = open_archive(foundation.settings.storage, foundation.db)
     except (StorageError, OSError) as error:
         raise StartError(f"the archive cannot be opened to find the patient's studies: {error}") from error
     scope = Scope(patients=frozenset({PatientKey(issuer, patient_id)}))

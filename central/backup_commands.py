@@ -16,8 +16,10 @@ from typing import Final
 import peewee
 
 from central.archive.errors import StorageError
+from central.archive.object_names import SEALED
 from central.archive.objects import ObjectFiles, fsync_folder
-from central.archive.tables import Instance
+from central.archive.sealed_file import sealed_size
+from central.archive.tables import Instance, SealedContent
 from central.audit.record import Action
 from central.backup.copying import Copied, check_objects, copy_objects
 from central.backup.databases import require_empty, restore_databases, save_databases
@@ -98,6 +100,7 @@ class BackupCommands(CommandGroup):
                 require_empty(settings)
                 source = ObjectFiles(options.folder / OBJECTS)
                 objects = open_objects(settings, _INCOMING)
+                objects.sweep()
                 copied = copy_objects(listed_objects(backup), source, objects, say)
                 put_back(backup / KEYS, settings.keys_folder)
                 restore_databases(settings, backup, list(manifest.files))
@@ -123,7 +126,7 @@ def _made(settings: StorageSettings, foundation: Foundation, folder: Path) -> in
     names = save_databases(settings, backup)
     save(settings.keys_folder, backup / KEYS)
     _write_list(foundation.db, backup / LIST)
-    source = open_objects(settings, _INCOMING, swept=False)
+    source = open_objects(settings, _INCOMING)
     copied = copy_objects(listed_objects(backup), source, ObjectFiles.open(folder / OBJECTS), say)
     files = {name: file_sha256(backup / name) for name in (*names, KEYS, LIST)}
     manifest = Manifest(
@@ -164,12 +167,18 @@ def _write_list(db: Database, path: Path) -> None:
 
 
 def _named_by_the_index(db: Database) -> Iterator[tuple[str, int]]:
-    """A page at a time. What comes in meanwhile may be among it: an object without a row does no harm."""
+    """Names of objects and their sizes as they lie there, a page at a time.
+
+    What comes in meanwhile may be among it: an object without a row does no harm.
+    """
     last = ""
     while True:
-        query = Instance.select(Instance.sha256, Instance.size_bytes).where(Instance.sha256 > last)
-        page = list(query.order_by(Instance.sha256).limit(_PAGE_ROWS).tuples().execute(db))
-        yield from page
+        columns = (Instance.sha256, Instance.size_bytes, SealedContent.address)
+        query = Instance.select(*columns).join(SealedContent, peewee.JOIN.LEFT_OUTER, on=SEALED)
+        query = query.where(Instance.sha256 > last).order_by(Instance.sha256).limit(_PAGE_ROWS)
+        page = list(query.tuples().execute(db))
+        for sha256, size_bytes, address in page:
+            yield (address, sealed_size(size_bytes)) if address is not None else (sha256, size_bytes)
         if len(page) < _PAGE_ROWS:
             return
         last = page[-1][0]

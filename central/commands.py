@@ -27,8 +27,11 @@ from central.foundation import Foundation
 from central.identity.pairings import Decision
 from central.import_commands import ImportCommands
 from central.key_commands import KeyCommands
+from central.object_commands import ObjectCommands
 from central.pacs_import_command import PacsImportCommand
 from central.revocation import end_session, live_sessions
+from central.storage_key_commands import StorageKeyCommands
+from central.study_commands import StudyCommands
 from central.user_commands import UserCommands
 from contract.enrolment import Pairing
 from contract.settings import SettingsError, load_settings, print_default_config, settings_table
@@ -114,10 +117,11 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
         )
         choice.add_argument("fingerprint", help="as the box shows it; with or without spaces")
 
-    keys = commands.add_parser("keys", help="sealing keys, their root, and their backup").add_subparsers(
-        metavar="COMMAND", required=True
-    )
-    KeyCommands(_settings, _event).add(lambda name, does, run: _command(keys, name, does, run))
+    keys = commands.add_parser(
+        "keys", help="sealing keys, their root, storage keys, and their backup"
+    ).add_subparsers(metavar="COMMAND", required=True)
+    for group in (KeyCommands(_settings, _event), StorageKeyCommands(_settings, _event)):
+        group.add(lambda name, does, run: _command(keys, name, does, run))
 
     audit = commands.add_parser("audit", help="the audit record: verify it, give it out").add_subparsers(
         metavar="COMMAND", required=True
@@ -127,6 +131,15 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
     ImportCommands(_settings, _event).add(command)
     PacsImportCommand(_settings, _event).add(command)
     BackupCommands(_settings, _event).add(command)
+    objects = commands.add_parser("objects", help="what is kept: verify it, encrypt it").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    ObjectCommands(_settings, _event).add(lambda name, does, run: _command(objects, name, does, run))
+
+    study = commands.add_parser("study", help="legal hold, and erasing for good").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    StudyCommands(_settings, _event).add(lambda name, does, run: _command(study, name, does, run))
 
     broker = command("mqtt-config", "write a mosquitto configuration that fits this central", _mqtt_config)
     broker.add_argument("--dir", type=Path, required=True, metavar="D", help="folder to write it into")

@@ -179,8 +179,20 @@ class StorageSettings(Section):
     s3: S3Settings = Field(
         default=S3Settings.model_validate({}), description="Objects on S3 instead of files in root."
     )
+    encrypt: bool = Field(
+        default=False,
+        description="encrypt objects that come from now on, a key a study; back up the keys at once",
+    )
     reserve_bytes: int = Field(
         default=2 << 30, ge=0, description="bytes of the disk that stay free: uploads are put off below that"
+    )
+    scrub_bytes_per_s: int = Field(
+        default=20 << 20,
+        ge=0,
+        description="pace at which objects are read and compared with their hashes; 0: never",
+    )
+    scrub_days: int = Field(
+        default=30, ge=1, description="days from the end of one such pass to the next one's start"
     )
 
     @property

@@ -35,6 +35,7 @@ from central.identity.identity import Identity
 from central.identity.keyfiles import make_private_folder
 from central.identity.pairings import Pairings
 from central.identity.standings import Standings
+from central.identity.storage_keys import StorageKeys
 
 _ALWAYS_CALLED: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -98,7 +99,11 @@ class Foundation:
 def open_database(settings: StorageSettings) -> Database:
     """The index database: PostgreSQL where one is named, else a file in the data folder."""
     if not settings.database:
-        return open_sqlite(settings.root / "central.sqlite3")
+        path = settings.root / "central.sqlite3"
+        try:
+            return open_sqlite(path)
+        except peewee.PeeweeException as error:
+            raise DatabaseUnfitError(f"{path}: {error}; put it back from a backup") from error
     db = Postgres(settings.database, connections=settings.database_connections)
     db.require_fit()
     return db
@@ -118,27 +123,24 @@ def open_record_beside(settings: StorageSettings) -> Database:
     return Postgres(settings.database, connections=2, writer_lock=AUDIT_LOCK)
 
 
-def open_archive(
-    settings: StorageSettings, db: Database, incoming: str = INCOMING, *, swept: bool = True
-) -> Archive:
+def open_archive(settings: StorageSettings, db: Database, incoming: str = INCOMING) -> Archive:
     """The archive: its index in `db`, its objects on S3 where an endpoint is named, else in the data folder.
 
     Parameters
     ----------
-    incoming, swept : folder for what is being written, and whether what lies in it is removed. The server's own is
-        swept by the server alone, which holds the data folder's lock.
+    incoming : folder for what is being written. The server's own is for the server alone, which sweeps it.
     """
-    return Archive.open(settings.root, db, open_objects(settings, incoming, swept=swept))
+    keys, objects = StorageKeys(settings.keys_folder), open_objects(settings, incoming)
+    return Archive.open(settings.root, db, keys, objects, encrypts=settings.encrypt)
 
 
-def open_objects(settings: StorageSettings, incoming: str, *, swept: bool = True) -> ObjectStore:
+def open_objects(settings: StorageSettings, incoming: str) -> ObjectStore:
     """Where the contents are, for who writes them and has no index."""
     s3 = settings.s3
     if not s3.endpoint:
-        folder = settings.root / "objects"
-        return ObjectFiles.open(folder, incoming) if swept else ObjectFiles(folder, incoming)
+        return ObjectFiles.open(settings.root / "objects", incoming)
     place = S3Place(s3.endpoint, s3.bucket, s3.prefix, s3.region, s3.credentials, s3.cache_bytes)
-    return S3Objects.open(place, settings.root / "objects-at-hand", incoming, swept=swept)
+    return S3Objects.open(place, settings.root / "objects-at-hand", incoming)
 
 
 def has_room(settings: StorageSettings) -> Callable[[], bool]:

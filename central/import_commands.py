@@ -76,6 +76,7 @@ class ImportCommands(CommandGroup):
             audit.record(self._event(Action.STORE, f"import {run_id} begins: {named}"))
             try:
                 archive = open_archive(settings.storage, foundation.db, INCOMING)
+                archive.sweep()
                 importing = FolderImport(
                     archive,
                     Ledger(foundation.db),

@@ -156,7 +156,7 @@ class KeyCommands(CommandGroup):
                 print(f"{one.key_id}  made {one.created_at_utc:%Y-%m-%d}  {state}")
 
     def _rotate(self, options: argparse.Namespace) -> None:
-        with closing(Foundation.open(self._settings(options))) as foundation, _one_sentence():
+        with closing(Foundation.open(self._settings(options))) as foundation, one_sentence():
             keys = foundation.identity.sealing_keys
             with keys.changing():
                 if options.request is None:
@@ -168,7 +168,7 @@ class KeyCommands(CommandGroup):
                 self._carry_out(options, foundation, offered, detail)
 
     def _retire(self, options: argparse.Namespace) -> None:
-        with closing(Foundation.open(self._settings(options))) as foundation, _one_sentence():
+        with closing(Foundation.open(self._settings(options))) as foundation, one_sentence():
             keys = foundation.identity.sealing_keys
             with keys.changing():
                 offered = keys.retired(options.key_id)
@@ -196,7 +196,7 @@ class KeyCommands(CommandGroup):
         """Central's rooms, while nobody else changes keys."""
         with (
             closing(Foundation.open(self._settings(options))) as foundation,
-            _one_sentence(),
+            one_sentence(),
             foundation.identity.sealing_keys.changing(),
         ):
             yield foundation
@@ -214,7 +214,7 @@ class KeyCommands(CommandGroup):
         print(_publish(foundation, _signed(offered, root)))
 
     def _sign(self, options: argparse.Namespace) -> None:
-        with _one_sentence():
+        with one_sentence():
             root = read_root(options.root)
             if root is None:
                 raise StartError(f"there is no root key in {options.root}")
@@ -230,7 +230,7 @@ class KeyCommands(CommandGroup):
         print("compare this with what central printed before you install it", file=sys.stderr)
 
     def _install(self, options: argparse.Namespace) -> None:
-        with closing(Foundation.open(self._settings(options))) as foundation, _one_sentence():
+        with closing(Foundation.open(self._settings(options))) as foundation, one_sentence():
             token = options.signed.read_text("ascii").strip()
             with foundation.identity.sealing_keys.changing():
                 foundation.audit.record(self._event(Action.KEYS, f"install: {options.signed.name}"))
@@ -238,7 +238,7 @@ class KeyCommands(CommandGroup):
         print(said)
 
     def _export_root(self, options: argparse.Namespace) -> None:
-        with closing(Foundation.open(self._settings(options))) as foundation, _one_sentence():
+        with closing(Foundation.open(self._settings(options))) as foundation, one_sentence():
             path = _folder(foundation) / ROOT_KEY
             root = read_root(path)
             if root is None:
@@ -254,7 +254,7 @@ class KeyCommands(CommandGroup):
     def _backup(self, options: argparse.Namespace) -> None:
         with (
             closing(Foundation.open(self._settings(options))) as foundation,
-            _one_sentence(),
+            one_sentence(),
             foundation.identity.sealing_keys.changing(),
         ):
             foundation.audit.record(self._event(Action.KEYS, "backup"))
@@ -264,7 +264,7 @@ class KeyCommands(CommandGroup):
     def _restore(self, options: argparse.Namespace) -> None:
         settings = self._settings(options)
         root = settings.storage.root
-        with _one_sentence():
+        with one_sentence():
             make_private_folder(root)
             descriptor = lock_folder(root)  # central must not run: it would not know its own CA any more
             try:
@@ -278,7 +278,7 @@ class KeyCommands(CommandGroup):
         )
 
     def _destroy(self, options: argparse.Namespace) -> None:
-        with closing(Foundation.open(self._settings(options))) as foundation, _one_sentence():
+        with closing(Foundation.open(self._settings(options))) as foundation, one_sentence():
             keys = foundation.identity.sealing_keys
             with keys.changing():
                 version = keys.current_set().version
@@ -297,7 +297,7 @@ class KeyCommands(CommandGroup):
 
 
 @contextmanager
-def _one_sentence() -> Iterator[None]:
+def one_sentence() -> Iterator[None]:
     """What can go wrong with keys, as one sentence for the person who typed the command."""
     try:
         yield

@@ -103,6 +103,7 @@ class PacsImportCommand(CommandGroup):
             is_stopped = False
             try:
                 archive = open_archive(settings.storage, foundation.db, _INCOMING)
+                archive.sweep()
                 asker = Asker(settings.dicom, peer, archive.new_object, settings.limits.max_object_bytes)
                 source = Source(
                     peer.ae_title, asker, _how(options, settings, peer, asker), settings.dicom.ae_title

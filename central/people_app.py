@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -77,8 +78,14 @@ def people_app(
 
     async def health(_request: Request) -> Response:
         audit_messages = "none" if syslog is None else syslog.word()
+        faults = await run_in_threadpool(archive.faults.count)
         return JSONResponse(
-            {"status": "ok", "broker": rooms.fleet.broker_state(), "audit_messages": audit_messages}
+            {
+                "status": "ok",
+                "broker": rooms.fleet.broker_state(),
+                "audit_messages": audit_messages,
+                "objects": "faulty" if faults else "ok",
+            }
         )
 
     return Starlette(

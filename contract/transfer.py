@@ -37,6 +37,7 @@ class Problem(StrEnum):
     UNKNOWN_KEY = "urn:dicomnet:problem:unknown-sealing-key"
     NOT_DICOM = "urn:dicomnet:problem:not-dicom"
     TOO_LARGE = "urn:dicomnet:problem:too-large"
+    ERASED = "urn:dicomnet:problem:study-erased"  # an administrator erased its study: a person decides
     PACK = "urn:dicomnet:problem:malformed-pack"  # 422: its objects are sent one by one
     OFFSET_MISMATCH = "urn:dicomnet:problem:offset-mismatch"  # 409: ask HEAD and go on from there
     NO_SUCH_UPLOAD = "urn:dicomnet:problem:no-such-upload"  # 404: create it again
@@ -48,7 +49,9 @@ class Problem(StrEnum):
     UNAVAILABLE = "urn:dicomnet:problem:unavailable"
 
 
-PERMANENT: Final = frozenset({Problem.TAMPERED, Problem.UNKNOWN_KEY, Problem.NOT_DICOM, Problem.TOO_LARGE})
+PERMANENT: Final = frozenset(
+    {Problem.TAMPERED, Problem.UNKNOWN_KEY, Problem.NOT_DICOM, Problem.TOO_LARGE, Problem.ERASED}
+)
 """Refusals of the object itself. Everything else is about the line, the box or central, and is tried again."""
 
 

@@ -6,9 +6,10 @@ the policy. What a crash leaves: a durable file without a row (the resend finds 
 
 from __future__ import annotations
 
+import random
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -21,23 +22,44 @@ from central.access.consent import ConsentWithdrawal
 from central.access.policy import Grant, PatientKey, Scope, StudyFacts, scope_of
 from central.archive import finding
 from central.archive.attributes import Attributes, attributes_of, text_of
+from central.archive.comparison import Comparison
 from central.archive.dicom_json import dicom_json, with_bulk_data_at
-from central.archive.errors import NoSuchInstanceError
+from central.archive.encrypting import Encrypting
+from central.archive.erasure import Erasures
+from central.archive.errors import NoSuchInstanceError, NoSuchObjectError, ObjectDamagedError
+from central.archive.faults import UNREADABLE, FaultKind, Faults
 from central.archive.header import Header, read_header
 from central.archive.indexing import ObjectOrigin, add_to_index
+from central.archive.object_names import is_indexed
 from central.archive.objects import ObjectFiles, ObjectSink, ObjectStore, StoredObject
+from central.archive.placing import Placing
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
+from central.archive.removal import Removal
 from central.archive.rows import InstanceRow, SeriesRow, StoredInstance, StudyRow
+from central.archive.sealed_file import ObjectFile, SealedFile
+from central.archive.sealing_sink import new_sink
+from central.archive.study_keys import StudyKeys
 from central.archive.tables import MODELS, Instance, Metadata, Study
 from central.archive.text_index import make_text_index
 from central.archive.together import Together
 from central.database import Database, make_tables
+from central.identity.storage_keys import StorageKeys
 from contract.receipt import Outcome
 
 _METADATA_BATCH: Final = 64  # rows in memory at a time
 _ZLIB_LEVEL: Final = 6
 _TOGETHER: Final = 32  # objects in one transaction: bounds how long the next ones wait for it
 _UIDS_AT_ONCE: Final = 500
+_STORED: Final = (
+    "sha256",
+    "size_bytes",
+    "series_instance_uid",
+    "sop_class_uid",
+    "sop_instance_uid",
+    "transfer_syntax_uid",
+)
+_SAMPLED: Final = 1 / 64
+_SAMPLED_BYTES: Final = 16 << 20  # somebody waits: what is larger is left to the scrub
 
 
 @dataclass(frozen=True)
@@ -67,30 +89,55 @@ class Indexable:
 class Archive:
     """Open archive; one per process, safe to call from many threads."""
 
-    def __init__(self, objects: ObjectStore, db: Database) -> None:
+    def __init__(self, objects: ObjectStore, db: Database, study_keys: StudyKeys, *, encrypts: bool) -> None:
         self._objects = objects
         self._db = db
+        self._study_keys = study_keys
+        self._encrypts = encrypts
+        self.faults = Faults(db)
+        self.removal = Removal(db, objects)
+        self.erasures = Erasures(db, self.removal)
+        self._placing = Placing(db, self.faults, self.removal, study_keys)
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
         self._together = Together(self.index_all, _TOGETHER)
 
     @classmethod
-    def open(cls, root: Path, db: Database, objects: ObjectStore | None = None) -> Archive:
+    def open(
+        cls,
+        root: Path,
+        db: Database,
+        storage_keys: StorageKeys,
+        objects: ObjectStore | None = None,
+        *,
+        encrypts: bool,
+    ) -> Archive:
         """Open the archive whose index is in `db` and whose contents are in `objects`, or else under `root`/objects.
+
+        Parameters
+        ----------
+        encrypts : what comes from now on is encrypted at rest; what lies there is read either way.
 
         Raises
         ------
         OSError : the folder cannot be made or read.
+        KeyFileError : a key that objects need is missing or damaged.
         """
         make_tables(db, (*MODELS, ConsentWithdrawal))  # which access writes, and every search looks into
         make_text_index(db)
-        return cls(objects or ObjectFiles.open(root / "objects"), db)
+        study_keys = StudyKeys(db, storage_keys)
+        study_keys.require_whole(make=encrypts)
+        return cls(objects or ObjectFiles.open(root / "objects"), db, study_keys, encrypts=encrypts)
+
+    def sweep(self) -> None:
+        """Remove what a crash left half written. For the server alone: a command beside it would take what arrives."""
+        self._objects.sweep()
 
     # Writing: for the ways in (ingest, C-STORE, STOW-RS) only.
 
     def new_object(self) -> ObjectSink:
         """Where the bytes of one Part 10 file go; see `ObjectSink`."""
-        return self._objects.new_object()
+        return new_sink(self._objects, encrypts=self._encrypts)
 
     def read(self, stored: StoredObject, origin: ObjectOrigin) -> Indexable:
         """What the index will hold of a durable file. Touches no database: may run on many threads at once.
@@ -139,14 +186,25 @@ class Archive:
         Parameters
         ----------
         in_transaction : called before the commit, for what must become true together with it.
+
+        Raises
+        ------
+        StudyErasedError : one is of a study that was erased; its file stays, `forget` removes it.
         """
         with self._write_lock, self._db.writing():
+            self.erasures.refuse_erased([one.attributes.study_instance_uid for one in objects])
             outcomes = [
                 add_to_index(self._db, one.attributes, one.metadata, one.stored, one.origin)
                 for one in objects
             ]
+            for one, outcome in zip(objects, outcomes, strict=True):
+                self._placing.place(one.stored, one.attributes.study_instance_uid, outcome)
             if in_transaction is not None:
                 in_transaction(outcomes)
+        duplicates = (
+            one.stored for one, outcome in zip(objects, outcomes, strict=True) if outcome is Outcome.DUPLICATE
+        )
+        self.removal.hurry([stored.name for stored in duplicates if stored.sealed is not None])
         return outcomes
 
     def brought_by(self, gateway_id: str, since: datetime) -> int:
@@ -155,13 +213,23 @@ class Archive:
         total = Instance.select(peewee.fn.COALESCE(peewee.fn.SUM(Instance.size_bytes), 0)).where(of_gateway)
         return int(total.scalar(self._db))
 
+    def comparison(self, pay: Callable[[int], None]) -> Comparison:
+        """What compares the store with the index, paid for by `pay`."""
+        return Comparison(self._db, self._objects, self._study_keys, self.faults, pay)
+
+    def encrypting(self) -> Encrypting:
+        """What encrypts objects that came before `encrypts` was set."""
+        return Encrypting(self._db, self._objects, self.faults, self._placing)
+
+    def number_of_objects(self) -> int:
+        """How many the index names."""
+        return int(Instance.select(peewee.fn.COUNT(Instance.id)).scalar(self._db))
+
     def forget(self, stored: StoredObject) -> None:
         """Remove a file that `index` refused. One that the index knows is left alone."""
         with self._write_lock:
-            if not list(
-                Instance.select(Instance.id).where(Instance.sha256 == stored.sha256).execute(self._db)
-            ):
-                self._objects.remove(stored.sha256)
+            if not is_indexed(self._db, stored.name):
+                self._objects.remove(stored.name)
 
     def held(self, sop_instance_uids: Sequence[str]) -> dict[str, int]:
         """Those of the SOP instances that are archived, with their sizes: so that a way in knows what it lacks."""
@@ -262,17 +330,28 @@ class Archive:
     ) -> list[StoredInstance]:
         """Those of the granted study whose bytes may be read, in the order of `instances_of`; none if none is there."""
         return [
-            StoredInstance(
-                locate=partial(self._objects.path_of, row["sha256"]),
-                size_bytes=row["size_bytes"],
-                sha256=row["sha256"],
-                series_instance_uid=row["series_instance_uid"],
-                sop_class_uid=row["sop_class_uid"],
-                sop_instance_uid=row["sop_instance_uid"],
-                transfer_syntax_uid=row["transfer_syntax_uid"],
-            )
+            StoredInstance(partial(self._located, row), **{name: row[name] for name in _STORED})
             for row in self._granted(grant, series_instance_uid, sop_instance_uid)
         ]
+
+    def _located(self, row: Mapping[str, Any]) -> ObjectFile:
+        """See `StoredInstance.path`. One in so many is read and compared first."""
+        name = row["address"] or row["sha256"]
+        if row["kind"] in UNREADABLE:
+            raise NoSuchObjectError(name) if row["kind"] == FaultKind.MISSING else ObjectDamagedError(name)
+        sampled = row["size_bytes"] <= _SAMPLED_BYTES and random.random() < _SAMPLED  # noqa: S311  # not a secret
+        try:
+            path = self._objects.path_of(name, compare=sampled)
+        except ObjectDamagedError:
+            self.faults.note(name, FaultKind.DAMAGED)
+            raise
+        except NoSuchObjectError:
+            if is_indexed(self._db, name):  # else it was erased a moment ago
+                self.faults.note(name, FaultKind.MISSING)
+            raise
+        if row["address"] is None:
+            return path
+        return SealedFile(path, name, row["size_bytes"], self._study_keys.unwrap(row).key)
 
     def _granted(
         self, grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None
@@ -290,7 +369,7 @@ class Archive:
         )
 
 
-def examined(path: Path) -> Examined:
+def examined(path: ObjectFile) -> Examined:
     """What the Part 10 file at `path` says of itself. NotDicomError if nothing names its SOP instance."""
     header = read_header(path)
     attributes = attributes_of(header)

@@ -16,6 +16,7 @@ import peewee
 
 from central.access.consent import ConsentWithdrawal
 from central.access.policy import PatientKey, Scope
+from central.archive.object_names import NAME, SEALED
 from central.archive.query import (
     Condition,
     InstanceQuery,
@@ -30,7 +31,7 @@ from central.archive.query import (
     matches_uids,
 )
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
-from central.archive.tables import Instance, Series, Study
+from central.archive.tables import Instance, ObjectFault, SealedContent, Series, Study, StudyKey
 from central.archive.text_index import matching_in, with_series
 from central.database import Database
 from central.prepared import Prepared, given
@@ -185,9 +186,22 @@ def in_study(*, everything: bool, one_series: bool, one_instance: bool) -> Prepa
             Instance.sop_instance_uid,
             Instance.transfer_syntax_uid,
             Series.series_instance_uid,
+            ObjectFault.kind,
+            SealedContent.address,
+            SealedContent.wrapped_key,
+            SealedContent.study_instance_uid,
+            StudyKey.storage_key_id,
+            StudyKey.wrapped_key.alias("wrapped_study_key"),
         )
         .join(Series)
         .join(Study)
+        .join_from(Instance, SealedContent, peewee.JOIN.LEFT_OUTER, on=SEALED)
+        .join(
+            StudyKey,
+            peewee.JOIN.LEFT_OUTER,
+            on=(StudyKey.study_instance_uid == SealedContent.study_instance_uid),
+        )
+        .join_from(Instance, ObjectFault, peewee.JOIN.LEFT_OUTER, on=(ObjectFault.sha256 == NAME))
         .where(
             Study.study_instance_uid == given("study_instance_uid"), readable(Scope(everything=everything))
         )

@@ -115,4 +115,104 @@ class Metadata(peewee.Model):
         table_name = "metadata"
 
 
-MODELS: Final = (Study, Series, Instance, Metadata)
+class StudyKey(peewee.Model):
+    """The key of a study, wrapped under one of central's storage keys: what opens the keys of its objects."""
+
+    study_instance_uid = peewee.TextField(primary_key=True)
+    storage_key_id = peewee.TextField(index=True)
+    wrapped_key = peewee.BlobField()
+
+    class Meta:
+        table_name = "study_key"
+
+
+class SealedContent(peewee.Model):
+    """Where a content lies that is encrypted at rest. One without such a row lies plain, under its own SHA-256.
+
+    `address` is the SHA-256 of the sealed bytes. `wrapped_key`: the object's key, under the study's.
+    """
+
+    sha256 = peewee.TextField(primary_key=True)
+    address = peewee.TextField(unique=True)
+    study_instance_uid = peewee.TextField(index=True)
+    wrapped_key = peewee.BlobField()
+
+    class Meta:
+        table_name = "sealed_content"
+
+
+class LegalHold(peewee.Model):
+    """A study that must not be erased."""
+
+    study_instance_uid = peewee.TextField(primary_key=True)
+    set_by = peewee.TextField()
+    reason = peewee.TextField()
+    set_at_s = peewee.DoubleField()
+
+    class Meta:
+        table_name = "legal_hold"
+
+
+class ErasedStudy(peewee.Model):
+    """A study that was erased, of which nothing is taken in any more. Why is on the audit record."""
+
+    study_instance_uid = peewee.TextField(primary_key=True)
+    erased_by = peewee.TextField()
+    erased_at_s = peewee.DoubleField()
+    objects = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "erased_study"
+
+
+class DoomedObject(peewee.Model):
+    """An object that no row names any more, to be removed from the store once it is due."""
+
+    sha256 = peewee.TextField(primary_key=True)
+    due_at_s = peewee.DoubleField(index=True)
+
+    class Meta:
+        table_name = "doomed_object"
+
+
+class ObjectFault(peewee.Model):
+    """What is wrong with an object, or with its row (`central.archive.faults`). `told`: it is on the audit record."""
+
+    sha256 = peewee.TextField(primary_key=True)
+    kind = peewee.TextField()
+    found_at_s = peewee.DoubleField()
+    told = peewee.BooleanField(index=True)
+
+    class Meta:
+        table_name = "object_fault"
+
+
+class ScrubState(peewee.Model):
+    """One row: where the scrub stands, what the last pass found, and which process does it until when."""
+
+    id = peewee.IntegerField(primary_key=True)
+    running = peewee.BooleanField()
+    position = peewee.TextField()
+    objects = peewee.BigIntegerField()
+    bytes = peewee.BigIntegerField()
+    finished_at_s = peewee.DoubleField()
+    owner = peewee.TextField()
+    owned_until_s = peewee.DoubleField()
+
+    class Meta:
+        table_name = "scrub_state"
+
+
+MODELS: Final = (
+    Study,
+    Series,
+    Instance,
+    Metadata,
+    StudyKey,
+    SealedContent,
+    LegalHold,
+    ErasedStudy,
+    DoomedObject,
+    ObjectFault,
+    ScrubState,
+)

@@ -96,7 +96,8 @@ def _copy(source: ObjectStore, target: ObjectStore, sha256: str) -> str:
         return "it is not there"
     except ObjectDamagedError:
         return "its content is another"
-    with file, target.new_object() as sink:
+    sink = target.new_object()
+    with file, sink:
         try:
             while chunk := file.read(_CHUNK_BYTES):
                 sink.write(chunk)

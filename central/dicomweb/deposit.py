@@ -27,7 +27,7 @@ from typing import Final
 import peewee
 
 from central.archive.archive import Archive, Examined, Indexable
-from central.archive.errors import NotDicomError, StorageError
+from central.archive.errors import NotDicomError, StorageError, StudyErasedError
 from central.archive.indexing import ObjectOrigin
 from central.archive.objects import ObjectSink
 from central.dicomweb.errors import BadRequestError, TooLargeError
@@ -50,6 +50,9 @@ DATA_SET_DOES_NOT_MATCH_SOP_CLASS: Final = 0xA900
 CANNOT_UNDERSTAND: Final = 0xC000
 OF_ANOTHER_STUDY: Final = 0xC001
 """The request's URL names one study and the instance another. Of the range C000 to CFFF."""
+
+OF_ERASED_STUDY: Final = 0xC002
+"""An administrator erased the study, and nothing of it is taken in. Of the same range."""
 
 TRANSFER_SYNTAX_NOT_SUPPORTED: Final = 0xC122
 COERCION_OF_DATA_ELEMENTS: Final = 0xB000
@@ -238,6 +241,9 @@ class Deposit:
                 self.stored.append(ended)
 
     def _ended(self, one: _Kept, outcome: Outcome | Exception) -> Stored | Failed:
+        if isinstance(outcome, StudyErasedError):
+            self._archive.forget(one.indexable.stored)
+            return Failed(OF_ERASED_STUDY, *one.uids)
         if isinstance(outcome, Exception):
             return self._failed(outcome, one.uids)
         attributes = one.indexable.attributes

@@ -12,13 +12,13 @@ import secrets
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from central.archive.sealed_file import ObjectFile
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 CHUNK_BYTES: Final = 1 << 20
@@ -45,7 +45,7 @@ class FilePart:
     """A whole file as one part."""
 
     content_type: str
-    locate: Callable[[], Path]  # asked when its turn has come: from a remote store it comes only then
+    locate: Callable[[], ObjectFile]  # asked when its turn has come: from a remote store it comes only then
     size_bytes: int
     content_location: str = ""
 
@@ -163,7 +163,7 @@ def typed(media_type: str, transfer_syntax_uid: str) -> str:
         return media_type
 
 
-def file_chunks(path: Path, begin: int, end: int) -> Generator[bytes, None, None]:
+def file_chunks(path: ObjectFile, begin: int, end: int) -> Generator[bytes, None, None]:
     """The bytes of `path` from `begin` to before `end`, a mebibyte at a time."""
     with path.open("rb") as file:
         yield from open_chunks(file, begin, end)

@@ -18,7 +18,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 import numpy as np
@@ -35,6 +34,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from central.archive.sealed_file import ObjectFile
 from central.dicomweb.errors import NotAnImageError
 
 MAX_FRAME_BYTES: Final = 1 << 29
@@ -207,7 +207,7 @@ class StoredImage:
 
 
 @contextmanager
-def open_image(path: Path, transfer_syntax_uid: str) -> Iterator[StoredImage]:
+def open_image(path: ObjectFile, transfer_syntax_uid: str) -> Iterator[StoredImage]:
     """Open the Part 10 file at `path`, which is stored in `transfer_syntax_uid`.
 
     Raises
@@ -219,7 +219,7 @@ def open_image(path: Path, transfer_syntax_uid: str) -> Iterator[StoredImage]:
 
 
 @contextmanager
-def open_data_set(path: Path, transfer_syntax_uid: str) -> Iterator[BinaryIO]:
+def open_data_set(path: ObjectFile, transfer_syntax_uid: str) -> Iterator[BinaryIO]:
     """The Part 10 file at `path`, read to where its data set begins; a deflated one inflated.
 
     Raises

@@ -16,14 +16,15 @@ from typing import Final
 import peewee
 
 from central.archive.archive import Archive
-from central.archive.errors import NotDicomError, StorageError
+from central.archive.errors import NotDicomError, StorageError, StudyErasedError
 from central.archive.indexing import ObjectOrigin
-from central.dimse.association import SUCCESS, Request
+from central.dimse.association import NOT_AUTHORIZED, SUCCESS, Request
 from central.dimse.transport import OUT_OF_RESOURCES, Incoming
 
 CANNOT_UNDERSTAND: Final = 0xC000
 _COMMENTS: Final = {
     OUT_OF_RESOURCES: "central cannot keep this now: send it again later",
+    NOT_AUTHORIZED: "this study was erased here and is not taken in",
     0x0117: "the SOP Class or SOP Instance UID is none",
 }
 _log = logging.getLogger(__name__)
@@ -58,6 +59,9 @@ class Store:
         except NotDicomError as error:
             self._archive.forget(stored)
             return CANNOT_UNDERSTAND, error.reason
+        except StudyErasedError:
+            self._archive.forget(stored)
+            return NOT_AUTHORIZED, _COMMENTS[NOT_AUTHORIZED]
         except (StorageError, OSError, peewee.OperationalError) as error:
             _log.warning("event=not-stored peer=%s error=%s", peer, type(error).__name__)
             return OUT_OF_RESOURCES, _COMMENTS[OUT_OF_RESOURCES]

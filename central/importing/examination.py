@@ -21,6 +21,7 @@ from central.archive.archive import Examined, Indexable, examined
 from central.archive.errors import NotDicomError, StorageError
 from central.archive.indexing import ObjectOrigin
 from central.archive.objects import ObjectStore
+from central.archive.sealing_sink import new_sink
 from central.config import StorageSettings
 from central.foundation import open_objects
 from central.importing.media_directory import missing_files
@@ -74,10 +75,13 @@ Result = Taken | Ignored | Failed | Listed
 
 
 class Examiner:
-    """Takes files into `objects`."""
+    """Takes files into `objects`, encrypted at rest or not."""
 
-    def __init__(self, objects: ObjectStore, max_object_bytes: int, imported_by: str, run_id: str) -> None:
+    def __init__(
+        self, objects: ObjectStore, max_object_bytes: int, imported_by: str, run_id: str, *, encrypts: bool
+    ) -> None:
         self._objects = objects
+        self._encrypts = encrypts
         self._max_object_bytes = max_object_bytes
         self._imported_by = imported_by
         self._run_id = run_id
@@ -97,7 +101,7 @@ class Examiner:
     def _taken(self, candidate: Candidate) -> Result:
         if candidate.size_bytes > self._max_object_bytes:
             return Failed(candidate.shown, "larger than limits.max_object_bytes")
-        with opened(candidate) as source, self._objects.new_object() as sink:
+        with opened(candidate) as source, new_sink(self._objects, encrypts=self._encrypts) as sink:
             head = source.read(_PREFIX_BYTES)
             if head[128:] != b"DICM":
                 return Ignored(candidate, "no DICOM file: DICM does not stand at byte 128")
@@ -111,7 +115,7 @@ class Examiner:
             path = sink.readable()
             said = examined(path)
             if said.header.media_storage_sop_class_uid == _MEDIA_DIRECTORY:
-                return Listed(candidate, missing_files(candidate, path))
+                return Listed(candidate, missing_files(candidate, path, size_bytes))
             if refusal := _refusal(said):
                 return Failed(candidate.shown, refusal)
             origin = ObjectOrigin(f"import:{self._imported_by}", self._run_id, datetime.now(UTC))
@@ -147,8 +151,8 @@ def begin(storage: StorageSettings, max_object_bytes: int, imported_by: str, run
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet_libraries()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold an image
-    objects = open_objects(storage, INCOMING, swept=False)
-    _examiner = Examiner(objects, max_object_bytes, imported_by, run_id)
+    objects = open_objects(storage, INCOMING)
+    _examiner = Examiner(objects, max_object_bytes, imported_by, run_id, encrypts=storage.encrypt)
 
 
 def examine_all(batch: list[Candidate]) -> list[Result]:

@@ -15,20 +15,21 @@ from typing import Final
 from pydicom import dcmread
 
 from central.archive.errors import NotDicomError
+from central.archive.sealed_file import ObjectFile
 from central.importing.sources import Candidate
 
 MAX_BYTES: Final = 64 << 20
 _FILE_ID: Final = re.compile(r"[A-Za-z0-9_]{1,8}(/[A-Za-z0-9_]{1,8}){0,7}")
 
 
-def missing_files(candidate: Candidate, path: Path) -> tuple[str, ...]:
+def missing_files(candidate: Candidate, path: ObjectFile, size_bytes: int) -> tuple[str, ...]:
     """File IDs that the directory at `path`, a copy of `candidate`, names and that do not lie beside it.
 
     Raises
     ------
     NotDicomError : it is too large, or cannot be read.
     """
-    if path.stat().st_size > MAX_BYTES:
+    if size_bytes > MAX_BYTES:
         raise NotDicomError("a DICOMDIR larger than any is")
     try:
         named = list(_named(path))
@@ -42,8 +43,10 @@ def missing_files(candidate: Candidate, path: Path) -> tuple[str, ...]:
     return tuple(name for name in named if not _is_there(candidate.path.parent, name))
 
 
-def _named(path: Path) -> Iterator[str]:
-    for record in dcmread(path).get("DirectoryRecordSequence") or []:
+def _named(path: ObjectFile) -> Iterator[str]:
+    with path.open("rb") as file:
+        directory = dcmread(file)
+    for record in directory.get("DirectoryRecordSequence") or []:
         file_id = record.get("ReferencedFileID")
         if file_id:
             yield file_id if isinstance(file_id, str) else "/".join(map(str, file_id))

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 import peewee
 
 from central.archive.archive import Archive, Indexable
-from central.archive.errors import NotDicomError, StorageError, StorageFullError
+from central.archive.errors import NotDicomError, StorageError, StorageFullError, StudyErasedError
 from central.archive.indexing import ObjectOrigin
 from central.archive.objects import StoredObject
 from central.database import Database, make_tables
@@ -157,6 +157,8 @@ class Acceptance:
         Raises
         ------
         TryAgainError : the index cannot be written now; what was opened stays on the disk for the next attempt.
+        ObjectRefusedError : it is one object alone, and its study was erased.
+        StudyErasedError : that of one among several was; nothing was indexed.
         """
         if not objects:
             return []
@@ -167,6 +169,11 @@ class Acceptance:
 
         try:
             outcomes = self._archive.index_all([one.indexable for one in objects], sign_all)
+        except StudyErasedError as error:
+            if len(objects) > 1:
+                raise
+            self._archive.forget(objects[0].indexable.stored)
+            raise ObjectRefusedError(Problem.ERASED, str(error)) from error
         except peewee.OperationalError as error:
             _log.exception("index not writable objects=%d", len(objects))
             raise TryAgainError(Problem.UNAVAILABLE, "central's index cannot be written now") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from pydicom.uid import UID
@@ -17,6 +16,7 @@ from pydicom.uid import UID
 from central.access.policy import Grant
 from central.archive.archive import Archive
 from central.archive.rows import InstanceRow, SeriesRow
+from central.archive.sealed_file import ObjectFile
 from central.media.directory import Directory
 from central.media.records import (
     instance_record,
@@ -71,13 +71,15 @@ class FileSet:
             yield Member("/".join(file_id), stored.size_bytes, _is_packed(row), partial(_chunks, path))
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _chunks(path: ObjectFile) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
 
 
-def _add(directory: Directory, row: InstanceRow, number: int, file_id: tuple[str, ...], path: Path) -> None:
+def _add(
+    directory: Directory, row: InstanceRow, number: int, file_id: tuple[str, ...], path: ObjectFile
+) -> None:
     try:
         directory.add(_INSTANCE, *instance_record(row, number, file_id, path))
     except OSError:

@@ -7,7 +7,6 @@ instances are not touched.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 from pydicom import Dataset
@@ -15,6 +14,7 @@ from pydicom.sequence import Sequence
 
 from central.archive.header import read_header
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
+from central.archive.sealed_file import ObjectFile
 from central.media.record_types import IMAGE, KEYS, PRIVATE, PRIVATE_RECORD_UID, record_type
 
 NO_PATIENT_ID: Final = "UNKNOWN"
@@ -59,7 +59,7 @@ def series_keys(series: SeriesRow, position: int) -> Dataset:
 
 
 def instance_record(
-    row: InstanceRow, position: int, file_id: tuple[str, ...], path: Path
+    row: InstanceRow, position: int, file_id: tuple[str, ...], path: ObjectFile
 ) -> tuple[str, Dataset]:
     """Record type and keys of an instance (F.5.4 and following).
 
@@ -97,7 +97,7 @@ def _referring(keys: Dataset, row: InstanceRow, file_id: tuple[str, ...]) -> Dat
     return keys
 
 
-def _from_header(kind: str, path: Path) -> Dataset:
+def _from_header(kind: str, path: ObjectFile) -> Dataset:
     """Elements as the instance has them, in its own character set."""
     said = read_header(path).dataset
     keys = Dataset()

@@ -460,3 +460,19 @@ def test_no_room(tmp_path: Path) -> None:
         assert refused.status_code == 503
         assert refused.headers["retry-after"]
     assert json.loads(refused.content)["status"] == 503
+
+
+def test_of_an_erased_study_nothing_is_found_and_nothing_is_stored(store: House, study: str) -> None:
+    other = f"{study}.5"
+    assert send(store, body(instance(study))).status_code == 200
+    store.archive.erasures.erase(study, "ann", lambda _: None)
+    store.archive.removal.run()
+    before = kept(store)
+    answer = send(store, body(instance(study, 2), instance(other)))
+    assert answer.status_code == 202
+    assert reasons(answer) == [(f"{study}.9.2", 0xC002)]
+    assert kept(store) == (before[0] + 1, before[1])
+    with store.client("radiologist") as client:
+        assert client.get(f"/dicom-web/studies?StudyInstanceUID={study}").json() == []
+        for path in ("", "/metadata", f"/series/{study}.9/instances/{study}.9.1/frames/1"):
+            assert client.get(f"/dicom-web/studies/{study}{path}").status_code == 404

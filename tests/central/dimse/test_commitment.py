@@ -14,6 +14,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.pdu import P_DATA_TF
 
+from central.archive.faults import FaultKind
 from central.dimse.commitment import STORAGE_COMMITMENT
 from tests.central.access.house import pydicom_file
 from tests.central.dimse.house import PEER, House, open_house
@@ -101,6 +102,13 @@ def test_on_the_same_association_for_a_peer_without_a_host(tmp_path: Path, repor
             (HERE, 0x0119),
             (ABSENT, 0x0112),
         ]
+        for kept in house.archive._objects.kept():
+            house.archive.faults.note(kept.sha256, FaultKind.DAMAGED)
+        assert ask(house, asked((CT, HERE)), reports, wait=True) == 0
+        _, report = reports.get_nowait()
+        assert [one.FailureReason for one in report.FailedSOPSequence] == [0x0112], (
+            "damaged: the modality keeps its own"
+        )
 
 
 def test_on_a_new_association_until_it_is_answered_through_lives(

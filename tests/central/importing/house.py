@@ -150,7 +150,7 @@ def looked_into(config: Path) -> Iterator[tuple[Archive, list[AuditRow]]]:
     """The archive, and the newest records of the audit."""
     foundation = Foundation.open(settings_of(config))
     try:
-        archive = open_archive(foundation.settings.storage, foundation.db, swept=False)
+        archive = open_archive(foundation.settings.storage, foundation.db)
         yield archive, foundation.audit.newest(Wanted(), limit=500)
     finally:
         foundation.close()

@@ -210,6 +210,23 @@ def test_tampered_and_truncated_uploads_are_refused_dropped_and_on_record(
     assert len(contents_in(house.root)) == 1
 
 
+def test_a_partial_upload_that_the_disk_changed_is_refused_by_name_and_sent_anew(
+    house: House, box: Box, ct: bytes
+) -> None:
+    object_id, sealed = box.seal(ct)
+    with box.client() as client:
+        assert create(client, object_id, len(sealed), sealed[:-100]).status_code == 201
+        (path,) = parts(house)
+        kept = bytearray(path.read_bytes())
+        kept[-500] ^= 1
+        path.write_bytes(kept)
+        answer = patch(client, object_id, len(sealed) - 100, sealed[-100:])
+        assert (answer.status_code, answer.json()["type"]) == (422, Problem.TAMPERED)
+        assert any(object_id in detail for _, detail in house.refusals())
+        assert parts(house) == []
+        assert box.receipt(create(client, object_id, len(sealed), sealed)).outcome is Outcome.ARCHIVED
+
+
 def test_an_object_under_anothers_id_is_refused(house: House, box: Box, ct: bytes) -> None:
     _, sealed = box.seal(ct)
     with box.client() as client:
