@@ -13,6 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WEB := central/viewer/web
 PROVIDER := tests/central/access/provider
+OHIF := tests/clients/ohif
 STEP := tools/step.sh
 WEB_SOURCES := $(shell find $(WEB) \( -name node_modules -o -name dist \) -prune -o -type f -print)
 # For npm alone, whose scripts ask env for node: on everybody's PATH the virtual environment would put pynetdicom's
@@ -34,13 +35,13 @@ help: ## this list
 demo: .stamps/demo .stamps/viewer ## the main job
 	@$(BIN)/dicomnet demo $(ARGS)
 
-test: .stamps/test .stamps/viewer .stamps/provider
+test: .stamps/test .stamps/viewer .stamps/provider .stamps/ohif
 	@tools/peers.sh
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 ifeq ($(ARGS),)
-	@echo "central once more, on PostgreSQL and S3"
-	@DICOMNET_TEST_DATABASE=postgresql DICOMNET_TEST_OBJECTS=s3 $(BIN)/python -m pytest -n 2 --dist loadfile tests/central \
-		--ignore tests/central/viewer --ignore tests/central/portal
+	@echo "central once more, on PostgreSQL and S3, with objects encrypted"
+	@DICOMNET_TEST_DATABASE=postgresql DICOMNET_TEST_OBJECTS=s3 DICOMNET_TEST_AT_REST=encrypted \
+		$(BIN)/python -m pytest -n 2 --dist loadfile tests/central --ignore tests/central/viewer --ignore tests/central/portal
 endif
 
 check: .stamps/test .stamps/node_modules
@@ -59,15 +60,15 @@ bench: .stamps/test .stamps/viewer
 	@$(BIN)/python -m bench.archive $(ARGS)
 	@$(BIN)/python -m bench.search $(ARGS)
 
-soak: .stamps/test .stamps/viewer
+soak: .stamps/test .stamps/viewer .stamps/ohif
 	@tools/peers.sh
 	@DICOMNET_SOAK=1 $(BIN)/python -m pytest tests/rigs tests/model tests/peers tests/line \
-		tests/edge/buffer/test_start_up.py tests/e2e $(ARGS)
+		tests/edge/buffer/test_start_up.py tests/e2e tests/clients $(ARGS)
 
 viewer: .stamps/viewer
 
 clean:
-	rm -rf $(VENV) .stamps build dist central/viewer/dist $(WEB)/node_modules $(PROVIDER)/node_modules *.egg-info
+	rm -rf $(VENV) .stamps build dist central/viewer/dist $(WEB)/node_modules $(PROVIDER)/node_modules $(OHIF)/dist *.egg-info
 	rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 .stamps/venv:
@@ -91,6 +92,10 @@ clean:
 
 .stamps/provider: $(PROVIDER)/package.json $(PROVIDER)/package-lock.json | .stamps/demo
 	@$(STEP) "the OpenID provider that tests sign on at" npm-provider $(NPM) --prefix $(PROVIDER) ci --no-audit --no-fund
+	@touch $@
+
+.stamps/ohif: $(OHIF)/install.sh | .stamps/demo
+	@$(STEP) "OHIF, which opens studies of central in a test" npm-ohif $(OHIF)/install.sh $(NPM)
 	@touch $@
 
 .stamps/viewer: .stamps/node_modules $(WEB_SOURCES)

@@ -3,8 +3,9 @@
     python -m bench.archive [--rounds 5] [--images 60]
 
 Each round gives both archives the same new study of CT images and fetches it again, by DICOMweb and by DIMSE. Printed
-are medians and, of each pair, how many times Orthanc's pace central has (above 1: central is ahead). Both sync what
-they store. Central does what Orthanc does not: each request is authorized, and on record before it is answered.
+are medians; of each pair, how many times Orthanc's pace central has (above 1: central is ahead); and how much processor
+time an item costs each, which says more than the pace where the machine has other work. Both sync what they store.
+Central does what Orthanc does not: each request is authorized, and on record before it is answered.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ class Archive:
     dicom: tuple[int, str]
     process: psutil.Process
     times: dict[str, list[float]] = field(default_factory=dict)
+    processor_ms: dict[str, list[float]] = field(default_factory=dict)
+
+    def processor_s(self) -> float:
+        used = self.process.cpu_times()
+        return float(used.user + used.system + used.children_user + used.children_system)
 
     def resident_mb(self) -> float:
         family = [self.process, *self.process.children(recursive=True)]
@@ -76,9 +82,10 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="dicomnet-archive-") as scratch,
         contextlib.ExitStack() as running,
     ):
+        sink = running.enter_context(_sink(Path(scratch) / "sink"))
         archives = [
-            running.enter_context(_central(Path(scratch) / "central")),
-            running.enter_context(_orthanc(Path(scratch) / "orthanc")),
+            running.enter_context(_central(Path(scratch) / "central", sink)),
+            running.enter_context(_orthanc(Path(scratch) / "orthanc", sink)),
         ]
         for number in range(options.rounds):
             folder = Path(scratch) / f"study-{number}"
@@ -103,17 +110,14 @@ def _round(archive: Archive, study: str, files: list[Path], folder: Path, scratc
         assert answer.status_code == 200, (archive.name, answer.status_code, answer.text[:300])
         assert len(answer.json()["00081199"]["Value"]) == len(first)
 
+    half = folder / "half"
+    half.mkdir(exist_ok=True)
+    for number, content in enumerate(second):
+        (half / f"{number}.dcm").write_bytes(content)
+
     def send() -> None:
         port, ae_title = archive.dicom
-        half = folder / "half"
-        half.mkdir(exist_ok=True)
-        for number, content in enumerate(second):
-            (half / f"{number}.dcm").write_bytes(content)
-        began = time.perf_counter()
         _run("storescu", "-aet", "BENCH", "-aec", ae_title, "+sd", "127.0.0.1", str(port), str(half))
-        archive.times.setdefault("C-STORE, images a second", []).append(
-            len(second) / (time.perf_counter() - began)
-        )
 
     def whole() -> None:
         began = time.perf_counter()
@@ -161,8 +165,17 @@ def _round(archive: Archive, study: str, files: list[Path], folder: Path, scratc
             )
             assert len(list(Path(out).iterdir())) == len(contents), archive.name
 
+    def move() -> None:
+        port, ae_title = archive.dicom
+        _run(
+            *("movescu", "-S", "-aet", "BENCH", "-aec", ae_title, "-aem", "SINK", "127.0.0.1", str(port)),
+            *("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study}"),
+        )
+        came = list((scratch / "sink").iterdir())
+        assert len(came) == len(contents), (archive.name, len(came))
+
     _time(archive, "STOW-RS, images a second", store, len(first))
-    send()
+    _time(archive, "C-STORE, images a second", send, len(second))
     _time(archive, "QIDO-RS studies, requests a second", search, 20, times=20)
     listed()
     _time(archive, "QIDO-RS instances of a study, requests a second", listed, 1)
@@ -170,25 +183,39 @@ def _round(archive: Archive, study: str, files: list[Path], folder: Path, scratc
     _time(archive, "WADO-RS frames, one by one, frames a second", frames, len(contents))
     _time(archive, "WADO-RS metadata, images a second", metadata, len(contents))
     _time(archive, "C-GET, images a second", get, len(contents))
+    _time(archive, "C-MOVE, images a second", move, len(contents))
+    for left in (scratch / "sink").iterdir():
+        left.unlink()
 
 
 def _time(archive: Archive, what: str, do: Callable[[], None], count: int, *, times: int = 1) -> None:
-    began = time.perf_counter()
+    began, used_s = time.perf_counter(), archive.processor_s()
     for _ in range(times):
         do()
     archive.times.setdefault(what, []).append(count / (time.perf_counter() - began))
+    used_ms = 1000 * (archive.processor_s() - used_s)
+    archive.processor_ms.setdefault(what, []).append(used_ms / (count if times == 1 else times))
 
 
 def _print(archives: list[Archive]) -> None:
     ours, theirs = archives
-    print(f"{'':50} {ours.name:>10} {theirs.name:>10}   pace of {theirs.name}")
+    print(f"{'':50} {ours.name:>10} {theirs.name:>10}   pace of {theirs.name}, processor ms an item")
     for what, mine in ours.times.items():
         others = theirs.times[what]
         ratio = statistics.median(a / b for a, b in zip(mine, others, strict=True))
-        print(f"{what:50} {statistics.median(mine):10.1f} {statistics.median(others):10.1f}   {ratio:5.2f} x")
+        print(
+            f"{what:50} {statistics.median(mine):10.1f} {statistics.median(others):10.1f}   {ratio:5.2f} x"
+            + _processor(ours.processor_ms.get(what), theirs.processor_ms.get(what))
+        )
     print(
         f"{'resident memory, all its processes, MB':50} {ours.resident_mb():10.0f} {theirs.resident_mb():10.0f}"
     )
+
+
+def _processor(mine: list[float] | None, others: list[float] | None) -> str:
+    if mine is None or others is None:
+        return ""
+    return f"   {statistics.median(mine):6.2f} {statistics.median(others):6.2f}"
 
 
 def _study(folder: Path, images: int) -> tuple[str, list[Path]]:
@@ -205,7 +232,23 @@ def _study(folder: Path, images: int) -> tuple[str, list[Path]]:
 
 
 @contextlib.contextmanager
-def _central(folder: Path) -> Iterator[Archive]:
+def _sink(folder: Path) -> Iterator[int]:
+    """Where a C-MOVE goes: DCMTK's storescp, what came is removed after each; its port."""
+    folder.mkdir()
+    port = free_base_port(1)
+    command = [program("storescp") or "storescp", "-od", str(folder), str(port)]
+    with _process(command, folder.parent):
+        echo = [program("echoscu") or "echoscu", "127.0.0.1", str(port)]
+        deadline = time.monotonic() + _START_S
+        while subprocess.run(echo, capture_output=True, check=False).returncode:
+            if time.monotonic() > deadline:
+                raise SystemExit("storescp does not answer")
+            time.sleep(0.1)
+        yield port
+
+
+@contextlib.contextmanager
+def _central(folder: Path, sink: int) -> Iterator[Archive]:
     folder.mkdir()
     port = free_base_port(3)
     config = folder / "central.toml"
@@ -214,6 +257,7 @@ def _central(folder: Path) -> Iterator[Archive]:
         f'[people]\nport = {port}\n[gateways]\nport = {port + 1}\n[storage]\nroot = "{folder / "root"}"\n'
         f'[dicom]\nport = {port + 2}\nae_title = "CENTRAL"\n'
         f'[[dicom.peers]]\nae_title = "BENCH"\naddress = "127.0.0.1"\nmay = {may}\n'
+        f'[[dicom.peers]]\nae_title = "SINK"\naddress = "127.0.0.1"\nhost = "127.0.0.1"\nport = {sink}\nmay = []\n'
     )
     foundation = Foundation.open(load_settings(Settings, config, environ={}))
     foundation.accounts.create_user("bench", _PASSWORD, Role.RADIOLOGIST)
@@ -237,7 +281,7 @@ def _central(folder: Path) -> Iterator[Archive]:
 
 
 @contextlib.contextmanager
-def _orthanc(folder: Path) -> Iterator[Archive]:
+def _orthanc(folder: Path, sink: int) -> Iterator[Archive]:
     folder.mkdir()
     port = free_base_port(2)
     config = folder / "orthanc.json"
@@ -252,7 +296,10 @@ def _orthanc(folder: Path) -> Iterator[Archive]:
                 "RemoteAccessAllowed": False,
                 "DicomAlwaysAllowStore": True,
                 "DicomAlwaysAllowGet": True,
-                "DicomModalities": {"bench": ["BENCH", "127.0.0.1", port]},
+                "DicomModalities": {
+                    "bench": ["BENCH", "127.0.0.1", port],
+                    "sink": ["SINK", "127.0.0.1", sink],
+                },
                 "SyncStorageArea": True,
                 "KeepAlive": True,
                 "TcpNoDelay": True,

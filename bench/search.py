@@ -24,6 +24,7 @@ from central.archive.archive import Archive
 from central.archive.query import StudyQuery, fold, person_name_groups
 from central.archive.tables import Series, Study
 from central.database import Database, Postgres, open_sqlite
+from central.identity.storage_keys import StorageKeys
 from tests.postgres import postgres_server
 
 _SEED: Final = 20261127
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def _measure(name: str, db: Database, folder: Path, studies: int, searches: int) -> None:
-    archive = Archive.open(folder, db)
+    archive = Archive.open(folder, db, StorageKeys(folder / "keys"), encrypts=False)
     began = time.monotonic()
     _fill(db, studies)
     print(f"{name}: {studies:,} studies, filled in {time.monotonic() - began:.0f} s", flush=True)

@@ -14,18 +14,18 @@ import os
 import signal
 import ssl
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import BinaryIO
 
 import peewee
-import pydicom.config
 
 from central.archive.archive import Archive
 from central.archive.errors import StorageError
 from central.archive.rows import StoredInstance
+from central.archive.scrub import Scrub
 from central.audit.delivery import DeliveryBook, SyslogDelivery, receiver_of
 from central.audit.dicom_message import PatientObject
 from central.audit.record import Action
@@ -47,7 +47,10 @@ from central.fleet.opening import BrokerPlace, FleetRooms
 from central.fleet.witnesses import Witnesses
 from central.foundation import Foundation, has_room, lock_folder, open_archive, open_record_beside
 from central.gateway_app import gateway_app
+from central.identity.errors import KeyFileError
+from central.ingest.quota import DayQuota
 from central.people_app import people_app
+from central.quietness import quiet_libraries
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
 from central.workflow.mllp import MllpServer, OrderDesk
 from central.workflow.ordering import Ordering
@@ -84,18 +87,27 @@ class Central:
         closing.callback(gateway_socket.close)
         try:
             archive = open_archive(settings.storage, foundation.db)
+            archive.sweep()
         except StorageError as error:
             raise StartError(f"the object store (storage.s3) cannot be used: {error}") from error
+        except KeyFileError as error:
+            raise StartError(str(error)) from error
         except (OSError, peewee.PeeweeException) as error:
             raise StartError(
                 f"the archive in {settings.storage.root} cannot be opened: {reason(error)}"
             ) from error
-        rooms = _fleet_rooms(foundation, closing)
+        quota = DayQuota(
+            archive.brought_by,
+            day_bytes=settings.limits.gateway_day_bytes,
+            day_bytes_of={name: limits.day_bytes for name, limits in settings.limits.gateway.items()},
+        )
+        rooms = _fleet_rooms(foundation, quota, closing)
         renderer = Renderer(settings.limits.render_workers)
         closing.callback(renderer.close)
         refusals = Refusals(foundation.audit)
         syslog = _syslog(foundation, archive, closing)
-        gateways = gateway_app(foundation, archive, rooms, refusals, closing)
+        gateways = gateway_app(foundation, archive, rooms, quota, refusals, closing)
+        _scrub(foundation, archive, closing)
         gateway_port = settings.gateways.public_port or gateway_socket.getsockname()[1]
         return cls(
             foundation=foundation,
@@ -156,13 +168,35 @@ def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> Sys
     return delivery
 
 
-def _fleet_rooms(foundation: Foundation, closing: ExitStack) -> FleetRooms:
+def _scrub(foundation: Foundation, archive: Archive, closing: ExitStack) -> None:
+    """What reads the objects in the background, running."""
+    storage = foundation.settings.storage
+    scrub = Scrub(
+        foundation.db,
+        archive.faults,
+        archive.removal,
+        archive.comparison,
+        bytes_per_s=storage.scrub_bytes_per_s,
+        interval=timedelta(days=storage.scrub_days),
+        tell=lambda fault: foundation.audit.record(fault.event()),
+    )
+    scrub.start()
+    closing.callback(scrub.stop)
+
+
+def _fleet_rooms(foundation: Foundation, quota: DayQuota, closing: ExitStack) -> FleetRooms:
     mqtt = foundation.settings.mqtt
     broker = BrokerPlace(mqtt.host, mqtt.port, mqtt.tls) if mqtt.host else None
     audit = foundation.audit
     witnesses = Witnesses(audit.newest_checkpoint, audit.contradicted)
     return FleetRooms.open(
-        foundation.db, foundation.gateways, foundation.identity, witnesses, broker, closing
+        foundation.db,
+        foundation.gateways,
+        foundation.identity,
+        witnesses,
+        quota.is_spent,
+        broker,
+        closing,
     )
 
 
@@ -282,15 +316,6 @@ async def _until_stopped(opened: Central) -> None:
     await opened.serve(stop, announce)
 
 
-def _quiet_libraries() -> None:
-    """pydicom's warnings and log lines quote the data set; nothing of a data set goes into our log."""
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    warnings.filterwarnings("ignore", module="pydicom")
-    for name in ("pydicom", "pynetdicom"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """``dicomnet-central``: exit code 0 when done, 2 with one sentence on stderr when it cannot be done."""
     logging.basicConfig(
@@ -298,5 +323,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
-    _quiet_libraries()
+    quiet_libraries()
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     return run_command(arguments, run)

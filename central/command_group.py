@@ -8,7 +8,10 @@ from collections.abc import Callable
 from central.audit.record import AuditEvent
 from central.config import Settings
 
-AddCommand = Callable[[str, str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
+RunCommand = Callable[[argparse.Namespace], int | None]
+"""Runs a command; None is exit code 0. What cannot begin raises, and is exit code 2."""
+
+AddCommand = Callable[[str, str, RunCommand], argparse.ArgumentParser]
 """Adds a command by name, what it does, and what runs it; gives its parser."""
 
 

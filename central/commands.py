@@ -18,15 +18,22 @@ from central.access.errors import AccessError
 from central.audit.errors import AuditError
 from central.audit.record import Action, AuditEvent
 from central.audit_commands import AuditCommands
+from central.backup_commands import BackupCommands
+from central.command_group import RunCommand
 from central.config import Settings
 from central.errors import StartError
 from central.fleet.mosquitto import BrokerPlan, write_configuration, write_revocations
 from central.foundation import Foundation
 from central.identity.pairings import Decision
+from central.import_commands import ImportCommands
 from central.institution import DEFAULT_INSTITUTION
 from central.institution_commands import InstitutionCommands
 from central.key_commands import KeyCommands
+from central.object_commands import ObjectCommands
+from central.pacs_import_command import PacsImportCommand
 from central.revocation import end_session, live_sessions
+from central.storage_key_commands import StorageKeyCommands
+from central.study_commands import StudyCommands
 from central.user_commands import UserCommands
 from contract.enrolment import Pairing
 from contract.settings import SettingsError, load_settings, print_default_config, settings_table
@@ -48,15 +55,12 @@ def run_command(arguments: Sequence[str] | None, serve: Callable[[Settings], Non
         print(print_default_config(Settings), end="")
         return 0
     if options.command is None:
-        parser.error(
-            "say what to do: serve, pair, user, institution, gateways, keys, mqtt-config or settings-table"
-        )
+        parser.error("say what to do: --help lists the commands")
     try:
-        options.command(options)
+        return options.command(options) or 0
     except (StartError, SettingsError, AccessError, AuditError) as error:
         print(f"dicomnet-central: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
@@ -72,7 +76,7 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def command(name: str, does: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    def command(name: str, does: str, run: RunCommand) -> argparse.ArgumentParser:
         return _command(commands, name, does, run)
 
     command("serve", "run central until SIGTERM or Ctrl-C", lambda options: serve(_settings(options)))
@@ -121,15 +125,29 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
         )
         choice.add_argument("fingerprint", help="as the box shows it; with or without spaces")
 
-    keys = commands.add_parser("keys", help="sealing keys, their root, and their backup").add_subparsers(
-        metavar="COMMAND", required=True
-    )
-    KeyCommands(_settings, _event).add(lambda name, does, run: _command(keys, name, does, run))
+    keys = commands.add_parser(
+        "keys", help="sealing keys, their root, storage keys, and their backup"
+    ).add_subparsers(metavar="COMMAND", required=True)
+    for group in (KeyCommands(_settings, _event), StorageKeyCommands(_settings, _event)):
+        group.add(lambda name, does, run: _command(keys, name, does, run))
 
     audit = commands.add_parser("audit", help="the audit record: verify it, give it out").add_subparsers(
         metavar="COMMAND", required=True
     )
     AuditCommands(_settings, _event).add(lambda name, does, run: _command(audit, name, does, run))
+
+    ImportCommands(_settings, _event).add(command)
+    PacsImportCommand(_settings, _event).add(command)
+    BackupCommands(_settings, _event).add(command)
+    objects = commands.add_parser("objects", help="what is kept: verify it, encrypt it").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    ObjectCommands(_settings, _event).add(lambda name, does, run: _command(objects, name, does, run))
+
+    study = commands.add_parser("study", help="legal hold, and erasing for good").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    StudyCommands(_settings, _event).add(lambda name, does, run: _command(study, name, does, run))
 
     broker = command("mqtt-config", "write a mosquitto configuration that fits this central", _mqtt_config)
     broker.add_argument("--dir", type=Path, required=True, metavar="D", help="folder to write it into")
@@ -152,7 +170,7 @@ def _command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
     does: str,
-    run: Callable[[argparse.Namespace], None],
+    run: RunCommand,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".")
     parser.add_argument(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import psycopg
@@ -26,12 +26,15 @@ EVERYWHERE: Final = ("", "0.0.0.0", "::")  # noqa: S104  # compared with, not bo
 
 def is_loopback(host: str) -> bool:
     """Whether `host` can only be this machine."""
-    if host == "localhost":
-        return True
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host.strip("[]")).is_loopback)
+
+
+def _is_address(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
+    return True
 
 
 class PeopleSettings(Section):
@@ -48,6 +51,46 @@ class PeopleSettings(Section):
         default=False,
         description="true: a reverse proxy on this machine does TLS in front; its X-Forwarded-* count",
     )
+    allowed_origins: list[str] = Field(
+        default=[],
+        description="origins of other viewers, such as https://ohif.example, whose pages may use DICOMweb by token",
+    )
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, values: list[str]) -> list[str]:
+        for value in values:
+            url = urlsplit(value)
+            closed = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname or ""))
+            as_shown = url.hostname and value == f"{url.scheme}://{url.netloc}".lower()
+            if not closed or not as_shown or "*" in value or "@" in value or url.port in (80, 443):
+                raise ValueError(
+                    f"{value} is no origin: write https://HOST or https://HOST:PORT, as the browser shows it, "
+                    "without a path; http:// for loopback only"
+                )
+        return values
+
+    public_url: str = Field(
+        default="",
+        description="how browsers reach central, such as https://central.example; passkeys hold for it; empty: none",
+    )
+
+    @field_validator("public_url")
+    @classmethod
+    def _fit_for_passkeys(cls, value: str) -> str:
+        if not value:
+            return value
+        url = urlsplit(value)
+        host = url.hostname or ""
+        if not host or url.path.strip("/") or url.query or url.fragment or url.username or url.password:
+            raise ValueError("a public_url is https://NAME or https://NAME:PORT")
+        if _is_address(host) or not host.isascii():
+            raise ValueError(
+                "passkeys hold for a name in ASCII (xn--…), not for an address: give central one"
+            )
+        if url.scheme != "https" and not (url.scheme == "http" and host == "localhost"):
+            raise ValueError("public_url begins with https://")
+        return value.rstrip("/")
 
     @model_validator(mode="after")
     def _closed(self) -> PeopleSettings:
@@ -137,8 +180,20 @@ class StorageSettings(Section):
     s3: S3Settings = Field(
         default=S3Settings.model_validate({}), description="Objects on S3 instead of files in root."
     )
+    encrypt: bool = Field(
+        default=False,
+        description="encrypt objects that come from now on, a key a study; back up the keys at once",
+    )
     reserve_bytes: int = Field(
         default=2 << 30, ge=0, description="bytes of the disk that stay free: uploads are put off below that"
+    )
+    scrub_bytes_per_s: int = Field(
+        default=20 << 20,
+        ge=0,
+        description="pace at which objects are read and compared with their hashes; 0: never",
+    )
+    scrub_days: int = Field(
+        default=30, ge=1, description="days from the end of one such pass to the next one's start"
     )
 
     @property
@@ -211,9 +266,13 @@ class AccessSettings(Section):
     emergency_minutes: int = Field(
         default=60, ge=5, le=1440, description="minutes for which such a study stays open"
     )
+    second_factor_roles: list[Literal["admin", "radiologist", "doctor", "patient"]] = Field(
+        default=[],
+        description="roles whose local accounts reach nothing until they have an authenticator app or a passkey",
+    )
 
 
-class OidcSettings(Section):
+class OidcProvider(Section):
     issuer: str = Field(
         default="", description="issuer of an OpenID Connect provider that people sign on at; empty: none"
     )
@@ -251,7 +310,7 @@ class OidcSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _complete(self) -> OidcSettings:
+    def _complete(self) -> Self:
         if not self.issuer:
             return self
         for url, key in ((self.issuer, "issuer"), (self.public_url, "public_url")):
@@ -265,6 +324,34 @@ class OidcSettings(Section):
         return self
 
 
+class OidcOtherProvider(OidcProvider):
+    key: str = Field(
+        pattern="^[a-z0-9][a-z0-9-]{0,31}$",
+        description="a short name for addresses; this one is told public_url/signin/oidc/callback?provider=KEY",
+    )
+
+
+class OidcSettings(OidcProvider):
+    others: list[OidcOtherProvider] = Field(
+        default=[],
+        description="further providers: one [[oidc.others]] table each, with the same keys and one of its own",
+    )
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> OidcSettings:
+        issuers = [self.issuer, *(one.issuer for one in self.others)]
+        keys = [one.key for one in self.others]
+        if self.others and not all(issuers):
+            raise ValueError("each provider has an issuer, and the first one is [oidc] itself")
+        if len(set(issuers)) < len(issuers) or len(set(keys)) < len(keys):
+            raise ValueError("two providers have the same issuer, or the same key")
+        return self
+
+
+class GatewayLimitSettings(Section):
+    day_bytes: int = Field(ge=0, description="what this gateway may bring in 24 hours")
+
+
 class LimitSettings(Section):
     max_object_bytes: int = Field(
         default=8 << 30, ge=1 << 20, description="largest object, sealed and opened, in bytes"
@@ -272,11 +359,17 @@ class LimitSettings(Section):
     max_uploads_per_gateway: int = Field(
         default=64, ge=1, description="unfinished uploads a gateway may have"
     )
+    gateway_day_bytes: int = Field(
+        default=1 << 40, ge=0, description="what a gateway may bring in 24 hours; the rest waits on the box"
+    )
     ingest_workers: int = Field(
         default=2, ge=1, le=64, description="threads that open, verify and index objects"
     )
     render_workers: int = Field(
         default=2, ge=1, le=64, description="processes that draw images for the browser"
+    )
+    gateway: dict[str, GatewayLimitSettings] = Field(
+        default={}, description="Other limits for one gateway, under its id."
     )
 
 

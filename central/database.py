@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -52,6 +53,28 @@ class Sqlite(peewee.SqliteDatabase):
     def writing(self) -> AbstractContextManager[object]:
         """A transaction that will write; waits for any other. Inside another one: a part of it."""
         return self.atomic("IMMEDIATE")
+
+    @contextmanager
+    def erasing(self, _models: Sequence[type[peewee.Model]]) -> Iterator[None]:
+        """A transaction whose deleted rows are overwritten, in the file and then in its write-ahead log."""
+        self._pragma("secure_delete = ON")
+        try:
+            with self.writing():
+                yield
+        finally:
+            self._pragma("secure_delete = OFF")
+        self._pragma("wal_checkpoint(TRUNCATE)")
+
+    def damage(self) -> list[str]:
+        """What is wrong with the file's pages, a sentence each; reads all of it."""
+        try:
+            found = self.execute_sql("PRAGMA quick_check(20)").fetchall()  # type: ignore[no-untyped-call]  # as below
+        except (peewee.DatabaseError, sqlite3.DatabaseError) as error:  # the latter where rows are fetched
+            return [str(error)]
+        return [" ".join(str(line).split()) for (line,) in found if line != "ok"]
+
+    def _pragma(self, pragma: str) -> None:
+        self.execute_sql(f"PRAGMA {pragma}")  # type: ignore[no-untyped-call]  # the stubs leave it untyped
 
     def end(self) -> None:
         """Close this thread's connection; those of others end with their threads."""
@@ -130,6 +153,18 @@ class Postgres(peewee.PostgresqlDatabase):
             if outermost:
                 self.execute_sql("SELECT pg_advisory_xact_lock(%s)", (self._writer_lock,))
             yield
+
+    @contextmanager
+    def erasing(self, models: Sequence[type[peewee.Model]]) -> Iterator[None]:
+        """A transaction that deletes from the tables of `models`, after which their dead rows are taken out."""
+        with self.writing():
+            yield
+        for model in models:
+            self.execute_sql(f'VACUUM "{model._meta.table_name}"')
+
+    def damage(self) -> list[str]:
+        """Nothing that could be seen from here: the server has checksums and tools of its own (pg_amcheck)."""
+        return []
 
     def require_fit(self) -> None:
         """Raise `DatabaseUnfitError` if the server is away, does not sync, or does not compare by code point."""
@@ -267,6 +302,27 @@ def grow_table(db: Database, table: str, columns: Mapping[str, str], *, outgrown
         if known and statements:
             for statement in (*statements, *(f"DROP INDEX IF EXISTS {index}" for index in outgrown)):
                 db.execute(peewee.SQL(statement))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+
+
+def rekey_table(db: Database, model: type[peewee.Model]) -> None:
+    """Make a table of an older version anew whose primary key has got further columns: these get their defaults.
+
+    Nothing is done where the table is missing, or has them; before `make_tables`.
+    """
+    table = model._meta.table_name
+    with db.writing():  # several programs may open it at once
+        known = {column.name for column in db.get_columns(table)}
+        kept = [field for name, field in model._meta.fields.items() if name in known]
+        if not known or len(kept) == len(model._meta.fields):
+            return
+        former = f"{table}_former"
+        db.execute(peewee.SQL(f"ALTER TABLE {table} RENAME TO {former}"))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        make_tables(db, [model])
+        columns = [peewee.SQL(field.column_name) for field in kept]
+        rows = peewee.Table(former).select(*columns)
+        for row in list(rows.dicts().execute(db)):
+            model.insert(**row).execute(db)
+        db.execute(peewee.SQL(f"DROP TABLE {former}"))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
 
 
 def put(db: Database, model: type[peewee.Model], row: Mapping[str, object]) -> None:

@@ -19,7 +19,9 @@ import peewee
 
 from central.access.accounts import Accounts
 from central.access.doorkeeper import Doorkeeper
+from central.access.policy import Role
 from central.archive.archive import Archive
+from central.archive.objects import INCOMING, ObjectFiles, ObjectStore
 from central.archive.s3 import S3Objects, S3Place
 from central.audit.chain import Notary
 from central.audit.errors import AuditUnavailableError
@@ -33,6 +35,7 @@ from central.identity.identity import Identity
 from central.identity.keyfiles import make_private_folder
 from central.identity.pairings import Pairings
 from central.identity.standings import Standings
+from central.identity.storage_keys import StorageKeys
 
 _ALWAYS_CALLED: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -67,7 +70,12 @@ class Foundation:
             gateways = Gateways(db, identity.authority)
             pairings = Pairings(db, gateways, accept_at_once=settings.gateways.acceptance == "pairing-string")
             standings = Standings(db, gateways, identity.ticket_key)
-            doorkeeper = Doorkeeper.open(db)
+            doorkeeper = Doorkeeper.open(
+                db,
+                factor_key=identity.factor_key,
+                factors_required_of=frozenset(map(Role, settings.access.second_factor_roles)),
+                public_url=settings.people.public_url,
+            )
         except KeyFileError as error:
             raise StartError(str(error)) from error
         except OSError as error:
@@ -91,7 +99,11 @@ class Foundation:
 def open_database(settings: StorageSettings) -> Database:
     """The index database: PostgreSQL where one is named, else a file in the data folder."""
     if not settings.database:
-        return open_sqlite(settings.root / "central.sqlite3")
+        path = settings.root / "central.sqlite3"
+        try:
+            return open_sqlite(path)
+        except peewee.PeeweeException as error:
+            raise DatabaseUnfitError(f"{path}: {error}; put it back from a backup") from error
     db = Postgres(settings.database, connections=settings.database_connections)
     db.require_fit()
     return db
@@ -111,13 +123,24 @@ def open_record_beside(settings: StorageSettings) -> Database:
     return Postgres(settings.database, connections=2, writer_lock=AUDIT_LOCK)
 
 
-def open_archive(settings: StorageSettings, db: Database) -> Archive:
-    """The archive: its index in `db`, its objects on S3 where an endpoint is named, else in the data folder."""
+def open_archive(settings: StorageSettings, db: Database, incoming: str = INCOMING) -> Archive:
+    """The archive: its index in `db`, its objects on S3 where an endpoint is named, else in the data folder.
+
+    Parameters
+    ----------
+    incoming : folder for what is being written. The server's own is for the server alone, which sweeps it.
+    """
+    keys, objects = StorageKeys(settings.keys_folder), open_objects(settings, incoming)
+    return Archive.open(settings.root, db, keys, objects, encrypts=settings.encrypt)
+
+
+def open_objects(settings: StorageSettings, incoming: str) -> ObjectStore:
+    """Where the contents are, for who writes them and has no index."""
     s3 = settings.s3
     if not s3.endpoint:
-        return Archive.open(settings.root, db)
+        return ObjectFiles.open(settings.root / "objects", incoming)
     place = S3Place(s3.endpoint, s3.bucket, s3.prefix, s3.region, s3.credentials, s3.cache_bytes)
-    return Archive.open(settings.root, db, S3Objects.open(place, settings.root / "objects-at-hand"))
+    return S3Objects.open(place, settings.root / "objects-at-hand", incoming)
 
 
 def has_room(settings: StorageSettings) -> Callable[[], bool]:
@@ -125,19 +148,24 @@ def has_room(settings: StorageSettings) -> Callable[[], bool]:
     return lambda: shutil.disk_usage(settings.root).free > settings.reserve_bytes
 
 
-def lock_folder(root: Path) -> int:
+def lock_folder(root: Path, name: str = "lock", holder: str = "dicomnet-central") -> int:
     """Take the data folder for this process until the descriptor is closed or the process ends.
+
+    Parameters
+    ----------
+    name : file of the lock; the server's is ``lock``.
+    holder : what has it, for the error.
 
     Raises
     ------
-    StartError : another server has it.
+    StartError : another process has it.
     """
-    descriptor = os.open(root / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(root / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        raise StartError(f"another dicomnet-central is running on the data folder {root}") from error
+        raise StartError(f"another {holder} is running on the data folder {root}") from error
     return descriptor
 
 

@@ -26,6 +26,7 @@ from central.ingest.pack_acceptance import PackAcceptance
 from central.ingest.packs import Packs
 from central.ingest.partial import PartialUploads, UploadLimits
 from central.ingest.problems import http_error, ingest_error, unexpected_error
+from central.ingest.quota import DayQuota
 from central.ingest.receipt_check import ReceiptDesk
 from central.ingest.standing import StandingDesk
 from central.ingest.uploads import Uploads
@@ -38,7 +39,12 @@ from contract.pack import MAX_PACK_BYTES
 
 
 def gateway_app(
-    foundation: Foundation, archive: Archive, rooms: FleetRooms, refusals: Refusals, closing: ExitStack
+    foundation: Foundation,
+    archive: Archive,
+    rooms: FleetRooms,
+    quota: DayQuota,
+    refusals: Refusals,
+    closing: ExitStack,
 ) -> Starlette:
     """The application of the gateways' listener; `closing` lets what is being archived finish."""
     settings, identity = foundation.settings, foundation.identity
@@ -46,13 +52,14 @@ def gateway_app(
         max_object_bytes=settings.limits.max_object_bytes,
         max_uploads_per_gateway=settings.limits.max_uploads_per_gateway,
         reserve_bytes=settings.storage.reserve_bytes,
+        spend=quota.spend,
     )
     acceptance = Acceptance(
         foundation.db,
         archive,
         central_id=identity.central_id,
         sealing_keys=identity.sealing_keys,
-        receipt_key=identity.receipt_key,
+        receipt_keys=identity.receipt_keys,
         max_object_bytes=limits.max_object_bytes,
         institution_of=foundation.gateways.institution_of,
     )
@@ -91,7 +98,7 @@ def gateway_app(
         identity.sealing_keys.signed_set,
         refusals,
         central_id=identity.central_id,
-        receipt_key=identity.receipt_key,
+        receipt_keys=identity.receipt_keys,
     )
     bundles = SupportBundles(foundation.settings.storage.support_folder)
     heartbeats = GatewayDesk(callers.gateway_of, rooms.correspondence, rooms.commands, bundles)
@@ -124,7 +131,7 @@ def _introduction(foundation: Foundation) -> Introduction:
     broker = BrokerAddress(host=mqtt.called_host, port=mqtt.called_port, tls=mqtt.tls) if mqtt.host else None
     return Introduction(
         central_id=identity.central_id,
-        receipt_keys=[_base64(identity.receipt_key.public_key().public_bytes_raw())],
+        receipt_keys=[_base64(key.public_bytes_raw()) for key in identity.receipt_keys.verifying().values()],
         root_key=_base64(identity.sealing_keys.root_public().public_bytes_raw()),
         key_set=identity.sealing_keys.signed_set(),
         broker=broker,

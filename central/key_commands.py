@@ -1,4 +1,4 @@
-"""``dicomnet-central keys``: sealing keys and their root, listed, changed, taken apart, saved and put back.
+"""``dicomnet-central keys``: sealing keys, receipt keys and their root: listed, changed, saved, put back.
 
 Always true: a new key is backed up before any box hears of it, unless that is declined in so many words; nothing is
 destroyed that a gateway may still need, unless that gateway is named; every change is on the audit record first.
@@ -7,30 +7,33 @@ destroyed that a gateway may still need, unless that gateway is named; every cha
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
-import tarfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path, PurePosixPath
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from central.audit.record import Action
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation, lock_folder
 from central.identity.errors import KeyFileError, KeySetChangeError
-from central.identity.keyfiles import make_private_folder, write_whole
-from central.identity.sealing_keys import ROOT_KEY, SEALING, read_root
+from central.identity.keyfiles import make_private_folder
+from central.identity.receipt_keys import LEAD
+from central.identity.sealing_keys import ROOT_KEY, read_root
+from central.key_backup import put_back, save, write_new
 from contract.key_set import KeySet, sign_key_set
+from contract.receipt_keys import ReceiptKeyList, is_receipt_keys, sign_receipt_keys
 
 Parser = argparse.ArgumentParser
-_MAX_BACKUP_FILES: Final = 256
-_MAX_KEY_FILE_BYTES: Final = 1 << 20
+Signable = KeySet | ReceiptKeyList
+_REQUEST: Final[TypeAdapter[Signable]] = TypeAdapter(Signable)
+_MAX_LEAD_DAYS: Final = 365
 
 
 class KeyCommands(CommandGroup):
@@ -53,7 +56,32 @@ class KeyCommands(CommandGroup):
         )
         retire = command("retire", "say that nobody seals for a key any more; it still opens", self._retire)
         retire.add_argument("key_id")
-        for parser in (rotate, retire):
+        rotate_receipt = command(
+            "rotate-receipts",
+            "make a new key for receipts, which boxes are told of before it signs",
+            self._rotate_receipts,
+        )
+        rotate_receipt.add_argument(
+            "--lead-days",
+            type=float,
+            default=LEAD.days,
+            metavar="DAYS",
+            help="how long boxes are told of it before it signs; default %(default)s",
+        )
+        saved = rotate_receipt.add_mutually_exclusive_group(required=True)
+        saved.add_argument("--backup", type=Path, metavar="FILE", help="save all keys there first")
+        saved.add_argument(
+            "--without-backup",
+            action="store_true",
+            help="if this disk breaks before a backup, boxes are enrolled anew",
+        )
+        retire_receipt = command(
+            "retire-receipts",
+            "say that nothing counts any more that this key signed; what boxes still wait for is signed anew",
+            self._retire_receipts,
+        )
+        retire_receipt.add_argument("key_id")
+        for parser in (rotate, retire, rotate_receipt, retire_receipt):
             parser.add_argument(
                 "--root", type=Path, metavar="FILE", help="the root key, where it is kept elsewhere"
             )
@@ -108,8 +136,27 @@ class KeyCommands(CommandGroup):
                     ).items():
                         print(f"    {gateway_id}: {reason}")
 
+            print()
+            receipts = foundation.identity.receipt_keys
+            listed = receipts.current_list()
+            if listed is None:
+                (key_id,) = receipts.verifying()
+                print(f"receipt keys\n{key_id}  signs, the first one")
+                return
+            print(f"receipt keys, list {listed.version}, issued {listed.issued_at_utc:%Y-%m-%d %H:%M} UTC")
+            now = datetime.now(UTC)
+            for one in listed.keys:
+                if one.retired_at_utc is not None:
+                    state = f"retired {one.retired_at_utc:%Y-%m-%d}"
+                elif one == listed.signing_at(now):
+                    state = "signs"
+                else:
+                    begins = f"signs from {one.signs_from_utc:%Y-%m-%d %H:%M} UTC"
+                    state = begins if one.signs_from_utc > now else "former"
+                print(f"{one.key_id}  made {one.created_at_utc:%Y-%m-%d}  {state}")
+
     def _rotate(self, options: argparse.Namespace) -> None:
-        with closing(Foundation.open(self._settings(options))) as foundation, _one_sentence():
+        with closing(Foundation.open(self._settings(options))) as foundation, one_sentence():
             keys = foundation.identity.sealing_keys
             with keys.changing():
                 if options.request is None:
@@ -121,57 +168,83 @@ class KeyCommands(CommandGroup):
                 self._carry_out(options, foundation, offered, detail)
 
     def _retire(self, options: argparse.Namespace) -> None:
-        with closing(Foundation.open(self._settings(options))) as foundation, _one_sentence():
+        with closing(Foundation.open(self._settings(options))) as foundation, one_sentence():
             keys = foundation.identity.sealing_keys
             with keys.changing():
                 offered = keys.retired(options.key_id)
                 self._carry_out(options, foundation, offered, f"retire: {options.key_id}")
 
+    def _rotate_receipts(self, options: argparse.Namespace) -> None:
+        if not 0 <= options.lead_days <= _MAX_LEAD_DAYS:
+            raise StartError(f"--lead-days is between 0 and {_MAX_LEAD_DAYS}")
+        with self._changing(options) as foundation:
+            if options.request is None:
+                _root(options, foundation)  # before anything is made
+            offered = foundation.identity.receipt_keys.rotated(timedelta(days=options.lead_days))
+            if options.backup is not None:
+                save(_folder(foundation), options.backup)
+            detail = f"rotate-receipts: list {offered.version}, new key {offered.newest.key_id}"
+            self._carry_out(options, foundation, offered, detail)
+
+    def _retire_receipts(self, options: argparse.Namespace) -> None:
+        with self._changing(options) as foundation:
+            offered = foundation.identity.receipt_keys.retired(options.key_id)
+            self._carry_out(options, foundation, offered, f"retire-receipts: {options.key_id}")
+
+    @contextmanager
+    def _changing(self, options: argparse.Namespace) -> Iterator[Foundation]:
+        """Central's rooms, while nobody else changes keys."""
+        with (
+            closing(Foundation.open(self._settings(options))) as foundation,
+            one_sentence(),
+            foundation.identity.sealing_keys.changing(),
+        ):
+            yield foundation
+
     def _carry_out(
-        self, options: argparse.Namespace, foundation: Foundation, offered: KeySet, detail: str
+        self, options: argparse.Namespace, foundation: Foundation, offered: Signable, detail: str
     ) -> None:
         """Sign and publish, or write the request for whoever has the root."""
         if options.request is not None:
-            _write_new(options.request, offered.model_dump_json(indent=2, exclude_none=True).encode())
+            write_new(options.request, offered.model_dump_json(indent=2, exclude_none=True).encode())
             print(f"{options.request} is to be signed where the root key is: dicomnet-central keys sign")
             return
         root = _root(options, foundation)
         foundation.audit.record(self._event(Action.KEYS, detail))
-        foundation.identity.sealing_keys.publish(sign_key_set(offered, root))
-        print(f"key set {offered.version} is published; boxes seal for {offered.newest.key_id}")
+        print(_publish(foundation, _signed(offered, root)))
 
     def _sign(self, options: argparse.Namespace) -> None:
-        with _one_sentence():
+        with one_sentence():
             root = read_root(options.root)
             if root is None:
                 raise StartError(f"there is no root key in {options.root}")
             try:
-                offered = KeySet.model_validate_json(options.request.read_bytes())
+                offered = _REQUEST.validate_json(options.request.read_bytes())
             except ValidationError as error:
                 raise StartError(
-                    f"{options.request} is not a request of keys rotate or keys retire"
+                    f"{options.request} is not a request of keys rotate, retire, rotate-receipts or retire-receipts"
                 ) from error
-            _write_new(options.out, sign_key_set(offered, root).encode("ascii"))
-        print(f"signed: set {offered.version} of {offered.central_id}, newest key {offered.newest.key_id}")
+            write_new(options.out, _signed(offered, root).encode("ascii"))
+        what = "set" if isinstance(offered, KeySet) else "list of receipt keys"
+        print(f"signed: {what} {offered.version} of {offered.central_id}, newest key {offered.newest.key_id}")
         print("compare this with what central printed before you install it", file=sys.stderr)
 
     def _install(self, options: argparse.Namespace) -> None:
-        with closing(Foundation.open(self._settings(options))) as foundation, _one_sentence():
+        with closing(Foundation.open(self._settings(options))) as foundation, one_sentence():
             token = options.signed.read_text("ascii").strip()
-            keys = foundation.identity.sealing_keys
-            with keys.changing():
+            with foundation.identity.sealing_keys.changing():
                 foundation.audit.record(self._event(Action.KEYS, f"install: {options.signed.name}"))
-                offered = keys.publish(token)
-        print(f"key set {offered.version} is published; boxes seal for {offered.newest.key_id}")
+                said = _publish(foundation, token)
+        print(said)
 
     def _export_root(self, options: argparse.Namespace) -> None:
-        with closing(Foundation.open(self._settings(options))) as foundation, _one_sentence():
+        with closing(Foundation.open(self._settings(options))) as foundation, one_sentence():
             path = _folder(foundation) / ROOT_KEY
             root = read_root(path)
             if root is None:
                 raise StartError(f"the root key is not in {path.parent} any more")
             foundation.audit.record(self._event(Action.KEYS, "export-root"))
-            _write_new(options.file, path.read_bytes())
+            write_new(options.file, path.read_bytes())
             copied = read_root(options.file)
             if copied is None or copied.private_bytes_raw() != root.private_bytes_raw():
                 raise StartError(f"{options.file} cannot be read back: the root key stays where it was")
@@ -181,7 +254,7 @@ class KeyCommands(CommandGroup):
     def _backup(self, options: argparse.Namespace) -> None:
         with (
             closing(Foundation.open(self._settings(options))) as foundation,
-            _one_sentence(),
+            one_sentence(),
             foundation.identity.sealing_keys.changing(),
         ):
             foundation.audit.record(self._event(Action.KEYS, "backup"))
@@ -191,7 +264,7 @@ class KeyCommands(CommandGroup):
     def _restore(self, options: argparse.Namespace) -> None:
         settings = self._settings(options)
         root = settings.storage.root
-        with _one_sentence():
+        with one_sentence():
             make_private_folder(root)
             descriptor = lock_folder(root)  # central must not run: it would not know its own CA any more
             try:
@@ -205,7 +278,7 @@ class KeyCommands(CommandGroup):
         )
 
     def _destroy(self, options: argparse.Namespace) -> None:
-        with closing(Foundation.open(self._settings(options))) as foundation, _one_sentence():
+        with closing(Foundation.open(self._settings(options))) as foundation, one_sentence():
             keys = foundation.identity.sealing_keys
             with keys.changing():
                 version = keys.current_set().version
@@ -224,7 +297,7 @@ class KeyCommands(CommandGroup):
 
 
 @contextmanager
-def _one_sentence() -> Iterator[None]:
+def one_sentence() -> Iterator[None]:
     """What can go wrong with keys, as one sentence for the person who typed the command."""
     try:
         yield
@@ -232,6 +305,22 @@ def _one_sentence() -> Iterator[None]:
         raise StartError(str(error)) from error
     except OSError as error:
         raise StartError(f"{error.filename or 'a key file'}: {error.strerror or error}") from error
+
+
+def _signed(offered: Signable, root: Ed25519PrivateKey) -> str:
+    return sign_key_set(offered, root) if isinstance(offered, KeySet) else sign_receipt_keys(offered, root)
+
+
+def _publish(foundation: Foundation, token: str) -> str:
+    """Give boxes what the root signed, whichever of the two it is; what to tell the person."""
+    if is_receipt_keys(token):
+        listed = foundation.identity.receipt_keys.publish(token)
+        signing = listed.signing_at(datetime.now(UTC))
+        begins = f", {listed.newest.key_id} from {listed.newest.signs_from_utc:%Y-%m-%d %H:%M} UTC on"
+        said = f"list {listed.version} of receipt keys is published; {signing.key_id} signs"
+        return said + (begins if signing != listed.newest else "")
+    offered = foundation.identity.sealing_keys.publish(token)
+    return f"key set {offered.version} is published; boxes seal for {offered.newest.key_id}"
 
 
 def _root(options: argparse.Namespace, foundation: Foundation) -> Ed25519PrivateKey:
@@ -246,62 +335,3 @@ def _root(options: argparse.Namespace, foundation: Foundation) -> Ed25519Private
 
 def _folder(foundation: Foundation) -> Path:
     return foundation.settings.storage.keys_folder
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    """Durable and for its owner only. StartError if there is such a file: it may be somebody's last copy."""
-    if path.exists():
-        raise StartError(f"{path} is there already, and is not replaced")
-    write_whole(path, content)
-
-
-def save(folder: Path, path: Path) -> int:
-    """Put every file of the keys' folder into one tar file; how many. Nothing in it is encrypted."""
-    out = io.BytesIO()
-    count = 0
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and file.name != "lock" and not file.name.endswith(".part"):
-                archive.add(file, str(file.relative_to(folder)))
-                count += 1
-    _write_new(path, out.getvalue())
-    return count
-
-
-def put_back(path: Path, folder: Path) -> list[str]:
-    """Write what the backup has and `folder` has not; the names. Of two key sets the higher number is kept by leaving
-    the one that is there.
-
-    Raises
-    ------
-    StartError : the backup is not one, or a file that is there differs in a way that one must be wrong.
-    """
-    make_private_folder(folder)
-    make_private_folder(folder / SEALING)
-    missing: list[tuple[Path, bytes, int]] = []
-    try:
-        with tarfile.open(path) as archive:
-            for number, member in enumerate(archive):
-                name = PurePosixPath(member.name)
-                fits = len(name.parts) == 1 or (len(name.parts) == 2 and name.parts[0] == SEALING)
-                bounded = number < _MAX_BACKUP_FILES and member.size <= _MAX_KEY_FILE_BYTES
-                if not (member.isfile() and fits and bounded and ".." not in name.parts):
-                    raise StartError(f"{path} is not a backup of keys: {member.name}")
-                source = archive.extractfile(member)
-                assert source is not None, "isfile() was asked"
-                content, target = source.read(), folder / name
-                if not target.exists():
-                    missing.append(
-                        (target, content, 0o644 if target.suffix in (".pem", ".pub", ".jws") else 0o600)
-                    )
-                elif target.suffix == ".key" and target.read_bytes() != content:
-                    raise StartError(
-                        f"{target} is another key than in the backup: move away the wrong one of them"
-                    )
-    except tarfile.TarError as error:
-        raise StartError(f"{path} is not a backup of keys") from error
-    # The set last: it must not name a key that is not there yet.
-    for target, content, mode in sorted(missing, key=lambda one: one[0].suffix == ".jws"):
-        if not target.with_suffix(".gone").exists():
-            write_whole(target, content, mode=mode)
-    return [str(target.relative_to(folder)) for target, _, _ in missing]

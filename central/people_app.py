@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,13 +17,15 @@ from starlette.routing import Route
 
 import central.viewer
 from central.access.claims import ClaimRules
+from central.access.cross_origin import CrossOrigin
 from central.access.oidc import Client, Provider
 from central.access.policy import Role
+from central.access.problems import router_problem
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
 from central.archive.archive import Archive
 from central.audit.delivery import SyslogDelivery
-from central.config import OidcSettings
+from central.config import OidcProvider, OidcSettings
 from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.render import Renderer
 from central.dicomweb.service import routes as dicomweb_routes
@@ -38,6 +42,7 @@ from central.portal.guests import routes as guest_routes
 from central.portal.institutions import routes as institution_routes
 from central.portal.looks import routes as looks_routes
 from central.portal.service import routes as portal_routes
+from central.portal.sign_in import at_provider
 from central.portal.single_sign_on import SignOn
 from central.portal.station import routes as station_routes
 from central.portal.study_access import routes as study_access_routes
@@ -79,21 +84,36 @@ def people_app(
 
     async def health(_request: Request) -> Response:
         audit_messages = "none" if syslog is None else syslog.word()
+        faults = await run_in_threadpool(archive.faults.count)
         return JSONResponse(
-            {"status": "ok", "broker": rooms.fleet.broker_state(), "audit_messages": audit_messages}
+            {
+                "status": "ok",
+                "broker": rooms.fleet.broker_state(),
+                "audit_messages": audit_messages,
+                "objects": "faulty" if faults else "ok",
+            }
         )
 
     return Starlette(
         routes=[
+            # The first, because it is asked the most, and routes are looked through one after the other.
+            *dicomweb_routes(
+                archive,
+                audit,
+                renderer,
+                DepositLimits(
+                    foundation.settings.limits.max_object_bytes, has_room(foundation.settings.storage)
+                ),
+            ),
             Route("/healthz", health, methods=["GET"]),
             *sign_in_routes(accounts, audit, sessions.token_life_s),
             *portal_routes(
-                accounts,
+                foundation.doorkeeper,
                 audit,
                 rooms.fleet.boxes,
                 pair_new,
                 sessions.browser_life_s,
-                sign_on_of(foundation.settings.oidc),
+                sign_ons_of(foundation.settings.oidc),
             ),
             *looks_routes(
                 archive,
@@ -128,30 +148,30 @@ def people_app(
             *worklist_routes(worklist, audit, Ordering(foundation.doorkeeper.assignments, archive)),
             *station_routes(worklist.entries, archive, audit),
             *institution_routes(foundation.doorkeeper, audit),
-            *dicomweb_routes(
-                archive,
-                audit,
-                renderer,
-                DepositLimits(
-                    foundation.settings.limits.max_object_bytes, has_room(foundation.settings.storage)
-                ),
-            ),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
-        middleware=[Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper)],
+        middleware=[
+            Middleware(CrossOrigin, origins=foundation.settings.people.allowed_origins),
+            Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper),
+        ],
+        exception_handlers={HTTPException: router_problem},
     )
 
 
-def sign_on_of(oidc: OidcSettings) -> SignOn | None:
-    """How people sign on at the house's provider; None where there is none."""
-    if not oidc.issuer:
-        return None
+def sign_ons_of(oidc: OidcSettings) -> list[SignOn]:
+    """How people sign on at each provider of the house."""
+    first = [sign_on_of(oidc, "")] if oidc.issuer else []
+    return first + [sign_on_of(one, one.key) for one in oidc.others]
+
+
+def sign_on_of(oidc: OidcProvider, key: str) -> SignOn:
+    """How people sign on at one of them. StartError: its secret cannot be read."""
     try:
         secret = oidc.client_secret.read_text().strip() if oidc.client_secret else ""
     except OSError as error:
         raise StartError(f"oidc.client_secret {oidc.client_secret}: {error.strerror}") from error
     public_url = oidc.public_url.rstrip("/")
-    redirect_uri = public_url + "/signin/oidc/callback"
+    redirect_uri = public_url + at_provider("/signin/oidc/callback", key)
     values = {
         Role.ADMIN: oidc.admin,
         Role.RADIOLOGIST: oidc.radiologist,
@@ -169,4 +189,4 @@ def sign_on_of(oidc: OidcSettings) -> SignOn | None:
         oidc.institution,
     )
     client = Client(oidc.issuer, oidc.client_id, secret, redirect_uri, oidc.scopes)
-    return SignOn(Provider(client), rules, oidc.name, public_url)
+    return SignOn(key, Provider(client), rules, oidc.name, public_url)

@@ -1,4 +1,4 @@
-"""`dicomnet-central user …`: accounts are made, listed, blocked and signed out here, and passwords set.
+"""`dicomnet-central user …`: accounts are made, listed, blocked and signed out, passwords set, second factors reset.
 
 Each change is recorded before it is made. All of it holds in a running server from the next request on.
 """
@@ -66,11 +66,18 @@ class UserCommands(CommandGroup):
             parser.add_argument(
                 "--generate-password", action="store_true", help="make a random password and print it, once"
             )
-        add("list", "print every account, its role, and whether it is blocked", self._list)
+        add(
+            "list", "print every account, its role, whether it is blocked, and its second factors", self._list
+        )
         for name, does, run in (
             ("block", "let an account in no more, and end its sessions, API tokens and guests", self._block),
             ("unblock", "let a blocked account in again; its guest links hold again, too", self._unblock),
             ("sign-out", "end every session and API token of an account", self._sign_out),
+            (
+                "reset-factors",
+                "take authenticator app, recovery codes and passkeys from an account, and end its sessions",
+                self._reset_factors,
+            ),
         ):
             add(name, does, run).add_argument("username")
 
@@ -138,7 +145,8 @@ class UserCommands(CommandGroup):
                 }
                 said = "; ".join(f"{name}: {value}" for name, value in more.items() if value)
                 blocked = "blocked" if one.is_blocked else ""
-                print(f"{one.username:32}  {one.role.value:12}  {blocked:7}  {said}".rstrip())
+                line = f"{one.username:32}  {one.role.value:12}  {blocked:7}  {one.held}  {said}"
+                print(line.rstrip())
 
     def _block(self, options: argparse.Namespace) -> None:
         with closing(Foundation.open(self._settings(options))) as foundation:
@@ -157,6 +165,13 @@ class UserCommands(CommandGroup):
             foundation.audit.record(self._event(Action.USER_CHANGE, f"sign out {options.username}"))
             foundation.accounts.sign_out(options.username)
         print(f"user {options.username} is signed out everywhere")
+
+    def _reset_factors(self, options: argparse.Namespace) -> None:
+        with closing(Foundation.open(self._settings(options))) as foundation:
+            detail = f"reset the second factors of {options.username}"
+            foundation.audit.record(self._event(Action.USER_CHANGE, detail))
+            foundation.accounts.reset_factors(options.username)
+        print(f"user {options.username} signs in with the password alone, until something is set up anew")
 
 
 def _known_gateways(foundation: Foundation, options: argparse.Namespace) -> list[str] | None:

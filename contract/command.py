@@ -60,7 +60,8 @@ class Reported(Message):
 
 
 class CommandKind(StrEnum):
-    """`PRIORITISE` takes `study_instance_uid`, `ECHO` the `ae_title` of a configured scanner; the others nothing."""
+    """`PRIORITISE` takes `study_instance_uid` and perhaps `priority` (a word of contract.priority; without it: first),
+    `ECHO` the `ae_title` of a configured scanner; the others nothing."""
 
     PAUSE = "pause"
     RESUME = "resume"

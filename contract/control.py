@@ -24,7 +24,7 @@ class Request(_Shape):
     """Methods: status → BoxStatus, queue → QueueList, scanners → ScannerList, echo (EchoParams) → EchoAnswer,
     enrol (EnrolParams) → BoxStatus, requeue (RequeueParams) → QueueList; for who may send, each → ScannerList:
     approve, refuse, remove_scanner (CallerParams), save_scanner (ScannerEntry); studies → StudyList;
-    destinations, try_again and give_up (DeliveryParams) → DestinationList."""
+    destinations, try_again and give_up (DeliveryParams) → DestinationList; prioritise (PriorityParams) → QueueList."""
 
     method: Literal[
         "status",
@@ -41,6 +41,7 @@ class Request(_Shape):
         "destinations",
         "try_again",
         "give_up",
+        "prioritise",
     ]
     params: dict[str, object] = Field(default_factory=dict)
 
@@ -59,6 +60,9 @@ class LinkStatus(_Shape):
     last_receipt_at_utc: datetime | None = None
     certificate_expires_at_utc: datetime | None = None
     renew_at_utc: datetime | None = Field(default=None, description="when the box will renew its certificate")
+    key_place: Literal["tpm", "file"] | None = Field(
+        default=None, description="where the private key of that certificate lies"
+    )
     clock_offset_s: float | None = Field(
         default=None, description="seconds that this machine's clock is ahead of central's"
     )
@@ -66,6 +70,19 @@ class LinkStatus(_Shape):
     notice: str = Field(default="", description="what is wrong with keys or identity, and what to do")
     heartbeat_connected: bool = False
     heartbeat_detail: str = ""
+
+
+class CentralStatus(_Shape):
+    """How the box stands with a central beside the first.
+
+    `in_use`: objects go there now; one for fail-over stands by while those before it work.
+    """
+
+    name: str
+    mode: Literal["copy", "fail-over"]
+    in_use: bool
+    gateway_id: str | None
+    link: LinkStatus
 
 
 class WorkflowStatus(_Shape):
@@ -97,6 +114,9 @@ class DestinationStatus(_Shape):
     """One destination beside central. `last_error`: why it does not go on; empty while it does."""
 
     name: str
+    kind: Literal["", "dimse", "stow", "central"] = Field(
+        default="", description="empty where it is not configured any more"
+    )
     configured: bool = Field(default=True, description="False: what is owed from an earlier configuration")
     waiting_objects: int = 0
     waiting_bytes: int = 0
@@ -175,6 +195,7 @@ class BoxStatus(_Shape):
     scrub_damaged_objects: int = Field(default=0, description="of those, what the disk had damaged or lost")
     memory_bytes: int
     link: LinkStatus
+    centrals: list[CentralStatus] = Field(default=[], description="beside the first, which `link` is about")
     destinations: list[DestinationStatus] = Field(default=[], description="beside central")
     lost_studies: list[LostStudyEntry] = Field(
         default=[], description="what central and the box have lost, the oldest first; at most 50"
@@ -220,6 +241,7 @@ class QueueEntry(_Shape):
     received_at_utc: datetime | None
     attempts: int
     last_error: str = ""
+    priority: str = Field(default="routine", description="a word of contract.priority")
 
 
 class QueueList(_Shape):
@@ -300,6 +322,14 @@ class EchoAnswer(_Shape):
 
 class EnrolParams(_Shape):
     pairing: str = Field(max_length=512)
+    central: str = Field(default="central", max_length=32, description="the name by which the box knows it")
+
+
+class PriorityParams(_Shape):
+    """`priority`: first, stat, high, routine or low; it holds for what comes of the study later, too."""
+
+    study_instance_uid: str = Field(pattern=r"^[0-9.]{1,64}$")
+    priority: str = Field(max_length=16)
 
 
 class RequeueParams(_Shape):

@@ -94,10 +94,15 @@ class Info(Message):
 
 
 class DestinationHealth(Message):
-    """How a box stands with one destination beside central. `last_error`: why it does not go on, if it does not."""
+    """How a box stands with one destination beside the central that hears this. `last_error`: why it does not go on.
+
+    `kind` is text, so that a reader can pass over what a newer box sends to; empty where it is configured no longer.
+    """
 
     name: str = Field(max_length=32)
+    kind: str = Field(default="", max_length=16, description="dimse, stow or central")
     waiting_objects: int = Field(ge=0)
+    waiting_bytes: int | None = Field(default=None, ge=0, description="sealed; None from an older box")
     set_aside_objects: int = Field(ge=0, description="refused for good; a person has to decide")
     oldest_at_utc: AwareDatetime | None = Field(default=None, description="arrival of the oldest that waits")
     last_error: str = Field(default="", max_length=160)
@@ -115,6 +120,9 @@ class Telemetry(Message):
     memory_bytes: int = Field(ge=0, description="resident set of the gateway process")
     uptime_s: float = Field(ge=0)
     certificate_expires_at_utc: AwareDatetime | None = None
+    key_place: Literal["tpm", "file"] | None = Field(
+        default=None, description="where the certificate's private key lies"
+    )
     paused: bool = Field(default=False, description="sending was paused by somebody")
     hours_to_full: float | None = Field(
         default=None,

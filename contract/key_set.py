@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from datetime import datetime
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -103,7 +103,17 @@ def verify_key_set(token: str, root: Ed25519PublicKey) -> KeySet:
         raise KeySetError("the key set is malformed or contradicts itself") from error
 
 
-def check_successor(held: KeySet, offered: KeySet) -> bool:
+class Numbered(Protocol):
+    """A key set, or a list of receipt keys."""
+
+    @property
+    def central_id(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+
+def check_successor(held: Numbered, offered: Numbered) -> bool:
     """Whether `offered` is news to who holds `held`: False for the very same set.
 
     Raises

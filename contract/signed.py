@@ -66,6 +66,15 @@ def verify(
         raise SignedError(f"the {kind}'s signature does not verify") from error
 
 
+def named(token: str, member: str) -> str:
+    """`kid` or `typ` in the header of what may be a signed word, "" if there is none; nothing is verified."""
+    try:
+        header = json.loads(_decode(token.split(".")[0]))
+    except (ValueError, RecursionError):
+        return ""
+    return str(header.get(member, "")) if isinstance(header, dict) else ""
+
+
 def _json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 

@@ -37,6 +37,7 @@ class Problem(StrEnum):
     UNKNOWN_KEY = "urn:dicomnet:problem:unknown-sealing-key"
     NOT_DICOM = "urn:dicomnet:problem:not-dicom"
     TOO_LARGE = "urn:dicomnet:problem:too-large"
+    ERASED = "urn:dicomnet:problem:study-erased"  # an administrator erased its study: a person decides
     PACK = "urn:dicomnet:problem:malformed-pack"  # 422: its objects are sent one by one
     OFFSET_MISMATCH = "urn:dicomnet:problem:offset-mismatch"  # 409: ask HEAD and go on from there
     NO_SUCH_UPLOAD = "urn:dicomnet:problem:no-such-upload"  # 404: create it again
@@ -44,10 +45,13 @@ class Problem(StrEnum):
     PAIRING = "urn:dicomnet:problem:pairing"  # 403: the pairing string is wrong, used or expired
     INVALID = "urn:dicomnet:problem:invalid-request"
     STORAGE = "urn:dicomnet:problem:storage"  # 507: central's disk; later
+    QUOTA = "urn:dicomnet:problem:quota"  # 429: this gateway has brought its share of the day; later
     UNAVAILABLE = "urn:dicomnet:problem:unavailable"
 
 
-PERMANENT: Final = frozenset({Problem.TAMPERED, Problem.UNKNOWN_KEY, Problem.NOT_DICOM, Problem.TOO_LARGE})
+PERMANENT: Final = frozenset(
+    {Problem.TAMPERED, Problem.UNKNOWN_KEY, Problem.NOT_DICOM, Problem.TOO_LARGE, Problem.ERASED}
+)
 """Refusals of the object itself. Everything else is about the line, the box or central, and is tried again."""
 
 

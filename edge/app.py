@@ -12,6 +12,7 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Collection
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -24,6 +25,7 @@ from contract.control import (
     EchoAnswer,
     EchoParams,
     EnrolParams,
+    PriorityParams,
     QueueList,
     RequeueParams,
     ScannerEntry,
@@ -31,8 +33,8 @@ from contract.control import (
 )
 from contract.enrolment import Pairing
 from contract.errors import ContractError
-from contract.identifiers import ObjectId, check_ae_title, check_object_id
-from contract.sealing import DataKeyRing
+from contract.identifiers import ObjectId, check_ae_title, check_object_id, check_uid
+from contract.priority import Priority
 from contract.settings import load_settings, print_default_config, settings_table
 from edge import commands, report
 from edge.buffer.errors import SpoolError
@@ -40,8 +42,10 @@ from edge.buffer.label import Label
 from edge.buffer.retention import Upkeep
 from edge.buffer.scrub import Scrub
 from edge.buffer.spool import Spool
+from edge.centrals import CentralKeys, Centrals, folder_of
 from edge.config import Settings
 from edge.control import ControlError, ControlServer
+from edge.destination_settings import CENTRAL
 from edge.destinations import Destinations
 from edge.gateway.admission import Admission
 from edge.gateway.approved import ApprovedFile
@@ -52,17 +56,14 @@ from edge.gateway.server import GatewayServer
 from edge.gateway.workers import Workers
 from edge.logs import log_to_stderr
 from edge.memory import share_heaps
+from edge.orders import Orders
 from edge.reporting import Reporting
 from edge.routing import Routing
 from edge.scanner_list import scanner_list, settings_of
 from edge.services import Services
-from edge.uplink.bandwidth import Bandwidth, HourlyLimit
 from edge.uplink.client import go_through
 from edge.uplink.equipment import ConfiguredScanner, Echoed
-from edge.uplink.forwarder import Forwarder
 from edge.uplink.identity import Identity
-from edge.uplink.link import Link
-from edge.uplink.membership import Membership
 from edge.workflow import Workflow
 
 _log = logging.getLogger(__name__)
@@ -80,7 +81,6 @@ class Box:
         self._settings = settings
         self._workers = workers or Workers()
         self._started_at_utc = datetime.now(UTC)
-        self._link = Link()
         self._running = ExitStack()
 
     def start(self) -> None:
@@ -91,6 +91,9 @@ class Box:
         SpoolError, ControlError, OSError : with a sentence that says what is in the way.
         """
         settings = self._settings
+        orders = Orders()
+        keys = CentralKeys(settings)
+        self._routing = Routing(settings.destinations, settings.routing, orders)
         with ExitStack() as started:
             settings.box.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._spool = Spool.open(
@@ -103,35 +106,21 @@ class Box:
                 low_water_bytes=settings.buffer.low_water_bytes,
                 retain=timedelta(hours=settings.buffer.retain_hours),
                 on_low_water=self._free_soon,
-                route=Routing(settings.destinations, settings.routing).route,
+                route=lambda label: (*keys.owed(label), *self._routing.route(label)),
+                rank=self._routing.rank,
+                complete=self._routing.complete,
+                copies=keys.copies,
             )
             self._upkeep = Upkeep(self._spool)
             self._scrub = self._make_scrub()
-            self._forwarder = Forwarder(
-                self._spool,
-                self._link,
-                connections=settings.uplink.connections,
-                lease_s=settings.uplink.lease_s,
-                backoff_ceiling_s=settings.uplink.backoff_ceiling_s,
-                timeout_s=settings.uplink.timeout_s,
-                on_receipt=self._report_soon,
-                bandwidth=Bandwidth(
-                    [
-                        HourlyLimit(
-                            frozenset(limit.days), limit.from_hour, limit.to_hour, limit.kbit_per_s * 125.0
-                        )
-                        for limit in settings.uplink.limits
-                    ]
-                ),
-            )
-            self._spool.pace.line_is_slow = self._forwarder.line_is_slow
-            self._forwarder.start()
+            self._centrals = Centrals(settings, self._spool, keys, on_receipt=self._report_soon)
+            self._centrals.start()
             joining = started.enter_context(ExitStack())
-            joining.callback(self._forwarder.join, _JOIN_S)
+            joining.callback(self._centrals.join, _JOIN_S)
             started.callback(self._spool.close)
             self._reporting = self._make_reporting()
             started.callback(self._reporting.stop)
-            started.callback(self._forwarder.stop, _SENDING_GRACE_S)
+            started.callback(self._centrals.stop, _SENDING_GRACE_S)
             self._admission = Admission(
                 settings.gateway,
                 settings.scanners,
@@ -143,12 +132,21 @@ class Box:
             self._services.start()
             # Joined after the spool has closed, which is what wakes an idle courier.
             self._destinations = Destinations(
-                settings, self._spool, self._services.local_recipient, on_delivered=self._report_soon
+                settings,
+                self._spool,
+                self._services.local_recipient,
+                on_delivered=self._report_soon,
+                centrals=self._centrals.troubles,
+                try_central=self._centrals.try_now,
             )
             joining.callback(self._destinations.join, _JOIN_S)
             started.callback(self._destinations.stop, _SENDING_GRACE_S)
             self._destinations.start()
-            self._workflow = Workflow(settings, self._services.database)
+            self._workflow = Workflow(
+                settings,
+                self._services.database,
+                on_worklist=lambda items: self._rank_again(orders.learn(items)),
+            )
             self._workflow.studies.restore(
                 self._spool.received_since(self._workflow.studies.restore_from_utc())
             )
@@ -162,19 +160,14 @@ class Box:
                 on_association_end=self._workflow.studies.association_ended,
                 workers=self._workers,
             )
-            self._membership = Membership(
-                settings.identity_directory,
-                self._spool,
-                self._link,
+            started.callback(self._centrals.leave)
+            self._centrals.begin(
+                own_recipients=self._services.recipients,
                 take_up=self._assume,
-                seal_for=lambda recipient: self._spool.set_keys(
-                    DataKeyRing((recipient, *self._services.recipients))
-                ),
-                try_now=self._forwarder.try_now,
                 tell_set_back=self._reporting.tell_set_back,
+                keys=commands.key_maker(settings),
             )
-            self._membership.start()
-            started.callback(self._membership.stop)
+            self._membership = self._centrals.first
             self._gateway.start()
             self._reporting.start()
             started.callback(self._gateway.stop)
@@ -199,6 +192,7 @@ class Box:
                     "destinations": lambda _: self.destinations(),
                     "try_again": lambda params: self.try_again(DeliveryParams.model_validate(params)),
                     "give_up": lambda params: self.give_up(DeliveryParams.model_validate(params)),
+                    "prioritise": lambda params: self.prioritise(PriorityParams.model_validate(params)),
                 },
             )
             control.start()
@@ -226,7 +220,7 @@ class Box:
     def status(self) -> BoxStatus:
         return report.box_status(
             self._spool,
-            self._link.status(),
+            self._centrals.links[CENTRAL].status(),
             gateway_id=self._membership.gateway_id,
             ae_title=self._settings.gateway.ae_title,
             host=self._settings.gateway.host,
@@ -238,6 +232,7 @@ class Box:
                 "workflow": self._workflow.status(),
                 "commitments": self._services.commitment_status(),
                 "tls_port": self._gateway.tls_port,
+                "centrals": self._centrals.status(),
                 "destinations": self._destinations.status(),
             }
         )
@@ -282,6 +277,14 @@ class Box:
             self._spool.requeue(object_id)
         return self.queue()
 
+    def prioritise(self, params: PriorityParams) -> QueueList:
+        study = check_uid(params.study_instance_uid)
+        priority = Priority.named(params.priority)
+        if not self._spool.prioritise(study, priority):
+            raise ControlError("nothing of this study waits on this box")
+        _log.info("priority changed", extra={"study_instance_uid": study, "priority": priority.word})
+        return self.queue()
+
     def destinations(self) -> DestinationList:
         return DestinationList(
             destinations=self._destinations.status(), set_aside=self._destinations.set_aside()
@@ -297,15 +300,16 @@ class Box:
 
     def enrol(self, params: EnrolParams) -> BoxStatus:
         """Buy an identity and begin to use it, without a restart; or begin to wait for an administrator's yes."""
-        self._membership.enrol(Pairing.parse(params.pairing))
+        self._centrals.enrol(params.central, Pairing.parse(params.pairing))
         return self.status()
 
-    def _assume(self, identity: Identity) -> None:
-        self._forwarder.use(identity)
-        self._workflow.use(identity)
-        self._reporting.assume(identity)
+    def _assume(self, central: str, identity: Identity) -> None:
+        if central == CENTRAL:
+            self._workflow.use(identity)
+        self._reporting.assume(central, identity)
         _log.info(
-            "identity in use", extra={"gateway_id": identity.gateway_id, "central": identity.central_url}
+            "identity in use",
+            extra={"as": central, "gateway_id": identity.gateway_id, "central": identity.central_url},
         )
 
     def _make_scrub(self) -> Scrub:
@@ -322,10 +326,10 @@ class Box:
     def _make_reporting(self) -> Reporting:
         settings = self._settings
         return Reporting(
-            settings.box.state_directory / "heartbeat",
+            {name: folder_of(settings, name) / "heartbeat" for name in self._centrals.links},
             self._spool,
-            self._forwarder,
-            self._link,
+            self._centrals,
+            self._centrals.links,
             started_at_utc=self._started_at_utc,
             ae_title=settings.gateway.ae_title,
             dicom_port=lambda: self._gateway.port,
@@ -348,6 +352,12 @@ class Box:
         calling = self._settings.gateway.ae_title
         result = echo(scanner.host, scanner.port, scanner.ae_title, calling, _ECHO_TIMEOUT_S)
         return Echoed(result.ok, result.round_trip_ms, result.detail)
+
+    def _rank_again(self, studies: Collection[str]) -> None:
+        """The worklist has changed; what waits of its studies may be more urgent now, or less."""
+        moved = self._spool.rank_again(self._routing.rank_again, studies)
+        if moved:
+            _log.info("priorities follow the worklist", extra={"objects": moved})
 
     def _free_soon(self) -> None:
         self._upkeep.soon()

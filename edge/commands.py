@@ -15,15 +15,19 @@ from contract.control import BoxStatus, DeliveryParams, DestinationList
 from contract.enrolment import Pairing
 from contract.identifiers import InvalidIdentifierError, check_object_id
 from edge import report
+from edge.centrals import IDENTITY, folder_of, names_of
 from edge.config import Settings
 from edge.control import NoBoxError, ask
+from edge.destination_settings import CENTRAL
 from edge.routes import routes_text
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
-from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError
+from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError, KeyLostError
 from edge.uplink.identity import IdentityStore
 from edge.uplink.key_book import KeyBook
+from edge.uplink.key_maker import KeyMaker
 from edge.uplink.pending import PendingFile, pending_sentence
+from edge.uplink.tpm import Tpm
 
 _ASK_TIMEOUT_S: Final = 10.0
 _ENROL_TIMEOUT_S: Final = 60.0
@@ -31,32 +35,50 @@ _DECIDE_TIMEOUT_S: Final = 600.0  # giving up a hundred thousand objects takes i
 _MOST_STUDIES: Final = 10_000
 
 
-def enrol_from_shell(settings: Settings, pairing_text: str) -> None:
+def enrol_from_shell(settings: Settings, pairing_text: str, central: str) -> None:
     """Enrol the running box through its control socket, or, if none runs, the one that starts next.
 
-    `pairing_text` is the pairing string, or "-" to read it from standard input.
+    `pairing_text` is the pairing string, or "-" to read it from standard input; `central` a name in names_of(settings).
     """
     pairing = Pairing.parse(sys.stdin.readline() if pairing_text == "-" else pairing_text)
     try:
         answer = ask(
-            settings.control_socket_path, "enrol", {"pairing": str(pairing)}, timeout_s=_ENROL_TIMEOUT_S
+            settings.control_socket_path,
+            "enrol",
+            {"pairing": str(pairing), "central": central},
+            timeout_s=_ENROL_TIMEOUT_S,
         )
         status = BoxStatus.model_validate(answer)
-        if status.link.enrolment:
-            print(status.link.enrolment)
+        link, gateway_id = status.link, status.gateway_id
+        for one in status.centrals:
+            if one.name == central:
+                link, gateway_id = one.link, one.gateway_id
+        if link.enrolment:
+            print(link.enrolment)
             return
-        gateway_id = status.gateway_id
     except NoBoxError:
-        gateway_id = _enrol_at_rest(settings, pairing)
+        gateway_id = _enrol_at_rest(settings, pairing, central)
         if gateway_id is None:
             return
     print(f"enrolled as {gateway_id} at {pairing.host}:{pairing.port}")
 
 
-def _enrol_at_rest(settings: Settings, pairing: Pairing) -> str | None:
+def _enrol_at_rest(settings: Settings, pairing: Pairing, central: str) -> str | None:
     """The gateway id; None if an administrator has to accept the box first, which is said."""
-    clock = BoxClock(settings.identity_directory / "clock.json")
-    store = IdentityStore(settings.identity_directory, clock)
+    if central not in names_of(settings):
+        listed = ", ".join(names_of(settings))
+        raise EnrolmentRefusedError(
+            f"no central is called {central}: there are {listed}; uplink.further_centrals names more"
+        )
+    for other in names_of(settings):
+        if other != central and _fingerprint(settings, other) == pairing.ca_fingerprint:
+            raise EnrolmentRefusedError(
+                f"this pairing string is of the central that this box knows as {other}: each is enrolled once"
+            )
+    folder = folder_of(settings, central) / IDENTITY
+    clock = BoxClock(folder / "clock.json")
+    keys = key_maker(settings)
+    store = IdentityStore(folder, clock, keys)
     try:
         known = store.load()
     except IdentityError:
@@ -67,22 +89,36 @@ def _enrol_at_rest(settings: Settings, pairing: Pairing) -> str | None:
             "again; it will then check that nothing waits for the former one"
         )
     settings.box.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    pending = PendingFile(settings.identity_directory / "pending.json")
+    pending = PendingFile(folder / "pending.json", keys)
     key = pending.key_for(pairing)
     try:
         _, enrolment = enrol(pairing, key, clock=clock)
     except EnrolmentPendingError as error:
         print(f"{pending_sentence(error.fingerprint)}. The box goes on with it by itself when it runs.")
         return None
-    except EnrolmentRefusedError:
+    except (EnrolmentRefusedError, KeyLostError):
         pending.clear()
         raise
-    gateway_id = store.save(key, enrolment).gateway_id
+    identity = store.save(key, enrolment)
+    identity.receipt_book.forget()
     # What lies in the spool is looked at when the box runs; until then any former key counts as needed.
-    book = KeyBook(settings.identity_directory / "keys.json", lambda: None)
+    book = KeyBook(folder / "keys.json", lambda: None)
     book.open(enrolment.answer.root_key, enrolment.answer.key_set, anew=True)
     pending.clear()
-    return gateway_id
+    return identity.gateway_id
+
+
+def key_maker(settings: Settings) -> KeyMaker:
+    """What makes this box's private keys."""
+    return KeyMaker(settings.identity.key, Tpm(settings.identity.tpm))
+
+
+def _fingerprint(settings: Settings, central: str) -> str | None:
+    try:
+        known = IdentityStore(folder_of(settings, central) / IDENTITY, keys=key_maker(settings)).load()
+    except IdentityError:
+        return None
+    return known.ca_fingerprint if known is not None else None
 
 
 def print_status(settings: Settings) -> None:
@@ -122,7 +158,7 @@ def _count(text: str) -> int:
 def carry_out(settings: Settings, options: argparse.Namespace) -> None:
     """Every command but `run`."""
     if options.command == "enrol":
-        enrol_from_shell(settings, options.pairing)
+        enrol_from_shell(settings, options.pairing, options.central)
     elif options.command == "routes":
         print(routes_text(settings, last=options.last, rules=options.rules))
     elif options.command == "destinations":
@@ -164,6 +200,12 @@ def parser() -> argparse.ArgumentParser:
         "pairing",
         help="the string dicomnet-pair:1:… that central shows once and takes for 15 minutes; - reads it from "
         "standard input, out of sight of other users of this machine",
+    )
+    enrolment.add_argument(
+        "--central",
+        default=CENTRAL,
+        metavar="NAME",
+        help="which central it is, where uplink.further_centrals names more than the first",
     )
     commands.add_parser("status", parents=[config], help="say how the running box is")
     commands.add_parser(

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from contract.settings import Section
 from edge.buffer.coding_pace import Coding
-from edge.destination_settings import DestinationsSettings, RuleSettings, check_routing
+from edge.destination_settings import DestinationsSettings, Name, RuleSettings, check_routing
 from edge.gateway.quirks import Quirks, profiles
 from edge.gateway.service_settings import CommitmentSettings, QuerySettings
 from edge.gateway.settings import GatewaySettings, ScannerSettings, check_scanners
@@ -55,6 +55,19 @@ class BoxSettings(Section):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity that is logged to standard error"
+    )
+
+
+class IdentitySettings(Section):
+    key: Literal["auto", "tpm", "file"] = Field(
+        default="auto",
+        description="Where the private key of the next certificate is made: auto (in a TPM 2.0 that can be used, else "
+        "in a file), tpm (there or nowhere), file; a key that exists stays where it is until then",
+    )
+    tpm: str = Field(
+        default="device:/dev/tpmrm0",
+        pattern=r"^[a-z]{1,16}(:[ -~]{1,200})?$",
+        description="The TPM, as tpm2-tss names it (TCTI)",
     )
 
 
@@ -121,6 +134,22 @@ def _proxy_url(value: str | None) -> str | None:
 
 
 class UplinkSettings(Section):
+    further_centrals: list[Name] = Field(
+        default=[],
+        max_length=4,
+        description="Names of centrals beside the first, in their order; each is enrolled under its name",
+    )
+    mode: Literal["copy", "fail-over"] = Field(
+        default="fail-over",
+        description="What further centrals are for: copy (each gets every image), or fail-over (one gets what those "
+        "before it cannot be sent)",
+    )
+    fail_over_after_s: float = Field(
+        default=300.0,
+        ge=1,
+        le=86_400,
+        description="Seconds that a central is out before the next one takes its place",
+    )
     connections: int = Field(
         default=4, ge=1, le=16, description="Connections on which objects and packs are sent at the same time"
     )
@@ -175,6 +204,7 @@ class Settings(Section):
     """The configuration of one box."""
 
     box: BoxSettings = BoxSettings()
+    identity: IdentitySettings = IdentitySettings()
     gateway: GatewaySettings = GatewaySettings()
     buffer: BufferSettings = BufferSettings()
     uplink: UplinkSettings = UplinkSettings()
@@ -187,8 +217,8 @@ class Settings(Section):
     routing: list[RuleSettings] = Field(
         default=[],
         max_length=256,
-        description="Which images go to which destinations; those of all rules that fit are added up, and central "
-        "gets every image in any case",
+        description="Which images go to which destinations, and how urgent they are; those of all rules that fit are "
+        "added up, and central gets every image in any case",
     )
     scanners: list[ScannerSettings] = Field(
         default=[],
@@ -204,6 +234,15 @@ class Settings(Section):
     @model_validator(mode="after")
     def _scanners_fit(self) -> Self:
         check_scanners(self.scanners, profiles(self.quirks))
+        return self
+
+    @model_validator(mode="after")
+    def _centrals_have_names_of_their_own(self) -> Self:
+        taken = [one.name.lower() for one in self.destinations.all]
+        for name in self.uplink.further_centrals:
+            if name.lower() in taken:
+                raise ValueError(f"two destinations or centrals are called {name}")
+            taken.append(name.lower())
         return self
 
     @model_validator(mode="after")

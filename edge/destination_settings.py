@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from contract.settings import Section
 from edge.gateway.settings import AeTitle, Network
@@ -22,11 +22,12 @@ def _name(value: str) -> str:
             "a destination's name has 1 to 32 letters, digits, spaces, dots, dashes and underscores"
         )
     if value.lower() == CENTRAL:
-        raise ValueError("central is no destination to be configured: it gets everything")
+        raise ValueError("central is what the first central is called: it gets everything")
     return value
 
 
 Name = Annotated[str, AfterValidator(_name)]
+Pattern = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 
 
 def _service_url(value: str) -> str:
@@ -145,7 +146,7 @@ class DestinationsSettings(Section):
 
 
 class RuleSettings(Section):
-    """A rule adds destinations: of several that fit all count, and central gets everything in any case."""
+    """A rule adds destinations and may name a priority: of several that fit all count, and central gets everything."""
 
     modalities: list[str] = Field(
         default=[], max_length=64, description="Modality (0008,0060), such as CT; empty: any"
@@ -159,7 +160,31 @@ class RuleSettings(Section):
     addresses: list[Network] = Field(
         default=[], max_length=64, description="IP addresses or networks they come from; empty: any"
     )
-    destinations: list[Name] = Field(min_length=1, max_length=_MOST, description="Where what fits goes")
+    stations: list[Pattern] = Field(
+        default=[],
+        max_length=64,
+        description="Station Name (0008,1010), with * and ? as wildcards, whatever the case; empty: any",
+    )
+    departments: list[Pattern] = Field(
+        default=[],
+        max_length=64,
+        description="Who asked: Requesting Service (0032,1033) of the image, or of its order in the worklist, with "
+        "* and ? as wildcards, whatever the case; empty: any",
+    )
+    destinations: list[Name] = Field(
+        default=[], max_length=_MOST, description="Where what fits goes, beside central"
+    )
+    priority: Literal["", "stat", "high", "routine", "low"] = Field(
+        default="",
+        description="How urgent what fits is; of several rules that fit, and of the order in the worklist, the highest "
+        "counts",
+    )
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if not self.destinations and not self.priority:
+            raise ValueError("a rule of routing names destinations, a priority, or both")
+        return self
 
 
 def check_routing(destinations: DestinationsSettings, rules: list[RuleSettings], *, has_key: bool) -> None:

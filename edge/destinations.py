@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, Literal
 
 from contract.control import DestinationStatus, SetAsideEntry
 from contract.errors import PermanentError
@@ -28,6 +28,7 @@ from edge.uplink.courier import Courier, Destination
 from edge.uplink.stow import StowDestination, stow_tls
 
 SET_ASIDE_SHOWN: Final = 200
+DestinationKind = Literal["", "dimse", "stow", "central"]
 
 
 class UnknownDestinationError(PermanentError):
@@ -36,6 +37,12 @@ class UnknownDestinationError(PermanentError):
 
 class Destinations:
     """`start`; `stop`, then close the spool, then `join`.
+
+    Parameters
+    ----------
+    centrals : further centrals that get a copy, by name, and why one does not go on: they are shown and decided about
+        like the others, and sent to elsewhere.
+    try_central : one of those works again.
 
     Raises
     ------
@@ -49,9 +56,17 @@ class Destinations:
         recipient: LocalRecipient | None,
         *,
         on_delivered: Callable[[], None],
+        centrals: Callable[[], Mapping[str, str]] = dict,
+        try_central: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._centrals = centrals
+        self._try_central = try_central
         self._deliveries = spool.deliveries
         self._couriers: dict[str, Courier] = {}
+        self._kinds: dict[str, DestinationKind] = {
+            one.name: "stow" if isinstance(one, StowDestinationSettings) else "dimse"
+            for one in settings.destinations.all
+        }
         for one in settings.destinations.all:
             assert recipient is not None, "the configuration was checked"
             self._couriers[one.name] = Courier(
@@ -82,17 +97,22 @@ class Destinations:
 
     def status(self) -> list[DestinationStatus]:
         """The configured ones, then those that are only owed to."""
-        tallies = self._deliveries.tallies()
-        names = [*self._couriers, *sorted(set(tallies) - set(self._couriers))]
+        tallies, centrals = self._deliveries.tallies(), self._centrals()
+        troubles = {**centrals, **{name: courier.trouble for name, courier in self._couriers.items()}}
+        kinds: dict[str, DestinationKind] = dict(self._kinds)
+        for name in centrals:
+            kinds[name] = "central"
+        names = [*troubles, *sorted(set(tallies) - set(troubles))]
         return [
             DestinationStatus(
                 name=name,
-                configured=name in self._couriers,
+                kind=kinds.get(name, ""),
+                configured=name in troubles,
                 waiting_objects=tally.waiting,
                 waiting_bytes=tally.waiting_bytes,
                 set_aside_objects=tally.set_aside,
                 oldest_at_utc=tally.oldest_at_utc,
-                last_error=self._couriers[name].trouble if name in self._couriers else "",
+                last_error=troubles.get(name, ""),
             )
             for name in names
             for tally in (tallies.get(name, NOTHING_OWED),)
@@ -113,6 +133,7 @@ class Destinations:
         self._deliveries.try_again(name, object_id)
         if name in self._couriers:
             self._couriers[name].try_now()
+        self._try_central(name)
 
     def give_up(self, name: str, object_id: ObjectId | None) -> None:
         """What is open for a destination, one or all, is owed no longer. Raises as `try_again`."""
@@ -120,7 +141,7 @@ class Destinations:
         self._deliveries.give_up(name, object_id)
 
     def _check_known(self, name: str) -> None:
-        known = {*self._couriers, *self._deliveries.tallies()}
+        known = {*self._couriers, *self._centrals(), *self._deliveries.tallies()}
         if name not in known:
             listed = ", ".join(sorted(known)) or "none"
             raise UnknownDestinationError(f"no destination is called {name}: there are {listed}")

@@ -18,6 +18,7 @@ import psutil  # type: ignore[import-untyped]  # it ships no type information
 
 from contract.control import (
     BoxStatus,
+    CentralStatus,
     DestinationList,
     DestinationStatus,
     LinkStatus,
@@ -144,6 +145,7 @@ def telemetry(
         memory_bytes=psutil.Process().memory_info().rss,
         uptime_s=max(0.0, (now - started_at_utc).total_seconds()),
         certificate_expires_at_utc=link.certificate_expires_at_utc,
+        key_place=link.key_place,
         paused=paused,
         hours_to_full=disk.hours_to_full,
         disk_wear_percent=box_health.disk_wear_percent(),
@@ -153,7 +155,9 @@ def telemetry(
         destinations=tuple(
             DestinationHealth(
                 name=one.name,
+                kind=one.kind,
                 waiting_objects=one.waiting_objects,
+                waiting_bytes=one.waiting_bytes,
                 set_aside_objects=one.set_aside_objects,
                 oldest_at_utc=one.oldest_at_utc,
                 last_error=printable(one.last_error)[:160],
@@ -161,6 +165,30 @@ def telemetry(
             for one in destinations[:MAX_DESTINATIONS]
         ),
     )
+
+
+def as_another_sees_it(telemetry: Telemetry, central: str, first: str, link: LinkStatus) -> Telemetry:
+    """The same for a further central: the first is a destination, and what waits for its own copy is the queue."""
+    others = [one for one in telemetry.destinations if one.name != central]
+    to_first = DestinationHealth(
+        name=first,
+        kind="central",
+        waiting_objects=telemetry.queue_objects,
+        waiting_bytes=telemetry.queue_bytes,
+        set_aside_objects=telemetry.quarantined_objects,
+        oldest_at_utc=telemetry.oldest_unsent_at_utc,
+        last_error="" if link.state == "connected" else printable(link.detail)[:160],
+    )
+    changes: dict[str, object] = {"destinations": (to_first, *others)[:MAX_DESTINATIONS]}
+    for own in telemetry.destinations:
+        if own.name == central:
+            changes |= {
+                "queue_objects": own.waiting_objects,
+                "queue_bytes": own.waiting_bytes or 0,
+                "quarantined_objects": own.set_aside_objects,
+                "oldest_unsent_at_utc": own.oldest_at_utc,
+            }
+    return telemetry.model_copy(update=changes)
 
 
 def info(*, ae_title: str, dicom_port: int, started_at_utc: datetime) -> Info:
@@ -219,6 +247,7 @@ def _entry(row: ObjectRow) -> QueueEntry:
         received_at_utc=row.received_at_utc,
         attempts=row.attempts,
         last_error=_advised(row),
+        priority=row.priority.word,
     )
 
 
@@ -251,6 +280,7 @@ def status_text(status: BoxStatus) -> str:
     link = status.link
     oldest = status.oldest_unsent_at_utc.isoformat() if status.oldest_unsent_at_utc else "-"
     expires = link.certificate_expires_at_utc.date().isoformat() if link.certificate_expires_at_utc else "-"
+    place = {"tpm": ", key in the TPM", "file": ", key in a file", None: ""}[link.key_place]
     renewal = f", renewed from {link.renew_at_utc.date().isoformat()} on" if link.renew_at_utc else ""
     lines = [
         f"box           {status.gateway_id or '(not enrolled)'}, version {status.version}, pid {status.pid}",
@@ -260,7 +290,7 @@ def status_text(status: BoxStatus) -> str:
         f"central       {link.state}{': ' + link.detail if link.detail else ''}",
         f"heartbeat     {'connected' if link.heartbeat_connected else 'not connected'}"
         f"{': ' + link.heartbeat_detail if link.heartbeat_detail else ''}",
-        f"certificate   until {expires}{renewal}",
+        f"certificate   until {expires}{renewal}{place}",
         *([f"enrolment     {link.enrolment}"] if link.enrolment else []),
         *([f"notice        {link.notice}"] if link.notice else []),
         *(f"LOST          {study.sentence}" for study in status.lost_studies),
@@ -278,10 +308,18 @@ def status_text(status: BoxStatus) -> str:
         f"scrubbed      {_scrub_text(status)}",
         f"memory        {size_text(status.memory_bytes)}",
     ]
+    lines += [_central_line(one) for one in status.centrals]
     lines += [destination_line(one) for one in status.destinations]
     if status.workflow is not None:
         lines += _workflow_lines(status.workflow)
     return "\n".join(lines)
+
+
+def _central_line(one: CentralStatus) -> str:
+    """How the box stands with a further central, on one line."""
+    standing = "" if one.mode == "copy" else ", in use" if one.in_use else ", stands by"
+    detail = one.link.enrolment or one.link.notice or one.link.detail
+    return f"{one.name:<14}{one.mode}{standing}, {one.link.state}{': ' + detail if detail else ''}"
 
 
 def destinations_text(listed: DestinationList) -> str:

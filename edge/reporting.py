@@ -1,8 +1,9 @@
-"""The box's side of the fleet, wired together: heartbeats, events, scanners' health, settings and commands.
+"""The box's side of the fleet, wired together: what it says to each central, scanners' health, settings and commands.
 
-Lives as long as the box; an identity comes and goes (`assume`), and with it the heartbeat. Keeps its files in
-``heartbeat/`` of the state directory. A crash loses no event that was noticed, and nothing here is needed to
-receive or to forward.
+Lives as long as the box; an identity comes and goes (`assume`), and with it that central's heartbeat. Keeps its files
+in ``heartbeat/`` of the state directory, and of each further central's folder. A crash loses no event that was noticed,
+and nothing here is needed to receive or to forward. What happens is told to every central; settings come from the first
+alone.
 """
 
 from __future__ import annotations
@@ -10,58 +11,73 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from pydantic import BaseModel
 
 from contract.command import Desired
 from contract.control import DestinationStatus
 from contract.heartbeat import Equipment, EventKind, Telemetry
+from contract.priority import Priority
+from contract.witness import Witnessed
 from edge import report, support
 from edge.buffer.receipts import LostStudy
 from edge.buffer.scrub import Damage
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
-from edge.uplink.commands import CommandDesk, CommandFailedError
+from edge.uplink.commands import CommandFailedError
 from edge.uplink.equipment import ConfiguredScanner, Echoed, EquipmentWatch
-from edge.uplink.forwarder import Forwarder
-from edge.uplink.heartbeat import Hearers, Heartbeat
 from edge.uplink.identity import Identity
 from edge.uplink.link import Link
-from edge.uplink.outbox import Outbox
 from edge.uplink.remote import Remote
 from edge.uplink.run import Run
 from edge.uplink.speech import Reports
-from edge.uplink.witness_book import WitnessBook
+from edge.voice import SettingsOfAnother, Voice
 
 _log = logging.getLogger(__name__)
-_COMMAND_GRACE_S: Final = 2.0
 _TOLD_STUDIES: Final = 100
 """Each an event of its own; more would push other events out of the list."""
 
 
+class Sending(Protocol):
+    """The forwarders, as far as a central may tell them something."""
+
+    @property
+    def paused(self) -> bool: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def try_now(self, name: str) -> None:
+        """Something got through to this central's side."""
+
+
 class Reporting:
-    """`start`, `assume` each identity, `stop`. Implements `edge.uplink.commands.Controls`.
+    """`start`, `assume` each identity, `stop`. Implements `edge.voice.BoxControls`.
 
     Parameters
     ----------
+    directories : where what belongs to each central is kept, by its name, the first one first.
+    links : how the box stands with each.
     dicom_port : of the gateway, known once it listens.
     configured : scanners that may be asked with C-ECHO, of now.
     echo : one C-ECHO; blocks.
     bundle_parts : what goes into a support bundle beside the log.
-    prioritise : puts a study's objects first and returns how many there are.
+    prioritise : ranks a study's objects and returns how many there are.
     destinations : how the box stands with those beside central; asked from `start` on.
     https_after_s : how long the broker may be away before heartbeats go over HTTPS.
     """
 
     def __init__(
         self,
-        directory: Path,
+        directories: Mapping[str, Path],
         spool: Spool,
-        forwarder: Forwarder,
-        link: Link,
+        sending: Sending,
+        links: Mapping[str, Link],
         *,
         started_at_utc: datetime,
         ae_title: str,
@@ -69,7 +85,7 @@ class Reporting:
         configured: Callable[[], Sequence[ConfiguredScanner]],
         echo: Callable[[ConfiguredScanner], Echoed],
         bundle_parts: Callable[[], Mapping[str, BaseModel | object]],
-        prioritise: Callable[[str], int],
+        prioritise: Callable[[str, Priority], int],
         destinations: Callable[[], Sequence[DestinationStatus]],
         log_level: str,
         echo_interval_s: int,
@@ -77,29 +93,27 @@ class Reporting:
         enabled: bool,
     ) -> None:
         self._spool = spool
-        self._forwarder = forwarder
-        self._link = link
+        self._sending = sending
+        self._links = links
+        self._first, *_ = directories
+        directory = directories[self._first]
         self._started_at_utc = started_at_utc
         self._ae_title = ae_title
         self._dicom_port = dicom_port
         self._bundle_parts = bundle_parts
         self._prioritise = prioritise
         self._destinations = destinations
-        self._https_after_s = https_after_s
-        self._enabled = enabled
         self._run = Run.begin(directory)
         self._recent = support.RecentLog()
-        self._identity: Identity | None = None
-        self._heartbeat: Heartbeat | None = None
         self._noticed: tuple[bool, int, int] | None = None  # accepting, quarantined, set aside
         self._noticing = threading.Lock()
-        self._outbox = Outbox(directory, on_added=self.soon)
+        self._voices: dict[str, Voice] = {}
         self._watch = EquipmentWatch(
             directory,
             configured=configured,
             seen=lambda: report.equipment_seen(spool),
             echo=echo,
-            notice=self._outbox.add,
+            notice=self._tell,
             echo_interval_s=echo_interval_s,
         )
         self._remote = Remote(
@@ -110,59 +124,52 @@ class Reporting:
                 "echo_interval_s": lambda seconds: self._watch.echo_every(float(seconds)),
             },
         )
-        self._witness = WitnessBook(directory)
-        self._commands = CommandDesk(self, self._outbox, self._central_now)
-        self._started = False
         if self._remote.paused:
-            forwarder.pause()  # somebody paused it before the box stopped
+            sending.pause()  # somebody paused it before the box stopped
         self._info = report.info(ae_title=ae_title, dicom_port=0, started_at_utc=started_at_utc)
+        for name, folder in directories.items():
+            foreign = SettingsOfAnother(self._remote.reported)
+            is_first = name == self._first
+            self._voices[name] = Voice(
+                folder,
+                links[name],
+                self._run,
+                self,
+                Reports(
+                    version=report.VERSION,
+                    info=lambda: self._info.model_copy(update={"dicom_port": self._dicom_port()}),
+                    telemetry=partial(self._telemetry, name),
+                    equipment=self._equipment,
+                    reported=self._remote.reported if is_first else foreign.reported,
+                    witnessed=Witnessed,
+                ),
+                desire=self._desire if is_first else foreign.desire,
+                connected=partial(sending.try_now, name),
+                https_after_s=https_after_s,
+                enabled=enabled,
+            )
 
     def start(self) -> None:
         """Begin to report; to be called once the gateway listens."""
         logging.getLogger().addHandler(self._recent)
-        started = f"version {report.VERSION}, start number {self._run.boot}"
-        self._outbox.add(EventKind.STARTED, started)
+        self._tell(EventKind.STARTED, f"version {report.VERSION}, start number {self._run.boot}")
         self._watch.start()
-        self._commands.start()
-        self._started = True
-        if self._identity is not None:
-            self.assume(self._identity)
+        for voice in self._voices.values():
+            voice.start()
 
-    def assume(self, identity: Identity) -> None:
-        """Report as `identity` from now on, or from `start` on."""
-        self._stop_heartbeat()
-        self._identity = identity
-        if not self._enabled or not self._started:
-            return
-        heartbeat = Heartbeat(
-            identity,
-            self._link,
-            self._run,
-            Reports(
-                version=report.VERSION,
-                info=lambda: self._info.model_copy(update={"dicom_port": self._dicom_port()}),
-                telemetry=self._telemetry,
-                equipment=self._equipment,
-                reported=self._remote.reported,
-                witnessed=self._witness.witnessed,
-            ),
-            Hearers(
-                command=self._commands.take,
-                settings=self._desire,
-                witness=self._witness.take,
-                connected=self._forwarder.try_now,
-            ),
-            self._outbox,
-            https_after_s=self._https_after_s,
-        )
-        self._heartbeat = heartbeat
-        heartbeat.start()
+    def assume(self, central: str, identity: Identity) -> None:
+        """Report to this central as `identity` from now on, or from `start` on."""
+        self._voices[central].assume(identity)
+
+    def _tell(self, kind: EventKind, detail: str) -> None:
+        """An event, to every central."""
+        for voice in self._voices.values():
+            voice.tell(kind, detail)
 
     def soon(self) -> None:
         """Something changed: report it within a second."""
-        heartbeat = self._heartbeat
-        if heartbeat is not None:
-            heartbeat.soon()
+        for voice in self._voices.values():
+            voice.soon()
 
     def tell_damage(self, damage: Damage) -> None:
         """The disk has changed or lost a file: an event, for the disk may be failing. The box's page names it."""
@@ -171,22 +178,22 @@ class Reporting:
             if damage.state is State.FREED
             else f"{damage.calling_ae_title} has to send it again: the box's queue page says which"
         )
-        self._outbox.add(EventKind.QUARANTINED, f"an image was damaged on the box's disk; {what}")
+        self._tell(EventKind.QUARANTINED, f"an image was damaged on the box's disk; {what}")
 
-    def tell_set_back(self, sent_again: int, lost: Sequence[LostStudy]) -> None:
-        """Central has lost what it signed for: an event, and one for each study that a scanner has to send again."""
+    def tell_set_back(self, central: str, sent_again: int, lost: Sequence[LostStudy]) -> None:
+        """A central has lost what it signed for: an event, and one for each study that a scanner has to send again."""
         if sent_again:
-            what = f"central lost what it had signed for; images that this box sends again: {sent_again}"
-            self._outbox.add(EventKind.CENTRAL_SET_BACK, what)
+            what = f"{central} lost what it had signed for; images that this box sends again: {sent_again}"
+            self._tell(EventKind.CENTRAL_SET_BACK, what)
         for study in lost[:_TOLD_STUDIES]:
-            self._outbox.add(EventKind.CENTRAL_SET_BACK, report.lost_sentence(study))
+            self._tell(EventKind.CENTRAL_SET_BACK, report.lost_sentence(study))
         if len(lost) > _TOLD_STUDIES:
             more = f"{len(lost) - _TOLD_STUDIES} studies more have to be sent again: the box's log lists them"
-            self._outbox.add(EventKind.CENTRAL_SET_BACK, more)
+            self._tell(EventKind.CENTRAL_SET_BACK, more)
 
     def stop(self) -> None:
-        self._commands.stop(_COMMAND_GRACE_S)
-        self._stop_heartbeat()
+        for voice in self._voices.values():
+            voice.stop()
         self._watch.stop()
         logging.getLogger().removeHandler(self._recent)
 
@@ -194,21 +201,22 @@ class Reporting:
 
     def pause(self) -> str:
         self._remote.keep_paused(True)
-        self._forwarder.pause()
+        self._sending.pause()
         _log.warning("sending paused", extra={"by": "central"})
         return "sending is paused; images are still received and kept"
 
     def resume(self) -> str:
         self._remote.keep_paused(False)
-        self._forwarder.resume()
+        self._sending.resume()
         _log.info("sending resumed", extra={"by": "central"})
         return "sending goes on"
 
-    def prioritise(self, study_instance_uid: str) -> str:
-        count = self._prioritise(study_instance_uid)
+    def prioritise(self, study_instance_uid: str, priority: Priority) -> str:
+        count = self._prioritise(study_instance_uid, priority)
         if count == 0:
             raise CommandFailedError("nothing of this study waits on this box")
-        return f"{count} objects of the study go first"
+        said = "go first" if priority is Priority.FIRST else f"are {priority.word}"
+        return f"{count} objects of the study {said}, and what comes of it later"
 
     def echo(self, ae_title: str) -> str:
         echoed = self._watch.echo_now(ae_title)
@@ -222,10 +230,7 @@ class Reporting:
         took = "" if echoed.round_trip_ms is None else f" within {echoed.round_trip_ms:.0f} ms"
         return echoed.detail + took
 
-    def send_support_bundle(self, command_id: str) -> str:
-        identity = self._identity
-        if identity is None:
-            raise CommandFailedError("the box is not enrolled")
+    def send_bundle_as(self, identity: Identity, command_id: str) -> str:
         parts = {
             **self._bundle_parts(),
             "scanners": [one.model_dump(mode="json") for one in self._equipment()],
@@ -236,19 +241,21 @@ class Reporting:
 
     # What is said ------------------------------------------------------------------------------------------------
 
-    def _telemetry(self) -> Telemetry:
-        identity = self._identity
+    def _telemetry(self, central: str) -> Telemetry:
+        identity = self._voices[central].identity
         ahead_s = identity.clock.offset_s() if identity is not None else None
         telemetry = report.telemetry(
             self._spool,
-            self._link.status(),
+            self._links[central].status(),
             started_at_utc=self._started_at_utc,
-            paused=self._forwarder.paused,
+            paused=self._sending.paused,
             clock_offset_s=None if ahead_s is None else round(-ahead_s, 3),
             destinations=self._destinations(),
         )
-        self._notice(telemetry)
-        return telemetry
+        if central == self._first:
+            self._notice(telemetry)
+            return telemetry
+        return report.as_another_sees_it(telemetry, central, self._first, self._links[self._first].status())
 
     def _notice(self, telemetry: Telemetry) -> None:
         with self._noticing:
@@ -259,15 +266,15 @@ class Reporting:
             return
         if before[0] and not telemetry.accepting:
             free = report.size_text(telemetry.disk_free_bytes)
-            self._outbox.add(EventKind.STOPPED_ACCEPTING, f"scanners are told to send later; {free} are free")
+            self._tell(EventKind.STOPPED_ACCEPTING, f"scanners are told to send later; {free} are free")
         elif telemetry.accepting and not before[0]:
-            self._outbox.add(EventKind.ACCEPTING, "images are taken in again")
+            self._tell(EventKind.ACCEPTING, "images are taken in again")
         if telemetry.quarantined_objects > before[1]:
             more = telemetry.quarantined_objects - before[1]
-            self._outbox.add(EventKind.QUARANTINED, f"{more} objects more in quarantine; the queue goes on")
+            self._tell(EventKind.QUARANTINED, f"{more} objects more in quarantine; the queue goes on")
         if set_aside > before[2]:
             what = f"{set_aside - before[2]} objects more that a destination refuses; the queue goes on"
-            self._outbox.add(EventKind.QUARANTINED, what)
+            self._tell(EventKind.QUARANTINED, what)
 
     def _equipment(self) -> list[Equipment]:
         return self._watch.equipment()[: report.MAX_EQUIPMENT]
@@ -277,14 +284,5 @@ class Reporting:
             return False
         refused = self._remote.reported().refused
         tail = f"; refused: {', '.join(sorted(refused))}" if refused else ""
-        self._outbox.add(EventKind.SETTINGS, f"settings version {desired.version} in force{tail}")
+        self._tell(EventKind.SETTINGS, f"settings version {desired.version} in force{tail}")
         return True
-
-    def _central_now(self) -> datetime:
-        identity = self._identity
-        return identity.clock.now() if identity is not None else datetime.now(UTC)
-
-    def _stop_heartbeat(self) -> None:
-        heartbeat, self._heartbeat = self._heartbeat, None
-        if heartbeat is not None:
-            heartbeat.stop()

@@ -1,6 +1,7 @@
 """The dry run of the routing: where the last studies would go by the rules in force, and by others that are tried out.
 
-Reads the spool's index beside the running box, and changes nothing.
+Reads the spool's index beside the running box, and changes nothing. Priorities are those of the rules: what orders
+and people said is not asked.
 """
 
 from __future__ import annotations
@@ -16,7 +17,19 @@ from edge.config import Settings
 from edge.destination_settings import CENTRAL, RuleSettings, check_routing
 from edge.routing import Routing, Traits
 
-_HEADINGS = ("received (UTC)", "images", "mod", "from", "to", "address", "study", "goes to")
+_HEADINGS = (
+    "received (UTC)",
+    "images",
+    "mod",
+    "from",
+    "to",
+    "address",
+    "station",
+    "department",
+    "study",
+    "goes to",
+    "priority",
+)
 _CHANGES = "with the other rules"
 
 
@@ -48,13 +61,20 @@ def routes_text(settings: Settings, *, last: int, rules: Path | None) -> str:
     text = _table([headings, *lines])
     if other is not None:
         changed = sum(bool(line[-1]) for line in lines)
-        text += f"\n{changed} of {len(lines)} would go elsewhere"
+        text += f"\n{changed} of {len(lines)} would go elsewhere, or at another priority"
     return text
 
 
 def _line(study: SeenStudy, now: Routing, other: Routing | None) -> list[str]:
-    traits = Traits(study.modality, study.calling_ae_title, study.called_ae_title, study.peer_address)
-    destinations = now.destinations_of(traits)
+    traits = Traits(
+        study.modality,
+        study.calling_ae_title,
+        study.called_ae_title,
+        study.peer_address,
+        study.station_name,
+        study.department,
+    )
+    destinations, priority = now.destinations_of(traits), now.priority_of(traits)
     line = [
         f"{study.last_received_at_utc:%Y-%m-%d %H:%M:%S}",
         str(study.instances),
@@ -62,11 +82,17 @@ def _line(study: SeenStudy, now: Routing, other: Routing | None) -> list[str]:
         study.calling_ae_title,
         study.called_ae_title,
         study.peer_address,
+        study.station_name or "-",
+        study.department or "-",
         study.study_instance_uid,
         ", ".join((CENTRAL, *destinations)),
+        priority.word,
     ]
     if other is not None:
-        line.append(_change(destinations, other.destinations_of(traits)))
+        changes = [_change(destinations, other.destinations_of(traits))]
+        if (then := other.priority_of(traits)) is not priority:
+            changes.append(f"priority {then.word}")
+        line.append(" ".join(filter(None, changes)))
     return line
 
 

@@ -19,7 +19,7 @@ from edge.buffer.pace import Pace
 from edge.buffer.performed_procedures import PerformedProcedures
 from edge.buffer.service_database import ServiceDatabase
 from edge.buffer.study_standing import StudyStanding
-from edge.buffer.worklist_cache import WorklistCache
+from edge.buffer.worklist_cache import WorklistCache, WorklistItem
 from edge.buffer.worklist_refresh import Fetch, WorklistRefresher
 from edge.config import Settings
 from edge.gateway.performed_procedure import PerformedProcedureService
@@ -41,6 +41,7 @@ class Workflow:
     Parameters
     ----------
     on_study : told of each change of a study's state, on a thread of its own; must not block for long.
+    on_worklist : told of the worklist's items whenever they are other ones.
 
     Raises
     ------
@@ -53,6 +54,7 @@ class Workflow:
         database: ServiceDatabase,
         *,
         on_study: Callable[[StudyStanding], None] = lambda _: None,
+        on_worklist: Callable[[Sequence[WorklistItem]], None] = lambda _: None,
     ) -> None:
         key = DeviceKey.load(settings.identity_directory / "device.key")
         self._on_study = on_study
@@ -81,6 +83,7 @@ class Workflow:
                 owner=None
                 if self._cache_is_centrals
                 else f"{upstream.ae_title}@{upstream.host}:{upstream.port}",
+                on_items=on_worklist,
             )
             self._refresher = WorklistRefresher(
                 self._cache, self._source(settings), interval_s=settings.worklist.refresh_s

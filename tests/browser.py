@@ -72,6 +72,7 @@ class Browser:
         )
         self._connection: ClientConnection | None = None
         self._next_id = 0
+        self._authenticator = ""
         #: What this page printed to its console since it was opened, newest last: shown when something fails.
         self.console: list[str] = []
         try:
@@ -104,7 +105,7 @@ class Browser:
             raise BrowserError(details.get("exception", {}).get("description", details["text"]))
         return answer["result"].get("value")
 
-    def wait_for(self, expression: str, timeout_s: float = 20.0) -> None:
+    def wait_for(self, expression: str, timeout_s: float = 60.0) -> None:
         """Return as soon as the expression is truthy; the page itself looks every 20 ms."""
         deadline = time.monotonic() + timeout_s
         check = (
@@ -133,6 +134,39 @@ class Browser:
         self._call(
             "Network.setCookie", url=url, name=name, value=value, httpOnly=True, sameSite="Strict", path="/"
         )
+
+    def plug_in_authenticator(self) -> None:
+        """Give the browser an authenticator of its own, which has verified its user and says yes to everything."""
+        self._call("WebAuthn.enable")
+        options = {
+            "protocol": "ctap2",
+            "transport": "internal",
+            "hasResidentKey": True,
+            "hasUserVerification": True,
+            "isUserVerified": True,
+            "automaticPresenceSimulation": True,
+        }
+        self._authenticator = self._call("WebAuthn.addVirtualAuthenticator", options=options)[
+            "authenticatorId"
+        ]
+
+    def verify_user(self, verified: bool) -> None:
+        """Whether the authenticator knows its user's finger from now on."""
+        name = self._authenticator
+        self._call("WebAuthn.setUserVerified", authenticatorId=name, isUserVerified=verified)
+
+    def credentials(self) -> list[dict[str, Any]]:
+        """What the authenticator holds, private keys and counters too."""
+        found = self._call("WebAuthn.getCredentials", authenticatorId=self._authenticator)["credentials"]
+        assert isinstance(found, list)
+        return found
+
+    def put_credential(self, credential: dict[str, Any]) -> None:
+        """Put `credential` in the place of the one with its id, as a copy of an authenticator would hold it."""
+        name = self._authenticator
+        held = {"authenticatorId": name, "credentialId": credential["credentialId"]}
+        self._call("WebAuthn.removeCredential", **held)
+        self._call("WebAuthn.addCredential", authenticatorId=name, credential=credential)
 
     def click(self, selector: str) -> None:
         """Click in the middle of an element with the left button."""

@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PROGRAMS = {
-    "dcmtk": ("storescu", "echoscu", "storescp", "findscu", "movescu", "getscu", "dcmqrscp"),
+    "dcmtk": ("storescu", "echoscu", "storescp", "findscu", "movescu", "getscu", "dcmqrscp", "dcmqrti"),
     "mosquitto": ("mosquitto",),
     "chromium": ("chromium",),
     "postgresql": ("initdb",),
     "orthanc": ("Orthanc",),
     "rsyslog": ("rsyslogd",),
+    "swtpm": ("swtpm", "swtpm_setup", "tpm2_create", "openssl"),
 }
 
 
@@ -28,6 +29,7 @@ def program(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join(folders))
 
 
+OHIF = Path(__file__).parent / "clients" / "ohif"
 PROVIDER = Path(__file__).parent / "central" / "access" / "provider"
 
 
@@ -39,6 +41,8 @@ def missing_peers(peers: Iterable[str]) -> list[str]:
 def _is_there(peer: str) -> bool:
     if peer == "oidc-provider":
         return (PROVIDER / "node_modules" / peer).is_dir()
+    if peer == "ohif":
+        return (OHIF / "dist" / "index.html").is_file()
     if peer == "orthanc" and orthanc_dicomweb() is None:
         return False
     return all(program(name) for name in PROGRAMS[peer])

@@ -8,6 +8,9 @@ command -v chromium >/dev/null || missing="$missing chromium"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="$missing orthanc orthanc-dicomweb"
 [ -e /usr/lib/"$(uname -m)"-linux-gnu/rsyslog/lmnsd_ossl.so ] || missing="$missing rsyslog rsyslog-openssl"
+{ command -v swtpm && command -v swtpm_setup; } >/dev/null || missing="$missing swtpm swtpm-tools"
+command -v tpm2_create >/dev/null || missing="$missing tpm2-tools"
+[ -e /usr/lib/"$(uname -m)"-linux-gnu/ossl-modules/tpm2.so ] || missing="$missing tpm2-openssl"
 [ -z "$missing" ] && exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -26,8 +26,9 @@ from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, Tab
 from contract.control import BoxStatus
 from tui import words
 from tui.client import BoxAwayError, BoxClient, BoxError
-from tui.enrol import Enrol
+from tui.enrol import Enrol, standing_with
 from tui.overview import Overview
+from tui.priority import PriorityChoice
 from tui.queue import Queue
 from tui.scanner_form import ScannerForm
 from tui.scanners import Scanners
@@ -65,12 +66,16 @@ class BoxApp(App[None]):
     #scanner-detail { height: 5; }
     #echo-result { height: 1; }
     #enrol-state, #enrol-result { margin: 1 0; }
+    #enrol-central { display: none; width: 40; }
+    .several #enrol-central { display: block; }
     EchoForm { align: center middle; }
     #echo-form { width: 60; height: auto; padding: 1 2; border: round $primary; background: $surface; }
     #echo-form Horizontal { height: auto; }
     #echo-fault { height: auto; color: $error; }
-    ScannerForm, Confirm { align: center middle; }
-    #scanner-form, #confirm { width: 70; height: auto; padding: 1 2; border: round $primary; background: $surface; }
+    ScannerForm, Confirm, PriorityChoice { align: center middle; }
+    #scanner-form, #confirm, #priority {
+        width: 70; height: auto; padding: 1 2; border: round $primary; background: $surface;
+    }
     #scanner-form .buttons, #confirm .buttons { height: auto; margin: 1 0 0 0; }
     #scanner-form .row { height: 1; }
     #scanner-form .name { width: 13; }
@@ -177,6 +182,20 @@ class BoxApp(App[None]):
 
         self._tell(ask())
 
+    @on(Queue.Prioritise)
+    def _prioritise(self, message: Queue.Prioritise) -> None:
+        study = message.study_instance_uid
+
+        def chosen(word: str | None) -> None:
+            if word:
+                self._tell(ask(word))
+
+        async def ask(word: str) -> None:
+            self.query_one(Queue).show(await self._client.prioritise(study, word))
+            self.notify(f"The study is {word} from now on.")
+
+        self.push_screen(PriorityChoice(study), chosen)
+
     @on(Queue.Hint)
     @on(Scanners.Hint)
     def _hint(self, message: Queue.Hint | Scanners.Hint) -> None:
@@ -234,11 +253,12 @@ class BoxApp(App[None]):
 
         async def ask() -> None:
             try:
-                status = await self._client.enrol(message.pairing)
+                status = await self._client.enrol(message.pairing, message.central)
             except BoxError as error:
                 page.show_result(str(error), ok=False)
                 return
-            page.show_result(status.link.enrolment or f"enrolled as {status.gateway_id}", ok=True)
+            gateway_id, link = standing_with(status, message.central)
+            page.show_result(link.enrolment or f"enrolled as {gateway_id}", ok=True)
             self._refresh_now.set()
 
         self._tell(ask())

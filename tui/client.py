@@ -20,6 +20,8 @@ from contract.control import (
     CallerParams,
     EchoAnswer,
     EchoParams,
+    EnrolParams,
+    PriorityParams,
     QueueList,
     ScannerEntry,
     ScannerList,
@@ -55,14 +57,19 @@ class BoxClient:
     async def queue(self) -> QueueList:
         return await self._ask("queue", {}, QueueList)
 
+    async def prioritise(self, study_instance_uid: str, priority: str) -> QueueList:
+        params = PriorityParams(study_instance_uid=study_instance_uid, priority=priority)
+        return await self._ask("prioritise", params.model_dump(), QueueList)
+
     async def scanners(self) -> ScannerList:
         return await self._ask("scanners", {}, ScannerList)
 
     async def echo(self, params: EchoParams) -> EchoAnswer:
         return await self._ask("echo", params.model_dump(), EchoAnswer, LONG_TIMEOUT_S)
 
-    async def enrol(self, pairing: str) -> BoxStatus:
-        return await self._ask("enrol", {"pairing": pairing}, BoxStatus, LONG_TIMEOUT_S)
+    async def enrol(self, pairing: str, central: str) -> BoxStatus:
+        params = EnrolParams(pairing=pairing, central=central)
+        return await self._ask("enrol", params.model_dump(), BoxStatus, LONG_TIMEOUT_S)
 
     async def requeue(self, object_id: str, destination: str) -> QueueList:
         return await self._ask("requeue", {"object_id": object_id, "destination": destination}, QueueList)

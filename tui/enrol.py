@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.message import Message
-from textual.widgets import Button, Input, Static
+from textual.widgets import Button, Input, Select, Static
 
-from contract.control import BoxStatus
+from contract.control import BoxStatus, LinkStatus
 from contract.enrolment import Pairing, PairingError
+from tui import words
+
+FIRST: Final = "central"
+
+
+def standing_with(status: BoxStatus, central: str) -> tuple[str | None, LinkStatus]:
+    """What a central calls this box, and how the box stands with it."""
+    for one in status.centrals:
+        if one.name == central:
+            return one.gateway_id, one.link
+    return status.gateway_id, status.link
 
 
 class Enrol(Vertical):
@@ -20,11 +33,16 @@ class Enrol(Vertical):
     class Requested(Message):
         """The technician wants the box enrolled. The pairing string is a secret until it is used."""
 
-        def __init__(self, pairing: str) -> None:
+        def __init__(self, pairing: str, central: str) -> None:
             super().__init__()
             self.pairing = pairing
+            self.central = central
 
     BINDINGS = [Binding("escape", "leave", "Leave the field")]  # noqa: RUF012  # Textual's own declaration
+
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002  # Textual's name
+        super().__init__(id=id)
+        self._names = [FIRST]
 
     def compose(self) -> ComposeResult:
         yield Static("", id="enrol-state")
@@ -32,6 +50,7 @@ class Enrol(Vertical):
             "At central: Fleet, Add a box. It shows a pairing string once; it is good for 15 minutes.\n"
             "Paste it here and press Enter."
         )
+        yield Select[str]([(FIRST, FIRST)], value=FIRST, allow_blank=False, id="enrol-central", compact=True)
         yield Input(placeholder="dicomnet-pair:1:…", id="pairing", max_length=512)
         yield Button("Enrol", variant="primary", id="enrol-go")
         yield Static("", id="enrol-result")
@@ -41,7 +60,20 @@ class Enrol(Vertical):
             text = Text("○ This box is not enrolled: it takes no images yet.", "bold red")
         else:
             text = Text(f"● This box is {status.gateway_id}. Enrolling again replaces its identity.", "green")
+        for one in status.centrals:
+            if one.gateway_id is None:
+                text.append(
+                    f"\n○ {words.plain(one.name)}: not enrolled. It gets nothing of what comes until then.",
+                    "yellow",
+                )
+            else:
+                text.append(f"\n● {words.plain(one.name)}: this box is {one.gateway_id}.", "green")
         self.query_one("#enrol-state", Static).update(text)
+        names = [FIRST, *(one.name for one in status.centrals)]
+        if names != self._names:
+            self._names = names
+            self.query_one("#enrol-central", Select).set_options([(name, name) for name in names])
+            self.set_class(len(names) > 1, "several")
 
     def show_result(self, text: str, *, ok: bool | None) -> None:
         """`ok` None: under way."""
@@ -67,4 +99,5 @@ class Enrol(Vertical):
             self.show_result(str(error), ok=False)
             return
         self.show_result(f"asking central at {pairing.host} port {pairing.port} …", ok=None)
-        self.post_message(self.Requested(str(pairing)))
+        central = self.query_one("#enrol-central", Select).value
+        self.post_message(self.Requested(str(pairing), str(central)))

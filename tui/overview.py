@@ -11,12 +11,13 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from contract.control import BoxStatus, CommitmentStatus, DestinationStatus, WorkflowStatus
+from contract.control import BoxStatus, CentralStatus, CommitmentStatus, DestinationStatus, WorkflowStatus
 from tui import words
 
 _BAR_CELLS: Final = 20
 _DISK_TIGHT: Final = 0.1  # share of the disk that is free, below which the bar is yellow
 _CERTIFICATE_SOON_D: Final = 14
+_KINDS: Final = {"dimse": "C-STORE", "stow": "STOW-RS", "central": "central"}
 _FULL_SOON_H: Final = 48  # a weekend
 
 
@@ -46,13 +47,15 @@ def facts(status: BoxStatus) -> Table:
     for sentence in (link.enrolment, link.notice):
         if sentence:
             table.add_row("", Text(words.plain(sentence), "yellow"))
+    for central in status.centrals:
+        table.add_row(words.plain(central.name), _further(central))
     for study in status.lost_studies:
         table.add_row("Lost", Text(words.plain(study.sentence), "red"))
     table.add_row("Last receipt", _ago(link.last_receipt_at_utc))
     table.add_row("Heartbeat", _sign(link.heartbeat_connected, "connected", "not connected"))
     if link.heartbeat_detail:
         table.add_row("", Text(words.plain(link.heartbeat_detail)))
-    table.add_row("Certificate", _certificate(link.certificate_expires_at_utc))
+    table.add_row("Certificate", _certificate(link.certificate_expires_at_utc, link.key_place))
     table.add_row(
         "Queue",
         f"{words.count(status.queue_objects, 'object')}, {words.size(status.queue_bytes)}, "
@@ -83,6 +86,21 @@ def link_text(status: BoxStatus) -> Text:
     return text
 
 
+def _further(one: CentralStatus) -> Text:
+    """A central beside the first: how the box stands with it, and what it is for."""
+    sign, colour, word = words.LINK_WORDS[one.link.state]
+    text = Text.assemble((f"{sign} {word}", colour))
+    if one.link.central:
+        text.append(f" {words.plain(one.link.central)}")
+    text.append(", gets a copy" if one.mode == "copy" else ", IN USE" if one.in_use else ", stands by")
+    if one.gateway_id is not None and not one.link.heartbeat_connected:
+        text.append(", hears no heartbeat", "yellow")
+    for sentence in (one.link.detail, one.link.enrolment, one.link.notice):
+        if sentence:
+            text.append(f". {words.plain(sentence)}")
+    return text
+
+
 def _sign(good: bool, yes: str, no: str) -> Text:
     return Text(f"● {yes}", "green") if good else Text(f"○ {no}", "yellow")
 
@@ -105,8 +123,9 @@ def _quarantine(objects: int) -> Text:
 
 def _destination(one: DestinationStatus) -> Text:
     """What waits for it, for how long and why; what it refused."""
+    kind = f"{_KINDS[one.kind]}: " if one.kind else ""
     if not (one.waiting_objects or one.set_aside_objects or one.last_error):
-        return Text("✔ has everything", "green")
+        return Text(f"✔ {kind}has everything", "green")
     said = "nothing waits"
     if one.waiting_objects:
         waiting = words.count(one.waiting_objects, "object")
@@ -117,6 +136,7 @@ def _destination(one: DestinationStatus) -> Text:
         said += f". {words.plain(one.last_error)}"
     if not one.configured:
         said += ". Not configured any more: configure it again, or dicomnet-edge give-up"
+    said = kind + said
     if one.set_aside_objects or not one.configured:
         return Text(f"✘ {said}", "red")
     return Text(f"◌ {said}", "yellow" if one.last_error else "")
@@ -142,13 +162,14 @@ def _worklist(workflow: WorkflowStatus) -> Text:
     return Text(f"◌ {text}. {words.plain(workflow.worklist_error)}".rstrip(), "yellow")
 
 
-def _certificate(expires: datetime | None) -> Text:
+def _certificate(expires: datetime | None, key_place: str | None) -> Text:
     if expires is None:
         return Text("-")
     days = (expires - datetime.now(UTC)).days
     if days < 0:
         return Text(f"✘ EXPIRED on {expires:%Y-%m-%d}: enrol the box again", "bold red")
     text = f"until {expires:%Y-%m-%d}, {days} days"
+    text += {"tpm": ", key in the TPM", "file": ", key in a file"}.get(key_place or "", "")
     return Text(f"◌ {text}: enrol the box again soon", "yellow") if days < _CERTIFICATE_SOON_D else Text(text)
 
 

@@ -40,7 +40,10 @@ _REQUEUABLE: Final = {"quarantined", "set aside"}
 class Queue(Vertical):
     """Shows one `QueueList`; asks for a requeue by a message."""
 
-    BINDINGS = [Binding("r", "requeue", "Queue again")]  # noqa: RUF012  # Textual's own declaration
+    BINDINGS = [  # noqa: RUF012  # Textual's own declaration
+        Binding("r", "requeue", "Queue again"),
+        Binding("p", "prioritise", "Priority"),
+    ]
 
     class Requeue(Message):
         """The technician wants this object tried again; `destination` empty: at central."""
@@ -49,6 +52,13 @@ class Queue(Vertical):
             super().__init__()
             self.object_id = object_id
             self.destination = destination
+
+    class Prioritise(Message):
+        """The technician wants to say how urgent this study is."""
+
+        def __init__(self, study_instance_uid: str) -> None:
+            super().__init__()
+            self.study_instance_uid = study_instance_uid
 
     class Hint(Message):
         """Something to tell the technician."""
@@ -96,12 +106,18 @@ class Queue(Vertical):
                 self.Hint("It is on its way already: only a quarantined object can be queued again.")
             )
 
+    def action_prioritise(self) -> None:
+        entry = self._selected()
+        if entry is not None and entry.study_instance_uid:
+            self.post_message(self.Prioritise(entry.study_instance_uid))
+
     @on(DataTable.RowHighlighted)
     def _show_detail(self) -> None:
         entry = self._selected()
         text = Text()
         if entry is not None:
-            text.append(f"Study {words.plain(entry.study_instance_uid) or 'unknown'}\n")
+            text.append(f"Study {words.plain(entry.study_instance_uid) or 'unknown'}")
+            text.append(f", {words.plain(entry.priority)}\n" if entry.priority != "routine" else "\n", "bold")
             text.append(_error(entry) or "no error", "" if not entry.last_error else "yellow")
         self.query_one("#queue-detail", Static).update(text)
 

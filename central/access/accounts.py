@@ -1,16 +1,15 @@
-"""People's accounts and their sessions.
+"""People's accounts: names, roles, passwords.
 
-Why it exists: the rest of central knows a `Principal` and never a password or a token.
+Why it exists: the rest of central knows a `Principal` and never a password.
 
 What is always true
 -------------------
-- A password is kept as argon2id only, a token as its SHA-256 only: the database signs nobody in.
-- A wrong password and an unknown username take the same work and get the same answer.
-- A session ends at its time, at sign-out, or when the password is changed or the account is blocked.
-- A cookie's token is no bearer token.
+- A password is kept as argon2id only: the database signs nobody in.
+- A wrong password, an unknown username and a wrong code take the same work and get the same answer.
+- Every session ends when the password is changed or the account is blocked.
 - What holds for somebody besides the account (grants, refusals, …) is not known here.
 
-What a crash leaves: whole rows; a session that was answered was committed.
+What a crash leaves: whole rows.
 """
 
 from __future__ import annotations
@@ -22,14 +21,16 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import peewee
 
 from central.access.api_tokens import ApiToken
-from central.access.errors import AccountError
-from central.access.hashes import MAX_SECRET_CHARACTERS, SecretHashes, digest
+from central.access.errors import AccountError, PasskeyRefusedError
+from central.access.hashes import MAX_SECRET_CHARACTERS, SecretHashes
 from central.access.policy import PatientKey, Principal, Role
+from central.access.second_factors import Held, SecondFactors
+from central.access.sessions import Sessions
 from central.access.throttle import SignInThrottle
 from central.database import Database, grow_table, make_tables
 from central.institution import (
@@ -38,8 +39,8 @@ from central.institution import (
     InvalidInstitutionError,
     check_institution,
 )
+from central.prepared import Prepared, given
 
-SessionKind = Literal["cookie", "bearer"]
 MIN_PASSWORD_CHARACTERS: Final = 12
 MAX_NAMES: Final = 50
 _USERNAME: Final = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
@@ -63,16 +64,9 @@ class UserAccount(peewee.Model):
         table_name = "user_account"
 
 
-class UserSession(peewee.Model):
-    """Table ``user_session``. `expires_at_utc` is seconds since 1970."""
-
-    token_sha256 = peewee.CharField(primary_key=True)
-    user_id = peewee.CharField(index=True)
-    kind = peewee.CharField()
-    expires_at_utc = peewee.BigIntegerField(index=True)
-
-    class Meta:
-        table_name = "user_session"
+_ACCOUNT: Final = Prepared(
+    UserAccount.select().where(UserAccount.user_id == given("user_id"), UserAccount.blocked_at_utc.is_null())
+)
 
 
 @dataclass(frozen=True)
@@ -85,12 +79,25 @@ class Listed:
     institution: str
     departments: tuple[str, ...]
     gateway_ids: tuple[str, ...]
+    held: Held
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """Somebody whose sign-in counts; `means` says by what, for people to read."""
+
+    principal: Principal
+    means: str
 
 
 class Accounts:
-    """Accounts and sessions in `db`; safe to call from every thread."""
+    """Accounts in `db`, with their `sessions` and second `factors`; safe to call from every thread."""
 
-    def __init__(self, db: Database, clock: Callable[[], float], hashes: SecretHashes) -> None:
+    def __init__(
+        self, db: Database, clock: Callable[[], float], hashes: SecretHashes, factors: SecondFactors
+    ) -> None:
+        self.factors = factors
+        self.sessions = Sessions.open(db, clock)
         self._db = db
         self._clock = clock
         self._hashes = hashes
@@ -102,6 +109,7 @@ class Accounts:
     def open(
         cls,
         db: Database,
+        factors: SecondFactors,
         clock: Callable[[], float] = time.time,
         hashes: SecretHashes | None = None,
     ) -> Accounts:
@@ -118,11 +126,11 @@ class Accounts:
                     "gateway_ids": "TEXT NOT NULL DEFAULT '[]'",
                 },
             )
-            make_tables(db, [UserAccount, UserSession, ApiToken])
+            make_tables(db, [UserAccount, ApiToken])
             if not had_institutions:  # who ran the whole house goes on running it
                 admins = UserAccount.role == Role.ADMIN.value
                 UserAccount.update(institution=WHOLE_CENTRAL).where(admins).execute(db)
-        return cls(db, clock, hashes or SecretHashes())
+        return cls(db, clock, hashes or SecretHashes(), factors)
 
     def create_user(
         self,
@@ -282,6 +290,7 @@ class Accounts:
                 row["institution"],
                 tuple(json.loads(row["departments"])),
                 tuple(json.loads(row["gateway_ids"])),
+                self.factors.held(row["user_id"]),
             )
             for row in rows
         ]
@@ -307,67 +316,71 @@ class Accounts:
         return str(row["user_id"])
 
     def _end_all(self, user_id: str) -> None:
-        self.end_sessions(user_id)
+        self.sessions.end_all(user_id)
         ApiToken.delete().where(ApiToken.user_id == user_id).execute(self._db)
 
-    def verify(self, username: str, password: str, address: str) -> Principal | None:
-        """The principal if the password is right, else None, in the same time for unknown users.
+    def reset_factors(self, username: str) -> None:
+        """Only the password of that user counts, until they set something up anew; every session ends.
 
         Raises
         ------
+        AccountError : no such user.
+        """
+        with self._db.writing():
+            user_id = self._user_id(username.lower())
+            self.factors.reset(user_id)
+            self.sessions.end_all(user_id)
+
+    def verify(self, username: str, password: str, address: str, code: str = "") -> Admitted | None:
+        """Who this is, if password and code are right; else None, in the same time for unknown users.
+
+        Raises
+        ------
+        SecondFactorError : the password was right and the code was not; must not be told from a wrong password.
         ThrottledError : too many failures of this username or from this address.
         """
         username = username.lower()[:256]
         self._throttle.begin(username, address)
-        rows = list(UserAccount.select().where(UserAccount.username == username).dicts().execute(self._db))
-        row = rows[0] if rows else None
-        # Who signs on at a provider has no password, and costs what others cost.
-        known = row["password_hash"] if row else ""
-        right = self._hashes.matches(known or self._nobodys_hash, password)
-        if row is None or not known or not right or row["blocked_at_utc"] is not None:
+        row = self._named(username)
+        right = self._is_password(row, password)
+        # Looked at before anybody knows whether the password was right, so that it costs the same.
+        offered = self.factors.look(row["user_id"] if row is not None else None, code)
+        if row is None or not right or row["blocked_at_utc"] is not None:
             return None
+        principal = _principal(row)
+        means = self.factors.admit(principal, offered)
         self._throttle.succeed(username, address)
-        return _principal(row)
+        return Admitted(principal, means)
 
-    def start_session(self, principal: Principal, kind: SessionKind, life_s: int) -> str:
-        """A new token (256 random bits) for `principal`, valid for `life_s` seconds."""
-        token = secrets.token_urlsafe(32)
-        now = int(self._clock())
-        with self._db.writing():
-            UserSession.delete().where(UserSession.expires_at_utc <= now).execute(self._db)
-            UserSession.insert(
-                token_sha256=digest(token),
-                user_id=principal.user_id,
-                kind=kind,
-                expires_at_utc=now + life_s,
-            ).execute(self._db)
-        return token
+    def is_password_of(self, principal: Principal, password: str, address: str) -> bool:
+        """Whether somebody who is signed in knows their password. ThrottledError: as `verify`."""
+        self._throttle.begin(principal.username, address)
+        right = self._is_password(self._named(principal.username), password)
+        if right:
+            self._throttle.succeed(principal.username, address)
+        return right
 
-    def user_of(self, token: str, kind: SessionKind) -> str | None:
-        """The `user_id` that `token` was made for; None when it is unknown, of the other kind, ended or expired."""
-        query = UserSession.select(UserSession.user_id).where(
-            UserSession.token_sha256 == digest(token),
-            UserSession.kind == kind,
-            UserSession.expires_at_utc > int(self._clock()),
-        )
-        row = next(iter(query.dicts().execute(self._db)), None)
-        return row["user_id"] if row is not None else None
+    def admit_passkey(self, user_id: str) -> Admitted:
+        """Who this is, whom a passkey has proved. PasskeyRefusedError: the account is blocked."""
+        principal = self.account(user_id)
+        if principal is None:
+            raise PasskeyRefusedError("the account is blocked", user_id)
+        return Admitted(principal, "passkey")
+
+    def _named(self, username: str) -> dict[str, Any] | None:
+        query = UserAccount.select().where(UserAccount.username == username)
+        return next(iter(query.dicts().execute(self._db)), None)
+
+    def _is_password(self, row: dict[str, Any] | None, password: str) -> bool:
+        # Who signs on at a provider has no password, and costs what others cost.
+        known = row["password_hash"] if row is not None else ""
+        right = self._hashes.matches(known or self._nobodys_hash, password)
+        return right and bool(known)
 
     def account(self, user_id: str) -> Principal | None:
         """Who has this account, unless it is blocked, without the rules of the moment: the doorkeeper adds those."""
-        query = UserAccount.select().where(
-            UserAccount.user_id == user_id, UserAccount.blocked_at_utc.is_null()
-        )
-        row = next(iter(query.dicts().execute(self._db)), None)
+        row = _ACCOUNT.first(self._db, user_id=user_id)
         return _principal(row) if row is not None else None
-
-    def end_session(self, token: str) -> None:
-        """Forget `token`; unknown ones are nothing to forget."""
-        UserSession.delete().where(UserSession.token_sha256 == digest(token)).execute(self._db)
-
-    def end_sessions(self, user_id: str) -> None:
-        """Forget every session of this user, or guest."""
-        UserSession.delete().where(UserSession.user_id == user_id).execute(self._db)
 
     def _hash(self, password: str) -> str:
         if not MIN_PASSWORD_CHARACTERS <= len(password) <= MAX_SECRET_CHARACTERS:

@@ -25,6 +25,7 @@ from central.access.errors import AccessRuleError
 from central.access.hashes import digest
 from central.access.policy import Action, Delegation
 from central.database import Database, make_tables
+from central.prepared import Prepared, given
 
 PREFIX: Final = "dicomnet_"
 DEFAULT_DAYS: Final = 90
@@ -48,6 +49,13 @@ class ApiToken(peewee.Model):
 
     class Meta:
         table_name = "api_token"
+
+
+_BY_SECRET: Final = Prepared(
+    ApiToken.select().where(
+        ApiToken.expires_at_utc > given("now"), ApiToken.token_sha256 == given("token_sha256")
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -108,8 +116,7 @@ class ApiTokens:
 
     def find(self, secret: str) -> tuple[str, Delegation] | None:
         """Owner's `user_id` and what the token may do for them; None when it is unknown or has ended."""
-        query = self._live(ApiToken.token_sha256 == digest(secret))
-        row = next(iter(query.dicts().execute(self._db)), None)
+        row = _BY_SECRET.first(self._db, token_sha256=digest(secret), now=int(self._clock()))
         if row is None:
             return None
         self._used(row)

@@ -46,7 +46,7 @@ def principal_from(claims: Mapping[str, Any], rules: ClaimRules) -> Principal:
     ------
     SignOnRefusedError : they say no role of ours, or several.
     """
-    subject = hashlib.sha256(f"{claims['iss']}\0{claims['sub']}".encode()).hexdigest()[:32]
+    user_id = external_user_id(claims["iss"], claims["sub"])
     said = set(_texts(claims.get(rules.role_claim)))
     roles = [role for role, values in rules.role_values.items() if values & said]
     if len(roles) != 1:
@@ -58,14 +58,25 @@ def principal_from(claims: Mapping[str, Any], rules: ClaimRules) -> Principal:
     has_departments = roles[0] in (Role.DOCTOR, Role.TECHNICIAN)
     nobodys = WHOLE_CENTRAL if roles[0] is Role.ADMIN else DEFAULT_INSTITUTION
     return Principal(
-        user_id=EXTERNAL + subject,
-        username=_username(claims, subject),
+        user_id=user_id,
+        username=_username(claims, user_id.removeprefix(EXTERNAL)),
         role=roles[0],
         referring_physician_names=tuple(names),
         patient_ids=tuple(PatientKey(rules.issuer_of_patient_id, one) for one in ids),
         institution=rules.institution or nobodys,
         departments=tuple(_texts(claims.get(rules.department_claim)) if has_departments else ()),
     )
+
+
+def external_user_id(issuer: str, subject: str) -> str:
+    """The `user_id` of this subject: the same name at another issuer is somebody else."""
+    return EXTERNAL + hashlib.sha256(f"{issuer}\0{subject}".encode()).hexdigest()[:32]
+
+
+def provider_session_of(issuer: str, session_id: object) -> str:
+    """What is kept of a session at the provider (claim ``sid``); "" when it names none."""
+    named = isinstance(session_id, str) and session_id
+    return hashlib.sha256(f"{issuer}\0{session_id}".encode()).hexdigest() if named else ""
 
 
 def _username(claims: Mapping[str, Any], subject: str) -> str:

@@ -24,6 +24,7 @@ from central.access.accounts import UserAccount
 from central.access.errors import AccessRuleError
 from central.access.policy import PatientKey
 from central.database import Database, grow_table, make_tables
+from central.prepared import Prepared, given
 
 MAX_EXCEPTIONS: Final = 100
 EVERYWHERE: Final = ""
@@ -161,10 +162,7 @@ class Consents:
 
     def exceptions_of(self, user_id: str) -> frozenset[PatientKey]:
         """Patients whose withdrawal does not bind this account."""
-        query = _live().join(
-            ConsentException, on=ConsentException.withdrawal_id == ConsentWithdrawal.withdrawal_id
-        )
-        rows = query.where(ConsentException.user_id == user_id).dicts().execute(self._db)
+        rows = _NOT_BINDING.rows(self._db, user_id=user_id)
         return frozenset(PatientKey(row["issuer_of_patient_id"], row["patient_id"]) for row in rows)
 
 
@@ -176,6 +174,13 @@ def make_consent_tables(db: Database) -> None:
 
 def _live() -> peewee.ModelSelect[ConsentWithdrawal]:
     return ConsentWithdrawal.select().where(ConsentWithdrawal.ended_at_utc.is_null())
+
+
+_NOT_BINDING: Final = Prepared(
+    _live()
+    .join(ConsentException, on=ConsentException.withdrawal_id == ConsentWithdrawal.withdrawal_id)
+    .where(ConsentException.user_id == given("user_id"))
+)
 
 
 def _of(patient: PatientKey) -> tuple[peewee.Expression, peewee.Expression]:

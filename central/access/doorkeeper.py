@@ -14,15 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from central.access.accounts import Accounts, SessionKind
+from central.access.accounts import Accounts
 from central.access.api_tokens import PREFIX, ApiTokens
 from central.access.assignments import Assignments
+from central.access.claims import EXTERNAL
 from central.access.consent import Consents
 from central.access.emergencies import Emergencies
 from central.access.guest_links import GuestLinks
 from central.access.hashes import SecretHashes
 from central.access.institutions import Institutions
+from central.access.once import Once
+from central.access.passkeys import Passkeys, RelyingParty
 from central.access.policy import Invitation, Principal, Role
+from central.access.second_factors import SecondFactors
+from central.access.sessions import SessionKind
 from central.access.study_rules import StudyRules
 from central.database import Database
 
@@ -45,6 +50,8 @@ class Doorkeeper:
     assignments: Assignments
     institutions: Institutions
     clock: Callable[[], float]
+    once: Once
+    passkeys: Passkeys
 
     @classmethod
     def open(
@@ -52,11 +59,20 @@ class Doorkeeper:
         db: Database,
         clock: Callable[[], float] = time.time,
         hashes: SecretHashes | None = None,
+        *,
+        factor_key: bytes,
+        factors_required_of: frozenset[Role] = frozenset(),
+        public_url: str = "",
     ) -> Doorkeeper:
-        """Open all of it in `db`, making the tables that are missing. `clock` gives UTC seconds since 1970."""
+        """Open all of it in `db`, making the tables that are missing. `clock` gives UTC seconds since 1970.
+
+        `factor_key` is as for `SecondFactors`; `public_url` is how browsers reach central, "" for no passkeys.
+        """
         hashes = hashes or SecretHashes()
+        once = Once.open(db, clock)
+        factors = SecondFactors.open(db, factor_key, factors_required_of, clock)
         return cls(
-            Accounts.open(db, clock, hashes),
+            Accounts.open(db, factors, clock, hashes),
             StudyRules.open(db, clock),
             Consents.open(db, clock),
             GuestLinks.open(db, hashes, clock),
@@ -65,13 +81,15 @@ class Doorkeeper:
             Assignments.open(db, clock),
             Institutions.open(db, clock),
             clock,
+            once,
+            Passkeys.open(db, once, factor_key, RelyingParty.at(public_url), clock),
         )
 
     def principal_of(self, token: str, kind: SessionKind) -> Principal | None:
         """Whose `token` this is; None when it is unknown, of the other kind, ended or expired."""
         if kind == "bearer" and token.startswith(PREFIX):
             return self._delegate(token)
-        user_id = self.accounts.user_of(token, kind)
+        user_id = self.accounts.sessions.user_of(token, kind)
         return self.principal(user_id) if user_id is not None else None
 
     def principal(self, user_id: str) -> Principal | None:
@@ -94,6 +112,13 @@ class Doorkeeper:
             emergency_studies=self.emergencies.of(user_id),
             consent_exceptions=self.consents.exceptions_of(user_id),
         )
+
+    def must_enrol(self, principal: Principal) -> bool:
+        """Whether `principal` reaches nothing before they have a second factor; a provider asks its people itself."""
+        factors = self.accounts.factors
+        if not factors.is_required_of(principal.role) or principal.user_id.startswith(EXTERNAL):
+            return False
+        return not factors.has_any(principal.user_id)
 
     def _delegate(self, token: str) -> Principal | None:
         found = self.tokens.find(token)

@@ -20,6 +20,7 @@ import peewee
 from central.access.accounts import UserAccount
 from central.access.errors import AccessRuleError
 from central.database import Database, make_tables
+from central.prepared import Prepared, given
 
 Verdict = Literal["justified", "not-justified"]
 MIN_REASON_CHARACTERS: Final = 10
@@ -45,6 +46,13 @@ class EmergencyOpening(peewee.Model):
 
     class Meta:
         table_name = "emergency_opening"
+
+
+_OPEN_TO: Final = Prepared(
+    EmergencyOpening.select(EmergencyOpening.study_instance_uid).where(
+        EmergencyOpening.user_id == given("user_id"), EmergencyOpening.until_utc > given("now")
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -115,10 +123,8 @@ class Emergencies:
 
     def of(self, user_id: str) -> frozenset[str]:
         """Study Instance UIDs that are open to this person now."""
-        query = EmergencyOpening.select(EmergencyOpening.study_instance_uid).where(
-            EmergencyOpening.user_id == user_id, EmergencyOpening.until_utc > int(self._clock())
-        )
-        return frozenset(row["study_instance_uid"] for row in query.dicts().execute(self._db))
+        rows = _OPEN_TO.rows(self._db, user_id=user_id, now=int(self._clock()))
+        return frozenset(row["study_instance_uid"] for row in rows)
 
     def listed(self, user_id: str | None = None, institution: str | None = None) -> list[Opening]:
         """What is not reviewed first, then the newest first, at most 200: all, or those of one person or institution,

@@ -26,3 +26,24 @@ class ThrottledError(AccessError):
 
 class AccessRuleError(AccessError):
     """Permanent: access cannot be given, refused or opened like this; the text says why, for whoever asked."""
+
+
+class SecondFactorError(AccessError):
+    """Permanent: the password was right and what must come with it was not; the text is for the record alone."""
+
+
+class FactorChangeError(AccessError):
+    """Permanent: a second factor cannot be set up or changed like this; the text says why, for its owner."""
+
+
+class PasskeyRefusedError(AccessError):
+    """Permanent: an answer of a passkey proves nobody; the text is for the record.
+
+    Attributes
+    ----------
+    user_id : whose passkey it seems to be; "" if none is known.
+    """
+
+    def __init__(self, why: str, user_id: str = "") -> None:
+        super().__init__(why)
+        self.user_id = user_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import threading
 from typing import Final
 
@@ -40,3 +41,8 @@ class SecretHashes:
 def digest(token: str) -> str:
     """What is kept of a token, instead of the token."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def derive(key: bytes, purpose: str) -> bytes:
+    """A key of 32 bytes for one purpose; those of two purposes say nothing about each other, or about `key`."""
+    return hmac.new(key, purpose.encode(), hashlib.sha256).digest()

@@ -42,7 +42,7 @@ _ALGORITHMS: Final = (
 _MAX_ANSWER_BYTES: Final = 1 << 20
 _TIMEOUT_S: Final = 10.0
 _FRESH_S: Final = 3600.0
-_LEEWAY_S: Final = 60
+LEEWAY_S: Final = 60
 _MAX_COOKIE_CHARACTERS: Final = 3500
 
 
@@ -67,17 +67,18 @@ class Client:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one browser has to bring back: it is kept in that browser, in a cookie."""
+    """What one browser has to bring back, and from which provider: it is kept in that browser, in a cookie."""
 
     state: str
     nonce: str
     verifier: str
     next_path: str
+    provider: str
 
     @classmethod
-    def new(cls, next_path: str) -> Attempt:
+    def new(cls, next_path: str, provider: str) -> Attempt:
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
-        return cls(state, nonce, verifier, next_path)
+        return cls(state, nonce, verifier, next_path, provider)
 
     def cookie(self) -> str:
         return base64.urlsafe_b64encode(json.dumps(asdict(self)).encode()).decode("ascii")
@@ -91,7 +92,7 @@ class Attempt:
             values = json.loads(base64.urlsafe_b64decode(text))
         except (ValueError, RecursionError):
             return None
-        names = ("state", "nonce", "verifier", "next_path")
+        names = ("state", "nonce", "verifier", "next_path", "provider")
         if not isinstance(values, dict) or not all(isinstance(values.get(name), str) for name in names):
             return None
         return cls(*(values[name] for name in names))
@@ -168,14 +169,14 @@ class Provider:
     def _verified(self, id_token: str, nonce: str) -> dict[str, Any]:
         """OpenID Connect Core 3.1.3.7."""
         try:
-            key = self._key(jwt.get_unverified_header(id_token))
+            key = self.signing_key(jwt.get_unverified_header(id_token))
             claims: dict[str, Any] = jwt.decode(
                 id_token,
                 key,
                 algorithms=[key.algorithm_name],
                 audience=self.client.client_id,
                 issuer=self.client.issuer,
-                leeway=_LEEWAY_S,
+                leeway=LEEWAY_S,
                 options={"require": ["iss", "sub", "aud", "exp", "iat"]},
             )
         except jwt.PyJWTError as error:
@@ -186,16 +187,23 @@ class Provider:
             raise SignOnRefusedError("the ID token was made for another client")
         return claims
 
-    def _key(self, header: Mapping[str, Any]) -> jwt.PyJWK:
+    def signing_key(self, header: Mapping[str, Any]) -> jwt.PyJWK:
+        """The issuer's key that a token with this header says it is signed with.
+
+        Raises
+        ------
+        SignOnRefusedError : the issuer does not publish it now, or it is for an algorithm that is not taken.
+        ProviderAwayError : the provider does not answer.
+        """
         key_id = str(header.get("kid", ""))
         with self._lock:
             stale = self._clock() - self._keys_at_s >= _FRESH_S
             known = None if stale else self._keys.get(key_id)
         key = known or self._fetch_keys().get(key_id)
         if key is None:
-            raise SignOnRefusedError("the ID token is signed by a key that the provider does not publish")
+            raise SignOnRefusedError("the token is signed by a key that the provider does not publish")
         if key.algorithm_name not in _ALGORITHMS:
-            raise SignOnRefusedError(f"the ID token is signed with {key.algorithm_name}")
+            raise SignOnRefusedError(f"the token is signed with {key.algorithm_name}")
         return key
 
     def _fetch_keys(self) -> dict[str, jwt.PyJWK]:

@@ -1,6 +1,7 @@
 """Sign-in for programs and the one check that both programs and the sign-in page use.
 
-`POST /api/auth/token` is the OAuth 2 password form (RFC 6749 section 4.3); `GET /api/me` says who the caller is.
+`POST /api/auth/token` is the OAuth 2 password form (RFC 6749 section 4.3), with a `code` of an authenticator app
+for who has one; `GET /api/me` says who the caller is.
 Every attempt is audited before its outcome is told; when that is impossible nobody is signed in.
 """
 
@@ -15,11 +16,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from central.access.accounts import Accounts
-from central.access.errors import AccessError, ThrottledError
+from central.access.accounts import Accounts, Admitted
+from central.access.errors import AccessError, SecondFactorError, ThrottledError
 from central.access.policy import Principal
 from central.access.problems import problem
-from central.access.web import principal_of, source_address
+from central.access.web import arrival_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Action, Audit, AuditEvent
 
@@ -54,25 +55,28 @@ async def small_form(request: Request) -> Mapping[str, str]:
     return dict(pairs)
 
 
-def check_password(
-    accounts: Accounts, audit: Audit, username: str, password: str, address: str
-) -> Principal | None:
-    """Verify and audit one attempt; None when username or password is wrong.
+def check_sign_in(
+    accounts: Accounts, audit: Audit, username: str, password: str, code: str, address: str
+) -> Admitted | None:
+    """Verify and audit one attempt; None when username, password or code is wrong: which, only the record says.
 
     Raises
     ------
     ThrottledError : too many failures; audited too.
     AuditUnavailableError : the attempt could not be recorded, so nobody is signed in.
     """
-    principal: Principal | None = None
+    admitted: Admitted | None = None
     detail = "wrong username or password"
     try:
-        principal = accounts.verify(username, password, address)
+        admitted = accounts.verify(username, password, address, code)
     except ThrottledError as error:
         audit.record(sign_in_event(username, None, address, str(error)))
         raise
-    audit.record(sign_in_event(username, principal, address, "" if principal else detail))
-    return principal
+    except SecondFactorError as error:
+        detail = str(error)
+    principal = admitted.principal if admitted is not None else None
+    audit.record(sign_in_event(username, principal, address, admitted.means if admitted else detail))
+    return admitted
 
 
 def sign_in_routes(accounts: Accounts, audit: Audit, token_life_s: int = TOKEN_LIFE_S) -> list[BaseRoute]:
@@ -88,19 +92,19 @@ def sign_in_routes(accounts: Accounts, audit: Audit, token_life_s: int = TOKEN_L
         if "username" not in form or "password" not in form:
             return _oauth_error("invalid_request", "username and password are missing")
         try:
-            return await run_in_threadpool(
-                _issue, form["username"], form["password"], source_address(request)
-            )
+            return await run_in_threadpool(_issue, request, form)
         except ThrottledError as error:
             return problem(429, str(error), {"Retry-After": str(error.retry_after_s)})
         except AuditUnavailableError:
             return problem(503, "the audit record cannot be written; try again later", {"Retry-After": "10"})
 
-    def _issue(username: str, password: str, address: str) -> Response:
-        principal = check_password(accounts, audit, username, password, address)
-        if principal is None:
-            return _oauth_error("invalid_grant", "wrong username or password")
-        access_token = accounts.start_session(principal, "bearer", token_life_s)
+    def _issue(request: Request, form: Mapping[str, str]) -> Response:
+        username, password, code = form["username"], form["password"], form.get("code", "")
+        admitted = check_sign_in(accounts, audit, username, password, code, source_address(request))
+        if admitted is None:
+            return _oauth_error("invalid_grant", "wrong username, password or code")
+        arrival = arrival_of(request, admitted.means)
+        access_token = accounts.sessions.start(admitted.principal, "bearer", token_life_s, arrival)
         return JSONResponse(
             {"access_token": access_token, "token_type": "bearer", "expires_in": token_life_s}
         )

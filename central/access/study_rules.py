@@ -22,6 +22,7 @@ from central.access.errors import AccessRuleError
 from central.access.policy import Role, StudyKey
 from central.database import Database, grow_table, make_tables
 from central.institution import DEFAULT_INSTITUTION
+from central.prepared import Prepared, given
 
 Kind = Literal["grant", "refusal"]
 MAX_RULES: Final = 500
@@ -45,6 +46,19 @@ class StudyRule(peewee.Model):
 
     class Meta:
         table_name = "study_rule"
+
+
+def _holds(now: Any) -> peewee.Expression:
+    unending = StudyRule.until_utc.is_null() | (StudyRule.until_utc > now)
+    holds: peewee.Expression = StudyRule.ended_at_utc.is_null() & unending
+    return holds
+
+
+_HOLDING_FOR: Final = Prepared(
+    StudyRule.select(StudyRule.kind, StudyRule.study_instance_uid, StudyRule.institution).where(
+        _holds(given("now")), StudyRule.user_id == given("user_id")
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -145,7 +159,7 @@ class StudyRules:
 
     def of(self, user_id: str) -> tuple[frozenset[StudyKey], frozenset[StudyKey]]:
         """Studies that are granted to this account, and those that are refused."""
-        rows = list(self._holding(StudyRule.user_id == user_id).dicts().execute(self._db))
+        rows = _HOLDING_FOR.rows(self._db, user_id=user_id, now=int(self._clock()))
 
         def of_kind(kind: Kind) -> frozenset[StudyKey]:
             return frozenset(
@@ -155,8 +169,7 @@ class StudyRules:
         return of_kind("grant"), of_kind("refusal")
 
     def _holding(self, *conditions: peewee.Expression) -> peewee.ModelSelect[StudyRule]:
-        unending = StudyRule.until_utc.is_null() | (StudyRule.until_utc > int(self._clock()))
-        return StudyRule.select().where(StudyRule.ended_at_utc.is_null(), unending, *conditions)
+        return StudyRule.select().where(_holds(int(self._clock())), *conditions)
 
     def _listed(self, *conditions: peewee.Expression) -> list[Rule]:
         query = (

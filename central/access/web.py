@@ -10,6 +10,7 @@ What is always true
 - A cookie counts on an unsafe method only when the browser says that our own page sent it (Sec-Fetch-Site or
   Origin; the cookie itself is SameSite=Strict).
 - An API token reaches DICOMweb and `/api/me`, whatever its owner may.
+- Who must have a second factor and has none reaches what sets one up, and nothing else.
 - Programs (under ``/api`` and ``/dicom-web``) get 401 as a problem; people get the sign-in page.
 """
 
@@ -28,6 +29,7 @@ from central.access.doorkeeper import Doorkeeper
 from central.access.headers import with_safe_headers
 from central.access.policy import Principal
 from central.access.problems import problem
+from central.access.sessions import Arrival, SessionKind, browser_of
 from central.audit.record import Action, AuditEvent, Outcome
 
 COOKIE_NAME: Final = "dicomnet_session"
@@ -39,11 +41,16 @@ PUBLIC: Final[dict[str, frozenset[str]]] = {
     "/signin/oidc": _READ,
     "/signin/oidc/callback": _READ,
     "/signin/oidc/out": _READ,
+    "/signin/oidc/back-channel": frozenset({"POST"}),
+    "/api/signin/passkey": frozenset({"POST"}),
+    "/api/signin/passkey/options": frozenset({"POST"}),
     "/api/auth/token": frozenset({"POST"}),
     "/guest": _READ,
     "/api/guest/session": frozenset({"POST"}),
 }
 PUBLIC_FOLDERS: Final = ("/static/", "/viewer/")  # built files, the same for everybody; no data in them
+_FOR_ENROLMENT: Final = frozenset({"/account", "/api/account", "/api/me", "/signout"})
+_ENROLMENT_FOLDERS: Final = ("/api/account/app", "/api/account/passkeys")
 _PROGRAM_FOLDERS: Final = ("/api/", "/dicom-web/")
 _MAX_TOKEN_CHARACTERS: Final = 256
 
@@ -51,6 +58,10 @@ _MAX_TOKEN_CHARACTERS: Final = 256
 def is_public(method: str, path: str) -> bool:
     """Whether an anonymous caller is answered."""
     return method in PUBLIC.get(path, frozenset()) or (method in _READ and path.startswith(PUBLIC_FOLDERS))
+
+
+def _is_for_enrolment(path: str) -> bool:
+    return path in _FOR_ENROLMENT or path.startswith(_ENROLMENT_FOLDERS)
 
 
 def _is_for_api_tokens(path: str) -> bool:
@@ -62,18 +73,27 @@ def source_address(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client else "unknown"
 
 
+def arrival_of(request: HTTPConnection, means: str) -> Arrival:
+    """How the session came about that the answer to `request` begins."""
+    return Arrival(means, source_address(request), browser_of(request.headers.get("user-agent", "")))
+
+
 def authenticate(request: HTTPConnection, doorkeeper: Doorkeeper) -> Principal | None:
-    """Whose request this is, by ``Authorization: Bearer`` (RFC 6750), else by cookie. Reads the database."""
+    """Whose request this is. Reads the database."""
+    shown = token_of(request)
+    return doorkeeper.principal_of(*shown) if shown is not None else None
+
+
+def token_of(request: HTTPConnection) -> tuple[str, SessionKind] | None:
+    """What `request` shows: by ``Authorization: Bearer`` (RFC 6750), else by cookie."""
     authorization = request.headers.get("authorization")
     if authorization is not None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or len(token) > _MAX_TOKEN_CHARACTERS:
             return None
-        return doorkeeper.principal_of(token.strip(), "bearer")
+        return token.strip(), "bearer"
     token = request.cookies.get(COOKIE_NAME, "")
-    if not token or len(token) > _MAX_TOKEN_CHARACTERS:
-        return None
-    return doorkeeper.principal_of(token, "cookie")
+    return (token, "cookie") if token and len(token) <= _MAX_TOKEN_CHARACTERS else None
 
 
 def page_of(request: HTTPConnection) -> Literal["own", "foreign", "unsaid"]:
@@ -154,6 +174,11 @@ class RequireSignIn:
                 refusal = problem(403, "an API token is for DICOMweb, under /dicom-web")
                 await refusal(scope, receive, send)
                 return
+            if not _is_for_enrolment(scope["path"]) and await run_in_threadpool(
+                self._doorkeeper.must_enrol, principal
+            ):
+                await _to_enrolment(request)(scope, receive, send)
+                return
             by_cookie = "authorization" not in request.headers
             if by_cookie and request.method not in SAFE_METHODS and page_of(request) != "own":
                 refusal = problem(403, "a request with a session cookie must come from one of our own pages")
@@ -161,6 +186,13 @@ class RequireSignIn:
                 return
             scope.setdefault("state", {})["principal"] = principal
         await self._app(scope, receive, send)
+
+
+def _to_enrolment(request: Request) -> Response:
+    path = str(request.scope["path"])
+    if request.method not in _READ or path.startswith(_PROGRAM_FOLDERS):
+        return problem(403, "your role needs a second factor: set one up on the page /account first")
+    return RedirectResponse("/account", status_code=303)
 
 
 def _not_signed_in(request: Request) -> Response:

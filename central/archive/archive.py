@@ -6,34 +6,61 @@ the policy. What a crash leaves: a durable file without a row (the resend finds 
 
 from __future__ import annotations
 
+import random
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
+
+import peewee
 
 from central.access.consent import make_consent_tables
 from central.access.policy import Grant, PatientKey, Scope, StudyFacts, department_key, scope_of
 from central.archive import finding
 from central.archive.attributes import Attributes, attributes_of, text_of
+from central.archive.comparison import Comparison
 from central.archive.dicom_json import dicom_json, with_bulk_data_at
-from central.archive.errors import NoSuchInstanceError
+from central.archive.encrypting import Encrypting
+from central.archive.erasure import Erasures, Incoming
+from central.archive.errors import NoSuchInstanceError, NoSuchObjectError, ObjectDamagedError
+from central.archive.faults import UNREADABLE, FaultKind, Faults
 from central.archive.header import Header, read_header
 from central.archive.indexing import ObjectOrigin, add_to_index, expect_order
+from central.archive.object_names import is_indexed
 from central.archive.objects import ObjectFiles, ObjectSink, ObjectStore, StoredObject
+from central.archive.placing import Placing
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
+from central.archive.removal import Removal
 from central.archive.rows import InstanceRow, SeriesRow, StoredInstance, StudyRow
+from central.archive.sealed_file import ObjectFile, SealedFile
+from central.archive.sealing_sink import new_sink
+from central.archive.study_keys import StudyKeys
 from central.archive.tables import Instance, Metadata, Series, Study, make_index
 from central.archive.text_index import make_text_index
-from central.database import Database
+from central.archive.together import Together
+from central.database import Database, Unindexed
+from central.identity.storage_keys import StorageKeys
 from contract.receipt import Outcome
 
 Row = TypeVar("Row")
 _METADATA_BATCH: Final = 64  # rows in memory at a time
 _ZLIB_LEVEL: Final = 6
-_HELD: Final = ("held_by", "in_series", "named")
+_TOGETHER: Final = 32  # objects in one transaction: bounds how long the next ones wait for it
+_UIDS_AT_ONCE: Final = 500
+_STORED: Final = (
+    "sha256",
+    "size_bytes",
+    "series_instance_uid",
+    "sop_class_uid",
+    "sop_instance_uid",
+    "transfer_syntax_uid",
+)
+_SAMPLED: Final = 1 / 64
+_SAMPLED_BYTES: Final = 16 << 20  # somebody waits: what is larger is left to the scrub
 
 
 @dataclass(frozen=True)
@@ -63,30 +90,56 @@ class Indexable:
 class Archive:
     """Open archive; one per process, safe to call from many threads."""
 
-    def __init__(self, objects: ObjectStore, db: Database) -> None:
+    def __init__(self, objects: ObjectStore, db: Database, study_keys: StudyKeys, *, encrypts: bool) -> None:
         self._objects = objects
         self._db = db
+        self._study_keys = study_keys
+        self._encrypts = encrypts
+        self.faults = Faults(db)
+        self.removal = Removal(db, objects)
+        self.erasures = Erasures(db, self.removal)
+        self._placing = Placing(db, self.faults, self.removal, study_keys)
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
+        self._together = Together(self.index_all, _TOGETHER)
 
     @classmethod
-    def open(cls, root: Path, db: Database, objects: ObjectStore | None = None) -> Archive:
+    def open(
+        cls,
+        root: Path,
+        db: Database,
+        storage_keys: StorageKeys,
+        objects: ObjectStore | None = None,
+        *,
+        encrypts: bool,
+    ) -> Archive:
         """Open the archive whose index is in `db` and whose contents are in `objects`, or else under `root`/objects.
+
+        Parameters
+        ----------
+        encrypts : what comes from now on is encrypted at rest; what lies there is read either way.
 
         Raises
         ------
         OSError : the folder cannot be made or read.
+        KeyFileError : a key that objects need is missing or damaged.
         """
         make_index(db)
         make_consent_tables(db)  # which access writes, and every search looks into
         make_text_index(db)
-        return cls(objects or ObjectFiles.open(root / "objects"), db)
+        study_keys = StudyKeys(db, storage_keys)
+        study_keys.require_whole(make=encrypts)
+        return cls(objects or ObjectFiles.open(root / "objects"), db, study_keys, encrypts=encrypts)
+
+    def sweep(self) -> None:
+        """Remove what a crash left half written. For the server alone: a command beside it would take what arrives."""
+        self._objects.sweep()
 
     # Writing: for the ways in (ingest, C-STORE, STOW-RS) only.
 
     def new_object(self) -> ObjectSink:
         """Where the bytes of one Part 10 file go; see `ObjectSink`."""
-        return self._objects.new_object()
+        return new_sink(self._objects, encrypts=self._encrypts)
 
     def read(self, stored: StoredObject, origin: ObjectOrigin) -> Indexable:
         """What the index will hold of a durable file. Touches no database: may run on many threads at once.
@@ -95,7 +148,7 @@ class Archive:
         ------
         NotDicomError : nothing names its SOP instance. The file stays; `forget` removes it.
         """
-        said = _examined(stored.path)
+        said = examined(stored.path)
         return Indexable(stored, origin, said.attributes, said.metadata)
 
     def examine(self, sink: ObjectSink) -> Examined:
@@ -106,12 +159,24 @@ class Archive:
         NotDicomError : nothing names its SOP instance.
         StorageFullError : the disk is full.
         """
-        return _examined(sink.readable())
+        return examined(sink.readable())
 
     def index(self, stored: StoredObject, origin: ObjectOrigin) -> Outcome:
-        """Make one durable file findable. Raises as `read`."""
-        (outcome,) = self.index_all([self.read(stored, origin)])
+        """Make one durable file findable. Raises as `read`, and peewee's errors."""
+        (outcome,) = self.index_together([self.read(stored, origin)])
+        if isinstance(outcome, Exception):
+            raise outcome
         return outcome
+
+    def index_together(self, objects: Sequence[Indexable]) -> list[Outcome | Exception]:
+        """Make durable files findable, in one transaction with those of whoever comes at the same time.
+
+        Returns
+        -------
+        For each what became of it, or why it is not findable: a fault of the database fails all that shared the
+        transaction, any other fault the one object that it is of.
+        """
+        return self._together.write(objects)
 
     def index_all(
         self,
@@ -123,23 +188,67 @@ class Archive:
         Parameters
         ----------
         in_transaction : called before the commit, for what must become true together with it.
+
+        Raises
+        ------
+        StudyErasedError : one is of a study that was erased; its file stays, `forget` removes it.
+        StoreUnavailableError : one cannot be taken just now, since its object may be on its way out of the store.
         """
         with self._write_lock, self._db.writing():
-            outcomes = [
-                add_to_index(self._db, one.attributes, one.metadata, one.stored, one.origin)
-                for one in objects
-            ]
+            self.erasures.refuse_erased(
+                [
+                    Incoming(one.attributes.study_instance_uid, one.origin.institution, one.stored)
+                    for one in objects
+                ]
+            )
+            outcomes, not_needed = [], []
+            for one in objects:
+                # Known to somebody before this one has its row, be it another institution.
+                is_known = self._placing.is_known(one.stored)
+                outcomes.append(add_to_index(self._db, one.attributes, one.metadata, one.stored, one.origin))
+                if not self._placing.place(one.stored, one.attributes.study_instance_uid, is_known=is_known):
+                    not_needed.append(one.stored)
             if in_transaction is not None:
                 in_transaction(outcomes)
+        self.removal.hurry([stored.name for stored in not_needed if stored.sealed is not None])
         return outcomes
+
+    def brought_by(self, gateway_id: str, since: datetime) -> int:
+        """How many bytes of objects came from a gateway since then."""
+        of_gateway = (Instance.gateway_id == gateway_id) & (Instance.received_at_utc >= since.isoformat())
+        total = Instance.select(peewee.fn.COALESCE(peewee.fn.SUM(Instance.size_bytes), 0)).where(of_gateway)
+        return int(total.scalar(self._db))
+
+    def comparison(self, pay: Callable[[int], None]) -> Comparison:
+        """What compares the store with the index, paid for by `pay`."""
+        return Comparison(self._db, self._objects, self._study_keys, self.faults, pay)
+
+    def encrypting(self) -> Encrypting:
+        """What encrypts objects that came before `encrypts` was set."""
+        return Encrypting(self._db, self._objects, self.faults, self._placing)
+
+    def number_of_objects(self) -> int:
+        """How many the index names."""
+        return int(Instance.select(peewee.fn.COUNT(Instance.sha256.distinct())).scalar(self._db))
 
     def forget(self, stored: StoredObject) -> None:
         """Remove a file that `index` refused. One that the index knows is left alone."""
         with self._write_lock:
-            if not list(
-                Instance.select(Instance.id).where(Instance.sha256 == stored.sha256).execute(self._db)
-            ):
-                self._objects.remove(stored.sha256)
+            if not is_indexed(self._db, stored.name):
+                self._objects.remove(stored.name)
+
+    def held(self, sop_instance_uids: Sequence[str], institution: str) -> dict[str, int]:
+        """Those of the SOP instances that `institution` has, with their sizes: so that a way in knows what it lacks."""
+        found: dict[str, int] = {}
+        theirs = Unindexed(Study.institution) == institution
+        for at in range(0, len(sop_instance_uids), _UIDS_AT_ONCE):
+            some = Instance.sop_instance_uid.in_(sop_instance_uids[at : at + _UIDS_AT_ONCE])
+            query = Instance.select(Instance.sop_instance_uid, Instance.size_bytes)
+            query = query.join(Series).join(Study).where(some, theirs)
+            found.update(
+                (row["sop_instance_uid"], row["size_bytes"]) for row in query.dicts().execute(self._db)
+            )
+        return found
 
     # Reading.
 
@@ -157,23 +266,10 @@ class Archive:
 
     def facts(self, study_instance_uid: str) -> StudyFacts | None:
         """What the policy needs to know of a study, as each institution holds it; None when it is not here."""
-        query = (
-            Study.select(
-                Study.study_instance_uid,
-                Study.patient_id,
-                Study.issuer_of_patient_id,
-                Study.referring_physician_name,
-                finding.consent_withdrawn().alias("consent_withdrawn"),
-                Study.institution,
-                Study.requesting_service_key.alias("requesting_service"),
-                Study.institutional_department_key.alias("institutional_department_name"),
-                Study.arrived_from,
-                Study.arrived_at_utc,
-            )
-            .where(Study.study_instance_uid == study_instance_uid)
-            .order_by(Study.institution)
-        )
-        held = [StudyFacts(**row) for row in query.dicts().execute(self._db)]
+        held = [
+            StudyFacts(**{**row, "consent_withdrawn": bool(row["consent_withdrawn"])})
+            for row in finding.FACTS.rows(self._db, study_instance_uid=study_instance_uid)
+        ]
         return replace(held[0], elsewhere=tuple(held[1:])) if held else None
 
     def arrival(self, study_instance_uid: str, institution: str) -> tuple[int, int, int] | None:
@@ -233,14 +329,7 @@ class Archive:
         ----------
         studies_url : where the studies are served, for BulkDataURIs; empty: they stay relative to their instance.
         """
-        found = self._granted(
-            grant,
-            series_instance_uid,
-            sop_instance_uid,
-            Instance.id,
-            Instance.sop_instance_uid,
-            Series.series_instance_uid,
-        )
+        found = self._granted(grant, series_instance_uid, sop_instance_uid)
         for at in range(0, len(found), _METADATA_BATCH):
             batch = found[at : at + _METADATA_BATCH]
             query = Metadata.select().where(Metadata.instance.in_([row["id"] for row in batch])).dicts()
@@ -271,47 +360,56 @@ class Archive:
         self, grant: Grant, series_instance_uid: str | None = None, sop_instance_uid: str | None = None
     ) -> list[StoredInstance]:
         """Those of the granted study whose bytes may be read, in the order of `instances_of`; none if none is there."""
-        rows = self._granted(
-            grant,
-            series_instance_uid,
-            sop_instance_uid,
-            Instance.sha256,
-            Instance.size_bytes,
-            Instance.sop_class_uid,
-            Instance.sop_instance_uid,
-            Instance.transfer_syntax_uid,
-        )
-        return [StoredInstance(partial(self._objects.path_of, row["sha256"]), **row) for row in rows]
+        return [
+            StoredInstance(partial(self._located, row), **{name: row[name] for name in _STORED})
+            for row in self._granted(grant, series_instance_uid, sop_instance_uid)
+        ]
+
+    def _located(self, row: Mapping[str, Any]) -> ObjectFile:
+        """See `StoredInstance.path`. One in so many is read and compared first."""
+        name = row["address"] or row["sha256"]
+        if row["kind"] in UNREADABLE:
+            raise NoSuchObjectError(name) if row["kind"] == FaultKind.MISSING else ObjectDamagedError(name)
+        sampled = row["size_bytes"] <= _SAMPLED_BYTES and random.random() < _SAMPLED  # noqa: S311  # not a secret
+        try:
+            path = self._objects.path_of(name, compare=sampled)
+        except ObjectDamagedError:
+            self.faults.note(name, FaultKind.DAMAGED)
+            raise
+        except NoSuchObjectError:
+            if is_indexed(self._db, name):  # else it was erased a moment ago
+                self.faults.note(name, FaultKind.MISSING)
+            raise
+        if row["address"] is None:
+            return path
+        return SealedFile(path, name, row["size_bytes"], self._study_keys.unwrap(row).key)
 
     def _granted(
-        self, grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None, *columns: Any
+        self, grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None
     ) -> list[dict[str, Any]]:
-        query = (
-            Instance.select(
-                *columns,
-                Study.institution.alias("held_by"),
-                Series.series_instance_uid.alias("in_series"),
-                Instance.sop_instance_uid.alias("named"),
-            )
-            .join(Series)
-            .join(Study)
-            .where(
-                Study.study_instance_uid == grant.study_instance_uid,
-                Study.institution.in_(grant.institutions),
-                finding.readable(_scope(grant)),
-            )
-            .order_by(*finding.IN_STUDY)
+        query = finding.in_study(
+            everything=_scope(grant).everything,
+            holders=len(grant.institutions),
+            one_series=series_instance_uid is not None,
+            one_instance=sop_instance_uid is not None,
         )
-        if series_instance_uid is not None:
-            query = query.where(Series.series_instance_uid == series_instance_uid)
-        if sop_instance_uid is not None:
-            query = query.where(Instance.sop_instance_uid == sop_instance_uid)
-        found = list(query.dicts().execute(self._db))
-        once = _once(grant, found, lambda row: row["held_by"], lambda row: (row["in_series"], row["named"]))
-        return [{name: row[name] for name in row if name not in _HELD} for row in once]
+        found = query.rows(
+            self._db,
+            study_instance_uid=grant.study_instance_uid,
+            series_instance_uid=series_instance_uid,
+            sop_instance_uid=sop_instance_uid,
+            **{f"institution_{number}": held for number, held in enumerate(grant.institutions)},
+        )
+        return _once(
+            grant,
+            found,
+            lambda row: row["held_by"],
+            lambda row: (row["series_instance_uid"], row["sop_instance_uid"]),
+        )
 
 
-def _examined(path: Path) -> Examined:
+def examined(path: ObjectFile) -> Examined:
+    """What the Part 10 file at `path` says of itself. NotDicomError if nothing names its SOP instance."""
     header = read_header(path)
     attributes = attributes_of(header)
     return Examined(

@@ -24,6 +24,18 @@ class NoSuchInstanceError(ArchiveError):
     """Permanent: nothing is archived under these UIDs in the study the grant is for."""
 
 
+class StudyErasedError(ArchiveError):
+    """Permanent until an administrator allows it again: the study was erased, and nothing of it is taken in."""
+
+    def __init__(self, study_instance_uid: str) -> None:
+        super().__init__("this study was erased at central, and nothing of it is taken in any more")
+        self.study_instance_uid = study_instance_uid
+
+
+class ErasureRefusedError(ArchiveError):
+    """Permanent: the study cannot be erased, held or released. The sentence is for an administrator."""
+
+
 class QueryError(ArchiveError):
     """Permanent: a matching key is malformed (a date, a range, a UID). The text may be shown to the caller."""
 

@@ -10,6 +10,7 @@ told (`Unindexed`).
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,7 +21,9 @@ from typing import Any, Final
 import peewee
 
 from central.access.consent import EVERYWHERE, ConsentWithdrawal
-from central.access.policy import Arrivals, PatientKey, PatientOf, Scope, StudyKey
+from central.access.policy import Arrivals, PatientKey, PatientOf, Scope
+from central.access.policy import StudyKey as StudyOf
+from central.archive.object_names import NAME, SEALED
 from central.archive.query import (
     Condition,
     InstanceQuery,
@@ -35,9 +38,10 @@ from central.archive.query import (
     matches_uids,
 )
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
-from central.archive.tables import Instance, Series, Study
+from central.archive.tables import Instance, ObjectFault, SealedContent, Series, Study, StudyKey
 from central.archive.text_index import is_among_few, matching_in, with_series
 from central.database import Database, Unindexed
+from central.prepared import Prepared, given
 
 Conditions = list[Condition | None]
 
@@ -47,15 +51,51 @@ IN_STUDY: Final = (*_BY_NUMBER, Instance.instance_number.asc(nulls="FIRST"), Ins
 """Order of a study's instances: by Series and Instance Number, what has none first."""
 
 
-def _columns(model: type[peewee.Model]) -> list[Any]:
-    """All columns, named ``<table>.<column>`` in the result: three tables share some names."""
-    table = model._meta.table_name
-    return [field.alias(f"{table}.{name}") for name, field in model._meta.fields.items()]
-
-
-_STUDY: Final = _columns(Study)
-_SERIES: Final = [*_STUDY, *_columns(Series)]
-_INSTANCE: Final = [*_SERIES, *_columns(Instance)]
+# In the order of the rows' fields: an answer can have thousands of rows, and is taken by position.
+_STUDY: Final = (
+    Study.id,
+    Study.institution,
+    Study.study_instance_uid,
+    Study.patient_name,
+    Study.patient_id,
+    Study.issuer_of_patient_id,
+    Study.patient_birth_date,
+    Study.patient_sex,
+    Study.study_date,
+    Study.study_time,
+    Study.accession_number,
+    Study.study_description,
+    Study.study_id,
+    Study.referring_physician_name,
+    Study.modalities,
+    Study.number_of_series,
+    Study.number_of_instances,
+)
+_SERIES: Final = (
+    *_STUDY,
+    Series.series_instance_uid,
+    Series.modality,
+    Series.series_number,
+    Series.series_description,
+    Series.body_part_examined,
+    Series.series_date,
+    Series.series_time,
+    Series.number_of_instances,
+)
+_INSTANCE: Final = (
+    *_SERIES,
+    Instance.sop_class_uid,
+    Instance.sop_instance_uid,
+    Instance.instance_number,
+    Instance.rows,
+    Instance.columns,
+    Instance.bits_allocated,
+    Instance.number_of_frames,
+    Instance.transfer_syntax_uid,
+    Instance.size_bytes,
+    Instance.flagged,
+)
+_AT_MODALITIES: Final = [column.name for column in _STUDY].index("modalities")
 
 
 def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow]:
@@ -67,7 +107,7 @@ def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow
     select = Study.select(*_STUDY).order_by(*_NEWEST_FIRST)
     conditions = [within(scope, by_date=by_date), *keys]
     found = _page(select, conditions, query.limit, query.offset)
-    return [_study_row(row) for row in found.dicts().execute(db)]
+    return [_study_row(columns) for columns in _found(db, found)]
 
 
 def _newest_of_each(db: Database, scope: Scope, query: StudyQuery, limit: int) -> list[StudyRow]:
@@ -98,9 +138,8 @@ def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRo
     keys = _study_keys(db, query.study)
     by_date = _by_date(scope, query.study, keys) and not query.series_instance_uid
     conditions = [within(scope, by_date=by_date), *keys, *_series_keys(query)]
-    return [
-        _series_row(row) for row in _page(select, conditions, query.limit, query.offset).dicts().execute(db)
-    ]
+    found = _page(select, conditions, query.limit, query.offset)
+    return [_series_row(columns) for columns in _found(db, found)]
 
 
 def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[InstanceRow]:
@@ -118,9 +157,7 @@ def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[Ins
         matches_uids(Instance.sop_class_uid, query.sop_class_uid),
         matches_number(Instance.instance_number, query.instance_number),
     ]
-    return [
-        _instance_row(row) for row in _page(select, conditions, query.limit, query.offset).dicts().execute(db)
-    ]
+    return _instance_rows(_found(db, _page(select, conditions, query.limit, query.offset)))
 
 
 def within(scope: Scope, *, by_date: bool = False) -> peewee.Expression:
@@ -162,7 +199,7 @@ def _in(institutions: frozenset[str] | None, *, indexed: bool = False) -> peewee
     return column.in_(sorted(institutions))
 
 
-def _named(studies: Iterable[StudyKey]) -> list[peewee.Expression]:
+def _named(studies: Iterable[StudyOf]) -> list[peewee.Expression]:
     """A condition for each institution among them."""
     uids: dict[str, list[str]] = {}
     for institution, uid in sorted(studies):
@@ -213,6 +250,73 @@ def readable(scope: Scope) -> peewee.Expression:
     return current if scope.everything else current & (Instance.other_patient == False)  # noqa: E712  # SQL
 
 
+FACTS: Final = Prepared(
+    Study.select(
+        Study.study_instance_uid,
+        Study.patient_id,
+        Study.issuer_of_patient_id,
+        Study.referring_physician_name,
+        consent_withdrawn().alias("consent_withdrawn"),
+        Study.institution,
+        Study.requesting_service_key.alias("requesting_service"),
+        Study.institutional_department_key.alias("institutional_department_name"),
+        Study.arrived_from,
+        Study.arrived_at_utc,
+    )
+    .where(Study.study_instance_uid == given("study_instance_uid"))
+    .order_by(Study.institution)
+)
+"""What `StudyFacts` says of a study, as each institution holds it."""
+
+
+@functools.cache
+def in_study(*, everything: bool, holders: int, one_series: bool, one_instance: bool) -> Prepared:
+    """The readable instances of a study that was granted, in `IN_STUDY`: all, or what the given UIDs name.
+
+    `holders`: how many institutions' holding of it was granted, given as ``institution_0`` and so on. The row says
+    which one's an instance is (``held_by``).
+    """
+    granted = [given(f"institution_{number}") for number in range(holders)]
+    query = (
+        Instance.select(
+            Instance.id,
+            Instance.sha256,
+            Instance.size_bytes,
+            Instance.sop_class_uid,
+            Instance.sop_instance_uid,
+            Instance.transfer_syntax_uid,
+            Series.series_instance_uid,
+            Study.institution.alias("held_by"),
+            ObjectFault.kind,
+            SealedContent.address,
+            SealedContent.wrapped_key,
+            SealedContent.study_instance_uid,
+            StudyKey.storage_key_id,
+            StudyKey.wrapped_key.alias("wrapped_study_key"),
+        )
+        .join(Series)
+        .join(Study)
+        .join_from(Instance, SealedContent, peewee.JOIN.LEFT_OUTER, on=SEALED)
+        .join(
+            StudyKey,
+            peewee.JOIN.LEFT_OUTER,
+            on=(StudyKey.study_instance_uid == SealedContent.study_instance_uid),
+        )
+        .join_from(Instance, ObjectFault, peewee.JOIN.LEFT_OUTER, on=(ObjectFault.sha256 == NAME))
+        .where(
+            Study.study_instance_uid == given("study_instance_uid"),
+            Unindexed(Study.institution).in_(granted),
+            readable(Scope(everything=everything)),
+        )
+        .order_by(*IN_STUDY)
+    )
+    if one_series:
+        query = query.where(Series.series_instance_uid == given("series_instance_uid"))
+    if one_instance:
+        query = query.where(Instance.sop_instance_uid == given("sop_instance_uid"))
+    return Prepared(query)
+
+
 def _study_keys(db: Database, query: StudyQuery) -> Conditions:
     modality = matches_codes(Series.modality, query.modalities_in_study)
     text = partial(matches_text, matching=matching_in(db))
@@ -251,53 +355,29 @@ def _page(select: Any, conditions: Iterable[Condition | None], limit: int | None
     return select.offset(offset) if offset else select
 
 
-def _study_row(row: dict[str, Any]) -> StudyRow:
-    return StudyRow(
-        id=row["study.id"],
-        institution=row["study.institution"],
-        study_instance_uid=row["study.study_instance_uid"],
-        patient_name=row["study.patient_name"],
-        patient_id=row["study.patient_id"],
-        issuer_of_patient_id=row["study.issuer_of_patient_id"],
-        patient_birth_date=row["study.patient_birth_date"],
-        patient_sex=row["study.patient_sex"],
-        study_date=row["study.study_date"],
-        study_time=row["study.study_time"],
-        accession_number=row["study.accession_number"],
-        study_description=row["study.study_description"],
-        study_id=row["study.study_id"],
-        referring_physician_name=row["study.referring_physician_name"],
-        modalities_in_study=tuple(filter(None, row["study.modalities"].split("\\"))),
-        number_of_study_related_series=row["study.number_of_series"],
-        number_of_study_related_instances=row["study.number_of_instances"],
-    )
+def _found(db: Database, query: Any) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = db.execute(query).fetchall()  # type: ignore[no-untyped-call]  # left out by the stubs
+    return rows
 
 
-def _series_row(row: dict[str, Any]) -> SeriesRow:
-    return SeriesRow(
-        study=_study_row(row),
-        series_instance_uid=row["series.series_instance_uid"],
-        modality=row["series.modality"],
-        series_number=row["series.series_number"],
-        series_description=row["series.series_description"],
-        body_part_examined=row["series.body_part_examined"],
-        series_date=row["series.series_date"],
-        series_time=row["series.series_time"],
-        number_of_series_related_instances=row["series.number_of_instances"],
-    )
+def _study_row(columns: tuple[Any, ...]) -> StudyRow:
+    values = list(columns)
+    values[_AT_MODALITIES] = tuple(filter(None, columns[_AT_MODALITIES].split("\\")))
+    return StudyRow(*values)
 
 
-def _instance_row(row: dict[str, Any]) -> InstanceRow:
-    return InstanceRow(
-        series=_series_row(row),
-        sop_class_uid=row["instance.sop_class_uid"],
-        sop_instance_uid=row["instance.sop_instance_uid"],
-        instance_number=row["instance.instance_number"],
-        rows=row["instance.rows"],
-        columns=row["instance.columns"],
-        bits_allocated=row["instance.bits_allocated"],
-        number_of_frames=row["instance.number_of_frames"],
-        transfer_syntax_uid=row["instance.transfer_syntax_uid"],
-        size_bytes=row["instance.size_bytes"],
-        flagged=row["instance.flagged"],
-    )
+def _series_row(columns: tuple[Any, ...]) -> SeriesRow:
+    return SeriesRow(_study_row(columns[: len(_STUDY)]), *columns[len(_STUDY) :])
+
+
+def _instance_rows(found: Iterable[tuple[Any, ...]]) -> list[InstanceRow]:
+    """The instances of one series share its row."""
+    series = dict[tuple[Any, ...], SeriesRow]()
+    rows = []
+    for columns in found:
+        above, own = columns[: len(_SERIES)], columns[len(_SERIES) : -1]
+        row = series.get(above)
+        if row is None:
+            row = series[above] = _series_row(above)
+        rows.append(InstanceRow(*(row, *own, bool(columns[-1]))))
+    return rows

@@ -11,7 +11,6 @@ import io
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Final
 
 from pydicom.charset import convert_encodings
@@ -28,6 +27,7 @@ from pydicom.uid import (
 )
 
 from central.archive.errors import NotDicomError
+from central.archive.sealed_file import ObjectFile
 
 MAX_META_BYTES: Final = 64 << 10
 MAX_HEADER_BYTES: Final = 16 << 20
@@ -67,7 +67,7 @@ class Header:
     pixel_data: tuple[BaseTag, str | None] | None = None
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: ObjectFile) -> Header:
     """Read the header of the Part 10 file at `path` (PS3.10 section 7.1).
 
     Raises

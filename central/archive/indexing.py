@@ -10,16 +10,67 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-
-import peewee
+from typing import Any, Final
 
 from central.archive.attributes import Attributes
 from central.archive.objects import StoredObject
 from central.archive.tables import Instance, Metadata, OrderedStudy, Series, Study
-from central.database import Database, put
+from central.database import Database, Unindexed, put
 from central.institution import DEFAULT_INSTITUTION
+from central.prepared import Prepared, given, insertion
 from contract.receipt import Outcome
+
+# Few rows have one content or one UID: that is where SQLite is to begin, not at the institution.
+_THEIRS: Final = Unindexed(Study.institution) == given("institution")
+_KNOWN: Final = Prepared(
+    Instance.select(Instance.id)
+    .join(Series)
+    .join(Study)
+    .where(Instance.sha256 == given("sha256"), _THEIRS)
+    .limit(1)
+)
+_SAME_UID: Final = Prepared(
+    Instance.select(Instance.id, Instance.series, Instance.current)
+    .join(Series)
+    .join(Study)
+    .where(Instance.sop_instance_uid == given("sop_instance_uid"), _THEIRS)
+)
+_ADD_INSTANCE: Final = insertion(Instance)
+_ADD_METADATA: Final = Prepared(
+    Metadata.insert({Metadata.instance: given("instance"), Metadata.dicom_json: given("dicom_json")})
+)
+_FIND_STUDY: Final = Prepared(
+    Study.select()
+    .where(Study.study_instance_uid == given("study_instance_uid"), Study.institution == given("institution"))
+    .limit(1)
+)
+_ORDERED: Final = Prepared(
+    OrderedStudy.select(OrderedStudy.requesting_service_key).where(
+        OrderedStudy.study_instance_uid == given("study_instance_uid"),
+        OrderedStudy.institution == given("institution"),
+    )
+)
+_ADD_STUDY: Final = insertion(Study)
+_FIND_SERIES: Final = Prepared(
+    Series.select(Series.id)
+    .where(Series.study == given("study"), Series.series_instance_uid == given("series_instance_uid"))
+    .limit(1)
+)
+_ADD_SERIES: Final = insertion(Series)
+_COUNT_IN_SERIES: Final = Prepared(
+    Series.update({Series.number_of_instances: Series.number_of_instances + 1}).where(
+        Series.id == given("series")
+    )
+)
+_COUNT_IN_STUDY: Final = Prepared(
+    Study.update(
+        {
+            Study.number_of_instances: Study.number_of_instances + 1,
+            Study.number_of_series: Study.number_of_series + given("new_series"),
+            Study.modalities: given("modalities"),
+        }
+    ).where(Study.id == given("study"))
+)
 
 
 @dataclass(frozen=True)
@@ -40,17 +91,14 @@ def add_to_index(
     origin: ObjectOrigin,
 ) -> Outcome:
     """Insert, inside the caller's transaction. `metadata` is the compressed DICOM JSON."""
-    theirs = Study.institution == origin.institution
-    same_content = _of_studies(Instance.id).where(Instance.sha256 == stored.sha256, theirs)
-    if _first(db, same_content):
+    if _KNOWN.first(db, sha256=stored.sha256, institution=origin.institution):
         return Outcome.DUPLICATE
     study, names_other_patient = _study(db, attributes, origin)
     series_id, series_is_new = _series(db, attributes, study["id"])
-    same_uid = Instance.sop_instance_uid == attributes.sop_instance_uid
-    named_alike = _of_studies(Instance.id, Instance.series, Instance.current).where(same_uid, theirs)
-    others = list(named_alike.dicts().execute(db))
-    current = not any(other["series"] == series_id and other["current"] for other in others)
-    instance_id = Instance.insert(
+    others = _SAME_UID.rows(db, sop_instance_uid=attributes.sop_instance_uid, institution=origin.institution)
+    current = not any(other["series_id"] == series_id and other["current"] for other in others)
+    made = _ADD_INSTANCE.first(
+        db,
         **attributes.instance,
         series=series_id,
         sha256=stored.sha256,
@@ -61,8 +109,9 @@ def add_to_index(
         gateway_id=origin.gateway_id,
         object_id=origin.object_id,
         received_at_utc=origin.received_at_utc.isoformat(),
-    ).execute(db)
-    Metadata.insert(instance=instance_id, dicom_json=metadata).execute(db)
+    )
+    assert made is not None, "an insert gives its key"
+    _ADD_METADATA.run(db, instance=made["id"], dicom_json=metadata)
     if others:
         Instance.update(flagged=True).where(Instance.id.in_([other["id"] for other in others])).execute(db)
     if current:
@@ -87,15 +136,15 @@ def expect_order(
 
 def _study(db: Database, attributes: Attributes, origin: ObjectOrigin) -> tuple[dict[str, Any], bool]:
     """The study's row, made or filled in, and whether the instance names another patient than it does."""
-    uid = attributes.study_instance_uid
-    same = (Study.study_instance_uid == uid) & (Study.institution == origin.institution)
-    row = _first(db, Study.select().where(same))
+    sent = attributes.study
+    theirs = {
+        "study_instance_uid": attributes.study_instance_uid,
+        "institution": origin.institution,
+    }
+    row = _FIND_STUDY.first(db, **theirs)
     if row is None:
-        ordered = OrderedStudy.select(OrderedStudy.requesting_service_key).where(
-            OrderedStudy.study_instance_uid == uid, OrderedStudy.institution == origin.institution
-        )
-        new = {
-            **attributes.study,
+        row = {
+            **sent,
             "modalities": "",
             "number_of_series": 0,
             "number_of_instances": 0,
@@ -103,9 +152,12 @@ def _study(db: Database, attributes: Attributes, origin: ObjectOrigin) -> tuple[
             "arrived_from": origin.gateway_id,
             "arrived_at_utc": int(origin.received_at_utc.timestamp()),
         }
-        new["requesting_service_key"] = ordered.scalar(db) or new["requesting_service_key"]
-        return {**new, "id": Study.insert(**new).execute(db)}, False
-    sent = attributes.study
+        ordered = _ORDERED.first(db, **theirs)
+        if ordered is not None and ordered["requesting_service_key"]:
+            row["requesting_service_key"] = ordered["requesting_service_key"]
+        made = _ADD_STUDY.first(db, **row)
+        assert made is not None, "an insert gives its key"
+        return {**row, **made}, False
     other_patient = any(
         row[name] and sent[name] and row[name] != sent[name]
         for name in ("patient_id", "issuer_of_patient_id")
@@ -113,16 +165,17 @@ def _study(db: Database, attributes: Attributes, origin: ObjectOrigin) -> tuple[
     if not other_patient:
         filled = {name: value for name, value in sent.items() if value and not row[name]}
         if filled:
-            Study.update(**filled).where(same).execute(db)
+            Study.update(**filled).where(Study.id == row["id"]).execute(db)
     return row, other_patient
 
 
 def _series(db: Database, attributes: Attributes, study_id: int) -> tuple[int, bool]:
-    same = (Series.study == study_id) & (Series.series_instance_uid == attributes.series_instance_uid)
-    row = _first(db, Series.select(Series.id).where(same))
+    row = _FIND_SERIES.first(db, study=study_id, series_instance_uid=attributes.series_instance_uid)
     if row is not None:
         return row["id"], False
-    return Series.insert(**attributes.series, study=study_id, number_of_instances=0).execute(db), True
+    made = _ADD_SERIES.first(db, **attributes.series, study=study_id, number_of_instances=0)
+    assert made is not None, "an insert gives its key"
+    return made["id"], True
 
 
 def _count(
@@ -134,20 +187,10 @@ def _count(
     series_is_new: bool,
 ) -> None:
     modalities = {*study["modalities"].split("\\"), attributes.modality} - {""}
-    Series.update(number_of_instances=Series.number_of_instances + 1).where(Series.id == series_id).execute(
-        db
-    )
-    Study.update(
-        number_of_instances=Study.number_of_instances + 1,
-        number_of_series=Study.number_of_series + int(series_is_new),
+    _COUNT_IN_SERIES.run(db, series=series_id)
+    _COUNT_IN_STUDY.run(
+        db,
+        study=study["id"],
+        new_series=int(series_is_new),
         modalities="\\".join(sorted(modalities)),
-    ).where(Study.id == study["id"]).execute(db)
-
-
-def _of_studies(*columns: peewee.Field) -> Any:
-    return Instance.select(*columns).join(Series).join(Study)
-
-
-def _first(db: Database, query: Any) -> dict[str, Any] | None:
-    rows: list[dict[str, Any]] = list(query.limit(1).dicts().execute(db))
-    return rows[0] if rows else None
+    )

@@ -138,7 +138,7 @@ def matches_uids(column: peewee.Field, key: str) -> peewee.Expression | None:
 
 def matches_codes(column: peewee.Field, key: str) -> peewee.Expression | None:
     """A list of code strings such as modalities; upper case, because VR CS knows nothing else."""
-    values = [value.upper() for value in _listed(key) if value.strip("*")]
+    values = [value.upper() for value in _listed(_checked(key)) if value.strip("*")]
     return column.in_(values) if values else None
 
 

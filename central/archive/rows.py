@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+
+from central.archive.sealed_file import ObjectFile
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,16 @@ class InstanceRow:
 class StoredInstance:
     """An instance whose identical Part 10 bytes may be read. They never change."""
 
-    locate: Callable[[], Path]
+    locate: Callable[[], ObjectFile]
     size_bytes: int
     sha256: str
+    series_instance_uid: str
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
 
     @property
-    def path(self) -> Path:
+    def path(self) -> ObjectFile:
         """A file with the bytes, to be opened at once. From a remote store they come only now.
 
         Raises

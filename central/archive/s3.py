@@ -18,9 +18,10 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import obstore
@@ -28,7 +29,15 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from central.archive.errors import NoSuchObjectError, ObjectDamagedError, StoreUnavailableError
-from central.archive.objects import ObjectSink, StoredObject, sweep
+from central.archive.objects import (
+    INCOMING,
+    FileSink,
+    KeptObject,
+    StoredObject,
+    file_sha256,
+    is_sha256,
+    sweep_folder,
+)
 from contract.identifiers import check_sha256
 
 if TYPE_CHECKING:
@@ -61,18 +70,18 @@ class S3Place:
 class S3Objects:
     """The object store in `place`; the copies at hand lie under `root`."""
 
-    def __init__(self, store: S3Store, place: S3Place, root: Path) -> None:
+    def __init__(self, store: S3Store, place: S3Place, root: Path, incoming: str = INCOMING) -> None:
         self._store = store
         self._place = place
         self._root = root
-        self._incoming = root / "incoming"
+        self._incoming = root / incoming
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
         self._freeing = threading.Lock()
         self._at_hand_bytes = 0
 
     @classmethod
-    def open(cls, place: S3Place, root: Path) -> S3Objects:
-        """Make the folder if needed, and ask the bucket once.
+    def open(cls, place: S3Place, root: Path, incoming: str = INCOMING, *, swept: bool = True) -> S3Objects:
+        """Make the folder if needed, sweep it if `swept`, and ask the bucket once.
 
         Raises
         ------
@@ -95,22 +104,26 @@ class S3Objects:
             },
             retry_config=_RETRY,
         )
-        objects = cls(store, place, root)
+        objects = cls(store, place, root, incoming)
         objects._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sweep(objects._incoming)
         objects._at_hand_bytes = sum(path.stat().st_size for path in root.glob("??/*.dcm"))
         objects._ask_bucket()
         return objects
 
-    def new_object(self) -> ObjectSink:
-        return ObjectSink(self._incoming / secrets.token_hex(16), self._keep)
+    def new_object(self) -> FileSink:
+        return FileSink(self._incoming / secrets.token_hex(16), self._keep)
 
-    def path_of(self, sha256: str) -> Path:
+    def path_of(self, sha256: str, *, compare: bool = False) -> Path:
         path = self._at_hand(sha256)
         with self._locks[int(sha256[:2], 16) % _LOCKS]:
             try:
                 os.utime(path)  # used last
             except FileNotFoundError:
+                self._fetch(sha256, path)
+                return path
+            if compare and file_sha256(path) != sha256:
+                _log.error("a copy at hand is damaged, it is fetched anew", extra={"sha256": sha256})
+                path.unlink(missing_ok=True)
                 self._fetch(sha256, path)
         return path
 
@@ -122,6 +135,29 @@ class S3Objects:
             pass
         except BaseError as error:
             raise _unavailable("removing", error) from error
+
+    def sweep(self) -> None:
+        sweep_folder(self._incoming)
+
+    def kept(self, after: str = "") -> Iterator[KeptObject]:
+        offset = self._key(after) if after else None
+        try:
+            for page in obstore.list(self._store, prefix=self._place.prefix or None, offset=offset):
+                for entry in sorted(page, key=lambda entry: entry["path"]):
+                    name = PurePosixPath(entry["path"]).stem
+                    if is_sha256(name) and entry["path"] == self._key(name) and name > after:
+                        yield KeptObject(name, entry["last_modified"].timestamp())
+        except BaseError as error:
+            raise _unavailable("listing", error) from error
+
+    def read_through(self, sha256: str) -> Iterator[bytes | memoryview]:
+        try:
+            for chunk in obstore.get(self._store, self._key(sha256)).stream(min_chunk_size=_CHUNK_BYTES):
+                yield memoryview(chunk)
+        except FileNotFoundError as error:
+            raise NoSuchObjectError(sha256) from error
+        except BaseError as error:
+            raise _unavailable("reading", error) from error
 
     def _key(self, sha256: str) -> str:
         return f"{self._place.prefix}{sha256[:2]}/{sha256[2:4]}/{sha256}.dcm"
@@ -151,17 +187,11 @@ class S3Objects:
 
     def _download(self, sha256: str, arriving: Path) -> tuple[str, int]:
         digest, size_bytes = hashlib.sha256(), 0
-        try:
-            with arriving.open("xb") as file:
-                for chunk in obstore.get(self._store, self._key(sha256)).stream(min_chunk_size=_CHUNK_BYTES):
-                    view = memoryview(chunk)
-                    file.write(view)
-                    digest.update(view)
-                    size_bytes += len(view)
-        except FileNotFoundError as error:
-            raise NoSuchObjectError(sha256) from error
-        except BaseError as error:
-            raise _unavailable("reading", error) from error
+        with arriving.open("xb") as file:
+            for chunk in self.read_through(sha256):
+                file.write(chunk)
+                digest.update(chunk)
+                size_bytes += len(chunk)
         return digest.hexdigest(), size_bytes
 
     def _take(self, arriving: Path, sha256: str, size_bytes: int) -> Path:

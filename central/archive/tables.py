@@ -11,7 +11,7 @@ from typing import Final
 
 import peewee
 
-from central.database import Database, grow_table, make_tables
+from central.database import Database, grow_table, make_tables, rekey_table
 from central.institution import DEFAULT_INSTITUTION
 
 
@@ -117,6 +117,10 @@ class Instance(peewee.Model):
         indexes = (
             (("series", "sop_instance_uid", "current"), False),
             (("sha256", "series"), True),
+            (
+                ("gateway_id", "received_at_utc", "size_bytes"),
+                False,
+            ),  # answers by itself what a gateway brought
         )
 
 
@@ -142,7 +146,117 @@ class OrderedStudy(peewee.Model):
         primary_key = peewee.CompositeKey("study_instance_uid", "institution")
 
 
-_MODELS: Final = (Study, Series, Instance, Metadata, OrderedStudy)
+class StudyKey(peewee.Model):
+    """The key of a study, wrapped under one of central's storage keys: what opens the keys of its objects.
+
+    Institutions that hold the same Study Instance UID share it, since they may share objects; each object has a key of
+    its own.
+    """
+
+    study_instance_uid = peewee.TextField(primary_key=True)
+    storage_key_id = peewee.TextField(index=True)
+    wrapped_key = peewee.BlobField()
+
+    class Meta:
+        table_name = "study_key"
+
+
+class SealedContent(peewee.Model):
+    """Where a content lies that is encrypted at rest. One without such a row lies plain, under its own SHA-256.
+
+    `address` is the SHA-256 of the sealed bytes. `wrapped_key`: the object's key, under the study's.
+    """
+
+    sha256 = peewee.TextField(primary_key=True)
+    address = peewee.TextField(unique=True)
+    study_instance_uid = peewee.TextField(index=True)
+    wrapped_key = peewee.BlobField()
+
+    class Meta:
+        table_name = "sealed_content"
+
+
+class LegalHold(peewee.Model):
+    """A study that must not be erased, as one institution holds it."""
+
+    study_instance_uid = peewee.TextField()
+    institution = peewee.TextField(default=DEFAULT_INSTITUTION)
+    set_by = peewee.TextField()
+    reason = peewee.TextField()
+    set_at_s = peewee.DoubleField()
+
+    class Meta:
+        table_name = "legal_hold"
+        primary_key = peewee.CompositeKey("study_instance_uid", "institution")
+
+
+class ErasedStudy(peewee.Model):
+    """A study of an institution that was erased, of which nothing is taken in there any more. Why is on the audit
+    record."""
+
+    study_instance_uid = peewee.TextField()
+    institution = peewee.TextField(default=DEFAULT_INSTITUTION)
+    erased_by = peewee.TextField()
+    erased_at_s = peewee.DoubleField()
+    objects = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "erased_study"
+        primary_key = peewee.CompositeKey("study_instance_uid", "institution")
+
+
+class DoomedObject(peewee.Model):
+    """An object that no row names any more, to be removed from the store once it is due."""
+
+    sha256 = peewee.TextField(primary_key=True)
+    due_at_s = peewee.DoubleField(index=True)
+
+    class Meta:
+        table_name = "doomed_object"
+
+
+class ObjectFault(peewee.Model):
+    """What is wrong with an object, or with its row (`central.archive.faults`). `told`: it is on the audit record."""
+
+    sha256 = peewee.TextField(primary_key=True)
+    kind = peewee.TextField()
+    found_at_s = peewee.DoubleField()
+    told = peewee.BooleanField(index=True)
+
+    class Meta:
+        table_name = "object_fault"
+
+
+class ScrubState(peewee.Model):
+    """One row: where the scrub stands, what the last pass found, and which process does it until when."""
+
+    id = peewee.IntegerField(primary_key=True)
+    running = peewee.BooleanField()
+    position = peewee.TextField()
+    objects = peewee.BigIntegerField()
+    bytes = peewee.BigIntegerField()
+    finished_at_s = peewee.DoubleField()
+    owner = peewee.TextField()
+    owned_until_s = peewee.DoubleField()
+
+    class Meta:
+        table_name = "scrub_state"
+
+
+MODELS: Final = (
+    Study,
+    Series,
+    Instance,
+    Metadata,
+    OrderedStudy,
+    StudyKey,
+    SealedContent,
+    LegalHold,
+    ErasedStudy,
+    DoomedObject,
+    ObjectFault,
+    ScrubState,
+)
 _CAME_LATER: Final = {
     "institution": f"TEXT NOT NULL DEFAULT '{DEFAULT_INSTITUTION}'",
     "requesting_service_key": "TEXT NOT NULL DEFAULT ''",
@@ -158,4 +272,6 @@ def make_index(db: Database) -> None:
         indexes = {index.name for index in db.get_indexes("study")}
         if "study_study_instance_uid" in indexes:  # unique, before there were institutions
             grow_table(db, "study", _CAME_LATER, outgrown=("study_study_instance_uid", "instance_sha256"))
-        make_tables(db, _MODELS)
+        for model in (LegalHold, ErasedStudy):
+            rekey_table(db, model)
+        make_tables(db, MODELS)

@@ -38,11 +38,13 @@ import peewee
 from central.audit.chain import Notary, Verdict, check, last_pruned, link, read_checkpoint
 from central.audit.errors import AuditUnavailableError
 from central.audit.tables import (
+    ADD,
     AuditCheckpoint,
     AuditConcern,
     AuditPruned,
     AuditRecord,
     end_of_chain,
+    last_signed,
     prepare,
     unlocked,
 )
@@ -85,6 +87,11 @@ class Action(StrEnum):
     RENEW = "renew"
     IDENTITY_SEEN_TWICE = "identity-seen-twice"
     RECEIPTS_UNKNOWN = "receipts-unknown"
+    OBJECT_FAULT = "object-fault"
+    READ_OBJECTS = "read-objects"
+    REMOVE_OBJECTS = "remove-objects"
+    ERASE = "erase"
+    LEGAL_HOLD = "legal-hold"
     KEYS = "keys"
     REVOKE = "revoke"
     BOX_COMMAND = "box-command"
@@ -281,7 +288,7 @@ class Audit:
             with self._write_lock:
                 self._require_open()
                 with self._db.writing():
-                    self._sign_if_due(at_once=True)
+                    self._sign_if_due(*end_of_chain(self._db), at_once=True)
         except peewee.PeeweeException as error:
             raise AuditUnavailableError("the audit record cannot be written") from error
 
@@ -423,7 +430,7 @@ class Audit:
                     last_id += 1
                     pending.row["id"] = last_id
                     chain = pending.row["chain"] = link(chain, pending.row)
-                AuditRecord.insert_many([pending.row for pending in batch]).execute(self._db)
+                    ADD.run(self._db, **pending.row)
                 concerns = [
                     {"institution": institution, "record_id": pending.row["id"]}
                     for pending in batch
@@ -431,7 +438,7 @@ class Audit:
                 ]
                 if concerns:
                     AuditConcern.insert_many(concerns).execute(self._db)
-                self._sign_if_due()
+                self._sign_if_due(last_id, chain)
             error = None
             self._on_recorded()
         except (peewee.PeeweeException, AuditUnavailableError) as failure:
@@ -441,10 +448,9 @@ class Audit:
                 pending.error = error
                 pending.done = True
 
-    def _sign_if_due(self, *, at_once: bool = False) -> None:
-        """A checkpoint, in the transaction of the records it is for."""
-        last_id, chain = end_of_chain(self._db)
-        signed = AuditCheckpoint.select(peewee.fn.MAX(AuditCheckpoint.last_id)).scalar(self._db) or 0
+    def _sign_if_due(self, last_id: int, chain: str, *, at_once: bool = False) -> None:
+        """A checkpoint for the chain up to its end, in the transaction of the records it is for."""
+        signed = last_signed(self._db)
         hour_is_over = time.monotonic() - self._signed_at_s >= _CHECKPOINT_S
         if last_id > signed and (at_once or hour_is_over or last_id - signed >= CHECKPOINT_RECORDS):
             word = self._notary.checkpoint(last_id, chain)

@@ -17,6 +17,7 @@ import peewee
 from central.audit.chain import GENESIS, link
 from central.database import Database, Sqlite, make_tables
 from central.institution import DEFAULT_INSTITUTION
+from central.prepared import Prepared, given
 
 
 class AuditRecord(peewee.Model):
@@ -132,9 +133,26 @@ def _lock(db: Database) -> None:
 
 def end_of_chain(db: Database) -> tuple[int, str]:
     """Id and chain value of the last record."""
-    last = AuditRecord.select(AuditRecord.id, AuditRecord.chain).order_by(AuditRecord.id.desc()).limit(1)
-    row = next(iter(last.tuples().execute(db)), None)
-    return (row[0], row[1]) if row else (0, GENESIS)
+    row = _LAST.first(db)
+    return (row["id"], row["chain"]) if row else (0, GENESIS)
+
+
+def last_signed(db: Database) -> int:
+    """Id of the last record that a checkpoint is for; 0 if there is none."""
+    row = _LAST_SIGNED.first(db)
+    return row["last_id"] if row else 0
+
+
+_LAST: Final = Prepared(
+    AuditRecord.select(AuditRecord.id, AuditRecord.chain).order_by(AuditRecord.id.desc()).limit(1)
+)
+_LAST_SIGNED: Final = Prepared(
+    AuditCheckpoint.select(AuditCheckpoint.last_id).order_by(AuditCheckpoint.last_id.desc()).limit(1)
+)
+ADD: Final = Prepared(
+    AuditRecord.insert({field: given(name) for name, field in AuditRecord._meta.fields.items()})
+)
+"""One record; the caller gives its id, too."""
 
 
 _SQLITE_TRIGGERS: Final = tuple(

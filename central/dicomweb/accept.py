@@ -7,6 +7,7 @@ match; a range that names none, or ``*``, does.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,7 +90,8 @@ def choose(accept: str | None, offers: Sequence[Offer]) -> Offer:
     return chosen
 
 
-def _parsed(accept: str) -> list[_MediaRange]:
+@functools.lru_cache(maxsize=64)  # a client says the same each time
+def _parsed(accept: str) -> tuple[_MediaRange, ...]:
     if len(accept) > MAX_ACCEPT_CHARACTERS:
         raise NotAcceptableError("the Accept header is too long")
     ranges, position = [], 0
@@ -111,7 +113,7 @@ def _parsed(accept: str) -> list[_MediaRange]:
                 quality,
             )
         )
-    return ranges
+    return tuple(ranges)
 
 
 def _closeness(range_type: str, media_type: str) -> int:

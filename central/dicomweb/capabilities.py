@@ -14,7 +14,16 @@ from starlette.routing import BaseRoute, Route
 
 from central.dicomweb.accept import Offer, accept_of, choose
 from central.dicomweb.gate import base_url
-from central.dicomweb.transactions import ACCEPT, TRANSACTIONS, Parameter, Transaction
+from central.dicomweb.transactions import (
+    ELEMENT,
+    FRAME,
+    FRAMES,
+    TRANSACTIONS,
+    UID,
+    Parameter,
+    Transaction,
+    accept,
+)
 
 WADL: Final = "application/vnd.sun.wadl+xml"
 _OFFERS: Final = (Offer(WADL), Offer("application/json"))
@@ -23,11 +32,46 @@ _PROBLEM: Final = "application/problem+json"
 _REFUSALS: Final = (400, 401, 404, 406, 503)
 _REFUSALS_OF_STORING: Final = (400, 401, 403, 406, 408, 413, 415, 503)
 _PLACES: Final = {
-    "study": "Study Instance UID",
-    "series": "Series Instance UID",
-    "instance": "SOP Instance UID",
-    "frames": "numbers from 1, separated by commas",
-    "element": "<tag>, or <tag>/<item number>/<tag> inside a sequence",
+    place.name: place
+    for place in (
+        Parameter("study", "Study Instance UID", schema=UID),
+        Parameter("series", "Series Instance UID", schema=UID),
+        Parameter("instance", "SOP Instance UID", schema=UID),
+        Parameter("frames", "numbers from 1, separated by commas", schema=FRAMES),
+        Parameter("frame", "a number from 1", schema=FRAME),
+        Parameter("element", "<tag>, or <tag>/<item number>/<tag> inside a sequence", schema=ELEMENT),
+    )
+}
+_DATA_SET: Final = {"$ref": "#/components/schemas/DataSet"}
+_SCHEMAS: Final = {
+    "Problem": {
+        "type": "object",
+        "description": "RFC 9457",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+        },
+    },
+    "DataSet": {
+        "type": "object",
+        "description": "DICOM JSON (PS3.18 Annex F): elements by tag",
+        "propertyNames": {"pattern": "^[0-9A-F]{8}$"},
+        "additionalProperties": {"$ref": "#/components/schemas/Element"},
+    },
+    "Element": {
+        "type": "object",
+        "required": ["vr"],
+        "properties": {
+            "vr": {"type": "string", "pattern": "^[A-Z]{2}$"},
+            "Value": {"type": "array", "minItems": 1},
+            "BulkDataURI": {"type": "string", "format": "uri"},
+            "InlineBinary": {"type": "string"},
+        },
+        "additionalProperties": False,
+    },
 }
 
 
@@ -76,19 +120,7 @@ def open_api(transactions: Sequence[Transaction], service_url: str) -> dict[str,
                 },
                 "session": {"type": "apiKey", "in": "cookie", "name": "dicomnet_session"},
             },
-            "schemas": {
-                "Problem": {
-                    "type": "object",
-                    "description": "RFC 9457",
-                    "required": ["type", "title", "status", "detail"],
-                    "properties": {
-                        "type": {"type": "string"},
-                        "title": {"type": "string"},
-                        "status": {"type": "integer"},
-                        "detail": {"type": "string"},
-                    },
-                }
-            },
+            "schemas": _SCHEMAS,
         },
     }
 
@@ -112,8 +144,10 @@ def wadl(transactions: Sequence[Transaction], service_url: str) -> str:
 
 def _operation(transaction: Transaction) -> dict[str, Any]:
     clause = f" (PS3.18 section {transaction.clause})" if transaction.clause else ""
-    content: dict[str, Any] = {media_type: {} for media_type in transaction.media_types}
+    content = {media_type: _content(transaction, media_type) for media_type in transaction.media_types}
     refusals = _REFUSALS_OF_STORING if transaction.takes else _REFUSALS
+    if 206 in transaction.statuses:
+        refusals = (*refusals, 416)
     said = {name: {"schema": {"type": "string"}} for name in ("ETag", "Content-Range")}
     responses: dict[str, Any] = {
         str(status): {
@@ -132,8 +166,8 @@ def _operation(transaction: Transaction) -> dict[str, Any]:
         "operationId": transaction.name,
         "summary": _words(transaction.name) + clause,
         "parameters": [
-            *(_parameter(name, "path", _PLACES[name]) for name in _PLACE.findall(transaction.path)),
-            *(_query(parameter) for parameter in (*transaction.parameters, ACCEPT)),
+            *(_parameter(_PLACES[name], "path") for name in _PLACE.findall(transaction.path)),
+            *(_parameter(parameter, "query") for parameter in (*transaction.parameters, accept(transaction))),
         ],
         "responses": responses,
     }
@@ -142,13 +176,22 @@ def _operation(transaction: Transaction) -> dict[str, Any]:
     return operation
 
 
-def _query(parameter: Parameter) -> dict[str, Any]:
-    said = _parameter(parameter.name, "query", parameter.description, parameter.kind)
-    return {**said, "required": parameter.required}
+def _content(transaction: Transaction, media_type: str) -> dict[str, Any]:
+    """What OpenAPI says of an answer of this media type; of others than DICOM JSON it knows nothing."""
+    if transaction.name == "RetrieveOpenApi" or "json" not in media_type or transaction.method == "OPTIONS":
+        return {}
+    one = transaction.method == "POST"  # the answer of STOW-RS is one data set
+    return {"schema": _DATA_SET if one else {"type": "array", "items": _DATA_SET}}
 
 
-def _parameter(name: str, where: str, description: str, kind: str = "string") -> dict[str, Any]:
-    return {"name": name, "in": where, "description": description, "required": True, "schema": {"type": kind}}
+def _parameter(parameter: Parameter, where: str) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": where,
+        "description": parameter.description,
+        "required": parameter.required or where == "path",
+        "schema": {"type": parameter.kind, **parameter.schema},
+    }
 
 
 def _shown(path: str) -> str:
@@ -177,9 +220,9 @@ def _resources(tree: Mapping[str, Any]) -> str:
 
 
 def _method(transaction: Transaction) -> str:
-    accept = "".join(f"<option value={quoteattr(media_type)}/>" for media_type in transaction.media_types)
+    options = "".join(f"<option value={quoteattr(media_type)}/>" for media_type in transaction.media_types)
     default = quoteattr(transaction.media_types[0])
-    request = f'<param name="Accept" style="header" default={default}>{accept}</param>' + "".join(
+    request = f'<param name="Accept" style="header" default={default}>{options}</param>' + "".join(
         f'<param name={quoteattr(parameter.name)} style="query" type={quoteattr(f"xsd:{parameter.kind}")}'
         f' required="{str(parameter.required).lower()}"/>'
         for parameter in transaction.parameters

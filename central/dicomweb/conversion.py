@@ -30,6 +30,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from central.archive.sealed_file import ObjectFile
+
 CONVERSION_TIMEOUT_S: Final = 300.0
 # JPEG XL (PS3.5 Annex A.4.13 ff.) is younger than pydicom's list of names.
 JPEG_XL_LOSSLESS: Final = UID("1.2.840.10008.1.2.4.110")
@@ -64,7 +66,7 @@ _NATIVE: Final = frozenset(
 class Conversion:
     """The Part 10 file at `path` in the native transfer syntax `wanted`."""
 
-    path: Path
+    path: ObjectFile
     transfer_syntax_uid: str
     wanted: str
 
@@ -76,7 +78,7 @@ class FrameConversion:
     The answer is a JSON list of their sizes in bytes.
     """
 
-    path: Path
+    path: ObjectFile
     transfer_syntax_uid: str
     numbers: tuple[int, ...]
 
@@ -88,7 +90,7 @@ class Extraction:
     The answer is the JSON of an `Extracted`, or of None.
     """
 
-    path: Path
+    path: ObjectFile
     transfer_syntax_uid: str
     element: tuple[int, ...]
 

@@ -1,5 +1,8 @@
 """The instances of one STOW-RS request on their way into the archive (PS3.18 section 10.5).
 
+Instances go in groups: while the next ones come in, those before are made durable side by side, since most of that is
+waiting for the disk; then one transaction makes a group findable.
+
 What is always true
 -------------------
 - Bytes go into the archive's own writer as they come: an instance costs no memory, however large it is.
@@ -7,8 +10,8 @@ What is always true
   content's address, so refusing it here takes nothing from another request that stores the same content.
 - One instance's fault is its own: the others of the request are stored.
 
-What a crash leaves: nothing of the instance that was being received; those before it are archived, though nobody was
-told, and a second request finds them there.
+What a crash leaves: nothing of the instance that was being received; those before it are archived, or durable and not
+findable, though nobody was told; a second request finds them there, or makes them findable.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -23,16 +27,20 @@ from typing import Final
 import peewee
 
 from central.archive.archive import Archive, Examined, Indexable
-from central.archive.errors import NotDicomError, StorageError
+from central.archive.errors import NotDicomError, StorageError, StudyErasedError
 from central.archive.indexing import ObjectOrigin
 from central.archive.objects import ObjectSink
 from central.dicomweb.errors import BadRequestError, TooLargeError
 from central.dicomweb.multipart_reader import MultipartReader, PartBegin, PartEnd
 from contract.identifiers import InvalidIdentifierError, check_uid
+from contract.receipt import Outcome
 
 PART_TYPE: Final = "application/dicom"
 MAX_INSTANCES: Final = 10_000
 """In one request: what is answered about them is held in memory."""
+
+AT_ONCE: Final = 16
+"""Instances made findable in one transaction: bounds files that are open and the memory that their metadata takes."""
 
 # Failure Reason (PS3.18 table I.2-2), Warning Reason (table I.2-1).
 PROCESSING_FAILURE: Final = 0x0110
@@ -42,6 +50,9 @@ DATA_SET_DOES_NOT_MATCH_SOP_CLASS: Final = 0xA900
 CANNOT_UNDERSTAND: Final = 0xC000
 OF_ANOTHER_STUDY: Final = 0xC001
 """The request's URL names one study and the instance another. Of the range C000 to CFFF."""
+
+OF_ERASED_STUDY: Final = 0xC002
+"""An administrator erased the study, and nothing of it is taken in. Of the same range."""
 
 TRANSFER_SYNTAX_NOT_SUPPORTED: Final = 0xC122
 COERCION_OF_DATA_ELEMENTS: Final = 0xB000
@@ -72,6 +83,15 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class _Kept:
+    """An instance that is durable and not findable yet. `uids`: of its SOP class, if it is one, and its own."""
+
+    indexable: Indexable
+    uids: tuple[str, str]
+    is_as_sent: bool
+
+
+@dataclass(frozen=True)
 class DepositLimits:
     """What the archive takes. `has_room` says whether it takes anything at all now."""
 
@@ -80,12 +100,18 @@ class DepositLimits:
 
 
 class Deposit:
-    """One request's body. Fed by one thread at a time; `discard` when it is over, however it ended."""
+    """One request's body. Fed by one thread at a time; `discard` when it is over, however it ended.
+
+    Parameters
+    ----------
+    openers : threads that make instances durable, of all requests together.
+    """
 
     def __init__(
         self,
         archive: Archive,
         limits: DepositLimits,
+        openers: Executor,
         boundary: bytes,
         sender: str,
         institution: str,
@@ -93,11 +119,13 @@ class Deposit:
     ) -> None:
         self._archive = archive
         self._limits = limits
+        self._openers = openers
         self._reader = MultipartReader(boundary)
         self._sender = sender
         self._institution = institution
         self._study_instance_uid = study_instance_uid
         self._part: _Part | None = None
+        self._group: list[Future[_Kept | Failed] | Failed] = []  # in the order in which they came
         self.stored: list[Stored] = []
         self.failed: list[Failed] = []
 
@@ -111,7 +139,7 @@ class Deposit:
         """
         for event in self._reader.feed(data):
             if isinstance(event, PartBegin):
-                if len(self.stored) + len(self.failed) >= MAX_INSTANCES:
+                if len(self.stored) + len(self.failed) + len(self._group) >= MAX_INSTANCES:
                     raise TooLargeError(
                         f"a request holds {MAX_INSTANCES} instances at most: that many were looked at, send the others "
                         "in further requests"
@@ -129,6 +157,7 @@ class Deposit:
         ------
         BadRequestError : its closing boundary did not come, or it had no part.
         """
+        self._settle()
         if not self._reader.is_finished:
             raise BadRequestError("the body ends before its closing boundary")
         if not self.stored and not self.failed:
@@ -139,14 +168,17 @@ class Deposit:
         if self._part is not None:
             self._part.fail(PROCESSING_FAILURE)
             self._end_part()
+            self._settle()
         else:
+            self._settle()
             self.failed.append(Failed(PROCESSING_FAILURE))
 
     def discard(self) -> None:
-        """Forget the part that was being received."""
+        """Forget the part that was being received, and bring those before it to their end."""
         if self._part is not None:
             self._part.discard()
             self._part = None
+        self._settle()
 
     def _begun(self, headers: Mapping[str, str]) -> _Part:
         part = _Part(
@@ -165,46 +197,77 @@ class Deposit:
     def _end_part(self) -> None:
         assert self._part is not None
         part, self._part = self._part, None
-        try:
-            outcome = self._archived(part)
-        finally:
-            part.discard()
-        if isinstance(outcome, Failed):
-            self.failed.append(outcome)
-        else:
-            self.stored.append(outcome)
-
-    def _archived(self, part: _Part) -> Stored | Failed:
         part.check_length()
         if part.failure_reason or part.sink is None:
-            return Failed(part.failure_reason or PROCESSING_FAILURE)
+            part.discard()
+            self._group.append(Failed(part.failure_reason or PROCESSING_FAILURE))
+        else:
+            self._group.append(self._openers.submit(self._kept, part))
+        if len(self._group) >= AT_ONCE:
+            self._settle()
+
+    def _kept(self, part: _Part) -> _Kept | Failed:
+        """A whole instance, read and durable, or why it is not. Runs beside the others of its group."""
+        assert part.sink is not None, "looked at before"
         uids: tuple[str, str] = ("", "")
         try:
             said = self._archive.examine(part.sink)
-            attributes = said.attributes
-            sop_class_uid = str(attributes.instance["sop_class_uid"])
-            uids = (sop_class_uid if _is_uid(sop_class_uid) else "", attributes.sop_instance_uid)
+            sop_class_uid = str(said.attributes.instance["sop_class_uid"])
+            uids = (sop_class_uid if _is_uid(sop_class_uid) else "", said.attributes.sop_instance_uid)
             failure_reason = _refusal(said) or self._wrong_study(said)
             if failure_reason:
                 return Failed(failure_reason, *uids)
             origin = ObjectOrigin(f"user:{self._sender}", "", datetime.now(UTC), self._institution)
             stored = part.sink.commit()
-            (outcome,) = self._archive.index_all([Indexable(stored, origin, attributes, said.metadata)])
         except NotDicomError:
             return Failed(CANNOT_UNDERSTAND)
-        except (StorageError, OSError, peewee.OperationalError) as error:
-            _log.warning("event=cannot-store by=%s error=%s", self._sender, type(error).__name__)
-            return Failed(OUT_OF_RESOURCES, *uids)
-        _log.info(
-            "event=stored by=%s outcome=%s size_bytes=%d", self._sender, outcome.value, stored.size_bytes
+        except Exception as error:  # one instance's fault is its own
+            return self._failed(error, uids)
+        finally:
+            part.discard()
+        return _Kept(
+            Indexable(stored, origin, said.attributes, said.metadata), uids, is_as_sent=said.is_filed_as_sent
         )
+
+    def _settle(self) -> None:
+        """Make the group findable, all in one transaction; afterwards each of it is stored or failed."""
+        group, self._group = self._group, []
+        opened = [one if isinstance(one, Failed) else one.result() for one in group]
+        kept = [one for one in opened if isinstance(one, _Kept)]
+        outcomes = iter(self._archive.index_together([one.indexable for one in kept]) if kept else ())
+        for one in opened:
+            ended = one if isinstance(one, Failed) else self._ended(one, next(outcomes))
+            if isinstance(ended, Failed):
+                self.failed.append(ended)
+            else:
+                self.stored.append(ended)
+
+    def _ended(self, one: _Kept, outcome: Outcome | Exception) -> Stored | Failed:
+        if isinstance(outcome, StudyErasedError):
+            self._archive.forget(one.indexable.stored)
+            return Failed(OF_ERASED_STUDY, *one.uids)
+        if isinstance(outcome, Exception):
+            return self._failed(outcome, one.uids)
+        attributes = one.indexable.attributes
+        _log.info(
+            "event=stored by=%s outcome=%s size_bytes=%d",
+            self._sender, outcome.value, one.indexable.stored.size_bytes,
+        )  # fmt: skip
         return Stored(
             attributes.study_instance_uid,
             attributes.series_instance_uid,
             attributes.sop_instance_uid,
-            sop_class_uid,
-            0 if said.is_filed_as_sent else COERCION_OF_DATA_ELEMENTS,
+            str(attributes.instance["sop_class_uid"]),
+            0 if one.is_as_sent else COERCION_OF_DATA_ELEMENTS,
         )
+
+    def _failed(self, error: Exception, uids: tuple[str, str]) -> Failed:
+        known = isinstance(error, (StorageError, OSError, peewee.OperationalError))
+        _log.warning(
+            "event=cannot-store by=%s error=%s", self._sender, type(error).__name__,
+            exc_info=None if known else error,
+        )  # fmt: skip
+        return Failed(OUT_OF_RESOURCES if known else PROCESSING_FAILURE, *uids)
 
     def _wrong_study(self, said: Examined) -> int:
         wanted = self._study_instance_uid

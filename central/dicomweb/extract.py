@@ -6,7 +6,6 @@ that reading a header has. What stands in the stored file as it is wanted is onl
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
@@ -17,6 +16,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from central.archive.header import looks_implicit
+from central.archive.sealed_file import ObjectFile
 from central.dicomweb.conversion import Extracted
 from central.dicomweb.errors import NotAnImageError
 from central.dicomweb.pixel_data import PIXEL_TAGS, NativeValue, open_data_set, open_image
@@ -32,7 +32,7 @@ class _AbsentError(Exception):
 
 
 def extract(
-    path: Path, transfer_syntax_uid: str, element: tuple[int, ...], out: BinaryIO
+    path: ObjectFile, transfer_syntax_uid: str, element: tuple[int, ...], out: BinaryIO
 ) -> Extracted | None:
     """Locate the value of `element` in the file at `path`, or write it to `out` where it is stored otherwise.
 
@@ -52,7 +52,7 @@ def extract(
         return None
 
 
-def _pixels(path: Path, syntax: UID, out: BinaryIO) -> Extracted:
+def _pixels(path: ObjectFile, syntax: UID, out: BinaryIO) -> Extracted:
     with open_image(path, syntax) as image:
         if image.is_encapsulated:
             raise NotAnImageError("compressed pixel data is given out frame by frame")

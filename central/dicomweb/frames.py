@@ -7,8 +7,9 @@ process where Explicit VR Little Endian is asked for.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Sequence
-from itertools import chain
+import re
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import chain, repeat
 from typing import Final
 
 from pydicom.uid import (
@@ -50,6 +51,7 @@ from central.dicomweb.single_part import (
 )
 
 OCTETS: Final = "application/octet-stream"
+FRAME_NUMBER: Final = "[1-9][0-9]{0,8}"
 MAX_FRAMES_A_REQUEST: Final = 1000
 MAX_FRAMES_OF_AN_IMAGE: Final = 100_000
 # PS3.18 table 8.7.3-5: media types of compressed frames.
@@ -96,15 +98,17 @@ def frame_numbers(text: str) -> list[int]:
     parts = text.split(",")
     if len(parts) > MAX_FRAMES_A_REQUEST:
         raise BadRequestError(f"at most {MAX_FRAMES_A_REQUEST} frames can be asked for at once")
-    if any(not part.isascii() or not part.isdigit() or len(part) > 9 or int(part) < 1 for part in parts):
+    if not all(re.fullmatch(FRAME_NUMBER, part) for part in parts):
         raise BadRequestError("frames are named by numbers from 1, separated by commas")
     return [int(part) for part in parts]
 
 
 def frames_answer(
-    request: Request, renderer: Renderer, stored: StoredInstance, asked: Sequence[int] | None
+    request: Request, renderer: Renderer, stored: StoredInstance, asked: Sequence[int] | None, uri: str = ""
 ) -> Response:
     """Frames of a granted instance, by number (from 1) or, with None, all of them, in a form that the request accepts.
+
+    `uri` is said of all of them, when they are asked for as bulk data.
 
     Raises
     ------
@@ -119,18 +123,26 @@ def frames_answer(
         if max(numbers) > number_of_frames:
             raise NotHereError
         as_stored = image.delivered_transfer_syntax_uid
+        locations = frame_locations(uri, number_of_frames) if uri else []
         offer = choose(accept_of(request), _offers(image, single=len(numbers) == 1))
         if not offer.multipart and offer.transfer_syntax_uid == as_stored:
             return _one(request, stored, numbers[0], image.read_frame(numbers[0]), offer)
     if offer.transfer_syntax_uid == as_stored:
-        parts = _stored_parts(stored, asked, typed(offer.media_type, as_stored))
+        parts = stored_parts(stored, asked, typed(offer.media_type, as_stored), locations)
         first = next(parts)  # what is wrong shows before the answer begins
         return multipart_of_parts(offer.media_type, chain([first], parts))
     etag = weak_etag(stored.sha256, f"frame{numbers[0]}", ExplicitVRLittleEndian)
     if not offer.multipart and (answer := not_modified(request, etag)):
         return answer
     written = renderer.write(FrameConversion(stored.path, stored.transfer_syntax_uid, tuple(numbers)))
-    return _decoded(request, written, etag, offer)
+    return _decoded(request, written, etag, offer, locations)
+
+
+def frame_locations(uri: str, number_of_frames: int) -> list[str]:
+    """What names each frame of the bulk data at `uri` (PS3.18 section 10.4.3.3.5)."""
+    if number_of_frames == 1:
+        return [uri]
+    return [f"{uri}/frames/{number}" for number in range(1, number_of_frames + 1)]
 
 
 def _offers(image: StoredImage, *, single: bool) -> list[Offer]:
@@ -154,24 +166,45 @@ def _one(request: Request, stored: StoredInstance, number: int, frame: bytes, of
     return single_part(request, Content(content_type, len(frame), etag, chunks))
 
 
-def _stored_parts(
-    stored: StoredInstance, asked: Sequence[int] | None, content_type: str
+def stored_parts(
+    stored: StoredInstance, asked: Sequence[int] | None, content_type: str, locations: Iterable[str] = ()
 ) -> Iterator[BytesPart]:
+    """Frames as they are stored; `locations` are their URIs, one by one, where they are said."""
     with open_image(stored.path, stored.transfer_syntax_uid) as image:
         frames = image.frames() if asked is None else map(image.read_frame, asked)
-        for frame in frames:
-            yield BytesPart(content_type, frame)
+        for frame, location in zip(frames, chain(locations, repeat("")), strict=False):
+            yield BytesPart(content_type, frame, location)
 
 
-def _decoded(request: Request, written: WrittenFile, etag: str, offer: Offer) -> Response:
+def decoded_parts(
+    renderer: Renderer, stored: StoredInstance, numbers: Sequence[int], locations: Iterable[str]
+) -> Iterator[OpenPart]:
+    """Frames in Explicit VR Little Endian, with their URIs.
+
+    Raises
+    ------
+    NotAnImageError, UnavailableError : they cannot be decoded.
+    """
+    written = renderer.write(FrameConversion(stored.path, stored.transfer_syntax_uid, tuple(numbers)))
+    try:
+        yield from _parts_in(written, locations)
+    finally:
+        written.close()
+
+
+def _decoded(
+    request: Request, written: WrittenFile, etag: str, offer: Offer, locations: Iterable[str]
+) -> Response:
     content_type = typed(OCTETS, ExplicitVRLittleEndian)
     if not offer.multipart:
         return single_part(request, written_content(content_type, written, etag))
 
-    def parts() -> Iterator[OpenPart]:
-        offset = 0
-        for size_bytes in json.loads(written.answer):
-            yield OpenPart(content_type, written.opened, offset, size_bytes)
-            offset += size_bytes
+    return multipart_of_parts(OCTETS, _parts_in(written, locations), written.close)
 
-    return multipart_of_parts(OCTETS, parts(), written.close)
+
+def _parts_in(written: WrittenFile, locations: Iterable[str]) -> Iterator[OpenPart]:
+    """The frames that a `FrameConversion` wrote."""
+    content_type, offset = typed(OCTETS, ExplicitVRLittleEndian), 0
+    for size_bytes, location in zip(json.loads(written.answer), chain(locations, repeat("")), strict=False):
+        yield OpenPart(content_type, written.opened, offset, size_bytes, location)
+        offset += size_bytes

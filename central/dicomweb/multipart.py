@@ -6,17 +6,19 @@ its length, so that a cut line is noticed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from central.archive.sealed_file import ObjectFile
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 CHUNK_BYTES: Final = 1 << 20
@@ -29,6 +31,10 @@ class Part(Protocol):
     def content_type(self) -> str: ...
 
     @property
+    def content_location(self) -> str:
+        """The URI of what the part holds; "" to say none."""
+
+    @property
     def size_bytes(self) -> int: ...
 
     def chunks(self) -> Iterator[bytes]: ...
@@ -39,8 +45,9 @@ class FilePart:
     """A whole file as one part."""
 
     content_type: str
-    locate: Callable[[], Path]  # asked when its turn has come: from a remote store it comes only then
+    locate: Callable[[], ObjectFile]  # asked when its turn has come: from a remote store it comes only then
     size_bytes: int
+    content_location: str = ""
 
     def chunks(self) -> Iterator[bytes]:
         yield from file_chunks(self.locate(), 0, self.size_bytes)
@@ -54,6 +61,7 @@ class OpenPart:
     opened: BinaryIO
     offset: int
     size_bytes: int
+    content_location: str = ""
 
     def chunks(self) -> Iterator[bytes]:
         yield from open_chunks(self.opened, self.offset, self.offset + self.size_bytes)
@@ -65,6 +73,7 @@ class BytesPart:
 
     content_type: str
     content: bytes
+    content_location: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -74,19 +83,49 @@ class BytesPart:
         yield self.content
 
 
+def answered(
+    body: Generator[bytes, None, None],
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+    close: Callable[[], None] = lambda: None,
+) -> Response:
+    """`body` as an answer; `close` is called when it is over. Reads its beginning: to be called on a thread.
+
+    A short one leaves at once: to stream it would cost several changes of threads more than it takes to read. Whatever
+    keeps the beginning from being read is raised here, before the answer begins, and `close` is called.
+    """
+    try:
+        first = b""
+        while len(first) < CHUNK_BYTES:
+            piece = next(body, None)
+            if piece is None:
+                close()
+                return Response(first, status, headers)
+            first += piece
+    except BaseException:
+        body.close()
+        close()
+        raise
+    return ClosingResponse(first, body, status, headers, close)
+
+
 class ClosingResponse(StreamingResponse):
-    """Closes its body when it is over, also when the client went away in the middle."""
+    """Reads each piece of its body while the one before leaves, and closes it when it is over, also when the client
+    went away in the middle."""
 
     def __init__(
         self,
-        body: Generator[bytes, None, None],
-        status: int = 200,
-        headers: dict[str, str] | None = None,
-        close: Callable[[], None] | None = None,
+        first: bytes,
+        following: Generator[bytes, None, None],
+        status: int,
+        headers: dict[str, str] | None,
+        close: Callable[[], None],
     ) -> None:
-        super().__init__(body, status, headers)
-        self._body = body
+        super().__init__((), status, headers)
+        self._first = first
+        self._following = following
         self._close = close
+        self._reading = threading.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -94,10 +133,26 @@ class ClosingResponse(StreamingResponse):
         finally:
             await run_in_threadpool(self._end)
 
+    async def stream_response(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        piece = self._first
+        while piece:
+            following = asyncio.ensure_future(run_in_threadpool(self._next))
+            try:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                piece = await following
+            finally:
+                following.cancel()  # the thread reads to its end all the same, and `_end` waits for it
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _next(self) -> bytes:
+        with self._reading:
+            return next(self._following, b"")
+
     def _end(self) -> None:
-        self._body.close()
-        if self._close is not None:
-            self._close()
+        with self._reading:
+            self._following.close()
+        self._close()
 
 
 def typed(media_type: str, transfer_syntax_uid: str) -> str:
@@ -108,7 +163,7 @@ def typed(media_type: str, transfer_syntax_uid: str) -> str:
         return media_type
 
 
-def file_chunks(path: Path, begin: int, end: int) -> Generator[bytes, None, None]:
+def file_chunks(path: ObjectFile, begin: int, end: int) -> Generator[bytes, None, None]:
     """The bytes of `path` from `begin` to before `end`, a mebibyte at a time."""
     with path.open("rb") as file:
         yield from open_chunks(file, begin, end)
@@ -126,16 +181,16 @@ def open_chunks(file: BinaryIO, begin: int, end: int) -> Generator[bytes, None, 
         yield chunk
 
 
-def multipart_of_files(media_type: str, parts: Sequence[FilePart]) -> StreamingResponse:
+def multipart_of_files(media_type: str, parts: Sequence[FilePart]) -> Response:
     """An answer whose length is known from the sizes of the files."""
     boundary = _new_boundary()
     length = sum(len(_head(boundary, part)) + part.size_bytes + 2 for part in parts) + len(_end(boundary))
-    return _response(media_type, boundary, iter(parts), {"Content-Length": str(length)}, None)
+    return _response(media_type, boundary, iter(parts), {"Content-Length": str(length)}, lambda: None)
 
 
 def multipart_of_parts(
-    media_type: str, parts: Iterator[Part], close: Callable[[], None] | None = None
-) -> StreamingResponse:
+    media_type: str, parts: Iterator[Part], close: Callable[[], None] = lambda: None
+) -> Response:
     """An answer whose parts are made while it is sent. `close` is called when it is over."""
     return _response(media_type, _new_boundary(), parts, {}, close)
 
@@ -145,8 +200,8 @@ def _response(
     boundary: str,
     parts: Iterator[Part],
     headers: dict[str, str],
-    close: Callable[[], None] | None,
-) -> StreamingResponse:
+    close: Callable[[], None],
+) -> Response:
     def body() -> Generator[bytes, None, None]:
         for part in parts:
             yield _head(boundary, part)
@@ -155,7 +210,7 @@ def _response(
         yield _end(boundary)
 
     headers["Content-Type"] = f'multipart/related; type="{media_type}"; boundary={boundary}'
-    return ClosingResponse(_gathered(body()), headers=headers, close=close)
+    return answered(_gathered(body()), headers=headers, close=close)
 
 
 def _gathered(pieces: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
@@ -177,8 +232,9 @@ def _new_boundary() -> str:
 
 
 def _head(boundary: str, part: Part) -> bytes:
+    location = f"Content-Location: {part.content_location}\r\n" if part.content_location else ""
     return (
-        f"--{boundary}\r\nContent-Type: {part.content_type}\r\nContent-Length: {part.size_bytes}\r\n\r\n"
+        f"--{boundary}\r\nContent-Type: {part.content_type}\r\nContent-Length: {part.size_bytes}\r\n{location}\r\n"
     ).encode()
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -20,6 +19,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from central.archive.header import looks_implicit
+from central.archive.sealed_file import ObjectFile
 from central.dicomweb.decode import decode_frame
 from central.dicomweb.errors import NotAnImageError
 from central.dicomweb.pixel_data import PIXEL_TAGS, ImagePixel, StoredImage, open_data_set, open_image
@@ -31,7 +31,7 @@ _MAX_VALUE_BYTES: Final = 0xFFFFFFFE
 _OF_ENCAPSULATION: Final = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 
 
-def write_native(path: Path, transfer_syntax_uid: str, wanted: str, out: BinaryIO) -> None:
+def write_native(path: ObjectFile, transfer_syntax_uid: str, wanted: str, out: BinaryIO) -> None:
     """Write the Part 10 file at `path` to `out` in Explicit or Implicit VR Little Endian, as `wanted` says.
 
     Raises
@@ -41,7 +41,8 @@ def write_native(path: Path, transfer_syntax_uid: str, wanted: str, out: BinaryI
     syntax, wanted_syntax = UID(transfer_syntax_uid), UID(wanted)
     with open_data_set(path, syntax) as source:
         pixels = _pixels(source, syntax)
-        ds = _readable(dcmread(path, stop_before_pixels=pixels is not None, force=True), syntax)
+        with path.open("rb") as file:
+            ds = _readable(dcmread(file, stop_before_pixels=pixels is not None, force=True), syntax)
         if pixels is None:
             ds.file_meta.TransferSyntaxUID = wanted_syntax
             ds.save_as(out, enforce_file_format=True)
@@ -53,7 +54,9 @@ def write_native(path: Path, transfer_syntax_uid: str, wanted: str, out: BinaryI
         _write_image(image, ds, wanted_syntax, out)
 
 
-def write_frames(path: Path, transfer_syntax_uid: str, numbers: Sequence[int], out: BinaryIO) -> list[int]:
+def write_frames(
+    path: ObjectFile, transfer_syntax_uid: str, numbers: Sequence[int], out: BinaryIO
+) -> list[int]:
     """Write frames (numbers from 1) as little endian cells to `out`; the size of each in bytes.
 
     Raises

@@ -6,6 +6,7 @@ accepts ``multipart/related`` gets a picture of every frame. `Renderer`'s worker
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -29,7 +30,7 @@ MAX_PICTURES_A_REQUEST: Final = 1000
 THUMBNAIL: Final = (128, 128)
 PICTURE_OFFERS: Final = (Offer("image/jpeg"), Offer("image/png"))
 _MANY_OFFERS: Final = tuple(Offer(offer.media_type, multipart=True) for offer in PICTURE_OFFERS)
-_LEVELS: Final = (STUDY, SERIES, INSTANCE, INSTANCE + "/frames/{frames}")
+_LEVELS: Final = (STUDY, SERIES, INSTANCE)
 
 
 @dataclass(frozen=True)
@@ -53,23 +54,31 @@ class Pictures:
         return [
             *(Route(f"{level}/rendered", self.rendered) for level in _LEVELS),
             *(Route(f"{level}/thumbnail", self.thumbnail) for level in _LEVELS),
+            Route(f"{INSTANCE}/frames/{{frames}}/rendered", self.rendered),
+            Route(f"{INSTANCE}/frames/{{frame}}/thumbnail", self.thumbnail),
         ]
 
     def rendered(self, request: Request) -> Response:
-        offer = choose(accept_of(request), PICTURE_OFFERS + _MANY_OFFERS)
-        return self._pictures(request, offer, view_parameters(request.query_params, offer.media_type))
+        numbers = _numbers(request, "frames")
+        offers = _MANY_OFFERS if len(numbers) > 1 else PICTURE_OFFERS + _MANY_OFFERS
+        offer = choose(accept_of(request), offers)
+        return self._pictures(
+            request, offer, view_parameters(request.query_params, offer.media_type), numbers
+        )
 
     def thumbnail(self, request: Request) -> Response:
+        numbers = _numbers(request, "frame")
+        if len(numbers) > 1:
+            raise BadRequestError("a thumbnail shows one frame")
         offer = choose(accept_of(request), PICTURE_OFFERS)
         view = view_parameters(request.query_params, offer.media_type, THUMBNAIL)
-        return self._pictures(request, offer, view)
+        return self._pictures(request, offer, view, numbers)
 
-    def _pictures(self, request: Request, offer: Offer, view: ViewParameters) -> Response:
-        asked = request.path_params.get("frames")
-        numbers = frame_numbers(asked) if asked is not None else []
-        if len(numbers) > 1 and not offer.multipart:
-            raise BadRequestError("one picture shows one frame: accept multipart/related for several")
-        detail = f"WADO-RS picture{'s' if offer.multipart else ''}, frame {asked or 'in the middle'}"
+    def _pictures(
+        self, request: Request, offer: Offer, view: ViewParameters, numbers: Sequence[int]
+    ) -> Response:
+        which = ",".join(map(str, numbers)) or "in the middle"
+        detail = f"WADO-RS picture{'s' if offer.multipart else ''}, frame {which}"
         grant, series_uid, sop_uid = self._gate.grant(request, Action.VIEW, detail)
         if series_uid is not None and sop_uid is not None and (numbers or not offer.multipart):
             shown = [_Drawn(series_uid, sop_uid, number) for number in numbers or (None,)]
@@ -102,6 +111,11 @@ class Pictures:
     def _draw(self, grant: Grant, shown: _Drawn, view: ViewParameters) -> bytes:
         stored = self._archive.open_instance(grant, shown.series_instance_uid, shown.sop_instance_uid)
         return self._renderer.render(Job(stored.path, stored.transfer_syntax_uid, shown.frame, view))
+
+
+def _numbers(request: Request, place: str) -> list[int]:
+    """The frames that the path names at `place`; none where it names none."""
+    return frame_numbers(request.path_params[place]) if place in request.path_params else []
 
 
 def _drawn(row: InstanceRow, frame: int | None) -> _Drawn:

@@ -18,7 +18,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 import numpy as np
@@ -35,6 +34,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from central.archive.sealed_file import ObjectFile
 from central.dicomweb.errors import NotAnImageError
 
 MAX_FRAME_BYTES: Final = 1 << 29
@@ -148,20 +148,31 @@ class StoredImage:
             return
         self._file.seek(self._value_offset)
         try:
-            yield from generate_frames(
+            frames = generate_frames(
                 self._file, number_of_frames=number_of_frames, extended_offsets=self._extended_offsets()
             )
+            for number, frame in enumerate(frames, 1):
+                yield self._whole(number, frame)
         except _DAMAGE as error:
             raise NotAnImageError("the pixel data of this instance is damaged") from error
 
     def _encapsulated(self, number: int) -> bytes:
         self._file.seek(self._value_offset)
-        return get_frame(
+        frame = get_frame(
             self._file,
             number - 1,
             extended_offsets=self._extended_offsets(),
             number_of_frames=self.pixels.number_of_frames,
         )
+        return self._whole(number, frame)
+
+    def _whole(self, number: int, frame: bytes) -> bytes:
+        """A compressed frame, if nothing of it is missing: an offset table may point behind the end of the file."""
+        offsets = self._extended_offsets()
+        said = int.from_bytes(offsets[1][8 * number - 8 : 8 * number], "little") if offsets else 0
+        if len(frame) < max(1, said):
+            raise NotAnImageError(f"the file does not hold frame {number} whole")
+        return frame
 
     def _extended_offsets(self) -> tuple[bytes, bytes] | None:
         offsets = self.header.get("ExtendedOffsetTable"), self.header.get("ExtendedOffsetTableLengths")
@@ -196,7 +207,7 @@ class StoredImage:
 
 
 @contextmanager
-def open_image(path: Path, transfer_syntax_uid: str) -> Iterator[StoredImage]:
+def open_image(path: ObjectFile, transfer_syntax_uid: str) -> Iterator[StoredImage]:
     """Open the Part 10 file at `path`, which is stored in `transfer_syntax_uid`.
 
     Raises
@@ -208,7 +219,7 @@ def open_image(path: Path, transfer_syntax_uid: str) -> Iterator[StoredImage]:
 
 
 @contextmanager
-def open_data_set(path: Path, transfer_syntax_uid: str) -> Iterator[BinaryIO]:
+def open_data_set(path: ObjectFile, transfer_syntax_uid: str) -> Iterator[BinaryIO]:
     """The Part 10 file at `path`, read to where its data set begins; a deflated one inflated.
 
     Raises

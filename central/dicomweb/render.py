@@ -26,11 +26,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from enum import Enum
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final
 
+from central.archive.errors import ObjectDamagedError
+from central.archive.sealed_file import ObjectFile
 from central.dicomweb.conversion import (
     CONVERSION_TIMEOUT_S,
     Conversion,
@@ -56,7 +59,7 @@ _PROCESSES: Final = multiprocessing.get_context("spawn")
 class Job:
     """One picture of the Part 10 file at `path`: of frame `frame` (from 1), or None for the middle one."""
 
-    path: Path
+    path: ObjectFile
     transfer_syntax_uid: str
     frame: int | None
     view: ViewParameters
@@ -100,7 +103,7 @@ class Renderer:
         return self._done(job, self._job_timeout_s)
 
     @contextmanager
-    def converted(self, path: Path, transfer_syntax_uid: str, wanted: str) -> Iterator[BinaryIO]:
+    def converted(self, path: ObjectFile, transfer_syntax_uid: str, wanted: str) -> Iterator[BinaryIO]:
         """The Part 10 file at `path` in Explicit or Implicit VR Little Endian; gone when the block ends.
 
         Raises
@@ -176,6 +179,14 @@ class Renderer:
         self.close()
 
 
+class _Outcome(Enum):
+    """How a job ended."""
+
+    DONE = "done"
+    REFUSED = "refused"  # this image cannot be; the answer says why
+    DAMAGED = "damaged"  # the archive's object is; the answer names it
+
+
 class _Worker:
     """One worker process, (re)started when it is needed. Used by one thread at a time."""
 
@@ -190,11 +201,13 @@ class _Worker:
             if not pipe.poll(timeout_s):
                 self.stop()
                 raise NotAnImageError(f"this image could not be drawn within {timeout_s:g} s")
-            ok, answer = pipe.recv()
+            outcome, answer = pipe.recv()
         except (EOFError, OSError) as error:
             self.stop()
             raise NotAnImageError("drawing this image ended the program that draws it") from error
-        if not ok:
+        if outcome is _Outcome.DAMAGED:
+            raise ObjectDamagedError(answer.decode())
+        if outcome is _Outcome.REFUSED:
             raise NotAnImageError(answer.decode())
         return bytes(answer)
 
@@ -232,7 +245,7 @@ def _work(pipe: Connection) -> None:
         pipe.send(_answer(job))
 
 
-def _answer(job: Job | _FileTask) -> tuple[bool, bytes]:
+def _answer(job: Job | _FileTask) -> tuple[_Outcome, bytes]:
     # Here, and not above: central itself never loads the codecs.
     from central.dicomweb.decode import decode_frame
     from central.dicomweb.extract import extract
@@ -246,21 +259,23 @@ def _answer(job: Job | _FileTask) -> tuple[bool, bytes]:
                 match job.job:
                     case Conversion(path, syntax, wanted):
                         write_native(path, syntax, wanted, out)
-                        return True, b""
+                        return _Outcome.DONE, b""
                     case FrameConversion(path, syntax, numbers):
-                        return True, json.dumps(write_frames(path, syntax, numbers, out)).encode()
+                        return _Outcome.DONE, json.dumps(write_frames(path, syntax, numbers, out)).encode()
                     case Extraction(path, syntax, element):
                         found = extract(path, syntax, element, out)
-                        return True, json.dumps(found and asdict(found)).encode()
+                        return _Outcome.DONE, json.dumps(found and asdict(found)).encode()
         with open_image(job.path, job.transfer_syntax_uid) as image:
             frame = job.frame or image.pixels.number_of_frames // 2 + 1
-            return True, picture(image, decode_frame(image, frame), frame, job.view)
+            return _Outcome.DONE, picture(image, decode_frame(image, frame), frame, job.view)
+    except ObjectDamagedError as error:
+        return _Outcome.DAMAGED, error.sha256.encode()
     except NotAnImageError as error:
-        return False, str(error).encode()
+        return _Outcome.REFUSED, str(error).encode()
     except MemoryError:
-        return False, b"this image needs more memory than a worker may use"
+        return _Outcome.REFUSED, b"this image needs more memory than a worker may use"
     except Exception as error:  # the border of the sandbox: whatever it is, it is this image's fault
-        return False, f"this image cannot be taken apart ({type(error).__name__})".encode()
+        return _Outcome.REFUSED, f"this image cannot be taken apart ({type(error).__name__})".encode()
 
 
 def _end_with_parent() -> None:

@@ -1,42 +1,59 @@
-"""Rows of the archive as DICOM JSON (PS3.18 Annex F), with the attributes that QIDO-RS answers (section 10.6.3)."""
+"""Rows of the archive as DICOM JSON (PS3.18 Annex F), with the attributes that QIDO-RS answers (section 10.6.3).
+
+Written as text at once: the names, tags and VRs are the same in each of thousands of rows, and so is all that the
+instances of a series have of it.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from json.encoder import encode_basestring
+from typing import Final
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 
-JsonObject = dict[str, Any]
 _NAME_GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 
 
-def study_json(row: StudyRow, base_url: str) -> JsonObject:
-    """A study; `base_url` ends in ``/dicom-web``."""
-    return _json(_study(row) | {"RetrieveURL": _study_url(row, base_url)})
+def studies_json(rows: Sequence[StudyRow], base_url: str) -> str:
+    """An array of studies; `base_url` ends in ``/dicom-web``."""
+    return _array(_texts(_study(row) | {"RetrieveURL": _study_url(row, base_url)}) for row in rows)
 
 
-def series_json(row: SeriesRow, base_url: str) -> JsonObject:
-    """A series, with the attributes of its study."""
-    return _json(_series(row) | {"RetrieveURL": _series_url(row, base_url)})
+def all_series_json(rows: Sequence[SeriesRow], base_url: str) -> str:
+    """An array of series, with the attributes of their studies."""
+    return _array(_texts(_series(row) | {"RetrieveURL": _series_url(row, base_url)}) for row in rows)
 
 
-def instance_json(row: InstanceRow, base_url: str) -> JsonObject:
-    """An instance, with the attributes of its study and series."""
-    url = f"{_series_url(row.series, base_url)}/instances/{row.sop_instance_uid}"
-    attributes = {
-        "SOPClassUID": row.sop_class_uid,
-        "SOPInstanceUID": row.sop_instance_uid,
-        "InstanceNumber": row.instance_number,
-        "NumberOfFrames": row.number_of_frames,
-        "Rows": row.rows,
-        "Columns": row.columns,
-        "BitsAllocated": row.bits_allocated,
-        "AvailableTransferSyntaxUID": row.transfer_syntax_uid,
-        "RetrieveURL": url,
-    }
-    return _json(_series(row.series) | attributes)
+def instances_json(rows: Sequence[InstanceRow], base_url: str) -> str:
+    """An array of instances, with the attributes of their studies and series."""
+    of_series = dict[
+        int, tuple[list[str], str]
+    ]()  # by the row's identity: the archive gives each series once
+
+    def texts(row: InstanceRow) -> list[str]:
+        known = of_series.get(id(row.series))
+        if known is None:
+            known = _texts(_series(row.series)), _series_url(row.series, base_url)
+            of_series[id(row.series)] = known
+        shared, series_url = known
+        attributes = {
+            "SOPClassUID": row.sop_class_uid,
+            "SOPInstanceUID": row.sop_instance_uid,
+            "InstanceNumber": row.instance_number,
+            "NumberOfFrames": row.number_of_frames,
+            "Rows": row.rows,
+            "Columns": row.columns,
+            "BitsAllocated": row.bits_allocated,
+            "AvailableTransferSyntaxUID": row.transfer_syntax_uid,
+            "RetrieveURL": f"{series_url}/instances/{row.sop_instance_uid}",
+        }
+        return shared + _texts(attributes)
+
+    return _array(map(texts, rows))
 
 
 def _study(row: StudyRow) -> dict[str, object]:
@@ -82,21 +99,35 @@ def _series_url(row: SeriesRow, base_url: str) -> str:
     return f"{_study_url(row.study, base_url)}/series/{row.series_instance_uid}"
 
 
-def _json(attributes: dict[str, object]) -> JsonObject:
-    elements = {}
+def _array(objects: Iterable[list[str]]) -> str:
+    # Each text begins with its tag: in ascending order (section F.2.2).
+    return "[" + ",".join("{" + ",".join(sorted(texts)) + "}" for texts in objects) + "]"
+
+
+def _texts(attributes: Mapping[str, object]) -> list[str]:
+    """Each attribute as ``"<tag>":{…}``; an empty one has no Value (section F.2.5)."""
+    texts = []
     for keyword, value in attributes.items():
-        tag = tag_for_keyword(keyword)
-        assert tag is not None, keyword
-        elements[f"{tag:08X}"] = _element(dictionary_VR(tag), value)
-    return dict(sorted(elements.items()))
+        head, is_name = _head(keyword)
+        values = value if isinstance(value, tuple) else (value,)
+        said = [_name(str(item)) if is_name else _plain(item) for item in values if item not in (None, "")]
+        texts.append(f'{head},"Value":[{",".join(said)}]}}' if said else head + "}")
+    return texts
 
 
-def _element(vr: str, value: object) -> JsonObject:
-    """One attribute; an empty one has no Value (section F.2.5)."""
-    values = value if isinstance(value, tuple) else (value,)
-    said = [_name(item) if vr == "PN" else item for item in values if item not in (None, "")]
-    return {"vr": vr, "Value": said} if said else {"vr": vr}
+@functools.cache
+def _head(keyword: str) -> tuple[str, bool]:
+    """How the attribute's text begins, and whether it is a Person Name."""
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    vr = dictionary_VR(tag)
+    return f'"{tag:08X}":{{"vr":"{vr}"', vr == "PN"
 
 
-def _name(value: object) -> dict[str, str]:
-    return {key: group for key, group in zip(_NAME_GROUPS, str(value).split("="), strict=False) if group}
+def _plain(value: object) -> str:
+    return encode_basestring(value) if isinstance(value, str) else str(value)
+
+
+def _name(value: str) -> str:
+    groups = zip(_NAME_GROUPS, value.split("="), strict=False)
+    return "{" + ",".join(f'"{key}":{encode_basestring(group)}' for key, group in groups if group) + "}"

@@ -1,7 +1,7 @@
 """WADO-RS: stored instances and their metadata (PS3.18 sections 10.4.1.1.1 and 10.4.1.1.2).
 
 Instances leave byte for byte as they came, unless another transfer syntax is asked for by name: then a worker process
-writes them anew, one after the other.
+writes them anew, one after the other. A study or series can also be had as a ZIP with a DICOMDIR.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from central.archive.archive import Archive
 from central.archive.rows import StoredInstance
 from central.dicomweb.accept import Offer, accept_of, choose, takes_gzip
 from central.dicomweb.conversion import Conversion, converts_to_native
-from central.dicomweb.errors import NotHereError
-from central.dicomweb.gate import INSTANCE, SERIES, STUDY, Gate, base_url
+from central.dicomweb.errors import BadRequestError, NotAcceptableError, NotHereError
+from central.dicomweb.gate import INSTANCE, SERIES, STUDY, Gate, base_url, said_uid
 from central.dicomweb.multipart import (
+    ClosingResponse,
     FilePart,
     OpenPart,
     Part,
@@ -41,9 +42,13 @@ from central.dicomweb.single_part import (
     weak_etag,
     written_content,
 )
+from central.media.file_set import FileSet
 
 _METADATA_OFFERS: Final = (Offer("application/dicom+json"), Offer("application/json"))
 DICOM: Final = "application/dicom"
+ZIP: Final = Offer("application/zip")
+_SERIES_KEY: Final = "SeriesInstanceUID"
+_MAX_SERIES: Final = 500  # as many as a list of UIDs may have in a search
 NATIVE_FORMS: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _BATCH_BYTES: Final = 1 << 16
 _LEVELS: Final = (STUDY, SERIES, INSTANCE)
@@ -64,21 +69,44 @@ class Retrieve:
         ]
 
     def instances(self, request: Request) -> Response:
-        grant, series_uid, sop_uid = self._gate.grant(request, Action.EXPORT, "WADO-RS instances")
         accept = accept_of(request)
+        if _wants_zip(accept):
+            return self._zip(request)
+        if _SERIES_KEY in request.query_params:
+            raise BadRequestError(f"{_SERIES_KEY} chooses series for {ZIP.media_type} only")
+        grant, series_uid, sop_uid = self._gate.grant(request, Action.EXPORT, "WADO-RS instances")
         if series_uid is not None and sop_uid is not None:
             stored = self._archive.open_instance(grant, series_uid, sop_uid)
             offer = choose(accept, _offers(stored, single=True))
             if offer.multipart:
                 return self._multipart([(stored, offer)])
             return instance_answer(request, self._renderer, stored, str(offer.transfer_syntax_uid))
-        chosen = [
-            (stored, choose(accept, _offers(stored, single=False)))
-            for stored in self._archive.open_instances(grant, series_uid)
-        ]
-        if not chosen:
+        instances = self._archive.open_instances(grant, series_uid)
+        if not instances:
             raise NotHereError
-        return self._multipart(chosen)
+        by_syntax = {stored.transfer_syntax_uid: stored for stored in instances}
+        offers = {
+            syntax: choose(accept, _offers(stored, single=False)) for syntax, stored in by_syntax.items()
+        }
+        return self._multipart([(stored, offers[stored.transfer_syntax_uid]) for stored in instances])
+
+    def _zip(self, request: Request) -> Response:
+        """A DICOM File-set: of the study, or of the series that path or query name (PS3.18 section 8.6.1.3)."""
+        wanted = _series_named(request)
+        grant, series_uid, sop_uid = self._gate.grant(request, Action.EXPORT, "WADO-RS ZIP")
+        wanted |= {series_uid} if series_uid is not None else set()
+        series = [
+            row for row in self._archive.series_of(grant) if not wanted or row.series_instance_uid in wanted
+        ]
+        if not series or len(series) < len(wanted):
+            raise NotHereError
+        first = self._archive.open_instances(grant, series[0].series_instance_uid, sop_uid)
+        if not first:
+            raise NotHereError
+        _ = first[0].path  # a store that is away shows before the answer begins
+        headers = {"Content-Type": ZIP.media_type, "Content-Disposition": 'attachment; filename="dicom.zip"'}
+        zipped = FileSet(self._archive, grant, series, sop_uid).zip()
+        return ClosingResponse(next(zipped), zipped, 200, headers, zipped.close)
 
     def _multipart(self, chosen: Sequence[tuple[StoredInstance, Offer]]) -> Response:
         if all(offer.transfer_syntax_uid == stored.transfer_syntax_uid for stored, offer in chosen):
@@ -150,6 +178,24 @@ def transfer_syntaxes(stored: StoredInstance) -> list[str]:
         stored.transfer_syntax_uid,
         *(native if converts_to_native(stored.transfer_syntax_uid) else []),
     ]
+
+
+def _wants_zip(accept: str | None) -> bool:
+    """Whether the client would rather have a ZIP than the parts of a multipart answer."""
+    try:
+        return choose(accept, (Offer(DICOM, multipart=True), Offer(DICOM), ZIP)) is ZIP
+    except NotAcceptableError:
+        return False  # it names a transfer syntax, which is for the instances to have or not
+
+
+def _series_named(request: Request) -> set[str]:
+    """The series that the query names, a list or several times; all are wanted where it names none."""
+    named = [uid for value in request.query_params.getlist(_SERIES_KEY) for uid in value.split(",")]
+    if named and "series" in request.path_params:
+        raise BadRequestError(f"the path names a series already: {_SERIES_KEY} is for a study")
+    if len(named) > _MAX_SERIES:
+        raise BadRequestError(f"at most {_MAX_SERIES} series can be named")
+    return {said_uid(uid.strip(), "the series' UID") for uid in named}
 
 
 def _part(stored: StoredInstance) -> FilePart:

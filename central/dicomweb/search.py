@@ -6,8 +6,7 @@ Searching inside one study needs no other permission than finding that study: th
 from __future__ import annotations
 
 import gzip
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
@@ -18,15 +17,16 @@ from starlette.routing import BaseRoute, Route
 from central.access.policy import Scope
 from central.archive.archive import Archive
 from central.dicomweb.accept import Offer, accept_of, choose, takes_gzip
+from central.dicomweb.errors import BadRequestError
 from central.dicomweb.gate import Gate, base_url, path_uid
-from central.dicomweb.results import instance_json, series_json, study_json
+from central.dicomweb.results import all_series_json, instances_json, studies_json
 from central.dicomweb.search_parameters import DEFAULT_LIMIT, SearchParameters, search_parameters
 
 _JSON_OFFERS: Final = (Offer("application/dicom+json"), Offer("application/json"))
 _PACKED_FROM_BYTES: Final = 1024
 RowT = TypeVar("RowT")
 Find = Callable[[Scope, SearchParameters], list[RowT]]
-AsJson = Callable[[RowT, str], dict[str, Any]]
+AsJson = Callable[[Sequence[RowT], str], str]
 
 
 class Search:
@@ -48,19 +48,21 @@ class Search:
 
     def studies(self, request: Request) -> Response:
         return self._answer(
-            request, lambda scope, keys: self._archive.find_studies(scope, keys.study_query()), study_json
+            request, lambda scope, keys: self._archive.find_studies(scope, keys.study_query()), studies_json
         )
 
     def series(self, request: Request) -> Response:
         return self._answer(
-            request, lambda scope, keys: self._archive.find_series(scope, keys.series_query()), series_json
+            request,
+            lambda scope, keys: self._archive.find_series(scope, keys.series_query()),
+            all_series_json,
         )
 
     def instances(self, request: Request) -> Response:
         return self._answer(
             request,
             lambda scope, keys: self._archive.find_instances(scope, keys.instance_query()),
-            instance_json,
+            instances_json,
         )
 
     def _answer(self, request: Request, find: Find[RowT], as_json: AsJson[RowT]) -> Response:
@@ -69,20 +71,32 @@ class Search:
         default_limit = None if "study" in request.path_params else DEFAULT_LIMIT
         keys = search_parameters(request.query_params.multi_items(), default_limit)
         if "study" in request.path_params:
-            keys.study["study_instance_uid"] = path_uid(request, "study")
+            _fix(keys.study, "study_instance_uid", path_uid(request, "study"))
         if "series" in request.path_params:
-            keys.series["series_instance_uid"] = path_uid(request, "series")
+            _fix(keys.series, "series_instance_uid", path_uid(request, "series"))
         scope = self._gate.scope(request, _detail(request), keys.study.get("study_instance_uid"))
         service_url = base_url(request)
-        found = [as_json(row, service_url) for row in find(scope, keys)]
+        found = as_json(find(scope, keys), service_url)
         headers = {"Vary": "Accept-Encoding"}
         if keys.warning:
             headers["Warning"] = f'299 dicomnet "{keys.warning}"'
-        body = json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        body = found.encode("utf-8", "replace")
         if len(body) > _PACKED_FROM_BYTES and takes_gzip(request):
             body = gzip.compress(body, 6)
             headers["Content-Encoding"] = "gzip"
         return Response(body, headers=headers, media_type=offer.media_type)
+
+
+def _fix(keys: dict[str, Any], name: str, uid: str) -> None:
+    """Search below what the path names.
+
+    Raises
+    ------
+    BadRequestError : the query names another.
+    """
+    if keys.get(name, "") not in ("", "*", uid):
+        raise BadRequestError("the path names one study or series and the query another")
+    keys[name] = uid
 
 
 def _detail(request: Request) -> str:

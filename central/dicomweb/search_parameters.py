@@ -19,6 +19,7 @@ from central.dicomweb.errors import BadRequestError
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
 MAX_OFFSET: Final = 10_000_000
+LARGEST_LIMIT_SAID: Final = 10**9  # more than `MAX_LIMIT` may be said, and means it
 _TAG: Final = re.compile(r"[0-9a-fA-F]{8}")
 _SHOWABLE: Final = re.compile(r"[\w.]{1,64}")
 _CONTROLS: Final = frozenset({"limit", "offset", "includefield", "accept"})
@@ -100,7 +101,7 @@ def search_parameters(pairs: Iterable[tuple[str, str]], default_limit: int | Non
             if keyword not in _CONTROLS:
                 ignored.append(name)
             elif keyword == "limit":
-                found.limit = min(_count(value, 10**9), MAX_LIMIT)
+                found.limit = min(_count(value, LARGEST_LIMIT_SAID), MAX_LIMIT)
             elif keyword == "offset":
                 found.offset = _count(value, MAX_OFFSET)
     if ignored:

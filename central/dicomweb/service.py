@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 
-from central.access.problems import problem
+from central.access.problems import problem, router_problem
 from central.archive.archive import Archive
 from central.archive.errors import (
     ArchiveError,
@@ -34,6 +34,7 @@ from central.dicomweb.retrieve import Retrieve
 from central.dicomweb.search import Search
 from central.dicomweb.store import Store
 from central.dicomweb.wado_uri import WadoUri
+from central.dicomweb.whole_bulk_data import WholeBulkData
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLi
             *Store(archive, audit, limits).routes(),
             *Retrieve(archive, gate, renderer).routes(),
             *BulkData(gate, renderer).routes(),
+            *WholeBulkData(archive, gate, renderer).routes(),
             *Frames(gate, renderer).routes(),
             *Pictures(archive, gate, renderer).routes(),
             *WadoUri(archive, gate, renderer).routes(),
@@ -56,7 +58,7 @@ def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLi
             DicomwebError: _answer,
             ArchiveError: _answer,
             AuditUnavailableError: _answer,
-            HTTPException: _answer,
+            HTTPException: router_problem,
             Exception: _answer,
         },
     )
@@ -65,8 +67,6 @@ def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLi
 
 def _answer(_request: Request, error: Exception) -> Response:
     match error:
-        case HTTPException():
-            return problem(error.status_code, headers=error.headers)
         case QueryError():
             error = BadRequestError(str(error))
         case NoSuchInstanceError():

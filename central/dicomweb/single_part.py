@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from central.access.problems import problem
 from central.dicomweb.conversion import WrittenFile
-from central.dicomweb.multipart import ClosingResponse, open_chunks
+from central.dicomweb.multipart import answered, open_chunks
 
 _RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
@@ -68,10 +68,11 @@ def not_modified(request: Request, etag: str) -> Response | None:
 
 def single_part(request: Request, content: Content) -> Response:
     """What the request wants of `content`."""
-    answer = not_modified(request, content.etag) or _whole_or_range(request, content)
-    if not isinstance(answer, ClosingResponse):
+    answer = not_modified(request, content.etag)
+    if answer is not None:
         content.close()
-    return answer
+        return answer
+    return _whole_or_range(request, content)
 
 
 def _whole_or_range(request: Request, content: Content) -> Response:
@@ -83,13 +84,15 @@ def _whole_or_range(request: Request, content: Content) -> Response:
         if wanted is not None:
             begin, end, status = *wanted, 206
             if begin >= end:
+                content.close()
                 refusal = {"Content-Range": f"bytes */{content.size_bytes}"}
                 return problem(416, f"this has {content.size_bytes} bytes", refusal)
             headers["Content-Range"] = f"bytes {begin}-{end - 1}/{content.size_bytes}"
     headers["Content-Length"] = str(end - begin)
     if request.method == "HEAD":
+        content.close()
         return Response(status_code=status, headers=headers)
-    return ClosingResponse(content.chunks(begin, end), status, headers, content.close)
+    return answered(content.chunks(begin, end), status, headers, content.close)
 
 
 def _range(request: Request, content: Content) -> tuple[int, int] | None:

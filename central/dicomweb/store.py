@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final
 
@@ -41,6 +42,7 @@ from central.institution import DEFAULT_INSTITUTION
 SILENCE_S: Final = 60.0
 REQUESTS_AT_ONCE: Final = 16
 REQUESTS_OF_ONE_SENDER: Final = 8
+_OPENERS: Final = 4
 _BATCH_BYTES: Final = 256 << 10  # a change of threads for each
 _OFFERS: Final = (Offer(JSON), Offer("application/json"), Offer(XML))
 _log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class Store:
         self._audit = audit
         self._limits = limits
         self._silence_s = silence_s
+        self._openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="stow-objects")
         self._senders: Counter[str] = Counter()  # touched on the event loop alone
 
     def routes(self) -> list[BaseRoute]:
@@ -75,7 +78,9 @@ class Store:
         # Of somebody of the whole central it goes where everything goes that is no particular institution's.
         institution = managed(principal_of(request)) or DEFAULT_INSTITUTION
         with self._place(sender):
-            deposit = Deposit(self._archive, self._limits, boundary, sender, institution, study_uid)
+            deposit = Deposit(
+                self._archive, self._limits, self._openers, boundary, sender, institution, study_uid
+            )
             try:
                 fault = await self._received(request, deposit)
             finally:  # also when central stops, or fails: what is stored is on record

@@ -11,6 +11,7 @@ ends the association, never the server.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -32,11 +33,13 @@ from pynetdicom.dimse_primitives import (
     N_SET,
 )
 from pynetdicom.dsutils import decode, encode
+from pynetdicom.pdu_primitives import P_DATA
 
+from central.dimse.command_set import store_rsp
 from central.dimse.errors import DimseError
 from central.dimse.peers import Peer
 from central.dimse.settings import Service
-from central.dimse.transport import BoundedDimse
+from central.dimse.transport import MAX_COMMAND_BYTES, PDV_BYTES, BoundedDimse
 
 if TYPE_CHECKING:
     from central.dimse.transport import Incoming
@@ -49,6 +52,9 @@ PROCESSING_FAILURE: Final = 0x0110
 UNRECOGNIZED_OPERATION: Final = 0x0211
 UNABLE_TO_PROCESS: Final = 0xC000
 _COMMENT_CHARACTERS: Final = 64  # VR LO
+_COMMAND_FRAGMENT: Final = b"\x01"  # message control headers (PS3.8 Annex E.2)
+_LAST_COMMAND_FRAGMENT: Final = b"\x03"
+_LOOK_EVERY_S: Final = 0.5  # for what makes no news: the idle timer
 _log = logging.getLogger(__name__)
 
 
@@ -91,6 +97,9 @@ class Request:
         fields: Mapping[str, object] | None = None,
     ) -> None:
         """Send a response. `fields` are elements of its command by keyword, such as counts of sub-operations."""
+        if isinstance(self.message, C_STORE):
+            self._respond_to_store(status, comment)
+            return
         answer = type(self.message)()
         answer.MessageIDBeingRespondedTo = self.message.MessageID
         answer.Status = status
@@ -112,6 +121,22 @@ class Request:
         if data_set is not None:
             setattr(answer, _DATA_SETS[type(self.message)], self.encoded(data_set))
         self.association.dimse.send_msg(answer, self.context_id)
+
+    def _respond_to_store(self, status: int, comment: str) -> None:
+        message = self.message
+        command = store_rsp(
+            str(message.AffectedSOPClassUID or ""),
+            str(message.AffectedSOPInstanceUID or ""),
+            message.MessageID,
+            status,
+            comment[:_COMMENT_CHARACTERS],
+        )
+        room = max(1, (self.association.dimse.maximum_pdu_size or MAX_COMMAND_BYTES) - PDV_BYTES)
+        for at in range(0, len(command), room):
+            control = _COMMAND_FRAGMENT if at + room < len(command) else _LAST_COMMAND_FRAGMENT
+            answer = P_DATA()
+            answer.presentation_data_value_list.append((self.context_id, control + command[at : at + room]))
+            self.association.dul.send_pdu(answer)
 
     def take_incoming(self) -> Incoming:
         """What a C-STORE-RQ brought."""
@@ -183,12 +208,14 @@ class CentralAssociation(Association):
     Attributes
     ----------
     relational : SOP classes for which relational queries or retrievals were agreed (PS3.4 C.5.1.1, C.5.2.1).
+    news : set when something has come that is to be looked at.
     """
 
     def __init__(self, ae: AE, routes: Routes, peer: Peer) -> None:
         super().__init__(ae, "acceptor")
         self.peer = peer
         self.relational: frozenset[str] = frozenset()
+        self.news = threading.Event()
         self._routes = routes
 
     @property
@@ -207,6 +234,32 @@ class CentralAssociation(Association):
         """Without pynetdicom's logging of every PDU and message, which is most of their cost."""
         for event in evt._INTERVENTION_EVENTS:
             self.bind(event, evt.get_default_handler(event))
+
+    def _run_reactor(self) -> None:
+        """pynetdicom's loop, which waits for news instead of looking every millisecond."""
+        self._is_paused = False
+        while not self._kill:
+            self.news.wait(_LOOK_EVERY_S)
+            self.news.clear()
+            while not self._kill:
+                context_id, message = self.dimse.get_msg(block=False)
+                if message is None or context_id is None:
+                    break
+                self._serve_request(message, context_id)
+            if self.is_established and self.acse.is_release_requested():
+                self.acse.send_release(is_response=True)
+                self.is_released = True
+                self.is_established = False
+                self.kill()
+            elif self.acse.is_aborted():
+                self.is_aborted = True
+                self.is_established = False
+                self.kill()
+            elif not self.dul.is_alive():
+                self.kill()
+            elif self.dul.idle_timer_expired():
+                self.abort()
+                self.kill()
 
     def _serve_request(self, msg: Any, context_id: int) -> None:
         context = self._accepted_cx.get(context_id)

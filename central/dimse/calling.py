@@ -22,7 +22,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from central.dimse.errors import CallFailedError, CannotListenError
 from central.dimse.settings import DimseSettings, PeerSettings
 from central.dimse.tls import client_context
-from central.dimse.transport import EndingStateMachine
+from central.dimse.transport import EndingStateMachine, GuardedSocket, Limits
 from contract.part10 import IMPLEMENTATION_CLASS_UID
 
 MAX_CONTEXTS: Final = 128  # their ids are odd numbers of one byte
@@ -72,16 +72,29 @@ def called(
         why = "rejects the association" if association.is_rejected else "cannot be reached"
         raise CallFailedError(f"{name} {why}")
     try:
-        _take_over(association, settings.stall_timeout_s)
+        _take_over(association, _limits(settings))
         yield association
     except BaseException:
         association.abort()
+        _end(association)
         raise
     association.release()
+    _end(association)
 
 
-def _take_over(association: Association, stall_timeout_s: float) -> None:
-    """Stop pynetdicom's thread from answering, so that messages are ours to read; and put a clock on its socket."""
+def _limits(settings: DimseSettings) -> Limits:
+    return Limits(settings.max_pdu_bytes, 0, settings.stall_timeout_s, settings.min_rate_bytes_per_s)
+
+
+def _end(association: Association) -> None:
+    association.dul.join(_PAUSE_TIMEOUT_S)
+    transport = association.dul.socket
+    if isinstance(transport, GuardedSocket):
+        transport.end()
+
+
+def _take_over(association: Association, limits: Limits) -> None:
+    """Stop pynetdicom's thread from answering, so that messages are ours to read; and put a guard on its socket."""
     association._reactor_checkpoint.clear()
     deadline_s = time.monotonic() + _PAUSE_TIMEOUT_S
     while not association._is_paused and time.monotonic() < deadline_s:
@@ -91,7 +104,7 @@ def _take_over(association: Association, stall_timeout_s: float) -> None:
     if transport is not None and transport.socket is not None:
         with contextlib.suppress(OSError):
             transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            transport.socket.settimeout(stall_timeout_s)
+            GuardedSocket.take_over(association, limits)
 
 
 def _context(abstract_syntax: str, transfer_syntaxes: Sequence[str]) -> PresentationContext:

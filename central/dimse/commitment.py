@@ -5,7 +5,7 @@ told on the association that asked, at once. What is not here yet may still be o
 host is not told that it failed before `commitment_wait_s`.
 
 Always true: an instance is committed to only when the index has it under that SOP class, which it has once its file is
-durable.
+durable, and when nobody has found the file damaged since.
 """
 
 from __future__ import annotations
@@ -131,7 +131,12 @@ class Commitments:
             uids = {one.sop_instance_uid for one in references[at : at + _UIDS_A_SEARCH]}
             query = InstanceQuery(sop_instance_uid="\\".join(sorted(uids)), limit=None)
             rows = self._archive.find_instances(scope, query)
-            held |= {Reference(row.sop_class_uid, row.sop_instance_uid) for row in rows}
+            broken = self._archive.faults.instances_among(sorted(uids))
+            held |= {
+                Reference(row.sop_class_uid, row.sop_instance_uid)
+                for row in rows
+                if row.sop_instance_uid not in broken
+            }
         known = {one.sop_instance_uid for one in held}
         return {
             one: CLASS_INSTANCE_CONFLICT if one.sop_instance_uid in known else NO_SUCH_OBJECT_INSTANCE

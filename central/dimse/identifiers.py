@@ -27,12 +27,13 @@ _PATIENT_ROOT: Final = frozenset({PATIENT_ROOT_FIND, PATIENT_ROOT_MOVE, PATIENT_
 _LEVELS: Final = ("STUDY", "SERIES", "IMAGE")
 _MAX_UIDS: Final = 500  # in one list, as the archive's searches have it
 _UTF8: Final = "ISO_IR 192"
-# The unique keys above a level, which a query without relational matching must name (C.4.1.2.1).
+# The unique keys above a level, which a query without relational matching must name. C.4.1.2.1 wants the series of
+# images, too; many clients leave it away, and all answers are of the one study still.
 _KEYS_ABOVE: Final = {
     "PATIENT": (),
     "STUDY": (),
     "SERIES": ("StudyInstanceUID",),
-    "IMAGE": ("StudyInstanceUID", "SeriesInstanceUID"),
+    "IMAGE": ("StudyInstanceUID",),
 }
 _UNIQUE_KEYS: Final = {
     "PATIENT": ("PatientID", "IssuerOfPatientID"),

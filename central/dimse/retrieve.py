@@ -12,9 +12,12 @@ What is always true
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO, Final
 
 from pydicom import Dataset
@@ -23,7 +26,7 @@ from pynetdicom.dimse_primitives import C_GET
 
 from central.access.policy import Action, Grant, authorize, scope_of
 from central.archive.archive import Archive
-from central.archive.errors import ArchiveError, QueryError
+from central.archive.errors import ArchiveError, NoSuchInstanceError, QueryError
 from central.archive.query import InstanceQuery
 from central.archive.rows import InstanceRow, StoredInstance
 from central.audit.errors import AuditUnavailableError
@@ -44,6 +47,7 @@ from central.dimse.errors import (
     TooManyMatchesError,
 )
 from central.dimse.identifiers import selection
+from central.dimse.lane import Lane
 from central.dimse.negotiation import NATIVE_SYNTAXES
 from central.dimse.peers import Peers
 from central.dimse.sending import Originator, is_over, send_store
@@ -53,6 +57,7 @@ Convert = Callable[[StoredInstance, str], AbstractContextManager[BinaryIO]]
 """An instance in another transfer syntax, as a Part 10 file; NotConvertibleError if it cannot be had."""
 
 MAX_INSTANCES: Final = 65_535  # counts of sub-operations are 16 bits
+_TOLD_EVERY_S: Final = 0.5  # how things stand; the standard leaves it to us (PS3.4 C.4.2.3, C.4.3.3)
 _SOME_FAILED: Final = 0xB000
 _NO_MATCHES_COUNTED: Final = 0xA701
 _ALL_FAILED: Final = 0xA702
@@ -67,6 +72,8 @@ class _Granted:
 
     grant: Grant
     row: InstanceRow
+    opened: Callable[[], StoredInstance]
+    """ArchiveError : it is not here any more."""
 
     @property
     def sop_class_uid(self) -> str:
@@ -117,6 +124,31 @@ class _Counts:
         identifier = Dataset()
         identifier.FailedSOPInstanceUIDList = self.failed
         return identifier
+
+
+class _Opening:
+    """Opens instances in their order; those of a series that follow each other with one query."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._asked: tuple[str, str] | None = None
+        self._of_series: dict[str, StoredInstance] = {}
+
+    def instance(self, grant: Grant, row: InstanceRow) -> StoredInstance:
+        """ArchiveError if it is not here any more."""
+        series = grant.study_instance_uid, row.series.series_instance_uid
+        if (
+            series != self._asked
+        ):  # of many series often one instance is asked for: the second one shows that it is not so
+            self._asked, self._of_series = series, {}
+            return self._archive.open_instance(grant, series[1], row.sop_instance_uid)
+        if row.sop_instance_uid not in self._of_series:
+            found = self._archive.open_instances(grant, series[1])
+            self._of_series = {stored.sop_instance_uid: stored for stored in found}
+        try:
+            return self._of_series[row.sop_instance_uid]
+        except KeyError:
+            raise NoSuchInstanceError("no such instance in this study") from None
 
 
 class Retrieve:
@@ -186,26 +218,34 @@ class Retrieve:
         to: Association,
         originator: Originator | None,
     ) -> None:
+        if not instances:
+            return
         takes: dict[str, dict[str, int]] = {}
         for context in to.accepted_contexts:
             if context.as_scu and context.context_id is not None:
                 by_syntax = takes.setdefault(str(context.abstract_syntax), {})
                 by_syntax.setdefault(str(context.transfer_syntax[0]), context.context_id)
-        for number, one in enumerate(instances):
-            if request.is_cancelled:
-                return
-            if is_over(request.association):
-                raise PeerGoneError("who asked for the images has left")
-            status = self._send(one, takes.get(one.sop_class_uid, {}), to, number + 1, originator)
-            counts.take(one.row.sop_instance_uid, status)
-            if counts.remaining:
-                request.respond(PENDING, fields=counts.fields(is_last=False))
+        told_s = -math.inf
+        with Lane(to, self._settings.idle_timeout_s) as lane:
+            for number, one in enumerate(instances):
+                lane.take_in()
+                if request.is_cancelled:
+                    return
+                if is_over(request.association):
+                    raise PeerGoneError("who asked for the images has left")
+                status = self._send(one, takes.get(one.sop_class_uid, {}), lane, number + 1, originator)
+                counts.take(one.row.sop_instance_uid, status)
+                if counts.remaining and time.monotonic() - told_s >= _TOLD_EVERY_S:
+                    told_s = time.monotonic()
+                    request.respond(PENDING, fields=counts.fields(is_last=False))
+                    if to is request.association:
+                        lane.send_waiting()
 
     def _send(
         self,
         one: _Granted,
         contexts: dict[str, int],
-        to: Association,
+        lane: Lane,
         number: int,
         originator: Originator | None,
     ) -> int | None:
@@ -213,13 +253,12 @@ class Retrieve:
         try:
             with self._in_a_form_taken(one, contexts) as (context_id, part10):
                 return send_store(
-                    to,
+                    lane,
                     context_id,
                     one.sop_class_uid,
                     one.row.sop_instance_uid,
                     part10,
                     message_id=number % 65_535 + 1,
-                    timeout_s=self._settings.idle_timeout_s,
                     originator=originator,
                 )
         except (ArchiveError, NotConvertibleError, OSError, ValueError) as error:
@@ -232,8 +271,7 @@ class Retrieve:
 
     @contextmanager
     def _in_a_form_taken(self, one: _Granted, contexts: dict[str, int]) -> Iterator[tuple[int, BinaryIO]]:
-        row = one.row
-        stored = self._archive.open_instance(one.grant, row.series.series_instance_uid, row.sop_instance_uid)
+        stored = one.opened()
         if stored.transfer_syntax_uid in contexts:
             with stored.path.open("rb") as part10:
                 yield contexts[stored.transfer_syntax_uid], part10
@@ -266,11 +304,12 @@ class Retrieve:
             self._record(request, outcome, f"{verb}: {instances} instances", study, held_by)
         if not rows:
             self._record(request, "success", f"{verb}: nothing found")
-        found = ((grants[row.series.study.study_instance_uid], row) for row in rows)
+        opening = _Opening(self._archive)
+        granted = ((grants[row.series.study.study_instance_uid], row) for row in rows)
         return _once(
             [
-                _Granted(grant, row)
-                for grant, row in found
+                _Granted(grant, row, partial(opening.instance, grant, row))
+                for grant, row in granted
                 if grant is not None and row.series.study.institution in grant.institutions
             ]
         )

@@ -200,7 +200,7 @@ class DimseServer:
             request = read_associate_rq(sock, deadline_s)
             if not request:
                 return
-            association = self._admitted(sock, request, address, certificate)
+            association, transport = self._admitted(sock, request, address, certificate)
         except RefusedError as error:
             self._refusals.record(Action.ASSOCIATION_REFUSED, error.ae_title, address[0], str(error))
             if error.result is not None:
@@ -213,10 +213,12 @@ class DimseServer:
             association.join()
         finally:
             association.messages.discard_arrived()
+            association.dul.join(_STOP_TIMEOUT_S)
+            transport.end()
 
     def _admitted(
         self, sock: socket.socket, request: bytes, address: tuple[str, int], certificate: str | None
-    ) -> CentralAssociation:
+    ) -> tuple[CentralAssociation, GuardedSocket]:
         """The association that `request` asks for, ready to start. RefusedError if there is none for it."""
         asked = read_request(request)
         calling, called = _title(asked.calling_ae_title), _title(asked.called_ae_title)
@@ -237,9 +239,9 @@ class DimseServer:
         association.dimse = BoundedDimse(
             association, self._limits, self._new_object if peer.may(Service.STORE) else None
         )
-        EndingStateMachine.take_over(association.dul)
-        association.dul._run_loop_delay = 0  # it waits at the socket instead
-        association.set_socket(GuardedSocket(association, sock, request, self._limits))
+        EndingStateMachine.take_over(association.dul, association.news.set)
+        transport = GuardedSocket(association, sock, request, self._limits)
+        association.set_socket(transport)
         acceptor = association.acceptor
         acceptor.maximum_length = self._settings.max_pdu_bytes
         acceptor.ae_title = self._settings.ae_title
@@ -249,7 +251,7 @@ class DimseServer:
         acceptor.supported_contexts = contexts
         association.requestor.address_info = AddressInformation.from_tuple(address)
         association.bind(evt.EVT_SOP_EXTENDED, association.extended)
-        return association
+        return association, transport
 
 
 def _title(value: str | None) -> str:

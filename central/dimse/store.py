@@ -16,14 +16,15 @@ from typing import Final
 import peewee
 
 from central.archive.archive import Archive
-from central.archive.errors import NotDicomError, StorageError
+from central.archive.errors import NotDicomError, StorageError, StudyErasedError
 from central.archive.indexing import ObjectOrigin
-from central.dimse.association import SUCCESS, Request
+from central.dimse.association import NOT_AUTHORIZED, SUCCESS, Request
 from central.dimse.transport import OUT_OF_RESOURCES, Incoming
 
 CANNOT_UNDERSTAND: Final = 0xC000
 _COMMENTS: Final = {
     OUT_OF_RESOURCES: "central cannot keep this now: send it again later",
+    NOT_AUTHORIZED: "this study was erased here and is not taken in",
     0x0117: "the SOP Class or SOP Instance UID is none",
 }
 _log = logging.getLogger(__name__)
@@ -39,29 +40,33 @@ class Store:
     def serve(self, request: Request) -> None:
         incoming = request.take_incoming()
         try:
-            status, comment = self._archived(request, incoming)
+            peer = request.peer
+            origin = ObjectOrigin(peer.source, "", datetime.now(UTC), peer.institution)
+            status, comment = self.archived(incoming, peer.address, origin)
         finally:
             incoming.discard()
         request.respond(status, comment)
 
-    def _archived(self, request: Request, incoming: Incoming) -> tuple[int, str]:
+    def archived(self, incoming: Incoming, peer: str, origin: ObjectOrigin) -> tuple[int, str]:
+        """Archive what came; status and comment of the answer. `peer` is for the log."""
         if not incoming.refusal and not self._has_room():
             incoming.refuse(OUT_OF_RESOURCES)
         if incoming.refusal or incoming.sink is None:
             return incoming.refusal, _COMMENTS.get(incoming.refusal, "")
-        peer = request.peer
         try:
             stored = incoming.sink.commit()
-            origin = ObjectOrigin(peer.source, "", datetime.now(UTC), peer.institution)
             outcome = self._archive.index(stored, origin)
         except NotDicomError as error:
             self._archive.forget(stored)
             return CANNOT_UNDERSTAND, error.reason
+        except StudyErasedError:
+            self._archive.forget(stored)
+            return NOT_AUTHORIZED, _COMMENTS[NOT_AUTHORIZED]
         except (StorageError, OSError, peewee.OperationalError) as error:
-            _log.warning("event=not-stored peer=%s error=%s", peer.address, type(error).__name__)
+            _log.warning("event=not-stored peer=%s error=%s", peer, type(error).__name__)
             return OUT_OF_RESOURCES, _COMMENTS[OUT_OF_RESOURCES]
         _log.info(
-            "event=stored ae_title=%s outcome=%s size_bytes=%d",
-            peer.ae_title, outcome.value, stored.size_bytes,
+            "event=stored from=%s outcome=%s size_bytes=%d",
+            origin.gateway_id, outcome.value, stored.size_bytes,
         )  # fmt: skip
         return SUCCESS, ""

@@ -10,21 +10,24 @@ waiting messages; an object that did not arrive whole is discarded with its asso
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import select
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Final
 
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ, N_EVENT_REPORT_RQ
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu_primitives import P_DATA
@@ -32,18 +35,20 @@ from pynetdicom.transport import AssociationSocket
 
 from central.archive.errors import StorageError
 from central.archive.objects import ObjectSink
+from central.dimse.command_set import plain_store_rq
 from central.dimse.errors import DimseError, OverLimitError, PeerTooSlowError
 from contract.identifiers import InvalidIdentifierError, check_uid
 from contract.part10 import file_meta
 
 MAX_COMMAND_BYTES: Final = 65_536
+PDV_BYTES: Final = 6  # before a fragment, in a PDU
 MAX_IDENTIFIER_BYTES: Final = 8 << 20  # a commitment request for 65,536 instances is about 6 MB
 _MAX_MESSAGES_WAITING: Final = 4
 _LEAST_PDU_BYTES: Final = 65_536  # what an A-ASSOCIATE may have, however small our own PDUs are
 _LAST_FRAGMENT: Final = 0x02
 _COMMAND_FRAGMENT: Final = 0x01
-_PAUSE_MS: Final = 1
-_PDU_HEAD: Final = struct.Struct(">BxLLBB")
+_REST_S: Final = 0.05  # without news; what pynetdicom has no news of, such as its timers, waits as long
+_PAUSE_S: Final = 0.001  # where there is nothing to wait on
 _log = logging.getLogger(__name__)
 
 INVALID_SOP_INSTANCE: Final = 0x0117  # PS3.7 Annex C
@@ -60,30 +65,142 @@ class Limits:
     min_rate_bytes_per_s: int
 
 
+class Outgoing(queue.Queue[Any]):
+    """pynetdicom's queue of what is to be sent, which says when something comes into it."""
+
+    def __init__(self, on_put: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_put = on_put
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        self._on_put()
+
+
 class GuardedSocket(AssociationSocket):
-    """pynetdicom's socket with `held` bytes that were read before, a clock and a cap."""
+    """pynetdicom's socket with `held` bytes that were read before, a clock and a cap.
+
+    Its thread waits here, and nowhere else, until something comes in or is to go out; and it rests here while
+    somebody else has the socket (`take`).
+    """
 
     def __init__(self, assoc: Association, sock: socket.socket, held: bytes, limits: Limits) -> None:
         super().__init__(assoc, client_socket=sock)
+        self._guard(sock, held, limits)
+
+    @classmethod
+    def take_over(cls, association: Association, limits: Limits) -> None:
+        """Put one in place of the socket of an association that is established, and at rest."""
+        transport = association.dul.socket
+        if transport is None or transport.socket is None:
+            return
+        guarded = cls.__new__(cls)
+        vars(guarded).update(vars(transport))
+        guarded._guard(transport.socket, b"", limits)
+        association.dul.socket = guarded
+
+    def _guard(self, sock: socket.socket, held: bytes, limits: Limits) -> None:
         sock.settimeout(limits.stall_timeout_s)
         self._held = memoryview(held)
         self._limits = limits
-        self._poll = select.poll()  # and not select(), which fails from descriptor 1,024 on
-        self._poll.register(sock, select.POLLIN)
+        self._ear, self._bell = socket.socketpair()
+        self._bell.setblocking(False)
+        self._come_in = select.poll()  # and not select(), which fails from descriptor 1,024 on
+        self._come_in.register(sock, select.POLLIN)
+        self._any_news = select.poll()
+        self._any_news.register(sock, select.POLLIN)
+        self._any_news.register(self._ear, select.POLLIN)
+        self._turn = threading.Condition()
+        self._is_wanted = self._is_taken = False
+        self.assoc.dul.to_provider_queue = Outgoing(self._ring)
+        self.assoc.dul._run_loop_delay = 0  # it waits here instead
+
+    def _ring(self) -> None:
+        with contextlib.suppress(OSError):  # rung already, or over
+            self._bell.send(b"\0")
+
+    def end(self) -> None:
+        """Close what is kept beside the socket. To be called when no thread uses the association any more."""
+        self._ear.close()
+        self._bell.close()
 
     @property
     def ready(self) -> bool:
         """Whether a PDU should be read now: there is one, and those before it are being served."""
+        if self._is_wanted:
+            self._rest()
+            return False
         if self.socket is None or not self._is_connected:
+            time.sleep(_PAUSE_S)  # until the association's thread has seen it
             return False
         if self._held:
             return True
         if self.assoc.dimse.msg_queue.qsize() >= _MAX_MESSAGES_WAITING:
+            time.sleep(_PAUSE_S)
             return False
         if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
             return True
-        # The only pause of the reactor (central.dimse.server): it goes on at once when something comes in.
-        return bool(self._poll.poll(_PAUSE_MS))
+        # The only pause of the reactor: it goes on at once when something comes in or is to go out.
+        found = dict(self._any_news.poll(_REST_S * 1000))
+        if self._ear.fileno() in found:
+            self._ear.recv(4096)
+            del found[self._ear.fileno()]
+        return bool(found)
+
+    def take(self, is_alive: Callable[[], bool]) -> bool:
+        """Let pynetdicom's thread rest, once it has sent what it was given; False if it is no more (`is_alive`)."""
+        with self._turn:
+            self._is_wanted = True
+            self._ring()
+            while not self._is_taken:
+                if not is_alive():
+                    self._is_wanted = False
+                    return False
+                self._turn.wait(_REST_S)
+        return True
+
+    def give_back(self) -> None:
+        """Let it go on."""
+        with self._turn:
+            self._is_wanted = self._is_taken = False
+            self._turn.notify_all()
+
+    def _rest(self) -> None:
+        with self._turn:
+            self._is_taken = True
+            self._turn.notify_all()
+            self._turn.wait_for(lambda: not self._is_wanted)
+
+    # For who has taken it.
+
+    def set_timeout(self, timeout_s: float | None) -> float | None:
+        """Set the socket's; the one before."""
+        if self.socket is None:
+            return None
+        before: float | None = self.socket.gettimeout()
+        with contextlib.suppress(OSError):
+            self.socket.settimeout(timeout_s)
+        return before
+
+    def has_data(self, timeout_s: float) -> bool:
+        """Whether something can be read within so long. OSError: the socket is closed."""
+        if self.socket is None:
+            raise OSError("the socket is closed")
+        if self._held or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()):
+            return True
+        return bool(self._come_in.poll(timeout_s * 1000))
+
+    def send_all(self, data: bytes) -> None:
+        """Send; the timeout is for each step of it. OSError: the socket is closed, or the other side does not read."""
+        if self.socket is None:
+            raise OSError("the socket is closed")
+        left = memoryview(data)
+        while left:
+            left = left[self.socket.send(left) :]
+
+    def put_back(self, data: bytes | bytearray) -> None:
+        """Let these bytes be read once more."""
+        self._held = memoryview(bytes(data) + bytes(self._held))
 
     def recv(self, nr_bytes: int) -> bytearray:
         """`nr_bytes`, or fewer where the peer closed. OSError for what is too large, too slow or broken."""
@@ -109,50 +226,27 @@ class GuardedSocket(AssociationSocket):
         return out
 
 
-class PackedData(P_DATA):
-    """P-DATA-TF PDUs of one presentation context that are encoded already: many leave in one write.
-
-    Parameters
-    ----------
-    data : a piece of a data set.
-    room : bytes of data a PDU takes.
-    is_last : nothing of the data set follows.
-    """
-
-    def __init__(self, context_id: int, data: memoryview, room: int, *, is_last: bool) -> None:
-        super().__init__()
-        pieces: list[bytes | memoryview] = []
-        for at in range(0, len(data), room):
-            piece = data[at : at + room]
-            ends = is_last and at + room >= len(data)
-            # PS3.8 Table 9-22 and Annex E.2
-            pieces.append(_PDU_HEAD.pack(4, len(piece) + 6, len(piece) + 2, context_id, 2 if ends else 0))
-            pieces.append(piece)
-        self.pdus = b"".join(pieces)
-
-
 class EndingStateMachine(StateMachine):
     """pynetdicom's, but an event out of order ends the association in order, not its thread with a traceback.
 
-    It also sends `PackedData`.
+    Parameters
+    ----------
+    on_news : called when something has come that the association's thread should look at.
     """
 
+    def __init__(self, dul: DULServiceProvider, on_news: Callable[[], None]) -> None:
+        super().__init__(dul)
+        self._on_news = on_news
+
     @classmethod
-    def take_over(cls, dul: DULServiceProvider) -> None:
+    def take_over(cls, dul: DULServiceProvider, on_news: Callable[[], None] = lambda: None) -> None:
         """Put one in place of the machine that `dul` has, in the state in which that is."""
-        machine = cls(dul)
+        machine = cls(dul, on_news)
         machine.current_state = dul.state_machine.current_state
         dul.state_machine = machine
 
     def do_action(self, event: str) -> None:
-        waiting = self.dul.to_provider_queue
         try:
-            if event == "Evt9" and self.current_state == "Sta6" and isinstance(waiting.queue[0], PackedData):
-                packed = waiting.get(False)
-                assert isinstance(packed, PackedData)
-                assert self.dul.socket is not None
-                self.dul.socket.send(packed.pdus)
-                return
             super().do_action(event)
         except Exception as error:
             _log.info("event=association-out-of-order error=%s", type(error).__name__)
@@ -160,6 +254,8 @@ class EndingStateMachine(StateMachine):
             if transport is not None:
                 transport._shutdown_socket()
             self.dul._kill_thread = True
+        if self.dul._kill_thread or self.dul.assoc.dimse.msg_queue.queue or self.dul.to_user_queue.queue:
+            self._on_news()
 
 
 class Incoming:
@@ -207,6 +303,9 @@ class BoundedDimse(DIMSEServiceProvider):
         super().__init__(assoc)
         self._limits = limits
         self._new_object = new_object
+        self._plain: tuple[int, C_STORE] | None = (
+            None  # a request that was read here: its context and what it says
+        )
         self._arriving: Incoming | None = None
         self._arrived: deque[Incoming] = deque()
         self._lock = threading.Lock()  # arrival is the reactor's thread, serving the association's
@@ -244,7 +343,7 @@ class BoundedDimse(DIMSEServiceProvider):
     def _take(self, context_id: int, data: bytes) -> None:
         if context_id not in self.assoc._accepted_cx or not data:
             raise OverLimitError("a fragment on a presentation context that was not accepted")
-        if self.message is None:
+        if self.message is None and self._plain is None:
             self._command_bytes = self._data_bytes = 0
             self._began_s = time.monotonic()
         self._check_rate()
@@ -252,11 +351,16 @@ class BoundedDimse(DIMSEServiceProvider):
             self._command_bytes += len(data)
             if self._command_bytes > MAX_COMMAND_BYTES:
                 raise OverLimitError("a longer command than any has")
+            if self._plain is not None:
+                raise OverLimitError("a command inside a data set")
+            if self.message is None and data[0] & _LAST_FRAGMENT and self._begin_plain(context_id, data[1:]):
+                return
             self._hand_on(context_id, data)
             if data[0] & _LAST_FRAGMENT and self.message is not None:
                 self._begin_data(context_id)
             return
-        if self.message is None or self.message.context_id != context_id:
+        begun = self._plain[0] if self._plain else self.message.context_id if self.message else None
+        if begun != context_id:
             raise OverLimitError("a data set without a command")
         self._data_bytes += len(data)
         if self._arriving is None:
@@ -271,7 +375,31 @@ class BoundedDimse(DIMSEServiceProvider):
             with self._lock:
                 self._arrived.append(self._arriving)
                 self._arriving = None
-            self._hand_on(context_id, bytes((_LAST_FRAGMENT,)))
+            if self._plain is not None:
+                self.msg_queue.put(self._plain)
+                self._plain = None
+            else:
+                self._hand_on(context_id, bytes((_LAST_FRAGMENT,)))
+
+    def _begin_plain(self, context_id: int, command: bytes) -> bool:
+        """Begin an ordinary C-STORE-RQ, most of what comes, without pynetdicom; False if it is no such thing."""
+        if self._new_object is None:
+            return False
+        request = plain_store_rq(command)
+        if request is None:
+            return False
+        syntax = self.assoc._accepted_cx[context_id].transfer_syntax[0]
+        header = file_meta(request.sop_class_uid, request.sop_instance_uid, str(syntax))
+        said = C_STORE()
+        said.MessageID = request.message_id
+        said.Priority = request.priority
+        said.AffectedSOPClassUID = request.sop_class_uid
+        said.AffectedSOPInstanceUID = request.sop_instance_uid
+        said.DataSet = BytesIO()  # it goes another way; this one says that it came
+        with self._lock:
+            self._arriving = Incoming(self._new_object, header)
+        self._plain = context_id, said
+        return True
 
     def _begin_data(self, context_id: int) -> None:
         """A command is whole and a data set follows."""

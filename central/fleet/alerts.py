@@ -28,7 +28,7 @@ def alerts(box: BoxView, now: datetime, *, central_version: str) -> tuple[Alert,
     found = [*_presence(box), *_certificate(box, now)]
     if box.state == "online":
         found += [*_disk(box), *_queue(box, now), *_machine(box), *_version(box, central_version)]
-        found += _scanners(box, now)
+        found += [*_destinations(box, now), *_scanners(box, now)]
     return tuple(sorted(found, key=lambda alert: alert.severity != "critical"))
 
 
@@ -81,6 +81,13 @@ def _disk(box: BoxView) -> Iterator[Alert]:
 
 
 def _queue(box: BoxView, now: datetime) -> Iterator[Alert]:
+    if box.over_quota:
+        yield Alert(
+            "quota",
+            "critical",
+            "It has brought its quota of 24 hours, and what comes in waits on the box. If that is right, raise "
+            "limits.gateway_day_bytes; if not, look what it sends, and revoke it if it is not yours any more.",
+        )
     if box.paused:
         yield Alert("paused", "warning", "Sending is paused: images wait on the box until it is resumed.")
     if box.oldest_unsent_at_utc is not None and now - box.oldest_unsent_at_utc > UNSENT_LONG:
@@ -104,6 +111,21 @@ def _version(box: BoxView, central_version: str) -> Iterator[Alert]:
     if box.version and box.version != central_version:
         sentence = f"It runs version {box.version}, central {central_version}."
         yield Alert("version", "warning", sentence)
+
+
+def _destinations(box: BoxView, now: datetime) -> Iterator[Alert]:
+    for one in box.destinations:
+        if one.set_aside_objects:
+            sentence = f"{one.name} refused {one.set_aside_objects} images: the box's page 2 says why."
+            yield Alert("destination-refuses", "warning", sentence)
+        if one.oldest_at_utc is not None and now - one.oldest_at_utc > UNSENT_LONG:
+            hours = (now - one.oldest_at_utc).total_seconds() / 3600
+            why = f": {one.last_error}" if one.last_error else ""
+            yield Alert(
+                "destination-waits",
+                "warning",
+                f"Images for {one.name} have waited for {hours:.0f} hours{why}.",
+            )
 
 
 def _scanners(box: BoxView, now: datetime) -> Iterator[Alert]:

@@ -18,7 +18,7 @@ from central.fleet.commands import Commands
 from central.fleet.desired import DesiredSettings
 from central.fleet.events import Events
 from central.fleet.heartbeats import BoxHeartbeat, Heartbeats
-from central.fleet.view import BoxCondition, BoxView, EquipmentView
+from central.fleet.view import BoxCondition, BoxView, DestinationView, EquipmentView
 from central.fleet.witnesses import Witnesses
 from central.identity.gateways import GatewayRecord, Gateways
 from contract.heartbeat import LOST_AFTER_S, BoxState
@@ -41,6 +41,7 @@ class Fleet:
     Parameters
     ----------
     https_heard_at : when a box last spoke over HTTPS, by id.
+    over_quota : whether central takes no more from a box for now, by id.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Fleet:
         witnesses: Witnesses,
         listener: Ear | None,
         https_heard_at: Callable[[str], datetime | None],
+        over_quota: Callable[[str], bool],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._gateways = gateways
@@ -63,6 +65,7 @@ class Fleet:
         self._witnesses = witnesses
         self._listener = listener
         self._https_heard_at = https_heard_at
+        self._over_quota = over_quota
         self._clock = clock
         self._began_s = time.monotonic()
 
@@ -110,6 +113,7 @@ class Fleet:
             revoked=record.revoked_at_utc is not None,
             twin=self._heartbeats.has_twin(gateway_id),
             contradicts_audit=self._witnesses.contradicts(gateway_id, heartbeat.witnessed),
+            over_quota=self._over_quota(gateway_id),
             paused=telemetry is not None and telemetry.paused,
             hours_to_full=telemetry.hours_to_full if telemetry else None,
             disk_wear_percent=telemetry.disk_wear_percent if telemetry else None,
@@ -132,6 +136,18 @@ class Fleet:
                     seen.echo.at_utc if seen.echo else None,
                 )
                 for seen in heartbeat.equipment
+            ),
+            destinations=tuple(
+                DestinationView(
+                    one.name,
+                    one.kind,
+                    one.waiting_objects,
+                    one.waiting_bytes,
+                    one.set_aside_objects,
+                    one.oldest_at_utc,
+                    one.last_error,
+                )
+                for one in (telemetry.destinations if telemetry else ())
             ),
             events=tuple(self._events.last(gateway_id, _EVENTS_SHOWN)),
             commands=tuple(self._commands.last(gateway_id, _COMMANDS_SHOWN)),

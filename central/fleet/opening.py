@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -42,6 +43,7 @@ class FleetRooms:
         gateways: Gateways,
         identity: Identity,
         witnesses: Witnesses,
+        over_quota: Callable[[str], bool],
         broker: BrokerPlace | None,
         closing: ExitStack,
     ) -> FleetRooms:
@@ -70,5 +72,6 @@ class FleetRooms:
             witnesses,
             listener,
             correspondence.https_heard_at,
+            over_quota,
         )
         return cls(fleet, correspondence, commands)

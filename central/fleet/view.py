@@ -28,6 +28,19 @@ class EquipmentView:
     echo_at_utc: datetime | None = None
 
 
+@dataclass(frozen=True)
+class DestinationView:
+    """Where a box sends beside this central, as it last said. `waiting_bytes` None: it is too old to say."""
+
+    name: str
+    kind: str
+    waiting_objects: int
+    waiting_bytes: int | None
+    set_aside_objects: int
+    oldest_at_utc: datetime | None
+    last_error: str
+
+
 Severity = Literal["warning", "critical"]
 
 
@@ -64,8 +77,10 @@ class BoxView:
     certificate_expires_at_utc: datetime | None
     revoked: bool
     equipment: tuple[EquipmentView, ...]
+    destinations: tuple[DestinationView, ...] = ()
     twin: bool = False
     contradicts_audit: bool = False
+    over_quota: bool = False
     paused: bool = False
     hours_to_full: float | None = None
     disk_wear_percent: int | None = None

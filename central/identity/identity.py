@@ -4,7 +4,8 @@
     server.key server.pem           the gateways' listener
     broker-client.key .pem          central towards the MQTT broker
     root.* sealing/ key-set.jws     opens what the boxes seal (central.identity.sealing_keys)
-    receipt.key                     signs receipts, the time and the audit record's checkpoints (Ed25519)
+    receipt.key                     signs the audit record's checkpoints, and receipts and the time until another does
+    receipt-*                       further receipt keys (central.identity.receipt_keys)
 
 Always true: a key that is there is never replaced, because a lost sealing key loses objects in flight and a
 lost CA locks out the fleet. Certificates of central's own are replaced when names or expiry demand it.
@@ -27,6 +28,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from central.identity.authority import CertificateAuthority
 from central.identity.errors import KeyFileError
 from central.identity.keyfiles import make_private_folder, private_pem, read_private, write_whole
+from central.identity.receipt_keys import ReceiptKeys
 from central.identity.sealing_keys import SealingKeys
 from contract.enrolment import ca_fingerprint
 
@@ -51,6 +53,7 @@ class Identity:
     broker_client: KeyPair
     sealing_keys: SealingKeys
     receipt_key: Ed25519PrivateKey
+    receipt_keys: ReceiptKeys
 
     @property
     def central_id(self) -> str:
@@ -59,7 +62,15 @@ class Identity:
     @property
     def ticket_key(self) -> bytes:
         """Marks the boxes' tickets (central.identity.standings); it follows from the receipt key."""
-        derived = HKDF(hashes.SHA256(), 32, salt=None, info=b"dicomnet standing ticket")
+        return self._derived(b"dicomnet standing ticket")
+
+    @property
+    def factor_key(self) -> bytes:
+        """Seals people's second factors (central.access.second_factors); it follows from the receipt key."""
+        return self._derived(b"dicomnet second factors")
+
+    def _derived(self, purpose: bytes) -> bytes:
+        derived = HKDF(hashes.SHA256(), 32, salt=None, info=purpose)
         return derived.derive(self.receipt_key.private_bytes_raw())
 
     @property
@@ -82,13 +93,17 @@ class Identity:
         hosts = list(dict.fromkeys(server_hosts))
         _certify(authority, server, hosts, lambda key: authority.issue_server(key, hosts))
         _certify(authority, broker_client, [], authority.issue_broker_client)
+        central_id = central_id_of(authority)
+        sealing_keys = SealingKeys.open(folder, central_id)
+        receipt_key = _receipt_key(folder / "receipt.key")
         return cls(
             authority=authority,
             ca_path=folder / "ca.pem",
             server=server,
             broker_client=broker_client,
-            sealing_keys=SealingKeys.open(folder, central_id_of(authority)),
-            receipt_key=_receipt_key(folder / "receipt.key"),
+            sealing_keys=sealing_keys,
+            receipt_key=receipt_key,
+            receipt_keys=ReceiptKeys.open(folder, central_id, receipt_key, sealing_keys.root_public),
         )
 
 

@@ -14,17 +14,17 @@ from datetime import UTC, datetime
 from typing import BinaryIO, Final
 
 import peewee
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from central.archive.archive import Archive, Indexable
-from central.archive.errors import NotDicomError, StorageError, StorageFullError
+from central.archive.errors import NotDicomError, StorageError, StorageFullError, StudyErasedError
 from central.archive.indexing import ObjectOrigin
 from central.archive.objects import StoredObject
 from central.database import Database, make_tables
+from central.identity.receipt_keys import ReceiptKeys
 from central.ingest.errors import ObjectRefusedError, TryAgainError
 from central.ingest.partial import PartialUpload
 from contract.identifiers import ObjectId
-from contract.receipt import Outcome, Receipt, sign_receipt
+from contract.receipt import Outcome, Receipt
 from contract.sealed_object import Content, SealedObjectError, read_sealed
 from contract.sealing import RecipientPrivateKey, SealingKeyError, Unwrapper
 from contract.transfer import Problem
@@ -72,7 +72,7 @@ class Acceptance:
         *,
         central_id: str,
         sealing_keys: Mapping[bytes, RecipientPrivateKey],
-        receipt_key: Ed25519PrivateKey,
+        receipt_keys: ReceiptKeys,
         max_object_bytes: int,
         institution_of: Callable[[str], str],
     ) -> None:
@@ -80,7 +80,7 @@ class Acceptance:
         self._archive = archive
         self._central_id = central_id
         self._unwrap = Unwrapper(sealing_keys)
-        self._receipt_key = receipt_key
+        self._receipt_keys = receipt_keys
         self._max_object_bytes = max_object_bytes
         self._institution_of = institution_of
         make_tables(db, MODELS)
@@ -91,7 +91,11 @@ class Acceptance:
             (AcceptedUpload.gateway_id == gateway_id) & (AcceptedUpload.object_id == object_id)
         )
         row = next(iter(query.dicts().execute(self._db)), None)
-        return (row["receipt"], row["stored_bytes"]) if row else None
+        return (self.in_force(row["receipt"]), row["stored_bytes"]) if row else None
+
+    def in_force(self, receipt: str) -> str:
+        """A receipt that was kept, as boxes believe it now: a key may have been retired since."""
+        return self._receipt_keys.in_force(receipt)
 
     def unknown(self, gateway_id: str, shown: Mapping[str, str]) -> set[str]:
         """Which of these objects (id → SHA-256) of a gateway central has not signed for, or not with that content."""
@@ -157,7 +161,10 @@ class Acceptance:
 
         Raises
         ------
-        TryAgainError : the index cannot be written now; what was opened stays on the disk for the next attempt.
+        TryAgainError : the index cannot be written now; what was opened stays on the disk for the next attempt. Or it
+            is one object alone, which left the store as it came.
+        ObjectRefusedError : it is one object alone, and its study was erased.
+        StudyErasedError, StorageError : so it is with one among several; nothing was indexed.
         """
         if not objects:
             return []
@@ -168,6 +175,15 @@ class Acceptance:
 
         try:
             outcomes = self._archive.index_all([one.indexable for one in objects], sign_all)
+        except StudyErasedError as error:
+            if len(objects) > 1:
+                raise
+            self._archive.forget(objects[0].indexable.stored)
+            raise ObjectRefusedError(Problem.ERASED, str(error)) from error
+        except StorageError as error:
+            if len(objects) > 1:
+                raise
+            raise TryAgainError(Problem.STORAGE, str(error)) from error
         except peewee.OperationalError as error:
             _log.exception("index not writable objects=%d", len(objects))
             raise TryAgainError(Problem.UNAVAILABLE, "central's index cannot be written now") from error
@@ -200,7 +216,7 @@ class Acceptance:
                 outcome=outcome,
                 archived_at_utc=origin.received_at_utc,
             )
-            signed = known[key] = sign_receipt(receipt, self._receipt_key)
+            signed = known[key] = self._receipt_keys.sign_receipt(receipt)
             fresh[key] = {
                 "gateway_id": origin.gateway_id,
                 "object_id": origin.object_id,
@@ -223,7 +239,7 @@ class Acceptance:
             AcceptedUpload.gateway_id.in_(sorted(gateways)) & AcceptedUpload.object_id.in_(named)
         )
         rows = query.dicts().execute(self._db)
-        return {(row["gateway_id"], row["object_id"]): row["receipt"] for row in rows}
+        return {(row["gateway_id"], row["object_id"]): self.in_force(row["receipt"]) for row in rows}
 
     def _verified(self, object_id: ObjectId, open_sealed: Callable[[], BinaryIO]) -> StoredObject:
         """The content, durable; nothing of it stays if a single byte does not verify."""

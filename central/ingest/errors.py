@@ -12,6 +12,7 @@ STATUS: Final[Mapping[Problem, int]] = {
     Problem.UNKNOWN_KEY: 422,
     Problem.NOT_DICOM: 422,
     Problem.TOO_LARGE: 413,
+    Problem.ERASED: 410,
     Problem.PACK: 422,
     Problem.OFFSET_MISMATCH: 409,
     Problem.NO_SUCH_UPLOAD: 404,
@@ -19,6 +20,7 @@ STATUS: Final[Mapping[Problem, int]] = {
     Problem.PAIRING: 403,
     Problem.INVALID: 400,
     Problem.STORAGE: 507,
+    Problem.QUOTA: 429,
     Problem.UNAVAILABLE: 503,
 }
 

@@ -76,7 +76,19 @@ class PackAcceptance:
             (DecidedPack.gateway_id == gateway_id) & (DecidedPack.pack_id == pack_id)
         )
         row = next(iter(query.dicts().execute(self._db)), None)
-        return (row["answer"], row["length_bytes"]) if row else None
+        return (self._in_force(row["answer"]), row["length_bytes"]) if row else None
+
+    def _in_force(self, answer: str) -> str:
+        """A kept answer with receipts as boxes believe them now."""
+        kept = PackAnswer.model_validate_json(answer)
+        fates = (
+            fate.model_copy(update={"receipt": self._acceptance.in_force(fate.receipt)})
+            if fate.receipt
+            else fate
+            for fate in kept.objects
+        )
+        now = kept.model_copy(update={"objects": tuple(fates)})
+        return answer if now == kept else now.model_dump_json(exclude_none=True)
 
     def forget(self, gateway_id: str, pack_id: str) -> None:
         """Drop an answer with refusals, because the pack is sent anew: what was refused may be welcome now."""

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ class UploadLimits:
     max_object_bytes: int
     max_uploads_per_gateway: int
     reserve_bytes: int
+    spend: Callable[[str, int], None] = lambda _gateway_id, _size_bytes: None
+    """Lets an upload of so many bytes of a gateway begin, or raises TryAgainError."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class PartialUploads:
         Raises
         ------
         ObjectRefusedError : it is larger than allowed.
-        TryAgainError : the disk's reserve is reached, or the gateway has too many uploads open.
+        TryAgainError : the disk's reserve is reached, or the gateway has too many uploads open or had its share.
         """
         check_object_id(object_id)
         if length_bytes > self._limits.max_object_bytes:
@@ -147,6 +150,7 @@ class PartialUploads:
         # Twice: the sealed object and, for a moment, its content are on the disk together.
         if shutil.disk_usage(self._root).free < self._limits.reserve_bytes + 2 * length_bytes:
             raise TryAgainError(Problem.STORAGE, "central's disk is nearly full")
+        self._limits.spend(gateway_id, length_bytes)
         folder = self._root / check_gateway_id(gateway_id)
         path = folder / f"{object_id}-{length_bytes}.part"
         try:

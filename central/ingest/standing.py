@@ -1,7 +1,8 @@
-"""Two small routes that keep a box right: the time, for whoever asks, and the exchange of keys (contract.standing).
+"""Small routes that keep a box right: the time and the receipt keys, for whoever asks, and the exchange of keys.
 
-Always true: the time is signed with the receipt key and answers the caller's own nonce, so it may go to boxes that
-cannot judge a certificate yet; keys are exchanged with known gateways only.
+Always true: the time is signed with a receipt key and answers the caller's own nonce, and the list of receipt keys is
+signed by the root, so both may go to boxes that cannot judge a certificate yet; keys are exchanged with known gateways
+only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -20,10 +20,12 @@ from starlette.routing import BaseRoute, Route
 
 from central.audit.record import Action
 from central.audit.refusals import Refusals
+from central.identity.receipt_keys import ReceiptKeys
 from central.identity.standings import Standings
 from central.ingest.caller import Callers, read_body, source_address
 from central.ingest.errors import RequestRefusedError
-from contract.signed_time import NONCE_PARAMETER, SignedTime, sign_time
+from contract.receipt_keys import RECEIPT_KEYS_PATH
+from contract.signed_time import NONCE_PARAMETER, SignedTime
 from contract.standing import STANDING_PATH, StandingAnswer, StandingReport
 from contract.transfer import TIME_PATH, Problem
 
@@ -48,7 +50,7 @@ class StandingDesk:
         refusals: Refusals,
         *,
         central_id: str,
-        receipt_key: Ed25519PrivateKey,
+        receipt_keys: ReceiptKeys,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._callers = callers
@@ -56,12 +58,13 @@ class StandingDesk:
         self._key_set = key_set
         self._refusals = refusals
         self._central_id = central_id
-        self._receipt_key = receipt_key
+        self._receipt_keys = receipt_keys
         self._clock = clock
 
     def routes(self) -> list[BaseRoute]:
         return [
             Route(TIME_PATH, self._time, methods=["GET"]),
+            Route(RECEIPT_KEYS_PATH, self._list_receipt_keys, methods=["GET"]),
             Route(STANDING_PATH, self._exchange, methods=["POST"]),
         ]
 
@@ -70,7 +73,14 @@ class StandingDesk:
         if not _NONCE.fullmatch(nonce):
             raise RequestRefusedError(Problem.INVALID, "ask with a nonce of 32 lower-case hex digits")
         said = SignedTime(central_id=self._central_id, nonce=nonce, at_utc=self._clock())
-        return Response(sign_time(said, self._receipt_key), media_type="application/jose", headers=_NO_STORE)
+        return Response(self._receipt_keys.sign_time(said), media_type="application/jose", headers=_NO_STORE)
+
+    async def _list_receipt_keys(self, _request: Request) -> Response:
+        """For whoever asks, like the time: a box that was away for long can verify neither without it."""
+        token = await run_in_threadpool(self._receipt_keys.signed_list)
+        if token is None:
+            return Response(status_code=204, headers=_NO_STORE)
+        return Response(token, media_type="application/jose", headers=_NO_STORE)
 
     async def _exchange(self, request: Request) -> Response:
         gateway_id = await self._callers.gateway_of(request)

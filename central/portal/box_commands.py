@@ -25,6 +25,7 @@ from central.portal.wishes import admit, wish_of
 from contract.command import MAX_SETTINGS, Command, CommandKind, Desired, SettingValue
 from contract.errors import ContractError
 from contract.identifiers import check_ae_title, check_gateway_id, check_object_id, check_uid
+from contract.priority import Priority
 
 _SETTINGS: Final[TypeAdapter[dict[str, SettingValue]]] = TypeAdapter(dict[str, SettingValue])
 _PARAMS: Final[Mapping[CommandKind, tuple[str, Callable[[str], str]]]] = {
@@ -153,4 +154,7 @@ def _params(kind: CommandKind, wish: Mapping[str, Any]) -> dict[str, str]:
     if kind not in _PARAMS:
         return {}
     name, check = _PARAMS[kind]
-    return {name: check(str(wish.get(name, "")))}
+    params = {name: check(str(wish.get(name, "")))}
+    if kind is CommandKind.PRIORITISE and wish.get("priority"):
+        params["priority"] = Priority.named(str(wish["priority"])).word
+    return params

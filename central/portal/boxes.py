@@ -65,6 +65,25 @@ class CommandView(Protocol):
     def detail(self) -> str: ...
 
 
+class DestinationView(Protocol):
+    """Where a box sends beside this central."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def waiting_objects(self) -> int: ...
+    @property
+    def waiting_bytes(self) -> int | None: ...
+    @property
+    def set_aside_objects(self) -> int: ...
+    @property
+    def oldest_at_utc(self) -> datetime | None: ...
+    @property
+    def last_error(self) -> str: ...
+
+
 class BoxView(Protocol):
     """A box as central knows it; None where it has not said anything yet. `state`: online, offline, lost, never."""
 
@@ -120,6 +139,8 @@ class BoxView(Protocol):
     def settings_pending(self) -> bool: ...
     @property
     def equipment(self) -> Sequence[EquipmentView]: ...
+    @property
+    def destinations(self) -> Sequence[DestinationView]: ...
     @property
     def alerts(self) -> Sequence[AlertView]: ...
     @property
@@ -185,6 +206,18 @@ def box_json(box: BoxView) -> dict[str, Any]:
                 "echo_ok": scanner.echo_ok,
             }
             for scanner in box.equipment
+        ],
+        "destinations": [
+            {
+                "name": one.name,
+                "kind": one.kind,
+                "waiting_objects": one.waiting_objects,
+                "waiting_bytes": one.waiting_bytes,
+                "set_aside_objects": one.set_aside_objects,
+                "oldest_at_utc": _iso(one.oldest_at_utc),
+                "last_error": one.last_error,
+            }
+            for one in box.destinations
         ],
     }
 

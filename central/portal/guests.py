@@ -176,7 +176,7 @@ class _Door:
         except AuditUnavailableError:
             return problem(503, _RECORD_AWAY)
         life_s = max(1, min(self._cookie_life_s, link.ends_at_utc - int(time.time())))
-        session = self._doorkeeper.accounts.start_session(guest, "cookie", life_s)
+        session = self._doorkeeper.accounts.sessions.start(guest, "cookie", life_s)
         response = JSONResponse({"study_instance_uid": link.study_instance_uid}, headers=NO_STORE)
         set_session_cookie(request, response, session, life_s)
         return response

@@ -13,14 +13,17 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from central.access.accounts import Accounts
+from central.access.doorkeeper import Doorkeeper
 from central.access.policy import Privilege, Role, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import audit_event, principal_of
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Action, Audit, AuditRow, Outcome
+from central.portal.account import routes as account_routes
 from central.portal.boxes import BoxView, box_json
 from central.portal.enrolments import pairing_json
+from central.portal.factors import routes as factor_routes
+from central.portal.passkey_sign_in import routes as passkey_sign_in_routes
 from central.portal.sign_in import COOKIE_LIFE_S, sign_in_pages
 from central.portal.single_sign_on import SignOn
 from central.portal.single_sign_on import routes as single_sign_on_routes
@@ -35,22 +38,25 @@ _MAX_BODY_BYTES: Final = 4096
 
 
 def routes(
-    accounts: Accounts,
+    doorkeeper: Doorkeeper,
     audit: Audit,
     fleet_view: FleetView,
     pair: PairNew,
     cookie_life_s: int = COOKIE_LIFE_S,
-    sign_on: SignOn | None = None,
+    sign_ons: Sequence[SignOn] = (),
 ) -> list[BaseRoute]:
-    """Sign-in, study list, fleet and audit. Must be behind `RequireSignIn`.
+    """Sign-in, accounts, study list, fleet and audit. Must be behind `RequireSignIn`.
 
     `fleet_view` gives the boxes of an institution (None: of all), or of those the ones with these ids. `pair` makes a
     one-time pairing for a box of that name ("" for none) and institution, or raises a PermanentError that says why not.
     """
     portal = _Portal(audit, fleet_view, pair)
     return [
-        *sign_in_pages(accounts, audit, cookie_life_s, sign_on.name if sign_on else ""),
-        *single_sign_on_routes(accounts, audit, sign_on, cookie_life_s),
+        *sign_in_pages(doorkeeper, audit, cookie_life_s, {one.key: one.name for one in sign_ons}),
+        *passkey_sign_in_routes(doorkeeper, audit, cookie_life_s),
+        *single_sign_on_routes(doorkeeper, audit, sign_ons, cookie_life_s),
+        *account_routes(doorkeeper, audit),
+        *factor_routes(doorkeeper, audit),
         Route("/", portal.studies_page),
         Route("/fleet", portal.fleet_page),
         Route("/audit", portal.audit_page),

@@ -7,7 +7,9 @@ opened afterwards is one of ours.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote
 
@@ -16,11 +18,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from central.access.accounts import Accounts
 from central.access.claims import EXTERNAL
+from central.access.doorkeeper import Doorkeeper
 from central.access.errors import ThrottledError
-from central.access.sign_in import FormError, check_password, small_form
-from central.access.web import COOKIE_NAME, audit_event, page_of, principal_of, source_address
+from central.access.policy import Principal
+from central.access.sessions import Arrival, Sessions
+from central.access.sign_in import FormError, check_sign_in, small_form
+from central.access.web import COOKIE_NAME, arrival_of, audit_event, page_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Action, Audit
 from central.portal.templating import page
@@ -31,9 +35,13 @@ _LOCAL_PATH: Final = re.compile(r"/(?![/\\])[^\x00-\x20\x7f\\]*")
 
 
 def sign_in_pages(
-    accounts: Accounts, audit: Audit, cookie_life_s: int = COOKIE_LIFE_S, provider_name: str = ""
+    doorkeeper: Doorkeeper,
+    audit: Audit,
+    cookie_life_s: int = COOKIE_LIFE_S,
+    providers: Mapping[str, str] = MappingProxyType({}),
 ) -> list[BaseRoute]:
-    """`/signin` and `/signout`. A session lives `cookie_life_s` seconds; `provider_name` "" for no single sign-on."""
+    """`/signin` and `/signout`. A session lives `cookie_life_s` seconds; `providers` are those of single sign-on."""
+    accounts = doorkeeper.accounts
 
     def form_page(status: int, next_path: str, message: str = "", username: str = "") -> Response:
         return page(
@@ -43,8 +51,8 @@ def sign_in_pages(
             next_path=next_path,
             message=message,
             username=username[:64],
-            provider_name=provider_name,
-            provider_path="/signin/oidc?next=" + quote(next_path, safe=""),
+            passkeys=doorkeeper.passkeys.are_possible,
+            providers=ways_out(providers, next_path),
         )
 
     def show(request: Request) -> Response:
@@ -58,13 +66,12 @@ def sign_in_pages(
         next_path = local_path(form.get("next", ""))
         if page_of(request) == "foreign":  # somebody else's page would sign this browser in as somebody else
             return form_page(403, next_path, "Sign in from this page, please.")
-        return await run_in_threadpool(
-            attempt, request, form.get("username", ""), form.get("password", ""), next_path
-        )
+        return await run_in_threadpool(attempt, request, form, next_path)
 
-    def attempt(request: Request, username: str, password: str, next_path: str) -> Response:
+    def attempt(request: Request, form: Mapping[str, str], next_path: str) -> Response:
+        username, password, code = (form.get(name, "") for name in ("username", "password", "code"))
         try:
-            principal = check_password(accounts, audit, username, password, source_address(request))
+            admitted = check_sign_in(accounts, audit, username, password, code, source_address(request))
         except ThrottledError as error:
             minutes = -(-error.retry_after_s // 60)
             refusal = form_page(
@@ -76,19 +83,23 @@ def sign_in_pages(
             return form_page(
                 503, next_path, "Nobody can sign in right now: the audit record is not writable."
             )
-        if principal is None:
-            return form_page(401, next_path, "Wrong username or password.", username)
-        token = accounts.start_session(principal, "cookie", cookie_life_s)
+        if admitted is None:
+            return form_page(401, next_path, "Wrong username, password or code.", username)
         response = RedirectResponse(next_path, status_code=303)
-        set_session_cookie(request, response, token, cookie_life_s)
+        arrival = arrival_of(request, admitted.means)
+        let_in(request, response, accounts.sessions, admitted.principal, cookie_life_s, arrival)
         return response
 
     def sign_out(request: Request) -> Response:
-        accounts.end_session(request.cookies.get(COOKIE_NAME, ""))
+        token = request.cookies.get(COOKIE_NAME, "")
+        session = accounts.sessions.find(token, "cookie")
+        accounts.sessions.end(token)
         with suppress(AuditUnavailableError):  # signing out must work, recorded or not
             audit.record(audit_event(request, Action.SIGN_OUT, "success"))
         external = principal_of(request).user_id.startswith(EXTERNAL)
-        response = RedirectResponse("/signin/oidc/out" if external else "/signin", status_code=303)
+        provider = session.arrival.provider if session is not None else ""
+        out = at_provider("/signin/oidc/out", provider) if external else "/signin"
+        response = RedirectResponse(out, status_code=303)
         response.delete_cookie(COOKIE_NAME, path="/", httponly=True, samesite="strict")
         return response
 
@@ -96,7 +107,7 @@ def sign_in_pages(
         answer = admit(audit, request, None, Action.SIGN_OUT, "everywhere")
         if answer is not None:
             return answer
-        accounts.end_sessions(principal_of(request).user_id)
+        accounts.sessions.end_all(principal_of(request).user_id)
         return Response(status_code=204)
 
     return [
@@ -105,6 +116,33 @@ def sign_in_pages(
         Route("/signin", sign_in, methods=["POST"]),
         Route("/signout", sign_out, methods=["POST"]),
     ]
+
+
+def let_in(
+    request: Request,
+    response: Response,
+    sessions: Sessions,
+    principal: Principal,
+    life_s: int,
+    arrival: Arrival,
+) -> None:
+    """Begin a session in the browser that made `request`; the one it had ends."""
+    sessions.end(request.cookies.get(COOKIE_NAME, ""))
+    token = sessions.start(principal, "cookie", life_s, arrival)
+    set_session_cookie(request, response, token, life_s)
+
+
+def ways_out(providers: Mapping[str, str], next_path: str) -> list[tuple[str, str]]:
+    """For each provider what its button says, and where it leads; afterwards to `next_path`."""
+    return [
+        (name, at_provider(f"/signin/oidc?next={quote(next_path, safe='')}", key))
+        for key, name in providers.items()
+    ]
+
+
+def at_provider(path: str, key: str) -> str:
+    """`path` for the provider of that key; the first one's is "" and is not said."""
+    return f"{path}{'&' if '?' in path else '?'}provider={key}" if key else path
 
 
 def set_session_cookie(request: Request, response: Response, token: str, life_s: int) -> None:

@@ -53,6 +53,11 @@ def may_use_tokens(principal: Principal) -> bool:
     return bool(delegable(principal)) or has_privilege(principal, Privilege.MANAGE_ACCESS)
 
 
+def has_account(principal: Principal) -> bool:
+    """Whether `principal` is the owner of an account in person."""
+    return principal.delegation is None and principal.role is not Role.GUEST
+
+
 _PAGES: Final[tuple[tuple[str, str, Callable[[Principal], bool]], ...]] = (
     ("/", "Studies", may_find_studies),
     ("/station", "Station", lambda principal: principal.role is Role.TECHNICIAN),
@@ -75,6 +80,10 @@ def page(name: str, principal: Principal | None, status: int = 200, **values: ob
     navigation = [(path, label) for path, label, may in _PAGES if principal and may(principal)]
     reviews = principal is not None and has_privilege(principal, Privilege.REVIEW_EMERGENCIES)
     html = _TEMPLATES.get_template(name).render(
-        principal=principal, navigation=navigation, may_review=reviews, **values
+        principal=principal,
+        navigation=navigation,
+        may_review=reviews,
+        has_account=principal is not None and has_account(principal),
+        **values,
     )
     return HTMLResponse(html, status)

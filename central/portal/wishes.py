@@ -21,7 +21,7 @@ _MAX_BODY_BYTES: Final = 4096
 
 
 async def wish_of(request: Request) -> dict[str, Any]:
-    """The body's JSON object; empty if it is none, or too large."""
+    """The body's JSON object; empty if it is none, too large, or holds text that no file or database takes."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -29,6 +29,7 @@ async def wish_of(request: Request) -> dict[str, Any]:
             return {}
     try:
         wish = json.loads(body or b"{}")
+        json.dumps(wish, ensure_ascii=False).encode()  # half a surrogate pair, which JSON can spell
     except (ValueError, RecursionError):
         return {}
     return wish if isinstance(wish, dict) else {}

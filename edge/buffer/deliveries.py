@@ -1,4 +1,4 @@
-"""What is owed to other destinations than central: one row for each object and destination, with a state of its own.
+"""What is owed to others than the first central: one row for each object and destination, with a state of its own.
 
 | step      | from                | to        | when                                                       |
 |-----------|---------------------|-----------|------------------------------------------------------------|
@@ -11,8 +11,9 @@
 
 Always true: while a row of an object is waiting or set aside, its file stays (state `owed` once central has it),
 unless the disk has damaged it. The rows of one destination say nothing of another's, and each destination has one
-worker, so there are no leases. What ends a row is durable before anything follows from it. A crash between an answer
-and its row sends the object again, which a destination absorbs.
+worker, so there are no leases but for further centrals (`edge.buffer.delivery_queue`). What ends a row is durable
+before anything follows from it. A crash between an answer and its row sends the object again, which a destination
+absorbs.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from edge.buffer.tables import utc_from_text
 
 _AT_ONCE: Final = 64
 """Rows given up under one hold of the spool's lock: a reception waits for no more than these."""
+
+
+_EVERY_FOURTH: Final = 4
 
 
 class DeliveryState(StrEnum):
@@ -91,6 +95,13 @@ _NEXT: Final = """
     FROM deliveries AS d INDEXED BY open_deliveries JOIN objects AS o USING (object_id)
     WHERE d.state IN ('waiting', 'set-aside') AND d.destination = ? AND d.state = 'waiting' AND d.due_s <= ?
     ORDER BY d.number LIMIT 1
+"""
+# What is urgent is found from the objects' side, so that a long backlog is not sorted for it.
+_NEXT_URGENT: Final = """
+    SELECT d.object_id, o.sop_class_uid, o.sop_instance_uid, o.transfer_syntax_uid, o.size_bytes, d.attempts
+    FROM objects AS o INDEXED BY live_by_priority_2 JOIN deliveries AS d USING (object_id)
+    WHERE o.freed_at_utc IS NULL AND o.priority > 0 AND d.destination = ? AND d.state = 'waiting' AND d.due_s <= ?
+    ORDER BY o.priority DESC, o.sequence LIMIT 1
 """
 _EARLIEST: Final = """
     SELECT MIN(due_s) FROM deliveries INDEXED BY open_deliveries
@@ -158,13 +169,17 @@ class Deliveries:
         self._held = held
         self._changed = changed
         self._settled = settled
+        self._turns: dict[str, int] = {}
 
     # For the destination's worker -------------------------------------------------------------------------
 
     def next(self, destination: str) -> Delivery | None:
-        """The oldest that is due; None if none is."""
+        """The most urgent that is due, and in every fourth turn the oldest; None if none is."""
+        values = (destination, time.monotonic())
         with self._held():
-            found = self._index.execute(_NEXT, (destination, time.monotonic())).fetchone()
+            turn = self._turns[destination] = self._turns.get(destination, 0) + 1
+            found = self._index.execute(_NEXT_URGENT, values).fetchone() if turn % _EVERY_FOURTH else None
+            found = found or self._index.execute(_NEXT, values).fetchone()
         return found and Delivery(ObjectId(found[0]), destination, *found[1:])
 
     def wait(self, destination: str, timeout_s: float | None) -> bool:
@@ -213,6 +228,10 @@ class Deliveries:
         }
         with self._held(), self._index.transaction(durable=False):
             self._index.execute(_PUT_OFF, values)
+
+    def tell(self) -> None:
+        """Something may have become due; under the lock."""
+        self._changed.notify_all()
 
     # For people -------------------------------------------------------------------------------------------
 

@@ -80,4 +80,5 @@ class Desk:
         except OSError as error:
             file.discard()
             raise storage_error(error, reserve_bytes=self._registrar.reserve_bytes) from error
-        return Reception(object_id, origin, file, self._registrar, writer, coder, self._pace)
+        sealed_for = tuple(key_id.hex() for key_id, _ in data_key.wrapped)
+        return Reception(object_id, origin, file, self._registrar, writer, coder, self._pace, sealed_for)

@@ -9,6 +9,7 @@ guarantees: every transaction whole or not at all; a power cut may take the last
 from __future__ import annotations
 
 import errno
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from typing import Any
 from peewee import SQL, DatabaseError, SqliteDatabase, fn
 
 from contract.identifiers import ObjectId
+from contract.priority import Priority
 from edge.buffer.errors import (
     IndexUnreadableError,
     StorageFailedError,
@@ -41,7 +43,14 @@ from edge.buffer.states import (
     State,
     Step,
 )
-from edge.buffer.tables import SCHEMA_VERSION, TABLES, SpoolObject, utc_from_text, utc_text
+from edge.buffer.tables import (
+    FORMER_INDEXES,
+    SCHEMA_VERSION,
+    TABLES,
+    SpoolObject,
+    utc_from_text,
+    utc_text,
+)
 
 LIVE = SpoolObject.freed_at_utc.is_null()
 # Left alone, SQLite searches by state and sorts the whole backlog at every claim.
@@ -52,8 +61,10 @@ _INSERT = """
     INSERT INTO objects (
         object_id, state, success_answered, sop_class_uid, sop_instance_uid, study_instance_uid,
         series_instance_uid, modality, transfer_syntax_uid, calling_ae_title, called_ae_title, peer_address,
-        sha256, size_bytes, stored_bytes, received_at_utc, due_s, attempts, last_error, damaged
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        sha256, size_bytes, stored_bytes, received_at_utc, due_s, attempts, last_error, damaged,
+        station, department, sealed_for, priority
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+        COALESCE((SELECT priority FROM study_priorities WHERE study_instance_uid = ?), ?))
 """
 _FIND_DUPLICATE = """
     SELECT object_id FROM objects
@@ -89,6 +100,12 @@ _OWE = """
     INSERT OR IGNORE INTO deliveries (object_id, destination, state, due_s, attempts, stored_bytes)
     VALUES (?, ?, 'waiting', 0, 0, ?)
 """
+OPENED_BY = "EXISTS (SELECT 1 FROM json_each({}) AS k WHERE instr(sealed_for, k.value))"
+"""A condition: the object was sealed for one of the keys of a JSON list."""
+_EARLIEST_OPENED_BY = f"""
+    SELECT MIN(due_s) FROM objects INDEXED BY live_by_state
+    WHERE freed_at_utc IS NULL AND state IN ('ready', 'sending') AND {OPENED_BY.format("?")}
+"""  # noqa: S608  # put together from the constant above alone
 _IS_OWED = "SELECT 1 FROM deliveries WHERE object_id = ? AND state IN ('waiting', 'set-aside') LIMIT 1"
 _SET_DELIVERIES_ASIDE = """
     UPDATE deliveries SET state = 'set-aside', last_error = ? WHERE object_id = ? AND state = 'waiting'
@@ -119,12 +136,21 @@ def to_central_alone(_: Label) -> Collection[str]:
     return ()
 
 
+Rank = Callable[[Label], Priority]
+"""How urgent an identified instance is, unless a person has decided about its study."""
+
+
+def as_routine(_: Label) -> Priority:
+    return Priority.ROUTINE
+
+
 class SpoolIndex:
     """Questions and steps over the `objects` table, and the rows of `deliveries` that go with its own.
 
     Parameters
     ----------
     route : what a new row is owed to.
+    rank : its priority.
 
     Raises
     ------
@@ -132,8 +158,16 @@ class SpoolIndex:
     IndexUnreadableError : a newer program made it.
     """
 
-    def __init__(self, path: Path, *, reserve_bytes: int, route: Route = to_central_alone) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        reserve_bytes: int,
+        route: Route = to_central_alone,
+        rank: Rank = as_routine,
+    ) -> None:
         self._route = route
+        self._rank = rank
         self._reserve_bytes = reserve_bytes
         self._wal_in_doubt = False
         # Made before SQLite does, for its mode; the -wal and -shm files take the mode of the database.
@@ -158,6 +192,14 @@ class SpoolIndex:
         for name in ("damaged", "priority"):
             if columns and name not in columns:
                 self.execute(f"ALTER TABLE objects ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0", ())
+        for name in ("station", "department", "sealed_for"):
+            if columns and name not in columns:
+                self.execute(f"ALTER TABLE objects ADD COLUMN {name} TEXT", ())
+        of_deliveries = {column.name for column in self.db.get_columns("deliveries")}
+        if of_deliveries and "receipt" not in of_deliveries:
+            self.execute("ALTER TABLE deliveries ADD COLUMN receipt TEXT", ())
+        for name in FORMER_INDEXES:
+            self.execute(f"DROP INDEX IF EXISTS {name}", ())
         if columns and "receipt_number" not in columns:
             self.execute("ALTER TABLE objects ADD COLUMN receipt_number INTEGER", ())
             self.execute("UPDATE objects SET receipt_number = sequence WHERE receipt IS NOT NULL", ())
@@ -221,15 +263,28 @@ class SpoolIndex:
         self, label: Label, *, success_answered: bool, state: State | None = None, damaged: bool = False
     ) -> None:
         """The row of a file that is durable already, in the label's state or another. Inside `transaction`."""
-        self._run_many(_INSERT, [_row(label, success_answered, state, damaged)])
+        self._run_many(_INSERT, [self._row(label, success_answered, state, damaged)])
         if success_answered:
             self._owe([label])
 
     def insert_answered(self, labels: Iterable[Label]) -> None:
         """The rows of instances whose senders were told success, in this order. Inside `transaction`."""
         labels = list(labels)
-        self._run_many(_INSERT, [_row(label, True, None, False) for label in labels])
+        self._run_many(_INSERT, [self._row(label, True, None, False) for label in labels])
         self._owe(labels)
+
+    def _row(
+        self, label: Label, success_answered: bool, state: State | None, damaged: bool
+    ) -> tuple[object, ...]:
+        identity = label.identity
+        return (
+            *_row(label, success_answered, state, damaged),
+            (identity and identity.station_name) or None,
+            (identity and identity.department) or None,
+            " ".join(label.sealed_for[1:]) or None,
+            identity and identity.study_instance_uid,
+            int(self._rank(label)) if identity else 0,
+        )
 
     def _owe(self, labels: Iterable[Label]) -> None:
         rows = [
@@ -396,8 +451,18 @@ class SpoolIndex:
         """Damaged objects of the same instance and the same bytes."""
         return [ObjectId(found) for (found,) in self.execute(_FIND_DAMAGED_TWINS, (object_id,))]
 
-    def earliest_due_s(self) -> float | None:
-        """When the next object can be claimed, on the monotonic clock; None if nothing waits."""
+    def earliest_due_s(self, opened_by: Collection[str] = ()) -> float | None:
+        """When the next object can be claimed, on the monotonic clock; None if nothing waits.
+
+        Parameters
+        ----------
+        opened_by : only what was sealed for one of these keys as well.
+        """
+        if opened_by:
+            found: float | None = self.execute(
+                _EARLIEST_OPENED_BY, (json.dumps(list(opened_by)),)
+            ).fetchone()[0]
+            return found
         due: float | None = (
             SpoolObject.select(fn.MIN(SpoolObject.due_s))
             .where(LIVE, SpoolObject.state.in_(CLAIM.from_states))
@@ -486,12 +551,13 @@ class SpoolIndex:
         limit = utc_text(datetime.now(UTC) - older_than)
         with self.transaction():
             self.execute(_FORGET_ENDED, (limit,))
+            self.execute("DELETE FROM study_priorities WHERE set_at_utc < ?", (limit,))
             gone: int = SpoolObject.delete().where(SpoolObject.freed_at_utc < limit).execute(self.db)
         return gone
 
 
 def _row(label: Label, success_answered: bool, state: State | None, damaged: bool) -> tuple[object, ...]:
-    """In the order of `_INSERT`'s columns."""
+    """In the order of `_INSERT`'s columns, up to those that rules are asked by."""
     origin, identity = label.origin, label.identity
     return (
         label.object_id,
@@ -553,4 +619,10 @@ def _object_row(row: dict[str, Any], now_s: float) -> ObjectRow:
         has_receipt=row["receipt"] is not None,
         freed_at_utc=row["freed_at_utc"] and utc_from_text(row["freed_at_utc"]),
         damaged=row["damaged"],
+        priority=_priority(row["priority"]),
     )
+
+
+def _priority(number: int) -> Priority:
+    """Of another version's numbers the nearest."""
+    return Priority(max(min(Priority), min(number, max(Priority))))

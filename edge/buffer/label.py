@@ -2,7 +2,8 @@
 
 So the file is the truth and the index is a copy of it: one sync makes bytes and row durable together, and a lost
 index is made again from the labels. A file with a sound label was written to its end; one without never was, and
-nobody was told that it is safe. A label names no patient: UIDs, hashes, AE titles, sizes and times.
+nobody was told that it is safe. A label names no patient: UIDs, hashes, AE titles, station and department, sizes and
+times.
 
     sealed bytes | zeros to a multiple of 4,096 | JSON | tail        (the file's size is a multiple of 4,096)
 """
@@ -32,6 +33,8 @@ _TAIL = struct.Struct(
 )  # JSON bytes, sealed bytes, CRC-32 of those, CRC-32 of JSON and the above, magic
 _CHECKED = struct.Struct(">IQI")
 _READ_BYTES = 1 << 20
+_IDENTITY = ("sop_class_uid", "sop_instance_uid", "study_instance_uid", "series_instance_uid", "modality")
+_MARKS = ("station_name", "department")
 
 
 class UnlabelledError(PermanentSpoolError):
@@ -40,7 +43,10 @@ class UnlabelledError(PermanentSpoolError):
 
 @dataclass(frozen=True)
 class Label:
-    """One object. `identity` is None, and `reason` says why, for what quarantine keeps."""
+    """One object. `identity` is None, and `reason` says why, for what quarantine keeps.
+
+    `sealed_for`: ids of the keys that open it, the first central's first; empty in a file from before they were kept.
+    """
 
     object_id: ObjectId
     origin: Origin
@@ -50,6 +56,7 @@ class Label:
     stored_bytes: int
     received_at_utc: datetime
     reason: str | None = None
+    sealed_for: tuple[str, ...] = ()
 
     @property
     def state(self) -> State:
@@ -68,11 +75,14 @@ def encode_label(label: Label, sealed_crc32: int) -> bytes:
     fields = {
         "object_id": label.object_id,
         "origin": vars(label.origin),
-        "identity": label.identity and vars(label.identity),
+        "identity": label.identity and {name: getattr(label.identity, name) for name in _IDENTITY},
+        # Beside the identity, where an older program passes over them.
+        "marks": label.identity and {name: getattr(label.identity, name) for name in _MARKS},
         "sha256": label.sha256,
         "size_bytes": label.size_bytes,
         "received_at_utc": utc_text(label.received_at_utc),
         "reason": label.reason,
+        "sealed_for": label.sealed_for,
     }
     text = json.dumps(fields).encode("ascii")
     checked = _CHECKED.pack(len(text), label.stored_bytes, sealed_crc32)
@@ -125,10 +135,11 @@ def _from_fields(fields: dict[str, Any], stored_bytes: int) -> Label:
     return Label(
         object_id=ObjectId(fields["object_id"]),
         origin=Origin(**fields["origin"]),
-        identity=identity and InstanceIdentity(**identity),
+        identity=identity and InstanceIdentity(**identity, **(fields.get("marks") or {})),
         sha256=fields["sha256"],
         size_bytes=fields["size_bytes"],
         stored_bytes=stored_bytes,
         received_at_utc=utc_from_text(fields["received_at_utc"]),
         reason=fields["reason"],
+        sealed_for=tuple(fields.get("sealed_for") or ()),
     )

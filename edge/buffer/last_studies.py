@@ -20,11 +20,11 @@ LOOKED_AT: Final = 200_000
 """So many of the newest objects are looked at, freed ones included: some days of a busy box."""
 
 _STUDIES: Final = """
-    SELECT study_instance_uid, COALESCE(modality, ''), calling_ae_title, called_ae_title, peer_address, COUNT(*),
-        MAX(received_at_utc)
+    SELECT study_instance_uid, COALESCE(modality, ''), calling_ae_title, called_ae_title, peer_address,
+        COALESCE(station, ''), COALESCE(department, ''), COUNT(*), MAX(received_at_utc)
     FROM (SELECT * FROM objects ORDER BY sequence DESC LIMIT ?)
     WHERE study_instance_uid IS NOT NULL
-    GROUP BY 1, 2, 3, 4, 5 ORDER BY MAX(sequence) DESC LIMIT ?
+    GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY MAX(sequence) DESC LIMIT ?
 """
 
 
@@ -41,6 +41,8 @@ class SeenStudy:
     calling_ae_title: str
     called_ae_title: str
     peer_address: str
+    station_name: str
+    department: str
     instances: int
     last_received_at_utc: datetime
 
@@ -61,6 +63,8 @@ def last_studies(spool_directory: Path, *, limit: int) -> list[SeenStudy]:
     except sqlite3.Error as error:
         raise NoIndexError(f"{path} cannot be read: {error}; is this the box's own user?") from error
     return [
-        SeenStudy(study, modality, calling, called, address, instances, utc_from_text(received))
-        for study, modality, calling, called, address, instances, received in rows
+        SeenStudy(
+            study, modality, calling, called, address, station, department, instances, utc_from_text(received)
+        )
+        for study, modality, calling, called, address, station, department, instances, received in rows
     ]

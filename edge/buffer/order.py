@@ -1,50 +1,75 @@
-"""In which order waiting objects leave: what was put first by hand, short studies, and never without the oldest.
+"""In which order waiting objects leave: by priority, short studies before long ones, and never without the oldest.
 
-| turn              | first comes                                              | then, while there is room     |
-|-------------------|----------------------------------------------------------|-------------------------------|
-| three of four     | what has priority, newest first; else the shortest study | the rest, oldest first        |
-| one of four       | the oldest of all                                        | the rest, oldest first        |
+| turn          | first comes                                                               | then, with room left   |
+|---------------|---------------------------------------------------------------------------|------------------------|
+| three of four | what a person put first; stat; high; the shortest study; the shortest low | the rest, oldest first |
+| one of four   | the oldest of all                                                         | the rest, oldest first |
 
-Always true: an object is claimed by one statement guarded by its state; the oldest waits for at most three other turns,
-whatever comes in. Priority is in the row and survives a restart; turns and leases end with the process.
-A study's length is what of it still waits, looked up anew once a second: the newest arrival changes little.
+Of what a person put first the newest leaves first, of one priority otherwise the oldest. Always true: an object is
+claimed by one statement guarded by its state; the oldest waits for at most three other turns, whatever comes in, so one
+before which n older ones wait leaves within 4(n + 1) turns. Priority is in the row and survives a restart; turns and
+leases end with the process. A study's length is what of it still waits, looked up anew once a second: the newest
+arrival changes little.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from contract.identifiers import ObjectId
-from edge.buffer.index import SpoolIndex
+from contract.priority import Priority
+from edge.buffer.index import OPENED_BY, SpoolIndex
 from edge.buffer.records import Claimed
-from edge.buffer.tables import utc_from_text
+from edge.buffer.tables import utc_from_text, utc_text
 
 _EVERY_FOURTH: Final = 4
 _LENGTHS_KEPT_S: Final = 1.0
 _ALONE_AFTER: Final = 8
 """An object that was tried so often goes by itself: whatever is wrong with it is not to hold others up."""
 
-_COLUMNS: Final = """
-    object_id, sha256, size_bytes, stored_bytes, sop_class_uid, sop_instance_uid, study_instance_uid,
-    series_instance_uid, transfer_syntax_uid, modality, calling_ae_title, called_ae_title, peer_address,
-    received_at_utc, attempts
+CLAIMED_COLUMNS: Final = (
+    "object_id",
+    "sha256",
+    "size_bytes",
+    "stored_bytes",
+    "sop_class_uid",
+    "sop_instance_uid",
+    "study_instance_uid",
+    "series_instance_uid",
+    "transfer_syntax_uid",
+    "modality",
+    "calling_ae_title",
+    "called_ae_title",
+    "peer_address",
+    "received_at_utc",
+    "attempts",
+)
+"""What `claimed_of` reads, in this order."""
+_COLUMNS: Final = ", ".join(CLAIMED_COLUMNS)
+# `:keys` null: whoever asks opens everything.
+_DUE: Final = f"""
+    freed_at_utc IS NULL AND state IN ('ready', 'sending') AND due_s <= :now
+    AND (:keys IS NULL OR {OPENED_BY.format(":keys")})
 """
-_DUE: Final = "freed_at_utc IS NULL AND state IN ('ready', 'sending') AND due_s <= :now"
 _OLDEST: Final = f"""
     SELECT {_COLUMNS} FROM objects INDEXED BY live_by_sequence WHERE {_DUE} ORDER BY sequence LIMIT :limit
 """  # noqa: S608  # put together from the constants above alone
 _URGENT: Final = f"""
-    SELECT {_COLUMNS} FROM objects INDEXED BY live_by_priority
-    WHERE {_DUE} AND priority > 0 ORDER BY sequence DESC LIMIT :limit
+    SELECT {_COLUMNS} FROM objects INDEXED BY live_by_priority_2
+    WHERE {_DUE} AND priority > 0 AND priority = :priority ORDER BY sequence LIMIT :limit
 """  # noqa: S608  # put together from the constants above alone
+_NEWEST_URGENT: Final = _URGENT.replace("ORDER BY sequence", "ORDER BY sequence DESC")
 _OF_STUDY: Final = f"""
-    SELECT {_COLUMNS} FROM objects INDEXED BY live_by_study
+    SELECT {_COLUMNS} FROM objects INDEXED BY live_by_study_2
     WHERE {_DUE} AND study_instance_uid = :study ORDER BY sequence LIMIT :limit
 """  # noqa: S608  # put together from the constants above alone
 _LENGTHS: Final = """
-    SELECT SUM(stored_bytes), MIN(sequence), study_instance_uid FROM objects INDEXED BY live_by_study
+    SELECT -MAX(priority), SUM(stored_bytes), MIN(sequence), study_instance_uid FROM objects INDEXED BY live_by_study_2
     WHERE freed_at_utc IS NULL AND state = 'ready' AND due_s <= ? GROUP BY study_instance_uid
 """
 _CLAIM: Final = f"""
@@ -54,10 +79,32 @@ _CLAIM: Final = f"""
 _NAMED: Final = f"""
     SELECT {_COLUMNS} FROM objects WHERE object_id = ? AND state = 'ready' AND freed_at_utc IS NULL
 """  # noqa: S608  # put together from the constants above alone
-_PRIORITISE: Final = """
-    UPDATE objects SET priority = 1
-    WHERE study_instance_uid = ? AND freed_at_utc IS NULL AND state IN ('ready', 'sending') AND priority = 0
+_WAITING: Final = "study_instance_uid = ? AND freed_at_utc IS NULL AND state IN ('ready', 'sending', 'owed')"
+_PRIORITISE: Final = f"UPDATE objects SET priority = ? WHERE {_WAITING}"  # noqa: S608  # the constant above alone
+_DECIDE: Final = """
+    INSERT INTO study_priorities (study_instance_uid, priority, set_at_utc) VALUES (?, ?, ?)
+    ON CONFLICT (study_instance_uid) DO UPDATE SET priority = excluded.priority, set_at_utc = excluded.set_at_utc
 """
+_DECIDED: Final = "SELECT 1 FROM study_priorities WHERE study_instance_uid = ?"
+_OF_WAITING_STUDY: Final = f"""
+    SELECT object_id, priority, study_instance_uid, COALESCE(modality, ''), calling_ae_title, called_ae_title,
+        peer_address, COALESCE(station, ''), COALESCE(department, '')
+    FROM objects INDEXED BY live_by_study_2 WHERE {_WAITING}
+"""  # noqa: S608  # put together from the constant above alone
+_RANK: Final = "UPDATE objects SET priority = ? WHERE object_id = ?"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What is known of an object that waits, to rank it by."""
+
+    study_instance_uid: str
+    modality: str
+    calling_ae_title: str
+    called_ae_title: str
+    peer_address: str
+    station_name: str
+    department: str
 
 
 class ClaimOrder:
@@ -66,11 +113,26 @@ class ClaimOrder:
     def __init__(self, index: SpoolIndex) -> None:
         self._index = index
         self._turn = 0
+        self._keys: str | None = None
         self._shortest: str | None = None
         self._looked_at_s = -math.inf
 
-    def claim(self, *, now_s: float, lease_s: float, max_objects: int, max_bytes: int) -> list[Claimed]:
-        """Lease what goes next: one object whatever its size, and more only as far as all fit `max_bytes`."""
+    def claim(
+        self,
+        *,
+        now_s: float,
+        lease_s: float,
+        max_objects: int,
+        max_bytes: int,
+        opened_by: Collection[str] = (),
+    ) -> list[Claimed]:
+        """Lease what goes next: one object whatever its size, and more only as far as all fit `max_bytes`.
+
+        Parameters
+        ----------
+        opened_by : only what was sealed for one of these keys as well; empty: everything.
+        """
+        self._keys = json.dumps(list(opened_by)) if opened_by else None
         with self._index.transaction(durable=False):  # a lease ends with the process
             chosen = self._choose(now_s, max_objects, max_bytes)
             return [self._take(row, now_s, lease_s) for row in chosen]
@@ -83,22 +145,52 @@ class ClaimOrder:
                 return []
             return [self._take(row, math.inf, lease_s, from_s=now_s) for row in found]
 
-    def prioritise(self, study_instance_uid: str) -> int:
-        """Put what waits of a study first; how many objects that moved."""
+    def prioritise(self, study_instance_uid: str, priority: Priority) -> int:
+        """A person's decision; how many objects of the study wait. Where none does, nothing is kept."""
         with self._index.transaction():
-            return self._index.execute(_PRIORITISE, (study_instance_uid,)).rowcount
+            waiting: int = self._index.execute(_PRIORITISE, (int(priority), study_instance_uid)).rowcount
+            if waiting:
+                now = utc_text(datetime.now(UTC))
+                self._index.execute(_DECIDE, (study_instance_uid, int(priority), now))
+        self._looked_at_s = -math.inf
+        return waiting
+
+    def rank_again(self, priority_of: Callable[[Waiting], Priority], studies: Collection[str]) -> int:
+        """Rank what waits of these studies anew, but where a person has decided; how many objects that moved."""
+        moved = 0
+        for study in studies:
+            if self._index.execute(_DECIDED, (study,)).fetchone():
+                continue
+            changes = [
+                (int(wanted), object_id)
+                for object_id, priority, *known in self._index.execute(_OF_WAITING_STUDY, (study,)).fetchall()
+                if (wanted := priority_of(Waiting(*known))) != priority
+            ]
+            if changes:
+                with self._index.transaction(durable=False):  # the worklist says it again after a restart
+                    for change in changes:
+                        self._index.execute(_RANK, change)
+            moved += len(changes)
+        if moved:
+            self._looked_at_s = -math.inf
+        return moved
 
     def _choose(self, now_s: float, max_objects: int, max_bytes: int) -> list[tuple[Any, ...]]:
         self._turn += 1
         candidates = list(self._first(now_s, max_objects)) if self._turn % _EVERY_FOURTH else []
-        chosen = _fill([], candidates, max_objects, max_bytes)
+        chosen = fill([], candidates, max_objects, max_bytes)
         if chosen and (len(chosen) == max_objects or _size(chosen) >= max_bytes or _is_stubborn(chosen[0])):
             return chosen
         rest = self._find(_OLDEST, now=now_s, limit=max_objects + len(chosen))
-        return _fill(chosen, rest, max_objects, max_bytes)
+        return fill(chosen, rest, max_objects, max_bytes)
 
     def _first(self, now_s: float, limit: int) -> Iterable[tuple[Any, ...]]:
-        urgent = self._find(_URGENT, now=now_s, limit=limit)
+        urgent: list[tuple[Any, ...]] = []
+        for priority in (Priority.FIRST, Priority.STAT, Priority.HIGH):
+            question = _NEWEST_URGENT if priority is Priority.FIRST else _URGENT
+            urgent += self._find(question, now=now_s, priority=int(priority), limit=limit - len(urgent))
+            if len(urgent) >= limit:
+                break
         if urgent:
             return urgent
         of_study: list[tuple[Any, ...]] = []
@@ -106,39 +198,31 @@ class ClaimOrder:
             of_study = self._find(_OF_STUDY, now=now_s, study=self._shortest, limit=limit)
         if not of_study:
             shortest = min(self._index.execute(_LENGTHS, (now_s,)), default=None)
-            self._shortest, self._looked_at_s = (shortest[2] if shortest else None), now_s
+            self._shortest, self._looked_at_s = (shortest[3] if shortest else None), now_s
             of_study = self._find(_OF_STUDY, now=now_s, study=self._shortest, limit=limit)
         return of_study
 
     def _find(self, statement: str, **values: object) -> list[tuple[Any, ...]]:
-        return self._index.execute(statement, values).fetchall()
+        return self._index.execute(statement, {**values, "keys": self._keys}).fetchall()
 
     def _take(
         self, row: tuple[Any, ...], now_s: float, lease_s: float, *, from_s: float | None = None
     ) -> Claimed:
         until_s = (now_s if from_s is None else from_s) + lease_s
-        changed = self._index.execute(_CLAIM, {"object_id": row[0], "now": now_s, "until": until_s}).rowcount
+        values = {"object_id": row[0], "now": now_s, "until": until_s, "keys": None}
+        changed = self._index.execute(_CLAIM, values).rowcount
         assert changed == 1, "found in this very transaction"
-        return Claimed(
-            object_id=ObjectId(row[0]),
-            sha256=row[1],
-            size_bytes=row[2],
-            stored_bytes=row[3],
-            sop_class_uid=row[4],
-            sop_instance_uid=row[5],
-            study_instance_uid=row[6],
-            series_instance_uid=row[7],
-            transfer_syntax_uid=row[8],
-            modality=row[9],
-            calling_ae_title=row[10],
-            called_ae_title=row[11],
-            peer_address=row[12],
-            received_at_utc=utc_from_text(row[13]),
-            attempts=row[14] + 1,
-        )
+        return claimed_of(row)
 
 
-def _fill(
+def claimed_of(row: tuple[Any, ...]) -> Claimed:
+    """From `CLAIMED_COLUMNS` as they were before this attempt."""
+    values = dict(zip(CLAIMED_COLUMNS, row, strict=True))
+    received_at_utc = utc_from_text(values.pop("received_at_utc"))
+    return Claimed(received_at_utc=received_at_utc, attempts=values.pop("attempts") + 1, **values)
+
+
+def fill(
     chosen: list[tuple[Any, ...]], candidates: Iterable[tuple[Any, ...]], max_objects: int, max_bytes: int
 ) -> list[tuple[Any, ...]]:
     """`chosen` and what of `candidates` still goes with it; the first of all goes whatever its size."""

@@ -10,6 +10,7 @@ stands for. A crash repeats a batch at most, and what of it was done is passed o
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ _BELOW: Final = f"""
     WHERE receipt_number < ? ORDER BY receipt_number DESC LIMIT ?
 """  # noqa: S608  # put together from the constant above alone
 _KEEP_PROGRESS: Final = """
-    INSERT INTO receipt_check (number, checked_through, searching_below) VALUES (1, ?, ?)
+    INSERT INTO receipt_check (number, checked_through, searching_below) VALUES (?, ?, ?)
     ON CONFLICT (number) DO UPDATE SET checked_through = excluded.checked_through,
         searching_below = excluded.searching_below
 """
@@ -103,6 +104,7 @@ class Receipts:
     ----------
     held : the spool's lock, on an open spool.
     changed : to be notified, under that lock, when something can be sent.
+    checked_with : which central's progress is meant; 1 is the first.
     """
 
     def __init__(
@@ -111,11 +113,18 @@ class Receipts:
         files: SpoolFiles,
         held: Callable[[], AbstractContextManager[None]],
         changed: threading.Condition,
+        checked_with: int = 1,
     ) -> None:
         self._index = index
         self._files = files
         self._held = held
         self._changed = changed
+        self._checked_with = checked_with
+
+    def checked_with(self, central: str) -> Receipts:
+        """The same receipts, with the progress of a further central."""
+        number = 2 + zlib.crc32(central.encode())
+        return Receipts(self._index, self._files, self._held, self._changed, number)
 
     def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]:
         """Receipts behind a number, the oldest first."""
@@ -137,8 +146,8 @@ class Receipts:
 
     def progress(self) -> Progress:
         with self._held():
-            question = "SELECT checked_through, searching_below FROM receipt_check WHERE number = 1"
-            found = self._index.execute(question, ()).fetchone()
+            question = "SELECT checked_through, searching_below FROM receipt_check WHERE number = ?"
+            found = self._index.execute(question, (self._checked_with,)).fetchone()
         return Progress(*found) if found else Progress()
 
     def advance(self, progress: Progress) -> None:
@@ -156,7 +165,9 @@ class Receipts:
             some = self._void_some(unknown[at : at + AT_ONCE])
             recalled, missed = recalled + some.recalled, missed + some.missed
         with self._held(), self._index.transaction():
-            self._index.execute(_KEEP_PROGRESS, (progress.checked_through, progress.searching_below))
+            self._index.execute(
+                _KEEP_PROGRESS, (self._checked_with, progress.checked_through, progress.searching_below)
+            )
         return Voided(recalled, missed)
 
     def _void_some(self, object_ids: Collection[ObjectId]) -> Voided:

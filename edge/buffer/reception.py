@@ -58,6 +58,7 @@ class Reception:
         writer: SealedObjectWriter,
         coder: SegmentCoder | None,
         pace: CodingPace,
+        sealed_for: tuple[str, ...],
     ) -> None:
         self.object_id = object_id
         self._origin = origin
@@ -66,6 +67,7 @@ class Reception:
         self._writer = writer
         self._coder = coder
         self._pace = pace
+        self._sealed_for = sealed_for
         self._spent_s = 0.0  # by the clock
         self._cpu_began_s = time.thread_time()
         self._open = True
@@ -173,6 +175,7 @@ class Reception:
             stored_bytes=self._writer.stored_bytes,
             received_at_utc=datetime.now(UTC),
             reason=reason,
+            sealed_for=self._sealed_for,
         )
 
     def _finish(self, keep: Callable[[Content], ObjectId]) -> tuple[Content, ObjectId]:

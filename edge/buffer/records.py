@@ -7,11 +7,12 @@ sealed file on the disk and on the wire.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 from contract.identifiers import ObjectId
+from contract.priority import Priority
 from edge.buffer.states import State
 
 
@@ -27,13 +28,23 @@ class Origin:
 
 @dataclass(frozen=True)
 class InstanceIdentity:
-    """What an instance says it is. `modality` may be missing; the UIDs were checked by the caller."""
+    """What an instance says it is. `modality` may be missing; the UIDs were checked by the caller.
+
+    Attributes
+    ----------
+    station_name : Station Name (0008,1010), empty where the instance does not say.
+    department : Requesting Service (0032,1033), the same.
+    accession_number : finds the order in the worklist; in memory alone, never in a label or the index.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
     study_instance_uid: str
     series_instance_uid: str
     modality: str | None
+    station_name: str = ""
+    department: str = ""
+    accession_number: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,7 @@ class ObjectRow:
     has_receipt: bool
     freed_at_utc: datetime | None
     damaged: bool = False  # the disk has changed or lost its file
+    priority: Priority = Priority.ROUTINE
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from peewee import DatabaseError
 
 from contract.identifiers import ObjectId
 from edge.buffer.files import SHARDS, Place, SpoolFiles
-from edge.buffer.index import LIVE, Route, SpoolIndex
+from edge.buffer.index import LIVE, Rank, Route, SpoolIndex
 from edge.buffer.label import Label, UnlabelledError, is_sound, read_label
 from edge.buffer.records import Origin, RecoveryReport
 from edge.buffer.sqlite_errors import is_damage, sqlite_error
@@ -36,7 +36,7 @@ VERIFIED_AT_START_BYTES = 512 << 20
 _LOG = logging.getLogger(__name__)
 
 
-def open_index(path: Path, *, reserve_bytes: int, route: Route) -> tuple[SpoolIndex, bool]:
+def open_index(path: Path, *, reserve_bytes: int, route: Route, rank: Rank) -> tuple[SpoolIndex, bool]:
     """The index at `path`; True beside it if it was damaged, has been put aside and begun anew.
 
     Raises
@@ -44,7 +44,7 @@ def open_index(path: Path, *, reserve_bytes: int, route: Route) -> tuple[SpoolIn
     DiskFullError, StorageFailedError : it cannot be read or written now; nothing says that it is damaged.
     """
     try:
-        return SpoolIndex(path, reserve_bytes=reserve_bytes, route=route), False
+        return SpoolIndex(path, reserve_bytes=reserve_bytes, route=route, rank=rank), False
     except DatabaseError as error:
         if not is_damage(error):
             raise sqlite_error(error, reserve_bytes=reserve_bytes) from error
@@ -54,7 +54,7 @@ def open_index(path: Path, *, reserve_bytes: int, route: Route) -> tuple[SpoolIn
         path.rename(aside)
         _LOG.error("the spool's index is damaged; begun anew", extra={"kept_as": aside.name})
         try:
-            return SpoolIndex(path, reserve_bytes=reserve_bytes, route=route), True
+            return SpoolIndex(path, reserve_bytes=reserve_bytes, route=route, rank=rank), True
         except DatabaseError as again:
             raise sqlite_error(again, reserve_bytes=reserve_bytes) from again
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from contract.identifiers import ObjectId
+from contract.priority import Priority
 from contract.sealed_object import Aead
 from contract.sealing import DataKeyRing
 from edge.buffer.arrivals import BATCH, LINGER_S, Arrivals
@@ -27,6 +28,7 @@ from edge.buffer.catalogue import Present, present
 from edge.buffer.coding import choose_aead
 from edge.buffer.coding_pace import Coding, CodingPace
 from edge.buffer.deliveries import Deliveries
+from edge.buffer.delivery_queue import DeliveryQueue
 from edge.buffer.desk import Desk
 from edge.buffer.errors import (
     DiskFullError,
@@ -38,9 +40,9 @@ from edge.buffer.errors import (
 )
 from edge.buffer.files import Place, SpoolFiles
 from edge.buffer.forecast import RoomHistory
-from edge.buffer.index import Route, SpoolIndex, sealed_row, to_central_alone
+from edge.buffer.index import Rank, Route, SpoolIndex, as_routine, sealed_row, to_central_alone
 from edge.buffer.label import Label
-from edge.buffer.order import ClaimOrder
+from edge.buffer.order import ClaimOrder, Waiting
 from edge.buffer.receipts import Receipts
 from edge.buffer.reception import Reception
 from edge.buffer.records import (
@@ -84,6 +86,7 @@ _TRY_ROWS_AGAIN_S = 1.0
 _RESERVE_FILES = (128, 1024)  # at least two batches of names; a hundredth of a file system in between
 _READ_BYTES = 1 << 17
 _RESTORED_OBJECTS = 10_000
+_RANKED_AT_ONCE = 64  # studies; a reception waits for no more
 _LOG = logging.getLogger(__name__)
 
 
@@ -112,6 +115,8 @@ class Spool:
         coding: Coding,
         on_stored: Callable[[Label], None],
         on_low_water: Callable[[], None],
+        complete: Callable[[Label], Label],
+        copies: Collection[str],
     ) -> None:
         self.recovery = recovery
         self.reserve_bytes = reserve_bytes
@@ -133,6 +138,8 @@ class Spool:
         self.pace = CodingPace(coding)
         self._desk = Desk(self, files.new_file, self.pace, aead, keys)
         self._on_stored = on_stored
+        self._complete = complete
+        self._copies = frozenset(copies)
         self._closed = False
         self._received = 0
         self._pruned_at_s = time.monotonic()
@@ -161,6 +168,9 @@ class Spool:
         retain: timedelta = timedelta(0),
         on_low_water: Callable[[], None] = lambda: None,
         route: Route = to_central_alone,
+        rank: Rank = as_routine,
+        complete: Callable[[Label], Label] = lambda label: label,
+        copies: Collection[str] = (),
     ) -> Spool:
         """Take the directory over and repair what the last life left; `recovery` says what that was.
 
@@ -177,6 +187,9 @@ class Spool:
         retain : how long after its arrival an object stays although central has it.
         on_low_water : called on a receiving thread that finds less than the low-water mark; must not block.
         route : to which destinations beside central an instance goes; asked when its row is made, must not block.
+        rank : how urgent it is; the same.
+        copies : destinations that are centrals: what they do not have is not at central.
+        complete : adds what is known of an instance that became durable, before its row is made; the same.
 
         Raises
         ------
@@ -187,7 +200,7 @@ class Spool:
         try:
             path = root / "index.sqlite3"
             was_there = path.exists()
-            index, rebuilt = open_index(path, reserve_bytes=reserve_bytes, route=route)
+            index, rebuilt = open_index(path, reserve_bytes=reserve_bytes, route=route, rank=rank)
             try:
                 report = recover(files, index, index_is_new=rebuilt or not was_there, index_rebuilt=rebuilt)
                 index.prune_freed(older_than=RECEIPTS_KEPT)
@@ -212,6 +225,8 @@ class Spool:
             coding=coding,
             on_stored=on_stored,
             on_low_water=on_low_water,
+            complete=complete,
+            copies=copies,
         )
 
     def set_keys(self, keys: DataKeyRing) -> None:
@@ -316,7 +331,7 @@ class Spool:
         with self._locked():
             known = self._known(identity.sop_instance_uid, label.sha256)
             if known is None:
-                self._arrivals.add(label)
+                self._arrivals.add(self._complete(label))
                 if len(self._arrivals) in (1, BATCH):
                     self._arrived.notify()
             self._book.note_store(
@@ -378,35 +393,64 @@ class Spool:
         return next(iter(self.claim_several(lease_s=lease_s, max_objects=1, max_bytes=0)), None)
 
     def claim_several(
-        self, *, lease_s: float, max_objects: int, max_bytes: int, these: Collection[ObjectId] = ()
+        self,
+        *,
+        lease_s: float,
+        max_objects: int,
+        max_bytes: int,
+        these: Collection[ObjectId] = (),
+        opened_by: Collection[str] = (),
     ) -> list[Claimed]:
         """The same of objects that go together: one whatever its size, more as far as all fit `max_bytes` sealed.
 
         Parameters
         ----------
         these : exactly these, whether their time has come or not, or none of them.
+        opened_by : key ids; only what was sealed for one of them beside the first central's. Empty: everything.
         """
         now_s = time.monotonic()
         with self._held():
             if these:
                 return self._order.claim_these(these, now_s=now_s, lease_s=lease_s)
             return self._order.claim(
-                now_s=now_s, lease_s=lease_s, max_objects=max_objects, max_bytes=max_bytes
+                now_s=now_s,
+                lease_s=lease_s,
+                max_objects=max_objects,
+                max_bytes=max_bytes,
+                opened_by=opened_by,
             )
 
-    def prioritise(self, study_instance_uid: str) -> int:
-        """Put what waits of a study before everything else; how many objects that moved. Survives a restart."""
-        with self._held():
-            return self._order.prioritise(study_instance_uid)
+    def prioritise(self, study_instance_uid: str, priority: Priority = Priority.FIRST) -> int:
+        """A person's decision about a study, which wins over rules and orders, for what comes of it later, too.
 
-    def wait_for_work(self, timeout_s: float | None) -> bool:
+        How many objects of it wait; where none does, nothing is kept. Survives a restart.
+        """
+        with self._held():
+            return self._order.prioritise(study_instance_uid, priority)
+
+    def rank_again(self, priority_of: Callable[[Waiting], Priority], studies: Collection[str]) -> int:
+        """Orders of these studies came, or changed: rank anew what waits of them. How many objects that moved."""
+        moved = 0
+        named = list(studies)
+        for at in range(0, len(named), _RANKED_AT_ONCE):
+            with self._held():
+                moved += self._order.rank_again(priority_of, named[at : at + _RANKED_AT_ONCE])
+        return moved
+
+    def owed_to(self, central: str) -> DeliveryQueue:
+        """What a further central is owed, to be lent to its forwarder."""
+        return DeliveryQueue(
+            central, self._index, self.deliveries, self._held, self._settle, self.open_object
+        )
+
+    def wait_for_work(self, timeout_s: float | None, opened_by: Collection[str] = ()) -> bool:
         """Block until `claim` would give something (True), the timeout passes or the spool closes (False)."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed, self._index.translated():
             while not self._closed:
                 self._flush_arrivals()
                 now_s = time.monotonic()
-                due_s = self._index.earliest_due_s()
+                due_s = self._index.earliest_due_s(opened_by)
                 if due_s is not None and due_s <= now_s:
                     return True
                 if deadline_s is not None and deadline_s <= now_s:
@@ -598,7 +642,7 @@ class Spool:
     def standing(self, sop_instance_uids: Collection[str]) -> Mapping[str, Standing]:
         """How safe these instances are; what is not in the answer is not here."""
         with self._held():
-            return standing(self._index, sop_instance_uids)
+            return standing(self._index, sop_instance_uids, self._copies)
 
     def present(self, *, after: int, limit: int) -> list[Present]:
         """Identified objects that are still here, behind sequence number `after`, in the order they came."""

@@ -9,6 +9,7 @@ what central signed for and lost, after the box had freed it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -17,7 +18,10 @@ from edge.buffer.index import SpoolIndex
 _UIDS_A_QUESTION = 500  # SQLite's least limit of bound values is 999
 _FIND = """
     SELECT sop_instance_uid, sop_class_uid, receipt IS NOT NULL AND state != 'lost', sha256,
-        damaged OR state = 'lost' FROM objects
+        damaged OR state = 'lost', state = 'owed' AND EXISTS (
+            SELECT 1 FROM deliveries AS d WHERE d.object_id = objects.object_id
+                AND d.state IN ('waiting', 'set-aside') AND d.destination IN (SELECT value FROM json_each(?)))
+    FROM objects
     WHERE success_answered AND freed_at_utc IS {} AND sop_instance_uid IN ({})
 """
 
@@ -29,15 +33,24 @@ class Standing:
     Attributes
     ----------
     sop_class_uids : one, unless senders disagreed.
-    at_central : central has signed for everything that came under this UID; else it is durable here.
+    at_central : central, and each that gets a copy, has signed for everything that came under this UID; else it is
+        durable here.
     """
 
     sop_class_uids: frozenset[str]
     at_central: bool
 
 
-def standing(index: SpoolIndex, sop_instance_uids: Collection[str]) -> Mapping[str, Standing]:
-    """Standing by SOP Instance UID; what is not in it is not here. Callers hold the spool's lock."""
+def standing(
+    index: SpoolIndex, sop_instance_uids: Collection[str], copies: Collection[str] = ()
+) -> Mapping[str, Standing]:
+    """Standing by SOP Instance UID; what is not in it is not here. Callers hold the spool's lock.
+
+    Parameters
+    ----------
+    copies : names of the centrals beside the first that get a copy of everything.
+    """
+    named = json.dumps(list(copies))
     uids = list(sop_instance_uids)
     classes: dict[str, set[str]] = {}
     unreceipted: set[str] = set()
@@ -47,14 +60,14 @@ def standing(index: SpoolIndex, sop_instance_uids: Collection[str]) -> Mapping[s
         asked = uids[at : at + _UIDS_A_QUESTION]
         marks = ",".join("?" * len(asked))
         for freed in ("NULL", "NOT NULL"):
-            rows = index.execute(_FIND.format(freed, marks), tuple(asked))
-            for uid, sop_class_uid, receipted, sha256, is_damaged in rows:
+            rows = index.execute(_FIND.format(freed, marks), (named, *asked))
+            for uid, sop_class_uid, receipted, sha256, is_damaged, is_missing in rows:
                 if is_damaged and not receipted:
                     damaged.add((uid, sha256))
                     continue
                 sound.add((uid, sha256))
                 classes.setdefault(uid, set()).add(sop_class_uid)
-                if not receipted:
+                if not receipted or is_missing:
                     unreceipted.add(uid)
     for uid, _ in damaged - sound:
         classes.pop(uid, None)

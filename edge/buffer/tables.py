@@ -1,4 +1,4 @@
-"""The index's tables. Nothing here identifies a patient: UIDs, hashes, AE titles, sizes and times.
+"""The index's tables. Nothing here identifies a patient: UIDs, hashes, AE titles, station and department, sizes, times.
 
 `due_s` is read against this process's monotonic clock (a Raspberry Pi has no battery clock, and a wall clock
 that jumps must not stall the queue); start-up sets it to zero, so everything is due at once after a restart.
@@ -49,10 +49,15 @@ class SpoolObject(Model):
     freed_at_utc = TextField(null=True)
     # On the disk no more as it was written: nobody may be told that it is safe here.
     damaged = BooleanField(default=False, constraints=[SQL("DEFAULT 0")])
-    # Above zero: somebody put its study first.
+    # contract.priority.Priority, from a rule, an order or a person.
     priority = IntegerField(default=0, constraints=[SQL("DEFAULT 0")])
     # Rises with every receipt; null without one that is in force (edge.buffer.receipts).
     receipt_number = IntegerField(null=True)
+    # What rules are asked by, for a dry run (edge.routes).
+    station = TextField(null=True)
+    department = TextField(null=True)
+    # Key ids of whom it is sealed for beside the first central; null: nobody, or nobody knows.
+    sealed_for = TextField(null=True)
 
     class Meta:
         table_name = "objects"
@@ -89,6 +94,8 @@ class DeliveryRow(Model):
     last_error = TextField(null=True)
     # The object's, so that a long backlog is added up from the index below alone.
     stored_bytes = IntegerField()
+    # A further central's (edge.buffer.delivery_queue).
+    receipt = TextField(null=True)
 
     class Meta:
         table_name = "deliveries"
@@ -96,7 +103,7 @@ class DeliveryRow(Model):
 
 
 class ReceiptCheckRow(Model):
-    """How far receipts were checked with central: one row (edge.buffer.receipts)."""
+    """How far receipts were checked with a central: row 1 is the first's (edge.buffer.receipts)."""
 
     number = IntegerField(primary_key=True)
     checked_through = IntegerField()
@@ -104,6 +111,17 @@ class ReceiptCheckRow(Model):
 
     class Meta:
         table_name = "receipt_check"
+
+
+class StudyPriority(Model):
+    """What a person decided about a study; it holds for images that come later, too."""
+
+    study_instance_uid = TextField(primary_key=True)
+    priority = IntegerField()
+    set_at_utc = TextField()
+
+    class Meta:
+        table_name = "study_priorities"
 
 
 # Partial indexes: receipts of a month outnumber what waits by far, and no question about the queue may scan them.
@@ -136,15 +154,21 @@ SpoolObject.add_index(
         SpoolObject.state,
         SpoolObject.due_s,
         SpoolObject.stored_bytes,
+        SpoolObject.priority,
         where=_live,
-        name="live_by_study",
+        name="live_by_study_2",
     )
 )
 SpoolObject.add_index(
     SpoolObject.index(
-        SpoolObject.sequence, where=SQL("freed_at_utc IS NULL AND priority > 0"), name="live_by_priority"
+        SpoolObject.priority,
+        SpoolObject.sequence,
+        where=SQL("freed_at_utc IS NULL AND priority > 0"),
+        name="live_by_priority_2",
     )
 )
+FORMER_INDEXES = ("live_by_study", "live_by_priority")
+"""An older program that the box is set back to makes them again."""
 
 SpoolObject.add_index(
     SpoolObject.index(
@@ -166,4 +190,4 @@ DeliveryRow.add_index(
     )
 )
 
-TABLES = (SpoolObject, Scanner, DeliveryRow, ReceiptCheckRow)
+TABLES = (SpoolObject, Scanner, DeliveryRow, ReceiptCheckRow, StudyPriority)

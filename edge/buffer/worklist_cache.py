@@ -14,7 +14,7 @@ import base64
 import binascii
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,17 +91,27 @@ class _Kept(BaseModel):
 class WorklistCache:
     """Thread-safe: one writer, any number of readers, who each see one whole snapshot."""
 
-    def __init__(self, path: Path, key: DeviceKey, *, source: str, owner: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        key: DeviceKey,
+        *,
+        source: str,
+        owner: str | None = None,
+        on_items: Callable[[Sequence[WorklistItem]], None] = lambda _: None,
+    ) -> None:
         """Read what the last life kept, if it came from the same `source` and `owner`.
 
         Parameters
         ----------
         source : what people call it, such as ``central``.
         owner : which one of those; None while that is not known (see `belong_to`).
+        on_items : told of the items whenever they are other ones, on the writer's thread.
         """
         self._path = path
         self._key = key
         self._source = source
+        self._on_items = on_items
         self._owner: str | None = None
         self._writing = threading.Lock()
         self._snapshot = WorklistSnapshot(source=source)
@@ -111,9 +121,11 @@ class WorklistCache:
     def belong_to(self, owner: str) -> None:
         """From now on the worklist is `owner`'s: what was kept of another one is not shown to anybody."""
         with self._writing:
-            if owner != self._owner:
-                self._owner = owner
-                self._snapshot = self._load()
+            if owner == self._owner:
+                return
+            self._owner = owner
+            self._snapshot = self._load()
+            self._on_items(self._snapshot.items)
 
     def snapshot(self) -> WorklistSnapshot:
         return self._snapshot
@@ -141,6 +153,8 @@ class WorklistCache:
             else:
                 kept = former.items  # whoever has read these need not read them again
             self._snapshot = WorklistSnapshot(kept, now, self._source, version)
+            if kept is not former.items:
+                self._on_items(kept)
 
     def confirm(self) -> None:
         """The source says that nothing changed."""

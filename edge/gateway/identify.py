@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from contract.pixel_rows import PixelLayout
 from edge.gateway.errors import PermanentGatewayError
+from edge.gateway.matching import decode, encodings_of
 
 MAX_DEPTH = 64
 """Nesting of sequences and items of undefined length; real objects stay below ten."""
@@ -38,7 +39,11 @@ _SAMPLES, _PLANAR, _COLUMNS, _BITS_ALLOCATED, _SIGNED = (
     0x00280103,
 )
 _DESCRIBING = frozenset({_SAMPLES, _PLANAR, _COLUMNS, _BITS_ALLOCATED, _SIGNED})
-_KEPT = _WANTED | _DESCRIBING
+# What rules and the worklist are asked by: nice to have, and no reason to refuse anything.
+_CHARACTER_SET, _ACCESSION, _STATION, _REQUESTING_SERVICE = 0x00080005, 0x00080050, 0x00081010, 0x00321033
+_MARKING = frozenset({_CHARACTER_SET, _ACCESSION, _STATION, _REQUESTING_SERVICE})
+_MARK_MAX_BYTES = 256  # 64 characters of LO in any character set
+_KEPT = _WANTED | _DESCRIBING | _MARKING
 _NOT_SKIMMED = _KEPT | {_DIRECTORY_RECORD_SEQUENCE}
 _FIRST_TAG = 0x00030000  # groups 0000 and 0002 do not belong in a data set
 _LONGEST_HEADER_BYTES = 12
@@ -70,6 +75,9 @@ class Found:
     series_instance_uid: str
     modality: str | None
     has_directory_records: bool = False  # with no SOP Instance UID, a DICOMDIR (PS3.3 Annex F)
+    station_name: str = ""
+    department: str = ""
+    accession_number: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,7 @@ class IdentityReader:
 
     def __init__(self, transfer_syntax_uid: str, *, find_pixels: bool = False) -> None:
         self._find_pixels = find_pixels and transfer_syntax_uid in _NATIVE_LITTLE
+        self._last_tag = _PIXEL_DATA if self._find_pixels else _REQUESTING_SERVICE + 1
         self._identified = False
         self._described: dict[int, int] = {}
         self._portion_at = 0  # where the portion begins in what is being followed
@@ -123,6 +132,7 @@ class IdentityReader:
         self._depth = 0
         self._implicit_from_depth: int | None = None
         self._values: dict[int, str] = {}
+        self._marks: dict[int, bytes] = {}
         self._has_directory_records = False
         self.done = False
 
@@ -163,7 +173,19 @@ class IdentityReader:
             series_instance_uid=self._values.get(_LAST_TAG, ""),
             modality=modality if _MODALITY.fullmatch(modality) else None,
             has_directory_records=self._has_directory_records,
+            station_name=self._mark(_STATION, "SH"),
+            department=self._mark(_REQUESTING_SERVICE, "LO"),
+            accession_number=self._mark(_ACCESSION, "SH"),
         )
+
+    def _mark(self, tag: int, vr: str) -> str:
+        """The first value as text of the data set's character set; what cannot be shown is left out."""
+        raw = self._marks.get(tag, b"")
+        if not raw:
+            return ""
+        named = self._marks.get(_CHARACTER_SET, b"").decode("latin-1").strip("\0 ")
+        text = decode(raw, vr, encodings_of(named)).partition("\\")[0]
+        return "".join(char for char in text if char.isprintable()).strip()
 
     def _inflate(self, inflater: zlib._Decompress, data: memoryview) -> None:
         rest: bytes | memoryview = data
@@ -203,7 +225,7 @@ class IdentityReader:
         """Run over plain elements that nobody asked for: nine of ten, at a third of the price of `_element`."""
         if self._depth or self._implicit is None:
             return at
-        last_tag = _PIXEL_DATA - 1 if self._identified else _LAST_TAG
+        last_tag = self._last_tag - 1 if self._identified else _LAST_TAG
         end = len(data) - _LONGEST_HEADER_BYTES
         while at <= end:
             if self._implicit:
@@ -250,11 +272,11 @@ class IdentityReader:
                 raise UnidentifiableError(f"group {group:04x} does not belong in a data set")
             if tag > _LAST_TAG:
                 self._identified = True
-                if tag >= _PIXEL_DATA or not self._find_pixels:
+                if tag >= self._last_tag:
                     self._end(tag, at + header_bytes, length)
                     return 0
             self._has_directory_records |= tag == _DIRECTORY_RECORD_SEQUENCE
-            if tag in _KEPT:
+            if tag in _KEPT and not (tag in _MARKING and length > _MARK_MAX_BYTES):
                 return self._keep(tag, data, at + header_bytes, length, header_bytes)
         if length != _UNDEFINED:
             return header_bytes + length
@@ -266,7 +288,7 @@ class IdentityReader:
         return header_bytes
 
     def _keep(self, tag: int, data: memoryview, at: int, length: int, header_bytes: int) -> int | None:
-        if length > _VALUE_MAX_BYTES:
+        if length > _VALUE_MAX_BYTES and tag not in _MARKING:
             raise UnidentifiableError(f"({tag >> 16:04x},{tag & 0xFFFF:04x}) is longer than any UID")
         if len(data) - at < length:
             return None
@@ -274,11 +296,12 @@ class IdentityReader:
             if length == 2:
                 self._described[tag] = self._short.unpack_from(data, at)[0]
             return header_bytes + length
+        if tag in _MARKING:
+            self._marks.setdefault(tag, bytes(data[at : at + length]))
+            return header_bytes + length
         value = bytes(data[at : at + length]).decode("latin-1").strip("\0 ")
         self._values.setdefault(tag, value)
-        if len(self._values) == len(_WANTED):
-            self._identified = True
-            self.done = not self._find_pixels
+        self._identified |= len(self._values) == len(_WANTED)
         return header_bytes + length
 
     def _end(self, tag: int, value_at: int, length: int) -> None:

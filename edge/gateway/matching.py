@@ -41,7 +41,11 @@ def character_set(data_set: DataSet, inherited: Sequence[str] = ("iso8859",)) ->
     """The Python encodings of a data set's text; an item of a sequence inherits (PS3.3 section C.12.1.1.2)."""
     if SPECIFIC_CHARACTER_SET not in data_set:
         return inherited
-    named = ascii_value(data_set, SPECIFIC_CHARACTER_SET)
+    return encodings_of(ascii_value(data_set, SPECIFIC_CHARACTER_SET))
+
+
+def encodings_of(named: str) -> Sequence[str]:
+    """The Python encodings for a value of Specific Character Set."""
     encodings = [python_encoding.get(name.strip(), default_encoding) for name in named.split("\\")]
     return encodings[:1] if encodings[0] in _STANDALONE else encodings
 
@@ -97,7 +101,7 @@ def _value_matches(key: Element, query_set: Sequence[str], found: Element, item_
     if vr == "PN":
         return any(_name_matches(wanted, value) for value in many)
     if vr in _WILDCARD_VRS:
-        return any(_like(wanted.strip(" "), value.strip(" ")) for value in many)
+        return any(is_like(wanted.strip(" "), value.strip(" ")) for value in many)
     return any(wanted.strip(" ") == value.strip(" ") for value in many)
 
 
@@ -117,9 +121,9 @@ def decode(value: bytes, vr: str, encodings: Sequence[str]) -> str:
 def _name_matches(wanted: str, value: str) -> bool:
     pattern = _name(wanted)
     if "=" in pattern or "=" not in value:
-        return _like(pattern, _name(value))
+        return is_like(pattern, _name(value))
     groups = [_name(group) for group in value.split("=")]
-    return any(_like(pattern, group) for group in (*groups, _name(value)))
+    return any(is_like(pattern, group) for group in (*groups, _name(value)))
 
 
 def _name(name: str) -> str:
@@ -127,7 +131,7 @@ def _name(name: str) -> str:
     return "=".join(group.strip(" ").rstrip("^ ") for group in name.casefold().split("=")).rstrip("=")
 
 
-def _like(pattern: str, text: str) -> bool:
+def is_like(pattern: str, text: str) -> bool:
     """Wildcard matching (C.2.2.2.4): ``*`` any run of characters, ``?`` one."""
     at = mark = 0
     star = -1

@@ -191,4 +191,7 @@ class IncomingInstance:
             study_instance_uid=found.study_instance_uid,
             series_instance_uid=found.series_instance_uid,
             modality=found.modality,
+            station_name=found.station_name,
+            department=found.department,
+            accession_number=found.accession_number,
         )

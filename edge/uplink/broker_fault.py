@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 
 from edge.uplink.pinned_tls import CertificateDatesError
+from edge.uplink.tls_signer import SigningFailedError
 
 _TIMEOUT_S: Final = 5.0
 _JUDGED_WITHIN_S: Final = 2.0  # after our side of the handshake
@@ -41,6 +42,8 @@ def sentence(
                 secured.recv(1)  # a broker speaks only when spoken to: anything now is its verdict on us
     except ssl.SSLCertVerificationError as error:
         return _not_trusted(where, error)
+    except SigningFailedError as error:
+        return str(error.fault)
     except ssl.SSLError as error:
         return _refused(where, error, expires_at_utc, now)
     except TimeoutError:

@@ -20,10 +20,12 @@ from edge.uplink.errors import (
     CentralNotTrustedError,
     CentralUnreachableError,
     CertificateRefusedError,
+    KeyLostError,
     UplinkTransientError,
 )
 from edge.uplink.pinned_tls import CertificateDatesError
 from edge.uplink.refusals import MAX_PROBLEM_BYTES, Remedy, read_refusal
+from edge.uplink.tls_signer import SigningFailedError
 
 _ALERTS: Final[Mapping[str, str]] = {
     "CERTIFICATE_EXPIRED": "this box's certificate is past its end. Ask the administrator for a pairing string that "
@@ -135,6 +137,9 @@ def line_errors(central: str) -> Iterator[None]:
 
 def _translate(error: httpx.HTTPError, central: str) -> UplinkTransientError:
     tls = _tls_error(error)
+    if isinstance(tls, SigningFailedError):
+        lost = isinstance(tls.fault, KeyLostError)
+        return (CertificateRefusedError if lost else CentralUnreachableError)(str(tls.fault))
     if isinstance(tls, CertificateDatesError):
         return CentralUnreachableError(
             f"{tls.verify_message}. Nothing was sent to {central}; this box asks it for the time by itself"

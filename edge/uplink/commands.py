@@ -21,6 +21,7 @@ from contract.command import MAX_COMMAND_LIFE_S, Command, CommandKind
 from contract.errors import ContractError
 from contract.heartbeat import CommandAnswer, EventKind, Outcome
 from contract.identifiers import InvalidIdentifierError, check_ae_title, check_uid
+from contract.priority import Priority, UnknownPriorityError
 from edge.buffer.errors import SpoolError
 
 _log = logging.getLogger(__name__)
@@ -43,8 +44,8 @@ class Controls(Protocol):
 
     def resume(self) -> str: ...
 
-    def prioritise(self, study_instance_uid: str) -> str:
-        """Send this study's objects before the others."""
+    def prioritise(self, study_instance_uid: str, priority: Priority) -> str:
+        """Send this study's objects before or after the others."""
         ...
 
     def echo(self, ae_title: str) -> str:
@@ -75,7 +76,8 @@ class CommandDesk:
             CommandKind.PAUSE: lambda _: controls.pause(),
             CommandKind.RESUME: lambda _: controls.resume(),
             CommandKind.PRIORITISE: lambda command: controls.prioritise(
-                check_uid(command.params.get("study_instance_uid", ""))
+                check_uid(command.params.get("study_instance_uid", "")),
+                Priority.named(command.params.get("priority", Priority.FIRST.word)),
             ),
             CommandKind.ECHO: lambda command: controls.echo(
                 check_ae_title(command.params.get("ae_title", ""))
@@ -135,7 +137,7 @@ class CommandDesk:
                 continue
             try:
                 said = self._carry_out[CommandKind(command.kind)](command)
-            except InvalidIdentifierError as error:
+            except (InvalidIdentifierError, UnknownPriorityError) as error:
                 self._answer(command, Outcome.REFUSED, str(error))
             except (CommandFailedError, ContractError, SpoolError) as error:
                 self._answer(command, Outcome.FAILED, str(error))

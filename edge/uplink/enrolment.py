@@ -15,8 +15,6 @@ from typing import Final
 
 import httpx
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
@@ -39,6 +37,7 @@ from contract.enrolment import (
 )
 from contract.identifiers import InvalidIdentifierError, check_gateway_id
 from contract.receipt import receipt_key_id
+from edge.uplink.box_key import BoxKey, FileKey
 from edge.uplink.client import exchange, line_errors, open_client, refused
 from edge.uplink.clock import BoxClock
 from edge.uplink.errors import (
@@ -56,23 +55,18 @@ TIMEOUT_S: Final = 15.0
 _INTRODUCTION_MAX_BYTES: Final = 128 << 10
 
 
-def new_key() -> ec.EllipticCurvePrivateKey:
-    """ECDSA P-256, the one kind that central takes."""
-    return ec.generate_private_key(ec.SECP256R1())
-
-
 def enrol(
     pairing: Pairing,
-    key: ec.EllipticCurvePrivateKey | None = None,
+    key: BoxKey | None = None,
     *,
     clock: BoxClock | None = None,
     timeout_s: float = TIMEOUT_S,
-) -> tuple[ec.EllipticCurvePrivateKey, Enrolment]:
+) -> tuple[BoxKey, Enrolment]:
     """Ask central for an identity; return the key and what came back, checked against each other.
 
     Parameters
     ----------
-    key : of an enrolment that waits; None makes a new one.
+    key : of an enrolment that waits; None makes a new one, in a file.
     clock : learns the time from central.
 
     Raises
@@ -81,9 +75,10 @@ def enrol(
     EnrolmentPendingError : an administrator has to accept the key; ask again with the same pairing and key.
     EnrolmentRefusedError : central does not take the token (wrong, used or older than 15 minutes), or said no.
     IdentityError : central's answer does not fit together.
-    UplinkTransientError : central cannot be reached, or failed.
+    KeyLostError : the key is one of another TPM.
+    UplinkTransientError : central cannot be reached, or failed; the TPM fails.
     """
-    key = key or new_key()
+    key = key or FileKey.make()
     clock = clock or BoxClock()
     host = f"[{pairing.host}]" if ":" in pairing.host else pairing.host
     url = f"https://{host}:{pairing.port}"
@@ -106,17 +101,14 @@ def enrol(
     return key, Enrolment(central_host=pairing.host, central_port=pairing.port, answer=answer)
 
 
-def renew(
-    identity: Identity, *, timeout_s: float = TIMEOUT_S
-) -> tuple[ec.EllipticCurvePrivateKey, Enrolment]:
-    """A new key and certificate for the same gateway, and what central says of itself now.
+def renew(identity: Identity, key: BoxKey, *, timeout_s: float = TIMEOUT_S) -> Enrolment:
+    """A certificate of the same gateway for `key`, which is new, and what central says of itself now.
 
     Raises
     ------
     IdentityError : central's answer does not fit together, or is another central's.
     UplinkTransientError : central cannot be reached, failed, or does not take the certificate.
     """
-    key = new_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.gateway_id)])
     ca = x509.load_pem_x509_certificate(identity.ca_pem.encode())
     url, tls = identity.central_url, identity.tls_context()
@@ -124,7 +116,11 @@ def renew(
         status, _, body = exchange(client, "GET", INTRODUCTION_PATH, _INTRODUCTION_MAX_BYTES)
         introduction = _read_introduction(status, body)
         status, _, body = exchange(
-            client, "POST", RENEW_PATH, content=_request(key, name), headers={"Content-Type": PKCS10_TYPE}
+            client,
+            "POST",
+            RENEW_PATH,
+            content=encode_request(key.request(name)),
+            headers={"Content-Type": PKCS10_TYPE},
         )
         if status != 200:
             raise refused(status, body)
@@ -143,7 +139,7 @@ def renew(
     check_answer(answer, key)
     if answer.gateway_id != identity.gateway_id:
         raise IdentityError("central's new certificate carries another gateway id: enrol the box again")
-    return key, identity.enrolment.model_copy(update={"answer": answer})
+    return identity.enrolment.model_copy(update={"answer": answer})
 
 
 def _fetch_ca(url: str, pairing: Pairing, timeout_s: float) -> x509.Certificate:
@@ -184,15 +180,13 @@ def _read_introduction(status: int, body: bytes) -> Introduction:
         raise CentralFailedError("central introduces itself in a way this box does not understand") from error
 
 
-def _ask(
-    client: httpx.Client, pairing: Pairing, key: ec.EllipticCurvePrivateKey, ca: x509.Certificate
-) -> x509.Certificate:
+def _ask(client: httpx.Client, pairing: Pairing, key: BoxKey, ca: x509.Certificate) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dicomnet box")])  # central ignores it
     status, headers, body = exchange(
         client,
         "POST",
         ENROL_PATH,
-        content=_request(key, subject),
+        content=encode_request(key.request(subject)),
         headers={"Content-Type": PKCS10_TYPE, **_authorization(pairing)},
     )
     _raise_unless_taken(status, body, (200, 202))
@@ -213,7 +207,7 @@ def _raise_unless_taken(status: int, body: bytes, good: tuple[int, ...]) -> None
     raise CentralFailedError(refusal.sentence, status)
 
 
-def _own_certificate(body: bytes, key: ec.EllipticCurvePrivateKey, ca: x509.Certificate) -> x509.Certificate:
+def _own_certificate(body: bytes, key: BoxKey, ca: x509.Certificate) -> x509.Certificate:
     """The one certificate in the answer that is for `key`."""
     try:
         found = [one for one in decode_certificates(body) if one.public_key() == key.public_key()]
@@ -229,11 +223,6 @@ def _common_name(certificate: x509.Certificate) -> str:
         return check_gateway_id(names[0] if len(names) == 1 else "")
     except InvalidIdentifierError as error:
         raise IdentityError("central's certificate does not name a gateway") from error
-
-
-def _request(key: ec.EllipticCurvePrivateKey, subject: x509.Name) -> bytes:
-    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
-    return encode_request(builder.sign(key, hashes.SHA256()))
 
 
 def _authorization(pairing: Pairing) -> dict[str, str]:

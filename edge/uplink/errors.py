@@ -98,3 +98,11 @@ class EnrolmentPendingError(UplinkTransientError):
 
 class EnrolmentRefusedError(UplinkPermanentError):
     """Central, or this box itself, refuses the enrolment; the text says what to do."""
+
+
+class KeyUnavailableError(UplinkTransientError):
+    """This box's key is in a TPM that does not sign, or make a key, just now. It is never replaced by a file's."""
+
+
+class KeyLostError(UplinkPermanentError):
+    """The TPM does not know this box's key: it was cleared, or the disk stood in another machine."""

@@ -1,4 +1,4 @@
-"""Takes what the spool holds to central, and frees an object only against a receipt that fits it.
+"""Takes what a queue holds to one central, and frees an object only against a receipt that fits it.
 
 Each worker: wait until the line may be used → claim, small objects several at once → send, as a pack if they are
 several → verify each receipt against the pinned keys and its very object → acknowledge. Always true: no path frees
@@ -23,15 +23,16 @@ central failed is not: its objects come back one by one, each when its own wait 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import BinaryIO, Final, Protocol
 
 import httpx
 
@@ -41,7 +42,6 @@ from contract.receipt import Receipt, ReceiptError, verify_receipt
 from contract.transfer import PERMANENT, Problem
 from edge.buffer.errors import SpoolError
 from edge.buffer.records import Claimed
-from edge.buffer.spool import Spool
 from edge.uplink.bandwidth import Bandwidth
 from edge.uplink.client import open_client
 from edge.uplink.errors import (
@@ -78,11 +78,37 @@ class _Route:
     transfer: Transfer
 
 
+class Queue(Protocol):
+    """Lends objects: the spool, or what one of several centrals is owed of it. Everything as `Spool` has it.
+
+    Raises
+    ------
+    SpoolError
+    """
+
+    def claim(self, *, lease_s: float) -> Claimed | None: ...
+
+    def claim_several(
+        self, *, lease_s: float, max_objects: int, max_bytes: int, these: Collection[ObjectId] = ()
+    ) -> list[Claimed]: ...
+
+    def wait_for_work(self, timeout_s: float | None) -> bool: ...
+
+    def open_object(self, object_id: ObjectId) -> BinaryIO: ...
+
+    def acknowledge(self, object_id: ObjectId, receipt: str) -> None: ...
+
+    def release(self, object_id: ObjectId, *, error: str, retry_in_s: float) -> None: ...
+
+    def set_aside(self, object_id: ObjectId, *, reason: str) -> None: ...
+
+
 class Forwarder:
-    """`connections` worker threads over one spool. Receives its identity later if the box is not enrolled yet.
+    """`connections` worker threads over one queue. Receives its identity later if the box is not enrolled yet.
 
     Parameters
     ----------
+    on_line : called when the line may have gone out or come back (`out_since_s`).
     lease_s : how long a claim holds; the spool gives the object to somebody else after it.
     bandwidth : how much may be sent at which hour; without it as much as the line takes.
     backoff_ceiling_s : the longest wait between two attempts, of the line and of one object.
@@ -92,7 +118,7 @@ class Forwarder:
 
     def __init__(
         self,
-        spool: Spool,
+        queue: Queue,
         link: Link,
         *,
         connections: int,
@@ -101,8 +127,10 @@ class Forwarder:
         timeout_s: float,
         on_receipt: Callable[[], None] = lambda: None,
         bandwidth: Bandwidth | None = None,
+        on_line: Callable[[], None] = lambda: None,
+        name: str = "uplink",
     ) -> None:
-        self._spool = spool
+        self._queue = queue
         self._link = link
         self._connections = connections
         self._lease_s = lease_s
@@ -110,7 +138,7 @@ class Forwarder:
         self._timeout_s = timeout_s
         self._on_receipt = on_receipt
         self._bandwidth = bandwidth or Bandwidth()
-        self._line = Line(backoff_ceiling_s)
+        self._line = Line(backoff_ceiling_s, on_change=on_line)
         self._pace = LinePace()
         # Packs to be sent again as they are; a worker puts back one at most.
         self._interrupted: deque[tuple[ObjectId, ...]] = deque(maxlen=connections)
@@ -122,7 +150,7 @@ class Forwarder:
         self._busy = 0
         self._idle = threading.Condition()
         self._threads = [
-            threading.Thread(target=self._work, name=f"uplink-{number}", daemon=True)
+            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
             for number in range(connections)
         ]
 
@@ -146,6 +174,13 @@ class Forwarder:
         self._route = _Route(identity, client, transfer)
         self._link.enrolled(identity.central_url, identity.certificate_expires_at_utc)
         self._line.begin()
+
+    def out_since_s(self) -> float | None:
+        """Since when nothing gets through to central, on the monotonic clock; None while something does.
+
+        Without an identity nothing ever did.
+        """
+        return self._line.out_since_s if self._route is not None else -math.inf
 
     def line_is_slow(self) -> bool:
         """Whether the line, and not the scanner or the disk, decides how long a study takes; as of late."""
@@ -193,7 +228,7 @@ class Forwarder:
             try:
                 claims = self._claim()
                 if not claims:
-                    self._spool.wait_for_work(None)
+                    self._queue.wait_for_work(None)
                     continue
             except SpoolError as error:
                 if self._stopping.is_set():
@@ -216,14 +251,14 @@ class Forwarder:
             self._blame_line(error)
         else:
             self._takes_packs = True  # it may have come back as another version
-            self._line.passed()
-            self._link.connected()
-            _log.info("central connected", extra={"central": route.identity.central_url})
+            if self._line.passed():
+                self._link.connected()
+                _log.info("central connected", extra={"central": route.identity.central_url})
 
     def _claim(self) -> Sequence[Claimed]:
         """What goes in one piece: an interrupted pack, or the next object and what small ones fit beside it."""
         if not self._takes_packs:
-            one = self._spool.claim(lease_s=self._lease_s)
+            one = self._queue.claim(lease_s=self._lease_s)
             return [one] if one else []
         room = min(self._pace.chunk_bytes(), MAX_PACK_BYTES) - head_bytes(MAX_OBJECTS)
         these: tuple[ObjectId, ...] = ()
@@ -234,7 +269,7 @@ class Forwarder:
         return self._claim_several(room)
 
     def _claim_several(self, max_bytes: int, these: Sequence[ObjectId] = ()) -> Sequence[Claimed]:
-        return self._spool.claim_several(
+        return self._queue.claim_several(
             lease_s=self._lease_s, max_objects=MAX_OBJECTS, max_bytes=max_bytes, these=these
         )
 
@@ -288,7 +323,7 @@ class Forwarder:
     def _deliver_pack(self, route: _Route, claims: Sequence[Claimed]) -> PackAnswer:
         give_up_at = time.monotonic() + self._lease_s * _LEASE_MARGIN
         pack = make_pack((claimed.object_id, claimed.stored_bytes) for claimed in claims)
-        with PackSource(pack, self._spool.open_object) as source:
+        with PackSource(pack, self._queue.open_object) as source:
             return route.transfer.send_pack(
                 pack,
                 source,
@@ -304,7 +339,7 @@ class Forwarder:
         object_id = claimed.object_id
         try:
             receipt, token = self._redeem(route, claimed, fate) if fate else self._deliver(route, claimed)
-            self._spool.acknowledge(object_id, token)
+            self._queue.acknowledge(object_id, token)
         except SendingStoppedError as error:
             self._release(object_id, str(error), retry_in_s=0.0)
             return False
@@ -357,7 +392,7 @@ class Forwarder:
 
     def _deliver(self, route: _Route, claimed: Claimed) -> tuple[Receipt, str]:
         give_up_at = time.monotonic() + self._lease_s * _LEASE_MARGIN
-        with self._spool.open_object(claimed.object_id) as source:
+        with self._queue.open_object(claimed.object_id) as source:
 
             def send(*, resume: bool) -> str:
                 return route.transfer.send(
@@ -401,7 +436,7 @@ class Forwarder:
 
     def _release(self, object_id: ObjectId, error: str, *, retry_in_s: float) -> None:
         try:
-            self._spool.release(object_id, error=error, retry_in_s=retry_in_s)
+            self._queue.release(object_id, error=error, retry_in_s=retry_in_s)
         except SpoolError as fault:
             # The lease lapsed or the spool is closed: either way it is nobody's now and will be claimed anew.
             _log.warning("release failed", extra={"object_id": object_id, "detail": fault})
@@ -409,7 +444,7 @@ class Forwarder:
     def _set_aside(self, object_id: ObjectId, reason: str) -> None:
         _log.error("set aside", extra={"object_id": object_id, "reason": reason})
         try:
-            self._spool.set_aside(object_id, reason=reason)
+            self._queue.set_aside(object_id, reason=reason)
         except SpoolError as fault:
             _log.warning("setting aside failed", extra={"object_id": object_id, "detail": fault})
 

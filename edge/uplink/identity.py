@@ -3,12 +3,14 @@
     identity/<32 hex>/key.pem, certificate.pem, enrolment.json      (0700, files 0600)
     identity/current -> <32 hex>
     identity/keys.json        whom to seal for (edge.uplink.key_book)
+    identity/receipt_keys.json  whose receipts count (edge.uplink.receipt_key_book)
     identity/clock.json       the time that was believed last (edge.uplink.clock)
     identity/pending.json     an enrolment that waits for an administrator (edge.uplink.pending)
 
 Always true: `current` names a directory that was complete and fsynced before the name pointed at it, so key,
 certificate and answer always belong together. A crash leaves the old identity or the new one, and at worst a
-directory nobody points at, which a later save removes. The private key never leaves this directory.
+directory nobody points at, which a later save removes. The private key never leaves this directory; where it is
+in a TPM it is not even here: `key.pem` is then what that TPM alone can use (edge.uplink.tpm).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import os
 import secrets
 import shutil
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -28,16 +31,9 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -48,9 +44,12 @@ from contract.key_set import KeySetError, verify_key_set
 from contract.receipt import receipt_key_id
 from contract.sealing import RecipientPublicKey
 from edge.buffer.durable_file import fsync_directory
+from edge.uplink.box_key import BoxKey
 from edge.uplink.clock import BoxClock
 from edge.uplink.errors import IdentityError
+from edge.uplink.key_maker import KeyMaker
 from edge.uplink.pinned_tls import pinned_context
+from edge.uplink.receipt_key_book import ReceiptKeyBook
 
 _CURRENT: Final = "current"
 _KEY, _CERTIFICATE, _ENROLMENT = "key.pem", "certificate.pem", "enrolment.json"
@@ -73,7 +72,9 @@ class Identity:
 
     enrolment: Enrolment
     directory: Path
+    key: BoxKey = field(compare=False)
     clock: BoxClock = field(default_factory=BoxClock, compare=False)
+    receipt_book: ReceiptKeyBook = field(default_factory=ReceiptKeyBook, compare=False)
 
     @property
     def gateway_id(self) -> str:
@@ -111,23 +112,30 @@ class Identity:
         spread = hashlib.sha256(self.enrolment.answer.certificate_pem.encode()).digest()[0] / 255
         return begins + (ends - begins) * (2 / 3 + spread / 30)
 
+    @property
+    def receipt_keys(self) -> Mapping[str, Ed25519PublicKey]:
+        """By key id, as `contract.receipt.verify_receipt` wants them: those of the newest list, or of the enrolment."""
+        return self.receipt_book.keys(self.root_key) or self._first_receipt_keys
+
     @cached_property
-    def receipt_keys(self) -> dict[str, Ed25519PublicKey]:
-        """By key id, as `contract.receipt.verify_receipt` wants them."""
+    def _first_receipt_keys(self) -> Mapping[str, Ed25519PublicKey]:
         keys = [Ed25519PublicKey.from_public_bytes(_raw(text)) for text in self.enrolment.answer.receipt_keys]
         return {receipt_key_id(key): key for key in keys}
 
     @cached_property
+    def root_key(self) -> Ed25519PublicKey:
+        """Signs key sets and lists of receipt keys; pinned at enrolment."""
+        return Ed25519PublicKey.from_public_bytes(_raw(self.enrolment.answer.root_key))
+
+    @cached_property
     def recipients(self) -> tuple[RecipientPublicKey, ...]:
         """Whom this box was told to seal for when it enrolled; the key book knows of newer keys."""
-        answer = self.enrolment.answer
-        root = Ed25519PublicKey.from_public_bytes(_raw(answer.root_key))
-        return (verify_key_set(answer.key_set, root).newest.recipient(),)
+        return (verify_key_set(self.enrolment.answer.key_set, self.root_key).newest.recipient(),)
 
     def tls_context(self) -> ssl.SSLContext:
         """Mutual TLS that believes our CA alone: no public CA can vouch for a false central."""
         context = pinned_context(self.ca_pem, self.clock.now)
-        context.load_cert_chain(self.directory / _CERTIFICATE, self.directory / _KEY)
+        self.key.show_in(context, self.directory / _CERTIFICATE, self.directory / _KEY)
         return context
 
     def timeless_context(self) -> ssl.SSLContext:
@@ -138,9 +146,11 @@ class Identity:
 class IdentityStore:
     """Keeps at most one identity below `root`. `clock` None: the system's, and nothing is kept of it."""
 
-    def __init__(self, root: Path, clock: BoxClock | None = None) -> None:
+    def __init__(self, root: Path, clock: BoxClock | None = None, keys: KeyMaker | None = None) -> None:
         self._root = root
         self._clock = clock or BoxClock()
+        self._keys = keys or KeyMaker()
+        self._receipt_book = ReceiptKeyBook(root / "receipt_keys.json")
 
     def load(self) -> Identity | None:
         """The identity in use, or None if this box is not enrolled; IdentityError if it is damaged."""
@@ -150,17 +160,15 @@ class IdentityStore:
         directory = self._root / current.readlink()
         try:
             enrolment = Enrolment.model_validate_json((directory / _ENROLMENT).read_bytes())
-            key = load_pem_private_key((directory / _KEY).read_bytes(), None)
+            key = self._keys.load((directory / _KEY).read_text("ascii"))
         except (OSError, ValidationError, ValueError) as error:
             raise IdentityError(
                 f"the identity in {directory} is damaged: remove {current} and enrol the box again"
             ) from error
-        if not isinstance(key, EllipticCurvePrivateKey):
-            raise IdentityError(f"the key in {directory} is not an elliptic-curve key: enrol the box again")
         check_answer(enrolment.answer, key)
-        return Identity(enrolment, directory, self._clock)
+        return Identity(enrolment, directory, key, self._clock, self._receipt_book)
 
-    def save(self, key: EllipticCurvePrivateKey, enrolment: Enrolment) -> Identity:
+    def save(self, key: BoxKey, enrolment: Enrolment) -> Identity:
         """Put a new identity in the old one's place, in one step. OSError if the disk does not take it."""
         check_answer(enrolment.answer, key)
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -169,8 +177,7 @@ class IdentityStore:
         name = secrets.token_hex(16)
         directory = self._root / name
         directory.mkdir(mode=0o700)
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        _write(directory / _KEY, pem)
+        _write(directory / _KEY, key.text.encode("ascii"))
         _write(directory / _CERTIFICATE, enrolment.answer.certificate_pem.encode())
         _write(directory / _ENROLMENT, enrolment.model_dump_json(indent=2).encode())
         fsync_directory(directory)
@@ -182,10 +189,10 @@ class IdentityStore:
         for other in self._root.iterdir():
             if other.is_dir() and not other.is_symlink() and other.name not in (name, former):
                 shutil.rmtree(other)
-        return Identity(enrolment, directory, self._clock)
+        return Identity(enrolment, directory, key, self._clock, self._receipt_book)
 
 
-def check_answer(answer: EnrolmentAnswer, key: EllipticCurvePrivateKey) -> None:
+def check_answer(answer: EnrolmentAnswer, key: BoxKey) -> None:
     """Raise IdentityError unless the certificate is for `key`, from this CA, and every key in it is one."""
     try:
         certificate = x509.load_pem_x509_certificate(answer.certificate_pem.encode())

@@ -152,6 +152,19 @@ class KeyBook:
         self._page = page
 
 
+def known_key_ids(path: Path) -> frozenset[str]:
+    """Ids of every key of the set that a book holds, former and retired ones too; none where there is no sound book."""
+    try:
+        page = _Page.model_validate_json(path.read_bytes())
+        return ids_of(verify_key_set(page.key_set, _root(page.root_key)))
+    except (OSError, ValidationError, KeySetError):
+        return frozenset()
+
+
+def ids_of(key_set: KeySet) -> frozenset[str]:
+    return frozenset(entry.key_id for entry in key_set.keys)
+
+
 def _root(text: str) -> Ed25519PublicKey:
     try:
         return Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))

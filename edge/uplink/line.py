@@ -4,9 +4,10 @@
       ▲                                                                                        │
       └───────────────────────────────── passed ◀──────────────────────────────────────────────┘ failed: closed
 
-At most one worker probes; the others block on the condition. The delay doubles with each failure up to the
-ceiling and falls back only after an object got through: a central that answers probes but fails every object
-is not hammered either. Full jitter: a delay is uniform between zero and its bound.
+With a new identity every worker probes, so that on a long line all connections stand after one set of handshakes.
+After a failure one does, and the others block on the condition. The delay doubles with each failure up to the
+ceiling and falls back only after an object got through: a central that answers probes but fails every object is not
+hammered either. Full jitter: a delay is uniform between zero and its bound.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from enum import StrEnum
 from typing import Final
 
 BASE_DELAY_S: Final = 1.0
+_PROVEN_S: Final = 60.0
 
 
 def backoff_s(failures: int, ceiling_s: float, uniform: Callable[[float, float], float]) -> float:
@@ -35,13 +37,19 @@ class Pass(StrEnum):
 
 
 class _State(StrEnum):
+    BEGUN = "begun"
     OPEN = "open"
     CLOSED = "closed"
     PROBING = "probing"
 
 
 class Line:
-    """Thread-safe. A new line is closed without end: `begin` opens it for a probe, once there is an identity."""
+    """Thread-safe. A new line is closed without end: `begin` opens it for a probe, once there is an identity.
+
+    Parameters
+    ----------
+    on_change : called, outside the lock, when it may have gone out or come back.
+    """
 
     def __init__(
         self,
@@ -49,10 +57,14 @@ class Line:
         *,
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[float, float], float] = random.uniform,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._ceiling_s = ceiling_s
         self._clock = clock
         self._uniform = uniform
+        self._on_change = on_change
+        self._out_since_s: float | None = None
+        self._opened_at_s = 0.0
         self._changed = threading.Condition()
         self._state = _State.CLOSED
         self._retry_at = float("inf")
@@ -65,6 +77,8 @@ class Line:
             while not self._stopped:
                 if self._state is _State.OPEN:
                     return Pass.SEND
+                if self._state is _State.BEGUN:
+                    return Pass.PROBE
                 wait_s: float | None = None
                 if self._state is _State.CLOSED:
                     wait_s = self._retry_at - self._clock()
@@ -76,26 +90,53 @@ class Line:
                 self._changed.wait(wait_s)
             return Pass.STOP
 
-    def passed(self) -> None:
-        """The probe was answered: everybody may send. The next failure still waits longer than the last."""
+    def passed(self) -> bool:
+        """The probe was answered: everybody may send. The next failure still waits longer than the last.
+
+        Returns whether this opened the line: it was open already, or another's failure has closed it since.
+        """
         with self._changed:
-            self._state = _State.OPEN
-            self._changed.notify_all()
+            opens = self._state in (_State.BEGUN, _State.PROBING)
+            if opens:
+                self._state = _State.OPEN
+                self._opened_at_s = self._clock()
+                self._changed.notify_all()
+        if opens:
+            self._on_change()
+        return opens
+
+    @property
+    def out_since_s(self) -> float | None:
+        """Since when nothing gets through, on `clock`; None while the line is open.
+
+        One that answers probes and fails every object counts from its first failure again as soon as it closes. An open
+        line counts as well after a minute, should nothing be sent.
+        """
+        with self._changed:
+            return None if self._state is _State.OPEN else self._out_since_s
 
     def succeeded(self) -> None:
         """An object got all the way."""
         with self._changed:
             self._failures = 0
+            if self._state is _State.OPEN:
+                self._out_since_s = None
 
     def failed(self) -> float:
         """Close the line; return for how many seconds. Of workers that fail together, the first one counts."""
         with self._changed:
             if self._state is not _State.CLOSED:
+                if self._state is _State.OPEN and self._clock() - self._opened_at_s > _PROVEN_S:
+                    self._out_since_s = None
                 self._state = _State.CLOSED
                 self._retry_at = self._clock() + backoff_s(self._failures, self._ceiling_s, self._uniform)
                 self._failures += 1
+                if self._out_since_s is None:
+                    self._out_since_s = self._clock()
                 self._changed.notify_all()
-            return max(0.0, self._retry_at - self._clock())
+            delay_s = max(0.0, self._retry_at - self._clock())
+        self._on_change()
+        return delay_s
 
     def try_now(self) -> None:
         """Something suggests that it works again: do not wait out the delay."""
@@ -107,10 +148,12 @@ class Line:
     def begin(self) -> None:
         """Start from nothing: an identity is new, so what was learnt with the former one is void."""
         with self._changed:
-            self._state = _State.CLOSED
+            self._state = _State.BEGUN
             self._failures = 0
-            self._retry_at = self._clock()
+            if self._out_since_s is None:
+                self._out_since_s = self._clock()
             self._changed.notify_all()
+        self._on_change()
 
     def stop(self) -> None:
         with self._changed:

@@ -66,7 +66,7 @@ class Link:
         self._change(enrolment=detail)
 
     def standing(self, **changes: datetime | float | str | None) -> None:
-        """What the upkeep found: `renew_at_utc`, `clock_offset_s`, `notice`."""
+        """What the upkeep found: `renew_at_utc`, `key_place`, `clock_offset_s`, `notice`."""
         self._change(**changes)
 
     def _change(self, **changes: object) -> None:

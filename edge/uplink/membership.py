@@ -16,18 +16,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-
 from contract.enrolment import Pairing
 from contract.key_set import KeySetError
 from contract.sealing import RecipientPublicKey
+from edge.buffer.receipts import Receipts
 from edge.buffer.spool import Spool
+from edge.uplink.box_key import BoxKey
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
-from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError
+from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError, KeyLostError
 from edge.uplink.held_keys import keys_in_spool
 from edge.uplink.identity import Enrolment, Identity, IdentityStore
-from edge.uplink.key_book import KeyBook
+from edge.uplink.key_book import KeyBook, ids_of
+from edge.uplink.key_maker import KeyMaker
 from edge.uplink.link import Link
 from edge.uplink.pending import EnrolmentWait, PendingFile, pending_sentence
 from edge.uplink.receipt_check import ReceiptChecker, Tell
@@ -48,6 +49,9 @@ class Membership:
     try_now : called when something changed that may let a failed transfer pass.
     tell_set_back : called when central has lost what it signed for (edge.uplink.receipt_check).
     clock : None takes the one of `folder`.
+    receipts : those that are checked with this central; None: the spool's.
+    waiting : how many objects only this central can be sent; None: all that wait.
+    keys : where private keys are made; None makes them in files.
     """
 
     def __init__(
@@ -61,30 +65,44 @@ class Membership:
         try_now: Callable[[], None],
         tell_set_back: Tell,
         clock: BoxClock | None = None,
+        receipts: Receipts | None = None,
+        waiting: Callable[[], int] | None = None,
+        keys: KeyMaker | None = None,
     ) -> None:
-        self._spool = spool
+        keys = keys or KeyMaker()
         self._link = link
         self._take_up = take_up
         self._clock = clock or BoxClock(folder / "clock.json")
-        self._store = IdentityStore(folder, self._clock)
-        self._pending = PendingFile(folder / "pending.json")
+        self._store = IdentityStore(folder, self._clock, keys)
+        self._pending = PendingFile(folder / "pending.json", keys)
         self._waiting: EnrolmentWait | None = None
         self._enrolling = threading.Lock()
         self._identity: Identity | None = None
+        self._unsent = waiting or (lambda: spool.depth().unsent.objects)
+        self._book = KeyBook(folder / "keys.json", lambda: keys_in_spool(spool))
         self._upkeep = Upkeep(
             self._store,
             self._clock,
-            KeyBook(folder / "keys.json", lambda: keys_in_spool(spool)),
+            self._book,
             link,
             seal_for=seal_for,
             take_up=self._in_use,
             try_now=try_now,
-            checker=ReceiptChecker(spool.receipts, tell_set_back),
+            checker=ReceiptChecker(receipts or spool.receipts, tell_set_back),
+            keys=keys,
         )
 
     @property
     def gateway_id(self) -> str | None:
         return self._identity.gateway_id if self._identity else None
+
+    @property
+    def ca_fingerprint(self) -> str | None:
+        return self._identity.ca_fingerprint if self._identity else None
+
+    def key_ids(self) -> frozenset[str]:
+        """Of every key that this central has, as its newest key set says; to be called from `seal_for`."""
+        return ids_of(self._book.key_set())
 
     def start(self) -> None:
         """Take up what the last life left. A damaged identity is said, not raised: the box runs on, so that it
@@ -93,7 +111,7 @@ class Membership:
             identity = self._store.load()
             if identity is not None:
                 self._upkeep.use(identity, anew=False)
-        except (IdentityError, KeySetError) as error:
+        except (IdentityError, KeySetError, OSError) as error:
             _log.critical("identity damaged", extra={"detail": error})
             self._link.not_enrolled(str(error))
         if self._pending.load() is not None:
@@ -109,12 +127,13 @@ class Membership:
 
         Raises
         ------
-        EnrolmentRefusedError, IdentityError, UplinkTransientError, contract.enrolment.PairingError, OSError
+        EnrolmentRefusedError, IdentityError, KeyLostError, UplinkTransientError, OSError,
+        contract.enrolment.PairingError
         """
         if not self._enrolling.acquire(blocking=False):
             raise EnrolmentRefusedError("another enrolment is under way: wait for it")
         try:
-            waiting = self._spool.depth().unsent.objects
+            waiting = self._unsent()
             if waiting and self._identity and self._identity.ca_fingerprint != pairing.ca_fingerprint:
                 raise EnrolmentRefusedError(
                     f"this box belongs to {self._identity.central_url}, and {waiting} objects wait that only that "
@@ -127,7 +146,7 @@ class Membership:
             except EnrolmentPendingError as error:
                 self._link.enrolment(pending_sentence(error.fingerprint))
                 self._wait(error.retry_in_s)
-            except EnrolmentRefusedError:
+            except (EnrolmentRefusedError, KeyLostError):
                 self._pending.clear()
                 raise
             else:
@@ -137,7 +156,7 @@ class Membership:
         finally:
             self._enrolling.release()
 
-    def _enrolled(self, key: EllipticCurvePrivateKey, enrolment: Enrolment) -> None:
+    def _enrolled(self, key: BoxKey, enrolment: Enrolment) -> None:
         self._upkeep.use(self._store.save(key, enrolment), anew=True)
 
     def _in_use(self, identity: Identity) -> None:

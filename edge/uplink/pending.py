@@ -1,6 +1,6 @@
 """An enrolment that waits for an administrator: kept over restarts, asked for again until there is an answer.
 
-    identity/pending.json     the pairing string and the key (0600), only while it waits
+    identity/pending.json     the pairing string and the key, or what its TPM needs of it (0600), only while it waits
 
 Always true: the key is durable here before central's administrator can accept it, so an acceptance is never for a
 key that a power cut took. The former identity, if there is one, stays in use meanwhile.
@@ -14,27 +14,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contract.enrolment import Pairing, PairingError, key_fingerprint
 from edge.buffer.durable_file import replace_file
+from edge.uplink.box_key import BoxKey
 from edge.uplink.clock import BoxClock
-from edge.uplink.enrolment import enrol, new_key
+from edge.uplink.enrolment import enrol
 from edge.uplink.errors import EnrolmentPendingError, UplinkPermanentError, UplinkTransientError
 from edge.uplink.identity import Enrolment
+from edge.uplink.key_maker import KeyMaker
 
 _ASK_EVERY_S: Final = 60.0
 _STOP_WAIT_S: Final = 2.0
 _log = logging.getLogger(__name__)
 
-Enrolled = Callable[[EllipticCurvePrivateKey, Enrolment], None]
+Enrolled = Callable[[BoxKey, Enrolment], None]
 
 
 class _Kept(BaseModel):
@@ -47,30 +42,34 @@ class _Kept(BaseModel):
 class PendingFile:
     """Holds at most one enrolment that waits."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keys: KeyMaker | None = None) -> None:
         self._path = path
+        self._keys = keys or KeyMaker()
 
-    def load(self) -> tuple[Pairing, EllipticCurvePrivateKey] | None:
+    def load(self) -> tuple[Pairing, BoxKey] | None:
         """None if nothing waits, or what is there cannot be read: the technician asks for a new pairing string."""
         try:
             kept = _Kept.model_validate_json(self._path.read_bytes())
-            key = load_pem_private_key(kept.key_pem.encode(), None)
-            pairing = Pairing.parse(kept.pairing)
+            return Pairing.parse(kept.pairing), self._keys.load(kept.key_pem)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, ValidationError, PairingError) as error:
             _log.warning("waiting enrolment unreadable", extra={"path": str(self._path), "detail": error})
             return None
-        return (pairing, key) if isinstance(key, EllipticCurvePrivateKey) else None
 
-    def key_for(self, pairing: Pairing) -> EllipticCurvePrivateKey:
-        """The key that waits with this pairing, or a new one; durable in both cases. OSError: it is not."""
+    def key_for(self, pairing: Pairing) -> BoxKey:
+        """The key that waits with this pairing, or a new one; durable in both cases.
+
+        Raises
+        ------
+        OSError : it is not durable.
+        KeyUnavailableError : it is to be in a TPM, and cannot be made there.
+        """
         held = self.load()
         if held is not None and held[0] == pairing:
             return held[1]
-        key = new_key()
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii")
-        replace_file(self._path, _Kept(pairing=str(pairing), key_pem=pem).model_dump_json().encode())
+        key = self._keys.make()
+        replace_file(self._path, _Kept(pairing=str(pairing), key_pem=key.text).model_dump_json().encode())
         return key
 
     def clear(self) -> None:

@@ -1,6 +1,6 @@
 """What each refusal of central means for the object in hand: one table, read by problem type, then by status.
 
-Only the four problem types that blame the object itself are permanent (contract.transfer.PERMANENT). A bare
+Only the problem types that blame the object itself are permanent (contract.transfer.PERMANENT). A bare
 status blames the line: a proxy in between may say anything, and must not make a box give an object up.
 """
 
@@ -33,6 +33,7 @@ BY_PROBLEM: Final[Mapping[Problem, Remedy]] = {
     Problem.UNKNOWN_KEY: Remedy.SET_ASIDE,
     Problem.NOT_DICOM: Remedy.SET_ASIDE,
     Problem.TOO_LARGE: Remedy.SET_ASIDE,
+    Problem.ERASED: Remedy.SET_ASIDE,
     Problem.PACK: Remedy.SEND_ALONE,
     Problem.OFFSET_MISMATCH: Remedy.ASK_OFFSET,
     Problem.NO_SUCH_UPLOAD: Remedy.CREATE,
@@ -40,6 +41,7 @@ BY_PROBLEM: Final[Mapping[Problem, Remedy]] = {
     Problem.PAIRING: Remedy.NEW_CERTIFICATE,
     Problem.INVALID: Remedy.LATER,
     Problem.STORAGE: Remedy.LATER,
+    Problem.QUOTA: Remedy.LATER,
     Problem.UNAVAILABLE: Remedy.LATER,
 }
 BY_STATUS: Final[Mapping[int, Remedy]] = {

@@ -1,10 +1,10 @@
 """Keeps the box's standing with central right, by itself: the time, the keys to seal for, the certificate.
 
-Each round, every quarter of an hour with jitter: learn the time → exchange keys → check receipts → renew the
-certificate when two thirds of its life are over. Always true: a failure of one leaves the others and the sending
-alone; a new identity is durable before anything uses it; the certificate is asked for anew until it is there, with a
-third of its life left to do so. After its end only a person helps (a pairing string that replaces the box), and the
-status says so.
+Each round, every quarter of an hour with jitter: learn the receipt keys → learn the time → exchange keys → check
+receipts → renew the certificate when two thirds of its life are over. Always true: a failure of one leaves the others
+and the sending alone; a new identity is durable before anything uses it; the certificate is asked for anew until it is
+there, with a third of its life left to do so. After its end only a person helps (a pairing string that replaces the
+box), and the status says so.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ from edge.uplink.enrolment import renew
 from edge.uplink.errors import (
     CentralFailedError,
     CertificateRefusedError,
+    KeyUnavailableError,
     UplinkPermanentError,
     UplinkTransientError,
 )
 from edge.uplink.identity import Identity, IdentityStore
 from edge.uplink.key_book import KeyBook
+from edge.uplink.key_maker import KeyMaker
 from edge.uplink.line import backoff_s
 from edge.uplink.link import Link
 from edge.uplink.receipt_check import ReceiptChecker
+from edge.uplink.receipt_key_book import ask_receipt_keys
 from edge.uplink.timekeeping import ask_time
 
 INTERVAL_S: Final = 900.0
@@ -58,6 +61,7 @@ class Upkeep:
     take_up : called with each identity that comes into use, renewed ones too, after the store has it.
     try_now : called when the time was learned: what failed for the clock's sake may work now.
     checker : finds out whether central still has what it signed for.
+    keys : makes the key of a renewed certificate.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Upkeep:
         take_up: Callable[[Identity], None],
         try_now: Callable[[], None],
         checker: ReceiptChecker,
+        keys: KeyMaker,
         interval_s: float = INTERVAL_S,
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
@@ -82,9 +87,11 @@ class Upkeep:
         self._take_up = take_up
         self._try_now = try_now
         self._checker = checker
+        self._keys = keys
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._identity: Identity | None = None
+        self._list_notice = ""  # what is wrong with the list of receipt keys
         self._working = threading.Lock()  # a round and a change of identity exclude each other
         # A change of identity waits: the round ends with its present step.
         self._superseded = threading.Event()
@@ -111,8 +118,10 @@ class Upkeep:
             self._superseded.clear()
             answer = identity.enrolment.answer
             self._book.open(answer.root_key, answer.key_set, anew=anew)
+            if anew:
+                identity.receipt_book.forget()
             self._identity = identity
-            self._link.standing(renew_at_utc=identity.renew_at_utc, notice="")
+            self._link.standing(renew_at_utc=identity.renew_at_utc, key_place=identity.key.place, notice="")
             self._seal_for(self._book.recipient())
             self._take_up(identity)
             self._wake.set()
@@ -144,7 +153,13 @@ class Upkeep:
 
     def _round(self, identity: Identity) -> bool:
         """Whether all of it went well. Later steps go on where an earlier one failed: they may not need it."""
-        steps = (self._learn_time, self._exchange_keys, self._check_receipts, self._renew_when_due)
+        steps = (
+            self._learn_receipt_keys,
+            self._learn_time,
+            self._exchange_keys,
+            self._check_receipts,
+            self._renew_when_due,
+        )
         troubles = [
             trouble for step in steps if not self._should_stop() and (trouble := self._tried(step, identity))
         ]
@@ -171,6 +186,25 @@ class Upkeep:
             _log.exception("upkeep failed")
             return "a fault in this program"
         return ""
+
+    def _learn_receipt_keys(self, identity: Identity) -> None:
+        """First, and like the time without a look at dates: it is the root's word, and the time is signed with them."""
+        url = identity.central_url
+        with (
+            open_client(url, identity.timeless_context(), timeout_s=self._timeout_s, connections=1) as client,
+            line_errors(url),
+        ):
+            token = ask_receipt_keys(client)
+        self._list_notice = ""
+        if token is None:
+            return
+        try:
+            news = identity.receipt_book.take(token, identity.root_key, identity.enrolment.answer.central_id)
+        except KeySetError as error:
+            self._list_notice = str(error)
+            raise
+        if news:
+            self._try_now()  # what was receipted with a key that was not known yet
 
     def _learn_time(self, identity: Identity) -> None:
         was_learned = self._clock.is_learned
@@ -214,7 +248,7 @@ class Upkeep:
             raise CentralFailedError("central's answer on keys is not one this box understands") from error
         if self._book.take(answer.key_set, answer.ticket):
             self._seal_for(self._book.recipient())
-        self._link.standing(notice=SEEN_TWICE if answer.seen_twice else "")
+        self._link.standing(notice=SEEN_TWICE if answer.seen_twice else self._list_notice)
         if answer.seen_twice:
             _log.error("identity in two places", extra={"detail": SEEN_TWICE})
 
@@ -230,8 +264,14 @@ class Upkeep:
         now = self._clock.now()
         if not identity.renew_at_utc <= now <= identity.certificate_expires_at_utc:
             return
-        renewed = self._store.save(*renew(identity, timeout_s=self._timeout_s))
+        try:
+            key = self._keys.make()
+            enrolment = renew(identity, key, timeout_s=self._timeout_s)
+        except KeyUnavailableError as error:
+            self._link.standing(notice=f"The certificate is not renewed yet: {error}.")
+            raise
+        renewed = self._store.save(key, enrolment)
         self._identity = renewed
-        self._link.standing(renew_at_utc=renewed.renew_at_utc)
+        self._link.standing(renew_at_utc=renewed.renew_at_utc, key_place=renewed.key.place)
         _log.info("certificate renewed", extra={"until_utc": renewed.certificate_expires_at_utc.isoformat()})
         self._take_up(renewed)

@@ -1,7 +1,7 @@
 """Where a test of central keeps its index and its objects: SQLite and files, or real servers.
 
-With DICOMNET_TEST_DATABASE=postgresql a PostgreSQL, with DICOMNET_TEST_OBJECTS=s3 an S3 server. So the same tests run
-on both; `make test` does.
+With DICOMNET_TEST_DATABASE=postgresql a PostgreSQL, with DICOMNET_TEST_OBJECTS=s3 an S3 server, and with
+DICOMNET_TEST_AT_REST=encrypted objects are encrypted. So the same tests run on both; `make test` does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import subprocess
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ from typing import Any
 import obstore
 
 from central.archive.archive import Archive
+from central.archive.sealed_file import SealedFile
+from central.archive.study_keys import StudyKeys
+from central.archive.tables import Instance, SealedContent, StudyKey
 from central.audit.record import Audit
 from central.config import StorageSettings
 from central.database import Database
 from central.foundation import open_archive, open_audit, open_database
+from central.identity.storage_keys import StorageKeys
 from tests.central.audit.notary import NOTARY
 from tests.peers_installed import program
 from tests.postgres import PostgresServer, postgres_server
@@ -37,6 +42,8 @@ def storage(root: Path, **settings: object) -> StorageSettings:
 def storage_keys(root: Path) -> dict[str, Any]:
     """As `storage`, as it stands in a configuration."""
     keys: dict[str, Any] = {"root": str(root), "database": ""}
+    if encrypts():
+        keys["encrypt"] = True
     if _wanted("DICOMNET_TEST_DATABASE", "sqlite", "postgresql"):
         keys["database"] = _postgres().database_for(root)
     if _wanted("DICOMNET_TEST_OBJECTS", "files", "s3"):
@@ -47,6 +54,11 @@ def storage_keys(root: Path) -> dict[str, Any]:
             "credentials": str(server.credentials),
         }
     return keys
+
+
+def encrypts() -> bool:
+    """Whether the tests' centrals encrypt what comes."""
+    return _wanted("DICOMNET_TEST_AT_REST", "plain", "encrypted")
 
 
 def open_archive_in(root: Path, db: Database) -> Archive:
@@ -65,13 +77,68 @@ def open_record(root: Path) -> Audit:
 
 
 def contents_in(root: Path) -> list[bytes]:
-    """Every content that the object store of a central in `root` keeps, indexed or not."""
+    """Every content that the object store of a central in `root` keeps, indexed or not; one that nothing opens as it
+    lies."""
+    opened = _opened_in(root)
+    kept = {hashlib.sha256(content).hexdigest(): content for content in _kept_in(root)}
+    return [opened.get(name, content) for name, content in kept.items()]
+
+
+def _opened_in(root: Path) -> dict[str, bytes]:
+    """The encrypted contents of a central, by the names of their objects."""
+    db = open_index(root)
+    if "sealed_content" not in db.get_tables():
+        return {}
+    query = SealedContent.select(
+        SealedContent,
+        Instance.size_bytes,
+        StudyKey.storage_key_id,
+        StudyKey.wrapped_key.alias("wrapped_study_key"),
+    ).join(Instance, on=(Instance.sha256 == SealedContent.sha256))
+    query = query.join_from(
+        SealedContent, StudyKey, on=(StudyKey.study_instance_uid == SealedContent.study_instance_uid)
+    )
+    keys = StudyKeys(db, StorageKeys(storage(root).keys_folder))
+    found = {}
+    kept = {hashlib.sha256(content).hexdigest(): content for content in _kept_in(root)}
+    for row in query.dicts().execute(db):
+        path = root / "opened"
+        path.write_bytes(kept[row["address"]])
+        sealed = SealedFile(path, row["address"], row["size_bytes"], keys.unwrap(row).key)
+        found[row["address"]] = sealed.read_bytes()
+        path.unlink()
+    db.end()
+    return found
+
+
+def _kept_in(root: Path) -> list[bytes]:
     s3 = storage(root).s3
     if not s3.endpoint:
         return [path.read_bytes() for path in (root / "objects").rglob("*.dcm")]
     bucket = _s3().bucket(s3.bucket)
     names = [entry["path"] for page in obstore.list(bucket, prefix=s3.prefix) for entry in page]
     return [bytes(obstore.get(bucket, name).bytes()) for name in names]
+
+
+def change_object(root: Path, name: str, change: Callable[[bytes], bytes | None]) -> None:
+    """What a disk may do to the object of this name, behind central's back: other bytes, or with None no file."""
+    s3 = storage(root).s3
+    key = f"{name[:2]}/{name[2:4]}/{name}.dcm"
+    if not s3.endpoint:
+        path = root / "objects" / key
+        changed = change(path.read_bytes())
+        path.unlink()
+        if changed is not None:
+            path.write_bytes(changed)
+        return
+    bucket = _s3().bucket(s3.bucket)
+    changed = change(bytes(obstore.get(bucket, s3.prefix + key).bytes()))
+    if changed is None:
+        obstore.delete(bucket, s3.prefix + key)
+    else:
+        obstore.put(bucket, s3.prefix + key, changed)
+    for copy in (root / "objects-at-hand").glob(f"??/{name}.dcm"):
+        copy.unlink()
 
 
 def arriving_in(root: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from central.access.doorkeeper import Doorkeeper
 from central.access.policy import Action, Grant, PatientKey, StudyKey, authorize, scope_of
 from central.archive.archive import Archive
+from central.archive.erasure import Erased, Hold
 from central.archive.indexing import ObjectOrigin
 from central.archive.query import StudyQuery
 from central.audit.record import AuditEvent, Wanted
@@ -20,7 +21,7 @@ from central.institution import WHOLE_CENTRAL
 from central.workflow.data_sets import scheduled_item
 from central.workflow.worklist import Entry, WorklistStore
 from contract.receipt import Outcome
-from tests.central.access.house import CHEAP, ORIGIN, PASSWORD, STUDY, people_in, pydicom_file
+from tests.central.access.house import CHEAP, FACTOR_KEY, ORIGIN, PASSWORD, STUDY, people_in, pydicom_file
 from tests.central.databases import open_archive_in, open_index, open_record
 from tests.central.workflow.test_people_routes import item_json
 
@@ -47,13 +48,22 @@ _INDEXES_THEN = (
     "CREATE UNIQUE INDEX commitmentrequest_ae_title_transaction_uid "
     "ON commitment_request (ae_title, transaction_uid)",
 )
+_TABLES_THEN = {
+    "legal_hold": "set_by TEXT NOT NULL, reason TEXT NOT NULL, set_at_s DOUBLE PRECISION NOT NULL",
+    "erased_study": "erased_by TEXT NOT NULL, erased_at_s DOUBLE PRECISION NOT NULL, objects BIGINT NOT NULL",
+}
 
 
 def open_all(root: Path, db: Database) -> tuple[Doorkeeper, Archive, WorklistStore, Gateways]:
     gateways = Gateways(db, CertificateAuthority.open(root))
     Pairings(db, gateways)
     CommitmentStore(db)
-    return Doorkeeper.open(db, hashes=CHEAP), open_archive_in(root, db), WorklistStore(db), gateways
+    return (
+        Doorkeeper.open(db, hashes=CHEAP, factor_key=FACTOR_KEY),
+        open_archive_in(root, db),
+        WorklistStore(db),
+        gateways,
+    )
 
 
 def put(archive: Archive, content: bytes, institution: str) -> Outcome:
@@ -76,6 +86,11 @@ def make_older(db: Database) -> None:
         db.execute_sql(f"DROP TABLE {table}")
     for statement in _INDEXES_THEN:
         db.execute_sql(statement)
+    for table, columns in _TABLES_THEN.items():
+        db.execute_sql(f"DROP TABLE {table}")
+        db.execute_sql(f"CREATE TABLE {table} (study_instance_uid TEXT NOT NULL PRIMARY KEY, {columns})")
+    db.execute_sql(f"INSERT INTO legal_hold VALUES ('{STUDY}', 'eve', 'court 17', 1.5)")
+    db.execute_sql("INSERT INTO erased_study VALUES ('1.9.9', 'ann', 2.5, 7)")
 
 
 def test_everything_is_the_default_institutions_and_reached_as_before(tmp_path: Path) -> None:
@@ -93,11 +108,10 @@ def test_everything_is_the_default_institutions_and_reached_as_before(tmp_path: 
     for _ in range(2):  # as several programs do at once
         door, archive, worklist, _ = open_all(tmp_path, db)
     admin, radiologist, doctor = (
-        door.accounts.verify(name, PASSWORD, "::1") for name in ("admin", "radiologist", "doctor")
+        admitted.principal
+        for name in ("admin", "radiologist", "doctor")
+        if (admitted := door.accounts.verify(name, PASSWORD, "::1")) is not None
     )
-    assert admin is not None
-    assert radiologist is not None
-    assert doctor is not None
     assert (admin.institution, radiologist.institution) == (WHOLE_CENTRAL, "default")
     excepted = door.principal(radiologist.user_id)
     assert excepted is not None
@@ -111,6 +125,8 @@ def test_everything_is_the_default_institutions_and_reached_as_before(tmp_path: 
     assert refused.refused_studies == {StudyKey("default", STUDY)}
     assert [one.withdrawal_id for one in door.consents.listed()] == [withdrawn]
     assert [entry.item_id for entry in worklist.entries(limit=9)] == ["RIS-1"]
+    assert archive.erasures.holds() == [Hold(STUDY, "default", "eve", "court 17", 1.5)]
+    assert archive.erasures.erased() == [Erased("1.9.9", "default", "ann", 2.5, 7)]
     # What was unique in all of it is so in each institution from now on.
     assert put(archive, _CT, "default") is Outcome.DUPLICATE
     assert put(archive, _CT, "north") is Outcome.ARCHIVED

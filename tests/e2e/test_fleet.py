@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def box(identity: Identity) -> Iterator[Box]:
     box.heartbeat.stop()
 
 
-def until(holds: Callable[[], bool], what: str, within_s: float = 30) -> None:
+def until(holds: Callable[[], bool], what: str, within_s: float = 60) -> None:
     deadline, pause = time.monotonic() + within_s, threading.Event()
     while not holds():
         assert time.monotonic() < deadline, what
@@ -199,9 +200,7 @@ def with_certificate(identity: Identity, certificate_pem: str) -> Identity:
     """The same box, as if this certificate were its own."""
     (identity.directory / "certificate.pem").write_text(certificate_pem)
     answer = identity.enrolment.answer.model_copy(update={"certificate_pem": certificate_pem})
-    return Identity(
-        identity.enrolment.model_copy(update={"answer": answer}), identity.directory, identity.clock
-    )
+    return replace(identity, enrolment=identity.enrolment.model_copy(update={"answer": answer}))
 
 
 def reissued(house: House, identity: Identity, life: timedelta) -> str:
@@ -250,7 +249,7 @@ def test_a_box_of_another_central_is_one_sentence(
 
     def moved(box: Identity, ca: Identity) -> Identity:
         answer = box.enrolment.answer.model_copy(update={"broker": address, "ca_pem": ca.ca_pem})
-        return Identity(box.enrolment.model_copy(update={"answer": answer}), box.directory, box.clock)
+        return replace(box, enrolment=box.enrolment.model_copy(update={"answer": answer}))
 
     assert "does not prove to belong to this box's central" in told(moved(foreign, foreign))
     assert "its certificate is of another central" in told(moved(foreign, identity))
@@ -279,9 +278,9 @@ def test_the_same_goes_over_https_where_the_broker_is_out_of_reach(house: House,
     box.heartbeat.start()
     try:
         until(lambda: view(house).state == "online", "it is heard", 60)
-        assert [event.detail for event in view(house).events] == ["over HTTPS"]
+        until(lambda: [event.detail for event in view(house).events] == ["over HTTPS"], "its event is kept")
         until(lambda: given.id in {command.id for command in box.commands}, "and hears")
-        assert box.outbox.waiting(1) == []
+        until(lambda: box.outbox.waiting(1) == [], "its event is acknowledged")
         assert box.link.status().heartbeat_connected
     finally:
         box.heartbeat.stop()

@@ -29,7 +29,7 @@ class Watcher:
         self.client.connect(host, port)
         self.client.loop_start()
 
-    def wait_for(self, topic_end: str, *, timeout_s: float = 20) -> dict[str, Any]:
+    def wait_for(self, topic_end: str, *, timeout_s: float = 60) -> dict[str, Any]:
         while True:
             topic, payload = self._messages.get(timeout=timeout_s)
             if topic.endswith(topic_end):
@@ -38,7 +38,7 @@ class Watcher:
     def publish(self, topic: str) -> int:
         """The broker's reason code for a publication."""
         self.client.publish(topic, b"{}", qos=1)
-        return self._acknowledged.get(timeout=10)
+        return self._acknowledged.get(timeout=60)
 
     def close(self) -> None:
         self.client.disconnect()

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from threading import Event
 
@@ -19,7 +20,7 @@ from central.foundation import Foundation
 from central.identity.sealing_keys import ROOT_KEY, read_root
 from contract.key_set import sign_key_set
 from edge.uplink.errors import EnrolmentRefusedError
-from tests.central.app.house import House, everything_in
+from tests.central.app.house import House, everything_in, retire_receipts, rotate_receipts
 from tests.edge.uplink_box import Box
 
 WITHIN_S = 30.0
@@ -182,3 +183,41 @@ def test_a_used_string_says_so(house: House, box: Box, tmp_path: Path) -> None:
             other.membership.enrol(pairing)
     finally:
         other.stop()
+
+
+def another(number: int) -> bytes:
+    return image().replace(b"1.3.6.1.4.1.5962.1.1.1", f"1.3.6.1.4.1.5962.1.1.{number}".encode())
+
+
+def test_a_box_learns_of_a_receipt_key_before_it_signs_and_keeps_the_former_until_it_is_retired(
+    house: House, box: Box
+) -> None:
+    box.membership.enrol(house.pairing("ct"))
+    (first,) = box.identities[-1].receipt_keys
+    offered = rotate_receipts(house, lead=timedelta(days=14))
+    box.stop()
+    box.start()
+    eventually(lambda: list(box.identities[-1].receipt_keys) == [first, offered.newest.key_id])
+    box.store(image())
+    eventually(lambda: drained(box))  # signed by the first key still
+    house.stop()
+    box.stop()
+    box.start()
+    assert len(box.identities[-1].receipt_keys) == 2, "kept over a restart without central"
+
+
+def test_a_receipt_key_that_signs_too_soon_delays_and_loses_nothing(house: House, box: Box) -> None:
+    box.membership.enrol(house.pairing("ct"))
+    (first,) = box.identities[-1].receipt_keys
+    box.store(image())
+    eventually(lambda: drained(box))
+    second = rotate_receipts(house, lead=timedelta(0)).newest.key_id
+    retire_receipts(house, first)
+    box.store(another(9))
+    eventually(lambda: "signed with a key that is not central's" in box.link.status().detail)
+    assert not drained(box)
+    box.stop()
+    box.start()  # its first round brings the list
+    eventually(lambda: drained(box))
+    assert list(box.identities[-1].receipt_keys) == [second]
+    assert {found.content for found in everything_in(house.root)} == {image(), another(9)}

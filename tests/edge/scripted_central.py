@@ -45,6 +45,7 @@ from contract.identifiers import ObjectId
 from contract.key_set import KeySet, SealingKeyEntry, sign_key_set
 from contract.receipt import Outcome, Receipt, sign_receipt
 from contract.receipt_check import RECEIPT_CHECK_PATH, ReceiptCheck, ReceiptCheckAnswer
+from contract.receipt_keys import RECEIPT_KEYS_PATH
 from contract.sealed_object import Content, SealedObjectError, read_sealed
 from contract.sealing import RecipientPrivateKey, Unwrapper
 from contract.signed_time import SignedTime, sign_time
@@ -248,7 +249,7 @@ class ScriptedCentral:
         with self.lock:
             self.faults += [Fault(method, act)] * times
 
-    def wait_for(self, predicate: Callable[[], bool], timeout_s: float = 20) -> bool:
+    def wait_for(self, predicate: Callable[[], bool], timeout_s: float = 60) -> bool:
         """Block until something arrived that makes `predicate` true."""
         with self.changed:
             return self.changed.wait_for(predicate, timeout_s)
@@ -351,6 +352,8 @@ class ScriptedHandler(BaseHTTPRequestHandler):
             self._enrol()
         elif self.path == RENEW_PATH:
             self._renew()
+        elif self.path == RECEIPT_KEYS_PATH:
+            self.reply(204)
         elif self.path.startswith(TIME_PATH + "?nonce="):
             nonce = self.path.rpartition("=")[2]
             said = SignedTime(central_id=central.central_id, nonce=nonce, at_utc=central.now())

@@ -13,6 +13,7 @@ from edge.buffer.spool import Spool
 from edge.uplink.clock import BoxClock
 from edge.uplink.forwarder import Forwarder
 from edge.uplink.identity import Identity
+from edge.uplink.key_maker import KeyMaker
 from edge.uplink.link import Link
 from edge.uplink.membership import Membership
 
@@ -23,6 +24,7 @@ class Box:
 
     directory: Path
     system: Callable[[], float] | None = None
+    keys: KeyMaker | None = None
     sealed_for: list[RecipientPublicKey] = field(default_factory=list)
     identities: list[Identity] = field(default_factory=list)
     told: list[tuple[int, Sequence[LostStudy]]] = field(default_factory=list)
@@ -48,6 +50,7 @@ class Box:
             try_now=self.forwarder.try_now,
             tell_set_back=lambda sent_again, lost: self.told.append((sent_again, lost)),
             clock=clock,
+            keys=self.keys,
         )
         self.membership.start()
         return self
@@ -64,7 +67,7 @@ class Box:
         self.membership.stop()
         self.forwarder.stop(5)
         self.spool.close()
-        self.forwarder.join(5)
+        self.forwarder.join(30)
 
     def store(self, content: bytes = b"x" * 500) -> str:
         """One instance, acknowledged to its scanner; the object id."""

@@ -115,7 +115,7 @@ class Scene:
             self._forwarder.stop(5)
         self.spool.close()
         if self._forwarder is not None:
-            self._forwarder.join(5)
+            self._forwarder.join(30)
             self._forwarder = None
 
     def restart_box(self) -> None:

@@ -16,6 +16,7 @@ from contract.control import (
     EnrolParams,
     KnownScanner,
     LinkStatus,
+    PriorityParams,
     QueueEntry,
     QueueList,
     RequeueParams,
@@ -92,6 +93,7 @@ class ScriptedBox:
     echoed: list[EchoParams] = field(default_factory=list)
     enrolled: list[str] = field(default_factory=list)
     requeued: list[str] = field(default_factory=list)
+    prioritised: list[str] = field(default_factory=list)
     unknown: Literal["accept", "refuse", "hold"] = "accept"
     warning: str = ""
     decided: list[tuple[str, str, str]] = field(default_factory=list)
@@ -113,6 +115,7 @@ class ScriptedBox:
                 "echo": self._echo,
                 "enrol": self._enrol,
                 "requeue": self._requeue,
+                "prioritise": self._prioritise,
                 "approve": lambda params: self._decide("approve", params),
                 "refuse": lambda params: self._decide("refuse", params),
                 "remove_scanner": lambda params: self._decide("remove_scanner", params),
@@ -167,11 +170,20 @@ class ScriptedBox:
         return self.echo_answer
 
     def _enrol(self, params: dict[str, object]) -> BoxStatus:
-        self.enrolled.append(EnrolParams.model_validate(params).pairing)
+        wanted = EnrolParams.model_validate(params)
+        self.enrolled.append(
+            wanted.pairing if wanted.central == "central" else f"{wanted.central} {wanted.pairing}"
+        )
         if self.enrol_error:
             raise ControlError(self.enrol_error)
-        self.status = status()
+        self.status = status(centrals=self.status.centrals)
         return self.status
+
+    def _prioritise(self, params: dict[str, object]) -> QueueList:
+        wanted = PriorityParams.model_validate(params)
+        self.prioritised.append(f"{wanted.study_instance_uid} {wanted.priority}")
+        self.entries = [one.model_copy(update={"priority": wanted.priority}) for one in self.entries]
+        return self._queue()
 
     def _requeue(self, params: dict[str, object]) -> QueueList:
         asked = RequeueParams.model_validate(params)

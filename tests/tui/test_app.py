@@ -87,6 +87,20 @@ async def test_what_a_destination_refused_is_sent_there_again_by_a_key(box: Scri
         await until(pilot, lambda: box.requeued == [f"{1:032x} WEB"])
 
 
+async def test_a_studys_priority_is_changed_by_a_key(box: ScriptedBox) -> None:
+    box.entries = [entry(1)]
+    async with opened(box) as pilot:
+        await pilot.press("2")
+        await shows(pilot, "1 object", "ready")
+        await pilot.press("p")
+        await shows(pilot, "How urgent is study")
+        await pilot.press("escape", "p")
+        await shows(pilot, "How urgent is study")
+        await pilot.press("s")
+        await until(pilot, lambda: box.prioritised == [f"{box.entries[0].study_instance_uid} stat"])
+        await shows(pilot, ", stat")
+
+
 @pytest.mark.parametrize(
     ("state", "hint"), [("ready", "It is on its way"), ("rejected", "sent again from there")]
 )

@@ -26,6 +26,7 @@ def page(*destinations: DestinationStatus) -> str:
     ("destination", "says"),
     [
         (DestinationStatus(name="PACS"), "To PACS ✔ has everything"),
+        (DestinationStatus(name="PACS", kind="stow"), "To PACS ✔ STOW-RS: has everything"),
         (
             DestinationStatus(
                 name="PACS",

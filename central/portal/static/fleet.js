@@ -53,6 +53,25 @@ function scanners(box, now) {
     element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines));
 }
 
+const KINDS = { dimse: "C-STORE", stow: "STOW-RS", central: "central" };
+
+/** Where the box sends beside this central, and how that stands; nothing where it sends nowhere else. */
+function destinations(box, now) {
+  if (!box.destinations.length) return null;
+  const lines = box.destinations.map((one) => element("tr", { "data-destination": one.name },
+    element("td", {}, element("b", {}, one.name)),
+    element("td", {}, KINDS[one.kind] ?? "–"),
+    element("td", { class: "number" }, number(one.waiting_objects)),
+    element("td", { class: "number" }, one.waiting_bytes === null ? "–" : bytes(one.waiting_bytes)),
+    element("td", {}, one.oldest_at_utc ? span(one.oldest_at_utc, now) : "–"),
+    element("td", { class: one.set_aside_objects ? "number warn" : "number" }, number(one.set_aside_objects)),
+    element("td", { class: one.last_error ? "warn" : null }, one.last_error || "–")));
+  const heads = ["Sends to", "By", "Waiting", "Size", "Oldest", "Refused", "Why it waits"].map((text) =>
+    element("th", { scope: "col", class: ["Waiting", "Size", "Refused"].includes(text) ? "number" : null }, text));
+  return element("table", { class: "data", "data-part": "destinations" },
+    element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines));
+}
+
 function happened(box) {
   if (!box.events.length) return null;
   const lines = box.events.map((event) => element("li", {}, time(event.at_utc), ` ${event.detail}`));
@@ -62,7 +81,7 @@ function happened(box) {
 
 /** What an administrator may tell a box, and what became of the last few orders. */
 function orders(box) {
-  const tell = (label, kind, ask = null) => {
+  const tell = (label, kind, ask = []) => {
     const button = element("button", { type: "button", "data-command": kind }, label);
     button.addEventListener("click", () => command(box.gateway_id, kind, ask));
     return button;
@@ -75,18 +94,20 @@ function orders(box) {
     element("summary", {}, "Commands"),
     element("div", { class: "buttons" },
       box.paused ? tell("Resume sending", "resume") : tell("Pause sending", "pause"),
-      tell("Send a study first", "prioritise", ["study_instance_uid", "Study Instance UID"]),
-      tell("C-ECHO a scanner", "echo", ["ae_title", "AE title of a scanner configured on the box"]),
+      tell("Send a study first", "prioritise", [["study_instance_uid", "Study Instance UID"]]),
+      tell("Set a study's priority", "prioritise", [["study_instance_uid", "Study Instance UID"],
+        ["priority", "Priority: first, stat, high, routine or low"]]),
+      tell("C-ECHO a scanner", "echo", [["ae_title", "AE title of a scanner configured on the box"]]),
       tell("Support bundle", "support-bundle")),
     last.length ? element("ul", {}, ...last) : null);
 }
 
 async function command(gatewayId, kind, ask) {
   const wish = { gateway_id: gatewayId, kind };
-  if (ask) {
-    const value = window.prompt(ask[1]);
+  for (const [name, question] of ask) {
+    const value = window.prompt(question);
     if (!value) return;
-    wish[ask[0]] = value.trim();
+    wish[name] = value.trim();
   }
   try {
     await fetchJson("/api/gateways/command", {
@@ -121,6 +142,7 @@ function card(box, now) {
       fact("Version", box.version || "–"),
       box.temperature_c === null ? null : fact("Temperature", `${Math.round(box.temperature_c)} °C`)),
     scanners(box, now),
+    destinations(box, now),
     happened(box),
     box.revoked || !mayCommand ? null : orders(box),
     pending ? membership(box, showPairing, load, say) : null,

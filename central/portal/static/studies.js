@@ -60,6 +60,8 @@ function cells(study) {
     element("td", { class: "number" }, String(value(study, "00201208"))),
     element("td", { title: physician }, physician),
     element("td", { class: "code", title: value(study, "00080050") }, value(study, "00080050")),
+    element("td", {}, element("a", { class: "quiet", download: "dicom.zip", title: "As DICOM files with a DICOMDIR",
+      href: `/dicom-web/studies/${encodeURIComponent(uid)}?accept=application%2Fzip` }, "ZIP")),
     mayShare ? element("td", {}, element("a", { class: "quiet", href: "/sharing?study=" + encodeURIComponent(uid) },
       "Share")) : null,
   ].filter(Boolean);

@@ -1,6 +1,6 @@
 // API tokens: made, listed and ended. A new one's secret is shown once, in a field to copy it from.
 
-import { element, send, time } from "./dom.js";
+import { element, time } from "./dom.js";
 import { act, section, showSecret } from "./sections.js";
 
 act(section({
@@ -17,9 +17,4 @@ act(section({
     showSecret(token.token);
     return "The token is made. Give it to the program now.";
   },
-}));
-
-document.getElementById("everywhere").addEventListener("click", () => act(async () => {
-  await send("DELETE", "/api/me/sessions");
-  location.assign("/signin");
 }));

@@ -7,7 +7,7 @@ import pytest
 
 from central.access.doorkeeper import Doorkeeper
 from central.database import Database
-from tests.central.access.house import CHEAP, PASSWORD, people_in
+from tests.central.access.house import CHEAP, FACTOR_KEY, PASSWORD, people_in
 from tests.central.databases import open_index
 
 
@@ -41,11 +41,11 @@ class People:
         people_in(doorkeeper.accounts)
 
     def token(self, username: str) -> str:
-        principal = self.doorkeeper.accounts.verify(username, PASSWORD, "::1")
-        assert principal is not None
-        return self.doorkeeper.accounts.start_session(principal, "cookie", 10**9)
+        admitted = self.doorkeeper.accounts.verify(username, PASSWORD, "::1")
+        assert admitted is not None
+        return self.doorkeeper.accounts.sessions.start(admitted.principal, "cookie", 10**9)
 
 
 @pytest.fixture
 def people(db: Database, clock: Clock) -> People:
-    return People(Doorkeeper.open(db, clock, CHEAP))
+    return People(Doorkeeper.open(db, clock, CHEAP, factor_key=FACTOR_KEY))

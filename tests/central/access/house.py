@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -53,6 +54,7 @@ from tests.central.databases import open_archive_in, open_index, open_record
 
 CHEAP = SecretHashes(argon2.profiles.CHEAPEST)  # what passwords cost is tested elsewhere
 PASSWORD = "a password for tests only"
+FACTOR_KEY = b"a key for tests only, 32 bytes.."
 STUDY = "1.2.826.0.1.3680043.8.498.1"
 OTHER_STUDY = "1.2.826.0.1.3680043.8.498.2"
 ROOMY = DepositLimits(max_object_bytes=64 << 20, has_room=lambda: True)
@@ -90,9 +92,9 @@ class House:
     def token(self, username: str) -> str:
         """A bearer token; the account is made by `add_people`."""
         if username not in self.tokens:
-            principal = self.accounts.verify(username, PASSWORD, "127.0.0.1")
-            assert principal is not None
-            self.tokens[username] = self.accounts.start_session(principal, "bearer", 3600)
+            admitted = self.accounts.verify(username, PASSWORD, "127.0.0.1")
+            assert admitted is not None
+            self.tokens[username] = self.accounts.sessions.start(admitted.principal, "bearer", 3600)
         return self.tokens[username]
 
     def client(self, username: str | None = None) -> httpx.Client:
@@ -158,11 +160,22 @@ def open_house(
     *,
     emergency: bool = True,
     port: int = 0,
-    sign_on: SignOn | None = None,
+    sign_ons: Sequence[SignOn] = (),
+    second_factor_roles: frozenset[Role] = frozenset(),
+    public_url: str = "",
+    clock: Callable[[], float] = time.time,
 ) -> Iterator[House]:
     """A house in `root`, with its people, served on a loopback port."""
     db = open_index(root)
-    doorkeeper, audit = Doorkeeper.open(db, hashes=CHEAP), open_record(root)
+    doorkeeper = Doorkeeper.open(
+        db,
+        clock,
+        CHEAP,
+        factor_key=FACTOR_KEY,
+        factors_required_of=second_factor_roles,
+        public_url=public_url,
+    )
+    audit = open_record(root)
     accounts = doorkeeper.accounts
     archive = open_archive_in(root, db)
     boxes: list[object] = []
@@ -186,7 +199,7 @@ def open_house(
             routes=[
                 *sign_in_routes(accounts, audit),
                 *portal_routes(
-                    accounts, audit, lambda institution, gateway_ids: boxes, pair, sign_on=sign_on
+                    doorkeeper, audit, lambda institution, gateway_ids: boxes, pair, sign_ons=sign_ons
                 ),  # type: ignore[arg-type, return-value]
                 *looks_routes(archive, audit, "St. Elsewhere", lambda: None),
                 *enrolment_routes(audit, pairings, gateways.is_known, replace, revoke),

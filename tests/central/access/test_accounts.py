@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from central.access.accounts import Accounts, UserAccount, UserSession
+from central.access.accounts import Accounts, Admitted, UserAccount
 from central.access.errors import AccountError, ThrottledError
 from central.access.policy import PatientKey, Role
+from central.access.second_factors import SecondFactors
+from central.access.sessions import Arrival, UserSession
 from central.access.throttle import (
     FAILURES_PER_ADDRESS,
     FAILURES_PER_USERNAME,
@@ -16,14 +19,19 @@ from central.access.throttle import (
 )
 from central.database import Database
 from tests.central.access.conftest import Clock
+from tests.central.access.house import FACTOR_KEY
 from tests.central.databases import written_in
 
 GOOD = "correct horse battery"
 
 
+def opened(db: Database, clock: Callable[[], float] = time.time) -> Accounts:
+    return Accounts.open(db, SecondFactors.open(db, FACTOR_KEY, frozenset(), clock), clock)
+
+
 @pytest.fixture
 def accounts(db: Database, clock: Clock) -> Accounts:
-    return Accounts.open(db, clock)
+    return opened(db, clock)
 
 
 def test_an_account_comes_back_as_it_was_made(accounts: Accounts) -> None:
@@ -35,7 +43,7 @@ def test_an_account_comes_back_as_it_was_made(accounts: Accounts) -> None:
         patient_ids=[PatientKey("HOSP", "P1")],
     )
     assert made.username == "ann"
-    assert accounts.verify("ANN", GOOD, "::1") == made
+    assert accounts.verify("ANN", GOOD, "::1") == Admitted(made, "password")
 
 
 def test_a_wrong_password_and_an_unknown_user_look_alike(accounts: Accounts) -> None:
@@ -53,7 +61,7 @@ def test_neither_password_nor_token_is_in_the_database(
     accounts: Accounts, db: Database, tmp_path: Path
 ) -> None:
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
-    token = accounts.start_session(principal, "bearer", 60)
+    token = accounts.sessions.start(principal, "bearer", 60)
     [user] = UserAccount.select().dicts().execute(db)
     [session] = UserSession.select().dicts().execute(db)
     assert user["password_hash"].startswith("$argon2id$v=19$m=65536,t=3,p=4$")  # RFC 9106, second choice
@@ -66,51 +74,73 @@ def test_neither_password_nor_token_is_in_the_database(
 
 def test_a_session_ends_at_its_time(accounts: Accounts, clock: Clock) -> None:
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
-    token = accounts.start_session(principal, "cookie", 60)
+    token = accounts.sessions.start(principal, "cookie", 60)
     clock.now += 59
-    assert accounts.user_of(token, "cookie") == principal.user_id
+    assert accounts.sessions.user_of(token, "cookie") == principal.user_id
     clock.now += 1
-    assert accounts.user_of(token, "cookie") is None
+    assert accounts.sessions.user_of(token, "cookie") is None
 
 
 def test_a_session_ends_at_sign_out_and_at_a_new_password(accounts: Accounts) -> None:
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
-    first, second = (accounts.start_session(principal, "cookie", 60) for _ in range(2))
-    accounts.end_session(first)
-    assert accounts.user_of(first, "cookie") is None
-    assert accounts.user_of(second, "cookie") == principal.user_id
+    first, second = (accounts.sessions.start(principal, "cookie", 60) for _ in range(2))
+    accounts.sessions.end(first)
+    assert accounts.sessions.user_of(first, "cookie") is None
+    assert accounts.sessions.user_of(second, "cookie") == principal.user_id
     accounts.set_password("ann", GOOD + "!")
-    assert accounts.user_of(second, "cookie") is None
+    assert accounts.sessions.user_of(second, "cookie") is None
     assert accounts.verify("ann", GOOD, "::1") is None
-    assert accounts.verify("ann", GOOD + "!", "::1") == principal
+    assert accounts.verify("ann", GOOD + "!", "::1") == Admitted(principal, "password")
 
 
 def test_a_cookies_token_is_no_bearer_token(accounts: Accounts) -> None:
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
-    assert accounts.user_of(accounts.start_session(principal, "cookie", 60), "bearer") is None
-    assert accounts.user_of(accounts.start_session(principal, "bearer", 60), "cookie") is None
-    assert accounts.user_of("nonsense", "cookie") is None
+    assert accounts.sessions.user_of(accounts.sessions.start(principal, "cookie", 60), "bearer") is None
+    assert accounts.sessions.user_of(accounts.sessions.start(principal, "bearer", 60), "cookie") is None
+    assert accounts.sessions.user_of("nonsense", "cookie") is None
+
+
+def test_sessions_end_with_those_at_the_provider(accounts: Accounts) -> None:
+    ann, bob = (accounts.create_user(name, GOOD, Role.DOCTOR) for name in ("ann", "bob"))
+    sessions = accounts.sessions
+    begun = {
+        (who.username, at): sessions.start(who, "cookie", 60, Arrival(provider_session=at))
+        for who, at in ((ann, "x"), (ann, "y"), (ann, ""), (bob, "x"), (bob, ""))
+    }
+
+    def there() -> set[tuple[str, str]]:
+        return {name for name, token in begun.items() if sessions.find(token, "cookie") is not None}
+
+    assert sessions.end_of_provider(None, "") == set()
+    assert sessions.end_of_provider(None, "unknown") == set()
+    assert there() == set(begun)
+    assert sessions.end_of_provider(ann.user_id, "x") == {ann.user_id}
+    assert there() == {("ann", "y"), ("bob", "x"), ("bob", "")}
+    assert sessions.end_of_provider(None, "x") == {bob.user_id}
+    assert sessions.end_of_provider(ann.user_id, "") == {ann.user_id}
+    assert there() == {("bob", "")}
 
 
 def test_expired_sessions_are_forgotten(accounts: Accounts, clock: Clock, db: Database) -> None:
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
-    accounts.start_session(principal, "cookie", 10)
+    accounts.sessions.start(principal, "cookie", 10)
     clock.now += 11
-    accounts.start_session(principal, "cookie", 10)
+    accounts.sessions.start(principal, "cookie", 10)
     assert len(list(UserSession.select().execute(db))) == 1
 
 
 def test_a_blocked_account_is_let_in_no_more_and_again(accounts: Accounts) -> None:
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
-    token = accounts.start_session(principal, "cookie", 60)
+    token = accounts.sessions.start(principal, "cookie", 60)
     accounts.block("Ann")
-    assert accounts.user_of(token, "cookie") is None
+    assert accounts.sessions.user_of(token, "cookie") is None
     assert accounts.account(principal.user_id) is None
     assert accounts.verify("ann", GOOD, "::1") is None
     assert [(one.username, one.is_blocked) for one in accounts.listed()] == [("ann", True)]
     accounts.unblock("ann")
-    assert accounts.verify("ann", GOOD, "::1") == principal == accounts.account(principal.user_id)
-    assert accounts.user_of(token, "cookie") is None
+    assert accounts.verify("ann", GOOD, "::1") == Admitted(principal, "password")
+    assert accounts.account(principal.user_id) == principal
+    assert accounts.sessions.user_of(token, "cookie") is None
     for change in (accounts.block, accounts.unblock, accounts.sign_out):
         with pytest.raises(AccountError, match="no user nobody"):
             change("nobody")
@@ -118,17 +148,25 @@ def test_a_blocked_account_is_let_in_no_more_and_again(accounts: Accounts) -> No
 
 def test_everybody_is_signed_out_alone(accounts: Accounts) -> None:
     ann, bob = (accounts.create_user(name, GOOD, Role.DOCTOR) for name in ("ann", "bob"))
-    anns, bobs = (accounts.start_session(who, "bearer", 60) for who in (ann, bob))
+    anns, bobs = (accounts.sessions.start(who, "bearer", 60) for who in (ann, bob))
     accounts.sign_out("ann")
-    assert accounts.user_of(anns, "bearer") is None
-    assert accounts.user_of(bobs, "bearer") == bob.user_id
+    assert accounts.sessions.user_of(anns, "bearer") is None
+    assert accounts.sessions.user_of(bobs, "bearer") == bob.user_id
 
 
 def test_a_database_of_an_older_version_is_taken_over(db: Database) -> None:
-    Accounts.open(db).create_user("ann", GOOD, Role.DOCTOR)
+    opened(db).create_user("ann", GOOD, Role.DOCTOR)
     db.execute_sql("ALTER TABLE user_account DROP COLUMN blocked_at_utc")
+    for column in ("started_at_utc", "means", "source_address", "browser", "provider", "provider_session"):
+        db.execute_sql(f"ALTER TABLE user_session DROP COLUMN {column}")
     for _ in range(2):
-        accounts = Accounts.open(db)
+        accounts = opened(db)
+    (ann,) = (accounts.account(row.user_id) for row in UserAccount.select().execute(db))
+    assert ann is not None
+    token = accounts.sessions.start(ann, "cookie", 60, Arrival("password"))
+    found = accounts.sessions.find(token, "cookie")
+    assert found is not None
+    assert found.arrival.means == "password"
     accounts.block("ann")
     assert accounts.verify("ann", GOOD, "::1") is None
 

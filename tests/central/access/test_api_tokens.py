@@ -17,7 +17,7 @@ DAY = 86400
 
 @pytest.fixture
 def owner(people: People) -> str:
-    user_id = people.doorkeeper.accounts.user_of(people.token("doctor"), "cookie")
+    user_id = people.doorkeeper.accounts.sessions.user_of(people.token("doctor"), "cookie")
     assert user_id is not None
     return user_id
 

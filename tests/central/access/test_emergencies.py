@@ -11,7 +11,7 @@ STUDY, REASON, HOUR = "1.2.3", "shot in the head, no time", 3600
 
 @pytest.fixture
 def doctor(people: People) -> str:
-    user_id = people.doorkeeper.accounts.user_of(people.token("doctor"), "cookie")
+    user_id = people.doorkeeper.accounts.sessions.user_of(people.token("doctor"), "cookie")
     assert user_id is not None
     return user_id
 

@@ -23,7 +23,16 @@ from central.access.web import PUBLIC, PUBLIC_FOLDERS
 from central.app import Central
 from central.archive.archive import Archive
 from central.config import Settings
-from tests.central.access.house import CHEAP, ORIGIN, PASSWORD, STUDY, people_in, pydicom_file, served
+from tests.central.access.house import (
+    CHEAP,
+    FACTOR_KEY,
+    ORIGIN,
+    PASSWORD,
+    STUDY,
+    people_in,
+    pydicom_file,
+    served,
+)
 from tests.central.databases import open_archive_in, open_index, storage_keys
 
 CALLERS = (
@@ -52,6 +61,21 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/signin/oidc"): (404,) * 9,  # without a provider
     ("GET", "/signin/oidc/callback"): (404,) * 9,
     ("GET", "/signin/oidc/out"): (404,) * 9,
+    ("POST", "/signin/oidc/back-channel"): (404,) * 9,
+    ("POST", "/api/signin/passkey"): (400,) * 9,  # an empty body
+    ("POST", "/api/signin/passkey/options"): (404,) * 9,  # without people.public_url
+    ("GET", "/account"): (PAGE, 200, 200, 200, 200, 200, 200, 403, 403),
+    ("GET", "/api/account"): (DATA, 200, 200, 200, 200, 200, 200, 403, 403),
+    ("POST", "/api/account/password"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # an empty body
+    ("DELETE", "/api/account/sessions/{session_id}"): (DATA, 404, 404, 404, 404, 404, 404, 404, 403),
+    ("POST", "/api/account/app"): (DATA, 201, 201, 201, 201, 201, 201, 403, 403),
+    ("POST", "/api/account/app/confirmation"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("POST", "/api/account/app/recovery-codes"): (DATA, 409, 409, 409, 409, 409, 409, 403, 403),
+    ("DELETE", "/api/account/app"): (DATA, 204, 204, 204, 204, 204, 204, 403, 403),
+    ("POST", "/api/account/passkeys"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("POST", "/api/account/passkeys/options"): (DATA, 409, 409, 409, 409, 409, 409, 403, 403),
+    ("DELETE", "/api/account/passkeys/{passkey_id}"): (DATA, 404, 404, 404, 404, 404, 404, 403, 403),
+    ("POST", "/api/factor-resets"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # the rest: test_account
     ("POST", "/signout"): (DATA, 303, 303, 303, 303, 303, 303, 303, 403),
     ("POST", "/api/auth/token"): (400,) * 9,
     ("DELETE", "/api/me/sessions"): (DATA, 204, 204, 204, 204, 204, 204, 204, 403),
@@ -149,6 +173,9 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/metadata"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/rendered"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/thumbnail"): IMAGES,
+    ("GET", "/dicom-web/studies/{study}/bulkdata"): FILES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/bulkdata"): FILES,
+    ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/bulkdata"): FILES,
     ("GET", "/dicom-web/studies/{study}/rendered"): IMAGES,
     ("GET", "/dicom-web/studies/{study}/thumbnail"): IMAGES,
     (
@@ -158,7 +185,7 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}"): IMAGES,
     (
         "GET",
-        "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}/thumbnail",
+        "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frame}/thumbnail",
     ): IMAGES,
     (
         "GET",
@@ -176,7 +203,14 @@ LIKE = {
     "north-doctor": "doctor",
     "north-guest": "guest",
 }
+# Whoever has an account has the page for it.
+OWN_ACCOUNT = {
+    (method, path): rule[CALLERS.index("doctor")]
+    for (method, path), rule in RULES.items()
+    if path.startswith(("/account", "/api/account"))
+}
 STATION = {
+    **OWN_ACCOUNT,
     ("GET", "/station"): 200,
     ("GET", "/api/station"): 200,
     ("GET", "/fleet"): 200,
@@ -187,6 +221,7 @@ EXCEPT: dict[str, dict[tuple[str, str], int]] = {
     "technician": STATION,
     "technician-other": STATION,
     "service": {
+        **OWN_ACCOUNT,
         ("GET", "/api/worklist"): 200,
         ("PUT", "/api/worklist/{item_id}"): 400,
         ("DELETE", "/api/worklist/{item_id}"): 404,
@@ -237,7 +272,7 @@ def central(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         opened = Central.open(settings, closing)
         db = open_index(root)
         closing.callback(db.close)
-        doorkeeper = Doorkeeper.open(db, hashes=CHEAP)
+        doorkeeper = Doorkeeper.open(db, hashes=CHEAP, factor_key=FACTOR_KEY)
         people_in(doorkeeper.accounts)
         put(open_archive_in(root, db))
         base_url = closing.enter_context(served(opened.people.app))
@@ -249,20 +284,20 @@ def tokens_of(doorkeeper: Doorkeeper) -> dict[str, str]:
     """A bearer token for each of CALLERS but nobody."""
     accounts, tokens = doorkeeper.accounts, {}
     for username in {*EVERYBODY[1:]} - {"guest", "token", "north-guest"}:
-        principal = accounts.verify(username, PASSWORD, "127.0.0.1")
-        assert principal is not None
-        tokens[username] = accounts.start_session(principal, "bearer", 3600)
+        admitted = accounts.verify(username, PASSWORD, "127.0.0.1")
+        assert admitted is not None
+        tokens[username] = accounts.sessions.start(admitted.principal, "bearer", 3600)
     for name, username in (("guest", "doctor"), ("north-guest", "north-doctor")):
         host = accounts.verify(username, PASSWORD, "127.0.0.1")
         assert host is not None
-        link, _ = doorkeeper.guests.make(STUDY, host.user_id)
+        link, _ = doorkeeper.guests.make(STUDY, host.principal.user_id)
         guest = doorkeeper.principal(guest_user_id(link.link_id))
         assert guest is not None
-        tokens[name] = accounts.start_session(guest, "bearer", 3600)
+        tokens[name] = accounts.sessions.start(guest, "bearer", 3600)
     owner = accounts.verify("radiologist", PASSWORD, "127.0.0.1")
     assert owner is not None
     looks = frozenset({Action.SEARCH, Action.VIEW})
-    _, tokens["token"] = doorkeeper.tokens.make(owner.user_id, "a script", looks, 1)
+    _, tokens["token"] = doorkeeper.tokens.make(owner.principal.user_id, "a script", looks, 1)
     return tokens
 
 
@@ -279,6 +314,7 @@ def uids() -> dict[str, str]:
         "series": dataset.SeriesInstanceUID,
         "instance": dataset.SOPInstanceUID,
         "frames": "1",
+        "frame": "1",
         "element": "7FE00010",
         "item_id": "RIS-1",
         "gateway_id": "gw-1",
@@ -286,6 +322,8 @@ def uids() -> dict[str, str]:
         "rule_id": "0" * 32,
         "link_id": "0" * 16,
         "token_id": "0" * 16,
+        "session_id": "0" * 16,
+        "passkey_id": "0" * 16,
         "opening_id": "0" * 32,
         "withdrawal_id": "0" * 32,
         "assignment_id": "0" * 32,
@@ -372,6 +410,23 @@ def test_no_spelling_of_a_path_gets_past(central: Running, path: str) -> None:
         answer = b"".join(iter(lambda: line.recv(65536), b""))
     assert answer.split()[1] in (b"303", b"307", b"400", b"401", b"404"), answer[:200]
     assert STUDY.encode() not in answer
+
+
+def test_no_page_of_another_origin_is_let_in_unless_named(central: Running) -> None:
+    asked = {"Origin": "https://ohif.example", "Access-Control-Request-Method": "GET"}
+    with httpx.Client(headers=asked) as client:
+        answer = client.options(f"{central.base_url}/dicom-web/studies")
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "path", ["/dicom-web/studies/1%0A2", "/dicom-web/nothing", "/api/nothing", "/nothing"]
+)
+def test_a_path_without_a_route_is_a_problem(central: Running, path: str) -> None:
+    got = central.ask("admin", "GET", path)
+    assert (got.status_code, got.headers["content-type"]) == (404, "application/problem+json")
+    wrong = central.ask("admin", "PATCH", "/api/study-rules")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
 def test_a_revoked_token_is_nobody(central: Running, tmp_path: Path) -> None:

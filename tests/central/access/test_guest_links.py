@@ -19,7 +19,7 @@ STUDY, PIN, WRONG = "1.2.3", "271828", "314159"
 
 @pytest.fixture
 def host(people: People) -> str:
-    user_id = people.doorkeeper.accounts.user_of(people.token("doctor"), "cookie")
+    user_id = people.doorkeeper.accounts.sessions.user_of(people.token("doctor"), "cookie")
     assert user_id is not None
     return user_id
 
@@ -59,7 +59,7 @@ def test_a_link_ends_at_its_time_and_with_it_who_came_by_it(people: People, host
     guest = people.doorkeeper.principal(guest_user_id(link.link_id))
     assert guest is not None
     assert guest.role is Role.GUEST
-    session = people.doorkeeper.accounts.start_session(guest, "cookie", 3600)
+    session = people.doorkeeper.accounts.sessions.start(guest, "cookie", 3600)
     assert people.doorkeeper.principal_of(session, "cookie") == guest
     clock.now += 1
     assert people.doorkeeper.principal_of(session, "cookie") is None
@@ -73,7 +73,7 @@ def test_a_link_is_ended_at_once(people: People, host: str) -> None:
     link, token = guests.make(STUDY, host)
     guest = people.doorkeeper.principal(guest_user_id(link.link_id))
     assert guest is not None
-    session = people.doorkeeper.accounts.start_session(guest, "cookie", 3600)
+    session = people.doorkeeper.accounts.sessions.start(guest, "cookie", 3600)
     assert guests.end(link.link_id)
     assert not guests.end(link.link_id)
     assert people.doorkeeper.principal_of(session, "cookie") is None

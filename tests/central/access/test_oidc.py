@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import jwt
@@ -26,7 +27,8 @@ from central.access.policy import PatientKey, Role
 from central.audit.record import Action
 from central.config import OidcSettings, Settings
 from central.errors import StartError
-from central.people_app import sign_on_of
+from central.people_app import sign_ons_of
+from central.portal.sign_in import at_provider
 from contract.settings import SettingsError, load_settings
 from tests.browser import Browser
 from tests.central.access.house import STUDY, House, open_house, pydicom_file
@@ -51,10 +53,11 @@ def new_key(kid: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where provider and central listen, and what both know of each other."""
+    """Where provider and central listen, and what both know of each other. `key`: of a provider beside the first."""
 
     provider_port: int
     central_port: int
+    key: str = ""
 
     @property
     def issuer(self) -> str:
@@ -83,8 +86,9 @@ class Place:
         """The provider with this signing key, accepting, for as long as the block lasts."""
         what = {
             "port": self.provider_port,
-            "redirect_uri": f"{self.public_url}/signin/oidc/callback",
+            "redirect_uri": self.public_url + at_provider("/signin/oidc/callback", self.key),
             "back_to": f"{self.public_url}/signin",
+            "backchannel_logout_uri": self.public_url + at_provider("/signin/oidc/back-channel", self.key),
             "secret": SECRET,
             "jwks": {"keys": [key]},
             "people": PEOPLE,
@@ -118,15 +122,15 @@ def place() -> Place:
 def house(place: Place, tmp_path: Path) -> Iterator[House]:
     secret = tmp_path / "client-secret"
     secret.write_text(SECRET + "\n")
-    sign_on = sign_on_of(place.settings(secret))
-    with open_house(tmp_path, port=place.central_port, sign_on=sign_on) as opened:
+    sign_ons = sign_ons_of(place.settings(secret))
+    with open_house(tmp_path, port=place.central_port, sign_ons=sign_ons) as opened:
         opened.put(pydicom_file("CT_small.dcm"))
         yield opened
 
 
-def go_to_provider(client: httpx.Client, house: House, name: str, path: str = "/") -> str:
+def go_to_provider(client: httpx.Client, house: House, name: str, path: str = "/", key: str = "") -> str:
     """Sign on there as `name`; the address with which the provider sends the browser back."""
-    answer = client.get(f"{house.base_url}/signin/oidc", params={"next": path})
+    answer = client.get(house.base_url + at_provider(f"/signin/oidc?next={quote(path, safe='')}", key))
     assert answer.status_code == 303, answer.text
     url = answer.headers["location"]
     for _ in range(12):
@@ -141,9 +145,9 @@ def go_to_provider(client: httpx.Client, house: House, name: str, path: str = "/
     raise AssertionError("the provider goes round in circles")
 
 
-def sign_on(house: House, name: str, path: str = "/") -> tuple[httpx.Client, httpx.Response]:
+def sign_on(house: House, name: str, path: str = "/", key: str = "") -> tuple[httpx.Client, httpx.Response]:
     client = httpx.Client(base_url=house.base_url, timeout=60)
-    return client, client.get(go_to_provider(client, house, name, path))
+    return client, client.get(go_to_provider(client, house, name, path, key))
 
 
 @pytest.mark.needs("oidc-provider")
@@ -302,7 +306,7 @@ def test_no_role_is_nobody(role: object) -> None:
 @pytest.mark.parametrize("cookie", ["", "x", "e30=", "W10=", "bnVsbA==", "A" * 9999])
 def test_cookies_that_are_none_of_ours(cookie: str) -> None:
     assert Attempt.from_cookie(cookie) is None
-    attempt = Attempt.new("/")
+    attempt = Attempt.new("/", "staff")
     assert Attempt.from_cookie(attempt.cookie()) == attempt
 
 
@@ -375,4 +379,4 @@ def test_settings_that_would_be_unsafe_are_refused(tmp_path: Path, lines: str, w
 
 def test_a_secret_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="client_secret"):
-        sign_on_of(Place(1, 2).settings(tmp_path / "nothing"))
+        sign_ons_of(Place(1, 2).settings(tmp_path / "nothing"))

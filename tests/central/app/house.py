@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +27,7 @@ from central.app import Central
 from central.archive.query import StudyQuery
 from central.archive.rows import InstanceRow
 from central.config import Settings
+from central.identity.sealing_keys import ROOT_KEY, read_root
 from contract.enrolment import (
     CA_PATH,
     ENROL_PATH,
@@ -40,6 +42,7 @@ from contract.enrolment import (
 from contract.identifiers import ObjectId, new_object_id
 from contract.key_set import verify_key_set
 from contract.receipt import Receipt, receipt_key_id, verify_receipt
+from contract.receipt_keys import ReceiptKeyList, sign_receipt_keys
 from contract.sealed_object import Aead, Codec, SealedObjectWriter
 from contract.sealing import DataKey
 from contract.transfer import PATCH_CONTENT_TYPE, RECEIPT_HEADER, TUS_VERSION, UPLOADS_PATH
@@ -126,6 +129,26 @@ class House:
         rows = self.central.foundation.audit.search(limit=100)
         events = [row.event for row in reversed(rows)]
         return [(event.action, event.detail) for event in events if event.outcome == "refused"]
+
+
+def rotate_receipts(house: House, *, lead: timedelta) -> ReceiptKeyList:
+    """As `dicomnet-central keys rotate-receipts` does beside a running central."""
+    identity = house.central.foundation.identity
+    with identity.sealing_keys.changing():
+        return identity.receipt_keys.publish(_by_root(house, identity.receipt_keys.rotated(lead)))
+
+
+def retire_receipts(house: House, key_id: str) -> ReceiptKeyList:
+    """As `dicomnet-central keys retire-receipts` does."""
+    identity = house.central.foundation.identity
+    with identity.sealing_keys.changing():
+        return identity.receipt_keys.publish(_by_root(house, identity.receipt_keys.retired(key_id)))
+
+
+def _by_root(house: House, offered: ReceiptKeyList) -> str:
+    root = read_root(house.settings.storage.keys_folder / ROOT_KEY)
+    assert root is not None
+    return sign_receipt_keys(offered, root)
 
 
 @dataclass

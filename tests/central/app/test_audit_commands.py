@@ -20,17 +20,25 @@ from tests.central.databases import storage_keys
 
 
 class Desk:
-    """Commands with one configuration."""
+    """Commands of one group, with one configuration."""
 
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], group: str = "audit") -> None:
+        self._group = group
         self.config = folder / "central.toml"
         self._capsys = capsys
         self._folder = folder
         self.write()
 
+    def write_storage(self, **storage: object) -> None:
+        """The configuration, with these keys of [storage]."""
+        self._write(storage, {})
+
     def write(self, **audit: object) -> None:
         """The configuration, with these keys of [audit]."""
-        keys = storage_keys(self._folder / "root")
+        self._write({}, audit)
+
+    def _write(self, storage: dict[str, object], audit: dict[str, object]) -> None:
+        keys = {**storage_keys(self._folder / "root"), **storage}
         s3 = keys.pop("s3", {})
         text = "[storage]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in keys.items())
         if s3:
@@ -44,7 +52,7 @@ class Desk:
     def type(self, *words: str) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
         self._capsys.readouterr()
-        code = run_command(["audit", *words, "--config", str(self.config)], run)
+        code = run_command([self._group, *words, "--config", str(self.config)], run)
         said = self._capsys.readouterr()
         return code, said.out, said.err
 

@@ -64,7 +64,12 @@ def test_it_starts_answers_keeps_accounts_and_stops_in_order(program: Program) -
     listening = program.start()
     assert set(listening) == {"people", "gateways", "dicom"}
     url = f"http://{listening['people']['host']}:{listening['people']['port']}"
-    assert httpx.get(url + "/healthz").json() == {"status": "ok", "broker": "none", "audit_messages": "none"}
+    assert httpx.get(url + "/healthz").json() == {
+        "status": "ok",
+        "broker": "none",
+        "audit_messages": "none",
+        "objects": "ok",
+    }
     assert httpx.get(url + "/dicom-web/studies").status_code == 401
     added = program.run("user", "add", "anna", "--role", "radiologist", given="a long password\n")
     assert (added.returncode, added.stdout) == (0, "user anna has the role radiologist\n")
@@ -135,6 +140,7 @@ def test_accounts_are_blocked_and_signed_out_beside_a_running_server(
     second = user("password", "anna", "--generate-password").split("password: ")[1].strip()
     assert (status(token), sign_in(first)) == (401, None)
     assert status(sign_in(second)) == 200
+    assert "password alone" in user("reset-factors", "anna")
     assert "no user nobody" in program.complaint(capsys, "user", "block", "nobody")
 
 

@@ -96,7 +96,9 @@ def test_what_a_crash_left_is_swept(place: Place, tmp_path: Path) -> None:
     store = place.open()
     store.new_object().write(SMALL)
     assert any(path.is_file() for path in tmp_path.rglob("incoming/*"))
-    place.open()
+    again = place.open()
+    assert any(path.is_file() for path in tmp_path.rglob("incoming/*")), "somebody may be writing it"
+    again.sweep()
     assert not any(path.is_file() for path in tmp_path.rglob("incoming/*"))
 
 
@@ -110,6 +112,36 @@ def test_a_content_that_is_not_there_is_named(place: Place) -> None:
 def test_a_name_that_is_no_hash_reaches_no_path(place: Place, name: str) -> None:
     with pytest.raises(InvalidIdentifierError):
         place.open().path_of(name)
+
+
+def test_everything_kept_is_listed_by_name_from_anywhere_on(place: Place) -> None:
+    store, before = place.open(), time.time()
+    put_names = sorted(put(store, f"content {number}".encode()) for number in range(70))
+    listed = list(place.elsewhere().kept())
+    assert [one.sha256 for one in listed] == put_names
+    assert all(before - 5 <= one.kept_at_s <= time.time() + 5 for one in listed)
+    for after in (put_names[20], put_names[20][:30], "ff" * 32):
+        assert [one.sha256 for one in store.kept(after)] == [name for name in put_names if name > after]
+
+
+def test_what_is_read_through_is_what_the_store_has(place: Place) -> None:
+    name = put(place.open(), LARGE)
+    assert b"".join(place.elsewhere().read_through(name)) == LARGE
+    with pytest.raises(NoSuchObjectError):
+        list(place.open().read_through("a" * 64))
+
+
+def test_a_local_copy_that_is_compared_is_not_given_out_damaged(place: Place) -> None:
+    store = place.open()
+    name = put(store, SMALL)
+    local = store.path_of(name)
+    assert store.path_of(name, compare=True) == local
+    local.write_bytes(SMALL[:-1])
+    if isinstance(store, ObjectFiles):
+        with pytest.raises(ObjectDamagedError, match=name):
+            store.path_of(name, compare=True)
+    else:
+        assert store.path_of(name, compare=True).read_bytes() == SMALL  # fetched anew
 
 
 def test_many_write_and_read_at_once(place: Place) -> None:

@@ -13,6 +13,7 @@ from central.archive.archive import Archive
 from central.archive.errors import QueryError
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.database import open_sqlite
+from central.identity.storage_keys import StorageKeys
 from tests.central.archive.conftest import MakeFile, Stocked
 
 EVERYTHING = Scope(everything=True)
@@ -98,6 +99,7 @@ def test_study_keys(hospital: Stocked, keys: dict[str, object], expected: list[s
         {"study_instance_uid": "1.2; DROP TABLE study"},
         {"patient_name": "x" * 2000},
         {"patient_id": "a\0b"},
+        {"modalities_in_study": "C\0T"},  # which PostgreSQL does not take
     ],
 )
 def test_malformed_keys_are_refused(hospital: Stocked, keys: dict[str, str]) -> None:
@@ -191,7 +193,7 @@ def test_a_search_enters_an_index_that_leads_to_few(
 ) -> None:
     """On SQLite, which has no statistics to go by; PostgreSQL plans by its own."""
     db = open_sqlite(tmp_path / "index.sqlite3")
-    archive = Archive.open(tmp_path, db)
+    archive = Archive.open(tmp_path, db, StorageKeys(tmp_path / "keys"), encrypts=False)
     asked: list[tuple[str, Any]] = []
     execute = db.execute_sql
     monkeypatch.setattr(db, "execute_sql", lambda *said: asked.append(said) or execute(*said))  # type: ignore[func-returns-value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
 
@@ -10,6 +11,7 @@ import pytest
 from starlette.routing import Mount, Route
 
 from central.dicomweb.transactions import TRANSACTIONS
+from central.dicomweb.view_parameters import MAX_VIEWPORT
 from tests.central.access.house import STUDY, House
 
 SPACE = {"w": "http://wadl.dev.java.net/2009/02"}
@@ -50,6 +52,7 @@ def test_open_api_is_whole(document: dict[str, Any], house: House) -> None:
         == len(operations)
         == len(TRANSACTIONS)
     )
+    known = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
     for path, _, operation in operations:
         places = [each["name"] for each in operation["parameters"] if each["in"] == "path"]
         assert places == re.findall(r"\{(\w+)\}", path)
@@ -57,8 +60,16 @@ def test_open_api_is_whole(document: dict[str, Any], house: House) -> None:
         assert "401" in operation["responses"]
         for response in operation["responses"].values():
             for content in response.get("content", {}).values():
-                reference = content.get("schema", {}).get("$ref", "#/components/schemas/Problem")
-                assert reference == "#/components/schemas/Problem"
+                assert set(references(content)) <= known
+
+
+def references(value: Any) -> Iterator[str]:
+    """Every ``$ref`` in a part of the document."""
+    if isinstance(value, dict):
+        if "$ref" in value:
+            yield value["$ref"]
+        for each in value.values():
+            yield from references(each)
 
 
 def test_each_get_answers_in_its_first_media_type(document: dict[str, Any], house: House) -> None:
@@ -69,6 +80,7 @@ def test_each_get_answers_in_its_first_media_type(document: dict[str, Any], hous
         "series": series,
         "instance": f"{series}.1",
         "frames": "1",
+        "frame": "1",
         "element": "7FE00010",
     }
     with house.client("radiologist") as client:
@@ -81,6 +93,21 @@ def test_each_get_answers_in_its_first_media_type(document: dict[str, Any], hous
                 answer = client.get(url, headers={"Accept": media_type})
                 assert answer.status_code == 200, (path, media_type, answer.text[:200])
                 assert answer.headers["content-type"].startswith(media_type.partition("; boundary")[0]), path
+
+
+def test_the_schemas_say_what_is_taken(document: dict[str, Any]) -> None:
+    [viewport] = parameters(document, "/studies/{study}/rendered", "viewport")
+    for said, fits in (("1,8192", True), ("8193,1", False), ("0,1", False), ("512,512", True), ("9,", False)):
+        assert bool(re.search(viewport["schema"]["pattern"], said)) == fits, said
+    assert f"{MAX_VIEWPORT},{MAX_VIEWPORT}" == "8192,8192"
+    [uids] = parameters(document, "/studies", "StudyInstanceUID")
+    for said, fits in (("1.2,1.2.3", True), ("", True), ("1" * 64, True), ("1.2\\" + "1" * 65, False)):
+        assert bool(re.search(uids["schema"]["pattern"], said)) == fits, said
+    assert not parameters(document, "/studies/{study}/series", "StudyInstanceUID")
+
+
+def parameters(document: dict[str, Any], path: str, name: str) -> list[dict[str, Any]]:
+    return [each for each in document["paths"][path]["get"]["parameters"] if each["name"] == name]
 
 
 def test_capabilities_as_wadl(house: House) -> None:

@@ -265,17 +265,23 @@ def test_what_cannot_be_decoded_is_refused_before_anything_is_sent(tmp_path: Pat
         assert list(Path(tempfile.gettempdir()).glob("dicomnet-*/written")) == []
 
 
-def test_an_instance_that_fails_in_the_middle_of_a_study_cuts_the_answer(tmp_path: Path) -> None:
-    """Never a study that looks whole and is not."""
+@pytest.mark.parametrize("is_short", [True, False])
+def test_an_instance_that_fails_in_the_middle_of_a_study_cuts_the_answer(
+    tmp_path: Path, is_short: bool
+) -> None:
+    """Never a study that looks whole and is not. Of a short one nothing has left by then: it is refused in order."""
+    more = {} if is_short else {"Rows": 1024, "Columns": 1024, "PixelData": bytes(1024 * 1024 * 2)}
+    uids = {"SeriesInstanceUID": "1.1", "SOPInstanceUID": "1.1.1", "SeriesNumber": 1}
     with open_house(tmp_path) as house:
-        house.put(
-            pydicom_file("CT_small.dcm", SeriesInstanceUID="1.1", SOPInstanceUID="1.1.1", SeriesNumber=1)
-        )
+        house.put(pydicom_file("CT_small.dcm", **uids, **more))
         damaged = pydicom_file(
             "MR_small_jp2klossless.dcm", SeriesInstanceUID="1.2", SOPInstanceUID="1.2.1", SeriesNumber=2
         )
         house.put(damaged[:-3000])
         accept = f'multipart/related; type="application/dicom"; transfer-syntax={ExplicitVRLittleEndian}'
+        if is_short:
+            assert fetch(house, "", accept).status_code == 406
+            return
         with pytest.raises(httpx.RemoteProtocolError):
             fetch(house, "", accept)
 

@@ -199,7 +199,12 @@ def test_a_picture_as_asked_for(house: House) -> None:
         assert Image.open(BytesIO(answer.content)).size == (32, 32)
         assert client.get(f"{base}/frames/2/rendered?window=1,1").content != answer.content
         assert_problem(client.get(f"{base}/rendered?window=x"), 400)
-        assert_problem(client.get(f"{base}/frames/1,2/rendered"), 400)
+        several = client.get(
+            f"{base}/frames/1,2/rendered"
+        )  # what is not said is chosen so that it can be had
+        assert [media_type for media_type, _ in parts(several)] == ["image/jpeg"] * 2
+        assert_problem(client.get(f"{base}/frames/1,2/rendered", headers={"Accept": "image/jpeg"}), 406)
+        assert_problem(client.get(f"{base}/frames/1,2/thumbnail"), 400)
         assert_problem(client.get(f"{base}/rendered", headers={"Accept": "video/mp4"}), 406)
 
 
@@ -366,6 +371,24 @@ def test_what_is_not_there(house: House, path: str, status: int) -> None:
         answer = client.send(client.build_request("GET", "/dicom-web" + path))
     if answer.status_code != 404 or "dicom-web" in str(answer.url):
         assert_problem(answer, status)
+
+
+def test_the_path_and_the_query_name_the_same(house: House) -> None:
+    """As some clients write it; another name in the query is not passed over."""
+    path = f"/dicom-web/studies/{STUDY}/series"
+    with house.client("radiologist") as client:
+        for same in (STUDY, "*", ""):
+            assert len(client.get(path, params={"StudyInstanceUID": same}).json()) == len(IMAGES)
+        assert_problem(client.get(path, params={"StudyInstanceUID": OTHER_STUDY}), 400)
+        assert_problem(client.get(f"{path}/1.2.9.0/instances", params={"SeriesInstanceUID": "1.2.9.1"}), 400)
+
+
+def test_every_method_that_a_path_has_is_named(house: House) -> None:
+    with house.client("radiologist") as client:
+        for path in ("/dicom-web/studies", f"/dicom-web/studies/{STUDY}"):
+            answer = client.delete(path)
+            assert_problem(answer, 405)
+            assert answer.headers["allow"] == "GET, HEAD, POST"
 
 
 def test_nothing_is_changed_or_deleted(house: House) -> None:

@@ -14,10 +14,10 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import ImplicitVRLittleEndian
 
-from central.access.accounts import Accounts
+from central.access.doorkeeper import Doorkeeper
 from central.access.policy import Role
 from central.database import open_sqlite
-from tests.central.access.house import PASSWORD, pydicom_file
+from tests.central.access.house import FACTOR_KEY, PASSWORD, pydicom_file
 from tests.central.app.program import CentralProcess
 from tests.ports import free_base_port
 
@@ -71,7 +71,8 @@ def central(tmp_path: Path) -> Iterator[tuple[int, str]]:
     )
     with CentralProcess(config) as process:
         db = open_sqlite(tmp_path / "root" / "central.sqlite3")
-        Accounts.open(db).create_user("anna", PASSWORD, Role.RADIOLOGIST)
+        accounts = Doorkeeper.open(db, factor_key=FACTOR_KEY).accounts
+        accounts.create_user("anna", PASSWORD, Role.RADIOLOGIST)
         db.close()
         yield process.pid, process.people_url
 
@@ -95,6 +96,7 @@ def test_a_large_study_is_never_in_memory(central: tuple[int, str]) -> None:
         assert fetched(client, instance, "application/dicom")[1] == sent.hexdigest()
         size, _ = fetched(client, base, "*/*")
         assert size > INSTANCES * FRAMES * len(FRAME)
+        fetched(client, base, "application/zip")
         bulk, _ = fetched(client, f"{instance}/bulkdata/7FE00010", "application/octet-stream")
         assert bulk == FRAMES * len(FRAME)
         converted, _ = fetched(

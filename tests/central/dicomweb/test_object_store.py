@@ -11,8 +11,9 @@ import httpx
 import obstore
 import pytest
 
+from central.archive.object_names import name_of
 from tests.central.access.house import STUDY, House, open_house, pydicom_file
-from tests.central.databases import storage
+from tests.central.databases import change_object, storage
 from tests.seaweed import S3Server, s3_server
 
 SERIES = "1.2.6"
@@ -71,7 +72,7 @@ def test_while_the_store_is_away_that_is_said_and_then_it_goes_on(house: House, 
 def test_a_damaged_object_is_an_error_and_nothing_of_it_is_shown(
     house: House, server: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, lost: bool
 ) -> None:
-    s3, sha256 = storage(tmp_path).s3, hashlib.sha256(CONTENT).hexdigest()
+    s3, sha256 = storage(tmp_path).s3, name_of(house.db, hashlib.sha256(CONTENT).hexdigest())
     name = f"{s3.prefix}{sha256[:2]}/{sha256[2:4]}/{sha256}.dcm"
     if lost:
         obstore.delete(server.bucket(s3.bucket), name)
@@ -82,3 +83,24 @@ def test_a_damaged_object_is_an_error_and_nothing_of_it_is_shown(
         assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
         assert "damaged" in answer.json()["detail"]
     assert sha256 in caplog.text
+
+
+def test_an_encrypted_object_that_the_disk_changed_is_an_error_in_central_and_in_its_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DICOMNET_TEST_OBJECTS", "files")
+    monkeypatch.setenv("DICOMNET_TEST_AT_REST", "encrypted")
+    monkeypatch.setattr("central.archive.archive._SAMPLED", 0.0)  # else one in 64 looks finds it at once
+    with open_house(tmp_path) as house:
+        house.put(CONTENT)
+        assert [get(house, path).status_code for path in PATHS] == [200] * len(PATHS)
+        name = name_of(house.db, hashlib.sha256(CONTENT).hexdigest())
+        change_object(tmp_path, name, lambda kept: kept[:40] + bytes([kept[40] ^ 1]) + kept[41:])
+        for path in PATHS[2:]:
+            answer = get(house, path)
+            assert (answer.status_code, "damaged" in answer.text) == (500, True), path
+        for path in PATHS[:2]:  # these have begun when it is noticed: they break off
+            with pytest.raises(httpx.RemoteProtocolError):
+                get(house, path)
+        change_object(tmp_path, name, lambda kept: kept[:-1])  # this shows when it is opened
+        assert get(house, PATHS[3]).status_code == 500

@@ -15,6 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import httpx
+import peewee
 import pytest
 from dicomweb_client.api import DICOMwebClient
 from pydicom import Dataset, dcmread
@@ -24,7 +25,7 @@ from central.access.policy import Action as PolicyAction
 from central.access.policy import Principal, Role, authorize
 from central.audit.record import Action
 from central.dicomweb import DepositLimits
-from central.dicomweb.deposit import MAX_INSTANCES
+from central.dicomweb.deposit import AT_ONCE, MAX_INSTANCES
 from central.dicomweb.store import REQUESTS_AT_ONCE, REQUESTS_OF_ONE_SENDER, Store
 from tests.central.access.house import House, open_house, pydicom_file
 from tests.central.databases import arriving_in, contents_in
@@ -307,6 +308,32 @@ def test_a_part_without_end_takes_no_room(store: House, study: str) -> None:
     assert max(largest) <= MAX_BYTES
 
 
+def test_instances_go_in_groups_and_a_failed_commit_fails_its_group_alone(
+    store: House, study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order in which they came: those of the first group were not stored, those of the second were."""
+    db, commits = store.archive._db, []
+    commit = db.commit
+
+    def fail_the_first(*arguments: object) -> None:
+        commits.append(None)
+        if len(commits) == 1:
+            raise peewee.OperationalError("disk I/O error")
+        commit(*arguments)
+
+    contents = [instance(study, number) for number in range(AT_ONCE + 4)]
+    store.token("service")  # whose session is another commit
+    monkeypatch.setattr(db, "commit", fail_the_first)
+    answer = send(store, body(*contents))
+    monkeypatch.undo()
+    assert len(commits) == 2
+    assert answer.status_code == 202
+    assert reasons(answer) == [(f"{study}.9.{number}", 0xA700) for number in range(AT_ONCE)]
+    assert set(archived(store, study)) == {f"{study}.9.{number}" for number in range(AT_ONCE, AT_ONCE + 4)}
+    assert send(store, body(*contents)).status_code == 200
+    assert len(archived(store, study)) == len(contents)
+
+
 def test_too_many_instances(store: House, study: str) -> None:
     nothing = part(b"")
     answer = send(store, body(instance(study))[: -len(f"--{BOUNDARY}--\r\n")] + nothing * MAX_INSTANCES)
@@ -433,3 +460,19 @@ def test_no_room(tmp_path: Path) -> None:
         assert refused.status_code == 503
         assert refused.headers["retry-after"]
     assert json.loads(refused.content)["status"] == 503
+
+
+def test_of_an_erased_study_nothing_is_found_and_nothing_is_stored(store: House, study: str) -> None:
+    other = f"{study}.5"
+    assert send(store, body(instance(study))).status_code == 200
+    store.archive.erasures.erase(study, "ann", lambda _: None)
+    store.archive.removal.run()
+    before = kept(store)
+    answer = send(store, body(instance(study, 2), instance(other)))
+    assert answer.status_code == 202
+    assert reasons(answer) == [(f"{study}.9.2", 0xC002)]
+    assert kept(store) == (before[0] + 1, before[1])
+    with store.client("radiologist") as client:
+        assert client.get(f"/dicom-web/studies?StudyInstanceUID={study}").json() == []
+        for path in ("", "/metadata", f"/series/{study}.9/instances/{study}.9.1/frames/1"):
+            assert client.get(f"/dicom-web/studies/{study}{path}").status_code == 404

@@ -162,7 +162,7 @@ def storage_scp(port: int, folder: Path, *options: str) -> Iterator[None]:
         yield
 
 
-def wait_for_port(port: int, timeout_s: float = 10) -> None:
+def wait_for_port(port: int, timeout_s: float = 60) -> None:
     """Until something on loopback accepts connections there."""
     deadline_s = time.monotonic() + timeout_s
     while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
+from pynetdicom.pdu import P_DATA_TF
 
+from central.archive.faults import FaultKind
 from central.dimse.commitment import STORAGE_COMMITMENT
 from tests.central.access.house import pydicom_file
 from tests.central.dimse.house import PEER, House, open_house
@@ -46,13 +49,20 @@ def ask(house: House, action: Dataset, reports: Reports, *, action_type: int = 1
     """The status of an N-ACTION; with `wait` the association stays until a report has come."""
     ae = AE("PEER")
     ae.add_requested_context(STORAGE_COMMITMENT)
-    assoc = ae.associate("127.0.0.1", house.port, ae_title="DICOMNET", evt_handlers=receiver(reports))  # type: ignore[arg-type]
+    answered = threading.Event()
+
+    def sent(event: evt.Event) -> None:
+        if isinstance(event.pdu, P_DATA_TF) and not reports.empty():
+            answered.set()
+
+    handlers = [*receiver(reports), (evt.EVT_PDU_SENT, sent)]
+    assoc = ae.associate("127.0.0.1", house.port, ae_title="DICOMNET", evt_handlers=handlers)  # type: ignore[arg-type]
     assert assoc.is_established
     status, _ = assoc.send_n_action(
         action, action_type, UID(STORAGE_COMMITMENT), UID("1.2.840.10008.1.20.1.1")
     )
-    if wait:
-        reports.put(reports.get(timeout=10))
+    if wait:  # pynetdicom answers on a thread of its own: to release before that would break its association
+        assert answered.wait(60)
     assoc.release()
     return int(status.Status)
 
@@ -92,6 +102,13 @@ def test_on_the_same_association_for_a_peer_without_a_host(tmp_path: Path, repor
             (HERE, 0x0119),
             (ABSENT, 0x0112),
         ]
+        for kept in house.archive._objects.kept():
+            house.archive.faults.note(kept.sha256, FaultKind.DAMAGED)
+        assert ask(house, asked((CT, HERE)), reports, wait=True) == 0
+        _, report = reports.get_nowait()
+        assert [one.FailureReason for one in report.FailedSOPSequence] == [0x0112], (
+            "damaged: the modality keeps its own"
+        )
 
 
 def test_on_a_new_association_until_it_is_answered_through_lives(
@@ -106,9 +123,9 @@ def test_on_a_new_association_until_it_is_answered_through_lives(
     answers = iter((0x0110, 0))
     with modality(port, reports, lambda: next(answers)), open_house(tmp_path, peers=[peer]) as house:
         assert ask(house, asked((CT, HERE), transaction="1.2.99.2"), reports) == 0
-        told = [reports.get(timeout=15)[1].TransactionUID]
+        told = [reports.get(timeout=60)[1].TransactionUID]
         while len(set(told)) < 2 or len(told) < 3:
-            told.append(reports.get(timeout=15)[1].TransactionUID)
+            told.append(reports.get(timeout=60)[1].TransactionUID)
     assert sorted(set(told)) == ["1.2.99.1", "1.2.99.2"]
 
 
@@ -121,7 +138,7 @@ def test_what_comes_in_time_is_committed_to(
     with modality(port, reports), open_house(tmp_path, peers=[peer], commitment_wait_s=30) as house:
         assert ask(house, asked((CT, HERE)), reports) == 0
         put(house)
-        event_type, _ = reports.get(timeout=10)
+        event_type, _ = reports.get(timeout=60)
         assert event_type == 1
 
 

@@ -96,7 +96,7 @@ def test_a_patient_is_answered_once(house: House) -> None:
         ({"PatientID": "P1"}, STUDY_ROOT_FIND),
         ({"QueryRetrieveLevel": "PATIENT", "PatientID": "P1"}, STUDY_ROOT_FIND),
         ({"QueryRetrieveLevel": "SERIES", "Modality": "CT"}, STUDY_ROOT_FIND),
-        ({"QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": STUDY}, PATIENT_ROOT_FIND),
+        ({"QueryRetrieveLevel": "IMAGE", "SeriesInstanceUID": "1.2"}, PATIENT_ROOT_FIND),
         ({"QueryRetrieveLevel": "STUDY", "StudyDate": "20260199-2026-01"}, STUDY_ROOT_FIND),
     ],
 )
@@ -147,6 +147,16 @@ def test_more_than_may_be_answered_is_said(tmp_path: Path) -> None:
             )
         status, found = find(house, {"QueryRetrieveLevel": "STUDY"})
         assert (status, len(found)) == (0xA700, 1)
+
+
+@pytest.mark.parametrize("model", [STUDY_ROOT_FIND, PATIENT_ROOT_FIND])
+def test_the_images_of_a_study_are_found_without_their_series(house: House, model: str) -> None:
+    keys = {"QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": STUDY, "SeriesInstanceUID": ""}
+    status, found = find(house, keys, model=model)
+    assert status == 0
+    assert found
+    assert {image.StudyInstanceUID for image in found} == {STUDY}
+    assert all(image.SeriesInstanceUID and image.SOPInstanceUID for image in found)
 
 
 def test_relational_queries_where_they_were_agreed(house: House) -> None:

@@ -347,7 +347,7 @@ def test_a_move_can_be_cancelled(house: House, destination: int) -> None:
 
     def store(_: evt.Event) -> int:
         arrived.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return 0
 
     ae = AE("DEST")
@@ -364,7 +364,7 @@ def test_a_move_can_be_cancelled(house: House, destination: int) -> None:
     )
 
     def cancel() -> None:
-        assert arrived.wait(10)
+        assert arrived.wait(60)
         assoc.send_c_cancel(7, None, STUDY_ROOT_MOVE)
         _until_cancelled(house)
         go_on.set()

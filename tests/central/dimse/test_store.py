@@ -110,6 +110,21 @@ def test_another_content_is_kept_and_flagged(house: House) -> None:
     assert [row.flagged for row in house.archive.instances_of(grant)] == [True]  # type: ignore[arg-type]
 
 
+def test_an_erased_study_is_refused_and_leaves_nothing(house: House) -> None:
+    with ScriptedScu(house.port) as scu:
+        scu.associate()
+        sent = small_data_set("1.2.2.1", study="1.2.2", series="1.2.2.9")
+        assert scu.store(sent, "1.2.2.1").status == 0
+        house.archive.erasures.erase("1.2.2", "ann", lambda _: None)
+        house.archive.removal.run()
+        before = len(contents_in(house.root))
+        assert scu.store(sent, "1.2.2.1").status == 0x0124
+        assert scu.store(small_data_set("1.2.2.2", study="1.2.1", series="1.2.1.9"), "1.2.2.2").status == 0
+        scu.release()
+    assert archived(house, "1.2.2") == {}
+    assert len(contents_in(house.root)) == before + 1
+
+
 def test_what_did_not_arrive_whole_leaves_nothing(house: House) -> None:
     with ScriptedScu(house.port) as scu:
         scu.associate()
@@ -176,7 +191,7 @@ def test_who_may_not_store_is_refused(house: House, tmp_path: Path) -> None:
     assert archived(house, "1.2.99") == {}
 
 
-def _until(true: Callable[[], bool], timeout_s: float = 5) -> None:
+def _until(true: Callable[[], bool], timeout_s: float = 60) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < deadline_s

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from central.fleet.alerts import alerts
-from central.fleet.view import BoxView, EquipmentView
+from central.fleet.view import BoxView, DestinationView, EquipmentView
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 WELL = BoxView(
@@ -54,6 +54,7 @@ def test_a_box_that_is_well_has_none() -> None:
         ({"hours_to_full": 25.0}, []),
         ({"disk_wear_percent": 80}, [("disk-wear", "warning")]),
         ({"disk_wear_percent": 70}, []),
+        ({"over_quota": True}, [("quota", "critical")]),
         ({"paused": True}, [("paused", "warning")]),
         ({"oldest_unsent_at_utc": NOW - timedelta(hours=25)}, [("unsent", "warning")]),
         ({"oldest_unsent_at_utc": NOW - timedelta(hours=23)}, []),
@@ -65,6 +66,14 @@ def test_a_box_that_is_well_has_none() -> None:
         ({"revoked": True, "state": "lost"}, []),
         ({"state": "never", "version": ""}, []),
         ({"state": "lost", "paused": True, "clock_offset_s": 999.0}, [("lost", "critical")]),
+        (
+            {"destinations": (DestinationView("PACS", "dimse", 3, 9, 0, NOW - timedelta(hours=23), "away"),)},
+            [],
+        ),
+        (
+            {"destinations": (DestinationView("PACS", "dimse", 3, 9, 2, NOW - timedelta(hours=25), "away"),)},
+            [("destination-refuses", "warning"), ("destination-waits", "warning")],
+        ),
     ],
 )
 def test_each_threshold(changes: dict[str, object], expected: list[tuple[str, str]]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 import signal
 import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -89,14 +89,15 @@ class Speaker:
         self.port = port
 
     def connect(self) -> bool:
-        accepted = threading.Event()
-        self.client.on_connect = lambda _c, _u, _f, reason, _p: None if reason.is_failure else accepted.set()
+        answers: queue.Queue[bool] = queue.Queue()
+        self.client.on_connect = lambda _c, _u, _f, reason, _p: answers.put(not reason.is_failure)
+        self.client.on_disconnect = lambda *_: answers.put(False)
         try:
             self.client.connect("127.0.0.1", self.port)
         except OSError:
             return False
         self.client.loop_start()
-        return accepted.wait(3)
+        return answers.get(timeout=60)
 
     def say(self, topic: str, payload: bytes) -> None:
         self.client.publish(topic, payload, qos=1, retain=True).wait_for_publish(5)

@@ -88,6 +88,7 @@ class Scene:
             witnesses,
             ear,
             correspondence.https_heard_at,
+            lambda _gateway_id: False,
             lambda: self.now,
         )
         return correspondence, fleet

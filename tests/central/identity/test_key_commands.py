@@ -45,7 +45,14 @@ class Administrator:
 
     def listed(self) -> list[tuple[str, str]]:
         """(key id, state) of every key."""
-        lines = [line for line in self.keys("list").splitlines()[1:] if not line.startswith(" ")]
+        return self._states(self.keys("list").split("\n\n")[0])
+
+    def receipt_keys(self) -> list[tuple[str, str]]:
+        """(key id, state) of every receipt key."""
+        return self._states(self.keys("list").split("\n\n")[1])
+
+    def _states(self, listed: str) -> list[tuple[str, str]]:
+        lines = [line for line in listed.splitlines()[1:] if not line.startswith(" ")]
         return [(line[:32], line.split("  ")[-1]) for line in lines]
 
     def foundation(self) -> Foundation:
@@ -177,3 +184,32 @@ def test_the_root_stays_offline_and_signs_there(administrator: Administrator, tm
     signed.unlink()
     administrator.keys("sign", str(request), "--root", str(tmp_path / "foreign.key"), "--out", str(signed))
     assert "not central's" in administrator.keys("install", str(signed), fails=True)
+
+
+def test_receipt_keys_are_rotated_ahead_and_retired_with_the_root_offline(
+    administrator: Administrator, tmp_path: Path
+) -> None:
+    stick, request, signed = tmp_path / "root.key", tmp_path / "request.json", tmp_path / "signed.jws"
+    ((first, state),) = administrator.receipt_keys()
+    assert state == "signs, the first one"
+    administrator.keys("export-root", str(stick))
+    assert "--root" in administrator.keys("rotate-receipts", "--without-backup", fails=True)
+    administrator.keys("rotate-receipts", "--without-backup", "--request", str(request))
+    assert len(administrator.receipt_keys()) == 1
+    administrator.keys("sign", str(request), "--root", str(stick), "--out", str(signed))
+    assert f"{first} signs" in administrator.keys("install", str(signed))
+    assert "published already" in administrator.keys("install", str(signed), fails=True)
+    (_, begun), (second, waits) = administrator.receipt_keys()
+    assert begun == "signs"
+    assert waits.startswith("signs from ")
+    assert "signs now" in administrator.keys("retire-receipts", first, "--root", str(stick), fails=True)
+    too_soon = ("rotate-receipts", "--without-backup", "--lead-days", "0", "--root", str(stick))
+    assert "wait until then" in administrator.keys(*too_soon, fails=True)
+    assert "between 0 and" in administrator.keys(*too_soon[:3], "-1", fails=True)
+    backup = tmp_path / "backup.tar"
+    administrator.keys("backup", str(backup))
+    keys = administrator.folder / "root" / "keys"
+    for path in (keys / f"receipt-{second}.key", keys / "receipt-keys.jws"):
+        path.unlink()
+    assert administrator.keys("restore", str(backup)).count("restored") == 2
+    assert [key_id for key_id, _ in administrator.receipt_keys()] == [first, second]

@@ -7,6 +7,7 @@ import io
 import os
 import random
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -24,9 +25,9 @@ from central.ingest.partial import KEPT_S, Appender, PartialUploads, UploadLimit
 from central.institution import DEFAULT_INSTITUTION
 from contract.identifiers import ObjectId
 from contract.pack import MAX_PACK_BYTES, PackAnswer, make_pack
-from contract.receipt import Outcome
-from contract.transfer import PACKS_PATH, PATCH_CONTENT_TYPE, Problem
-from tests.central.app.house import Box, House, enrol, everything_in
+from contract.receipt import Outcome, ReceiptError, verify_receipt
+from contract.transfer import PACKS_PATH, PATCH_CONTENT_TYPE, RECEIPT_HEADER, Problem
+from tests.central.app.house import Box, House, enrol, everything_in, head, retire_receipts, rotate_receipts
 from tests.central.app.house import create as create_object
 from tests.central.databases import open_archive_in, open_index, open_record
 
@@ -108,6 +109,28 @@ def test_one_request_archives_all_and_brings_their_receipts(
         assert client.head(made.path).headers["Upload-Offset"] == str(len(made.content))
     assert sorted(found.content for found in everything_in(house.root)) == sorted(instances)
     assert left_over(house) == []
+
+
+def test_receipts_of_a_retired_key_are_signed_anew_for_a_box_that_still_wants_them(
+    house: House, box: Box, instances: list[bytes]
+) -> None:
+    made = Made(box, instances)
+    object_id, sealed = box.seal(instances[0])
+    (first,) = house.central.foundation.identity.receipt_keys.verifying()
+    with box.client() as client:
+        kept = create(client, made.pack.pack_id, len(made.content), made.content)
+        alone = create_object(client, object_id, len(sealed), sealed)
+        rotate_receipts(house, lead=timedelta(0))
+        assert client.get(made.path).content == kept.content, "a former key's receipts stay as they are"
+        trusted = retire_receipts(house, first).verifying()
+        again = PackAnswer.model_validate_json(client.get(made.path).content)
+        alone_again = head(client, object_id)
+    for answer in PackAnswer.model_validate_json(kept.content).objects:
+        with pytest.raises(ReceiptError):
+            verify_receipt(answer.receipt or "", trusted)
+    receipts = [verify_receipt(fate.receipt or "", trusted) for fate in again.objects]
+    assert [one.object_id for one in receipts] == [one.object_id for one in made.pack.entries]
+    assert verify_receipt(alone_again.headers[RECEIPT_HEADER], trusted) == box.receipt(alone)
 
 
 def test_a_pack_is_resumed_at_any_byte(house: House, box: Box, instances: list[bytes]) -> None:
@@ -262,7 +285,7 @@ class Inside:
             self.archive,
             central_id="c",
             sealing_keys=identity.sealing_keys,
-            receipt_key=identity.receipt_key,
+            receipt_keys=identity.receipt_keys,
             max_object_bytes=1 << 30,
             institution_of=lambda _gateway_id: DEFAULT_INSTITUTION,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -10,10 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from contract.enrolment import INTRODUCTION_PATH, Introduction
 from contract.receipt import receipt_key_id
+from contract.receipt_keys import RECEIPT_KEYS_PATH, verify_receipt_keys
 from contract.signed_time import new_nonce, verify_time
 from contract.standing import STANDING_PATH, StandingAnswer, StandingReport
 from contract.transfer import TIME_PATH, Problem
-from tests.central.app.house import Box, House, client_tls
+from tests.central.app.house import Box, House, client_tls, rotate_receipts
 
 
 def keys_of(house: House) -> dict[str, Ed25519PublicKey]:
@@ -30,6 +32,29 @@ def test_the_time_is_signed_for_this_question_and_asks_for_no_certificate(house:
         assert answer.headers["cache-control"] == "no-store"
         for query in ("", "?nonce=", "?nonce=" + "A" * 32, "?nonce=" + "a" * 33):
             assert nobody.get(TIME_PATH + query).status_code == 400
+
+
+def test_the_list_of_receipt_keys_is_there_for_whoever_asks_once_there_is_one(house: House, box: Box) -> None:
+    identity = house.central.foundation.identity
+    with httpx.Client(base_url=house.gateways_url, verify=client_tls(box.answer.ca_pem)) as nobody:
+        assert (nobody.get(RECEIPT_KEYS_PATH).status_code, nobody.get(RECEIPT_KEYS_PATH).content) == (
+            204,
+            b"",
+        )
+        offered = rotate_receipts(house, lead=timedelta(0))
+        answer = nobody.get(RECEIPT_KEYS_PATH)
+        assert verify_receipt_keys(answer.text, identity.sealing_keys.root_public()) == offered
+        assert answer.headers["cache-control"] == "no-store"
+        nonce = new_nonce()
+        said = nobody.get(TIME_PATH, params={"nonce": nonce}).text
+        newest = {offered.newest.key_id: offered.newest.verifying()}
+        verify_time(said, newest, central_id=box.answer.central_id, nonce=nonce)
+    with box.client() as client:
+        introduced = Introduction.model_validate_json(client.get(INTRODUCTION_PATH).content)
+    listed = [
+        base64.b64decode(raw) for raw in introduced.receipt_keys
+    ]  # what boxes of an earlier version go by
+    assert listed == [entry.verifying().public_bytes_raw() for entry in offered.keys]
 
 
 def test_keys_are_exchanged_with_known_gateways_only(house: House, box: Box) -> None:

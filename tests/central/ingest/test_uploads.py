@@ -164,7 +164,7 @@ def test_the_same_object_sent_twice_at_once_is_archived_once(house: House, box: 
 
     def send(_: int) -> str | None:
         with box.client() as client:
-            barrier.wait(10)
+            barrier.wait(60)
             for _ in range(50):
                 answer = create(client, object_id, len(sealed), sealed)
                 if answer.status_code == 201:
@@ -210,6 +210,23 @@ def test_tampered_and_truncated_uploads_are_refused_dropped_and_on_record(
         assert len([action for action, _ in house.refusals() if action == "upload-refused"]) >= 2
         assert box.receipt(create(client, object_id, len(sealed), sealed)).outcome is Outcome.ARCHIVED
     assert len(contents_in(house.root)) == 1
+
+
+def test_a_partial_upload_that_the_disk_changed_is_refused_by_name_and_sent_anew(
+    house: House, box: Box, ct: bytes
+) -> None:
+    object_id, sealed = box.seal(ct)
+    with box.client() as client:
+        assert create(client, object_id, len(sealed), sealed[:-100]).status_code == 201
+        (path,) = parts(house)
+        kept = bytearray(path.read_bytes())
+        kept[-500] ^= 1
+        path.write_bytes(kept)
+        answer = patch(client, object_id, len(sealed) - 100, sealed[-100:])
+        assert (answer.status_code, answer.json()["type"]) == (422, Problem.TAMPERED)
+        assert any(object_id in detail for _, detail in house.refusals())
+        assert parts(house) == []
+        assert box.receipt(create(client, object_id, len(sealed), sealed)).outcome is Outcome.ARCHIVED
 
 
 def test_an_object_under_anothers_id_is_refused(house: House, box: Box, ct: bytes) -> None:
@@ -285,6 +302,31 @@ def test_limits_hold_before_anything_is_written(tmp_path: Path, ct: bytes) -> No
         with box.client() as client:
             answer = create(client, object_id, len(sealed), sealed)
         assert (answer.status_code, answer.json()["type"]) == (413, Problem.TOO_LARGE)
+
+
+def test_a_gateway_that_brought_its_share_of_the_day_waits_and_the_others_do_not(
+    tmp_path: Path, ct: bytes
+) -> None:
+    limits = {"gateway_day_bytes": len(ct) + 1, "gateway": {"mr1": {"day_bytes": 1 << 40}}}
+    house = House(tmp_path / "central", limits=limits)
+    with house:
+        box, other = enrol(house, tmp_path / "ct1", "ct1"), enrol(house, tmp_path / "mr1", "mr1")
+        with box.client() as client:
+            for number in range(2):  # the one that passes the limit is taken
+                object_id, sealed = box.seal(ct + bytes(2 * number))
+                assert create(client, object_id, len(sealed), sealed).status_code == 201
+    with house:  # counted from what is archived: a restart forgives nothing
+        for one in (box, other):
+            one.url = house.gateways_url
+        with box.client() as client:
+            answer = create(client, new_object_id(), 100)
+            assert (answer.status_code, answer.json()["type"]) == (429, Problem.QUOTA)
+            assert "limits.gateway_day_bytes" in answer.json()["detail"]
+            assert head(client, object_id).headers[RECEIPT_HEADER], "what it brought is answered for"
+        with other.client() as client:
+            assert create(client, new_object_id(), 100).status_code == 201
+        over = {view.gateway_id: view.over_quota for view in house.central.fleet.boxes()}
+        assert over == {"ct1": True, "mr1": False}
 
 
 def test_a_full_disk_puts_off_and_says_so(tmp_path: Path, ct: bytes) -> None:

@@ -141,7 +141,7 @@ def test_it_takes_a_doctor_and_a_reason(house: House) -> None:
 
 def test_there_is_an_end_to_emergencies(house: House) -> None:
     emergencies, accounts = house.doorkeeper.emergencies, house.accounts
-    user_id = accounts.user_of(house.token("doctor-other"), "bearer")
+    user_id = accounts.sessions.user_of(house.token("doctor-other"), "bearer")
     assert user_id is not None
     for number in range(MAX_A_DAY):
         emergencies.open_study(f"1.2.{number}", user_id, REASON, 60)

@@ -64,6 +64,8 @@ def test_the_study_list(house: House, browser: Browser) -> None:
     assert browser.eval("document.querySelectorAll('#studies img, #studies script').length") == 0
     assert browser.eval("document.title") == "Studies · DICOM Network"
     assert not browser.eval("document.documentElement.scrollWidth > innerWidth")
+    link = browser.eval("document.querySelector('#studies tbody a[download]').getAttribute('href')")
+    assert link == f"/dicom-web/studies/{hostile}?accept=application%2Fzip"
 
     # Keys: down from the search field to the second row; a study that arrives meanwhile does not move the focus.
     for _ in range(2):

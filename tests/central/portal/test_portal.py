@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from central.audit.record import Action
-from central.fleet.view import BoxView, EquipmentView
+from central.fleet.view import BoxView, DestinationView, EquipmentView
 from central.identity.pairings import PendingBox
 from contract.enrolment import Pairing
 from tests.central.access.house import STUDY, House
@@ -35,6 +35,7 @@ def box(house: House) -> Iterator[BoxView]:
         certificate_expires_at_utc=NOON,
         revoked=False,
         equipment=(EquipmentView("CT1", "10.0.0.7", NOON, 12, 1),),
+        destinations=(DestinationView("PACS", "dimse", 3, 900, 1, NOON, "PACS cannot be reached"),),
     )
     house.boxes.append(view)
     yield view
@@ -104,6 +105,17 @@ def test_the_fleet_as_data(house: House, box: BoxView) -> None:
     assert shown["state"] == "lost"
     assert shown["queue_objects"] == 3
     assert shown["since_utc"] == NOON.isoformat()
+    assert shown["destinations"] == [
+        {
+            "name": "PACS",
+            "kind": "dimse",
+            "waiting_objects": 3,
+            "waiting_bytes": 900,
+            "set_aside_objects": 1,
+            "oldest_at_utc": NOON.isoformat(),
+            "last_error": "PACS cannot be reached",
+        }
+    ]
     assert shown["equipment"] == [
         {
             "ae_title": "CT1",

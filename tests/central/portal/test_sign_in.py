@@ -52,7 +52,7 @@ def test_a_wrong_password_says_nothing_about_the_user(house: House) -> None:
         known = sign_in(client, "radiologist", "wrong password")
         unknown = sign_in(client, "nobody", "wrong password")
     assert known.status_code == unknown.status_code == 401
-    assert "Wrong username or password" in known.text
+    assert "Wrong username, password or code" in known.text
     assert known.text.replace("radiologist", "?") == unknown.text.replace("nobody", "?")
     assert COOKIE_NAME not in known.cookies
     assert "wrong password" not in known.text

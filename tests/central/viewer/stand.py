@@ -173,7 +173,7 @@ def serving(stand: Stand) -> Iterator[Stand]:
     thread = threading.Thread(target=server.run, name="dicomweb-stand")
     thread.start()
     try:
-        assert started.wait(10), "the stand did not start"
+        assert started.wait(60), "the stand did not start"
         port = server.servers[0].sockets[0].getsockname()[1]
         stand.origin = f"http://127.0.0.1:{port}"
         yield stand

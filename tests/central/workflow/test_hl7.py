@@ -22,7 +22,7 @@ from central.workflow.hl7_settings import Hl7Settings
 from central.workflow.mllp import MllpServer, OrderDesk
 from central.workflow.ordering import Ordering
 from central.workflow.worklist import WorklistStore
-from tests.central.access.house import CHEAP, PASSWORD
+from tests.central.access.house import CHEAP, FACTOR_KEY, PASSWORD
 from tests.central.databases import open_archive_in, open_index, open_record
 from tests.edge.gateway.authority import Authority
 
@@ -82,7 +82,7 @@ def open_ris(root: Path, **settings: object) -> Iterator[Ris]:
     db = open_index(root)
     worklist, audit = WorklistStore(db), open_record(root)
     chosen = Hl7Settings.model_validate({"port": 0, "senders": ["127.0.0.0/8"], **settings})
-    doorkeeper = Doorkeeper.open(db, hashes=CHEAP)
+    doorkeeper = Doorkeeper.open(db, hashes=CHEAP, factor_key=FACTOR_KEY)
     ordering = Ordering(doorkeeper.assignments, open_archive_in(root, db))
     server = MllpServer(chosen, OrderDesk(worklist, audit, ordering, chosen))
     server.start()

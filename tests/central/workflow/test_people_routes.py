@@ -58,7 +58,7 @@ def user_ids(house: House) -> dict[Role, str]:
 def client(house: House, role: Role) -> httpx.Client:
     accounts: Accounts = house.central.foundation.accounts
     principal = Principal(user_ids(house)[role], role.value, role)
-    token = accounts.start_session(principal, "bearer", 600)
+    token = accounts.sessions.start(principal, "bearer", 600)
     return httpx.Client(
         base_url=house.people_url, headers={"Authorization": f"Bearer {token}"}, timeout=30, trust_env=False
     )

@@ -129,7 +129,7 @@ def start(config: Path) -> Iterator[Start]:
         box.process.communicate()
 
 
-def eventually(predicate: Callable[[], bool], timeout_s: float = 20) -> None:
+def eventually(predicate: Callable[[], bool], timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not predicate():
         assert time.monotonic() < deadline, "it did not come about in time"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from pathlib import Path
 
 from contract.identifiers import ObjectId
@@ -32,6 +34,10 @@ def content_of(number: int) -> bytes:
 
 def taken_files(spool: Spool, root: Path) -> list[Path]:
     """Every sealed file below `root` but the empty names the spool keeps ready."""
+    deadline_s = time.monotonic() + 60
+    while spool._files._making_names:  # files that are no names yet
+        assert time.monotonic() < deadline_s
+        threading.Event().wait(0.01)
     paths = list(root.rglob("*.sealed"))  # before the names: one that is taken meanwhile counts as taken
     ready = set(spool._files._names)
     return [path for path in paths if path.stem not in ready]

@@ -53,7 +53,7 @@ class Tracker:
         )
 
     def next(self, state: StudyState) -> StudyStanding:
-        standing = self.heard.get(timeout=10)
+        standing = self.heard.get(timeout=60)
         assert standing.state is state, standing
         return standing
 
@@ -245,8 +245,8 @@ def test_what_a_crash_lost_comes_back_from_the_spools_rows(tmp_path: Path) -> No
     ]
     again.restore(spool_rows)  # type: ignore[arg-type]  # a row of the spool has more
     again.start()
-    assert heard.get(timeout=10).state is StudyState.RECEIVING
-    done = heard.get(timeout=10)
+    assert heard.get(timeout=60).state is StudyState.RECEIVING
+    done = heard.get(timeout=60)
     assert (done.state, done.received) == (StudyState.COMPLETE, 10)
     again.stop()
     database.close()
@@ -271,9 +271,9 @@ def test_studies_beyond_the_bound_leave_memory_and_stay_on_record(
     states = []
     for number in range(5):
         tracker.note("1", study=f"1.{number}")
-        states.append(tracker.heard.get(timeout=10))
+        states.append(tracker.heard.get(timeout=60))
         if number >= 3:
-            states.append(tracker.heard.get(timeout=10))
+            states.append(tracker.heard.get(timeout=60))
     done = [standing for standing in states if standing.state is StudyState.COMPLETE]
     assert [standing.study_instance_uid for standing in done] == ["1.0", "1.1"]
     assert {standing.evidence for standing in done} == {Evidence.IDLE}
@@ -294,8 +294,8 @@ def test_a_callback_that_fails_ends_nothing(tmp_path: Path) -> None:
     studies = Studies(CompletenessRows(database, pace), pace, on_change=failing)
     studies.start()
     studies.note_instance("CT1", "1.2", "1.2.1", "1")
-    assert heard.get(timeout=10).state is StudyState.RECEIVING
-    assert heard.get(timeout=10).state is StudyState.COMPLETE
+    assert heard.get(timeout=60).state is StudyState.RECEIVING
+    assert heard.get(timeout=60).state is StudyState.COMPLETE
     studies.stop()
     database.close()
 

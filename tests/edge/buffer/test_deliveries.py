@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from contract.identifiers import ObjectId
+from contract.priority import Priority
 from edge.buffer.deliveries import Delivery, DeliveryTally
 from edge.buffer.errors import SpoolClosedError, UnknownObjectError, WrongStateError
 from edge.buffer.label import Label
@@ -125,6 +126,30 @@ def test_what_is_put_off_lets_the_next_one_pass_and_comes_back_after_a_restart(o
     spool = open_spool(route=to("PACS"))
     again = due(spool, "PACS")
     assert (again.object_id, again.attempts) == (first, 1)
+
+
+def test_what_is_urgent_overtakes_at_a_destination_and_the_oldest_has_every_fourth_turn(
+    open_spool: OpenSpool,
+) -> None:
+    ranks = {"1.2.3.3": Priority.HIGH, "1.2.3.4": Priority.STAT, "1.2.3.5": Priority.LOW}
+    spool = open_spool(
+        route=to("PACS"),
+        rank=lambda label: ranks.get(label.identity.sop_instance_uid, Priority.ROUTINE),  # type: ignore[union-attr]
+    )
+    objects = [store(spool, number).object_id for number in range(1, 6)]
+    receipt(spool)
+    left = []
+    for _ in range(3):
+        delivery = due(spool, "PACS")
+        left.append(delivery.object_id)
+        spool.deliveries.put_off(delivery, error="busy", retry_in_s=LONG_S)
+        spool.deliveries.try_again("PACS", delivery.object_id)
+    assert left == [objects[3]] * 3
+    assert due(spool, "PACS").object_id == objects[0], "the fourth turn is the oldest's"
+    for expected in (3, 2, 0):
+        delivery = due(spool, "PACS")
+        assert delivery.object_id == objects[expected]
+        assert spool.deliveries.deliver(delivery)
 
 
 def test_a_worker_wakes_for_what_arrives_and_for_the_end(open_spool: OpenSpool) -> None:

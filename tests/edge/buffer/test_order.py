@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from contract.identifiers import ObjectId
+from contract.priority import Priority
 from edge.buffer.records import InstanceIdentity
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
 from tests.edge.buffer.conftest import OpenSpool
-from tests.edge.buffer.instances import ORIGIN
+from tests.edge.buffer.instances import ORIGIN, Central
+
+CENTRAL = Central()
 
 
 class Queue:
@@ -21,11 +29,13 @@ class Queue:
 
     def store(self, study: str, objects: int, size_bytes: int = 500) -> None:
         for number in range(objects):
-            name = f"{study}.{number}"
-            with self.spool.receive(ORIGIN) as reception:
-                reception.write(name.encode().ljust(size_bytes, b"\0"))
-                identity = InstanceIdentity("1.2.840.10008.5.1.4.1.1.2", name, study, f"{study}.9", "CT")
-                self.names[str(reception.commit(identity).object_id)] = name
+            self.store_one(study, f"{study}.{number}", size_bytes)
+
+    def store_one(self, study: str, name: str, size_bytes: int = 500) -> None:
+        with self.spool.receive(ORIGIN) as reception:
+            reception.write(name.encode().ljust(size_bytes, b"\0"))
+            identity = InstanceIdentity("1.2.840.10008.5.1.4.1.1.2", name, study, f"{study}.9", "CT")
+            self.names[str(reception.commit(identity).object_id)] = name
 
     def next(self, *, max_objects: int = 1, max_bytes: int = 1 << 30) -> list[str]:
         claims = self.spool.claim_several(lease_s=60, max_objects=max_objects, max_bytes=max_bytes)
@@ -62,7 +72,6 @@ def test_what_was_put_first_goes_first_newest_first_and_over_a_restart(open_spoo
     queue.store("1.1", 3)
     queue.store("1.2", 30)
     assert spool.prioritise("1.2") == 30
-    assert spool.prioritise("1.2") == 0, "they are first already"
     assert spool.prioritise("1.99") == 0
     spool.close()
     queue.spool = open_spool()
@@ -138,3 +147,57 @@ def test_claims_stay_quick_with_a_long_queue(spool: Spool) -> None:
     for _ in range(50):
         assert len(spool.claim_several(lease_s=60, max_objects=20, max_bytes=1 << 20)) == 20
     assert time.thread_time() - began_s < 5.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.integers(0, 5), st.sampled_from(list(Priority)), st.integers(1, 3)),
+            st.none(),
+            st.none(),
+        ),
+        max_size=60,
+    )
+)
+def test_no_priority_starves_another(steps: list[tuple[int, Priority, int] | None]) -> None:
+    """Against a model: three of four turns go to the highest priority that waits, the fourth to the oldest.
+
+    So whatever comes in, an object with n older ones before it leaves within 4(n + 1) turns.
+    """
+    ranked: dict[str, Priority] = {}
+    with TemporaryDirectory() as folder:
+        spool = Spool.open(
+            Path(folder) / "spool",
+            reserve_bytes=0,
+            quarantine_max_bytes=0,
+            keys=CENTRAL.ring(),
+            rank=lambda label: ranked[label.identity.sop_instance_uid],  # type: ignore[union-attr]
+        )
+        queue = Queue(spool)
+        waiting: list[str] = []  # by age
+        due: dict[str, int] = {}  # the turn by which it has left
+        turn = 0
+        for step in [*steps, *[None] * 250]:
+            if step is not None:
+                study, priority, objects = step
+                for _ in range(objects):
+                    name = f"1.{study}.{len(ranked)}"
+                    ranked[name] = priority
+                    queue.store_one(f"1.{study}", name)
+                    due[name] = turn + 4 * (len(waiting) + 1)
+                    waiting.append(name)
+                continue
+            if not waiting:
+                break
+            turn += 1
+            (left,) = queue.next()
+            urgent = max(ranked[name] for name in waiting)
+            if turn % 4 == 0:
+                assert left == waiting[0]
+            elif urgent > Priority.ROUTINE:
+                assert ranked[left] == urgent
+            assert turn <= due[left], "no later than the oldest ones before it let it"
+            waiting.remove(left)
+        assert not waiting
+        spool.close()

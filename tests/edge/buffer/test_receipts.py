@@ -45,6 +45,20 @@ def test_receipts_are_numbered_in_the_order_they_were_given(spool: Spool) -> Non
     assert spool.receipts.given_since(3, limit=10) == []
 
 
+def test_each_central_has_a_progress_of_its_own(open_spool: OpenSpool) -> None:
+    spool = open_spool()
+    receipted(spool, 1)
+    spool.receipts.advance(Progress(1))
+    north = spool.receipts.checked_with("north")
+    assert north.progress() == Progress(0)
+    north.advance(Progress(7, 3))
+    spool.close()
+    spool = open_spool()
+    assert spool.receipts.progress() == Progress(1)
+    assert spool.receipts.checked_with("north").progress() == Progress(7, 3)
+    assert spool.receipts.newest_number() == 7, "above every number that was ever checked"
+
+
 def test_what_is_here_is_recalled_and_what_is_not_is_lost(
     open_spool: OpenSpool, receiving_central: Central
 ) -> None:

@@ -343,7 +343,7 @@ def test_who_waits_for_work_is_woken_whoever_brings_the_rows_in(spool: Spool) ->
         woken = waiting.submit(spool.wait_for_work, 30)
         store(spool, number)
         spool.depth()
-        assert woken.result(10)
+        assert woken.result(60)
         claimed = spool.claim(lease_s=60)
         assert claimed is not None
         spool.acknowledge(claimed.object_id, "receipt")

@@ -81,10 +81,10 @@ def test_eight_claimants_never_share_an_object(spool: Spool) -> None:
 
 def test_a_lease_that_ran_out_is_given_to_the_next(spool: Spool) -> None:
     store(spool, 1)
-    first = claim(spool, lease_s=0.05)
+    first = claim(spool, lease_s=3)
     assert spool.claim(lease_s=60) is None
 
-    assert spool.wait_for_work(5)
+    assert spool.wait_for_work(60)
 
     again = claim(spool)
     assert (again.object_id, again.attempts) == (first.object_id, 2)
@@ -122,16 +122,16 @@ def test_a_released_object_comes_back_at_its_time(spool: Spool) -> None:
     store(spool, 1)
     first = claim(spool)
 
-    spool.release(first.object_id, error="central is away", retry_in_s=0.1)
+    spool.release(first.object_id, error="central is away", retry_in_s=2)
 
     assert spool.claim(lease_s=60) is None
     (row,) = spool.list_objects(states=[State.READY], limit=9)
     assert row.last_error == "central is away"
     assert row.next_attempt_in_s is not None
-    assert 0 < row.next_attempt_in_s <= 0.1
+    assert 0 < row.next_attempt_in_s <= 2
     began_s = time.monotonic()
-    assert spool.wait_for_work(5)
-    assert time.monotonic() - began_s < 2
+    assert spool.wait_for_work(120)
+    assert time.monotonic() - began_s < 60
     assert claim(spool).attempts == 2
 
 
@@ -146,7 +146,7 @@ def test_waiting_ends_with_an_arrival_a_timeout_and_the_close(spool: Spool) -> N
         thread = threading.Thread(target=wait)
         thread.start()
         wake()
-        thread.join(5)
+        thread.join(30)
         assert not thread.is_alive()
         if len(answers) == 1:
             claim(spool)

@@ -204,20 +204,31 @@ def test_the_dry_run(box: RunningBox, central: ScriptedCentral, tmp_path: Path) 
         ["1", "MG", "MG1", "DICOMNET", "127.0.0.1"],
         ["1", "CT", "CT1", "DICOMNET", "127.0.0.1"],
     ]
-    assert [line.split()[7] for line in now[1:]] == ["1.2.9.3", "1.2.9.2", "1.2.9.1"]
-    assert [line.split("  ")[-1] for line in now[1:]] == [
-        "central, PACS",
-        "central, PACS, MAMMO",
-        "central, PACS",
+    assert [line.split()[7:10] for line in now[1:]] == [
+        ["CT01_OC0", "-", "1.2.9.3"],
+        ["CT01_OC0", "-", "1.2.9.2"],
+        ["CT01_OC0", "-", "1.2.9.1"],
+    ]
+    assert [[cell.strip() for cell in line.split("  ") if cell.strip()][-2:] for line in now[1:]] == [
+        ["central, PACS", "routine"],
+        ["central, PACS, MAMMO", "routine"],
+        ["central, PACS", "routine"],
     ]
     assert len(box.says("routes", "--last", "1").splitlines()) == 2
 
     other = tmp_path / "rules.toml"
-    other.write_text('[[routing]]\ncalling_ae_titles = ["CT1"]\ndestinations = ["MAMMO"]\n')
+    other.write_text(
+        '[[routing]]\ncalling_ae_titles = ["CT1"]\ndestinations = ["MAMMO"]\n'
+        '[[routing]]\nmodalities = ["MG"]\npriority = "high"\n'
+    )
     for _ in range(2):  # beside the running box, and when it is at rest
         tried = box.says("routes", "--rules", str(other)).splitlines()
-        assert [line.split()[-1] for line in tried[1:-1]] == ["+MAMMO", "-MAMMO", "+MAMMO"]
-        assert tried[-1] == "3 of 3 would go elsewhere"
+        assert [line.partition("routine")[2].strip() for line in tried[1:-1]] == [
+            "+MAMMO",
+            "-MAMMO priority high",
+            "+MAMMO",
+        ]
+        assert tried[-1] == "3 of 3 would go elsewhere, or at another priority"
         box.end(signal.SIGTERM)
 
     other.write_text('[[routing]]\ndestinations = ["NOWHERE"]\n')

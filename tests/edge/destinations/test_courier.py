@@ -62,7 +62,7 @@ def forwarding(box: SendingBox, central: ScriptedCentral) -> Iterator[None]:
     finally:
         forwarder.stop(5)
         box.stop()
-        forwarder.join(5)
+        forwarder.join(30)
 
 
 @pytest.mark.needs("dcmtk")
@@ -99,7 +99,7 @@ def test_dead_destinations_hold_up_neither_central_nor_a_live_one(
             assert box.tally("HOLE").waiting_bytes > 0
             began_s = time.monotonic()
             box.destinations.stop(0.5)
-            assert time.monotonic() - began_s < 5
+            assert time.monotonic() - began_s < 15
             box.spool.deliveries.give_up("HOLE")
             box.spool.deliveries.give_up("GONE")
             box.spool.deliveries.give_up("WEB")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from contract.priority import Priority
 from contract.settings import SettingsError, load_settings
 from edge.config import Settings
+from edge.orders import Order
 from edge.routing import Routing, Traits
 
 PACS = {"name": "PACS", "ae_title": "PACS", "host": "10.1.2.3"}
@@ -60,6 +62,10 @@ def test_rules_add_up_in_the_order_of_the_configuration() -> None:
         ({"addresses": ["10.1.2.7"]}, ct(peer_address="::ffff:10.1.2.7"), ct(peer_address="")),
         ({"addresses": ["fe80::/10"]}, ct(peer_address="fe80::1%eth0"), ct()),
         ({"modalities": ["CT"], "called_ae_titles": ["NIGHT"]}, ct(called_ae_title="NIGHT"), ct()),
+        ({"stations": ["ct room ?"]}, ct(station_name="CT Room 2"), ct(station_name="CT Room 12")),
+        ({"stations": ["*"]}, ct(station_name="X"), ct()),
+        ({"departments": ["Emergency*", "ICU"]}, ct(department="EMERGENCY ward"), ct(department="ICU 2")),
+        ({"departments": ["*süd*"]}, ct(department="Röntgen SÜD"), ct(department="")),
     ],
 )
 def test_everything_a_rule_names_has_to_fit(
@@ -68,6 +74,29 @@ def test_everything_a_rule_names_has_to_fit(
     rules = routing({**rule, "destinations": ["PACS"]})
     assert rules.destinations_of(fits) == ("PACS", "WEB")
     assert rules.destinations_of(fits_not) == ("WEB",)
+
+
+def test_of_rules_and_order_the_most_urgent_counts() -> None:
+    rules = routing(
+        {"calling_ae_titles": ["RESEARCH"], "priority": "low"},  # type: ignore[dict-item]
+        {"departments": ["ER*"], "priority": "stat"},  # type: ignore[dict-item]
+        {
+            "modalities": ["CT"],
+            "calling_ae_titles": ["RESEARCH"],
+            "priority": "high",
+            "destinations": ["PACS"],
+        },  # type: ignore[dict-item]
+    )
+    research = ct(modality="MR", calling_ae_title="RESEARCH")
+    assert rules.priority_of(ct()) is Priority.ROUTINE
+    assert rules.priority_of(research) is Priority.LOW
+    assert rules.priority_of(ct(calling_ae_title="RESEARCH")) is Priority.HIGH
+    assert rules.priority_of(ct(department="ER 1"), Order(Priority.LOW)) is Priority.STAT
+    assert rules.priority_of(ct(), Order(Priority.LOW)) is Priority.LOW
+    assert rules.priority_of(research, Order(Priority.HIGH)) is Priority.HIGH
+    assert rules.priority_of(research, Order(Priority.ROUTINE)) is Priority.LOW, (
+        "ROUTINE is what most orders say"
+    )
 
 
 QUERY = "[query]\nenabled = true\n"
@@ -90,7 +119,9 @@ ONE = '[[destinations.dimse]]\nname = "PACS"\nae_title = "PACS"\nhost = "10.1.2.
             QUERY + ONE + '[[routing]]\nmodalities = ["CT"]\ndestinations = ["PAX"]\n',
             "rule 1 of routing names PAX, and no destination is called that: there are PACS",
         ),
-        (QUERY + ONE + "[[routing]]\ndestinations = []\n", "at least 1 item"),
+        (QUERY + ONE + "[[routing]]\ndestinations = []\n", "names destinations, a priority, or both"),
+        (QUERY + '[[routing]]\npriority = "first"\n', "routing.0.priority"),
+        (QUERY + '[[routing]]\nstations = [" "]\npriority = "high"\n', "at least 1 character"),
         (
             QUERY + ONE + '[[routing]]\nstation = "A"\ndestinations = ["PACS"]\n',
             "unknown key routing.0.station",

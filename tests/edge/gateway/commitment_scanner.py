@@ -132,7 +132,7 @@ class CommitmentScanner:
         )
         return int(status.Status)
 
-    def report(self, timeout_s: float = 10.0) -> Report:
+    def report(self, timeout_s: float = 60.0) -> Report:
         return self.reports.get(timeout=timeout_s)
 
     def _take(self, event: Event, on: str) -> tuple[int, None]:

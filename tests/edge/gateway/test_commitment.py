@@ -115,7 +115,7 @@ def committing(start_gateway: StartGateway, tmp_path: Path) -> Iterator[Committi
         database.close()
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """The scanner has its report a moment before the box has noted that."""
     pause = queue.Queue[None]()
     for _ in range(int(timeout_s / 0.02)):

@@ -363,11 +363,57 @@ def test_pixels_before_the_identity_cannot_be() -> None:
     assert reader.finish().sop_instance_uid == ""
 
 
-def test_without_being_asked_the_walk_ends_with_the_identity() -> None:
+def test_without_being_asked_the_walk_ends_before_the_pixels() -> None:
     reader = IdentityReader(EXPLICIT_LITTLE)
     data = with_pixels()
-    assert reader.feed(memoryview(data)[: data.index(struct.pack("<HH", 0x0028, 0x0002))])
+    assert reader.feed(memoryview(data)[: data.index(struct.pack("<HH", 0x7FE0, 0x0010)) + 12])
     assert reader.pixels is None
+
+
+def marked(character_set: bytes, department: bytes, station: bytes = b"CT ROOM 2 ") -> bytes:
+    parts = [
+        (0x0008, 0x0005, "CS", character_set),
+        (0x0008, 0x0016, "UI", b"1.2.840.10008.5.1.4.1.1.2"),
+        (0x0008, 0x0018, "UI", b"1.2.3"),
+        (0x0008, 0x0050, "SH", b"A77 "),
+        (0x0008, 0x0060, "CS", b"CT"),
+        (0x0008, 0x1010, "SH", station),
+        (0x0020, 0x000D, "UI", b"1.2.9"),
+        (0x0020, 0x000E, "UI", b"1.2.9.1"),
+        (0x0028, 0x0011, "US", b"\x08\x00"),
+        (0x0032, 0x1033, "LO", department),
+    ]
+    return b"".join(ds_element(*part) for part in parts)
+
+
+@pytest.mark.parametrize("portion", [1, 7, 65_536])
+@pytest.mark.parametrize(
+    ("character_set", "department", "text"),
+    [
+        (b"ISO_IR 100", "Röntgen Süd".encode("latin-1"), "Röntgen Süd"),
+        (b"ISO_IR 192", "Röntgen Süd".encode(), "Röntgen Süd"),
+        (b"", b"ER\\WARD", "ER"),
+        (b"ISO_IR 100", b"ER\x07\x00", "ER"),
+        (b"ISO_IR 100", b"", ""),
+    ],
+)
+def test_what_rules_are_asked_by_is_found(
+    portion: int, character_set: bytes, department: bytes, text: str
+) -> None:
+    reader = IdentityReader(EXPLICIT_LITTLE)
+    data = memoryview(marked(character_set, department))
+    for at in range(0, len(data), portion):
+        reader.feed(data[at : at + portion])
+    found = reader.finish()
+    assert (found.station_name, found.department, found.accession_number) == ("CT ROOM 2", text, "A77")
+    assert found.series_instance_uid == "1.2.9.1"
+
+
+def test_a_mark_of_absurd_length_is_passed_over() -> None:
+    reader = IdentityReader(EXPLICIT_LITTLE)
+    reader.feed(memoryview(marked(b"ISO_IR 100", b"ER", station=b"S" * 60_000)))
+    found = reader.finish()
+    assert (found.station_name, found.department) == ("", "ER")
 
 
 def test_agrees_with_pydicom_about_its_own_files() -> None:

@@ -71,7 +71,7 @@ class Uplink:
             self._forwarder.stop(5)
         self.spool.close()
         if self._forwarder is not None:
-            self._forwarder.join(5)
+            self._forwarder.join(30)
             self._forwarder = None
 
     def restart(self) -> None:
@@ -97,7 +97,7 @@ def uplink(central: ScriptedCentral, tmp_path: Path) -> Iterator[Uplink]:
 def eventually() -> Callable[[Callable[[], bool]], None]:
     """Wait for something that another thread brings about; fail loudly if it does not."""
 
-    def wait(predicate: Callable[[], bool], timeout_s: float = 15.0) -> None:
+    def wait(predicate: Callable[[], bool], timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         pause = threading.Event()
         while not predicate():

@@ -11,6 +11,7 @@ import pytest
 
 from contract.command import Command, new_command_id
 from contract.heartbeat import CommandAnswer, EventKind, Outcome
+from contract.priority import Priority
 from edge.uplink.commands import MAX_WAITING, CommandDesk, CommandFailedError
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -40,8 +41,8 @@ class Scene:
     def resume(self) -> str:
         raise RuntimeError("a fault")
 
-    def prioritise(self, study_instance_uid: str) -> str:
-        self.done.append(study_instance_uid)
+    def prioritise(self, study_instance_uid: str, priority: Priority) -> str:
+        self.done.append(study_instance_uid if priority is Priority.FIRST else priority.word)
         return "first"
 
     def echo(self, ae_title: str) -> str:
@@ -80,7 +81,9 @@ def test_a_command_is_done_and_answered_with_its_id(scene: Scene) -> None:
     assert scene.answer() == (CommandAnswer(command_id=command.id, outcome=Outcome.DONE), "paused")
     study = scene.tell("prioritise", study_instance_uid="1.2.3")
     assert scene.answer()[0].command_id == study.id
-    assert scene.done == ["pause", "1.2.3"]
+    scene.tell("prioritise", study_instance_uid="1.2.3", priority="low")
+    scene.answer()
+    assert scene.done == ["pause", "1.2.3", "low"]
 
 
 def test_what_comes_again_is_absorbed(scene: Scene) -> None:
@@ -101,6 +104,12 @@ def test_what_comes_again_is_absorbed(scene: Scene) -> None:
         ("format-disk", 300, {}, "does not know"),
         ("prioritise", 300, {}, "UID is missing"),
         ("prioritise", 300, {"study_instance_uid": "../../etc"}, "digits and dots"),
+        (
+            "prioritise",
+            300,
+            {"study_instance_uid": "1.2", "priority": "asap"},
+            "first, stat, high, routine, low",
+        ),
         ("echo", 300, {"ae_title": "A\\B"}, "no backslash"),
     ],
 )

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from contract.receipt import Receipt, receipt_key_id, sign_receipt, verify_receipt
 from contract.sealed_object import Content
 from contract.transfer import CHUNK_BYTES, Problem
 from edge.buffer.states import State
+from edge.uplink.box_key import FileKey
 from edge.uplink.identity import Enrolment, IdentityStore
 from tests.edge.scripted_central import ScriptedCentral, ScriptedHandler
 from tests.edge.uplink.conftest import Uplink
@@ -225,7 +225,7 @@ def test_an_expired_certificate_is_named_by_tls_itself(
     central: ScriptedCentral, uplink: Uplink, eventually: Eventually
 ) -> None:
     store = IdentityStore(uplink.directory.parent / "identity")
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = FileKey.make()
     answer = central.answer_for(key.public_key(), life=timedelta(days=-1))
     uplink.identity = store.save(
         key, Enrolment(central_host="127.0.0.1", central_port=central.port, answer=answer)

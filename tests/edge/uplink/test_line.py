@@ -24,9 +24,23 @@ def test_backoff_doubles_up_to_the_ceiling_and_jitters_from_zero() -> None:
     assert backoff_s(3, 60, lambda low, _high: low) == 0
 
 
-def test_one_worker_probes_and_the_others_wait_for_it() -> None:
-    line = Line(60)
+def test_with_a_new_identity_every_worker_probes_and_one_failure_closes_the_line_for_all() -> None:
+    clock = Clock()
+    line = Line(60, clock=clock, uniform=longest)
     line.begin()
+    assert [line.enter() for _ in range(3)] == [Pass.PROBE] * 3
+    line.passed()
+    assert line.enter() is Pass.SEND
+    assert (line.failed(), line.failed()) == (1, 1)
+    line.passed()  # of the third, whose probe was answered before
+    clock.now_s = 1
+    assert line.enter() is Pass.PROBE, "closed"
+
+
+def test_after_a_failure_one_worker_probes_and_the_others_wait_for_it() -> None:
+    line = Line(60, uniform=lambda low, _high: low)
+    line.begin()
+    line.failed()
     assert line.enter() is Pass.PROBE
     entered: list[Pass] = []
     others = [threading.Thread(target=lambda: entered.append(line.enter())) for _ in range(3)]
@@ -36,7 +50,7 @@ def test_one_worker_probes_and_the_others_wait_for_it() -> None:
     assert entered == []
     line.passed()
     for thread in others:
-        thread.join(5)
+        thread.join(30)
     assert entered == [Pass.SEND] * 3
 
 
@@ -71,7 +85,7 @@ def test_a_worker_wakes_at_once_when_it_may_try_again() -> None:
     worker = threading.Thread(target=lambda: entered.append(line.enter()))
     worker.start()
     line.try_now()
-    worker.join(5)
+    worker.join(30)
     assert entered == [Pass.PROBE]
 
 
@@ -84,5 +98,5 @@ def test_without_an_identity_nobody_tries_and_stop_ends_the_wait() -> None:
     worker.join(0.05)
     assert entered == []
     line.stop()
-    worker.join(5)
+    worker.join(30)
     assert entered == [Pass.STOP]

@@ -18,6 +18,7 @@ from edge.uplink.enrolment import enrol
 from edge.uplink.errors import EnrolmentRefusedError
 from edge.uplink.identity import Identity, IdentityStore
 from edge.uplink.key_book import KeyBook
+from edge.uplink.key_maker import KeyMaker
 from edge.uplink.link import Link
 from edge.uplink.receipt_check import ReceiptChecker
 from edge.uplink.upkeep import Upkeep
@@ -64,9 +65,8 @@ def test_a_clock_far_ahead_says_clock_and_heals(
     enrolled.stop()
     log: list[str] = []
     box = Box(tmp_path / "box", system=lambda: 3.2e9)
-    central.fault(
-        "GET", lambda handler: handler.problem(503, Problem.UNAVAILABLE)
-    )  # the first question fails
+    for _ in range(2):  # the questions for receipt keys and the time fail at first
+        central.fault("GET", lambda handler: handler.problem(503, Problem.UNAVAILABLE))
     box.start()
     try:
         eventually(lambda: log.append(box.link.status().detail) or "clock" in log[-1])  # type: ignore[func-returns-value]
@@ -265,6 +265,7 @@ class Tended:
             take_up=self.taken.append,
             try_now=lambda: None,
             checker=ReceiptChecker(self.spool.receipts, lambda sent_again, lost: None),
+            keys=KeyMaker(),
             interval_s=interval_s,
             timeout_s=5,
         )

@@ -192,6 +192,7 @@ def test_completion_without_a_receipt_is_a_failure_not_a_success(
         (422, Problem.TAMPERED, ObjectRefusedError),
         (422, Problem.UNKNOWN_KEY, ObjectRefusedError),
         (422, Problem.NOT_DICOM, ObjectRefusedError),
+        (410, Problem.ERASED, ObjectRefusedError),
         (413, Problem.TOO_LARGE, ObjectRefusedError),
         (403, Problem.CERTIFICATE, CertificateRefusedError),
         (507, Problem.STORAGE, CentralFailedError),

@@ -22,6 +22,7 @@ from edge.buffer.service_database import ServiceDatabase
 from edge.buffer.worklist_cache import WorklistCache
 from edge.buffer.worklist_refresh import Fetched, WorklistRefresher, WorklistSourceError
 from edge.gateway.data_set import read_data_set
+from edge.uplink.box_key import FileKey
 from edge.uplink.errors import UplinkTransientError
 from edge.uplink.identity import Enrolment, Identity, IdentityStore
 from edge.uplink.workflow import CentralWorkflow, MessageRefusedError, ProcedureRelay
@@ -62,7 +63,7 @@ class Hospital:
         enrolment = Enrolment(
             central_host="127.0.0.1", central_port=self.house.central.gateways.port, answer=self.box.answer
         )
-        return IdentityStore(self._folder / "identity").save(self.box.key, enrolment)
+        return IdentityStore(self._folder / "identity").save(FileKey(self.box.key), enrolment)
 
     def recorded(self, action: Action) -> list[str]:
         rows = self.house.central.foundation.audit.search(limit=100, action=action)

@@ -1,0 +1,197 @@
+"""Second factors and passkeys: their owner sets them up and removes them; an administrator resets somebody's.
+
+Always true: only who signed in a short while ago (`sessions.FRESH_S`) changes anything, so that a screen left open is
+no way to stay in; what is set up ends every other session of its owner; keys and recovery codes are in one answer and
+nowhere else; changes are on record before they count.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Final
+
+import segno
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from central.access import totp
+from central.access.doorkeeper import Doorkeeper
+from central.access.errors import AccountError, FactorChangeError, PasskeyRefusedError
+from central.access.policy import Privilege, has_privilege, managed
+from central.access.problems import problem
+from central.access.sessions import Session
+from central.access.web import principal_of
+from central.audit.record import Action, Audit
+from central.portal.account import passkey_json, session_of, signs_in_here
+from central.portal.wishes import NO_STORE, admit, wish_of
+
+_STALE: Final = "sign in again to change what you sign in with"
+
+
+def routes(doorkeeper: Doorkeeper, audit: Audit) -> list[BaseRoute]:
+    """Must be behind `RequireSignIn`."""
+    desk = _Desk(doorkeeper, audit)
+    return [
+        Route("/api/account/app", desk.begin_app, methods=["POST"]),
+        Route("/api/account/app", desk.remove_app, methods=["DELETE"]),
+        Route("/api/account/app/confirmation", desk.confirm_app, methods=["POST"]),
+        Route("/api/account/app/recovery-codes", desk.renew_recovery_codes, methods=["POST"]),
+        Route("/api/account/passkeys", desk.add_passkey, methods=["POST"]),
+        Route("/api/account/passkeys/options", desk.passkey_options, methods=["POST"]),
+        Route("/api/account/passkeys/{passkey_id}", desk.remove_passkey, methods=["DELETE"]),
+        Route("/api/factor-resets", desk.reset, methods=["POST"]),
+    ]
+
+
+class _Desk:
+    def __init__(self, doorkeeper: Doorkeeper, audit: Audit) -> None:
+        self._doorkeeper = doorkeeper
+        self._accounts = doorkeeper.accounts
+        self._factors = doorkeeper.accounts.factors
+        self._passkeys = doorkeeper.passkeys
+        self._audit = audit
+
+    # An authenticator app --------------------------------------------------------------------------------------
+
+    def begin_app(self, request: Request) -> Response:
+        principal = principal_of(request)
+        answer = self._admit(request, "begin to set up an authenticator app")
+        if isinstance(answer, Response):
+            return answer
+        try:
+            secret = self._factors.begin_app(principal.user_id)
+        except FactorChangeError as error:
+            return problem(409, str(error))
+        shown = {"key": totp.secret_text(secret), "qr_svg": _qr_code(totp.uri(secret, principal.username))}
+        return JSONResponse(shown, 201, headers=NO_STORE)
+
+    async def confirm_app(self, request: Request) -> Response:
+        code = (await wish_of(request)).get("code")
+        if not isinstance(code, str):
+            return problem(400, 'send {"code": "123456"}')
+        return await run_in_threadpool(self._confirm_app, request, code)
+
+    def _confirm_app(self, request: Request, code: str) -> Response:
+        user_id = principal_of(request).user_id
+        here = self._admit(request, "set up an authenticator app")
+        if isinstance(here, Response):
+            return here
+        try:
+            codes = self._factors.confirm_app(user_id, code)
+        except FactorChangeError as error:
+            return problem(409, str(error))
+        self._accounts.sessions.end_all(user_id, but=here.session_id)
+        return JSONResponse({"recovery_codes": codes}, headers=NO_STORE)
+
+    def renew_recovery_codes(self, request: Request) -> Response:
+        answer = self._admit(request, "new recovery codes")
+        if isinstance(answer, Response):
+            return answer
+        try:
+            codes = self._factors.renew_recovery_codes(principal_of(request).user_id)
+        except FactorChangeError as error:
+            return problem(409, str(error))
+        return JSONResponse({"recovery_codes": codes}, 201, headers=NO_STORE)
+
+    def remove_app(self, request: Request) -> Response:
+        answer = self._admit(request, "remove the authenticator app")
+        if isinstance(answer, Response):
+            return answer
+        self._factors.remove_app(principal_of(request).user_id)
+        return Response(status_code=204)
+
+    # Passkeys --------------------------------------------------------------------------------------------------
+
+    def passkey_options(self, request: Request) -> Response:
+        here = self._admit(request, "begin to add a passkey")
+        if isinstance(here, Response):
+            return here
+        try:
+            options = self._passkeys.registration_options(principal_of(request), here.session_id)
+        except FactorChangeError as error:
+            return problem(409, str(error))
+        return JSONResponse(options, headers=NO_STORE)
+
+    async def add_passkey(self, request: Request) -> Response:
+        wish = await wish_of(request)
+        name, credential = wish.get("name"), wish.get("credential")
+        if not (isinstance(name, str) and isinstance(credential, dict)):
+            return problem(400, 'send {"name": "…", "credential": {…}}')
+        return await run_in_threadpool(self._add_passkey, request, name.strip(), credential)
+
+    def _add_passkey(self, request: Request, name: str, credential: dict[str, Any]) -> Response:
+        user_id = principal_of(request).user_id
+        here = self._admit(request, f"add a passkey: {name}")
+        if isinstance(here, Response):
+            return here
+        try:
+            kept = self._passkeys.register(user_id, name, credential, here.session_id)
+        except FactorChangeError as error:
+            return problem(409, str(error))
+        except PasskeyRefusedError as error:
+            refusal = problem(400, "the browser's answer proves no passkey: try again")
+            return admit(self._audit, request, refusal, Action.USER_CHANGE, str(error)) or refusal
+        self._accounts.sessions.end_all(user_id, but=here.session_id)
+        return JSONResponse(passkey_json(kept), 201, headers=NO_STORE)
+
+    def remove_passkey(self, request: Request) -> Response:
+        passkey_id = str(request.path_params["passkey_id"])[:64]
+        answer = self._admit(request, f"remove passkey {passkey_id}")
+        if isinstance(answer, Response):
+            return answer
+        if not self._passkeys.remove(principal_of(request).user_id, passkey_id):
+            return problem(404, "there is no such passkey of yours")
+        return Response(status_code=204)
+
+    # For administrators ----------------------------------------------------------------------------------------
+
+    async def reset(self, request: Request) -> Response:
+        username = (await wish_of(request)).get("username")
+        if not (isinstance(username, str) and username):
+            return problem(400, 'send {"username": "…"}')
+        return await run_in_threadpool(self._reset, request, username.strip())
+
+    def _reset(self, request: Request, username: str) -> Response:
+        refusal: Response | None = None
+        principal = principal_of(request)
+        institution, theirs = managed(principal), self._accounts.institution_of(username)
+        if not has_privilege(principal, Privilege.MANAGE_ACCESS):
+            refusal = problem(403, "your role may not do this")
+        elif institution is not None and theirs != institution:  # somebody else's people, or nobody
+            refusal = problem(404, f"there is no user {username.lower()}")
+        elif self._fresh_session(request) is None:
+            refusal = problem(403, _STALE)
+        detail = f"reset the second factors of {username[:64]}"
+        answer = admit(self._audit, request, refusal, Action.USER_CHANGE, detail)
+        if answer is not None:
+            return answer
+        try:
+            self._accounts.reset_factors(username)
+        except AccountError as error:
+            return problem(404, str(error))
+        return Response(status_code=204)
+
+    def _admit(self, request: Request, detail: str) -> Session | Response:
+        """The session in which the caller may change this, which is on record then; or what they get instead."""
+        here = self._fresh_session(request)
+        if not signs_in_here(principal_of(request)):
+            refusal = problem(403, "what you sign in with is not kept here")
+            return admit(self._audit, request, refusal, Action.USER_CHANGE, detail) or refusal
+        if here is None:
+            refusal = problem(403, _STALE)
+            return admit(self._audit, request, refusal, Action.USER_CHANGE, detail) or refusal
+        return admit(self._audit, request, None, Action.USER_CHANGE, detail) or here
+
+    def _fresh_session(self, request: Request) -> Session | None:
+        here = session_of(request, self._doorkeeper)
+        return here if here is not None and self._accounts.sessions.is_fresh(here) else None
+
+
+def _qr_code(text: str) -> str:
+    drawn = io.BytesIO()
+    segno.make_qr(text, error="m").save(
+        drawn, kind="svg", omitsize=True, dark="#000", light="#fff", xmldecl=False, nl=False
+    )
+    return drawn.getvalue().decode("ascii")

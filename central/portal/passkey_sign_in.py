@@ -1,0 +1,96 @@
+"""Signing in with a passkey: a challenge for this browser, and the answer to it.
+
+Always true: the challenge is bound to a cookie of the browser that asked for it, so an answer that was taken elsewhere
+signs nobody in here; every answer is on record before a session exists; why one was refused is in the record only.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from central.access.challenges import LIFE_S
+from central.access.doorkeeper import Doorkeeper
+from central.access.errors import FactorChangeError, PasskeyRefusedError, ThrottledError
+from central.access.problems import problem
+from central.access.sign_in import sign_in_event
+from central.access.web import arrival_of, page_of, source_address
+from central.audit.errors import AuditUnavailableError
+from central.audit.record import Audit
+from central.portal.sign_in import let_in
+from central.portal.wishes import NO_STORE, wish_of
+
+_COOKIE_NAME: Final = "dicomnet_passkey"
+_PATH: Final = "/api/signin/passkey"
+_REFUSED: Final = "This passkey does not sign you in. Try again, or sign in with your password."
+
+
+def routes(doorkeeper: Doorkeeper, audit: Audit, cookie_life_s: int) -> list[BaseRoute]:
+    """Must be behind `RequireSignIn`, which lets everybody reach them. A session lives `cookie_life_s` seconds."""
+
+    def options(request: Request) -> Response:
+        if page_of(request) == "foreign":
+            return problem(403, "sign in from our own page, please")
+        binding = secrets.token_urlsafe(32)
+        try:
+            asked = doorkeeper.passkeys.sign_in_options(binding)
+        except FactorChangeError as error:
+            return problem(404, str(error))
+        response = JSONResponse(asked, headers=NO_STORE)
+        response.set_cookie(
+            _COOKIE_NAME,
+            binding,
+            max_age=LIFE_S,
+            path=_PATH,
+            secure=request.url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
+        return response
+
+    async def enter(request: Request) -> Response:
+        if page_of(request) == "foreign":
+            return problem(403, "sign in from our own page, please")
+        credential = (await wish_of(request)).get("credential")
+        if not isinstance(credential, dict):
+            return problem(400, 'send {"credential": {…}}')
+        return await run_in_threadpool(_enter, request, credential)
+
+    def _enter(request: Request, credential: dict[str, Any]) -> Response:
+        address = source_address(request)
+        try:
+            binding = request.cookies.get(_COOKIE_NAME, "")
+            user_id = doorkeeper.passkeys.prove(credential, binding, address)
+            admitted = doorkeeper.accounts.admit_passkey(user_id)
+            audit.record(sign_in_event(admitted.principal.username, admitted.principal, address, "passkey"))
+        except FactorChangeError as error:
+            return problem(404, str(error))
+        except ThrottledError as error:
+            return problem(429, str(error), {"Retry-After": str(error.retry_after_s)})
+        except PasskeyRefusedError as error:
+            return refuse(address, error)
+        except AuditUnavailableError:
+            return problem(503, "the audit record cannot be written; try again later")
+        response = Response(status_code=204)
+        response.delete_cookie(_COOKIE_NAME, path=_PATH)
+        sessions, arrival = doorkeeper.accounts.sessions, arrival_of(request, admitted.means)
+        let_in(request, response, sessions, admitted.principal, cookie_life_s, arrival)
+        return response
+
+    def refuse(address: str, error: PasskeyRefusedError) -> Response:
+        owner = doorkeeper.accounts.account(error.user_id)
+        try:
+            audit.record(sign_in_event(owner.username if owner else "", None, address, f"passkey: {error}"))
+        except AuditUnavailableError:
+            return problem(503, "the audit record cannot be written; try again later")
+        return problem(403, _REFUSED)
+
+    return [
+        Route(f"{_PATH}/options", options, methods=["POST"]),
+        Route(_PATH, enter, methods=["POST"]),
+    ]
