@@ -31,9 +31,9 @@ def preflight(url: str, origin: str, method: str = "GET", headers: str = "author
 
 def bearer(house: House) -> dict[str, str]:
     accounts = house.central.foundation.accounts
-    principal = accounts.verify("radiologist", PASSWORD, "127.0.0.1")
-    assert principal is not None
-    return {"Authorization": f"Bearer {accounts.start_session(principal, 'bearer', 3600)}"}
+    admitted = accounts.verify("radiologist", PASSWORD, "127.0.0.1")
+    assert admitted is not None
+    return {"Authorization": f"Bearer {accounts.sessions.start(admitted.principal, 'bearer', 3600)}"}
 
 
 def test_a_named_origin_may_ask_by_token(house: House) -> None:
