@@ -73,7 +73,7 @@ class Retrieve:
         if _wants_zip(accept):
             return self._zip(request)
         if _SERIES_KEY in request.query_params:
-            raise BadRequestError(f"{_SERIES_KEY} chooses series for {ZIP.media_type} only")
+            raise NotAcceptableError(f"{_SERIES_KEY} chooses series for {ZIP.media_type} only")
         grant, series_uid, sop_uid = self._gate.grant(request, Action.EXPORT, "WADO-RS instances")
         if series_uid is not None and sop_uid is not None:
             stored = self._archive.open_instance(grant, series_uid, sop_uid)
