@@ -24,10 +24,10 @@ from central.dicomweb.conversion import Conversion, converts_to_native
 from central.dicomweb.errors import BadRequestError, NotAcceptableError, NotHereError
 from central.dicomweb.gate import INSTANCE, SERIES, STUDY, Gate, base_url, said_uid
 from central.dicomweb.multipart import (
-    ClosingResponse,
     FilePart,
     OpenPart,
     Part,
+    answered,
     file_chunks,
     multipart_of_files,
     multipart_of_parts,
@@ -73,7 +73,7 @@ class Retrieve:
         if _wants_zip(accept):
             return self._zip(request)
         if _SERIES_KEY in request.query_params:
-            raise BadRequestError(f"{_SERIES_KEY} chooses series for {ZIP.media_type} only")
+            raise NotAcceptableError(f"{_SERIES_KEY} chooses series for {ZIP.media_type} only")
         grant, series_uid, sop_uid = self._gate.grant(request, Action.EXPORT, "WADO-RS instances")
         if series_uid is not None and sop_uid is not None:
             stored = self._archive.open_instance(grant, series_uid, sop_uid)
@@ -105,8 +105,7 @@ class Retrieve:
             raise NotHereError
         _ = first[0].path  # a store that is away shows before the answer begins
         headers = {"Content-Type": ZIP.media_type, "Content-Disposition": 'attachment; filename="dicom.zip"'}
-        zipped = FileSet(self._archive, grant, series, sop_uid).zip()
-        return ClosingResponse(next(zipped), zipped, 200, headers, zipped.close)
+        return answered(FileSet(self._archive, grant, series, sop_uid).zip(), headers=headers)
 
     def _multipart(self, chosen: Sequence[tuple[StoredInstance, Offer]]) -> Response:
         if all(offer.transfer_syntax_uid == stored.transfer_syntax_uid for stored, offer in chosen):

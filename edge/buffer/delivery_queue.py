@@ -8,7 +8,7 @@ receipt, durably; until then the object's file stays. In three of four turns wha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO, Final
 
@@ -120,16 +120,21 @@ class DeliveryQueue:
         """As `Spool.wait_for_work`; SpoolClosedError at the end."""
         return self._deliveries.wait(self._name, timeout_s)
 
-    def acknowledge(self, object_id: ObjectId, receipt: str) -> None:
-        """Keep this central's receipt, which the caller has verified; what waited for nothing else is freed.
+    def acknowledge_all(self, receipts: Sequence[tuple[ObjectId, str]]) -> None:
+        """Keep this central's receipts, which the caller has verified; what waited for nothing else is freed.
 
         One that a person gave up meanwhile stays given up.
         """
-        self._end(object_id, DeliveryState.DELIVERED, None, receipt)
+        with self._held():
+            with self._index.transaction():
+                for object_id, receipt in receipts:
+                    self._end(object_id, DeliveryState.DELIVERED, None, receipt)
+            self._settled([object_id for object_id, _ in receipts])
 
     def set_aside(self, object_id: ObjectId, *, reason: str) -> None:
         """This central refuses it for good; a person decides, and the object stays."""
-        self._end(object_id, DeliveryState.SET_ASIDE, reason, None)
+        with self._held(), self._index.transaction():
+            self._end(object_id, DeliveryState.SET_ASIDE, reason, None)
 
     def _end(self, object_id: ObjectId, state: DeliveryState, error: str | None, receipt: str | None) -> None:
         values: dict[str, object] = {
@@ -139,11 +144,7 @@ class DeliveryQueue:
             "destination": self._name,
             "object_id": object_id,
         }
-        with self._held():
-            with self._index.transaction():
-                self._index.execute(_END, values)
-            if state is DeliveryState.DELIVERED:
-                self._settled([object_id])
+        self._index.execute(_END, values)
 
     def release(self, object_id: ObjectId, *, error: str, retry_in_s: float) -> None:
         """Give a lent object back; it can be claimed again after `retry_in_s`."""

@@ -12,7 +12,7 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -475,15 +475,24 @@ class Spool:
         ------
         UnknownObjectError, WrongStateError
         """
+        self.acknowledge_all([(object_id, receipt)])
+
+    def acknowledge_all(self, receipts: Sequence[tuple[ObjectId, str]]) -> None:
+        """The same of several objects, with one sync: all of them, or none. Raises as `acknowledge`."""
         with self._held():
-            number = self._index.next_receipt_number()
-            self._index.step(object_id, ACKNOWLEDGE, receipt=receipt, receipt_number=number, last_error=None)
-            # The receipt is durable from here on; a crash leaves the rest of this to recovery.
-            self._let_go(object_id)
-            for twin in self._index.damaged_twins(object_id):
-                self._index.replace(twin)
-                self._unlink_freed(twin)
-            self._index.forget_lost(object_id)
+            first = self._index.next_receipt_number()
+            with self._index.transaction():
+                for number, (object_id, receipt) in enumerate(receipts, first):
+                    self._index.step_within(
+                        object_id, ACKNOWLEDGE, receipt=receipt, receipt_number=number, last_error=None
+                    )
+            # The receipts are durable from here on; a crash leaves the rest of this to recovery.
+            for object_id, _ in receipts:
+                self._let_go(object_id)
+                for twin in self._index.damaged_twins(object_id):
+                    self._index.replace(twin)
+                    self._unlink_freed(twin)
+                self._index.forget_lost(object_id)
             if time.monotonic() - self._pruned_at_s >= _PRUNE_EVERY_S:
                 self._pruned_at_s = time.monotonic()
                 self._index.prune_freed(older_than=RECEIPTS_KEPT)

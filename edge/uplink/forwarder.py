@@ -28,7 +28,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -96,7 +96,7 @@ class Queue(Protocol):
 
     def open_object(self, object_id: ObjectId) -> BinaryIO: ...
 
-    def acknowledge(self, object_id: ObjectId, receipt: str) -> None: ...
+    def acknowledge_all(self, receipts: Sequence[tuple[ObjectId, str]]) -> None: ...
 
     def release(self, object_id: ObjectId, *, error: str, retry_in_s: float) -> None: ...
 
@@ -306,8 +306,30 @@ class Forwarder:
                 self._release(claimed.object_id, reason, retry_in_s=self._ceiling_s)
         else:
             fates = {fate.object_id: fate for fate in answer.objects}
+            taken = self._take_receipts(route, claims, fates)
             for claimed in claims:
-                self._forward(route, claimed, fates[claimed.object_id])
+                if claimed.object_id not in taken:
+                    self._forward(route, claimed, fates[claimed.object_id])
+
+    def _take_receipts(
+        self, route: _Route, claims: Sequence[Claimed], fates: Mapping[str, Fate]
+    ) -> set[ObjectId]:
+        """Acknowledge with one sync what central signed for; which that was. The rest meets its own fate by itself."""
+        good: list[tuple[Claimed, Receipt, str]] = []
+        try:
+            for claimed in claims:
+                token = fates[claimed.object_id].receipt
+                if token is not None:
+                    with suppress(ReceiptError):
+                        good.append((claimed, check_receipt(token, route.identity, claimed), token))
+            if good:
+                self._queue.acknowledge_all([(claimed.object_id, token) for claimed, _, token in good])
+        except Exception as error:
+            _log.warning("receipts are taken one by one", extra={"reason": error})
+            return set()
+        for claimed, receipt, _ in good:
+            self._note_receipt(claimed, receipt)
+        return {claimed.object_id for claimed, _, _ in good}
 
     def _forward_each(self, route: _Route, claims: Sequence[Claimed]) -> None:
         """One after the other, each by itself, as long as the line holds."""
@@ -339,7 +361,7 @@ class Forwarder:
         object_id = claimed.object_id
         try:
             receipt, token = self._redeem(route, claimed, fate) if fate else self._deliver(route, claimed)
-            self._queue.acknowledge(object_id, token)
+            self._queue.acknowledge_all([(object_id, token)])
         except SendingStoppedError as error:
             self._release(object_id, str(error), retry_in_s=0.0)
             return False
@@ -360,20 +382,23 @@ class Forwarder:
             _log.exception("forwarding failed", extra={"object_id": object_id})
             self._release(object_id, "a fault in this program; see its log", retry_in_s=self._ceiling_s)
         else:
-            self._line.succeeded()
-            self._link.receipted(datetime.now(UTC))
-            _log.info(
-                "freed",
-                extra={
-                    "object_id": object_id,
-                    "outcome": receipt.outcome,
-                    "size_bytes": claimed.size_bytes,
-                    "stored_bytes": claimed.stored_bytes,
-                    "attempts": claimed.attempts,
-                },
-            )
-            self._on_receipt()
+            self._note_receipt(claimed, receipt)
         return True
+
+    def _note_receipt(self, claimed: Claimed, receipt: Receipt) -> None:
+        self._line.succeeded()
+        self._link.receipted(datetime.now(UTC))
+        _log.info(
+            "freed",
+            extra={
+                "object_id": claimed.object_id,
+                "outcome": receipt.outcome,
+                "size_bytes": claimed.size_bytes,
+                "stored_bytes": claimed.stored_bytes,
+                "attempts": claimed.attempts,
+            },
+        )
+        self._on_receipt()
 
     def _redeem(self, route: _Route, claimed: Claimed, fate: Fate) -> tuple[Receipt, str]:
         """What central said of this object in its pack, as if it had come by itself."""

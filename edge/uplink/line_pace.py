@@ -50,8 +50,10 @@ class LinePace:
             return
         with self._lock:
             wanted = size_bytes / max(took_s, 1e-3) * max(_ONE_REQUEST_S, _ROUND_TRIPS * self._round_trip_s)
+            # The first one tells more than the guess before it.
+            weight = _NEWEST_WEIGHS if self._learnt else 1.0
             self._learnt += 1
-            self._set(self._bytes + (wanted - self._bytes) * _NEWEST_WEIGHS)
+            self._set(self._bytes + (wanted - self._bytes) * weight)
 
     def note_cut(self) -> None:
         """The line broke in the middle."""

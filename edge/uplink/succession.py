@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import BinaryIO, Final
 
 from contract.identifiers import ObjectId
@@ -123,8 +123,8 @@ class StandInQueue:
     def open_object(self, object_id: ObjectId) -> BinaryIO:
         return self._spool.open_object(object_id)
 
-    def acknowledge(self, object_id: ObjectId, receipt: str) -> None:
-        self._spool.acknowledge(object_id, receipt)
+    def acknowledge_all(self, receipts: Sequence[tuple[ObjectId, str]]) -> None:
+        self._spool.acknowledge_all(receipts)
 
     def release(self, object_id: ObjectId, *, error: str, retry_in_s: float) -> None:
         self._spool.release(object_id, error=error, retry_in_s=retry_in_s)

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 
-from central.access.accounts import SessionKind
 from central.access.policy import Action
+from central.access.sessions import SessionKind
 from tests.central.access.house import ORIGIN, OTHER_STUDY, PASSWORD, STUDY, people_in, pydicom_file
 from tests.central.app.house import House
 from tests.central.databases import open_archive_in
@@ -46,16 +46,16 @@ class Served:
     def session(self, username: str, kind: SessionKind = "bearer") -> str:
         """A token as signing in gives it, to a program or to a browser."""
         accounts = self.house.central.foundation.accounts
-        principal = accounts.verify(username, PASSWORD, "127.0.0.1")
-        assert principal is not None
-        return accounts.start_session(principal, kind, 3600)
+        admitted = accounts.verify(username, PASSWORD, "127.0.0.1")
+        assert admitted is not None
+        return accounts.sessions.start(admitted.principal, kind, 3600)
 
     def api_token(self, username: str, *actions: Action) -> str:
         """An API token as a person makes it on the portal."""
         doorkeeper = self.house.central.foundation.doorkeeper
         owner = doorkeeper.accounts.verify(username, PASSWORD, "127.0.0.1")
         assert owner is not None
-        return doorkeeper.tokens.make(owner.user_id, "a client", frozenset(actions), 1)[1]
+        return doorkeeper.tokens.make(owner.principal.user_id, "a client", frozenset(actions), 1)[1]
 
 
 @contextmanager

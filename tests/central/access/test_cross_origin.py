@@ -33,8 +33,7 @@ def bearer(house: House) -> dict[str, str]:
     accounts = house.central.foundation.accounts
     admitted = accounts.verify("radiologist", PASSWORD, "127.0.0.1")
     assert admitted is not None
-    token = accounts.sessions.start(admitted.principal, "bearer", 3600)
-    return {"Authorization": f"Bearer {token}"}
+    return {"Authorization": f"Bearer {accounts.sessions.start(admitted.principal, 'bearer', 3600)}"}
 
 
 def test_a_named_origin_may_ask_by_token(house: House) -> None:

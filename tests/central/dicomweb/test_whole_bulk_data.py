@@ -164,10 +164,12 @@ def damaged(offsets: tuple[int, int, int]) -> bytes:
     return part10(ds)
 
 
-def test_damage_that_shows_late_cuts_the_answer(tmp_path: Path) -> None:
+def test_damage_that_shows_late_cuts_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody takes the frames before it for all of them."""
     with open_house(tmp_path) as house:
         house.put(damaged((0, 108, 1 << 40)))
+        assert get(house, f"{STUDY}/bulkdata").status_code == 406, "it shows before a short answer begins"
+        monkeypatch.setattr("central.dicomweb.multipart.CHUNK_BYTES", 1)  # as if it were long
         with pytest.raises(httpx.RemoteProtocolError):
             get(house, f"{STUDY}/bulkdata")
 

@@ -69,7 +69,7 @@ def test_what_was_interrupted_goes_on_as_it_was_or_not_at_all(open_spool: OpenSp
     for one in these:
         queue.release(one, error="the line broke", retry_in_s=LONG_S)
     assert several(queue, 9, these=these) == objects[:2], "before their time"
-    queue.acknowledge(objects[0], "a receipt")
+    queue.acknowledge_all([(objects[0], "a receipt")])
     assert several(queue, 9, these=these) == []
 
 
@@ -91,7 +91,7 @@ def test_a_receipt_is_kept_and_frees_what_waited_for_nothing_else(open_spool: Op
     receipt(spool)
     assert state_of(spool, object_id) is State.OWED
     assert not spool.standing(["1.2.3.1"])["1.2.3.1"].at_central
-    queue.acknowledge(object_id, "north's receipt")
+    queue.acknowledge_all([(object_id, "north's receipt")])
     assert state_of(spool, object_id) is State.FREED
     assert spool.standing(["1.2.3.1"])["1.2.3.1"].at_central
     kept = spool._index.execute("SELECT state, receipt FROM deliveries", ()).fetchall()
@@ -104,7 +104,7 @@ def test_what_it_refuses_is_set_aside_and_given_up_stays_given_up(open_spool: Op
     queue.set_aside(objects[0], reason="unknown key")
     assert counts(spool, NORTH) == (1, 1)
     spool.deliveries.give_up(NORTH, objects[1])
-    queue.acknowledge(objects[1], "too late")
+    queue.acknowledge_all([(objects[1], "too late")])
     assert spool._index.execute("SELECT receipt FROM deliveries WHERE state = 'given-up'", ()).fetchone() == (
         None,
     )
@@ -131,7 +131,7 @@ def test_an_index_and_labels_of_an_older_program_go_on(open_spool: OpenSpool, tm
     assert several(queue, 9) == [object_id]
     assert spool.claim_several(lease_s=1, max_objects=1, max_bytes=0, opened_by=["00" * 16]) == []
     assert receipt(spool) == object_id
-    queue.acknowledge(object_id, "north's receipt")
+    queue.acknowledge_all([(object_id, "north's receipt")])
     assert state_of(spool, object_id) is State.FREED
     names = {name for (name,) in spool._index.execute("SELECT name FROM sqlite_master", ()).fetchall()}
     assert "live_by_study" not in names

@@ -109,6 +109,22 @@ def test_only_a_receipt_frees_the_file(spool: Spool, tmp_path: Path) -> None:
         spool.acknowledge(stored.object_id, "again")
 
 
+def test_receipts_that_come_together_count_together_or_not_at_all(spool: Spool) -> None:
+    for number in range(3):
+        store(spool, number)
+    lent = [claim(spool) for _ in range(2)]
+    receipts = [(one.object_id, f"receipt {number}") for number, one in enumerate(lent)]
+    (waiting,) = spool.list_objects(states=[State.READY], limit=9)
+    with pytest.raises(WrongStateError):
+        spool.acknowledge_all([*receipts, (waiting.object_id, "for one that was never lent")])
+    assert len(spool.list_objects(states=[State.SENDING], limit=9)) == 2
+
+    spool.acknowledge_all(receipts)
+
+    freed = spool.list_objects(states=[State.FREED], limit=9)
+    assert {row.object_id for row in freed if row.has_receipt} == {one.object_id for one in lent}
+
+
 def test_unknown_objects_are_refused(spool: Spool) -> None:
     with pytest.raises(UnknownObjectError):
         spool.acknowledge(new_object_id(), "receipt")
