@@ -25,6 +25,12 @@ def nothing_agreed(_institution: str) -> frozenset[Agreement]:
     return frozenset()
 
 
+def source_of(ae_title: str, institution: str) -> str:
+    """What names an institution's peer among the senders of all institutions."""
+    home = "" if institution == DEFAULT_INSTITUTION else f"{institution}/"
+    return f"ae:{home}{ae_title}"
+
+
 @dataclass(frozen=True)
 class Peer:
     """Who is at the other end. `settings` is None for a stranger, who may send a C-ECHO.
@@ -52,9 +58,7 @@ class Peer:
 
     @property
     def source(self) -> str:
-        """What names it among the senders of all institutions."""
-        home = "" if self.institution == DEFAULT_INSTITUTION else f"{self.institution}/"
-        return f"ae:{home}{self.ae_title}"
+        return source_of(self.ae_title, self.institution)
 
     @property
     def institution(self) -> str:

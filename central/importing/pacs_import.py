@@ -26,6 +26,7 @@ from central.archive.archive import Archive
 from central.archive.indexing import ObjectOrigin
 from central.dimse.asking import CLASSES_AT_ONCE, Asker
 from central.dimse.errors import CallFailedError, PeerGoneError
+from central.dimse.peers import source_of
 from central.dimse.store import Store
 from central.dimse.transport import Incoming
 from central.importing.errors import NoRoomError, SourceAwayError, StoppedError
@@ -180,9 +181,8 @@ class PacsImport:
 
     def _archived(self, incoming: Incoming) -> tuple[int, str]:
         self._check_stopped()
-        origin = ObjectOrigin(
-            f"ae:{self._source.ae_title}", self._run_id, datetime.now(UTC), self._institution
-        )
+        sender = source_of(self._source.ae_title, self._institution)
+        origin = ObjectOrigin(sender, self._run_id, datetime.now(UTC), self._institution)
         return self._store.archived(incoming, self._source.ae_title, origin)
 
     def _patiently(self, ask: Callable[[], _T]) -> _T:

@@ -6,6 +6,7 @@ North sends the Study Instance UID that is here, too, with another patient's ima
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -93,9 +94,9 @@ def paths(held: Sequence[tuple[bytes, str]] = HELD) -> list[str]:
         instance = f"{series}/instances/{ds.SOPInstanceUID}"
         found += [
             f"/dicom-web/studies/{study}{end}"
-            for end in ("", "/metadata", "/series", "/instances", "/thumbnail")
+            for end in ("", "/metadata", "/series", "/instances", "/thumbnail", "/bulkdata")
         ]
-        found += [f"{series}{end}" for end in ("", "/metadata", "/instances", "/thumbnail")]
+        found += [f"{series}{end}" for end in ("", "/metadata", "/instances", "/thumbnail", "/bulkdata")]
         found += [
             f"{instance}{end}"
             for end in (
@@ -103,6 +104,7 @@ def paths(held: Sequence[tuple[bytes, str]] = HELD) -> list[str]:
                 "/metadata",
                 "/thumbnail",
                 "/frames/1",
+                "/bulkdata",
                 "/bulkdata/7FE00010",
                 "/frames/1/rendered",
             )
@@ -181,6 +183,29 @@ def test_radiologists_read_for_another_institution_as_long_as_it_is_agreed(house
     assert house.doorkeeper.institutions.end(agreed)
     assert get(house, "radiologist", f"/dicom-web/studies/{NORTH_STUDY}/metadata").status_code == 404
     assert uids_of(get(house, "radiologist", "/dicom-web/studies")) == [STUDY, OTHER_STUDY]
+
+
+def test_a_zip_holds_what_the_institution_has_and_what_is_agreed(house: House) -> None:
+    north_sends(house)
+
+    def zipped(who: str, study: str) -> tuple[list[bytes], str]:
+        """The files, and whom the DICOMDIR says they are of."""
+        answer = get(house, who, f"/dicom-web/studies/{study}", Accept="application/zip")
+        assert answer.status_code == 200
+        with zipfile.ZipFile(BytesIO(answer.content)) as files:
+            names = [name for name in files.namelist() if name != "DICOMDIR"]
+            patient = dcmread(BytesIO(files.read("DICOMDIR"))).DirectoryRecordSequence[0]
+            return sorted(files.read(name) for name in names), str(patient.PatientName)
+
+    assert zipped("radiologist", STUDY) == ([CT], "Doe^Jané")
+    assert zipped("north-radiologist", STUDY) == ([NORTH_MR], "Secret^North")
+    away = get(house, "radiologist", f"/dicom-web/studies/{NORTH_STUDY}", Accept="application/zip")
+    assert away.status_code == 404
+    agree(house, Sharing.READING)
+    assert zipped("radiologist", STUDY) == (sorted([CT, NORTH_MR]), "Doe^Jané")
+    assert zipped("radiologist", OTHER_STUDY)[0] == [IN_BOTH]
+    whole = get(house, "radiologist", f"/dicom-web/studies/{OTHER_STUDY}/bulkdata")
+    assert whole.content.count(b"Content-Location") == 1
 
 
 def test_a_patient_finds_studies_elsewhere_only_by_an_identifier_that_has_an_issuer(house: House) -> None:
@@ -311,6 +336,11 @@ def test_administrators_of_one_institution_manage_their_own(house: House) -> Non
         assert post(house, "north-admin", "/api/assignments", **doctors).status_code in (400, 404)
     for path in ("/api/gateways/revocation", "/api/gateways/replacement"):
         assert post(house, "north-admin", path, gateway_id="gw-test").status_code == 404
+    for whose in ("doctor", "admin", "here-admin", "nobody"):
+        reset = post(house, "north-admin", "/api/factor-resets", username=whose)
+        assert (reset.status_code, reset.json()["detail"]) == (404, f"there is no user {whose}")
+    assert post(house, "here-admin", "/api/factor-resets", username="admin").status_code == 404
+    assert post(house, "north-admin", "/api/factor-resets", username="North-Doctor").status_code == 204
     made = post(house, "here-admin", "/api/institutions", institution="south")
     assert made.status_code == 403
     assert get(house, "north-admin", "/api/institutions").json()["institutions"] == [
