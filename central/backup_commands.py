@@ -17,7 +17,7 @@ import peewee
 
 from central.archive.errors import StorageError
 from central.archive.object_names import SEALED
-from central.archive.objects import ObjectFiles, fsync_folder
+from central.archive.objects import ObjectFiles, file_sha256, fsync_folder
 from central.archive.sealed_file import sealed_size
 from central.archive.tables import Instance, SealedContent
 from central.audit.record import Action
@@ -28,7 +28,6 @@ from central.backup.layout import (
     LIST,
     OBJECTS,
     Manifest,
-    file_sha256,
     listed_objects,
     newest,
     read_manifest,

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from central.archive.errors import NoSuchObjectError, ObjectDamagedError
-from central.archive.objects import ObjectStore
-from central.backup.layout import file_sha256
+from central.archive.objects import ObjectStore, file_sha256
 
 _CHUNK_BYTES: Final = 1 << 20
 _PROGRESS_S: Final = 10.0

@@ -2,11 +2,11 @@
 
 ::
 
-    objects/ab/cd/<SHA-256>.dcm     every content, once, for all backups in the folder
+    objects/ab/cd/<SHA-256>.dcm     every object, once, for all backups in the folder, encrypted or not as it lay
     <YYYYMMDDTHHMMSSZ>/             one backup
         central.sqlite3, audit.sqlite3   or  postgresql.dump: index and audit record
         keys.tar                    the keys' folder; nothing in it is encrypted
-        objects.txt                 SHA-256 and size of every content that the index names, sorted
+        objects.txt                 name and size of every object that the index names
         backup.json                 the manifest, written last
 
 Always true: a folder without ``backup.json`` is no backup; one with it was whole when that was written.
@@ -14,7 +14,6 @@ Always true: a folder without ``backup.json`` is no backup; one with it was whol
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from central.archive.objects import file_sha256
 from central.errors import StartError
 from central.identity.keyfiles import write_whole
 
@@ -32,7 +32,6 @@ KEYS: Final = "keys.tar"
 _FORMAT: Final = 1
 _NAME: Final = re.compile(r"\d{8}T\d{6}Z")
 _LINE: Final = re.compile(r"([0-9a-f]{64}) ([0-9]{1,18})\n")
-_CHUNK_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -91,11 +90,3 @@ def listed_objects(backup: Path) -> Iterator[tuple[str, int]]:
             if found is None:
                 raise StartError(f"{backup / LIST} has a line that is none")
             yield found[1], int(found[2])
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
