@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from central.access.policy import PatientKey, Scope, person_name_key
+from central.access.policy import Arrivals, PatientKey, PatientOf, Scope, StudyKey, person_name_key
 from central.archive.archive import Archive
 from central.archive.query import StudyQuery, fold, person_name_groups
 from central.archive.tables import Series, Study
@@ -48,6 +48,9 @@ _WORDS: Final = [
     "FOLLOW UP",
 ]
 _PHYSICIANS: Final = 500
+_DEPARTMENTS: Final = 2000
+_BOXES: Final = 20
+_NOW: Final = 1_790_000_000  # seconds since 1970; studies came one a minute until then
 
 
 def main() -> None:
@@ -92,7 +95,11 @@ def _measure(name: str, db: Database, folder: Path, studies: int, searches: int)
         )
 
 
-_EVERYTHING: Final = Scope(everything=True)
+_BIG, _SMALL = "default", "small"  # institutions: one in `_SMALL_ONE_IN` studies is the small one's
+_SMALL_ONE_IN: Final = 500
+_EVERYTHING: Final = Scope(everything=True, institutions=frozenset({_BIG}))
+_LITTLE: Final = Scope(everything=True, institutions=frozenset({_SMALL}))
+_BOTH: Final = Scope(everything=True, institutions=frozenset({_BIG, _SMALL}))
 
 
 def _day(chance: random.Random) -> str:
@@ -114,6 +121,21 @@ def _physician(number: int) -> str:
 
 def _some_physician(chance: random.Random) -> str:
     return _physician(chance.randrange(_PHYSICIANS))
+
+
+def _own(chance: random.Random) -> Scope:
+    """What a doctor of a department reaches: by name, by department, by assignment and by grant."""
+    return Scope(
+        institutions=frozenset({_BIG}),
+        referring_physician_keys=frozenset({person_name_key(_some_physician(chance))}),
+        requesting_service_keys=frozenset({_department(chance.randrange(_DEPARTMENTS))}),
+        patients=frozenset(PatientOf(_BIG, PatientKey("NHS", f"P{number}")) for number in range(5)),
+        studies=frozenset(StudyKey(_BIG, f"1.2.826.1.{number}") for number in range(5)),
+    )
+
+
+def _department(number: int) -> str:
+    return f"department {number}"
 
 
 Make = Callable[[random.Random, int], tuple[Scope, StudyQuery]]
@@ -169,16 +191,45 @@ _KINDS: Final[dict[str, Make]] = {
         _query(study_description=f"*{c.choice(_WORDS)[:4]}*", study_date=_days(c)),
     ),
     "a doctor's own, the newest": lambda c, _n: (
-        Scope(referring_physician_keys=frozenset({person_name_key(_some_physician(c))})),
+        _own(c),
         _query(),
     ),
     "a doctor's own, by name": lambda c, _n: (
-        Scope(referring_physician_keys=frozenset({person_name_key(_some_physician(c))})),
+        _own(c),
         _query(patient_name=f"{c.choice(_FAMILIES)[:2]}*"),
     ),
     "a patient's own": lambda c, n: (
-        Scope(patients=frozenset({PatientKey("NHS", f"P{c.randrange(n // 3 + 1)}")})),
+        Scope(patients=frozenset({PatientOf(_BIG, PatientKey("NHS", f"P{c.randrange(n // 3 + 1)}"))})),
         _query(),
+    ),
+    "a technician's, of a day": lambda c, _n: (
+        Scope(
+            institutions=frozenset({_BIG}),
+            arrivals=Arrivals(_NOW - 86400, frozenset({f"gw-{c.randrange(_BOXES)}"}), frozenset({"x-ray"})),
+        ),
+        _query(),
+    ),
+    "the newest of a small institution": lambda _c, _n: (_LITTLE, _query()),
+    "a modality, of a small institution": lambda c, _n: (
+        _LITTLE,
+        _query(modalities_in_study=c.choice(_MODALITIES)),
+    ),
+    "name contains, of a small institution": lambda c, _n: (
+        _LITTLE,
+        _query(patient_name=f"*{c.choice(_FAMILIES)[1:5]}*"),
+    ),
+    "family name, of a small institution": lambda c, _n: (
+        _LITTLE,
+        _query(patient_name=f"{c.choice(_FAMILIES)[:3].lower()}*"),
+    ),
+    "description contains, of a small institution": lambda c, _n: (
+        _LITTLE,
+        _query(study_description=f"*{c.choice(_WORDS)[:4]}*"),
+    ),
+    "the newest of two institutions": lambda _c, _n: (_BOTH, _query()),
+    "name contains, of two institutions": lambda c, _n: (
+        _BOTH,
+        _query(patient_name=f"*{c.choice(_FAMILIES)[1:5]}*"),
     ),
     "page 100 of the newest": lambda _c, _n: (
         _EVERYTHING,
@@ -227,6 +278,11 @@ def _rows(studies: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
                 "modalities": modality,
                 "number_of_series": 1,
                 "number_of_instances": 1,
+                "institution": _SMALL if number % _SMALL_ONE_IN == 0 else _BIG,
+                "requesting_service_key": _department(chance.randrange(_DEPARTMENTS)),
+                "institutional_department_key": "radiology",
+                "arrived_from": f"gw-{chance.randrange(_BOXES)}",
+                "arrived_at_utc": _NOW - 60 * (studies - number),
             },
             {
                 "id": number + 1,

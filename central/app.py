@@ -53,6 +53,7 @@ from central.people_app import people_app
 from central.quietness import quiet_libraries
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
 from central.workflow.mllp import MllpServer, OrderDesk
+from central.workflow.ordering import Ordering
 from central.workflow.peer_steps import PeerSteps
 from central.workflow.procedures import ProcedureStore
 from central.workflow.worklist import WorklistStore
@@ -128,7 +129,7 @@ class Central:
                 ),
             ),
             dicom=_dicom(foundation, archive, renderer, closing),
-            hl7=_hl7(foundation, closing),
+            hl7=_hl7(foundation, archive, closing),
             fleet_rooms=rooms,
         )
 
@@ -149,7 +150,10 @@ def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> Sys
 
     def patient_of(study_instance_uid: str) -> PatientObject | None:
         facts = archive.facts(study_instance_uid)
-        return PatientObject(facts.patient_id, facts.issuer_of_patient_id) if facts else None
+        held = (facts, *facts.elsewhere) if facts else ()
+        patients = {PatientObject(one.patient_id, one.issuer_of_patient_id) for one in held}
+        # Where institutions hold it for different patients, a message names none rather than a wrong one.
+        return patients.pop() if len(patients) == 1 else None
 
     db = open_record_beside(foundation.settings.storage)
     closing.callback(db.end)
@@ -235,6 +239,7 @@ def _dicom(
         foundation.audit,
         archive.new_object,
         max_object_bytes=settings.limits.max_object_bytes,
+        agreements_of=foundation.doorkeeper.institutions.opened_to,
     )
     try:
         server.start()
@@ -251,12 +256,13 @@ def _dicom(
     return server
 
 
-def _hl7(foundation: Foundation, closing: ExitStack) -> MllpServer | None:
+def _hl7(foundation: Foundation, archive: Archive, closing: ExitStack) -> MllpServer | None:
     """The listener for orders, accepting."""
     settings = foundation.settings.hl7
     if not settings.enabled:
         return None
-    desk = OrderDesk(WorklistStore(foundation.db), foundation.audit, settings.character_set)
+    ordering = Ordering(foundation.doorkeeper.assignments, archive)
+    desk = OrderDesk(WorklistStore(foundation.db), foundation.audit, ordering, settings)
     server = MllpServer(settings, desk)
     try:
         server.start()

@@ -18,9 +18,8 @@ from typing import Any, Final, TextIO
 
 from cryptography.hazmat.primitives import serialization
 
-from central.access.policy import PatientKey, Scope
+from central.access.policy import PatientKey
 from central.archive.errors import StorageError
-from central.archive.query import StudyQuery
 from central.audit.chain import FIELDS
 from central.audit.delivery import DeliveryBook, receiver_of
 from central.audit.fhir import audit_event
@@ -174,8 +173,7 @@ def _studies_of(foundation: Foundation, patient_id: str, issuer: str) -> list[st
         archive = open_archive(foundation.settings.storage, foundation.db)
     except (StorageError, OSError) as error:
         raise StartError(f"the archive cannot be opened to find the patient's studies: {error}") from error
-    scope = Scope(patients=frozenset({PatientKey(issuer, patient_id)}))
-    return [row.study_instance_uid for row in archive.find_studies(scope, StudyQuery(limit=None))]
+    return archive.studies_of(PatientKey(issuer, patient_id))
 
 
 def _with_checkpoints(audit: Audit, wanted: Wanted) -> Iterator[dict[str, Any]]:

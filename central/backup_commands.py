@@ -173,7 +173,8 @@ def _named_by_the_index(db: Database) -> Iterator[tuple[str, int]]:
     last = ""
     while True:
         columns = (Instance.sha256, Instance.size_bytes, SealedContent.address)
-        query = Instance.select(*columns).join(SealedContent, peewee.JOIN.LEFT_OUTER, on=SEALED)
+        query = Instance.select(*columns).distinct()  # several institutions may have one content
+        query = query.join(SealedContent, peewee.JOIN.LEFT_OUTER, on=SEALED)
         query = query.where(Instance.sha256 > last).order_by(Instance.sha256).limit(_PAGE_ROWS)
         page = list(query.tuples().execute(db))
         for sha256, size_bytes, address in page:

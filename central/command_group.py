@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from central.audit.record import Action, AuditEvent
+from central.audit.record import AuditEvent
 from central.config import Settings
 
 RunCommand = Callable[[argparse.Namespace], int | None]
@@ -21,13 +21,13 @@ class CommandGroup:
     Parameters
     ----------
     settings : reads the settings that the options name.
-    event : an audit event by whoever types the command.
+    event : an audit event by whoever types the command, from action, detail and the institutions it concerns.
     """
 
     def __init__(
         self,
         settings: Callable[[argparse.Namespace], Settings],
-        event: Callable[[Action, str], AuditEvent],
+        event: Callable[..., AuditEvent],
     ) -> None:
         self._settings = settings
         self._event = event

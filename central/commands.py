@@ -26,6 +26,8 @@ from central.fleet.mosquitto import BrokerPlan, write_configuration, write_revoc
 from central.foundation import Foundation
 from central.identity.pairings import Decision
 from central.import_commands import ImportCommands
+from central.institution import DEFAULT_INSTITUTION
+from central.institution_commands import InstitutionCommands
 from central.key_commands import KeyCommands
 from central.object_commands import ObjectCommands
 from central.pacs_import_command import PacsImportCommand
@@ -81,6 +83,7 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
 
     pair = command("pair", "print a pairing string for a new gateway: good once, for 15 minutes", _pair)
     pair.add_argument("--name", default="", help="what the gateway will be called; default: a random name")
+    pair.add_argument("--institution", metavar="I", help="whose box it will be; default: the default one's")
     pair.add_argument(
         "--replaces",
         metavar="GATEWAY",
@@ -91,6 +94,11 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
         metavar="COMMAND", required=True
     )
     UserCommands(_settings, _event).add(lambda name, does, run: _command(user, name, does, run))
+
+    institution = commands.add_parser(
+        "institution", help="institutions of this central, and what they open to each other"
+    ).add_subparsers(metavar="COMMAND", required=True)
+    InstitutionCommands(_settings, _event).add(lambda name, does, run: _command(institution, name, does, run))
 
     gateways = commands.add_parser("gateways", help="the gateways that enrolled").add_subparsers(
         metavar="COMMAND", required=True
@@ -184,7 +192,12 @@ def _pair(options: argparse.Namespace) -> None:
     with closing(Foundation.open(settings)) as foundation:
         detail = f"replaces {options.replaces}" if options.replaces else options.name
         foundation.audit.record(_event(Action.PAIR, detail))
-        ticket = foundation.pairings.new_pairing(options.name, replaces=options.replaces)
+        institution = options.institution
+        if institution is not None:
+            foundation.doorkeeper.institutions.require(institution)
+        ticket = foundation.pairings.new_pairing(
+            options.name, replaces=options.replaces, institution=institution
+        )
         if ticket is None:
             raise StartError(f"there is no gateway {options.replaces}; gateways list shows them")
         host, fingerprint = settings.gateways.called_host, foundation.identity.ca_fingerprint
@@ -197,11 +210,11 @@ def _list_gateways(options: argparse.Namespace) -> None:
         for record in foundation.gateways.listed():
             ends = record.certificate_expires_at_utc
             state = f"revoked {record.revoked_at_utc:%Y-%m-%d}" if record.revoked_at_utc else "admitted"
-            print(
-                f"{record.gateway_id:32}  {state:18}  certificate until {ends:%Y-%m-%d}  {record.name}"
-                if ends
-                else f"{record.gateway_id:32}  {state:18}"
+            until = f"certificate until {ends:%Y-%m-%d}  {record.name}" if ends else ""
+            whose = (
+                "" if record.institution == DEFAULT_INSTITUTION else f"  institution: {record.institution}"
             )
+            print(f"{record.gateway_id:32}  {state:18}  {until}{whose}".rstrip())
 
 
 def _revoke(options: argparse.Namespace) -> None:
@@ -261,7 +274,9 @@ def _mqtt_config(options: argparse.Namespace) -> None:
     print(path)
 
 
-def _event(action: Action, detail: str) -> AuditEvent:
-    """An administrator at the machine itself, by the name the system knows."""
+def _event(action: Action, detail: str, institutions: frozenset[str] = frozenset()) -> AuditEvent:
+    """An administrator at the machine itself, by the name the system knows; `institutions` are concerned."""
     who = pwd.getpwuid(os.getuid()).pw_name
-    return AuditEvent(who, "command-line", action, "success", "local", detail=detail)
+    return AuditEvent(
+        who, "command-line", action, "success", "local", detail=detail, institutions=institutions
+    )

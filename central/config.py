@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from central.audit.settings import AuditSettings
 from central.dimse.settings import DimseSettings
+from central.institution import InstitutionName
 from central.workflow.hl7_settings import Hl7Settings
 from contract.settings import Section
 
@@ -289,7 +290,15 @@ class OidcProvider(Section):
     admin: list[str] = Field(default=[], description="its values that mean an administrator")
     radiologist: list[str] = Field(default=[], description="its values that mean a radiologist")
     doctor: list[str] = Field(default=[], description="its values that mean a referring doctor")
+    technician: list[str] = Field(default=[], description="its values that mean a technician")
     patient: list[str] = Field(default=[], description="its values that mean a patient")
+    institution: InstitutionName | Literal[""] = Field(
+        default="",
+        description="whose people sign on there; empty: the default institution's, administrators of the whole central",
+    )
+    department_claim: str = Field(
+        default="", description="for doctors and technicians: claim that holds their departments"
+    )
     physician_name_claim: str = Field(
         default="", description="for doctors: claim that holds Referring Physician's Name as on the images"
     )

@@ -93,6 +93,17 @@ class Wildcard(peewee.ColumnBase):
         return ctx.sql(self._column % (_glob(self._pattern) if globs else _like(self._pattern)))
 
 
+class Unindexed(peewee.ColumnBase):
+    """`column`, by which SQLite is not to enter an index; PostgreSQL knows from its statistics what is worth it."""
+
+    def __init__(self, column: peewee.ColumnBase) -> None:
+        self._column = column
+
+    def __sql__(self, ctx: Any) -> Any:
+        sqlite = ctx.state.operations["LIKE"] == "GLOB"
+        return ctx.literal("+").sql(self._column) if sqlite else ctx.sql(self._column)
+
+
 def _glob(pattern: str) -> str:
     return pattern.replace("[", "[[]")
 
@@ -271,6 +282,47 @@ def make_tables(db: Database, models: Sequence[type[peewee.Model]]) -> None:
     """Make the tables of `models` where they are missing; several processes may do so at once."""
     with db.writing(), db.bind_ctx(models):
         db.create_tables(models)
+
+
+def grow_table(db: Database, table: str, columns: Mapping[str, str], *, outgrown: Sequence[str] = ()) -> None:
+    """Give a table of an older version what it lacks; before `make_tables`, whose indexes may be on what is new.
+
+    Parameters
+    ----------
+    columns : SQL type and default of each that came later.
+    outgrown : indexes that an older version made and this one does not want.
+    """
+    with db.writing():  # several programs may open it at once
+        known = {column.name for column in db.get_columns(table)}
+        statements = [
+            f"ALTER TABLE {table} ADD COLUMN {name} {definition}"
+            for name, definition in columns.items()
+            if name not in known
+        ]
+        if known and statements:
+            for statement in (*statements, *(f"DROP INDEX IF EXISTS {index}" for index in outgrown)):
+                db.execute(peewee.SQL(statement))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+
+
+def rekey_table(db: Database, model: type[peewee.Model]) -> None:
+    """Make a table of an older version anew whose primary key has got further columns: these get their defaults.
+
+    Nothing is done where the table is missing, or has them; before `make_tables`.
+    """
+    table = model._meta.table_name
+    with db.writing():  # several programs may open it at once
+        known = {column.name for column in db.get_columns(table)}
+        kept = [field for name, field in model._meta.fields.items() if name in known]
+        if not known or len(kept) == len(model._meta.fields):
+            return
+        former = f"{table}_former"
+        db.execute(peewee.SQL(f"ALTER TABLE {table} RENAME TO {former}"))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        make_tables(db, [model])
+        columns = [peewee.SQL(field.column_name) for field in kept]
+        rows = peewee.Table(former).select(*columns)
+        for row in list(rows.dicts().execute(db)):
+            model.insert(**row).execute(db)
+        db.execute(peewee.SQL(f"DROP TABLE {former}"))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
 
 
 def put(db: Database, model: type[peewee.Model], row: Mapping[str, object]) -> None:

@@ -61,6 +61,7 @@ def gateway_app(
         sealing_keys=identity.sealing_keys,
         receipt_keys=identity.receipt_keys,
         max_object_bytes=limits.max_object_bytes,
+        institution_of=foundation.gateways.institution_of,
     )
     callers = Callers(foundation.gateways, refusals)
     uploads = Uploads(
@@ -114,6 +115,7 @@ def gateway_app(
                 ProcedureStore(foundation.db),
                 foundation.audit,
                 callers.gateway_of,
+                foundation.gateways.institution_of,
             ),
         ],
         exception_handlers={

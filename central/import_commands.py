@@ -36,6 +36,7 @@ from central.importing.folder_import import (
 from central.importing.ledger import Ledger
 from central.importing.sources import require_readable
 from central.importing.tally import Tally
+from central.institution import DEFAULT_INSTITUTION
 
 REASONS_SHOWN: Final = 10
 
@@ -54,6 +55,10 @@ class ImportCommands(CommandGroup):
             "--workers", type=int, choices=range(1, 65), default=default_workers(), metavar="N",
             help="processes that read files; default: one a processor, at most 8",
         )  # fmt: skip
+        folder.add_argument(
+            "--institution", default=DEFAULT_INSTITUTION, metavar="I",
+            help="whose the studies become; default: the default one's",
+        )  # fmt: skip
 
     def _import(self, options: argparse.Namespace) -> int:
         settings = self._settings(options)
@@ -67,21 +72,30 @@ class ImportCommands(CommandGroup):
             closing(Tally(root / "imports" / f"{run_id}.tsv", say)) as tally,
         ):
             audit, by = foundation.audit, self._event(Action.STORE, "").actor
+            institution = foundation.doorkeeper.institutions.require(options.institution)
+            concerned = frozenset({institution})
 
             def record(study_instance_uid: str, instances: int) -> None:
-                event = self._event(Action.STORE, f"import {run_id}: {instances} instances")
+                event = self._event(Action.STORE, f"import {run_id}: {instances} instances", concerned)
                 audit.record(replace(event, study_instance_uid=study_instance_uid))
 
             named = ", ".join(str(source.resolve()) for source in options.sources)
-            audit.record(self._event(Action.STORE, f"import {run_id} begins: {named}"))
+            audit.record(self._event(Action.STORE, f"import {run_id} begins: {named}", concerned))
             try:
                 archive = open_archive(settings.storage, foundation.db, INCOMING)
                 archive.sweep()
                 importing = FolderImport(
                     archive,
-                    Ledger(foundation.db),
+                    Ledger(foundation.db, institution),
                     tally,
-                    Run(run_id, by, settings.storage, settings.limits.max_object_bytes, options.workers),
+                    Run(
+                        run_id,
+                        by,
+                        settings.storage,
+                        settings.limits.max_object_bytes,
+                        options.workers,
+                        institution,
+                    ),
                     record,
                     has_room(settings.storage),
                     stopped.is_set,
@@ -99,7 +113,7 @@ class ImportCommands(CommandGroup):
                 ) from error
             except (StorageError, OSError, peewee.PeeweeException) as error:
                 raise StartError(f"stopped: {error}; give the same command again") from error
-            audit.record(self._event(Action.STORE, f"import {run_id} ends: {tally.line}"))
+            audit.record(self._event(Action.STORE, f"import {run_id} ends: {tally.line}", concerned))
             return _summary(tally, is_stopped=stopped.is_set())
 
 

@@ -77,10 +77,15 @@ class PacsImportCommand(CommandGroup):
             "--patience", type=float, default=_PATIENCE_S, metavar="S",
             help="seconds for which it is waited for when it is away; default 600",
         )  # fmt: skip
+        pacs.add_argument(
+            "--institution", metavar="I",
+            help="whose the studies become; default: that of the source's entry in dicom.peers, or the default one's",
+        )  # fmt: skip
 
     def _import(self, options: argparse.Namespace) -> int:
         settings = self._settings(options)
-        peer = _source(settings, options.source, tls=options.tls)
+        peer = _source(settings, options.source, options.institution, tls=options.tls)
+        institution: str = options.institution or peer.institution
         filters = _filters(options)
         root, run_id = settings.storage.root, new_run_id()
         name = f"{peer.ae_title}@{peer.host}:{peer.port}"
@@ -92,27 +97,31 @@ class PacsImportCommand(CommandGroup):
             closing(StudyTally(root / "imports" / f"{run_id}.tsv", say)) as tally,
         ):
             audit = foundation.audit
+            concerned = frozenset({foundation.doorkeeper.institutions.require(institution)})
 
             def record(study_instance_uid: str, instances: int) -> None:
-                event = self._event(Action.STORE, f"import {run_id}: {instances} instances from {name}")
+                detail = f"import {run_id}: {instances} instances from {name}"
+                event = self._event(Action.STORE, detail, concerned)
                 audit.record(replace(event, study_instance_uid=study_instance_uid))
 
-            audit.record(
-                self._event(Action.STORE, f"import {run_id} begins: {name} {_shown(filters)}".strip())
-            )
+            begins = f"import {run_id} begins: {name} {_shown(filters)}".strip()
+            audit.record(self._event(Action.STORE, begins, concerned))
             is_stopped = False
             try:
                 archive = open_archive(settings.storage, foundation.db, _INCOMING)
                 archive.sweep()
                 asker = Asker(settings.dicom, peer, archive.new_object, settings.limits.max_object_bytes)
                 source = Source(
-                    peer.ae_title, asker, _how(options, settings, peer, asker), settings.dicom.ae_title
+                    peer.ae_title,
+                    asker,
+                    _how(options, settings, peer, asker, institution),
+                    settings.dicom.ae_title,
                 )
                 pace = Pace(options.hours, options.mbit and options.mbit * 125_000, stopped, say)
                 PacsImport(
                     source,
                     archive,
-                    StudyStates(foundation.db, name, run_id),
+                    StudyStates(foundation.db, name, run_id, institution),
                     tally,
                     pace,
                     stopped,
@@ -120,6 +129,7 @@ class PacsImportCommand(CommandGroup):
                     has_room(settings.storage),
                     options.patience,
                     run_id,
+                    institution,
                 ).run(filters, date.today())  # noqa: DTZ011  # the house's own day, as scanners have it
             except StoppedError:
                 is_stopped = True
@@ -135,7 +145,7 @@ class PacsImportCommand(CommandGroup):
                 raise StartError(
                     f"stopped: {error}; give the same command again; so far {tally.line}"
                 ) from error
-            audit.record(self._event(Action.STORE, f"import {run_id} ends: {tally.line}"))
+            audit.record(self._event(Action.STORE, f"import {run_id} ends: {tally.line}", concerned))
             return _summary(tally, is_stopped=is_stopped)
 
 
@@ -151,16 +161,17 @@ def _quiet_log() -> Iterator[None]:
         log.setLevel(former)
 
 
-def _source(settings: Settings, text: str, *, tls: bool) -> PeerSettings:
-    """The other archive. StartError if `text` does not name one."""
+def _source(settings: Settings, text: str, institution: str | None, *, tls: bool) -> PeerSettings:
+    """The other archive, of `institution` if one is named. StartError if `text` does not name one."""
     ae_title, at, place = text.rpartition("@")
+    peers = [peer for peer in settings.dicom.peers if institution in (None, peer.institution)]
     if not at:
-        known = [peer for peer in settings.dicom.peers if peer.ae_title == text and peer.host]
+        known = [peer for peer in peers if peer.ae_title == text and peer.host]
         if not known:
             raise StartError(f"no peer {text} with a host is in dicom.peers: name it as AE@HOST:PORT")
         return known[0]
     host, _, port = place.rpartition(":")
-    for peer in settings.dicom.peers:
+    for peer in peers:
         if (peer.ae_title, peer.host, str(peer.port)) == (ae_title, host, port):
             return peer
     if tls and not settings.dicom.tls.enabled:
@@ -178,7 +189,9 @@ def _source(settings: Settings, text: str, *, tls: bool) -> PeerSettings:
         raise StartError(f"{text} is no AE@HOST:PORT: {error.errors()[0]['msg']}") from error
 
 
-def _how(options: argparse.Namespace, settings: Settings, peer: PeerSettings, asker: Asker) -> How:
+def _how(
+    options: argparse.Namespace, settings: Settings, peer: PeerSettings, asker: Asker, institution: str
+) -> How:
     """By C-GET or C-MOVE. StartError if neither can work."""
     if options.by == "get":
         return "get"
@@ -188,12 +201,13 @@ def _how(options: argparse.Namespace, settings: Settings, peer: PeerSettings, as
     except CallFailedError as error:
         raise SourceAwayError(str(error)) from error
     may_store = any(
-        one.ae_title == peer.ae_title and Service.STORE in one.may for one in settings.dicom.peers
+        one.ae_title == peer.ae_title and Service.STORE in one.may and one.institution == institution
+        for one in settings.dicom.peers
     )
     if not may_store:
         raise StartError(
             f"{peer.ae_title} is to send by C-MOVE, and may not store here: give it a [[dicom.peers]] entry with "
-            'may = ["store"], and start central anew'
+            f'may = ["store"] and institution = "{institution}", and start central anew'
         )
     return "move"
 

@@ -33,19 +33,23 @@ from central.errors import StartError
 from central.fleet.opening import FleetRooms
 from central.fleet.support import SupportBundles
 from central.foundation import Foundation, has_room
+from central.portal.assignments import routes as assignment_routes
 from central.portal.box_commands import routes as box_command_routes
 from central.portal.emergencies import EmergencyTerms
 from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
 from central.portal.guests import routes as guest_routes
+from central.portal.institutions import routes as institution_routes
 from central.portal.looks import routes as looks_routes
 from central.portal.service import routes as portal_routes
 from central.portal.sign_in import at_provider
 from central.portal.single_sign_on import SignOn
+from central.portal.station import routes as station_routes
 from central.portal.study_access import routes as study_access_routes
 from central.portal.tokens import routes as token_routes
 from central.revocation import revoke
 from central.viewer.delivery import routes as viewer_routes
+from central.workflow.ordering import Ordering
 from central.workflow.people_routes import people_routes as worklist_routes
 from central.workflow.worklist import WorklistStore
 from contract.enrolment import Pairing
@@ -63,16 +67,18 @@ def people_app(
     accounts, audit, sessions = foundation.accounts, foundation.audit, foundation.settings.sessions
     gateways_settings, access = foundation.settings.gateways, foundation.settings.access
 
-    def pair(name: str, replaces: str | None = None) -> Pairing | None:
-        ticket = foundation.pairings.new_pairing(name, replaces=replaces)
+    worklist = WorklistStore(foundation.db)
+
+    def pair(name: str, institution: str | None, replaces: str | None = None) -> Pairing | None:
+        ticket = foundation.pairings.new_pairing(name, replaces=replaces, institution=institution)
         if ticket is None:
             return None
         return Pairing(
             gateways_settings.called_host, gateway_port, foundation.identity.ca_fingerprint, ticket.token
         )
 
-    def pair_new(name: str) -> Pairing:
-        pairing = pair(name)
+    def pair_new(name: str, institution: str | None) -> Pairing:
+        pairing = pair(name, institution)
         assert pairing is not None, "None is for replacements alone"
         return pairing
 
@@ -118,7 +124,8 @@ def people_app(
             *enrolment_routes(
                 audit,
                 foundation.pairings,
-                lambda gateway_id: pair("", gateway_id),
+                foundation.gateways.is_known,
+                lambda gateway_id: pair("", None, gateway_id),
                 lambda gateway_id: revoke(foundation, gateway_id),
             ),
             *study_access_routes(foundation.doorkeeper, archive, audit),
@@ -128,6 +135,7 @@ def people_app(
                 audit,
                 EmergencyTerms(access.emergency, access.emergency_minutes * 60),
             ),
+            *assignment_routes(foundation.doorkeeper, archive, audit),
             *token_routes(foundation.doorkeeper, audit),
             *guest_routes(foundation.doorkeeper, archive, audit, sessions.browser_life_s),
             *box_command_routes(
@@ -137,7 +145,9 @@ def people_app(
                 desire=rooms.correspondence.desire,
                 bundle=SupportBundles(foundation.settings.storage.support_folder).find,
             ),
-            *worklist_routes(WorklistStore(foundation.db), audit),
+            *worklist_routes(worklist, audit, Ordering(foundation.doorkeeper.assignments, archive)),
+            *station_routes(worklist.entries, archive, audit),
+            *institution_routes(foundation.doorkeeper, audit),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
         middleware=[
@@ -166,6 +176,7 @@ def sign_on_of(oidc: OidcProvider, key: str) -> SignOn:
         Role.ADMIN: oidc.admin,
         Role.RADIOLOGIST: oidc.radiologist,
         Role.DOCTOR: oidc.doctor,
+        Role.TECHNICIAN: oidc.technician,
         Role.PATIENT: oidc.patient,
     }
     rules = ClaimRules(
@@ -174,6 +185,8 @@ def sign_on_of(oidc: OidcProvider, key: str) -> SignOn:
         oidc.physician_name_claim,
         oidc.patient_id_claim,
         oidc.issuer_of_patient_id,
+        oidc.department_claim,
+        oidc.institution,
     )
     client = Client(oidc.issuer, oidc.client_id, secret, redirect_uri, oidc.scopes)
     return SignOn(key, Provider(client), rules, oidc.name, public_url)

@@ -6,7 +6,7 @@ Always true: each change is on the audit record, with its reason, before it is m
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation, open_archive
 from central.identity.errors import KeyFileError
+from central.institution import DEFAULT_INSTITUTION
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 _MAX_REASON_CHARACTERS = 500
@@ -39,6 +40,11 @@ class StudyCommands(CommandGroup):
         for name, does, run in changes:
             parser = command(name, does, run)
             parser.add_argument("study", metavar="UID", help="Study Instance UID")
+            parser.add_argument(
+                "--institution",
+                metavar="I",
+                help="whose study; need not be said where one institution has it",
+            )
             parser.add_argument("--reason", required=True, help="goes on the audit record")
             if name == "erase":
                 parser.add_argument(
@@ -49,6 +55,7 @@ class StudyCommands(CommandGroup):
     def _erase(self, options: argparse.Namespace) -> None:
         study, reason = _study(options), _reason(options)
         with self._open(options) as (foundation, archive):
+            institution = self._whose(foundation, options, archive.erasures.holders(study))
             who = self._event(Action.ERASE, "").actor
 
             def announce(objects: int) -> None:
@@ -56,10 +63,11 @@ class StudyCommands(CommandGroup):
                     raise StartError(
                         f"{objects} objects of this study would be erased; nothing was. Say --yes"
                     )
-                foundation.audit.record(self._of(Action.ERASE, study, f"{objects} objects: {reason}"))
+                detail = f"{objects} objects: {reason}"
+                foundation.audit.record(self._of(Action.ERASE, study, institution, detail))
 
-            with self._refusals(foundation, Action.ERASE, study, reason):
-                count = archive.erasures.erase(study, who, announce)
+            with self._refusals(foundation, Action.ERASE, study, institution, reason):
+                count = archive.erasures.erase(study, who, announce, institution=institution)
             try:
                 archive.removal.run()
             except (StorageError, OSError) as error:
@@ -74,26 +82,32 @@ class StudyCommands(CommandGroup):
     def _hold(self, options: argparse.Namespace) -> None:
         study, reason = _study(options), _reason(options)
         with self._open(options) as (foundation, archive):
-            event = self._of(Action.LEGAL_HOLD, study, f"set: {reason}")
+            institution = self._whose(foundation, options, archive.erasures.holders(study))
+            event = self._of(Action.LEGAL_HOLD, study, institution, f"set: {reason}")
             foundation.audit.record(event)
-            with self._refusals(foundation, Action.LEGAL_HOLD, study, f"set: {reason}"):
-                archive.erasures.hold(study, event.actor, reason)
+            with self._refusals(foundation, Action.LEGAL_HOLD, study, institution, f"set: {reason}"):
+                archive.erasures.hold(study, event.actor, reason, institution=institution)
         print("the study is under legal hold")
 
     def _release(self, options: argparse.Namespace) -> None:
         study, reason = _study(options), _reason(options)
         with self._open(options) as (foundation, archive):
-            foundation.audit.record(self._of(Action.LEGAL_HOLD, study, f"ended: {reason}"))
-            with self._refusals(foundation, Action.LEGAL_HOLD, study, f"ended: {reason}"):
-                archive.erasures.release(study)
+            held = [one.institution for one in archive.erasures.holds() if one.study_instance_uid == study]
+            institution = self._whose(foundation, options, held)
+            foundation.audit.record(self._of(Action.LEGAL_HOLD, study, institution, f"ended: {reason}"))
+            with self._refusals(foundation, Action.LEGAL_HOLD, study, institution, f"ended: {reason}"):
+                archive.erasures.release(study, institution=institution)
         print("the legal hold is ended")
 
     def _allow(self, options: argparse.Namespace) -> None:
         study, reason = _study(options), _reason(options)
         with self._open(options) as (foundation, archive):
-            foundation.audit.record(self._of(Action.ERASE, study, f"taken in again: {reason}"))
-            with self._refusals(foundation, Action.ERASE, study, f"taken in again: {reason}"):
-                archive.erasures.allow(study)
+            erased = [one.institution for one in archive.erasures.erased() if one.study_instance_uid == study]
+            institution = self._whose(foundation, options, erased)
+            detail = f"taken in again: {reason}"
+            foundation.audit.record(self._of(Action.ERASE, study, institution, detail))
+            with self._refusals(foundation, Action.ERASE, study, institution, detail):
+                archive.erasures.allow(study, institution=institution)
         print("images of this study are taken in again; send again what boxes have set aside")
 
     def _list(self, options: argparse.Namespace) -> None:
@@ -101,23 +115,40 @@ class StudyCommands(CommandGroup):
             for hold in archive.erasures.holds():
                 print(
                     f"held    {hold.study_instance_uid}  {_day(hold.set_at_s)}  {hold.set_by}  {hold.reason}"
+                    f"{_named(hold.institution)}"
                 )
             for erased in archive.erasures.erased():
                 print(
                     f"erased  {erased.study_instance_uid}  {_day(erased.erased_at_s)}  {erased.erased_by}  "
-                    f"{erased.objects} objects"
+                    f"{erased.objects} objects{_named(erased.institution)}"
                 )
 
-    def _of(self, action: Action, study: str, detail: str, outcome: Outcome = "success") -> AuditEvent:
-        return replace(self._event(action, detail), study_instance_uid=study, outcome=outcome)
+    def _whose(self, foundation: Foundation, options: argparse.Namespace, have: Sequence[str]) -> str:
+        """The institution whose study is meant: which was named, or the only one that can be meant."""
+        if options.institution is not None:
+            return foundation.doorkeeper.institutions.require(str(options.institution))
+        if len(have) > 1:
+            have_it = ", ".join(sorted(have))
+            raise StartError(
+                f"several institutions have this study ({have_it}): say with --institution whose is meant"
+            )
+        return have[0] if have else DEFAULT_INSTITUTION
+
+    def _of(
+        self, action: Action, study: str, institution: str, detail: str, outcome: Outcome = "success"
+    ) -> AuditEvent:
+        event = self._event(action, f"{detail}{_named(institution)}", frozenset({institution}))
+        return replace(event, study_instance_uid=study, outcome=outcome)
 
     @contextmanager
-    def _refusals(self, foundation: Foundation, action: Action, study: str, detail: str) -> Iterator[None]:
+    def _refusals(
+        self, foundation: Foundation, action: Action, study: str, institution: str, detail: str
+    ) -> Iterator[None]:
         """What is refused goes on record, and becomes one sentence."""
         try:
             yield
         except ErasureRefusedError as error:
-            foundation.audit.record(self._of(action, study, f"{error}; {detail}", "refused"))
+            foundation.audit.record(self._of(action, study, institution, f"{error}; {detail}", "refused"))
             raise StartError(str(error)) from error
 
     @contextmanager
@@ -143,6 +174,11 @@ def _reason(options: argparse.Namespace) -> str:
     if not 3 <= len(reason) <= _MAX_REASON_CHARACTERS or not reason.isprintable():
         raise StartError(f"give a --reason of 3 to {_MAX_REASON_CHARACTERS} characters")
     return reason
+
+
+def _named(institution: str) -> str:
+    """For people to read; nothing where there is one institution."""
+    return "" if institution == DEFAULT_INSTITUTION else f"; institution: {institution}"
 
 
 def _day(at_s: float) -> str:

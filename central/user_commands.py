@@ -17,6 +17,7 @@ from central.audit.record import Action
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation
+from central.institution import DEFAULT_INSTITUTION, WHOLE_CENTRAL
 
 _PEOPLE: Final = [role.value for role in Role if role not in (Role.PEER, Role.GUEST)]
 
@@ -37,6 +38,26 @@ class UserCommands(CommandGroup):
         )
         new.add_argument("--patient-id", metavar="ID", help="for a patient: Patient ID as on the images")
         new.add_argument("--issuer", default="", metavar="I", help="Issuer of Patient ID that goes with it")
+        changed = add("change", "change whose an account is, its departments, or its boxes", self._change)
+        changed.add_argument("username")
+        for parser in (new, changed):
+            parser.add_argument(
+                "--institution",
+                metavar="I",
+                help="whose account it is; default: the default one's, of an administrator the whole central's (*)",
+            )
+            parser.add_argument(
+                "--department",
+                action="append",
+                metavar="NAME",
+                help="for a doctor or technician: department as orders and equipment name it; may be repeated",
+            )
+            parser.add_argument(
+                "--gateway",
+                action="append",
+                metavar="GATEWAY",
+                help="for a technician: box that they work at; may be repeated",
+            )
         password = add(
             "password", "set a password; ends every session and API token of the account", self._set_password
         )
@@ -73,9 +94,37 @@ class UserCommands(CommandGroup):
                 Role(options.role),
                 referring_physician_names=options.referring_physician,
                 patient_ids=patient_ids,
+                institution=self._institution(foundation, options),
+                departments=options.department or (),
+                gateway_ids=_known_gateways(foundation, options) or (),
             )
         print(f"user {made.username} has the role {made.role.value}")
         _tell(options, password)
+
+    def _change(self, options: argparse.Namespace) -> None:
+        wanted = {
+            "institution": options.institution,
+            "departments": options.department,
+            "gateway_ids": options.gateway,
+        }
+        said = ", ".join(f"{name} {value}" for name, value in wanted.items() if value is not None)
+        if not said:
+            raise StartError("say what to change: --institution, --department or --gateway")
+        with closing(Foundation.open(self._settings(options))) as foundation:
+            foundation.audit.record(self._event(Action.USER_CHANGE, f"change {options.username}: {said}"))
+            foundation.accounts.change(
+                options.username,
+                institution=self._institution(foundation, options),
+                departments=options.department,
+                gateway_ids=_known_gateways(foundation, options),
+            )
+        print(f"user {options.username} has {said}")
+
+    def _institution(self, foundation: Foundation, options: argparse.Namespace) -> str | None:
+        wanted: str | None = options.institution
+        if wanted in (None, WHOLE_CENTRAL):
+            return wanted
+        return foundation.doorkeeper.institutions.require(wanted)
 
     def _set_password(self, options: argparse.Namespace) -> None:
         with closing(Foundation.open(self._settings(options))) as foundation:
@@ -88,8 +137,16 @@ class UserCommands(CommandGroup):
     def _list(self, options: argparse.Namespace) -> None:
         with closing(Foundation.open(self._settings(options))) as foundation:
             for one in foundation.accounts.listed():
+                usual = WHOLE_CENTRAL if one.role is Role.ADMIN else DEFAULT_INSTITUTION
+                more = {
+                    "institution": one.institution if one.institution != usual else "",
+                    "departments": ", ".join(one.departments),
+                    "boxes": ", ".join(one.gateway_ids),
+                }
+                said = "; ".join(f"{name}: {value}" for name, value in more.items() if value)
                 blocked = "blocked" if one.is_blocked else ""
-                print(f"{one.username:32}  {one.role.value:12}  {blocked:7}  {one.held}".rstrip())
+                line = f"{one.username:32}  {one.role.value:12}  {blocked:7}  {one.held}  {said}"
+                print(line.rstrip())
 
     def _block(self, options: argparse.Namespace) -> None:
         with closing(Foundation.open(self._settings(options))) as foundation:
@@ -115,6 +172,14 @@ class UserCommands(CommandGroup):
             foundation.audit.record(self._event(Action.USER_CHANGE, detail))
             foundation.accounts.reset_factors(options.username)
         print(f"user {options.username} signs in with the password alone, until something is set up anew")
+
+
+def _known_gateways(foundation: Foundation, options: argparse.Namespace) -> list[str] | None:
+    wanted: list[str] | None = options.gateway
+    for gateway_id in wanted or ():
+        if not foundation.gateways.is_known(gateway_id):
+            raise StartError(f"there is no gateway {gateway_id}; gateways list shows them")
+    return wanted
 
 
 def _chosen(options: argparse.Namespace) -> str:

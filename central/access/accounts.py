@@ -32,15 +32,22 @@ from central.access.policy import PatientKey, Principal, Role
 from central.access.second_factors import Held, SecondFactors
 from central.access.sessions import Sessions
 from central.access.throttle import SignInThrottle
-from central.database import Database, make_tables
+from central.database import Database, grow_table, make_tables
+from central.institution import (
+    DEFAULT_INSTITUTION,
+    WHOLE_CENTRAL,
+    InvalidInstitutionError,
+    check_institution,
+)
 from central.prepared import Prepared, given
 
 MIN_PASSWORD_CHARACTERS: Final = 12
+MAX_NAMES: Final = 50
 _USERNAME: Final = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 
 
 class UserAccount(peewee.Model):
-    """Table ``user_account``. The two lists are JSON: names, and pairs of issuer and Patient ID."""
+    """Table ``user_account``. The lists are JSON: names, ids, and pairs of issuer and Patient ID."""
 
     user_id = peewee.CharField(primary_key=True)
     username = peewee.CharField(unique=True)
@@ -49,6 +56,9 @@ class UserAccount(peewee.Model):
     referring_physician_names = peewee.TextField()
     patient_ids = peewee.TextField()
     blocked_at_utc = peewee.BigIntegerField(null=True)
+    institution = peewee.TextField(default=DEFAULT_INSTITUTION)
+    departments = peewee.TextField(default="[]")
+    gateway_ids = peewee.TextField(default="[]")
 
     class Meta:
         table_name = "user_account"
@@ -66,6 +76,9 @@ class Listed:
     username: str
     role: Role
     is_blocked: bool
+    institution: str
+    departments: tuple[str, ...]
+    gateway_ids: tuple[str, ...]
     held: Held
 
 
@@ -101,11 +114,22 @@ class Accounts:
         hashes: SecretHashes | None = None,
     ) -> Accounts:
         """Make the tables if they are missing. `clock` gives UTC seconds since 1970."""
-        make_tables(db, [UserAccount, ApiToken])
-        with db.writing():  # several programs may open it at once
-            if "blocked_at_utc" not in {column.name for column in db.get_columns("user_account")}:
-                statement = peewee.SQL("ALTER TABLE user_account ADD COLUMN blocked_at_utc BIGINT")
-                db.execute(statement)  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        with db.writing():
+            had_institutions = "institution" in {column.name for column in db.get_columns("user_account")}
+            grow_table(
+                db,
+                "user_account",
+                {
+                    "blocked_at_utc": "BIGINT",
+                    "institution": f"TEXT NOT NULL DEFAULT '{DEFAULT_INSTITUTION}'",
+                    "departments": "TEXT NOT NULL DEFAULT '[]'",
+                    "gateway_ids": "TEXT NOT NULL DEFAULT '[]'",
+                },
+            )
+            make_tables(db, [UserAccount, ApiToken])
+            if not had_institutions:  # who ran the whole house goes on running it
+                admins = UserAccount.role == Role.ADMIN.value
+                UserAccount.update(institution=WHOLE_CENTRAL).where(admins).execute(db)
         return cls(db, clock, hashes or SecretHashes(), factors)
 
     def create_user(
@@ -116,12 +140,20 @@ class Accounts:
         *,
         referring_physician_names: Sequence[str] = (),
         patient_ids: Sequence[PatientKey] = (),
+        institution: str | None = None,
+        departments: Sequence[str] = (),
+        gateway_ids: Sequence[str] = (),
     ) -> Principal:
         """Make an account. Usernames are folded to lower case.
 
+        Parameters
+        ----------
+        institution : None is the default one, or for an administrator the whole central.
+
         Raises
         ------
-        AccountError : the username is taken or unusable, the password too short, or the role is PEER.
+        AccountError : the username is taken or unusable, the password too short, the role is PEER, or the institution
+            or a list cannot be.
         """
         username = username.lower()
         if not _USERNAME.fullmatch(username):
@@ -137,6 +169,9 @@ class Accounts:
             "role": role.value,
             "referring_physician_names": json.dumps(list(referring_physician_names)),
             "patient_ids": json.dumps([list(key) for key in patient_ids]),
+            "institution": _institution(role, institution),
+            "departments": _json(departments),
+            "gateway_ids": _json(gateway_ids),
         }
         try:
             UserAccount.insert(**row).execute(self._db)
@@ -166,17 +201,26 @@ class Accounts:
         ------
         AccountError : as `check_sign_on`.
         """
+        departments = {"departments": _json(principal.departments)} if principal.departments else {}
         values = {
             "username": principal.username,
             "role": principal.role.value,
+            **departments,  # where the claims say none, an administrator may have
             "referring_physician_names": json.dumps(list(principal.referring_physician_names)),
             "patient_ids": json.dumps([list(key) for key in principal.patient_ids]),
         }
         here = UserAccount.user_id == principal.user_id
         with self._db.writing():
             self.check_sign_on(principal)
+            became = here & (UserAccount.role != principal.role.value)
+            UserAccount.update(institution=principal.institution).where(became).execute(self._db)
             if not UserAccount.update(**values).where(here).execute(self._db):
-                UserAccount.insert(user_id=principal.user_id, password_hash="", **values).execute(self._db)
+                UserAccount.insert(
+                    user_id=principal.user_id,
+                    password_hash="",
+                    institution=principal.institution,
+                    **values,
+                ).execute(self._db)
 
     def set_password(self, username: str, password: str) -> None:
         """Change the password and end every session and API token of that user.
@@ -211,6 +255,30 @@ class Accounts:
         with self._db.writing():
             self._end_all(self._user_id(username.lower()))
 
+    def change(
+        self,
+        username: str,
+        *,
+        institution: str | None = None,
+        departments: Sequence[str] | None = None,
+        gateway_ids: Sequence[str] | None = None,
+    ) -> None:
+        """Change what is not None.
+
+        Raises
+        ------
+        AccountError : no such user, or the institution or a list cannot be.
+        """
+        with self._db.writing():
+            account = UserAccount.select().where(UserAccount.user_id == self._user_id(username.lower()))
+            row = next(iter(account.dicts().execute(self._db)))
+            values = {
+                "institution": _institution(Role(row["role"]), institution or row["institution"]),
+                "departments": row["departments"] if departments is None else _json(departments),
+                "gateway_ids": row["gateway_ids"] if gateway_ids is None else _json(gateway_ids),
+            }
+            UserAccount.update(**values).where(UserAccount.user_id == row["user_id"]).execute(self._db)
+
     def listed(self) -> list[Listed]:
         """Every account, by name."""
         rows = UserAccount.select().order_by(UserAccount.username).dicts().execute(self._db)
@@ -219,10 +287,26 @@ class Accounts:
                 row["username"],
                 Role(row["role"]),
                 row["blocked_at_utc"] is not None,
+                row["institution"],
+                tuple(json.loads(row["departments"])),
+                tuple(json.loads(row["gateway_ids"])),
                 self.factors.held(row["user_id"]),
             )
             for row in rows
         ]
+
+    def is_of(self, user_id: str, institution: str | None) -> bool:
+        """Whether there is such an account, in `institution` (None: in any)."""
+        known = UserAccount.select().where(UserAccount.user_id == user_id)
+        if institution is not None:
+            known = known.where(UserAccount.institution == institution)
+        return bool(known.count(self._db))
+
+    def institution_of(self, username: str) -> str | None:
+        """Whose account that is, blocked or not; None when there is no such account."""
+        named = UserAccount.select(UserAccount.institution).where(UserAccount.username == username.lower())
+        institution: str | None = named.scalar(self._db)
+        return institution
 
     def _user_id(self, username: str) -> str:
         named = UserAccount.select(UserAccount.user_id).where(UserAccount.username == username)
@@ -306,6 +390,29 @@ class Accounts:
         return self._hashes.hash(password)
 
 
+def people_of(institution: str) -> peewee.ModelSelect[UserAccount]:
+    """The ids of an institution's accounts, for other tables to be looked through by."""
+    return UserAccount.select(UserAccount.user_id).where(UserAccount.institution == institution)
+
+
+def _institution(role: Role, wanted: str | None) -> str:
+    if wanted is None:
+        return WHOLE_CENTRAL if role is Role.ADMIN else DEFAULT_INSTITUTION
+    if wanted == WHOLE_CENTRAL and role is Role.ADMIN:
+        return wanted
+    try:
+        return check_institution(wanted)
+    except InvalidInstitutionError as error:
+        raise AccountError(str(error)) from error
+
+
+def _json(names: Sequence[str]) -> str:
+    said = [name.strip() for name in names if name.strip()]
+    if len(said) > MAX_NAMES:
+        raise AccountError(f"an account has at most {MAX_NAMES} departments and {MAX_NAMES} boxes")
+    return json.dumps(said, ensure_ascii=False)
+
+
 def _principal(row: dict[str, Any]) -> Principal:
     return Principal(
         user_id=row["user_id"],
@@ -313,4 +420,7 @@ def _principal(row: dict[str, Any]) -> Principal:
         role=Role(row["role"]),
         referring_physician_names=tuple(json.loads(row["referring_physician_names"])),
         patient_ids=tuple(PatientKey(*pair) for pair in json.loads(row["patient_ids"])),
+        institution=row["institution"],
+        departments=tuple(json.loads(row["departments"])),
+        gateway_ids=tuple(json.loads(row["gateway_ids"])),
     )

@@ -128,9 +128,13 @@ class ApiTokens:
         row = next(iter(self._live(ApiToken.token_id == token_id).dicts().execute(self._db)), None)
         return _token(row) if row is not None else None
 
-    def listed(self, user_id: str | None = None) -> list[Token]:
-        """What has not ended, the newest first: all, or those of one owner."""
+    def listed(
+        self, user_id: str | None = None, owners: peewee.ModelSelect[Any] | None = None
+    ) -> list[Token]:
+        """What has not ended, the newest first: all, or those of one owner, or of those that a query names."""
         mine = [ApiToken.user_id == user_id] if user_id is not None else []
+        if owners is not None:
+            mine.append(ApiToken.user_id.in_(owners))
         query = self._live(*mine).order_by(ApiToken.made_at_utc.desc(), ApiToken.token_id)
         return [_token(row) for row in query.dicts().execute(self._db)]
 

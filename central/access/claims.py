@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from central.access.oidc import SignOnRefusedError
 from central.access.policy import PatientKey, Principal, Role
+from central.institution import DEFAULT_INSTITUTION, WHOLE_CENTRAL
 
 EXTERNAL: Final = "oidc:"
 """How the `user_id` of an account begins that signs on at a provider."""
@@ -24,13 +25,18 @@ _MAX_CHARACTERS: Final = 256
 
 @dataclass(frozen=True)
 class ClaimRules:
-    """Which claims say what. `role_values`: for each role, the values of `role_claim` that mean it."""
+    """Which claims say what. `role_values`: for each role, the values of `role_claim` that mean it.
+
+    `institution`: whose all these people are; "": the default one's, and administrators the whole central's.
+    """
 
     role_claim: str
     role_values: Mapping[Role, frozenset[str]] = field(default_factory=dict)
     physician_name_claim: str = ""
     patient_id_claim: str = ""
     issuer_of_patient_id: str = ""
+    department_claim: str = ""
+    institution: str = ""
 
 
 def principal_from(claims: Mapping[str, Any], rules: ClaimRules) -> Principal:
@@ -49,12 +55,16 @@ def principal_from(claims: Mapping[str, Any], rules: ClaimRules) -> Principal:
         )
     names = _texts(claims.get(rules.physician_name_claim)) if roles[0] is Role.DOCTOR else []
     ids = _texts(claims.get(rules.patient_id_claim)) if roles[0] is Role.PATIENT else []
+    has_departments = roles[0] in (Role.DOCTOR, Role.TECHNICIAN)
+    nobodys = WHOLE_CENTRAL if roles[0] is Role.ADMIN else DEFAULT_INSTITUTION
     return Principal(
         user_id=user_id,
         username=_username(claims, user_id.removeprefix(EXTERNAL)),
         role=roles[0],
         referring_physician_names=tuple(names),
         patient_ids=tuple(PatientKey(rules.issuer_of_patient_id, one) for one in ids),
+        institution=rules.institution or nobodys,
+        departments=tuple(_texts(claims.get(rules.department_claim)) if has_departments else ()),
     )
 
 

@@ -3,7 +3,8 @@
 Why it exists: a withdrawal has to hold in every search and every read at once, for people and DICOM peers alike. So
 the archive looks into `ConsentWithdrawal` in each query, and nobody has to remember to ask.
 
-What is always true: a patient, Patient ID with issuer, has at most one withdrawal that has not ended. Rows are kept
+What is always true: a patient, Patient ID with issuer, has at most one withdrawal that has not ended in an institution,
+or one for all of them (`EVERYWHERE`); an account is excepted in its own institution alone. Rows are kept
 when it ends. Nobody is excepted from more than `MAX_EXCEPTIONS`, so that a search stays one query.
 
 What a crash leaves: whole withdrawals with their exceptions, or none.
@@ -22,10 +23,12 @@ import peewee
 from central.access.accounts import UserAccount
 from central.access.errors import AccessRuleError
 from central.access.policy import PatientKey
-from central.database import Database, make_tables
+from central.database import Database, grow_table, make_tables
 from central.prepared import Prepared, given
 
 MAX_EXCEPTIONS: Final = 100
+EVERYWHERE: Final = ""
+"""In place of an institution: the withdrawal holds in all of them."""
 
 
 class ConsentWithdrawal(peewee.Model):
@@ -37,6 +40,7 @@ class ConsentWithdrawal(peewee.Model):
     made_by = peewee.TextField()
     made_at_utc = peewee.BigIntegerField()
     ended_at_utc = peewee.BigIntegerField(null=True)
+    institution = peewee.TextField(default=EVERYWHERE)
 
     class Meta:
         table_name = "consent_withdrawal"
@@ -63,6 +67,7 @@ class Withdrawal:
     made_by: str
     made_at_utc: int
     exceptions: tuple[str, ...]
+    institution: str
 
 
 class Consents:
@@ -75,12 +80,17 @@ class Consents:
     @classmethod
     def open(cls, db: Database, clock: Callable[[], float] = time.time) -> Consents:
         """Make the tables if they are missing. `clock` gives UTC seconds since 1970."""
-        models = [ConsentWithdrawal, ConsentException]
-        make_tables(db, models)
+        make_consent_tables(db)
         return cls(db, clock)
 
-    def withdraw(self, patient: PatientKey, made_by: str, exceptions: Sequence[str] = ()) -> str:
-        """Let nobody reach the patient's studies but the accounts named `exceptions`; the withdrawal's id.
+    def withdraw(
+        self,
+        patient: PatientKey,
+        made_by: str,
+        exceptions: Sequence[str] = (),
+        institution: str = EVERYWHERE,
+    ) -> str:
+        """Let nobody reach the patient's studies of `institution` but the accounts named `exceptions`; its id.
 
         Raises
         ------
@@ -92,7 +102,8 @@ class Consents:
             raise AccessRuleError(f"at most {MAX_EXCEPTIONS} people can be excepted")
         withdrawal_id = uuid.uuid4().hex
         with self._db.writing():
-            if list(_live().where(*_of(patient)).execute(self._db)):
+            held = ConsentWithdrawal.institution == institution
+            if list(_live().where(*_of(patient), held).execute(self._db)):
                 raise AccessRuleError("this patient's consent is withdrawn already; end that first")
             ConsentWithdrawal.insert(
                 withdrawal_id=withdrawal_id,
@@ -100,13 +111,16 @@ class Consents:
                 patient_id=patient.patient_id,
                 made_by=made_by,
                 made_at_utc=int(self._clock()),
+                institution=institution,
             ).execute(self._db)
             for username in {name.lower() for name in exceptions}:
-                self._except(withdrawal_id, username)
+                self._except(withdrawal_id, username, institution)
         return withdrawal_id
 
-    def _except(self, withdrawal_id: str, username: str) -> None:
+    def _except(self, withdrawal_id: str, username: str, institution: str) -> None:
         account = UserAccount.select(UserAccount.user_id).where(UserAccount.username == username)
+        if institution != EVERYWHERE:
+            account = account.where(UserAccount.institution == institution)
         row = next(iter(account.dicts().execute(self._db)), None)
         if row is None:
             raise AccessRuleError(f"there is no user {username}")
@@ -114,21 +128,26 @@ class Consents:
             raise AccessRuleError(f"{username} is excepted from {MAX_EXCEPTIONS} withdrawals already")
         ConsentException.insert(withdrawal_id=withdrawal_id, user_id=row["user_id"]).execute(self._db)
 
-    def end(self, withdrawal_id: str) -> bool:
-        """The patient consents again; False if there is no such withdrawal that holds."""
+    def end(self, withdrawal_id: str, institution: str | None = None) -> bool:
+        """The patient consents again; False if there is no such withdrawal that holds (in `institution` alone)."""
         update = ConsentWithdrawal.update(ended_at_utc=int(self._clock())).where(
             ConsentWithdrawal.withdrawal_id == withdrawal_id, ConsentWithdrawal.ended_at_utc.is_null()
         )
+        if institution is not None:
+            update = update.where(ConsentWithdrawal.institution == institution)
         return bool(update.execute(self._db))
 
-    def listed(self) -> list[Withdrawal]:
-        """What holds now, the newest first."""
+    def listed(self, institution: str | None = None) -> list[Withdrawal]:
+        """What holds now, the newest first: all, or what was said in and for one institution."""
         excepted: dict[str, list[str]] = {}
         named = ConsentException.select(ConsentException.withdrawal_id, UserAccount.username).join(
             UserAccount, on=UserAccount.user_id == ConsentException.user_id
         )
         for withdrawal_id, username in named.tuples().execute(self._db):
             excepted.setdefault(withdrawal_id, []).append(username)
+        live = _live().order_by(ConsentWithdrawal.made_at_utc.desc())
+        if institution is not None:
+            live = live.where(ConsentWithdrawal.institution == institution)
         return [
             Withdrawal(
                 row["withdrawal_id"],
@@ -136,14 +155,21 @@ class Consents:
                 row["made_by"],
                 row["made_at_utc"],
                 tuple(sorted(excepted.get(row["withdrawal_id"], ()))),
+                row["institution"],
             )
-            for row in _live().order_by(ConsentWithdrawal.made_at_utc.desc()).dicts().execute(self._db)
+            for row in live.dicts().execute(self._db)
         ]
 
     def exceptions_of(self, user_id: str) -> frozenset[PatientKey]:
         """Patients whose withdrawal does not bind this account."""
         rows = _NOT_BINDING.rows(self._db, user_id=user_id)
         return frozenset(PatientKey(row["issuer_of_patient_id"], row["patient_id"]) for row in rows)
+
+
+def make_consent_tables(db: Database) -> None:
+    """Make the tables if they are missing: every search looks into them, whoever opens the database first."""
+    grow_table(db, "consent_withdrawal", {"institution": f"TEXT NOT NULL DEFAULT '{EVERYWHERE}'"})
+    make_tables(db, [ConsentWithdrawal, ConsentException])
 
 
 def _live() -> peewee.ModelSelect[ConsentWithdrawal]:

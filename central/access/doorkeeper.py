@@ -16,11 +16,13 @@ from typing import Final
 
 from central.access.accounts import Accounts
 from central.access.api_tokens import PREFIX, ApiTokens
+from central.access.assignments import Assignments
 from central.access.claims import EXTERNAL
 from central.access.consent import Consents
 from central.access.emergencies import Emergencies
 from central.access.guest_links import GuestLinks
 from central.access.hashes import SecretHashes
+from central.access.institutions import Institutions
 from central.access.once import Once
 from central.access.passkeys import Passkeys, RelyingParty
 from central.access.policy import Invitation, Principal, Role
@@ -28,6 +30,9 @@ from central.access.second_factors import SecondFactors
 from central.access.sessions import SessionKind
 from central.access.study_rules import StudyRules
 from central.database import Database
+
+CHECK_S: Final = 24 * 3600
+"""How long a technician may look at what came from the own boxes: bad images are noticed within a day, and repeated."""
 
 _GUEST: Final = "guest:"
 
@@ -42,6 +47,9 @@ class Doorkeeper:
     guests: GuestLinks
     emergencies: Emergencies
     tokens: ApiTokens
+    assignments: Assignments
+    institutions: Institutions
+    clock: Callable[[], float]
     once: Once
     passkeys: Passkeys
 
@@ -70,6 +78,9 @@ class Doorkeeper:
             GuestLinks.open(db, hashes, clock),
             Emergencies.open(db, clock),
             ApiTokens.open(db, clock),
+            Assignments.open(db, clock),
+            Institutions.open(db, clock),
+            clock,
             once,
             Passkeys.open(db, once, factor_key, RelyingParty.at(public_url), clock),
         )
@@ -89,8 +100,13 @@ class Doorkeeper:
         if account is None:
             return None
         granted, refused = self.rules.of(user_id)
+        studies, patients = self.assignments.of(user_id, account.institution)
         return replace(
             account,
+            agreements=self.institutions.opened_to(account.institution),
+            arrivals_since_utc=int(self.clock()) - CHECK_S,
+            assigned_studies=studies,
+            assigned_patients=patients,
             granted_studies=granted,
             refused_studies=refused,
             emergency_studies=self.emergencies.of(user_id),
@@ -114,7 +130,8 @@ class Doorkeeper:
         host = self.principal(link.host_user_id) if link is not None else None
         if link is None or host is None:
             return None
-        return Principal(user_id, user_id, Role.GUEST, invitation=Invitation(link.study_instance_uid, host))
+        invitation = Invitation(link.study_instance_uid, host)
+        return Principal(user_id, user_id, Role.GUEST, institution=host.institution, invitation=invitation)
 
 
 def guest_user_id(link_id: str) -> str:

@@ -126,16 +126,22 @@ class Emergencies:
         rows = _OPEN_TO.rows(self._db, user_id=user_id, now=int(self._clock()))
         return frozenset(row["study_instance_uid"] for row in rows)
 
-    def listed(self, user_id: str | None = None) -> list[Opening]:
-        """What is not reviewed first, then the newest first, at most 200: all, or those of one person."""
+    def listed(self, user_id: str | None = None, institution: str | None = None) -> list[Opening]:
+        """What is not reviewed first, then the newest first, at most 200: all, or those of one person or institution,
+        which is the one whose people opened them."""
         mine = [EmergencyOpening.user_id == user_id] if user_id is not None else []
-        return self._listed(*mine)
+        return self._listed(*mine, *_by_people_of(institution))
 
-    def get(self, opening_id: str) -> Opening | None:
-        return next(iter(self._listed(EmergencyOpening.opening_id == opening_id)), None)
+    def get(self, opening_id: str, institution: str | None = None) -> Opening | None:
+        here = EmergencyOpening.opening_id == opening_id
+        return next(iter(self._listed(here, *_by_people_of(institution))), None)
 
-    def unreviewed(self) -> int:
-        return int(EmergencyOpening.select().where(EmergencyOpening.verdict.is_null()).count(self._db))
+    def unreviewed(self, institution: str | None = None) -> int:
+        query = EmergencyOpening.select(EmergencyOpening.opening_id).join(
+            UserAccount, on=UserAccount.user_id == EmergencyOpening.user_id
+        )
+        waiting = query.where(EmergencyOpening.verdict.is_null(), *_by_people_of(institution))
+        return int(waiting.count(self._db))
 
     def review(self, opening_id: str, reviewed_by: str, verdict: Verdict, comment: str) -> bool:
         """Put the verdict in; False if there is no such opening without one."""
@@ -158,3 +164,7 @@ class Emergencies:
         if conditions:
             query = query.where(*conditions)
         return [Opening(**row) for row in query.dicts().execute(self._db)]
+
+
+def _by_people_of(institution: str | None) -> list[peewee.Expression]:
+    return [UserAccount.institution == institution] if institution is not None else []

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import peewee
 
+from central.access.accounts import people_of
 from central.access.errors import AccessRuleError
 from central.access.hashes import SecretHashes, digest
 from central.access.throttle import SignInThrottle
@@ -173,9 +174,11 @@ class GuestLinks:
         row = self._one(self._live(GuestLink.link_id == link_id))
         return _link(row) if row is not None else None
 
-    def listed(self, host_user_id: str | None = None) -> list[Link]:
-        """What has not ended, the newest first: all, or those of one host."""
+    def listed(self, host_user_id: str | None = None, institution: str | None = None) -> list[Link]:
+        """What has not ended, the newest first: all, or those of one host, or of an institution's hosts."""
         mine = [GuestLink.host_user_id == host_user_id] if host_user_id is not None else []
+        if institution is not None:
+            mine.append(GuestLink.host_user_id.in_(people_of(institution)))
         query = self._live(*mine).order_by(GuestLink.made_at_utc.desc(), GuestLink.link_id)
         return [_link(row) for row in query.dicts().execute(self._db)]
 

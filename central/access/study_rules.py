@@ -1,7 +1,8 @@
 """Rules for one person and one study: access that was given until a time, and access that is refused.
 
-What is always true: a rule names an account and a study, says who made it and why, and ends by its time or by hand;
-rows are kept when it ended. An account has at most `MAX_RULES` rules that hold, so that a search stays one query.
+What is always true: a rule names an account and a study as one institution holds it, says who made it and why, and ends
+by its time or by hand; rows are kept when it ended. An account has at most `MAX_RULES` rules that hold, so that a
+search stays one query.
 
 What a crash leaves: whole rules.
 """
@@ -18,8 +19,9 @@ import peewee
 
 from central.access.accounts import UserAccount
 from central.access.errors import AccessRuleError
-from central.access.policy import Role
-from central.database import Database, make_tables
+from central.access.policy import Role, StudyKey
+from central.database import Database, grow_table, make_tables
+from central.institution import DEFAULT_INSTITUTION
 from central.prepared import Prepared, given
 
 Kind = Literal["grant", "refusal"]
@@ -40,6 +42,7 @@ class StudyRule(peewee.Model):
     made_by = peewee.TextField()
     made_at_utc = peewee.BigIntegerField()
     ended_at_utc = peewee.BigIntegerField(null=True)
+    institution = peewee.TextField(default=DEFAULT_INSTITUTION)
 
     class Meta:
         table_name = "study_rule"
@@ -52,7 +55,7 @@ def _holds(now: Any) -> peewee.Expression:
 
 
 _HOLDING_FOR: Final = Prepared(
-    StudyRule.select(StudyRule.kind, StudyRule.study_instance_uid).where(
+    StudyRule.select(StudyRule.kind, StudyRule.study_instance_uid, StudyRule.institution).where(
         _holds(given("now")), StudyRule.user_id == given("user_id")
     )
 )
@@ -70,6 +73,7 @@ class Rule:
     reason: str
     made_by: str
     made_at_utc: int
+    institution: str
 
 
 class StudyRules:
@@ -82,6 +86,7 @@ class StudyRules:
     @classmethod
     def open(cls, db: Database, clock: Callable[[], float] = time.time) -> StudyRules:
         """Make the table if it is missing. `clock` gives UTC seconds since 1970."""
+        grow_table(db, "study_rule", {"institution": f"TEXT NOT NULL DEFAULT '{DEFAULT_INSTITUTION}'"})
         make_tables(db, [StudyRule])
         return cls(db, clock)
 
@@ -94,8 +99,9 @@ class StudyRules:
         until_utc: int | None,
         reason: str,
         made_by: str,
+        institution: str = DEFAULT_INSTITUTION,
     ) -> Rule:
-        """Make a rule that holds from now on.
+        """Make a rule that holds from now on. `institution`: whose study it is.
 
         Raises
         ------
@@ -126,6 +132,7 @@ class StudyRules:
                 "reason": reason,
                 "made_by": made_by,
                 "made_at_utc": now,
+                "institution": institution,
             }
             StudyRule.insert(user_id=account["user_id"], **row).execute(self._db)
         return Rule(username=account["username"], **row)
@@ -141,16 +148,23 @@ class StudyRules:
         )
         return bool(update.execute(self._db))
 
-    def listed(self, made_by: str | None = None) -> list[Rule]:
-        """What holds now, the newest first: all, or what one person made."""
-        return self._listed(*([StudyRule.made_by == made_by] if made_by is not None else []))
+    def listed(self, made_by: str | None = None, institution: str | None = None) -> list[Rule]:
+        """What holds now, the newest first: all, or what one person made, or about studies of one institution."""
+        conditions = []
+        if made_by is not None:
+            conditions.append(StudyRule.made_by == made_by)
+        if institution is not None:
+            conditions.append(StudyRule.institution == institution)
+        return self._listed(*conditions)
 
-    def of(self, user_id: str) -> tuple[frozenset[str], frozenset[str]]:
-        """Study Instance UIDs that are granted to this account, and those that are refused."""
+    def of(self, user_id: str) -> tuple[frozenset[StudyKey], frozenset[StudyKey]]:
+        """Studies that are granted to this account, and those that are refused."""
         rows = _HOLDING_FOR.rows(self._db, user_id=user_id, now=int(self._clock()))
 
-        def of_kind(kind: Kind) -> frozenset[str]:
-            return frozenset(row["study_instance_uid"] for row in rows if row["kind"] == kind)
+        def of_kind(kind: Kind) -> frozenset[StudyKey]:
+            return frozenset(
+                StudyKey(row["institution"], row["study_instance_uid"]) for row in rows if row["kind"] == kind
+            )
 
         return of_kind("grant"), of_kind("refusal")
 
@@ -169,6 +183,7 @@ class StudyRules:
                 StudyRule.reason,
                 StudyRule.made_by,
                 StudyRule.made_at_utc,
+                StudyRule.institution,
             )
             .join(UserAccount, on=UserAccount.user_id == StudyRule.user_id)
             .order_by(StudyRule.made_at_utc.desc(), StudyRule.rule_id)

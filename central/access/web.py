@@ -16,6 +16,7 @@ What is always true
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal
 from urllib.parse import quote, urlsplit
 
@@ -126,8 +127,9 @@ def audit_event(
     study_instance_uid: str | None = None,
     series_instance_uid: str | None = None,
     sop_instance_uid: str | None = None,
+    institutions: Iterable[str] = (),
 ) -> AuditEvent:
-    """What the signed-in caller of `request` does or tries."""
+    """What the signed-in caller of `request` does or tries. `institutions` are concerned besides the caller's own."""
     principal = principal_of(request)
     if principal.delegation is not None:
         detail = f"API token {principal.delegation.token_id}: {detail}"
@@ -141,6 +143,7 @@ def audit_event(
         series_instance_uid=series_instance_uid,
         sop_instance_uid=sop_instance_uid,
         detail=detail,
+        institutions=frozenset({principal.institution, *institutions}),
     )
 
 

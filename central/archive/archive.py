@@ -10,26 +10,26 @@ import random
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import peewee
 
-from central.access.consent import ConsentWithdrawal
-from central.access.policy import Grant, PatientKey, Scope, StudyFacts, scope_of
+from central.access.consent import make_consent_tables
+from central.access.policy import Grant, PatientKey, Scope, StudyFacts, department_key, scope_of
 from central.archive import finding
 from central.archive.attributes import Attributes, attributes_of, text_of
 from central.archive.comparison import Comparison
 from central.archive.dicom_json import dicom_json, with_bulk_data_at
 from central.archive.encrypting import Encrypting
-from central.archive.erasure import Erasures
+from central.archive.erasure import Erasures, Incoming
 from central.archive.errors import NoSuchInstanceError, NoSuchObjectError, ObjectDamagedError
 from central.archive.faults import UNREADABLE, FaultKind, Faults
 from central.archive.header import Header, read_header
-from central.archive.indexing import ObjectOrigin, add_to_index
+from central.archive.indexing import ObjectOrigin, add_to_index, expect_order
 from central.archive.object_names import is_indexed
 from central.archive.objects import ObjectFiles, ObjectSink, ObjectStore, StoredObject
 from central.archive.placing import Placing
@@ -39,13 +39,14 @@ from central.archive.rows import InstanceRow, SeriesRow, StoredInstance, StudyRo
 from central.archive.sealed_file import ObjectFile, SealedFile
 from central.archive.sealing_sink import new_sink
 from central.archive.study_keys import StudyKeys
-from central.archive.tables import MODELS, Instance, Metadata, Study
+from central.archive.tables import Instance, Metadata, Series, Study, make_index
 from central.archive.text_index import make_text_index
 from central.archive.together import Together
-from central.database import Database, make_tables
+from central.database import Database, Unindexed
 from central.identity.storage_keys import StorageKeys
 from contract.receipt import Outcome
 
+Row = TypeVar("Row")
 _METADATA_BATCH: Final = 64  # rows in memory at a time
 _ZLIB_LEVEL: Final = 6
 _TOGETHER: Final = 32  # objects in one transaction: bounds how long the next ones wait for it
@@ -123,7 +124,8 @@ class Archive:
         OSError : the folder cannot be made or read.
         KeyFileError : a key that objects need is missing or damaged.
         """
-        make_tables(db, (*MODELS, ConsentWithdrawal))  # which access writes, and every search looks into
+        make_index(db)
+        make_consent_tables(db)  # which access writes, and every search looks into
         make_text_index(db)
         study_keys = StudyKeys(db, storage_keys)
         study_keys.require_whole(make=encrypts)
@@ -190,21 +192,25 @@ class Archive:
         Raises
         ------
         StudyErasedError : one is of a study that was erased; its file stays, `forget` removes it.
+        StoreUnavailableError : one cannot be taken just now, since its object may be on its way out of the store.
         """
         with self._write_lock, self._db.writing():
-            self.erasures.refuse_erased([one.attributes.study_instance_uid for one in objects])
-            outcomes = [
-                add_to_index(self._db, one.attributes, one.metadata, one.stored, one.origin)
-                for one in objects
-            ]
-            for one, outcome in zip(objects, outcomes, strict=True):
-                self._placing.place(one.stored, one.attributes.study_instance_uid, outcome)
+            self.erasures.refuse_erased(
+                [
+                    Incoming(one.attributes.study_instance_uid, one.origin.institution, one.stored)
+                    for one in objects
+                ]
+            )
+            outcomes, not_needed = [], []
+            for one in objects:
+                # Known to somebody before this one has its row, be it another institution.
+                is_known = self._placing.is_known(one.stored)
+                outcomes.append(add_to_index(self._db, one.attributes, one.metadata, one.stored, one.origin))
+                if not self._placing.place(one.stored, one.attributes.study_instance_uid, is_known=is_known):
+                    not_needed.append(one.stored)
             if in_transaction is not None:
                 in_transaction(outcomes)
-        duplicates = (
-            one.stored for one, outcome in zip(objects, outcomes, strict=True) if outcome is Outcome.DUPLICATE
-        )
-        self.removal.hurry([stored.name for stored in duplicates if stored.sealed is not None])
+        self.removal.hurry([stored.name for stored in not_needed if stored.sealed is not None])
         return outcomes
 
     def brought_by(self, gateway_id: str, since: datetime) -> int:
@@ -223,7 +229,7 @@ class Archive:
 
     def number_of_objects(self) -> int:
         """How many the index names."""
-        return int(Instance.select(peewee.fn.COUNT(Instance.id)).scalar(self._db))
+        return int(Instance.select(peewee.fn.COUNT(Instance.sha256.distinct())).scalar(self._db))
 
     def forget(self, stored: StoredObject) -> None:
         """Remove a file that `index` refused. One that the index knows is left alone."""
@@ -231,12 +237,14 @@ class Archive:
             if not is_indexed(self._db, stored.name):
                 self._objects.remove(stored.name)
 
-    def held(self, sop_instance_uids: Sequence[str]) -> dict[str, int]:
-        """Those of the SOP instances that are archived, with their sizes: so that a way in knows what it lacks."""
+    def held(self, sop_instance_uids: Sequence[str], institution: str) -> dict[str, int]:
+        """Those of the SOP instances that `institution` has, with their sizes: so that a way in knows what it lacks."""
         found: dict[str, int] = {}
+        theirs = Unindexed(Study.institution) == institution
         for at in range(0, len(sop_instance_uids), _UIDS_AT_ONCE):
             some = Instance.sop_instance_uid.in_(sop_instance_uids[at : at + _UIDS_AT_ONCE])
-            query = Instance.select(Instance.sop_instance_uid, Instance.size_bytes).where(some)
+            query = Instance.select(Instance.sop_instance_uid, Instance.size_bytes)
+            query = query.join(Series).join(Study).where(some, theirs)
             found.update(
                 (row["sop_instance_uid"], row["size_bytes"]) for row in query.dicts().execute(self._db)
             )
@@ -257,21 +265,38 @@ class Archive:
         return finding.find_instances(self._db, scope, query)
 
     def facts(self, study_instance_uid: str) -> StudyFacts | None:
-        """What the policy needs to know of a study; None when it is not here."""
-        row = finding.FACTS.first(self._db, study_instance_uid=study_instance_uid)
-        if row is None:
-            return None
-        return StudyFacts(**{**row, "consent_withdrawn": bool(row["consent_withdrawn"])})
+        """What the policy needs to know of a study, as each institution holds it; None when it is not here."""
+        held = [
+            StudyFacts(**{**row, "consent_withdrawn": bool(row["consent_withdrawn"])})
+            for row in finding.FACTS.rows(self._db, study_instance_uid=study_instance_uid)
+        ]
+        return replace(held[0], elsewhere=tuple(held[1:])) if held else None
 
-    def studies_of(self, patient: PatientKey) -> int:
-        """How many studies carry exactly this Patient ID and issuer."""
-        its = (Study.patient_id == patient.patient_id) & (Study.issuer_of_patient_id == patient.issuer)
-        return int(Study.select(peewee.fn.COUNT(Study.id)).where(its).scalar(self._db))
+    def arrival(self, study_instance_uid: str, institution: str) -> tuple[int, int, int] | None:
+        """Series, instances and the time of the first of them (seconds since 1970) of a study of `institution`; None
+        when nothing has come. No more than that: it is for who waits for images and may not look at them."""
+        its = (Study.study_instance_uid == study_instance_uid) & (Study.institution == institution)
+        columns = (Study.number_of_series, Study.number_of_instances, Study.arrived_at_utc)
+        found = next(iter(Study.select(*columns).where(its).tuples().execute(self._db)), None)
+        return (int(found[0]), int(found[1]), int(found[2])) if found is not None else None
+
+    def expect_order(self, study_instance_uid: str, institution: str, requesting_service: str) -> None:
+        """Note which department ordered a study, whether or not images of it have come."""
+        with self._write_lock:
+            expect_order(self._db, study_instance_uid, institution, department_key(requesting_service))
+
+    def studies_of(self, patient: PatientKey, institution: str | None = None) -> list[str]:
+        """Study Instance UIDs that carry exactly this Patient ID and issuer, in one institution or in all."""
+        query = Study.select(Study.study_instance_uid).where(finding.is_patient(patient)).distinct()
+        if institution is not None:
+            query = query.where(Study.institution == institution)
+        return [uid for (uid,) in query.tuples().execute(self._db)]
 
     def series_of(self, grant: Grant) -> list[SeriesRow]:
         """The series of the granted study, by Series Number."""
         query = SeriesQuery(study=StudyQuery(study_instance_uid=grant.study_instance_uid), limit=None)
-        return finding.find_series(self._db, _scope(grant), query)
+        found = finding.find_series(self._db, _scope(grant), query)
+        return _once(grant, found, lambda row: row.study.institution, lambda row: row.series_instance_uid)
 
     def instances_of(
         self, grant: Grant, series_instance_uid: str | None = None, sop_instance_uid: str | None = None
@@ -282,7 +307,13 @@ class Archive:
             study=StudyQuery(study_instance_uid=grant.study_instance_uid),
         )
         query = InstanceQuery(sop_instance_uid=sop_instance_uid or "", series=series, limit=None)
-        return finding.find_instances(self._db, _scope(grant), query)
+        found = finding.find_instances(self._db, _scope(grant), query)
+        return _once(
+            grant,
+            found,
+            lambda row: row.series.study.institution,
+            lambda row: (row.series.series_instance_uid, row.sop_instance_uid),
+        )
 
     def metadata(
         self,
@@ -358,14 +389,22 @@ class Archive:
     ) -> list[dict[str, Any]]:
         query = finding.in_study(
             everything=_scope(grant).everything,
+            holders=len(grant.institutions),
             one_series=series_instance_uid is not None,
             one_instance=sop_instance_uid is not None,
         )
-        return query.rows(
+        found = query.rows(
             self._db,
             study_instance_uid=grant.study_instance_uid,
             series_instance_uid=series_instance_uid,
             sop_instance_uid=sop_instance_uid,
+            **{f"institution_{number}": held for number, held in enumerate(grant.institutions)},
+        )
+        return _once(
+            grant,
+            found,
+            lambda row: row["held_by"],
+            lambda row: (row["series_instance_uid"], row["sop_instance_uid"]),
         )
 
 
@@ -376,6 +415,21 @@ def examined(path: ObjectFile) -> Examined:
     return Examined(
         header, attributes, zlib.compress(dicom_json(header, attributes.filed_under), _ZLIB_LEVEL)
     )
+
+
+def _once(
+    grant: Grant, found: list[Row], held_by: Callable[[Row], str], named: Callable[[Row], object]
+) -> list[Row]:
+    """Of what several granted institutions hold under one name the first one's, in the order in which it was found."""
+    preference = {institution: place for place, institution in enumerate(grant.institutions)}
+    found = [row for row in found if held_by(row) in preference]
+    if len(preference) == 1:
+        return found
+    best: dict[object, str] = {}
+    for row in found:
+        held = best.setdefault(named(row), held_by(row))
+        best[named(row)] = min(held, held_by(row), key=preference.__getitem__)
+    return [row for row in found if best[named(row)] == held_by(row)]
 
 
 def _scope(grant: Grant) -> Scope:

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from central.access.policy import person_name_key
+from central.access.policy import department_key, person_name_key
 from central.archive.errors import NotDicomError
 from central.archive.header import Header
 from central.archive.query import fold, person_name_groups
@@ -94,6 +94,8 @@ def attributes_of(header: Header) -> Attributes:
         "study_id": text_of(header, 0x00200010),
         "referring_physician_name": referring_physician_name,
         "referring_physician_key": person_name_key(referring_physician_name),
+        "requesting_service_key": department_key(text_of(header, 0x00321033)),
+        "institutional_department_key": department_key(text_of(header, 0x00081040)),
     }
     series = {
         "series_instance_uid": series_instance_uid,

@@ -6,6 +6,8 @@ Always true
 - That transaction takes the study's key, every row of it, and leaves a word that it was erased, all or nothing. From
   then on nothing opens its encrypted objects, searches and reads do not know it, and no image of it is taken in.
 - Its objects leave the store after that; their names are doomed in the same transaction, so a crash forgets none.
+- It is one institution's study that is held or erased. Another one's under the same Study Instance UID stays whole:
+  what both have is one object, which stays with its key until nobody has it.
 
 What a crash leaves: the study whole, or erased with objects that the next run of `central.archive.removal` removes.
 """
@@ -13,14 +15,15 @@ What a crash leaves: the study whole, or erased with objects that the next run o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from peewee import JOIN, fn
+from peewee import JOIN
 
-from central.archive.errors import ErasureRefusedError, StudyErasedError
+from central.archive.errors import ErasureRefusedError, StoreUnavailableError, StudyErasedError
 from central.archive.object_names import NAME, SEALED
+from central.archive.objects import StoredObject
 from central.archive.removal import Removal
 from central.archive.tables import (
     ErasedStudy,
@@ -34,6 +37,7 @@ from central.archive.tables import (
     StudyKey,
 )
 from central.database import Database
+from central.institution import DEFAULT_INSTITUTION
 
 _TABLES: Final = (StudyKey, SealedContent, Metadata, Instance, Series, Study)
 _AT_ONCE: Final = 500
@@ -46,6 +50,7 @@ class Hold:
     """A legal hold. `set_at_s` is seconds since 1970."""
 
     study_instance_uid: str
+    institution: str
     set_by: str
     reason: str
     set_at_s: float
@@ -53,34 +58,56 @@ class Hold:
 
 @dataclass(frozen=True)
 class Erased:
-    """What is left of a study: that it was erased."""
+    """What is left of an institution's study: that it was erased."""
 
     study_instance_uid: str
+    institution: str
     erased_by: str
     erased_at_s: float
     objects: int
 
 
+@dataclass(frozen=True)
+class Incoming:
+    """An object of a study that is about to be indexed for an institution."""
+
+    study_instance_uid: str
+    institution: str
+    stored: StoredObject
+
+
 class Erasures:
-    """Safe to call from many threads and processes."""
+    """Of studies as one `institution` holds them. Safe to call from many threads and processes."""
 
     def __init__(self, db: Database, removal: Removal) -> None:
         self._db = db
         self._removal = removal
 
-    def hold(self, study_instance_uid: str, set_by: str, reason: str) -> None:
+    def holders(self, study_instance_uid: str) -> list[str]:
+        """The institutions that have this study."""
+        query = Study.select(Study.institution).where(Study.study_instance_uid == study_instance_uid)
+        return sorted(institution for (institution,) in query.tuples().execute(self._db))
+
+    def hold(
+        self, study_instance_uid: str, set_by: str, reason: str, *, institution: str = DEFAULT_INSTITUTION
+    ) -> None:
         """Keep a study from being erased until `release`. ErasureRefusedError: it is not here, or is held."""
         with self._db.writing():
-            self._require_here(study_instance_uid)
-            if self._hold(study_instance_uid) is not None:
+            self._require_here(study_instance_uid, institution)
+            if self._hold(study_instance_uid, institution) is not None:
                 raise ErasureRefusedError("the study is under legal hold already")
             LegalHold.insert(
-                study_instance_uid=study_instance_uid, set_by=set_by, reason=reason, set_at_s=time.time()
+                study_instance_uid=study_instance_uid,
+                institution=institution,
+                set_by=set_by,
+                reason=reason,
+                set_at_s=time.time(),
             ).execute(self._db)
 
-    def release(self, study_instance_uid: str) -> None:
+    def release(self, study_instance_uid: str, *, institution: str = DEFAULT_INSTITUTION) -> None:
         """End a hold. ErasureRefusedError: there is none."""
-        if not LegalHold.delete().where(LegalHold.study_instance_uid == study_instance_uid).execute(self._db):
+        its = (LegalHold.study_instance_uid == study_instance_uid) & (LegalHold.institution == institution)
+        if not LegalHold.delete().where(its).execute(self._db):
             raise ErasureRefusedError("the study is under no legal hold")
 
     def holds(self) -> list[Hold]:
@@ -93,8 +120,15 @@ class Erasures:
         rows = ErasedStudy.select().order_by(ErasedStudy.erased_at_s).dicts().execute(self._db)
         return [Erased(**row) for row in rows]
 
-    def erase(self, study_instance_uid: str, erased_by: str, announce: Callable[[int], None]) -> int:
-        """Erase a study; how many objects it had. They leave the store with `Removal.run`.
+    def erase(
+        self,
+        study_instance_uid: str,
+        erased_by: str,
+        announce: Callable[[int], None],
+        *,
+        institution: str = DEFAULT_INSTITUTION,
+    ) -> int:
+        """Erase a study; how many contents it had. Objects that nobody else has leave the store with `Removal.run`.
 
         Parameters
         ----------
@@ -104,23 +138,28 @@ class Erasures:
         ------
         ErasureRefusedError : the study is not here, or under legal hold.
         """
-        self._require_free(study_instance_uid)
-        announce(len(self._names(study_instance_uid)))
+        self._require_free(study_instance_uid, institution)
+        announce(len(self._names(study_instance_uid, institution)))
         with self._db.erasing(_TABLES):
-            self._require_free(study_instance_uid)
-            contents = self._names(study_instance_uid)
-            names = [name for both in contents.values() for name in sorted(both)]
+            self._require_free(study_instance_uid, institution)
+            contents = self._names(study_instance_uid, institution)
+            self._take_rows(study_instance_uid, institution)
+            gone = self._nobodys(sorted(contents))
+            names = [name for sha256 in gone for name in sorted(contents[sha256])]
+            self._take_keys(study_instance_uid, gone)
             self._removal.doom(names, at_once=True)
-            self._take_rows(study_instance_uid, names)
+            for some in _pieces(names):
+                ObjectFault.delete().where(ObjectFault.sha256.in_(some)).execute(self._db)
             ErasedStudy.insert(
                 study_instance_uid=study_instance_uid,
+                institution=institution,
                 erased_by=erased_by,
                 erased_at_s=time.time(),
                 objects=len(contents),
             ).execute(self._db)
         return len(contents)
 
-    def allow(self, study_instance_uid: str) -> None:
+    def allow(self, study_instance_uid: str, *, institution: str = DEFAULT_INSTITUTION) -> None:
         """Take images of an erased study in again.
 
         Raises
@@ -131,65 +170,103 @@ class Erasures:
         with self._db.writing():
             for erased in self.erased():
                 free_at_s = erased.erased_at_s + ON_ITS_WAY_S
-                if erased.study_instance_uid == study_instance_uid and time.time() < free_at_s:
+                named = (erased.study_instance_uid, erased.institution) == (study_instance_uid, institution)
+                if named and time.time() < free_at_s:
                     raise ErasureRefusedError(
                         "the study was erased a moment ago, and images of it may be on their way still: try again in "
                         f"{(free_at_s - time.time()) / 60:.0f} minutes"
                     )
             if self._removal.is_at_it():
                 raise ErasureRefusedError("erased objects are still in the store: try again when it answers")
-            named = ErasedStudy.study_instance_uid == study_instance_uid
-            if not ErasedStudy.delete().where(named).execute(self._db):
+            its = (ErasedStudy.study_instance_uid == study_instance_uid) & (
+                ErasedStudy.institution == institution
+            )
+            if not ErasedStudy.delete().where(its).execute(self._db):
                 raise ErasureRefusedError("no such study was erased")
 
-    def refuse_erased(self, studies: Sequence[str]) -> None:
-        """Raise `StudyErasedError` if one of these was erased. Inside the transaction that would index it."""
-        named = ErasedStudy.study_instance_uid.in_(sorted(set(studies)))
-        for (uid,) in (
-            ErasedStudy.select(ErasedStudy.study_instance_uid).where(named).tuples().execute(self._db)
-        ):
-            raise StudyErasedError(uid)
+    def refuse_erased(self, objects: Sequence[Incoming]) -> None:
+        """Let nothing in of what was erased. Inside the transaction that would index it.
 
-    def _require_free(self, study_instance_uid: str) -> None:
-        self._require_here(study_instance_uid)
-        if (hold := self._hold(study_instance_uid)) is not None:
+        Raises
+        ------
+        StudyErasedError : one is of a study that its institution erased.
+        StoreUnavailableError : another institution erased a study with this UID, and the object went with it before
+            this one's row was written: sent again it is taken.
+        """
+        named = sorted({one.study_instance_uid for one in objects})
+        query = ErasedStudy.select(ErasedStudy.study_instance_uid, ErasedStudy.institution).where(
+            ErasedStudy.study_instance_uid.in_(named)
+        )
+        erased = set(query.tuples().execute(self._db))
+        if not erased:
+            return
+        uids = {uid for uid, _ in erased}
+        for one in objects:
+            if (one.study_instance_uid, one.institution) in erased:
+                raise StudyErasedError(one.study_instance_uid)
+            # A plain object has the same name whoever sends it; an encrypted one has a name of its own.
+            shares_name = one.study_instance_uid in uids and one.stored.sealed is None
+            if shares_name and not self._removal.is_in_store(one.stored.name):
+                raise StoreUnavailableError("the object left the store as it came: send it again")
+
+    def _require_free(self, study_instance_uid: str, institution: str) -> None:
+        self._require_here(study_instance_uid, institution)
+        if (hold := self._hold(study_instance_uid, institution)) is not None:
             raise ErasureRefusedError(f"the study is under legal hold, set by {hold.set_by}: {hold.reason}")
 
-    def _require_here(self, study_instance_uid: str) -> None:
-        if not Study.select(fn.COUNT(Study.id)).where(_is(study_instance_uid)).scalar(self._db):
+    def _require_here(self, study_instance_uid: str, institution: str) -> None:
+        if institution not in self.holders(study_instance_uid):
             raise ErasureRefusedError("there is no such study")
 
-    def _hold(self, study_instance_uid: str) -> Hold | None:
-        query = LegalHold.select().where(LegalHold.study_instance_uid == study_instance_uid)
+    def _hold(self, study_instance_uid: str, institution: str) -> Hold | None:
+        query = LegalHold.select().where(
+            LegalHold.study_instance_uid == study_instance_uid, LegalHold.institution == institution
+        )
         return next((Hold(**row) for row in query.dicts().execute(self._db)), None)
 
-    def _names(self, study_instance_uid: str) -> dict[str, set[str]]:
+    def _names(self, study_instance_uid: str, institution: str) -> dict[str, set[str]]:
         """The names of the study's contents in the store, by content. One that was encrypted may lie plain as well."""
         query = (
             Instance.select(Instance.sha256, NAME)
             .join(SealedContent, JOIN.LEFT_OUTER, on=SEALED)
             .join_from(Instance, Series)
             .join(Study)
-            .where(_is(study_instance_uid))
+            .where(_is(study_instance_uid, institution))
         )
         return {sha256: {sha256, name} for sha256, name in query.tuples().execute(self._db)}
 
-    def _take_rows(self, study_instance_uid: str, names: Sequence[str]) -> None:
-        """The key first: nothing after it needs it."""
-        db = self._db
-        StudyKey.delete().where(StudyKey.study_instance_uid == study_instance_uid).execute(db)
-        SealedContent.delete().where(SealedContent.study_instance_uid == study_instance_uid).execute(db)
-        series = Series.select(Series.id).join(Study).where(_is(study_instance_uid))
+    def _nobodys(self, contents: Sequence[str]) -> list[str]:
+        """Those that no instance is left of, in any institution."""
+        kept: set[str] = set()
+        for some in _pieces(contents):
+            query = Instance.select(Instance.sha256).where(Instance.sha256.in_(some))
+            kept.update(sha256 for (sha256,) in query.tuples().execute(self._db))
+        return [sha256 for sha256 in contents if sha256 not in kept]
+
+    def _take_rows(self, study_instance_uid: str, institution: str) -> None:
+        db, its = self._db, _is(study_instance_uid, institution)
+        series = Series.select(Series.id).join(Study).where(its)
         instances = Instance.select(Instance.id).where(Instance.series.in_(series))
         Metadata.delete().where(Metadata.instance.in_(instances)).execute(db)
         Instance.delete().where(Instance.series.in_(series)).execute(db)
-        Series.delete().where(
-            Series.study.in_(Study.select(Study.id).where(_is(study_instance_uid)))
-        ).execute(db)
-        Study.delete().where(_is(study_instance_uid)).execute(db)
-        for at in range(0, len(names), _AT_ONCE):
-            ObjectFault.delete().where(ObjectFault.sha256.in_(names[at : at + _AT_ONCE])).execute(db)
+        Series.delete().where(Series.study.in_(Study.select(Study.id).where(its))).execute(db)
+        Study.delete().where(its).execute(db)
+
+    def _take_keys(self, study_instance_uid: str, contents: Sequence[str]) -> None:
+        """The keys of these contents, and the study's unless another institution has images of the study."""
+        for some in _pieces(contents):
+            SealedContent.delete().where(SealedContent.sha256.in_(some)).execute(self._db)
+        left = SealedContent.select(SealedContent.sha256).where(
+            SealedContent.study_instance_uid == study_instance_uid
+        )
+        if not list(left.limit(1).execute(self._db)):
+            StudyKey.delete().where(StudyKey.study_instance_uid == study_instance_uid).execute(self._db)
 
 
-def _is(study_instance_uid: str) -> Any:
-    return Study.study_instance_uid == study_instance_uid
+def _pieces(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for at in range(0, len(names), _AT_ONCE):
+        yield names[at : at + _AT_ONCE]
+
+
+def _is(study_instance_uid: str, institution: str) -> Any:
+    return (Study.study_instance_uid == study_instance_uid) & (Study.institution == institution)

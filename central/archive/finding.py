@@ -2,20 +2,27 @@
 
 Always true: every query built here carries the scope, so a search reaches no row that the policy would not
 grant; nothing is filtered afterwards.
+
+An institution is as a rule most of the archive, so its index is worth entering only where nothing else in the query is:
+then it holds the newest of a small institution together. SQLite keeps no statistics here and would not know, so it is
+told (`Unindexed`).
 """
 
 from __future__ import annotations
 
 import functools
+import heapq
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial, reduce
 from operator import and_, or_
 from typing import Any, Final
 
 import peewee
 
-from central.access.consent import ConsentWithdrawal
-from central.access.policy import PatientKey, Scope
+from central.access.consent import EVERYWHERE, ConsentWithdrawal
+from central.access.policy import Arrivals, PatientKey, PatientOf, Scope
+from central.access.policy import StudyKey as StudyOf
 from central.archive.object_names import NAME, SEALED
 from central.archive.query import (
     Condition,
@@ -32,8 +39,8 @@ from central.archive.query import (
 )
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 from central.archive.tables import Instance, ObjectFault, SealedContent, Series, Study, StudyKey
-from central.archive.text_index import matching_in, with_series
-from central.database import Database
+from central.archive.text_index import is_among_few, matching_in, with_series
+from central.database import Database, Unindexed
 from central.prepared import Prepared, given
 
 Conditions = list[Condition | None]
@@ -46,6 +53,8 @@ IN_STUDY: Final = (*_BY_NUMBER, Instance.instance_number.asc(nulls="FIRST"), Ins
 
 # In the order of the rows' fields: an answer can have thousands of rows, and is taken by position.
 _STUDY: Final = (
+    Study.id,
+    Study.institution,
     Study.study_instance_uid,
     Study.patient_name,
     Study.patient_id,
@@ -90,16 +99,45 @@ _AT_MODALITIES: Final = [column.name for column in _STUDY].index("modalities")
 
 
 def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow]:
-    """Newest first."""
+    """Newest first. A study that two institutions of the scope hold is there twice, as each holds it."""
+    keys = _study_keys(db, query)
+    by_date = _by_date(scope, query, keys)
+    if len(scope.institutions or ()) > 1 and query.limit is not None and by_date:
+        return _newest_of_each(db, scope, query, query.limit)
     select = Study.select(*_STUDY).order_by(*_NEWEST_FIRST)
-    found = _page(select, [within(scope), *_study_keys(db, query)], query.limit, query.offset)
+    conditions = [within(scope, by_date=by_date), *keys]
+    found = _page(select, conditions, query.limit, query.offset)
     return [_study_row(columns) for columns in _found(db, found)]
+
+
+def _newest_of_each(db: Database, scope: Scope, query: StudyQuery, limit: int) -> list[StudyRow]:
+    """Each institution's own newest, by its index, put together: no index has those of several in one order."""
+    wanted = replace(query, limit=query.offset + limit, offset=0)
+    each = [
+        find_studies(db, replace(scope, institutions=frozenset({institution})), wanted)
+        for institution in sorted(scope.institutions or ())
+    ]
+    merged = heapq.merge(*each, key=lambda row: (row.study_date, row.study_time, row.id), reverse=True)
+    return list(merged)[query.offset : query.offset + limit]
+
+
+def _by_date(scope: Scope, query: StudyQuery, keys: Conditions) -> bool:
+    """Whether the studies are best read from the newest on: nothing that is asked for leads to few of them."""
+    begins = (query.patient_name, query.referring_physician_name, query.patient_id, query.accession_number)
+    return (
+        scope.everything
+        and not query.study_instance_uid
+        and all(text[:1] in ("", "*", "?") for text in begins)
+        and not any(is_among_few(key) for key in keys)
+    )
 
 
 def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRow]:
     """Newest study first, then by Series Number."""
     select = Series.select(*_SERIES).join(Study).order_by(*_NEWEST_FIRST, *_BY_NUMBER)
-    conditions = [within(scope), *_study_keys(db, query.study), *_series_keys(query)]
+    keys = _study_keys(db, query.study)
+    by_date = _by_date(scope, query.study, keys) and not query.series_instance_uid
+    conditions = [within(scope, by_date=by_date), *keys, *_series_keys(query)]
     found = _page(select, conditions, query.limit, query.offset)
     return [_series_row(columns) for columns in _found(db, found)]
 
@@ -107,10 +145,13 @@ def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRo
 def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[InstanceRow]:
     """Newest study first, then by Series Number and Instance Number."""
     select = Instance.select(*_INSTANCE).join(Series).join(Study).order_by(*_NEWEST_FIRST, *IN_STUDY)
+    keys = _study_keys(db, query.series.study)
+    by_date = _by_date(scope, query.series.study, keys)
+    by_date = by_date and not (query.series.series_instance_uid or query.sop_instance_uid)
     conditions = [
-        within(scope),
+        within(scope, by_date=by_date),
         readable(scope),
-        *_study_keys(db, query.series.study),
+        *keys,
         *_series_keys(query.series),
         matches_uids(Instance.sop_instance_uid, query.sop_instance_uid),
         matches_uids(Instance.sop_class_uid, query.sop_class_uid),
@@ -119,26 +160,67 @@ def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[Ins
     return _instance_rows(_found(db, _page(select, conditions, query.limit, query.offset)))
 
 
-def within(scope: Scope) -> peewee.Expression:
-    """`Scope.covers` as SQL on the study's columns."""
-    ways: list[peewee.Expression] = []
+def within(scope: Scope, *, by_date: bool = False) -> peewee.Expression:
+    """`Scope.covers` as SQL on the study's columns. `by_date`: the index of an institution's newest may be entered."""
+    by_attributes: list[peewee.Expression] = []
     if scope.referring_physician_keys:
-        ways.append(Study.referring_physician_key.in_(sorted(scope.referring_physician_keys)))
-    if scope.studies:
-        ways.append(Study.study_instance_uid.in_(sorted(scope.studies)))
+        by_attributes.append(Study.referring_physician_key.in_(sorted(scope.referring_physician_keys)))
+    if scope.requesting_service_keys:
+        by_attributes.append(Study.requesting_service_key.in_(sorted(scope.requesting_service_keys)))
+    if scope.arrivals is not None:
+        by_attributes.append(_arrived(scope.arrivals))
+    ways: list[peewee.Expression] = []
+    if scope.everything or by_attributes:
+        ways = (
+            [_in(scope.institutions, indexed=by_date)]
+            if scope.everything
+            else [reduce(and_, [way, _in(scope.institutions)]) for way in by_attributes]
+        )
+    ways += _named(scope.studies)
     ways += [_is_of(patient) for patient in sorted(scope.patients)]
-    if not (scope.everything or ways):
+    if not ways:
         return Study.id.is_null()
     consents = [~consent_withdrawn(), *map(_is_of, sorted(scope.despite_withdrawal_of))]
-    conditions: list[peewee.Expression] = [reduce(or_, consents)]
-    if not scope.everything:
-        conditions.append(reduce(or_, ways))
+    conditions: list[peewee.Expression] = [reduce(or_, consents), reduce(or_, ways)]
     if scope.only_study is not None:
         conditions.append(Study.study_instance_uid == scope.only_study)
-    if scope.refused_studies:
-        conditions.append(Study.study_instance_uid.not_in(sorted(scope.refused_studies)))
+    conditions += [~named for named in _named(scope.refused_studies)]
     whole: peewee.Expression = reduce(and_, conditions)
     return whole
+
+
+def _in(institutions: frozenset[str] | None, *, indexed: bool = False) -> peewee.Expression:
+    if institutions is None:
+        return Study.id.is_null(is_null=False)
+    column = Study.institution if indexed else Unindexed(Study.institution)
+    if len(institutions) == 1:
+        (only,) = institutions
+        return column == only
+    return column.in_(sorted(institutions))
+
+
+def _named(studies: Iterable[StudyOf]) -> list[peewee.Expression]:
+    """A condition for each institution among them."""
+    uids: dict[str, list[str]] = {}
+    for institution, uid in sorted(studies):
+        uids.setdefault(institution, []).append(uid)
+    return [
+        Study.study_instance_uid.in_(some) & _in(frozenset({institution}))
+        for institution, some in uids.items()
+    ]
+
+
+def _arrived(arrivals: Arrivals) -> peewee.Expression:
+    """Found by the time of arrival first: few came since yesterday, wherever they stand in the order by date."""
+    come = Study.alias()
+    ways = []
+    if arrivals.gateway_ids:
+        ways.append(come.arrived_from.in_(sorted(arrivals.gateway_ids)))
+    if arrivals.department_keys:
+        ways.append(come.institutional_department_key.in_(sorted(arrivals.department_keys)))
+    return Study.id.in_(
+        come.select(come.id).where(come.arrived_at_utc >= arrivals.since_utc, reduce(or_, ways))
+    )
 
 
 def consent_withdrawn() -> Any:
@@ -147,13 +229,19 @@ def consent_withdrawn() -> Any:
         ConsentWithdrawal.select(ConsentWithdrawal.withdrawal_id).where(
             ConsentWithdrawal.patient_id == Study.patient_id,
             ConsentWithdrawal.issuer_of_patient_id == Study.issuer_of_patient_id,
+            ConsentWithdrawal.institution.in_([Study.institution, EVERYWHERE]),
             ConsentWithdrawal.ended_at_utc.is_null(),
         )
     )
 
 
-def _is_of(patient: PatientKey) -> peewee.Expression:
+def is_patient(patient: PatientKey) -> peewee.Expression:
+    """Whether the study carries exactly this Patient ID and issuer, as SQL."""
     return (Study.patient_id == patient.patient_id) & (Study.issuer_of_patient_id == patient.issuer)
+
+
+def _is_of(patient: PatientOf) -> peewee.Expression:
+    return is_patient(patient.patient) & _in(frozenset({patient.institution}))
 
 
 def readable(scope: Scope) -> peewee.Expression:
@@ -169,14 +257,26 @@ FACTS: Final = Prepared(
         Study.issuer_of_patient_id,
         Study.referring_physician_name,
         consent_withdrawn().alias("consent_withdrawn"),
-    ).where(Study.study_instance_uid == given("study_instance_uid"))
+        Study.institution,
+        Study.requesting_service_key.alias("requesting_service"),
+        Study.institutional_department_key.alias("institutional_department_name"),
+        Study.arrived_from,
+        Study.arrived_at_utc,
+    )
+    .where(Study.study_instance_uid == given("study_instance_uid"))
+    .order_by(Study.institution)
 )
-"""What `StudyFacts` says of a study."""
+"""What `StudyFacts` says of a study, as each institution holds it."""
 
 
 @functools.cache
-def in_study(*, everything: bool, one_series: bool, one_instance: bool) -> Prepared:
-    """The readable instances of a study that was granted, in `IN_STUDY`: all, or what the given UIDs name."""
+def in_study(*, everything: bool, holders: int, one_series: bool, one_instance: bool) -> Prepared:
+    """The readable instances of a study that was granted, in `IN_STUDY`: all, or what the given UIDs name.
+
+    `holders`: how many institutions' holding of it was granted, given as ``institution_0`` and so on. The row says
+    which one's an instance is (``held_by``).
+    """
+    granted = [given(f"institution_{number}") for number in range(holders)]
     query = (
         Instance.select(
             Instance.id,
@@ -186,6 +286,7 @@ def in_study(*, everything: bool, one_series: bool, one_instance: bool) -> Prepa
             Instance.sop_instance_uid,
             Instance.transfer_syntax_uid,
             Series.series_instance_uid,
+            Study.institution.alias("held_by"),
             ObjectFault.kind,
             SealedContent.address,
             SealedContent.wrapped_key,
@@ -203,7 +304,9 @@ def in_study(*, everything: bool, one_series: bool, one_instance: bool) -> Prepa
         )
         .join_from(Instance, ObjectFault, peewee.JOIN.LEFT_OUTER, on=(ObjectFault.sha256 == NAME))
         .where(
-            Study.study_instance_uid == given("study_instance_uid"), readable(Scope(everything=everything))
+            Study.study_instance_uid == given("study_instance_uid"),
+            Unindexed(Study.institution).in_(granted),
+            readable(Scope(everything=everything)),
         )
         .order_by(*IN_STUDY)
     )

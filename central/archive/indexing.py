@@ -2,7 +2,8 @@
 
 Always true: of one (study, series, SOP Instance UID) the first content stays what reads return; what comes
 later under the same UIDs is kept beside it, and both are flagged. The first instance of a study says whose
-study it is: a later one may fill in what was empty, never change it.
+study it is: a later one may fill in what was empty, never change it. Each institution has its own of everything: what
+another one sent neither hides, flags nor changes what this one has (decision 43).
 """
 
 from __future__ import annotations
@@ -13,23 +14,41 @@ from typing import Any, Final
 
 from central.archive.attributes import Attributes
 from central.archive.objects import StoredObject
-from central.archive.tables import Instance, Metadata, Series, Study
-from central.database import Database
+from central.archive.tables import Instance, Metadata, OrderedStudy, Series, Study
+from central.database import Database, Unindexed, put
+from central.institution import DEFAULT_INSTITUTION
 from central.prepared import Prepared, given, insertion
 from contract.receipt import Outcome
 
-_KNOWN: Final = Prepared(Instance.select(Instance.id).where(Instance.sha256 == given("sha256")).limit(1))
+# Few rows have one content or one UID: that is where SQLite is to begin, not at the institution.
+_THEIRS: Final = Unindexed(Study.institution) == given("institution")
+_KNOWN: Final = Prepared(
+    Instance.select(Instance.id)
+    .join(Series)
+    .join(Study)
+    .where(Instance.sha256 == given("sha256"), _THEIRS)
+    .limit(1)
+)
 _SAME_UID: Final = Prepared(
-    Instance.select(Instance.series, Instance.current).where(
-        Instance.sop_instance_uid == given("sop_instance_uid")
-    )
+    Instance.select(Instance.id, Instance.series, Instance.current)
+    .join(Series)
+    .join(Study)
+    .where(Instance.sop_instance_uid == given("sop_instance_uid"), _THEIRS)
 )
 _ADD_INSTANCE: Final = insertion(Instance)
 _ADD_METADATA: Final = Prepared(
     Metadata.insert({Metadata.instance: given("instance"), Metadata.dicom_json: given("dicom_json")})
 )
 _FIND_STUDY: Final = Prepared(
-    Study.select().where(Study.study_instance_uid == given("study_instance_uid")).limit(1)
+    Study.select()
+    .where(Study.study_instance_uid == given("study_instance_uid"), Study.institution == given("institution"))
+    .limit(1)
+)
+_ORDERED: Final = Prepared(
+    OrderedStudy.select(OrderedStudy.requesting_service_key).where(
+        OrderedStudy.study_instance_uid == given("study_instance_uid"),
+        OrderedStudy.institution == given("institution"),
+    )
 )
 _ADD_STUDY: Final = insertion(Study)
 _FIND_SERIES: Final = Prepared(
@@ -56,11 +75,12 @@ _COUNT_IN_STUDY: Final = Prepared(
 
 @dataclass(frozen=True)
 class ObjectOrigin:
-    """Where an object came from."""
+    """Where an object came from, and whose it is."""
 
     gateway_id: str
     object_id: str
     received_at_utc: datetime
+    institution: str = DEFAULT_INSTITUTION
 
 
 def add_to_index(
@@ -71,11 +91,11 @@ def add_to_index(
     origin: ObjectOrigin,
 ) -> Outcome:
     """Insert, inside the caller's transaction. `metadata` is the compressed DICOM JSON."""
-    if _KNOWN.first(db, sha256=stored.sha256):
+    if _KNOWN.first(db, sha256=stored.sha256, institution=origin.institution):
         return Outcome.DUPLICATE
-    study, names_other_patient = _study(db, attributes)
+    study, names_other_patient = _study(db, attributes, origin)
     series_id, series_is_new = _series(db, attributes, study["id"])
-    others = _SAME_UID.rows(db, sop_instance_uid=attributes.sop_instance_uid)
+    others = _SAME_UID.rows(db, sop_instance_uid=attributes.sop_instance_uid, institution=origin.institution)
     current = not any(other["series_id"] == series_id and other["current"] for other in others)
     made = _ADD_INSTANCE.first(
         db,
@@ -93,19 +113,48 @@ def add_to_index(
     assert made is not None, "an insert gives its key"
     _ADD_METADATA.run(db, instance=made["id"], dicom_json=metadata)
     if others:
-        same_uid = Instance.sop_instance_uid == attributes.sop_instance_uid
-        Instance.update(flagged=True).where(same_uid).execute(db)
+        Instance.update(flagged=True).where(Instance.id.in_([other["id"] for other in others])).execute(db)
     if current:
         _count(db, attributes, study, series_id, series_is_new=series_is_new)
     return Outcome.VERSION if others else Outcome.ARCHIVED
 
 
-def _study(db: Database, attributes: Attributes) -> tuple[dict[str, Any], bool]:
+def expect_order(
+    db: Database, study_instance_uid: str, institution: str, requesting_service_key: str
+) -> None:
+    """What an order says of a study: of one that is here, and of one that will come. In a transaction of its own.
+
+    An order wins over what the images say: it is what the department itself sent.
+    """
+    row = {"study_instance_uid": study_instance_uid, "institution": institution}
+    same = (Study.study_instance_uid == study_instance_uid) & (Study.institution == institution)
+    with db.writing():
+        put(db, OrderedStudy, {**row, "requesting_service_key": requesting_service_key})
+        if requesting_service_key:
+            Study.update(requesting_service_key=requesting_service_key).where(same).execute(db)
+
+
+def _study(db: Database, attributes: Attributes, origin: ObjectOrigin) -> tuple[dict[str, Any], bool]:
     """The study's row, made or filled in, and whether the instance names another patient than it does."""
     sent = attributes.study
-    row = _FIND_STUDY.first(db, study_instance_uid=attributes.study_instance_uid)
+    theirs = {
+        "study_instance_uid": attributes.study_instance_uid,
+        "institution": origin.institution,
+    }
+    row = _FIND_STUDY.first(db, **theirs)
     if row is None:
-        row = {**sent, "modalities": "", "number_of_series": 0, "number_of_instances": 0}
+        row = {
+            **sent,
+            "modalities": "",
+            "number_of_series": 0,
+            "number_of_instances": 0,
+            "institution": origin.institution,
+            "arrived_from": origin.gateway_id,
+            "arrived_at_utc": int(origin.received_at_utc.timestamp()),
+        }
+        ordered = _ORDERED.first(db, **theirs)
+        if ordered is not None and ordered["requesting_service_key"]:
+            row["requesting_service_key"] = ordered["requesting_service_key"]
         made = _ADD_STUDY.first(db, **row)
         assert made is not None, "an insert gives its key"
         return {**row, **made}, False

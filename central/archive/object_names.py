@@ -37,7 +37,8 @@ def is_doomed(db: Database, name: str) -> bool:
 
 def indexed_after(db: Database, after: str, limit: int) -> list[str]:
     """The first names behind `after`, in order."""
-    plain = _plain().where(Instance.sha256 > after).order_by(Instance.sha256).limit(limit)
+    plain = _plain().where(Instance.sha256 > after).distinct()  # several institutions may have one content
+    plain = plain.order_by(Instance.sha256).limit(limit)
     sealed = SealedContent.select(SealedContent.address).where(SealedContent.address > after)
     sealed = sealed.order_by(SealedContent.address).limit(limit)
     return sorted(name for query in (plain, sealed) for (name,) in query.tuples().execute(db))[:limit]

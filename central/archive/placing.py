@@ -1,20 +1,24 @@
 """Which object stands for a content, when it comes for the first time and when it comes again.
 
-Always true: an indexed content has one object, which is the one that its row names; what came beside it and is not
-needed is doomed in the same transaction. A content that comes again takes the place of one that is known to be
-damaged or lost: so damage is mended by sending the image once more.
+Always true: an indexed content has one object, which is the one that its row names, however many institutions have it;
+what came beside it and is not needed is doomed in the same transaction. A content that comes again takes the place of
+one that is known to be damaged or lost: so damage is mended by sending the image once more.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from central.archive.faults import Faults
 from central.archive.object_names import name_of
 from central.archive.objects import StoredObject
 from central.archive.removal import Removal
 from central.archive.study_keys import StudyKeys
-from central.archive.tables import SealedContent
+from central.archive.tables import Instance, SealedContent
 from central.database import Database, put
-from contract.receipt import Outcome
+from central.prepared import Prepared, given
+
+_KNOWN: Final = Prepared(Instance.select(Instance.id).where(Instance.sha256 == given("sha256")).limit(1))
 
 
 class Placing:
@@ -26,11 +30,20 @@ class Placing:
         self._removal = removal
         self._study_keys = study_keys
 
-    def place(self, stored: StoredObject, study_instance_uid: str, outcome: Outcome) -> None:
-        """The object of a content that was just indexed, or was there already."""
-        if outcome is not Outcome.DUPLICATE:
+    def is_known(self, stored: StoredObject) -> bool:
+        """Whether some institution has this content already."""
+        return _KNOWN.first(self._db, sha256=stored.sha256) is not None
+
+    def place(self, stored: StoredObject, study_instance_uid: str, *, is_known: bool) -> bool:
+        """The object of a content that was just indexed, or was there already; whether it is needed.
+
+        Parameters
+        ----------
+        is_known : the content had an object before, be it as another institution's.
+        """
+        if not is_known:
             self._take(stored, study_instance_uid)
-            return
+            return True
         former = name_of(self._db, stored.sha256)
         if former == stored.name:  # the very same bytes under the same name: whole now, whatever it was
             self._faults.end([former])
@@ -38,6 +51,8 @@ class Placing:
             self.replace(stored, study_instance_uid, former)
         else:
             self._removal.doom([stored.name], at_once=stored.sealed is not None)
+            return False
+        return True
 
     def replace(self, stored: StoredObject, study_instance_uid: str, former: str) -> None:
         """Have the content's row name another object than `former`, which goes."""

@@ -14,8 +14,10 @@ from central.archive.sealed_file import ObjectFile
 
 @dataclass(frozen=True)
 class StudyRow:
-    """`referring_physician_name` and `patient_name` are as in the first instance that came."""
+    """`referring_physician_name` and `patient_name` are as in the first instance that came. `id` is the index's own."""
 
+    id: int
+    institution: str
     study_instance_uid: str
     patient_name: str
     patient_id: str

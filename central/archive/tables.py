@@ -11,12 +11,20 @@ from typing import Final
 
 import peewee
 
+from central.database import Database, grow_table, make_tables, rekey_table
+from central.institution import DEFAULT_INSTITUTION
+
 
 class Study(peewee.Model):
-    """`modalities` is sorted and separated by ``\\``. `referring_physician_key` is access.person_name_key."""
+    """A study as one institution holds it: of another that sends the same Study Instance UID there is a row, too.
+
+    `modalities` is sorted and separated by ``\\``. `referring_physician_key` is access.person_name_key, the keys of
+    requesting service (0032,1033) and institutional department (0008,1040) are access.department_key. `arrived_from`
+    and `arrived_at_utc` (seconds since 1970) are of the first instance.
+    """
 
     id = peewee.AutoField()
-    study_instance_uid = peewee.TextField(unique=True)
+    study_instance_uid = peewee.TextField()
     patient_name = peewee.TextField()
     patient_name_key = peewee.TextField()
     patient_name_other_keys = peewee.TextField()
@@ -35,14 +43,23 @@ class Study(peewee.Model):
     modalities = peewee.TextField()
     number_of_series = peewee.IntegerField()
     number_of_instances = peewee.IntegerField()
+    institution = peewee.TextField(default=DEFAULT_INSTITUTION)
+    requesting_service_key = peewee.TextField(default="")
+    institutional_department_key = peewee.TextField(default="")
+    arrived_from = peewee.TextField(default="")
+    arrived_at_utc = peewee.BigIntegerField(default=0)
 
     class Meta:
         table_name = "study"
         indexes = (
+            (("study_instance_uid", "institution"), True),
             (("patient_id", "study_date"), False),
             (("patient_name_key", "study_date"), False),
             (("referring_physician_key", "study_date"), False),
+            (("requesting_service_key", "study_date"), False),
             (("study_date", "study_time", "id"), False),
+            (("institution", "study_date", "study_time", "id"), False),
+            (("arrived_at_utc",), False),
         )
 
 
@@ -67,7 +84,8 @@ class Series(peewee.Model):
 
 
 class Instance(peewee.Model):
-    """One content. `current` is what reads return; of one (series, SOP Instance UID) exactly one row is.
+    """One content, for each institution that sent it. `current` is what reads return; of one (series, SOP Instance UID)
+    exactly one row is.
 
     `flagged`: another content exists under this SOP Instance UID. `other_patient`: it names another patient than
     its study does, so only those who may see everything see it. `unread_because` is "" when the whole header
@@ -84,7 +102,7 @@ class Instance(peewee.Model):
     bits_allocated = peewee.BigIntegerField(null=True)
     number_of_frames = peewee.BigIntegerField(null=True)
     transfer_syntax_uid = peewee.TextField()
-    sha256 = peewee.TextField(unique=True)
+    sha256 = peewee.TextField()
     size_bytes = peewee.BigIntegerField()
     current = peewee.BooleanField()
     flagged = peewee.BooleanField()
@@ -98,6 +116,7 @@ class Instance(peewee.Model):
         table_name = "instance"
         indexes = (
             (("series", "sop_instance_uid", "current"), False),
+            (("sha256", "series"), True),
             (
                 ("gateway_id", "received_at_utc", "size_bytes"),
                 False,
@@ -115,8 +134,24 @@ class Metadata(peewee.Model):
         table_name = "metadata"
 
 
+class OrderedStudy(peewee.Model):
+    """What an order says of a study, whether or not images of it have come."""
+
+    study_instance_uid = peewee.TextField()
+    institution = peewee.TextField()
+    requesting_service_key = peewee.TextField()
+
+    class Meta:
+        table_name = "ordered_study"
+        primary_key = peewee.CompositeKey("study_instance_uid", "institution")
+
+
 class StudyKey(peewee.Model):
-    """The key of a study, wrapped under one of central's storage keys: what opens the keys of its objects."""
+    """The key of a study, wrapped under one of central's storage keys: what opens the keys of its objects.
+
+    Institutions that hold the same Study Instance UID share it, since they may share objects; each object has a key of
+    its own.
+    """
 
     study_instance_uid = peewee.TextField(primary_key=True)
     storage_key_id = peewee.TextField(index=True)
@@ -142,27 +177,32 @@ class SealedContent(peewee.Model):
 
 
 class LegalHold(peewee.Model):
-    """A study that must not be erased."""
+    """A study that must not be erased, as one institution holds it."""
 
-    study_instance_uid = peewee.TextField(primary_key=True)
+    study_instance_uid = peewee.TextField()
+    institution = peewee.TextField(default=DEFAULT_INSTITUTION)
     set_by = peewee.TextField()
     reason = peewee.TextField()
     set_at_s = peewee.DoubleField()
 
     class Meta:
         table_name = "legal_hold"
+        primary_key = peewee.CompositeKey("study_instance_uid", "institution")
 
 
 class ErasedStudy(peewee.Model):
-    """A study that was erased, of which nothing is taken in any more. Why is on the audit record."""
+    """A study of an institution that was erased, of which nothing is taken in there any more. Why is on the audit
+    record."""
 
-    study_instance_uid = peewee.TextField(primary_key=True)
+    study_instance_uid = peewee.TextField()
+    institution = peewee.TextField(default=DEFAULT_INSTITUTION)
     erased_by = peewee.TextField()
     erased_at_s = peewee.DoubleField()
     objects = peewee.BigIntegerField()
 
     class Meta:
         table_name = "erased_study"
+        primary_key = peewee.CompositeKey("study_instance_uid", "institution")
 
 
 class DoomedObject(peewee.Model):
@@ -208,6 +248,7 @@ MODELS: Final = (
     Series,
     Instance,
     Metadata,
+    OrderedStudy,
     StudyKey,
     SealedContent,
     LegalHold,
@@ -216,3 +257,21 @@ MODELS: Final = (
     ObjectFault,
     ScrubState,
 )
+_CAME_LATER: Final = {
+    "institution": f"TEXT NOT NULL DEFAULT '{DEFAULT_INSTITUTION}'",
+    "requesting_service_key": "TEXT NOT NULL DEFAULT ''",
+    "institutional_department_key": "TEXT NOT NULL DEFAULT ''",
+    "arrived_from": "TEXT NOT NULL DEFAULT ''",
+    "arrived_at_utc": "BIGINT NOT NULL DEFAULT 0",
+}
+
+
+def make_index(db: Database) -> None:
+    """Make the tables where they are missing, and bring older ones up: their studies are the default institution's."""
+    with db.writing():
+        indexes = {index.name for index in db.get_indexes("study")}
+        if "study_study_instance_uid" in indexes:  # unique, before there were institutions
+            grow_table(db, "study", _CAME_LATER, outgrown=("study_study_instance_uid", "instance_sha256"))
+        for model in (LegalHold, ErasedStudy):
+            rekey_table(db, model)
+        make_tables(db, MODELS)

@@ -71,6 +71,11 @@ def with_series(db: Database, condition: peewee.Expression) -> Condition:
     return exists
 
 
+def is_among_few(condition: Condition | None) -> bool:
+    """Whether a condition made here names the studies themselves, because they are few."""
+    return isinstance(condition, peewee.Expression) and condition.lhs is Study.id
+
+
 def _are_few(db: Database, found: Any) -> bool:
     # One more than few and no further: of what is everywhere the index need not say where.
     return len(list(found.limit(_FEW + 1).tuples().execute(db))) <= _FEW

@@ -10,6 +10,8 @@ What is always true
   older than the house keeps it, and leaves a signed word on it.
 - Each row continues a hash chain, and every so often central signs where it stands (`central.audit.chain`): who changes
   the file past this program can be found out.
+- An event names the institutions that it concerns: whose person acted, and whose study was given out. Auditors of one
+  institution are shown those records alone.
 - The file is apart from the index, so that a restored or rebuilt index takes no record with it.
 
 What a crash leaves: whole rows. A row may stand for an access that the crash prevented, never the reverse.
@@ -38,6 +40,7 @@ from central.audit.errors import AuditUnavailableError
 from central.audit.tables import (
     ADD,
     AuditCheckpoint,
+    AuditConcern,
     AuditPruned,
     AuditRecord,
     end_of_chain,
@@ -120,6 +123,7 @@ class AuditEvent:
     series_instance_uid: str | None = None
     sop_instance_uid: str | None = None
     detail: str = ""
+    institutions: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class AuditRow:
 class Wanted:
     """Which records; None is no condition. Times are ISO 8601 text in UTC, `until_utc` not included.
 
-    `studies` and `actions`: any of these, so none of them is nothing.
+    `studies`, `actions` and `institutions` (which the record concerns): any of these, so none of them is nothing.
     """
 
     actor: str | None = None
@@ -147,6 +151,7 @@ class Wanted:
     outcome: Outcome | None = None
     studies: Sequence[str] | None = None
     actions: Sequence[Action] | None = None
+    institutions: Sequence[str] | None = None
 
     def conditions(self) -> list[peewee.Expression]:
         pairs = (
@@ -165,6 +170,12 @@ class Wanted:
             found.append(AuditRecord.study_instance_uid.in_(list(self.studies)))
         if self.actions is not None:
             found.append(AuditRecord.action.in_([action.value for action in self.actions]))
+        if self.institutions is not None:
+            concerned = AuditConcern.select(AuditConcern.record_id).where(
+                AuditConcern.record_id == AuditRecord.id,
+                AuditConcern.institution.in_(list(self.institutions)),
+            )
+            found.append(peewee.fn.EXISTS(concerned) == True)  # noqa: E712  # SQL
         return found
 
 
@@ -173,6 +184,7 @@ class _Pending:
     """An event on its way to disk: `done` once committed, `error` if the commit failed."""
 
     row: dict[str, Any]
+    institutions: frozenset[str]
     done: bool = False
     error: BaseException | None = field(default=None)
 
@@ -226,7 +238,7 @@ class Audit:
         ------
         AuditUnavailableError : it is not on disk; the caller must refuse what it was about to do.
         """
-        pending = _Pending(_row(event))
+        pending = _Pending(_row(event), event.institutions)
         with self._queue_lock:
             self._queue.append(pending)
         with self._write_lock:
@@ -247,6 +259,7 @@ class Audit:
         actor: str | None = None,
         action: Action | None = None,
         study_instance_uid: str | None = None,
+        institutions: Sequence[str] | None = None,
     ) -> list[AuditRow]:
         """The newest rows first, at most `limit`; `before_id` continues below the last row of a page.
 
@@ -254,7 +267,8 @@ class Audit:
         ------
         AuditUnavailableError : the record cannot be read.
         """
-        return self.newest(Wanted(actor, action, study_instance_uid), limit=limit, before_id=before_id)
+        wanted = Wanted(actor, action, study_instance_uid, institutions=institutions)
+        return self.newest(wanted, limit=limit, before_id=before_id)
 
     def newest(self, wanted: Wanted, *, limit: int, before_id: int | None = None) -> list[AuditRow]:
         """Records that are `wanted`, paged as in `search`. Raises as `search`."""
@@ -353,6 +367,7 @@ class Audit:
                     AuditPruned.insert(through_id=through_id, word=word).execute(self._db)
                     with unlocked(self._db):
                         AuditRecord.delete().where(AuditRecord.id <= through_id).execute(self._db)
+                        AuditConcern.delete().where(AuditConcern.record_id <= through_id).execute(self._db)
                         old = AuditCheckpoint.last_id <= through_id
                         AuditCheckpoint.delete().where(old).execute(self._db)
         except peewee.PeeweeException as error:
@@ -416,6 +431,13 @@ class Audit:
                     pending.row["id"] = last_id
                     chain = pending.row["chain"] = link(chain, pending.row)
                     ADD.run(self._db, **pending.row)
+                concerns = [
+                    {"institution": institution, "record_id": pending.row["id"]}
+                    for pending in batch
+                    for institution in sorted(pending.institutions)
+                ]
+                if concerns:
+                    AuditConcern.insert_many(concerns).execute(self._db)
                 self._sign_if_due(last_id, chain)
             error = None
             self._on_recorded()

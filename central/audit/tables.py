@@ -16,6 +16,7 @@ import peewee
 
 from central.audit.chain import GENESIS, link
 from central.database import Database, Sqlite, make_tables
+from central.institution import DEFAULT_INSTITUTION
 from central.prepared import Prepared, given
 
 
@@ -37,6 +38,18 @@ class AuditRecord(peewee.Model):
 
     class Meta:
         table_name = "audit_record"
+
+
+class AuditConcern(peewee.Model):
+    """Table ``audit_concern``: the institutions whose auditors a record is for. Apart from the record and its chain: a
+    record is what it is, whoever may read it."""
+
+    institution = peewee.TextField()
+    record_id = peewee.BigIntegerField(index=True)
+
+    class Meta:
+        table_name = "audit_concern"
+        primary_key = peewee.CompositeKey("institution", "record_id")
 
 
 class AuditCheckpoint(peewee.Model):
@@ -76,9 +89,9 @@ class AuditDelivery(peewee.Model):
         table_name = "audit_delivery"
 
 
-_TABLES: Final = (AuditRecord, AuditCheckpoint, AuditPruned, AuditDelivery)
-_APPEND_ONLY: Final = ("audit_record", "audit_checkpoint", "audit_pruned")
-_PRUNED: Final = ("audit_record", "audit_checkpoint")
+_TABLES: Final = (AuditRecord, AuditConcern, AuditCheckpoint, AuditPruned, AuditDelivery)
+_APPEND_ONLY: Final = ("audit_record", "audit_concern", "audit_checkpoint", "audit_pruned")
+_PRUNED: Final = ("audit_record", "audit_concern", "audit_checkpoint")
 _REFUSAL: Final = "the audit record is append-only"
 
 
@@ -87,11 +100,15 @@ def prepare(db: Database) -> int:
     with db.writing():
         columns = {column.name for column in db.get_columns("audit_record")}
         older = bool(columns) and "chain" not in columns
+        without_concerns = bool(columns) and not db.table_exists("audit_concern")
         if older:
             _run(db, "DROP TRIGGER IF EXISTS audit_record_no_update")
             _run(db, "ALTER TABLE audit_record ADD COLUMN chain TEXT")
         make_tables(db, _TABLES)
         taken_over = _chain_all(db) if older else 0
+        if without_concerns:  # what was recorded when there was one institution is that one's
+            all_ids = AuditRecord.select(peewee.Value(DEFAULT_INSTITUTION), AuditRecord.id)
+            AuditConcern.insert_from(all_ids, [AuditConcern.institution, AuditConcern.record_id]).execute(db)
         _lock(db)
     return taken_over
 

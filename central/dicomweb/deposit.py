@@ -114,6 +114,7 @@ class Deposit:
         openers: Executor,
         boundary: bytes,
         sender: str,
+        institution: str,
         study_instance_uid: str | None,
     ) -> None:
         self._archive = archive
@@ -121,6 +122,7 @@ class Deposit:
         self._openers = openers
         self._reader = MultipartReader(boundary)
         self._sender = sender
+        self._institution = institution
         self._study_instance_uid = study_instance_uid
         self._part: _Part | None = None
         self._group: list[Future[_Kept | Failed] | Failed] = []  # in the order in which they came
@@ -215,7 +217,7 @@ class Deposit:
             failure_reason = _refusal(said) or self._wrong_study(said)
             if failure_reason:
                 return Failed(failure_reason, *uids)
-            origin = ObjectOrigin(f"user:{self._sender}", "", datetime.now(UTC))
+            origin = ObjectOrigin(f"user:{self._sender}", "", datetime.now(UTC), self._institution)
             stored = part.sink.commit()
         except NotDicomError:
             return Failed(CANNOT_UNDERSTAND)

@@ -85,7 +85,9 @@ class Gate:
             raise NotHereError
         if study_instance_uid in principal_of(request).emergency_studies:
             detail = f"{detail}, opened in an emergency"
-        self._audit.record(audit_event(request, action, "success", detail, *uids))
+        self._audit.record(
+            audit_event(request, action, "success", detail, *uids, institutions=decision.institutions)
+        )
         return decision
 
     def instance(self, request: Request, action: Action, detail: str) -> StoredInstance:

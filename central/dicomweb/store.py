@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from central.access.policy import Privilege, has_privilege
+from central.access.policy import Privilege, has_privilege, managed
 from central.access.web import audit_event, principal_of
 from central.archive.archive import Archive
 from central.audit.record import Action, Audit, Outcome
@@ -37,6 +37,7 @@ from central.dicomweb.errors import (
 from central.dicomweb.gate import base_url, path_uid
 from central.dicomweb.multipart_reader import boundary_of
 from central.dicomweb.store_response import JSON, XML, as_json, as_xml, response_module, status_of
+from central.institution import DEFAULT_INSTITUTION
 
 SILENCE_S: Final = 60.0
 REQUESTS_AT_ONCE: Final = 16
@@ -74,8 +75,12 @@ class Store:
             raise UnsupportedMediaTypeError("send the body as it is, without a Content-Encoding")
         boundary = boundary_of(request.headers.get("content-type", ""), PART_TYPE)
         sender = principal_of(request).username
+        # Of somebody of the whole central it goes where everything goes that is no particular institution's.
+        institution = managed(principal_of(request)) or DEFAULT_INSTITUTION
         with self._place(sender):
-            deposit = Deposit(self._archive, self._limits, self._openers, boundary, sender, study_uid)
+            deposit = Deposit(
+                self._archive, self._limits, self._openers, boundary, sender, institution, study_uid
+            )
             try:
                 fault = await self._received(request, deposit)
             finally:  # also when central stops, or fails: what is stored is on record

@@ -95,12 +95,12 @@ class Commitments:
             return
         title = request.peer.ae_title
         _log.info("event=commitment-asked ae_title=%s instances=%d", title, len(references))
-        if self._peers.destination(title) is None:
+        if self._peers.destination(title, request.peer.institution) is None:
             request.respond(SUCCESS, fields={"ActionTypeID": _REQUEST_STORAGE_COMMITMENT})
             self._tell_here(request, transaction_uid, references)
             return
         try:
-            kept = self._store.add(title, transaction_uid, references)
+            kept = self._store.add(title, request.peer.institution, transaction_uid, references)
         except peewee.PeeweeException:
             request.respond(PROCESSING_FAILURE, "the request cannot be kept now")
             return
@@ -160,7 +160,7 @@ class Commitments:
 
     def _work_on(self, commitment: Commitment) -> None:
         age_s = time.time() - commitment.asked_at_s
-        destination = self._peers.destination(commitment.ae_title)
+        destination = self._peers.destination(commitment.ae_title, commitment.institution)
         if destination is None or age_s > _GIVE_UP_S:
             why = "no host is configured any more" if destination is None else "it never answered"
             _log.error("event=commitment-given-up ae_title=%s reason=%s", commitment.ae_title, why)

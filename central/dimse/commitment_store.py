@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 import peewee
 
-from central.database import Database, make_tables
+from central.database import Database, grow_table, make_tables
+from central.institution import DEFAULT_INSTITUTION
 
 MAX_WAITING: Final = 10_000
 
@@ -29,6 +30,7 @@ class Commitment:
 
     number: int
     ae_title: str
+    institution: str
     transaction_uid: str
     references: tuple[Reference, ...]
     asked_at_s: float
@@ -45,10 +47,11 @@ class CommitmentRequest(peewee.Model):
     asked_at_s = peewee.DoubleField()
     due_at_s = peewee.DoubleField(index=True)
     tries = peewee.IntegerField()
+    institution = peewee.TextField(default=DEFAULT_INSTITUTION)
 
     class Meta:
         table_name = "commitment_request"
-        indexes = ((("ae_title", "transaction_uid"), True),)
+        indexes = ((("ae_title", "transaction_uid", "institution"), True),)
 
 
 MODELS: Final = (CommitmentRequest,)
@@ -58,16 +61,24 @@ class CommitmentStore:
     """Makes its table if it is missing. Safe from any thread."""
 
     def __init__(self, db: Database) -> None:
+        grow_table(
+            db,
+            "commitment_request",
+            {"institution": f"TEXT NOT NULL DEFAULT '{DEFAULT_INSTITUTION}'"},
+            outgrown=("commitmentrequest_ae_title_transaction_uid",),
+        )
         make_tables(db, MODELS)
         self._db = db
 
-    def add(self, ae_title: str, transaction_uid: str, references: list[Reference]) -> bool:
-        """Keep a request; False if there are `MAX_WAITING`. The same transaction again is the same request."""
+    def add(self, ae_title: str, institution: str, transaction_uid: str, references: list[Reference]) -> bool:
+        """Keep a request of that institution's peer; False if there are `MAX_WAITING`. The same transaction again is
+        the same request."""
         if CommitmentRequest.select().count(self._db) >= MAX_WAITING:
             return False
         now_s = time.time()
         CommitmentRequest.insert(
             ae_title=ae_title,
+            institution=institution,
             transaction_uid=transaction_uid,
             references_json=json.dumps(references),
             asked_at_s=now_s,
@@ -107,6 +118,7 @@ def _commitment(row: dict[str, object]) -> Commitment:
     return Commitment(
         number=int(str(row["id"])),
         ae_title=str(row["ae_title"]),
+        institution=str(row["institution"]),
         transaction_uid=str(row["transaction_uid"]),
         references=tuple(Reference(*pair) for pair in references),
         asked_at_s=float(str(row["asked_at_s"])),

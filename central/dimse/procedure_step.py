@@ -109,9 +109,7 @@ class ProcedureSteps:
         try:
             detail = f"{verb} {uid} {ds.get('PerformedProcedureStepStatus', '')}".strip()
             self._audit.record(peer.event(Action.PROCEDURE_STEP, "success", detail, _study(ds)))
-            verdict = keep(
-                f"ae:{peer.ae_title}", peer.ae_title, uid, str(request.transfer_syntax_uid), encoded
-            )
+            verdict = keep(peer.source, peer.ae_title, uid, str(request.transfer_syntax_uid), encoded)
         except AuditUnavailableError:
             request.respond(_RESOURCE_LIMITATION, "the audit record cannot be written")
             return
@@ -127,7 +125,7 @@ class ProcedureSteps:
         if status not in _STATUSES:
             return _INVALID_ATTRIBUTE_VALUE, "The status is IN PROGRESS, COMPLETED or DISCONTINUED"
         whole = Dataset()
-        for syntax, encoded in self._steps.messages(f"ae:{request.peer.ae_title}", uid):
+        for syntax, encoded in self._steps.messages(request.peer.source, uid):
             whole.update(_decoded(syntax, encoded))
         whole.update(change)
         for keyword in ("PerformedProcedureStepEndDate", "PerformedProcedureStepEndTime"):

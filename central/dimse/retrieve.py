@@ -168,7 +168,7 @@ class Retrieve:
         is_get = isinstance(message, C_GET)
         title = request.peer.ae_title if is_get else str(message.MoveDestination or "").strip()
         verb = "C-GET" if is_get else f"C-MOVE to {title}"
-        destination = None if is_get else self._peers.destination(title)
+        destination = None if is_get else self._peers.destination(title, request.peer.institution)
         try:
             if not is_get and destination is None:
                 self._record(request, "refused", f"{verb}: not a configured destination")
@@ -300,16 +300,19 @@ class Retrieve:
             decision = authorize(request.peer.principal, Action.EXPORT, facts) if facts else None
             grants[study] = decision if isinstance(decision, Grant) else None
             outcome: Outcome = "success" if grants[study] is not None else "refused"
-            self._record(request, outcome, f"{verb}: {instances} instances", study)
+            held_by = decision.institutions if isinstance(decision, Grant) else ()
+            self._record(request, outcome, f"{verb}: {instances} instances", study, held_by)
         if not rows:
             self._record(request, "success", f"{verb}: nothing found")
         opening = _Opening(self._archive)
         granted = ((grants[row.series.study.study_instance_uid], row) for row in rows)
-        return [
-            _Granted(grant, row, partial(opening.instance, grant, row))
-            for grant, row in granted
-            if grant is not None
-        ]
+        return _once(
+            [
+                _Granted(grant, row, partial(opening.instance, grant, row))
+                for grant, row in granted
+                if grant is not None and row.series.study.institution in grant.institutions
+            ]
+        )
 
     def _named(self, request: Request, query: InstanceQuery) -> list[InstanceRow]:
         scope = scope_of(request.peer.principal, Action.EXPORT)
@@ -331,8 +334,27 @@ class Retrieve:
             fields=counts.fields(is_last=not cancelled),
         )
 
-    def _record(self, request: Request, outcome: Outcome, detail: str, study: str | None = None) -> None:
-        self._audit.record(request.peer.event(Action.EXPORT, outcome, detail, study))
+    def _record(
+        self,
+        request: Request,
+        outcome: Outcome,
+        detail: str,
+        study: str | None = None,
+        held_by: Sequence[str] = (),
+    ) -> None:
+        self._audit.record(request.peer.event(Action.EXPORT, outcome, detail, study, held_by))
+
+
+def _once(granted: Sequence[_Granted]) -> list[_Granted]:
+    """Each instance once, though two institutions that are in reach hold it: as the archive will open it."""
+    best: dict[tuple[str, str, str], _Granted] = {}
+    for one in granted:
+        row, order = one.row, one.grant.institutions
+        name = (one.grant.study_instance_uid, row.series.series_instance_uid, row.sop_instance_uid)
+        known = best.setdefault(name, one)
+        if order.index(row.series.study.institution) < order.index(known.row.series.study.institution):
+            best[name] = one
+    return list(best.values())
 
 
 def batches(

@@ -26,7 +26,7 @@ from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AddressInformation
 
-from central.access.policy import Role
+from central.access.policy import Agreement, Role
 from central.archive.objects import ObjectSink
 from central.audit.record import Action, Audit
 from central.audit.refusals import Refusals
@@ -34,7 +34,7 @@ from central.dimse.association import CentralAssociation, Routes
 from central.dimse.errors import DimseError, RefusedError
 from central.dimse.guard import Guard, Place, read_associate_rq
 from central.dimse.negotiation import contexts_for, read_request
-from central.dimse.peers import Peers
+from central.dimse.peers import Peers, nothing_agreed
 from central.dimse.settings import DimseSettings, Service
 from central.dimse.tls import certificate_sha256, server_context
 from central.dimse.transport import BoundedDimse, EndingStateMachine, GuardedSocket, Limits
@@ -65,12 +65,13 @@ class DimseServer:
         new_object: Callable[[], ObjectSink],
         *,
         max_object_bytes: int = 8 << 30,
+        agreements_of: Callable[[str], frozenset[Agreement]] = nothing_agreed,
     ) -> None:
         self._settings = settings
         self._routes = routes
         self._refusals = Refusals(audit, role=Role.PEER.value)
         self._new_object = new_object
-        self._peers = Peers(settings.peers)
+        self._peers = Peers(settings.peers, agreements_of)
         self._guard = Guard(settings.max_connections, settings.max_connections_per_address)
         self._limits = Limits(
             settings.max_pdu_bytes, max_object_bytes, settings.stall_timeout_s, settings.min_rate_bytes_per_s

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, IPvAnyNetwork, model_validator
 
+from central.institution import DEFAULT_INSTITUTION, InstitutionName
 from contract.identifiers import InvalidIdentifierError, check_ae_title
 from contract.settings import Section
 
@@ -49,6 +50,10 @@ class PeerSettings(Section):
     address: IPvAnyNetwork = Field(description="IP address it calls from, or a network such as 10.1.2.0/24")
     certificate_sha256: Fingerprint = Field(
         "", description="SHA-256 of the certificate it must show; it is then served on the TLS port only"
+    )
+    institution: InstitutionName = Field(
+        DEFAULT_INSTITUTION,
+        description="whose peer it is: it reaches that one's studies, and stores them there",
     )
     may: list[Service] = Field(
         default=[Service.QUERY],

@@ -41,7 +41,7 @@ class Store:
         incoming = request.take_incoming()
         try:
             peer = request.peer
-            origin = ObjectOrigin(f"ae:{peer.ae_title}", "", datetime.now(UTC))
+            origin = ObjectOrigin(peer.source, "", datetime.now(UTC), peer.institution)
             status, comment = self.archived(incoming, peer.address, origin)
         finally:
             incoming.discard()

@@ -26,8 +26,9 @@ _OUT_OF_RESOURCES: Final = 0xA700
 class WorklistItems(Protocol):
     """Where the items are kept."""
 
-    def for_everybody(self, *, first_date: str, last_date: str) -> Iterator[bytes]:
-        """Data sets in Explicit VR Little Endian of what is scheduled between two days (``YYYYMMDD``, "" open)."""
+    def for_everybody(self, *, first_date: str, last_date: str, institution: str) -> Iterator[bytes]:
+        """Data sets in Explicit VR Little Endian of what an institution has for every box between two days
+        (``YYYYMMDD``, "" open)."""
 
 
 class Worklist:
@@ -45,7 +46,7 @@ class Worklist:
         except AuditUnavailableError:
             request.respond(UNABLE_TO_PROCESS, "the audit record cannot be written")
             return
-        for number, item in enumerate(self._matching(query)):
+        for number, item in enumerate(self._matching(query, request.peer.principal.institution)):
             if request.is_cancelled:
                 request.respond(CANCELLED)
                 return
@@ -58,9 +59,9 @@ class Worklist:
             request.respond(PENDING, data_set=answer)
         request.respond(SUCCESS)
 
-    def _matching(self, query: Dataset) -> Iterator[Dataset]:
+    def _matching(self, query: Dataset, institution: str) -> Iterator[Dataset]:
         first, last = days(query)
-        for encoded in self._items.for_everybody(first_date=first, last_date=last):
+        for encoded in self._items.for_everybody(first_date=first, last_date=last, institution=institution):
             item = read_dataset(BytesIO(encoded), False, True)
             if matches(query, item):
                 yield item

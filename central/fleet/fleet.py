@@ -7,7 +7,7 @@ unless central itself does not hear: while the broker is away nobody who speaks 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
@@ -74,9 +74,11 @@ class Fleet:
             return "none"
         return "away" if self._listener.connected_for_s() is None else "connected"
 
-    def boxes(self) -> list[BoxView]:
-        """Every enrolled box, by id."""
-        return [self._view(record) for record in self._gateways.listed()]
+    def boxes(
+        self, institution: str | None = None, gateway_ids: Sequence[str] | None = None
+    ) -> list[BoxView]:
+        """Enrolled boxes by id: every one, or an institution's, or those with these ids."""
+        return [self._view(record) for record in self._gateways.listed(institution, gateway_ids)]
 
     def _silence_counts(self, gateway_id: str) -> bool:
         """Whether central would have heard the box if it had spoken."""
@@ -94,6 +96,7 @@ class Fleet:
         desired = self._desired.of(gateway_id)
         view = BoxView(
             gateway_id=gateway_id,
+            institution=record.institution,
             name=record.name,
             state=state,
             since_utc=since_utc,

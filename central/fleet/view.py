@@ -94,3 +94,4 @@ class BoxView:
     events: tuple[HeardEvent, ...] = ()
     commands: tuple[GivenCommand, ...] = ()
     alerts: tuple[Alert, ...] = ()
+    institution: str = ""

@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -21,9 +21,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from central.database import Database, make_tables
+from central.database import Database, grow_table, make_tables
 from central.identity.authority import CertificateAuthority
 from central.identity.errors import CertificateRefusedError, PairingRefusedError, RenewalRefusedError
+from central.institution import DEFAULT_INSTITUTION
 
 _ID_CHARACTERS: Final = 24  # leaves room for a suffix within the 32 of a gateway id
 _RENEWALS_A_DAY: Final = 8
@@ -39,6 +40,7 @@ class Gateway(peewee.Model):
     name = peewee.TextField()
     enrolled_at_utc = peewee.TextField()
     revoked_at_utc = peewee.TextField(null=True)
+    institution = peewee.TextField(default=DEFAULT_INSTITUTION)
 
     class Meta:
         table_name = "gateway"
@@ -86,6 +88,7 @@ class GatewayRecord:
     enrolled_at_utc: datetime
     revoked_at_utc: datetime | None
     certificate_expires_at_utc: datetime | None
+    institution: str = DEFAULT_INSTITUTION
 
 
 class Gateways:
@@ -100,13 +103,22 @@ class Gateways:
         self._db = db
         self._authority = authority
         self._clock = clock
+        grow_table(db, "gateway", {"institution": f"TEXT NOT NULL DEFAULT '{DEFAULT_INSTITUTION}'"})
         make_tables(db, MODELS)
 
-    def register(self, name: str, public_key: ec.EllipticCurvePublicKey) -> tuple[str, x509.Certificate]:
-        """Make a new gateway, called after `name`, with a certificate for its key. In the caller's transaction."""
+    def register(
+        self,
+        name: str,
+        public_key: ec.EllipticCurvePublicKey,
+        institution: str = DEFAULT_INSTITUTION,
+    ) -> tuple[str, x509.Certificate]:
+        """Make a new gateway of `institution`, called after `name`, with a certificate for its key. In the caller's
+        transaction."""
         gateway_id = self._new_id(name)
         now = datetime.fromtimestamp(self._clock(), UTC).isoformat()
-        Gateway.insert(gateway_id=gateway_id, name=name or gateway_id, enrolled_at_utc=now).execute(self._db)
+        Gateway.insert(
+            gateway_id=gateway_id, name=name or gateway_id, enrolled_at_utc=now, institution=institution
+        ).execute(self._db)
         return gateway_id, self.issue(gateway_id, public_key)
 
     def replace(self, gateway_id: str, public_key: ec.EllipticCurvePublicKey) -> x509.Certificate:
@@ -221,8 +233,20 @@ class Gateways:
             )
         return True
 
-    def listed(self) -> list[GatewayRecord]:
-        """All gateways by id, revoked ones too."""
+    def institution_of(self, gateway_id: str) -> str:
+        """Whose box it is; the default institution's where there is no such gateway."""
+        known = Gateway.select(Gateway.institution).where(Gateway.gateway_id == gateway_id)
+        return known.scalar(self._db) or DEFAULT_INSTITUTION
+
+    def move(self, gateway_id: str, institution: str) -> bool:
+        """Make it a box of another institution; what it has sent stays where it came in. False: there is none such."""
+        update = Gateway.update(institution=institution).where(Gateway.gateway_id == gateway_id)
+        return bool(update.execute(self._db))
+
+    def listed(
+        self, institution: str | None = None, gateway_ids: Sequence[str] | None = None
+    ) -> list[GatewayRecord]:
+        """Gateways by id, revoked ones too: all, or an institution's, or those with these ids."""
         newest = peewee.fn.MAX(GatewayCertificate.expires_at_utc).alias("expires_at_utc")
         query = (
             Gateway.select(Gateway, newest)
@@ -230,6 +254,10 @@ class Gateways:
             .group_by(Gateway.gateway_id)
             .order_by(Gateway.gateway_id)
         )
+        if institution is not None:
+            query = query.where(Gateway.institution == institution)
+        if gateway_ids is not None:
+            query = query.where(Gateway.gateway_id.in_(list(gateway_ids)))
         return [
             GatewayRecord(
                 gateway_id=row["gateway_id"],
@@ -237,17 +265,18 @@ class Gateways:
                 enrolled_at_utc=datetime.fromisoformat(row["enrolled_at_utc"]),
                 revoked_at_utc=_when(row["revoked_at_utc"]),
                 certificate_expires_at_utc=_when(row["expires_at_utc"]),
+                institution=row["institution"],
             )
             for row in query.dicts().execute(self._db)
         ]
 
-    def is_known(self, gateway_id: str) -> bool:
-        """Whether there is such a gateway, revoked or not."""
-        return self._first(Gateway.select().where(Gateway.gateway_id == gateway_id)) is not None
+    def is_known(self, gateway_id: str, institution: str | None = None) -> bool:
+        """Whether there is such a gateway (of `institution`), revoked or not."""
+        return self._named(gateway_id, institution) is not None
 
-    def is_admitted(self, gateway_id: str) -> bool:
-        """Whether there is such a gateway, and it is not revoked."""
-        row = self._first(Gateway.select(Gateway.revoked_at_utc).where(Gateway.gateway_id == gateway_id))
+    def is_admitted(self, gateway_id: str, institution: str | None = None) -> bool:
+        """Whether there is such a gateway (of `institution`), and it is not revoked."""
+        row = self._named(gateway_id, institution)
         return row is not None and row["revoked_at_utc"] is None
 
     def revoked_serials(self) -> list[int]:
@@ -269,6 +298,10 @@ class Gateways:
                 break
             gateway_id = f"{slug or 'gw'}-{suffix}"
         return gateway_id
+
+    def _named(self, gateway_id: str, institution: str | None) -> dict[str, Any] | None:
+        query = Gateway.select().where(Gateway.gateway_id == gateway_id)
+        return self._first(query if institution is None else query.where(Gateway.institution == institution))
 
     def _first(self, query: Any) -> dict[str, Any] | None:
         rows: list[dict[str, Any]] = list(query.limit(1).dicts().execute(self._db))

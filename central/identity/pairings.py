@@ -22,9 +22,10 @@ import peewee
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from central.database import Database, make_tables
+from central.database import Database, grow_table, make_tables
 from central.identity.errors import PairingRefusedError
 from central.identity.gateways import Gateways, requested_key
+from central.institution import DEFAULT_INSTITUTION
 from contract.enrolment import DECISION_LIFE_S, PAIRING_LIFE_S, decode_request, key_fingerprint, new_token
 
 Decision = Literal["accepted", "refused"]
@@ -40,6 +41,7 @@ class PairingToken(peewee.Model):
     expires_at = peewee.DoubleField()  # seconds since the epoch
     key_sha256 = peewee.TextField(null=True)
     gateway_id = peewee.TextField(null=True)
+    institution = peewee.TextField(default=DEFAULT_INSTITUTION)
 
     class Meta:
         table_name = "pairing_token"
@@ -112,13 +114,19 @@ class Pairings:
         self._gateways = gateways
         self._clock = clock
         self._accept_at_once = accept_at_once
+        grow_table(db, "pairing_token", {"institution": f"TEXT NOT NULL DEFAULT '{DEFAULT_INSTITUTION}'"})
         make_tables(db, MODELS)
 
-    def new_pairing(self, name: str = "", *, replaces: str | None = None) -> PairingTicket | None:
-        """A token for one box, which will be called `name` ("" gives it a name of its own), or take the place of
-        the gateway `replaces`. None: there is no such gateway."""
-        if replaces is not None and not self._gateways.is_known(replaces):
-            return None
+    def new_pairing(
+        self, name: str = "", *, replaces: str | None = None, institution: str | None = None
+    ) -> PairingTicket | None:
+        """A token for one box of `institution` (None: the default one), which will be called `name` ("" gives it a name
+        of its own), or take the place of the gateway `replaces`. None: there is no such gateway, or it is another
+        institution's."""
+        if replaces is not None:
+            if not self._gateways.is_known(replaces, institution):
+                return None
+            institution = self._gateways.institution_of(replaces)
         token = new_token()
         expires_at = self._clock() + PAIRING_LIFE_S
         with self._db.writing():
@@ -130,6 +138,7 @@ class Pairings:
                 name=name.strip()[:_NAME_CHARACTERS],
                 expires_at=expires_at,
                 gateway_id=replaces,
+                institution=institution or DEFAULT_INSTITUTION,
             ).execute(self._db)
         return PairingTicket(token, datetime.fromtimestamp(expires_at, UTC))
 
@@ -184,7 +193,7 @@ class Pairings:
                     gateway_id = row["gateway_id"]
                     certificate = self._gateways.replace(gateway_id, public_key)
                     return Enrolment(gateway_id, certificate, is_replacement=True)
-                gateway_id, certificate = self._gateways.register(row["name"], public_key)
+                gateway_id, certificate = self._gateways.register(row["name"], public_key, row["institution"])
                 PairingToken.update(gateway_id=gateway_id).where(
                     PairingToken.token_sha256 == token_sha256
                 ).execute(self._db)
@@ -193,8 +202,8 @@ class Pairings:
                 raise PairingRefusedError("token of a gateway that was revoked since")
             return Enrolment(row["gateway_id"], self._gateways.issue(row["gateway_id"], public_key))
 
-    def pending(self) -> list[PendingBox]:
-        """Boxes that wait for an administrator, the longest wait first."""
+    def pending(self, institution: str | None = None) -> list[PendingBox]:
+        """Boxes (of `institution`) that wait for an administrator, the longest wait first."""
         query = (
             PairingRequest.select(PairingRequest, PairingToken.name, PairingToken.gateway_id)
             .join(PairingToken, on=(PairingToken.token_sha256 == PairingRequest.token_sha256))
@@ -204,13 +213,17 @@ class Pairings:
             )
             .order_by(PairingRequest.requested_at)
         )
+        if institution is not None:
+            query = query.where(PairingToken.institution == institution)
         return [_pending(row, row) for row in query.dicts().execute(self._db)]
 
-    def decide(self, fingerprint: str, decision: Decision) -> PendingBox | None:
-        """Accept or refuse the waiting box with this fingerprint. None: there is none."""
+    def decide(
+        self, fingerprint: str, decision: Decision, institution: str | None = None
+    ) -> PendingBox | None:
+        """Accept or refuse the waiting box (of `institution`) with this fingerprint. None: there is none."""
         wanted = "".join(fingerprint.split()).lower()
         with self._db.writing():
-            for box in self.pending():
+            for box in self.pending(institution):
                 if box.fingerprint.replace(" ", "") == wanted:
                     PairingRequest.update(decision=decision).where(
                         PairingRequest.decision.is_null() & (PairingRequest.fingerprint == box.fingerprint)

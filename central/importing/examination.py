@@ -78,13 +78,21 @@ class Examiner:
     """Takes files into `objects`, encrypted at rest or not."""
 
     def __init__(
-        self, objects: ObjectStore, max_object_bytes: int, imported_by: str, run_id: str, *, encrypts: bool
+        self,
+        objects: ObjectStore,
+        max_object_bytes: int,
+        imported_by: str,
+        run_id: str,
+        institution: str,
+        *,
+        encrypts: bool,
     ) -> None:
         self._objects = objects
         self._encrypts = encrypts
         self._max_object_bytes = max_object_bytes
         self._imported_by = imported_by
         self._run_id = run_id
+        self._institution = institution
 
     def take(self, candidate: Candidate) -> Result:
         try:
@@ -118,7 +126,9 @@ class Examiner:
                 return Listed(candidate, missing_files(candidate, path, size_bytes))
             if refusal := _refusal(said):
                 return Failed(candidate.shown, refusal)
-            origin = ObjectOrigin(f"import:{self._imported_by}", self._run_id, datetime.now(UTC))
+            origin = ObjectOrigin(
+                f"import:{self._imported_by}", self._run_id, datetime.now(UTC), self._institution
+            )
             return Taken(candidate, Indexable(sink.commit(), origin, said.attributes, said.metadata))
 
 
@@ -142,7 +152,9 @@ def _is_uid(text: str) -> bool:
 _examiner: Examiner | None = None  # of a worker process: opened once, by `begin`
 
 
-def begin(storage: StorageSettings, max_object_bytes: int, imported_by: str, run_id: str) -> None:
+def begin(
+    storage: StorageSettings, max_object_bytes: int, imported_by: str, run_id: str, institution: str
+) -> None:
     """Make a worker process ready."""
     global _examiner  # a process of a pool has nowhere else to keep it
     signal.signal(
@@ -152,7 +164,9 @@ def begin(storage: StorageSettings, max_object_bytes: int, imported_by: str, run
     quiet_libraries()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold an image
     objects = open_objects(storage, INCOMING)
-    _examiner = Examiner(objects, max_object_bytes, imported_by, run_id, encrypts=storage.encrypt)
+    _examiner = Examiner(
+        objects, max_object_bytes, imported_by, run_id, institution, encrypts=storage.encrypt
+    )
 
 
 def examine_all(batch: list[Candidate]) -> list[Result]:

@@ -32,6 +32,7 @@ from central.importing.examination import Failed, Ignored, Listed, Result, Taken
 from central.importing.ledger import Ledger
 from central.importing.sources import Candidate, Unreadable, candidates
 from central.importing.tally import Tally
+from central.institution import DEFAULT_INSTITUTION
 
 _BATCH_FILES: Final = 32  # read by one worker, indexed in one transaction
 _BATCH_BYTES: Final = 256 << 20
@@ -41,13 +42,14 @@ _MOST_WORKERS: Final = 8
 
 @dataclass(frozen=True)
 class Run:
-    """One run of an import, by whom and as what."""
+    """One run of an import, by whom, as what, and whose the studies become."""
 
     run_id: str
     imported_by: str
     storage: StorageSettings
     max_object_bytes: int
     workers: int
+    institution: str = DEFAULT_INSTITUTION
 
 
 def default_workers() -> int:
@@ -96,7 +98,7 @@ class FolderImport:
             run.workers,
             multiprocessing.get_context("spawn"),
             begin,
-            (run.storage, run.max_object_bytes, run.imported_by, run.run_id),
+            (run.storage, run.max_object_bytes, run.imported_by, run.run_id, run.institution),
         )
         under_way: deque[Future[list[Result]]] = deque()
         try:

@@ -26,6 +26,7 @@ from central.archive.archive import Archive
 from central.archive.indexing import ObjectOrigin
 from central.dimse.asking import CLASSES_AT_ONCE, Asker
 from central.dimse.errors import CallFailedError, PeerGoneError
+from central.dimse.peers import source_of
 from central.dimse.store import Store
 from central.dimse.transport import Incoming
 from central.importing.errors import NoRoomError, SourceAwayError, StoppedError
@@ -69,6 +70,7 @@ class PacsImport:
     ----------
     record : writes to the audit record that so many instances of a study are fetched; raises if it cannot.
     patience_s : for how long a source that is away is waited for.
+    institution : whose the studies become.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class PacsImport:
         has_room: Callable[[], bool],
         patience_s: float,
         run_id: str,
+        institution: str,
     ) -> None:
         self._source = source
         self._archive = archive
@@ -94,6 +97,7 @@ class PacsImport:
         self._has_room = has_room
         self._patience_s = patience_s
         self._run_id = run_id
+        self._institution = institution
         self._store = Store(archive, has_room)
 
     def run(self, filters: Filters, today: date) -> None:
@@ -122,14 +126,14 @@ class PacsImport:
         listed = [uid for one in series for uid in one.instances]
         reason = ""
         for attempt in range(_TRIES):
-            here = self._archive.held(listed)
+            here = self._archive.held(listed, self._institution)
             missing = set(listed) - set(here)
             if not missing:
                 break
             if attempt:
                 self._stopped.wait(_FIRST_PAUSE_S * attempt)
             reason = self._fetched(study.study_instance_uid, series, missing)
-        here = self._archive.held(listed)
+        here = self._archive.held(listed, self._institution)
         counted = study.instances
         if not listed:
             reason = "the source lists no instance of it" if counted != 0 else ""
@@ -155,7 +159,7 @@ class PacsImport:
                     reason = "the source could not send all of it"
             except PeerGoneError as error:
                 reason = str(error)
-            came = self._archive.held([uid for fetch in group for uid in fetch.instances])
+            came = self._archive.held([uid for fetch in group for uid in fetch.instances], self._institution)
             self._tally.arrived(len(came), sum(came.values()))
             self._pace.spend(sum(came.values()))
             if not came and self._source.how == "move":
@@ -177,7 +181,8 @@ class PacsImport:
 
     def _archived(self, incoming: Incoming) -> tuple[int, str]:
         self._check_stopped()
-        origin = ObjectOrigin(f"ae:{self._source.ae_title}", self._run_id, datetime.now(UTC))
+        sender = source_of(self._source.ae_title, self._institution)
+        origin = ObjectOrigin(sender, self._run_id, datetime.now(UTC), self._institution)
         return self._store.archived(incoming, self._source.ae_title, origin)
 
     def _patiently(self, ask: Callable[[], _T]) -> _T:

@@ -9,12 +9,14 @@ from typing import Literal, cast
 import peewee
 
 from central.database import Database, make_tables, put
+from central.institution import DEFAULT_INSTITUTION
 
 Fate = Literal["complete", "failed"]
 
 
 class ImportedStudy(peewee.Model):
-    """`listed`: instances that the source listed; `here`: those of them that the archive has, counted afterwards."""
+    """`source`: its name, and after a space the institution it was imported for, if it is not the default one.
+    `listed`: instances that the source listed; `here`: those of them that the archive has, counted afterwards."""
 
     source = peewee.TextField()
     study_instance_uid = peewee.TextField()
@@ -39,12 +41,14 @@ class StudyState:
 
 
 class StudyStates:
-    """The rows of one `source` in `db`."""
+    """The rows of one `source` and institution in `db`."""
 
-    def __init__(self, db: Database, source: str, run_id: str) -> None:
+    def __init__(
+        self, db: Database, source: str, run_id: str, institution: str = DEFAULT_INSTITUTION
+    ) -> None:
         make_tables(db, (ImportedStudy,))
         self._db = db
-        self._source = source
+        self._source = source if institution == DEFAULT_INSTITUTION else f"{source} {institution}"
         self._run_id = run_id
 
     def find(self, study_instance_uid: str) -> StudyState | None:

@@ -60,7 +60,10 @@ class Opened:
 
 
 class Acceptance:
-    """Opens, verifies, archives, signs. Safe to call from many threads for different objects."""
+    """Opens, verifies, archives, signs. Safe to call from many threads for different objects.
+
+    `institution_of` says whose a gateway is: what it sends is filed there.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class Acceptance:
         sealing_keys: Mapping[bytes, RecipientPrivateKey],
         receipt_keys: ReceiptKeys,
         max_object_bytes: int,
+        institution_of: Callable[[str], str],
     ) -> None:
         self._db = db
         self._archive = archive
@@ -78,6 +82,7 @@ class Acceptance:
         self._unwrap = Unwrapper(sealing_keys)
         self._receipt_keys = receipt_keys
         self._max_object_bytes = max_object_bytes
+        self._institution_of = institution_of
         make_tables(db, MODELS)
 
     def receipt_of(self, gateway_id: str, object_id: ObjectId) -> tuple[str, int] | None:
@@ -145,7 +150,7 @@ class Acceptance:
             what = "disk is full" if isinstance(error, StorageFullError) else "object store does not answer"
             raise TryAgainError(Problem.STORAGE, f"central's {what}") from error
         try:
-            origin = ObjectOrigin(gateway_id, object_id, datetime.now(UTC))
+            origin = ObjectOrigin(gateway_id, object_id, datetime.now(UTC), self._institution_of(gateway_id))
             return Opened(self._archive.read(stored, origin), stored_bytes)
         except NotDicomError as error:
             self._archive.forget(stored)
@@ -156,9 +161,10 @@ class Acceptance:
 
         Raises
         ------
-        TryAgainError : the index cannot be written now; what was opened stays on the disk for the next attempt.
+        TryAgainError : the index cannot be written now; what was opened stays on the disk for the next attempt. Or it
+            is one object alone, which left the store as it came.
         ObjectRefusedError : it is one object alone, and its study was erased.
-        StudyErasedError : that of one among several was; nothing was indexed.
+        StudyErasedError, StorageError : so it is with one among several; nothing was indexed.
         """
         if not objects:
             return []
@@ -174,6 +180,10 @@ class Acceptance:
                 raise
             self._archive.forget(objects[0].indexable.stored)
             raise ObjectRefusedError(Problem.ERASED, str(error)) from error
+        except StorageError as error:
+            if len(objects) > 1:
+                raise
+            raise TryAgainError(Problem.STORAGE, str(error)) from error
         except peewee.OperationalError as error:
             _log.exception("index not writable objects=%d", len(objects))
             raise TryAgainError(Problem.UNAVAILABLE, "central's index cannot be written now") from error

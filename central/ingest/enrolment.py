@@ -200,7 +200,12 @@ class EnrolmentDesk:
         return certificate
 
     def _record(self, gateway_id: str, action: Action, address: str, detail: str) -> None:
-        self._audit.record(AuditEvent(gateway_id, "gateway", action, "success", address, detail=detail))
+        concerned = frozenset({self._gateways.institution_of(gateway_id)})
+        self._audit.record(
+            AuditEvent(
+                gateway_id, "gateway", action, "success", address, detail=detail, institutions=concerned
+            )
+        )
 
     def _refuse(self, reason: str, address: str, cause: Exception | None = None) -> NoReturn:
         self._tries.count(address)

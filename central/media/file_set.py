@@ -50,7 +50,8 @@ class FileSet:
             yield from zipped(self._members(directory))
 
     def _members(self, directory: Directory) -> Iterator[Member]:
-        study = self._series[0].study
+        # Of several institutions that have it, the own one says whose images these are.
+        study = min(self._series, key=lambda row: self._grant.institutions.index(row.study.institution)).study
         directory.add(_PATIENT, "PATIENT", patient_keys(study))
         directory.add(_STUDY, "STUDY", study_keys(study))
         for number, series in enumerate(self._series, 1):

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from central.access.policy import Privilege, has_privilege
+from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
 from central.audit.record import Action, Audit
@@ -37,7 +37,7 @@ _PARAMS: Final[Mapping[CommandKind, tuple[str, Callable[[str], str]]]] = {
 def routes(
     audit: Audit,
     *,
-    is_admitted: Callable[[str], bool],
+    is_admitted: Callable[[str, str | None], bool],
     command: Callable[[str, CommandKind, Mapping[str, str], str], Command],
     desire: Callable[[str, Mapping[str, SettingValue]], Desired],
     bundle: Callable[[str, str], Path | None],
@@ -46,7 +46,7 @@ def routes(
 
     Parameters
     ----------
-    is_admitted : whether there is such a gateway, and it is not revoked.
+    is_admitted : whether there is such a gateway in that institution (None: in any), and it is not revoked.
     command : tells a box something, on behalf of a user.
     desire : wants a box to be set like this.
     bundle : the support bundle that answered a command of a gateway.
@@ -63,7 +63,7 @@ class _Desk:
     def __init__(
         self,
         audit: Audit,
-        is_admitted: Callable[[str], bool],
+        is_admitted: Callable[[str, str | None], bool],
         command: Callable[[str, CommandKind, Mapping[str, str], str], Command],
         desire: Callable[[str, Mapping[str, SettingValue]], Desired],
         bundle: Callable[[str, str], Path | None],
@@ -144,7 +144,7 @@ class _Desk:
         if not allowed:
             refusal = problem(403, "your role may not tell a box what to do")
             return admit(self._audit, request, refusal, Action.BOX_COMMAND, gateway_id)
-        if not self._is_admitted(gateway_id):
+        if not self._is_admitted(gateway_id, managed(principal_of(request))):
             return problem(404, "there is no such box, or it is revoked")
         return None
 

@@ -90,6 +90,8 @@ class BoxView(Protocol):
     @property
     def gateway_id(self) -> str: ...
     @property
+    def institution(self) -> str: ...
+    @property
     def name(self) -> str: ...
     @property
     def state(self) -> str: ...
@@ -151,6 +153,7 @@ def box_json(box: BoxView) -> dict[str, Any]:
     """One box for the page; times in ISO 8601, sizes in bytes."""
     return {
         "gateway_id": box.gateway_id,
+        "institution": box.institution,
         "name": box.name,
         "state": box.state,
         "since_utc": _iso(box.since_utc),

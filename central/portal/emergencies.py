@@ -18,7 +18,16 @@ from starlette.routing import BaseRoute, Route
 from central.access.doorkeeper import Doorkeeper
 from central.access.emergencies import Opening, Verdict
 from central.access.errors import AccessRuleError
-from central.access.policy import Denied, Grant, Principal, Privilege, authorize, has_privilege, scope_of
+from central.access.policy import (
+    Denied,
+    Grant,
+    Principal,
+    Privilege,
+    authorize,
+    has_privilege,
+    managed,
+    scope_of,
+)
 from central.access.problems import problem
 from central.access.web import principal_of
 from central.archive.archive import Archive
@@ -81,13 +90,19 @@ class _Desk:
         answer = admit(self._audit, request, refusal, Action.SEARCH, "emergency openings")
         if answer is not None:
             return answer
-        found = self._emergencies.listed(None if _may_review(principal) else principal.user_id)
+        found = (
+            self._emergencies.listed(institution=managed(principal))
+            if _may_review(principal)
+            else self._emergencies.listed(principal.user_id)
+        )
         return JSONResponse({"openings": [_json(opening) for opening in found]}, headers=NO_STORE)
 
     def unreviewed(self, request: Request) -> Response:
         if not _may_review(principal_of(request)):
             return problem(403, "your role may not review emergency access")
-        return JSONResponse({"unreviewed": self._emergencies.unreviewed()}, headers=NO_STORE)
+        return JSONResponse(
+            {"unreviewed": self._emergencies.unreviewed(managed(principal_of(request)))}, headers=NO_STORE
+        )
 
     async def open(self, request: Request) -> Response:
         wish = await wish_of(request)
@@ -111,9 +126,12 @@ class _Desk:
         if not study:
             study = self._study_of(principal, accession)
         refusal, why = self._why_not(principal, study, reason)
+        held_by = self._held_by(principal, study) if refusal is None else ()
         asked = f"accession number {accession}, " if accession else ""
         detail = f"{asked}{why}: {reason}" if why else f"{asked}{reason}"
-        answer = admit(self._audit, request, refusal, Action.BREAK_GLASS, detail, study or None)
+        answer = admit(
+            self._audit, request, refusal, Action.BREAK_GLASS, detail, study or None, institutions=held_by
+        )
         if answer is not None:
             return answer
         try:
@@ -122,11 +140,17 @@ class _Desk:
             return problem(400, str(error))
         return JSONResponse({"study_instance_uid": study, "until_utc": iso(until_utc)}, 201, headers=NO_STORE)
 
+    def _held_by(self, principal: Principal, study: str) -> tuple[str, ...]:
+        """Whose study is opened: auditors of another institution that agreed to it are to know."""
+        facts = self._archive.facts(study)
+        decision = authorize(principal, Action.BREAK_GLASS, facts) if facts else None
+        return decision.institutions if isinstance(decision, Grant) else ()
+
     def _study_of(self, principal: Principal, accession: str) -> str:
         """The one study with that accession number; "" if there is none, or more than one."""
         query = StudyQuery(accession_number=accession, limit=2)
         found = self._archive.find_studies(scope_of(principal, Action.BREAK_GLASS), query)
-        return found[0].study_instance_uid if len(found) == 1 else ""
+        return found[0].study_instance_uid if len({row.study_instance_uid for row in found}) == 1 else ""
 
     def _why_not(self, principal: Principal, study: str, reason: str) -> tuple[Response | None, str]:
         """The answer to who may not, and for the record why."""
@@ -159,7 +183,7 @@ class _Desk:
         if not _may_review(principal):
             refusal = problem(403, "your role may not review emergency access")
         else:
-            opening = self._emergencies.get(opening_id)
+            opening = self._emergencies.get(opening_id, managed(principal))
             if opening is None or opening.verdict is not None:
                 refusal = problem(404, "there is no such opening that waits for a review")
             else:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from central.access.policy import Privilege, has_privilege
+from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import audit_event, principal_of
 from central.audit.errors import AuditUnavailableError
@@ -29,6 +29,7 @@ from contract.enrolment import PAIRING_LIFE_S, Pairing
 def routes(
     audit: Audit,
     pairings: Pairings,
+    is_known: Callable[[str, str | None], bool],
     replace: Callable[[str], Pairing | None],
     revoke: Callable[[str], str | None],
 ) -> list[BaseRoute]:
@@ -36,10 +37,11 @@ def routes(
 
     Parameters
     ----------
+    is_known : whether there is such a gateway in that institution (None: in any).
     replace : makes a pairing that gives a new box that gateway's place; None: there is no such gateway.
     revoke : lets a gateway in no more; says what is still to be done, or None: there is no such gateway.
     """
-    desk = _Desk(audit, pairings, replace, revoke)
+    desk = _Desk(audit, pairings, is_known, replace, revoke)
     return [
         Route("/api/gateways/pending", desk.pending),
         Route("/api/gateways/decision", desk.decision, methods=["POST"]),
@@ -67,18 +69,21 @@ class _Desk:
         self,
         audit: Audit,
         pairings: Pairings,
+        is_known: Callable[[str, str | None], bool],
         replace: Callable[[str], Pairing | None],
         revoke: Callable[[str], str | None],
     ) -> None:
         self._audit = audit
         self._pairings = pairings
+        self._is_known = is_known
         self._replace = replace
         self._revoke = revoke
 
     def pending(self, request: Request) -> Response:
         if not has_privilege(principal_of(request), Privilege.PAIR_GATEWAY):
             return problem(403, "your role may not add a box")
-        return JSONResponse({"boxes": [_box_json(box) for box in self._pairings.pending()]}, headers=NO_STORE)
+        boxes = self._pairings.pending(managed(principal_of(request)))
+        return JSONResponse({"boxes": [_box_json(box) for box in boxes]}, headers=NO_STORE)
 
     async def decision(self, request: Request) -> Response:
         wish = await wish_of(request)
@@ -102,7 +107,7 @@ class _Desk:
             return problem(503, "the audit record cannot be written; try again later")
         if not allowed:
             return problem(403, "your role may not add a box")
-        box = self._pairings.decide(fingerprint, decision)
+        box = self._pairings.decide(fingerprint, decision, managed(principal_of(request)))
         if box is None:
             return problem(404, "no box with this fingerprint waits any more")
         return JSONResponse(_box_json(box), headers=NO_STORE)
@@ -129,7 +134,8 @@ class _Desk:
             return problem(503, "the audit record cannot be written; try again later")
         if not allowed:
             return problem(403, "your role may not revoke a box")
-        trouble = self._revoke(gateway_id)
+        known = self._is_known(gateway_id, managed(principal_of(request)))
+        trouble = self._revoke(gateway_id) if known else None
         if trouble is None:
             return problem(404, "there is no such gateway")
         return JSONResponse({"gateway_id": gateway_id, "trouble": trouble}, headers=NO_STORE)
@@ -146,7 +152,8 @@ class _Desk:
             return problem(503, "the audit record cannot be written; try again later")
         if not allowed:
             return problem(403, "your role may not add a box")
-        pairing = self._replace(gateway_id)
+        known = self._is_known(gateway_id, managed(principal_of(request)))
+        pairing = self._replace(gateway_id) if known else None
         if pairing is None:
             return problem(404, "there is no such gateway")
         return JSONResponse(pairing_json(pairing), 201, headers=NO_STORE)

@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 from central.access import totp
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccountError, FactorChangeError, PasskeyRefusedError
-from central.access.policy import Privilege, has_privilege
+from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.sessions import Session
 from central.access.web import principal_of
@@ -155,8 +155,12 @@ class _Desk:
 
     def _reset(self, request: Request, username: str) -> Response:
         refusal: Response | None = None
-        if not has_privilege(principal_of(request), Privilege.MANAGE_ACCESS):
+        principal = principal_of(request)
+        institution, theirs = managed(principal), self._accounts.institution_of(username)
+        if not has_privilege(principal, Privilege.MANAGE_ACCESS):
             refusal = problem(403, "your role may not do this")
+        elif institution is not None and theirs != institution:  # somebody else's people, or nobody
+            refusal = problem(404, f"there is no user {username.lower()}")
         elif self._fresh_session(request) is None:
             refusal = problem(403, _STALE)
         detail = f"reset the second factors of {username[:64]}"

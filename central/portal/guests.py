@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.doorkeeper import Doorkeeper, guest_user_id
 from central.access.errors import AccessRuleError, ThrottledError
 from central.access.guest_links import DEFAULT_DAYS, DEFAULT_USES, Link, Shut
-from central.access.policy import Denied, Grant, Principal, Privilege, Role, authorize, has_privilege
+from central.access.policy import Denied, Grant, Principal, Privilege, Role, authorize, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import page_of, principal_of, source_address
 from central.archive.archive import Archive
@@ -66,7 +66,10 @@ class _Desk:
         answer = admit(self._audit, request, refusal, Action.SEARCH, "guest links")
         if answer is not None:
             return answer
-        links = self._doorkeeper.guests.listed(None if everybodys else principal.user_id)
+        guests = self._doorkeeper.guests
+        links = (
+            guests.listed(institution=managed(principal)) if everybodys else guests.listed(principal.user_id)
+        )
         return JSONResponse({"links": [self._json(link) for link in links]}, headers=NO_STORE)
 
     async def make(self, request: Request) -> Response:
@@ -103,8 +106,13 @@ class _Desk:
     def end(self, request: Request) -> Response:
         principal = principal_of(request)
         link = self._doorkeeper.guests.live(str(request.path_params["link_id"]))
-        manages = has_privilege(principal, Privilege.MANAGE_ACCESS)
-        mine = link is not None and (manages or link.host_user_id == principal.user_id)
+        mine = link is not None and (
+            link.host_user_id == principal.user_id
+            or (
+                has_privilege(principal, Privilege.MANAGE_ACCESS)
+                and self._doorkeeper.accounts.is_of(link.host_user_id, managed(principal))
+            )
+        )
         if link is None or not mine:
             refusal = problem(404, "there is no such link of yours")
             return admit(self._audit, request, refusal, Action.SHARE, "end a guest link") or refusal
@@ -160,7 +168,7 @@ class _Door:
             if isinstance(guest, Shut):
                 return self._refuse(address, guest)
             assert isinstance(link, Link), "a guest came by a link"
-            self._record(guest.username, "success", address, "", link.study_instance_uid)
+            self._record(guest.username, "success", address, "", link.study_instance_uid, guest.institution)
             if not self._doorkeeper.guests.use(link.link_id):  # somebody else took the last one meanwhile
                 return self._refuse(address, Shut("used up", link.link_id))
         except ThrottledError as error:
@@ -191,8 +199,17 @@ class _Door:
         return problem(403, _SHUT)
 
     def _record(
-        self, actor: str, outcome: Outcome, address: str, detail: str, study: str | None = None
+        self,
+        actor: str,
+        outcome: Outcome,
+        address: str,
+        detail: str,
+        study: str | None = None,
+        institution: str | None = None,
     ) -> None:
         role = Role.GUEST.value
-        event = AuditEvent(actor, role, Action.GUEST_SIGN_IN, outcome, address, study, detail=detail)
+        concerned = frozenset({institution} if institution else ())
+        event = AuditEvent(
+            actor, role, Action.GUEST_SIGN_IN, outcome, address, study, detail=detail, institutions=concerned
+        )
         self._audit.record(event)

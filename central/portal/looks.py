@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -23,7 +24,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from central.access.policy import PatientKey, Principal, Privilege, Role, Scope, has_privilege, scope_of
+from central.access.policy import (
+    PatientKey,
+    Principal,
+    Privilege,
+    Role,
+    Scope,
+    has_privilege,
+    managed,
+    scope_of,
+)
 from central.access.problems import problem
 from central.access.sign_in import FormError, small_form
 from central.access.web import audit_event, principal_of
@@ -93,7 +103,10 @@ class _Desk:
             if not allowed:
                 return problem(403, "only a patient has a list of looks at the own studies")
             studies = {row.study_instance_uid: row for row in self._studies(scope_of(principal, Action.VIEW))}
-            wanted = Wanted(studies=tuple(studies), actions=LOOKED, outcome="success")
+            held_by = {row.institution for row in studies.values()}
+            wanted = Wanted(
+                studies=tuple(studies), actions=LOOKED, outcome="success", institutions=tuple(held_by)
+            )
             rows = self._audit.newest(wanted, limit=PATIENT_PAGE_ROWS, before_id=before_id)
         except _WrongError as error:
             return problem(400, str(error))
@@ -151,10 +164,12 @@ class _Desk:
         )
         if not allowed:
             return problem(403, "your role may not read the audit record")
+        institution = managed(principal_of(request))
+        if institution is not None:
+            wanted = replace(wanted, institutions=(institution,))
         if patient is None:
             return wanted
-        studies = self._studies(Scope(patients=frozenset({patient})))
-        return Wanted(**{**vars(wanted), "studies": tuple(study.study_instance_uid for study in studies)})
+        return replace(wanted, studies=self._archive.studies_of(patient, institution))
 
     def _record(self, request: Request, action: Action, allowed: bool, detail: str) -> None:
         outcome: Outcome = "success" if allowed else "refused"
@@ -237,7 +252,8 @@ def _next(rows: list[AuditRow], limit: int) -> int | None:
 
 
 def _record_json(row: AuditRow) -> dict[str, Any]:
-    return {**vars(row.event), "id": row.id, "at_utc": row.at_utc.isoformat()}
+    said = {name: value for name, value in vars(row.event).items() if name != "institutions"}
+    return {**said, "id": row.id, "at_utc": row.at_utc.isoformat()}
 
 
 def _csv(rows: Iterator[dict[str, Any]]) -> Iterator[str]:

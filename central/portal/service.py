@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from central.access.doorkeeper import Doorkeeper
-from central.access.policy import Privilege, has_privilege
+from central.access.policy import Privilege, Role, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import audit_event, principal_of
 from central.audit.errors import AuditUnavailableError
@@ -32,21 +32,23 @@ from contract.enrolment import Pairing
 from contract.errors import PermanentError
 
 AUDIT_PAGE_ROWS: Final = 100
+FleetView = Callable[[str | None, Sequence[str] | None], Sequence[BoxView]]
+PairNew = Callable[[str, str | None], Pairing]
 _MAX_BODY_BYTES: Final = 4096
 
 
 def routes(
     doorkeeper: Doorkeeper,
     audit: Audit,
-    fleet_view: Callable[[], Sequence[BoxView]],
-    pair: Callable[[str], Pairing],
+    fleet_view: FleetView,
+    pair: PairNew,
     cookie_life_s: int = COOKIE_LIFE_S,
     sign_ons: Sequence[SignOn] = (),
 ) -> list[BaseRoute]:
     """Sign-in, accounts, study list, fleet and audit. Must be behind `RequireSignIn`.
 
-    `pair` makes a one-time pairing for a box of that name ("" for none), or raises a PermanentError that says why
-    not.
+    `fleet_view` gives the boxes of an institution (None: of all), or of those the ones with these ids. `pair` makes a
+    one-time pairing for a box of that name ("" for none) and institution, or raises a PermanentError that says why not.
     """
     portal = _Portal(audit, fleet_view, pair)
     return [
@@ -66,9 +68,7 @@ def routes(
 
 
 class _Portal:
-    def __init__(
-        self, audit: Audit, fleet_view: Callable[[], Sequence[BoxView]], pair: Callable[[str], Pairing]
-    ) -> None:
+    def __init__(self, audit: Audit, fleet_view: FleetView, pair: PairNew) -> None:
         self._audit = audit
         self._fleet_view = fleet_view
         self._pair = pair
@@ -94,10 +94,13 @@ class _Portal:
         return page("audit.html", principal, path="/audit", actions=[action.value for action in Action])
 
     def fleet(self, request: Request) -> Response:
-        if not has_privilege(principal_of(request), Privilege.READ_FLEET):
+        principal = principal_of(request)
+        if not has_privilege(principal, Privilege.READ_FLEET):
             return problem(403, "your role may not see the fleet")
         now = datetime.now(UTC).isoformat()
-        return JSONResponse({"now_utc": now, "boxes": [box_json(box) for box in self._fleet_view()]})
+        only = principal.gateway_ids if principal.role is Role.TECHNICIAN else None
+        boxes = self._fleet_view(managed(principal), only)
+        return JSONResponse({"now_utc": now, "boxes": [box_json(box) for box in boxes]})
 
     async def pairing(self, request: Request) -> Response:
         body = bytearray()
@@ -120,7 +123,7 @@ class _Portal:
             self._audit.record(audit_event(request, Action.PAIR, "success" if allowed else "refused", name))
             if not allowed:
                 return problem(403, "your role may not add a box")
-            pairing = self._pair(name)
+            pairing = self._pair(name, managed(principal_of(request)))
         except AuditUnavailableError:
             return problem(503, "the audit record cannot be written; try again later")
         except PermanentError as error:
@@ -130,6 +133,7 @@ class _Portal:
     def audit_rows(self, request: Request) -> Response:
         allowed = has_privilege(principal_of(request), Privilege.READ_AUDIT)
         query = request.query_params
+        institution = managed(principal_of(request))
         before = query.get("before_id")
         action = query.get("action") or None
         if before is not None and not (before.isascii() and before.isdigit() and len(before) < 16):
@@ -147,6 +151,7 @@ class _Portal:
                 actor=query.get("actor") or None,
                 action=Action(action) if action else None,
                 study_instance_uid=query.get("study_instance_uid") or None,
+                institutions=None if institution is None else (institution,),
             )
         except AuditUnavailableError:
             return problem(503, "the audit record cannot be reached; try again later")

@@ -6,7 +6,7 @@ access and sees none; a study that the caller may not see answers like one that 
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,17 +15,25 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from central.access.consent import Withdrawal
+from central.access.consent import EVERYWHERE, Withdrawal
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccessRuleError
-from central.access.policy import Grant, PatientKey, Privilege, authorize, has_privilege
+from central.access.policy import (
+    Grant,
+    PatientKey,
+    Privilege,
+    authorize,
+    has_privilege,
+    managed,
+    manages,
+)
 from central.access.problems import problem
 from central.access.study_rules import Kind, Rule
 from central.access.web import principal_of
 from central.archive.archive import Archive
 from central.audit.record import Action, Audit
 from central.portal.templating import may_invite, may_share, page
-from central.portal.wishes import NO_STORE, admit, iso, wish_of
+from central.portal.wishes import NO_STORE, admit, iso, seconds_of, wish_of
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 _KINDS: Final[dict[str, Kind]] = {"grant": "grant", "refusal": "refusal"}
@@ -75,12 +83,16 @@ class _Rules:
         if answer is not None:
             return answer
         all_of_them = has_privilege(principal, Privilege.MANAGE_ACCESS)
-        rules = self._rules.listed(None if all_of_them else principal.username)
+        rules = (
+            self._rules.listed(institution=managed(principal))
+            if all_of_them
+            else self._rules.listed(made_by=principal.username)
+        )
         return JSONResponse({"rules": [_rule_json(rule) for rule in rules]}, headers=NO_STORE)
 
     async def add(self, request: Request) -> Response:
         wish = await wish_of(request)
-        kind = _KINDS.get(str(wish.get("kind")))
+        kind, wanted = _KINDS.get(str(wish.get("kind"))), str(wish.get("institution") or "")
         username, reason, until = wish.get("username"), wish.get("reason"), wish.get("until_utc")
         if not (kind and isinstance(username, str) and isinstance(reason, str)):
             return problem(
@@ -90,22 +102,30 @@ class _Rules:
             )
         try:
             study = check_uid(str(wish.get("study_instance_uid") or ""), "study_instance_uid")
-            until_utc = _seconds(until) if until is not None else None
+            until_utc = seconds_of(until, "until_utc") if until is not None else None
         except (InvalidIdentifierError, ValueError) as error:
             return problem(400, str(error))
         return await run_in_threadpool(
-            self._add, request, kind, study, username.strip()[:64], until_utc, reason.strip()
+            self._add, request, kind, study, wanted, username.strip()[:64], until_utc, reason.strip()
         )
 
     def _add(
-        self, request: Request, kind: Kind, study: str, username: str, until_utc: int | None, reason: str
+        self,
+        request: Request,
+        kind: Kind,
+        study: str,
+        wanted: str,
+        username: str,
+        until_utc: int | None,
+        reason: str,
     ) -> Response:
         ends = datetime.fromtimestamp(until_utc, UTC).isoformat() if until_utc is not None else "it is ended"
         detail = f"{kind} for {username} until {ends}: {reason}"
-        refusal = self._why_not(request, kind, study)
+        holder = self._holder(request, kind, study, wanted)
+        refusal = holder if isinstance(holder, Response) else None
         answer = admit(self._audit, request, refusal, Action.ACCESS_CHANGE, detail, study)
-        if answer is not None:
-            return answer
+        if answer is not None or isinstance(holder, Response):
+            return answer or problem(404)
         try:
             rule = self._rules.add(
                 kind,
@@ -114,27 +134,43 @@ class _Rules:
                 until_utc=until_utc,
                 reason=reason,
                 made_by=principal_of(request).username,
+                institution=holder,
             )
         except AccessRuleError as error:
             return problem(400, str(error))
         return JSONResponse(_rule_json(rule), 201, headers=NO_STORE)
 
-    def _why_not(self, request: Request, kind: Kind, study: str) -> Response | None:
+    def _holder(self, request: Request, kind: Kind, study: str, wanted: str) -> str | Response:
+        """The institution whose study the rule will be about, `wanted` where several can be meant; or why none."""
         principal = principal_of(request)
-        manages = has_privilege(principal, Privilege.MANAGE_ACCESS)
-        if not has_privilege(principal, Privilege.GIVE_ACCESS) or (kind == "refusal" and not manages):
+        may_manage = has_privilege(principal, Privilege.MANAGE_ACCESS)
+        if not has_privilege(principal, Privilege.GIVE_ACCESS) or (kind == "refusal" and not may_manage):
             return problem(403, "your role may not do this")
         facts = self._archive.facts(study)
-        if facts and (manages or isinstance(authorize(principal, Action.SHARE, facts), Grant)):
-            return None
-        return problem(404, "there is no such study")
+        held_by: Sequence[str] = ()
+        if facts and may_manage:
+            held_by = [
+                one.institution for one in (facts, *facts.elsewhere) if manages(principal, one.institution)
+            ]
+        elif facts:
+            decision = authorize(principal, Action.SHARE, facts)
+            held_by = decision.institutions if isinstance(decision, Grant) else ()
+        if wanted:
+            held_by = [one for one in held_by if one == wanted]
+        if not held_by:
+            return problem(404, "there is no such study")
+        if len(held_by) > 1:
+            return problem(400, f"several institutions hold it: say which ({', '.join(held_by)})")
+        return held_by[0]
 
     def end(self, request: Request) -> Response:
         principal, rule_id = principal_of(request), str(request.path_params["rule_id"])
         rule = self._rules.get(rule_id)
+        may_manage = has_privilege(principal, Privilege.MANAGE_ACCESS)
+        if rule is not None and may_manage and not manages(principal, rule.institution):
+            rule = None  # another institution's is not there
         mine = has_privilege(principal, Privilege.GIVE_ACCESS) and (
-            has_privilege(principal, Privilege.MANAGE_ACCESS)
-            or (rule is not None and rule.made_by == principal.username)
+            may_manage or (rule is not None and rule.made_by == principal.username)
         )
         if rule is None or not mine:
             refusal = problem(404, "there is no such rule") if mine else problem(403, "this is not your rule")
@@ -162,7 +198,9 @@ class _Consents:
         answer = admit(self._audit, request, _manager_only(request), Action.SEARCH, "withdrawn consents")
         if answer is not None:
             return answer
-        withdrawals = [self._json(withdrawal) for withdrawal in self._consents.listed()]
+        withdrawals = [
+            self._json(withdrawal) for withdrawal in self._consents.listed(managed(principal_of(request)))
+        ]
         return JSONResponse({"withdrawals": withdrawals}, headers=NO_STORE)
 
     async def add(self, request: Request) -> Response:
@@ -180,16 +218,20 @@ class _Consents:
         return await run_in_threadpool(self._add, request, patient, exceptions)
 
     def _add(self, request: Request, patient: PatientKey, exceptions: list[str]) -> Response:
+        principal = principal_of(request)
         but = f" but {', '.join(exceptions)}" if exceptions else ""
         detail = f"withdrawn: patient {patient.patient_id} of {patient.issuer or 'no issuer'}, nobody{but}"
         answer = admit(self._audit, request, _manager_only(request), Action.CONSENT_CHANGE, detail)
         if answer is not None:
             return answer
         try:
-            withdrawal_id = self._consents.withdraw(patient, principal_of(request).username, exceptions)
+            withdrawal_id = self._consents.withdraw(
+                patient, principal.username, exceptions, managed(principal) or EVERYWHERE
+            )
         except AccessRuleError as error:
             return problem(400, str(error))
-        answer_json = {"withdrawal_id": withdrawal_id, "studies": self._archive.studies_of(patient)}
+        studies = len(self._archive.studies_of(patient, managed(principal)))
+        answer_json = {"withdrawal_id": withdrawal_id, "studies": studies}
         return JSONResponse(answer_json, 201, headers=NO_STORE)
 
     def end(self, request: Request) -> Response:
@@ -198,7 +240,7 @@ class _Consents:
         answer = admit(self._audit, request, _manager_only(request), Action.CONSENT_CHANGE, detail)
         if answer is not None:
             return answer
-        if not self._consents.end(withdrawal_id):
+        if not self._consents.end(withdrawal_id, managed(principal_of(request))):
             return problem(404, "there is no such withdrawal that holds")
         return Response(status_code=204)
 
@@ -210,7 +252,8 @@ class _Consents:
             "exceptions": list(withdrawal.exceptions),
             "made_by": withdrawal.made_by,
             "made_at_utc": iso(withdrawal.made_at_utc),
-            "studies": self._archive.studies_of(withdrawal.patient),
+            "institution": withdrawal.institution,
+            "studies": len(self._archive.studies_of(withdrawal.patient, withdrawal.institution or None)),
         }
 
 
@@ -224,15 +267,6 @@ def _is_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _seconds(text: object) -> int:
-    """Seconds since 1970 of an ISO 8601 time that says its offset from UTC."""
-    with contextlib.suppress(ValueError, OverflowError):
-        at = datetime.fromisoformat(str(text))
-        if at.tzinfo is not None:
-            return int(at.timestamp())
-    raise ValueError("until_utc is a time such as 2026-01-31T08:00:00+00:00")
-
-
 def _rule_json(rule: Rule) -> dict[str, Any]:
     return {
         "rule_id": rule.rule_id,
@@ -243,4 +277,5 @@ def _rule_json(rule: Rule) -> dict[str, Any]:
         "reason": rule.reason,
         "made_by": rule.made_by,
         "made_at_utc": iso(rule.made_at_utc),
+        "institution": rule.institution,
     }

@@ -60,11 +60,17 @@ def has_account(principal: Principal) -> bool:
 
 _PAGES: Final[tuple[tuple[str, str, Callable[[Principal], bool]], ...]] = (
     ("/", "Studies", may_find_studies),
+    ("/station", "Station", lambda principal: principal.role is Role.TECHNICIAN),
     ("/sharing", "Sharing", may_share),
     ("/tokens", "Tokens", may_use_tokens),
     ("/emergency", "Emergency", _has_part_in_emergencies),
     ("/looks", "Who looked", lambda principal: principal.role is Role.PATIENT),
     ("/fleet", "Fleet", lambda principal: has_privilege(principal, Privilege.READ_FLEET)),
+    (
+        "/institutions",
+        "Institutions",
+        lambda principal: has_privilege(principal, Privilege.MANAGE_ACCESS),
+    ),
     ("/audit", "Audit", lambda principal: has_privilege(principal, Privilege.READ_AUDIT)),
 )
 

@@ -12,10 +12,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.accounts import people_of
 from central.access.api_tokens import DEFAULT_DAYS, Token
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccessRuleError
-from central.access.policy import Action, Privilege, delegable, has_privilege
+from central.access.policy import Action, Privilege, delegable, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
 from central.audit.record import Audit
@@ -51,7 +52,9 @@ class _Desk:
         if not may_use_tokens(principal):
             return problem(403, "your role has no tokens")
         everybodys = has_privilege(principal, Privilege.MANAGE_ACCESS)
-        tokens = self._doorkeeper.tokens.listed(None if everybodys else principal.user_id)
+        institution = managed(principal)
+        owners = people_of(institution) if everybodys and institution is not None else None
+        tokens = self._doorkeeper.tokens.listed(None if everybodys else principal.user_id, owners)
         return JSONResponse({"tokens": [self._json(token) for token in tokens]}, headers=NO_STORE)
 
     async def make(self, request: Request) -> Response:
@@ -81,8 +84,14 @@ class _Desk:
     def end(self, request: Request) -> Response:
         principal = principal_of(request)
         token = self._doorkeeper.tokens.get(str(request.path_params["token_id"]))
-        manages = has_privilege(principal, Privilege.MANAGE_ACCESS)
-        if token is None or not (manages or token.user_id == principal.user_id):
+        mine = token is not None and (
+            token.user_id == principal.user_id
+            or (
+                has_privilege(principal, Privilege.MANAGE_ACCESS)
+                and self._doorkeeper.accounts.is_of(token.user_id, managed(principal))
+            )
+        )
+        if token is None or not mine:
             refusal = problem(404, "there is no such token of yours")
             return admit(self._audit, request, refusal, Action.TOKEN_CHANGE, "end") or refusal
         detail = f"end {token.token_id}: {token.label}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -40,11 +42,17 @@ def admit(
     action: Action,
     detail: str,
     study_instance_uid: str | None = None,
+    institutions: Iterable[str] = (),
 ) -> Response | None:
-    """Record what the caller is about to do, or was refused; the answer if it may not or cannot go on."""
+    """Record what the caller is about to do, or was refused; the answer if it may not or cannot go on.
+
+    `institutions` are concerned besides the caller's own.
+    """
     outcome: Outcome = "success" if refusal is None else "refused"
     try:
-        audit.record(audit_event(request, action, outcome, detail, study_instance_uid))
+        audit.record(
+            audit_event(request, action, outcome, detail, study_instance_uid, institutions=institutions)
+        )
     except AuditUnavailableError:
         return problem(503, "the audit record cannot be written; try again later")
     return refusal
@@ -53,3 +61,12 @@ def admit(
 def iso(seconds: int) -> str:
     """Seconds since 1970 as an ISO 8601 time in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def seconds_of(text: object, name: str) -> int:
+    """Seconds since 1970 of an ISO 8601 time that says its offset from UTC. ValueError: it is none."""
+    with contextlib.suppress(ValueError, OverflowError):
+        at = datetime.fromisoformat(str(text))
+        if at.tzinfo is not None:
+            return int(at.timestamp())
+    raise ValueError(f"{name} is a time such as 2026-01-31T08:00:00+00:00")

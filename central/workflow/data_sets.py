@@ -37,12 +37,17 @@ _DATE_DIGITS: Final = 8
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A worklist item, checked and encoded. `data_set` is in Explicit VR Little Endian."""
+    """A worklist item, checked and encoded. `data_set` is in Explicit VR Little Endian.
+
+    `physician_names` are who requested and who referred, `requesting_service` is the department; "" where not said.
+    """
 
     study_instance_uid: str
     scheduled_date: str
     scheduled_time: str
     data_set: bytes
+    physician_names: tuple[str, ...] = ()
+    requesting_service: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,10 @@ def scheduled_item(item: Mapping[str, Any]) -> Scheduled:
         scheduled_date=str(step.ScheduledProcedureStepStartDate),
         scheduled_time=str(step.ScheduledProcedureStepStartTime),
         data_set=data_set,
+        physician_names=tuple(
+            str(ds.get(keyword) or "") for keyword in ("RequestingPhysician", "ReferringPhysicianName")
+        ),
+        requesting_service=str(ds.get("RequestingService") or ""),
     )
 
 

@@ -38,14 +38,20 @@ from contract.workflow import (
 )
 
 GatewayOf = Callable[[Request], Awaitable[str]]
+InstitutionOf = Callable[[str], str]
 _EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
 
 
 def gateway_routes(
-    worklist: WorklistStore, procedures: ProcedureStore, audit: Audit, gateway_of: GatewayOf
+    worklist: WorklistStore,
+    procedures: ProcedureStore,
+    audit: Audit,
+    gateway_of: GatewayOf,
+    institution_of: InstitutionOf,
 ) -> list[BaseRoute]:
-    """`gateway_of` says which gateway a request is from, or raises what the listener answers."""
-    desk = _Desk(worklist, procedures, audit, gateway_of)
+    """`gateway_of` says which gateway a request is from, or raises what the listener answers; `institution_of` says
+    whose that gateway is."""
+    desk = _Desk(worklist, procedures, audit, gateway_of, institution_of)
     return [
         Route(WORKLIST_PATH, desk.worklist, methods=["GET"]),
         Route(PERFORMED_PROCEDURES_PATH, desk.performed, methods=["POST"]),
@@ -54,12 +60,18 @@ def gateway_routes(
 
 class _Desk:
     def __init__(
-        self, worklist: WorklistStore, procedures: ProcedureStore, audit: Audit, gateway_of: GatewayOf
+        self,
+        worklist: WorklistStore,
+        procedures: ProcedureStore,
+        audit: Audit,
+        gateway_of: GatewayOf,
+        institution_of: InstitutionOf,
     ) -> None:
         self._worklist = worklist
         self._procedures = procedures
         self._audit = audit
         self._gateway_of = gateway_of
+        self._institution_of = institution_of
 
     async def worklist(self, request: Request) -> Response:
         gateway_id = await self._gateway_of(request)
@@ -70,12 +82,15 @@ class _Desk:
 
     def _answer(self, request: Request, gateway_id: str, horizon_days: int) -> Response:
         today = datetime.now().astimezone().date()
-        tag = _tag(self._worklist.version(), gateway_id, today, horizon_days)
+        institution = self._institution_of(gateway_id)
+        tag = _tag(self._worklist.version(), f"{institution}/{gateway_id}", today, horizon_days)
         headers = {"ETag": tag, "Cache-Control": "no-store"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
         # The version was read before the items: a change in between costs one more question, never a missed item.
-        items, more = self._worklist.for_gateway(gateway_id, today=today, horizon_days=horizon_days)
+        items, more = self._worklist.for_gateway(
+            gateway_id, today=today, horizon_days=horizon_days, institution=institution
+        )
         try:
             self._record(request, gateway_id, Action.WORKLIST_READ, f"{len(items)} items")
         except AuditUnavailableError:
@@ -125,7 +140,14 @@ class _Desk:
         address = request.client.host if request.client else "unknown"
         self._audit.record(
             AuditEvent(
-                gateway_id, "gateway", action, "success", address, study_instance_uid=study, detail=detail
+                gateway_id,
+                "gateway",
+                action,
+                "success",
+                address,
+                study_instance_uid=study,
+                detail=detail,
+                institutions=frozenset({self._institution_of(gateway_id)}),
             )
         )
 

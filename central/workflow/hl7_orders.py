@@ -8,6 +8,7 @@
 | Scheduled Procedure Step ID | OBR-20 | IPC-4, else OBR-20 |
 | Modality | OBR-24 | IPC-5, else OBR-24 |
 | Scheduled Station AE Title | OBR-21 | IPC-9, else OBR-21 |
+| Requesting Service | ORC-17 | ORC-17 |
 | start | TQ1-7, else ORC-7.4, OBR-27.4, OBR-36 | the same |
 
 Where no Study Instance UID is sent, one is made of sender and accession number (or order), the same each time.
@@ -130,6 +131,8 @@ def _item(message: Message, order: _Order, step: Segment) -> Dataset:
     ds.AccessionNumber = (step.get(1) or request.get(18))[:16]
     ds.ReferringPhysicianName = _name(visit, 8, is_staff=True)
     ds.RequestingPhysician = _name(request, 16, is_staff=True)
+    if service := order.control.get(17, 2) or order.control.get(17, 1):
+        ds.RequestingService = service[:64]
     ds.AdmissionID = visit.get(19)[:64]
     ds.RequestedProcedureID = (step.get(2) or request.get(19) or ds.AccessionNumber)[:16]
     ds.RequestedProcedureDescription = (request.get(4, 5) or request.get(4, 2))[:64]

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, IPvAnyNetwork, model_validator
 
+from central.institution import DEFAULT_INSTITUTION, InstitutionName
 from contract.settings import Section
+
+
+class Hl7InstitutionSettings(Section):
+    """The senders of an institution other than the default one."""
+
+    institution: InstitutionName = Field(description="whose orders these senders send")
+    senders: list[IPvAnyNetwork] = Field(description="their addresses or networks")
 
 
 class Hl7Settings(Section):
@@ -19,6 +28,10 @@ class Hl7Settings(Section):
     senders: list[IPvAnyNetwork] = Field(
         default_factory=list,
         description="addresses or networks that may send orders; nobody else is listened to",
+    )
+    institutions: list[Hl7InstitutionSettings] = Field(
+        default_factory=list,
+        description="senders of other institutions than the default one; they need not stand in senders",
     )
     character_set: str = Field(
         "8859/1", description="of messages without MSH-18, by HL7 table 0211, such as UNICODE UTF-8"
@@ -46,3 +59,24 @@ class Hl7Settings(Section):
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
         return self
+
+    def is_sender(self, address: str) -> bool:
+        """Whether who calls from there is listened to."""
+        caller = _caller(address)
+        networks = [*self.senders, *(network for one in self.institutions for network in one.senders)]
+        return any(caller in network for network in networks)
+
+    def institution_of(self, address: str) -> str:
+        """Whose orders come from there."""
+        caller = _caller(address)
+        named = (
+            one.institution for one in self.institutions if any(caller in network for network in one.senders)
+        )
+        return next(named, DEFAULT_INSTITUTION)
+
+
+def _caller(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    caller = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(caller, ipaddress.IPv6Address) and caller.ipv4_mapped is not None:
+        return caller.ipv4_mapped
+    return caller

@@ -8,12 +8,12 @@ was not acknowledged may be sent again: every change is by the order's own id. W
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import socket
 import ssl
 import threading
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -32,8 +32,9 @@ from central.workflow.hl7_message import (
     header_of,
     read_message,
 )
-from central.workflow.hl7_orders import Change, changes_of
+from central.workflow.hl7_orders import changes_of
 from central.workflow.hl7_settings import Hl7Settings
+from central.workflow.ordering import Ordering
 from central.workflow.worklist import Entry, WorklistStore
 
 OWN_NAME: Final = "DICOMNET"
@@ -46,17 +47,20 @@ _log = logging.getLogger(__name__)
 class OrderDesk:
     """Takes one message and says what it is answered."""
 
-    def __init__(self, worklist: WorklistStore, audit: Audit, default_character_set: str) -> None:
+    def __init__(
+        self, worklist: WorklistStore, audit: Audit, ordering: Ordering, settings: Hl7Settings
+    ) -> None:
         self._worklist = worklist
         self._audit = audit
-        self._default_character_set = default_character_set
+        self._ordering = ordering
+        self._settings = settings
 
     def answer(self, raw: bytes, address: str) -> bytes:
         """Do what the message wants; its acknowledgement."""
         now = datetime.now().astimezone()
         message: Message | None = None
         try:
-            message = read_message(raw, self._default_character_set)
+            message = read_message(raw, self._settings.character_set)
             self._do(message, address, now)
         except Hl7Error as error:
             _log.warning("event=hl7-refused peer=%s code=%s reason=%s", address, error.code, error)
@@ -78,28 +82,43 @@ class OrderDesk:
             encoded = [(one, scheduled_item(one.item) if one.item is not None else None) for one in changes]
         except UnusableItemError as error:
             raise Hl7Error("AE", DATA_TYPE_ERROR, str(error)) from error
+        institution = self._settings.institution_of(address)
         for change, scheduled in encoded:
             study = scheduled.study_instance_uid if scheduled else None
-            self._record(message, change, address, study)
+            verb = "delete" if change.item is None else "put"
+            done = f"{message.kind} {message.control_id}: {verb} {change.item_id}"
+            self._record(message, Action.WORKLIST_CHANGE, done, address, study)
             if scheduled is None or change.item is None:
-                self._worklist.remove(change.item_id)
-            else:
-                self._worklist.put(Entry(change.item_id, (), change.item), scheduled, now.date())
+                self._worklist.remove(change.item_id, institution)
+                continue
+            self._worklist.put(Entry(change.item_id, (), change.item, institution), scheduled, now.date())
+
+            def announce(usernames: Sequence[str], study: str | None = study) -> None:
+                detail = f"assigned by order to {', '.join(usernames)}"
+                self._record(message, Action.ACCESS_CHANGE, detail, address, study)
+
+            self._ordering.heed(
+                scheduled, institution=institution, made_by=_name_of(message), announce=announce
+            )
         _log.info("event=hl7-order peer=%s kind=%s changes=%d", address, message.kind, len(changes))
 
-    def _record(self, message: Message, change: Change, address: str, study: str | None) -> None:
-        verb = "delete" if change.item is None else "put"
+    def _record(self, message: Message, action: Action, detail: str, address: str, study: str | None) -> None:
         self._audit.record(
             AuditEvent(
-                f"hl7:{message.header.get(3)}",
+                _name_of(message),
                 "service",
-                Action.WORKLIST_CHANGE,
+                action,
                 "success",
                 address,
                 study_instance_uid=study,
-                detail=f"{message.kind} {message.control_id}: {verb} {change.item_id}",
+                detail=detail,
+                institutions=frozenset({self._settings.institution_of(address)}),
             )
         )
+
+
+def _name_of(message: Message) -> str:
+    return f"hl7:{message.header.get(3)}"
 
 
 class MllpServer:
@@ -171,10 +190,7 @@ class MllpServer:
             thread.start()
 
     def _is_sender(self, address: str) -> bool:
-        caller = ipaddress.ip_address(address.partition("%")[0])
-        if isinstance(caller, ipaddress.IPv6Address) and caller.ipv4_mapped is not None:
-            caller = caller.ipv4_mapped
-        return any(caller in network for network in self._settings.senders)
+        return self._settings.is_sender(address)
 
     def _connection(self, sock: socket.socket, address: str) -> None:
         try:

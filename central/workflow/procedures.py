@@ -13,14 +13,14 @@ from typing import Any
 
 import peewee
 
-from central.database import Database, make_tables
+from central.database import Database
 from central.workflow.data_sets import StepFacts
 from central.workflow.errors import UnusableMessageError
 from central.workflow.tables import (
-    MODELS,
     PerformedProcedure,
     PerformedProcedureEntry,
     PerformedProcedureStudy,
+    make_workflow_tables,
 )
 from contract.workflow import PerformedProcedureMessage, StepStatus
 
@@ -42,7 +42,7 @@ class ProcedureStore:
     """Over central's index database; makes its tables there if they are missing. Safe from any thread."""
 
     def __init__(self, db: Database) -> None:
-        make_tables(db, MODELS)
+        make_workflow_tables(db)
         self._db = db
 
     def keep(self, gateway_id: str, message: PerformedProcedureMessage, facts: StepFacts) -> bool:

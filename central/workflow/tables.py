@@ -10,9 +10,13 @@ from typing import Final
 
 import peewee
 
+from central.database import Database, grow_table, make_tables
+from central.institution import DEFAULT_INSTITUTION
+
 
 class WorklistEntry(peewee.Model):
-    """One scheduled procedure step. `gateway_ids` is JSON, empty for every box; `data_set` is what they are sent."""
+    """One scheduled procedure step of an institution. `gateway_ids` is JSON, empty for every box of it; `data_set` is
+    what they are sent. `item_id` is with the institution before it, but for the default one."""
 
     item_id = peewee.CharField(primary_key=True)
     gateway_ids = peewee.TextField()
@@ -21,6 +25,7 @@ class WorklistEntry(peewee.Model):
     scheduled_time = peewee.TextField()
     item_json = peewee.TextField()
     data_set = peewee.BlobField()
+    institution = peewee.TextField(default=DEFAULT_INSTITUTION)
 
     class Meta:
         table_name = "worklist_entry"
@@ -82,10 +87,16 @@ class PerformedProcedureEntry(peewee.Model):
         indexes = ((("procedure", "number"), True),)
 
 
-MODELS: Final = (
+_MODELS: Final = (
     WorklistEntry,
     WorklistVersion,
     PerformedProcedure,
     PerformedProcedureStudy,
     PerformedProcedureEntry,
 )
+
+
+def make_workflow_tables(db: Database) -> None:
+    """Make the tables where they are missing, and bring older ones up."""
+    grow_table(db, "worklist_entry", {"institution": f"TEXT NOT NULL DEFAULT '{DEFAULT_INSTITUTION}'"})
+    make_tables(db, _MODELS)

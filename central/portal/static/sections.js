@@ -2,13 +2,15 @@
 
 import { element, fetchJson, send, showing } from "./dom.js";
 
-/** One list on this page, and the form above it; whichever the page does not have is left out. */
+/** One list on this page, and the form above it; whichever the page does not have is left out. Entries have a button that
+ *  ends them, but for those without an id and those of a list with `data-fixed`. */
 export function section({ list, form, url, key, id, wish, line, done }) {
   const place = document.getElementById(list);
   if (!place) return null;
   async function load() {
     const found = (await fetchJson(url))[key];
     place.replaceChildren(...found.map((entry) => {
+      if (!id || "fixed" in place.dataset) return element("li", {}, element("div", {}, ...line(entry)));
       const button = element("button", { type: "button", "aria-label": `End: ${place.ariaLabel} ${entry[id]}` }, "End");
       button.addEventListener("click", () => act(async () => {
         await send("DELETE", `${url}/${entry[id]}`);

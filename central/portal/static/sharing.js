@@ -38,6 +38,23 @@ const sections = [
     done: (rule) => `This holds for ${rule.username} from now on.`,
   }),
   section({
+    list: "assignments", form: "assignment", url: "/api/assignments", key: "assignments", id: "assignment_id",
+    wish: (fields) => ({
+      username: fields.get("username").trim(), until_utc: endOf(fields.get("until")),
+      study_instance_uid: fields.get("study_instance_uid").trim(),
+      patient_id: fields.get("patient_id").trim(), issuer_of_patient_id: fields.get("issuer_of_patient_id").trim(),
+    }),
+    line: (one) => [
+      element("b", {}, one.username), " looks after ",
+      ...(one.study_instance_uid ? [uid(one.study_instance_uid)]
+        : ["patient ", element("span", { class: "code" }, one.patient_id),
+          one.issuer_of_patient_id ? ` of ${one.issuer_of_patient_id}` : ""]),
+      " ", until(one.until_utc),
+      element("p", { class: "note" }, `${one.by_order ? "by order, " : ""}${one.made_by}, `, time(one.made_at_utc)),
+    ],
+    done: (one) => `Assigned to ${one.username} from now on.`,
+  }),
+  section({
     list: "withdrawals", form: "withdrawal", url: "/api/consent-withdrawals", key: "withdrawals", id: "withdrawal_id",
     wish: (fields) => ({
       patient_id: fields.get("patient_id"), issuer_of_patient_id: fields.get("issuer_of_patient_id"),

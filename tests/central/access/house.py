@@ -36,15 +36,19 @@ from central.identity.authority import CertificateAuthority
 from central.identity.gateways import Gateways
 from central.identity.pairings import Pairings
 from central.portal import routes as portal_routes
+from central.portal.assignments import routes as assignment_routes
 from central.portal.emergencies import EmergencyTerms
 from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
 from central.portal.guests import routes as guest_routes
+from central.portal.institutions import routes as institution_routes
 from central.portal.looks import routes as looks_routes
 from central.portal.single_sign_on import SignOn
+from central.portal.station import routes as station_routes
 from central.portal.study_access import routes as study_access_routes
 from central.portal.tokens import routes as token_routes
 from central.viewer.delivery import routes as viewer_routes
+from central.workflow.worklist import WorklistStore
 from contract.enrolment import Pairing, new_token
 from tests.central.databases import open_archive_in, open_index, open_record
 
@@ -54,7 +58,7 @@ FACTOR_KEY = b"a key for tests only, 32 bytes.."
 STUDY = "1.2.826.0.1.3680043.8.498.1"
 OTHER_STUDY = "1.2.826.0.1.3680043.8.498.2"
 ROOMY = DepositLimits(max_object_bytes=64 << 20, has_room=lambda: True)
-ORIGIN = ObjectOrigin("gw-test", "0" * 32, datetime(2026, 1, 1, tzinfo=UTC))
+ORIGIN = ObjectOrigin("gw-test", "0" * 32, datetime.now(UTC))
 
 
 @dataclass
@@ -78,12 +82,12 @@ class House:
     def accounts(self) -> Accounts:
         return self.doorkeeper.accounts
 
-    def put(self, content: bytes) -> None:
+    def put(self, content: bytes, origin: ObjectOrigin = ORIGIN) -> None:
         """Archive a Part 10 file."""
         with self.archive.new_object() as sink:
             sink.write(content)
             stored = sink.commit()
-        self.archive.index(stored, ORIGIN)
+        self.archive.index(stored, origin)
 
     def token(self, username: str) -> str:
         """A bearer token; the account is made by `add_people`."""
@@ -99,12 +103,24 @@ class House:
 
 
 def people_in(accounts: Accounts) -> None:
-    """One of each role, and for doctor and patient also one who has nothing to do with `STUDY`."""
+    """One of each role, and for doctor, technician and patient also one who has nothing to do with `STUDY`; those
+    called north- are of another institution and would reach it if they were of this one."""
     accounts.create_user("admin", PASSWORD, Role.ADMIN)
     accounts.create_user("radiologist", PASSWORD, Role.RADIOLOGIST)
     accounts.create_user("service", PASSWORD, Role.SERVICE)
     accounts.create_user("doctor", PASSWORD, Role.DOCTOR, referring_physician_names=["House^Gregory"])
     accounts.create_user("doctor-other", PASSWORD, Role.DOCTOR, referring_physician_names=["Wilson^James"])
+    accounts.create_user("technician", PASSWORD, Role.TECHNICIAN, gateway_ids=["gw-test"])
+    accounts.create_user("technician-other", PASSWORD, Role.TECHNICIAN, gateway_ids=["gw-other"])
+    accounts.create_user("north-admin", PASSWORD, Role.ADMIN, institution="north")
+    accounts.create_user("north-radiologist", PASSWORD, Role.RADIOLOGIST, institution="north")
+    accounts.create_user(
+        "north-doctor",
+        PASSWORD,
+        Role.DOCTOR,
+        institution="north",
+        referring_physician_names=["House^Gregory"],
+    )
     accounts.create_user("patient", PASSWORD, Role.PATIENT, patient_ids=[PatientKey("HOSP", "P1")])
     accounts.create_user("patient-other", PASSWORD, Role.PATIENT, patient_ids=[PatientKey("HOSP", "P2")])
 
@@ -167,7 +183,7 @@ def open_house(
     gateways = Gateways(db, CertificateAuthority.open(root))
     pairings = Pairings(db, gateways)
 
-    def pair(name: str) -> Pairing:
+    def pair(name: str, institution: str | None) -> Pairing:
         return Pairing("127.0.0.1", 8443, "ab" * 32, new_token())
 
     def replace(gateway_id: str) -> Pairing | None:
@@ -177,14 +193,20 @@ def open_house(
     def revoke(gateway_id: str) -> str | None:
         return "" if gateways.revoke(gateway_id) else None
 
+    worklist = WorklistStore(db)
     with Renderer(1) as renderer:
         app = Starlette(
             routes=[
                 *sign_in_routes(accounts, audit),
-                *portal_routes(doorkeeper, audit, lambda: boxes, pair, sign_ons=sign_ons),  # type: ignore[arg-type, return-value]
+                *portal_routes(
+                    doorkeeper, audit, lambda institution, gateway_ids: boxes, pair, sign_ons=sign_ons
+                ),  # type: ignore[arg-type, return-value]
                 *looks_routes(archive, audit, "St. Elsewhere", lambda: None),
-                *enrolment_routes(audit, pairings, replace, revoke),
+                *enrolment_routes(audit, pairings, gateways.is_known, replace, revoke),
                 *study_access_routes(doorkeeper, archive, audit),
+                *assignment_routes(doorkeeper, archive, audit),
+                *institution_routes(doorkeeper, audit),
+                *station_routes(worklist.entries, archive, audit),
                 *token_routes(doorkeeper, audit),
                 *guest_routes(doorkeeper, archive, audit),
                 *emergency_routes(doorkeeper, archive, audit, EmergencyTerms(emergency, 3600)),

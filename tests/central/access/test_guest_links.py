@@ -7,7 +7,7 @@ import pytest
 from central.access.doorkeeper import guest_user_id
 from central.access.errors import AccessRuleError, ThrottledError
 from central.access.guest_links import MAX_LINKS, MAX_WRONG_PINS, GuestLink, GuestLinks, Link, Shut
-from central.access.policy import Role
+from central.access.policy import Role, StudyKey
 from central.access.throttle import FAILURES_PER_USERNAME
 from central.database import Database
 from tests.central.access.conftest import Clock, People
@@ -92,7 +92,7 @@ def test_a_guest_stands_as_the_host_stands_now(people: People, host: str, clock:
     link, _ = people.doorkeeper.guests.make(STUDY, host)
     rules = people.doorkeeper.rules
     rule = rules.add("refusal", STUDY, "doctor", until_utc=None, reason="x", made_by="admin")
-    for refused in ({STUDY}, frozenset()):
+    for refused in ({StudyKey("default", STUDY)}, frozenset()):
         guest = people.doorkeeper.principal(guest_user_id(link.link_id))
         assert guest is not None
         assert guest.invitation is not None

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from central.access.consent import Consents, ConsentWithdrawal
+from central.access.consent import EVERYWHERE, Consents, ConsentWithdrawal
 from central.access.policy import (
-    NOTHING,
     Action,
+    Agreement,
     Delegation,
     DenialReason,
     Denied,
@@ -21,9 +21,12 @@ from central.access.policy import (
     Principal,
     Privilege,
     Role,
+    Sharing,
     StudyFacts,
+    StudyKey,
     authorize,
     delegable,
+    department_key,
     has_privilege,
     person_name_key,
     scope_of,
@@ -51,7 +54,8 @@ def guest(host: Principal, study: str = "1.2.3", **rules: Any) -> Principal:
     return principal(Role.GUEST, invitation=Invitation(study, host), **rules)
 
 
-STUDY = frozenset({"1.2.3"})
+STUDY = frozenset({StudyKey("default", "1.2.3")})
+UID = frozenset({"1.2.3"})
 RADIOLOGIST = principal(Role.RADIOLOGIST)
 
 
@@ -74,10 +78,10 @@ RADIOLOGIST = principal(Role.RADIOLOGIST)
         (principal(Role.PATIENT, granted_studies=STUDY), READS),
         (principal(Role.ADMIN, granted_studies=STUDY), set()),
         (principal(Role.SERVICE, granted_studies=STUDY), set()),
-        (principal(Role.DOCTOR, emergency_studies=STUDY), LOOKS | {Action.BREAK_GLASS}),
+        (principal(Role.DOCTOR, emergency_studies=UID), LOOKS | {Action.BREAK_GLASS}),
         (principal(Role.RADIOLOGIST, refused_studies=STUDY), set()),
         (principal(Role.DOCTOR, ("House^Gregory",), granted_studies=STUDY, refused_studies=STUDY), set()),
-        (principal(Role.DOCTOR, emergency_studies=STUDY, refused_studies=STUDY), set()),
+        (principal(Role.DOCTOR, emergency_studies=UID, refused_studies=STUDY), set()),
         (principal(Role.PATIENT, (), (P1,), refused_studies=STUDY), set()),
         # A guest looks at one study, as long as the host could still show it.
         (principal(Role.GUEST, granted_studies=STUDY), set()),
@@ -85,7 +89,7 @@ RADIOLOGIST = principal(Role.RADIOLOGIST)
         (guest(RADIOLOGIST, "1.2.4"), set()),
         (guest(principal(Role.DOCTOR, ("House^Gregory",))), LOOKS),
         (guest(principal(Role.DOCTOR)), set()),
-        (guest(principal(Role.DOCTOR, emergency_studies=STUDY)), set()),
+        (guest(principal(Role.DOCTOR, emergency_studies=UID)), set()),
         (guest(principal(Role.RADIOLOGIST, refused_studies=STUDY)), set()),
         (guest(principal(Role.PATIENT, (), (P1,))), set()),
         (guest(guest(RADIOLOGIST)), set()),
@@ -108,7 +112,7 @@ def test_who_may_do_what(who: Principal, allowed: set[Action]) -> None:
     "who",
     [
         RADIOLOGIST,
-        principal(Role.DOCTOR, ("House^Gregory",), granted_studies=STUDY, emergency_studies=STUDY),
+        principal(Role.DOCTOR, ("House^Gregory",), granted_studies=STUDY, emergency_studies=UID),
         principal(Role.PATIENT, (), (P1,)),
         principal(Role.PEER),
         guest(RADIOLOGIST),
@@ -151,7 +155,9 @@ def test_an_empty_name_or_id_is_nobodys() -> None:
     nameless = StudyFacts("1.2", "", "", "", consent_withdrawn=False)
     assert not scope_of(principal(Role.DOCTOR, ("", "^", " ")), Action.VIEW).covers(nameless)
     assert not scope_of(principal(Role.PATIENT, (), (PatientKey("", ""),)), Action.VIEW).covers(nameless)
-    assert scope_of(principal(Role.DOCTOR, ("",)), Action.VIEW) == NOTHING
+    assert scope_of(principal(Role.DOCTOR, ("",), departments=("", " ")), Action.VIEW).is_nothing
+    technician = principal(Role.TECHNICIAN, gateway_ids=("",), departments=(" ",), arrivals_since_utc=0)
+    assert scope_of(technician, Action.VIEW).is_nothing
 
 
 def test_privileges() -> None:
@@ -161,8 +167,9 @@ def test_privileges() -> None:
         Role.RADIOLOGIST: {Privilege.READ_FLEET, Privilege.GIVE_ACCESS, Privilege.STORE_INSTANCES},
         Role.DOCTOR: set(),
         Role.PATIENT: set(),
+        Role.TECHNICIAN: {Privilege.READ_FLEET, Privilege.READ_WORKLIST},
         Role.PEER: set(),
-        Role.SERVICE: {Privilege.MANAGE_WORKLIST, Privilege.STORE_INSTANCES},
+        Role.SERVICE: {Privilege.READ_WORKLIST, Privilege.MANAGE_WORKLIST, Privilege.STORE_INSTANCES},
         Role.GUEST: set(),
     }
     assert not any(
@@ -177,6 +184,7 @@ def test_what_a_token_can_be_made_for() -> None:
         Role.ADMIN: nothing,
         Role.RADIOLOGIST: READS,
         Role.DOCTOR: READS,
+        Role.TECHNICIAN: nothing,
         Role.PATIENT: READS,
         Role.PEER: nothing,
         Role.SERVICE: nothing,
@@ -220,7 +228,10 @@ NAMES = st.sampled_from(
 PATIENTS = st.builds(PatientKey, st.sampled_from(["", "HOSP"]), st.sampled_from(["", "P1", "p1"]))
 # Few values, often met: a rule that nothing meets would prove nothing.
 UIDS = st.frozensets(st.sampled_from(["1.2.0", "1.2.1", "1.2.2"]), max_size=2)
-WHO_READ = (Role.RADIOLOGIST, Role.DOCTOR, Role.PATIENT, Role.PEER)
+HOUSES = st.sampled_from(["default", "b", "c"])
+DEPARTMENTS = st.sampled_from(["", "Cardiology", "CARDIOLOGIA  2", "cardiología 2"])
+KEYS = st.frozensets(st.builds(StudyKey, HOUSES, st.sampled_from(["1.2.0", "1.2.1", "1.2.2"])), max_size=2)
+WHO_READ = (Role.RADIOLOGIST, Role.DOCTOR, Role.TECHNICIAN, Role.PATIENT, Role.PEER)
 STUDY_ACTIONS = (Action.SEARCH, Action.VIEW, Action.EXPORT, Action.SHARE, Action.BREAK_GLASS)
 
 
@@ -232,8 +243,17 @@ def principals(role: st.SearchStrategy[Role]) -> st.SearchStrategy[Principal]:
         role=role,
         referring_physician_names=st.lists(NAMES, max_size=3).map(tuple),
         patient_ids=st.lists(PATIENTS, max_size=3).map(tuple),
-        granted_studies=UIDS,
-        refused_studies=UIDS,
+        institution=HOUSES,
+        agreements=st.frozensets(
+            st.builds(Agreement, st.sampled_from(Sharing), st.sampled_from(["default", "b", "c"])), max_size=3
+        ),
+        departments=st.lists(DEPARTMENTS, max_size=2).map(tuple),
+        gateway_ids=st.lists(st.sampled_from(["", "gw-1", "gw-2"]), max_size=2).map(tuple),
+        arrivals_since_utc=st.none() | st.sampled_from([0, 100]),
+        assigned_studies=UIDS,
+        assigned_patients=st.frozensets(PATIENTS, max_size=2),
+        granted_studies=KEYS,
+        refused_studies=KEYS,
         emergency_studies=UIDS,
         consent_exceptions=st.frozensets(PATIENTS, max_size=2),
         delegation=st.none()
@@ -247,53 +267,83 @@ GUESTS = st.builds(
     HOSTS,
     st.sampled_from(["1.2.0", "1.2.1", "1.2.2"]),
 )
-STUDIES = st.lists(st.tuples(PATIENTS, NAMES), min_size=2, max_size=6)
+STUDIES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "uid": st.sampled_from(["1.2.0", "1.2.1", "1.2.2", "1.2.3"]),
+            "institution": HOUSES,
+            "patient": PATIENTS,
+            "physician": NAMES,
+            "service": DEPARTMENTS,
+            "department": DEPARTMENTS,
+            "arrived_from": st.sampled_from(["gw-1", "gw-3"]),
+            "arrived_at_utc": st.sampled_from([50, 150]),
+        }
+    ),
+    min_size=2,
+    max_size=8,
+    unique_by=lambda study: (study["uid"], study["institution"]),
+)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     who=HOSTS | GUESTS,
     studies=STUDIES,
-    withdrawn=st.sets(PATIENTS, max_size=4),
+    withdrawn=st.sets(st.tuples(HOUSES | st.just(EVERYWHERE), PATIENTS), max_size=4),
     action=st.sampled_from(STUDY_ACTIONS),
 )
 def test_a_search_finds_exactly_what_can_be_opened(
     archive_db: tuple[Archive, Database],
     who: Principal,
-    studies: list[tuple[PatientKey, str]],
-    withdrawn: set[PatientKey],
+    studies: list[dict[str, Any]],
+    withdrawn: set[tuple[str, PatientKey]],
     action: Action,
 ) -> None:
     archive, db = archive_db
     Study.delete().execute(db)
     ConsentWithdrawal.delete().execute(db)
     consents = Consents.open(db)
-    for patient in withdrawn | who.consent_exceptions:
+    for house, patient in withdrawn | {(EVERYWHERE, one) for one in who.consent_exceptions}:
         if patient.patient_id:
-            consents.withdraw(patient, "admin")
-    for number, (patient, physician) in enumerate(studies):
+            consents.withdraw(patient, "admin", institution=house)
+    for study in studies:
         columns: dict[str, object] = dict.fromkeys(Study._meta.fields, "")
         del columns["id"]
         columns |= {
-            "study_instance_uid": f"1.2.{number}",
-            "patient_id": patient.patient_id,
-            "issuer_of_patient_id": patient.issuer,
-            "referring_physician_name": physician,
-            "referring_physician_key": person_name_key(physician),
+            "study_instance_uid": study["uid"],
+            "institution": study["institution"],
+            "patient_id": study["patient"].patient_id,
+            "issuer_of_patient_id": study["patient"].issuer,
+            "referring_physician_name": study["physician"],
+            "referring_physician_key": person_name_key(study["physician"]),
+            "requesting_service_key": department_key(study["service"]),
+            "institutional_department_key": department_key(study["department"]),
+            "arrived_from": study["arrived_from"],
+            "arrived_at_utc": study["arrived_at_utc"],
             "number_of_series": 1,
             "number_of_instances": 1,
         }
         Study.insert(**columns).execute(db)
     scope = scope_of(who, action)
-    found = {row.study_instance_uid for row in archive.find_studies(scope, StudyQuery())}
+    rows = archive.find_studies(scope, StudyQuery())
+    found = {(row.institution, row.study_instance_uid) for row in rows}
     assert not (found and scope.is_nothing)
     openable = set()
-    for number in range(len(studies)):
-        facts = archive.facts(f"1.2.{number}")
+    for uid in {study["uid"] for study in studies}:
+        facts = archive.facts(uid)
         assert facts is not None
-        if isinstance(authorize(who, action, facts), Grant):
-            openable.add(facts.study_instance_uid)
+        decision = authorize(who, action, facts)
+        if isinstance(decision, Grant):
+            openable |= {(institution, uid) for institution in decision.institutions}
     assert found == openable
+    # However they are asked for: by a page, by a key that leads to few, all at once.
+    assert rows == [
+        row for at in range(9) for row in archive.find_studies(scope, StudyQuery(limit=1, offset=at))
+    ]
+    for uid in {uid for _, uid in found}:
+        by_uid = archive.find_studies(scope, StudyQuery(study_instance_uid=uid, limit=None))
+        assert {(row.institution, uid) for row in by_uid} == {one for one in found if one[1] == uid}
 
 
 @pytest.fixture

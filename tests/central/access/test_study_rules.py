@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from central.access.errors import AccessRuleError
+from central.access.policy import StudyKey
 from central.access.study_rules import MAX_RULES
 from tests.central.access.conftest import Clock, People
 
@@ -18,7 +19,10 @@ def test_a_grant_holds_at_once_until_its_end(people: People, clock: Clock) -> No
     assert (rule.username, door.rules.get(rule.rule_id)) == ("doctor-other", rule)
     principal = door.principal_of(token, "cookie")
     assert principal is not None
-    assert (principal.granted_studies, principal.refused_studies) == ({STUDY}, frozenset())
+    assert (principal.granted_studies, principal.refused_studies) == (
+        {StudyKey("default", STUDY)},
+        frozenset(),
+    )
     others = door.principal_of(people.token("doctor"), "cookie")
     assert others is not None
     assert others.granted_studies == frozenset()
@@ -34,7 +38,7 @@ def test_a_rule_is_ended_once(people: People) -> None:
     rule = rules.add("refusal", STUDY, "radiologist", until_utc=None, reason="a relative", made_by="admin")
     principal = people.doorkeeper.principal_of(token, "cookie")
     assert principal is not None
-    assert principal.refused_studies == {STUDY}
+    assert principal.refused_studies == {StudyKey("default", STUDY)}
     assert rules.end(rule.rule_id)
     assert not rules.end(rule.rule_id)
     assert rules.get(rule.rule_id) is None

@@ -67,3 +67,31 @@ def test_a_study_is_held_released_and_erased_each_on_record(
 def test_a_uid_that_is_none_is_refused(desk: Desk) -> None:
     code, _, err = desk.type("hold", "../x", "--reason", "because")
     assert (code, err.count("\n")) == (2, 1)
+
+
+def test_of_several_institutions_that_have_a_study_one_is_named(desk: Desk, tmp_path: Path) -> None:
+    put(desk, pydicom_file("CT_small.dcm"))
+    assert Desk(tmp_path, desk._capsys, "institution").type("add", "north")[0] == 0
+    folder = tmp_path / "disc"
+    folder.mkdir()
+    (folder / "1.dcm").write_bytes(pydicom_file("CT_small.dcm"))
+    importing = Desk(tmp_path, desk._capsys, "import")
+    code, _, err = importing.type(str(folder), "--institution", "south")
+    assert (code, "no institution south" in err) == (2, True)
+    for _ in range(
+        2
+    ):  # the second time it knows the file, as the first one's of the other institution it did not
+        assert importing.type(str(folder), "--institution", "north")[0] == 0
+    why = ("--reason", "asked by the patient")
+    code, _, err = desk.type("erase", STUDY, "--yes", *why)
+    assert (code, "(default, north): say with --institution" in err) == (2, True)
+    assert desk.type("hold", STUDY, *why, "--institution", "north")[0] == 0
+    assert "institution: north" in desk.type("list")[1]
+    code, _, err = desk.type("erase", STUDY, "--yes", *why, "--institution", "north")
+    assert (code, "under legal hold" in err) == (2, True)
+    assert desk.type("erase", STUDY, "--yes", *why, "--institution", "default")[0] == 0
+    assert contents_in(tmp_path / "root") == [pydicom_file("CT_small.dcm")], "it is the other's as well"
+    assert desk.type("release", STUDY, *why)[0] == 0, "one alone has a hold: it is meant"
+    assert desk.type("erase", STUDY, "--yes", *why)[0] == 0, "and one alone has the study"
+    assert contents_in(tmp_path / "root") == []
+    assert Desk(tmp_path, desk._capsys).type("verify")[0] == 0

@@ -17,6 +17,7 @@ from central.access.policy import Action, Grant, Principal, Role, authorize
 from central.archive.archive import Archive
 from central.archive.indexing import ObjectOrigin
 from central.archive.rows import StudyRow
+from central.institution import DEFAULT_INSTITUTION
 from contract.identifiers import new_object_id
 from contract.receipt import Outcome
 from tests.central.databases import open_archive_in, open_index
@@ -31,11 +32,12 @@ class Stocked:
     archive: Archive
     root: Path
 
-    def put(self, content: bytes) -> Outcome:
+    def put(self, content: bytes, institution: str = DEFAULT_INSTITUTION) -> Outcome:
         with self.archive.new_object() as sink:
             sink.write(content)
             stored = sink.commit()
-        return self.archive.index(stored, ObjectOrigin("gw", new_object_id(), datetime.now(UTC)))
+        origin = ObjectOrigin("gw", new_object_id(), datetime.now(UTC), institution)
+        return self.archive.index(stored, origin)
 
     def grant(self, study: StudyRow | str, principal: Principal = RADIOLOGIST) -> Grant:
         uid = study if isinstance(study, str) else study.study_instance_uid

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from central.access.policy import Principal, Role
 from central.archive.archive import Archive
 from central.archive.comparison import FIRST
 from central.archive.errors import ErasureRefusedError, StoreUnavailableError, StudyErasedError
@@ -23,6 +25,7 @@ from tests.central.databases import contents_in, open_index, storage, written_in
 
 GONE, STAYS = "1.2.3", "1.2.4"
 NAME = "ZEBRAFISH^QUAGGA"
+NORTH = Principal("n", "north-radiologist", Role.RADIOLOGIST, institution="north")
 
 
 @pytest.fixture
@@ -208,3 +211,72 @@ def test_a_plain_copy_that_waits_for_its_readers_goes_at_once(
     archive.erasures.erase(GONE, "ann", lambda _: None)
     assert archive.removal.run() == 0
     assert contents_in(tmp_path) == []
+
+
+def test_what_another_institution_has_of_the_study_stays(
+    stocked: Stocked, made: MakeFile, db: Database
+) -> None:
+    archive = stocked.archive
+    both, ours, theirs = (made(StudyInstanceUID=GONE, SOPInstanceUID=uid) for uid in ("1.1", "1.2", "1.3"))
+    (stocked.root / "made.dcm").unlink()
+    assert [stocked.put(content) for content in (both, ours)] == [Outcome.ARCHIVED] * 2
+    assert [stocked.put(content, "north") for content in (both, theirs)] == [Outcome.ARCHIVED] * 2
+    assert archive.number_of_objects() == len(contents_in(stocked.root)) == 3, "each content lies there once"
+    assert archive.erasures.holders(GONE) == ["default", "north"]
+    archive.erasures.hold(GONE, "eve", "court 17", institution="north")
+    announced: list[int] = []
+    assert archive.erasures.erase(GONE, "ann", announced.append) == 2
+    assert announced == [2]
+    assert archive.removal.run() == 0
+    assert sorted(contents_in(stocked.root)) == sorted([both, theirs])
+    assert [one.path.read_bytes() for one in archive.open_instances(stocked.grant(GONE, NORTH))] == [
+        both,
+        theirs,
+    ]
+    assert compare(archive) == 0
+    # Nothing is taken in there any more, and all as before here.
+    with archive.new_object() as sink:
+        sink.write(both)
+        stored = sink.commit()
+    with pytest.raises(StudyErasedError):
+        archive.index(stored, ORIGIN)
+    archive.forget(stored)
+    assert stocked.put(both, "north") is Outcome.DUPLICATE
+    assert stocked.put(ours, "north") is Outcome.ARCHIVED
+    with pytest.raises(ErasureRefusedError, match="court 17"):
+        archive.erasures.erase(GONE, "ann", announced.append, institution="north")
+    archive.erasures.release(GONE, institution="north")
+    assert archive.erasures.erase(GONE, "ann", announced.append, institution="north") == 3
+    archive.removal.run()
+    assert contents_in(stocked.root) == []
+    assert not list(StudyKey.select().execute(db))
+    assert [(one.institution, one.objects) for one in archive.erasures.erased()] == [
+        ("default", 2),
+        ("north", 3),
+    ]
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_an_image_that_comes_while_another_institution_erases_it_is_not_lost(
+    stocked: Stocked, made: MakeFile, *, is_removed: bool
+) -> None:
+    """Its file is there already, as the other's; then that one's study goes, and only then comes its row."""
+    archive, content = stocked.archive, made(StudyInstanceUID=GONE)
+    stocked.put(content)
+    with archive.new_object() as sink:
+        sink.write(content)
+        stored = sink.commit()
+    indexable = archive.read(stored, replace(ORIGIN, institution="north"))
+    archive.erasures.erase(GONE, "ann", lambda _: None)
+    if is_removed:
+        archive.removal.run()
+    if is_removed and stored.sealed is None:
+        with pytest.raises(StoreUnavailableError, match="send it again"):
+            archive.index_all([indexable])
+        assert stocked.put(content, "north") is Outcome.ARCHIVED
+    else:
+        assert archive.index_all([indexable]) == [Outcome.ARCHIVED]
+    archive.removal.run()
+    (found,) = archive.open_instances(stocked.grant(GONE, NORTH))
+    assert found.path.read_bytes() == content
+    assert compare(archive) == 0

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from central.access.policy import PatientKey, Scope
+from central.access.policy import Arrivals, PatientKey, PatientOf, Scope, StudyKey
+from central.archive.archive import Archive
 from central.archive.errors import QueryError
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
+from central.database import open_sqlite
+from central.identity.storage_keys import StorageKeys
 from tests.central.archive.conftest import MakeFile, Stocked
 
 EVERYTHING = Scope(everything=True)
@@ -100,6 +107,10 @@ def test_malformed_keys_are_refused(hospital: Stocked, keys: dict[str, str]) -> 
         hospital.archive.find_studies(EVERYTHING, StudyQuery(**keys))
 
 
+def _of(issuer: str, patient_id: str) -> PatientOf:
+    return PatientOf("default", PatientKey(issuer, patient_id))
+
+
 def test_scopes_become_sql(hospital: Stocked) -> None:
     def found(scope: Scope) -> set[str]:
         studies = hospital.archive.find_studies(scope, StudyQuery())
@@ -111,9 +122,9 @@ def test_scopes_become_sql(hospital: Stocked) -> None:
         return uids
 
     assert found(Scope(referring_physician_keys=frozenset({"weiss^anna"}))) == {"1.1", "1.2"}
-    assert found(Scope(patients=frozenset({PatientKey("H1", "A[1]")}))) == {"1.1"}
-    assert found(Scope(patients=frozenset({PatientKey("", "A[1]")}))) == set()
-    assert found(Scope(patients=frozenset({PatientKey("", "B"), PatientKey("H2", "A1")}))) == {"1.2", "1.3"}
+    assert found(Scope(patients=frozenset({_of("H1", "A[1]")}))) == {"1.1"}
+    assert found(Scope(patients=frozenset({_of("", "A[1]")}))) == set()
+    assert found(Scope(patients=frozenset({_of("", "B"), _of("H2", "A1")}))) == {"1.2", "1.3"}
 
 
 def test_a_study_tells_what_it_holds(hospital: Stocked) -> None:
@@ -140,3 +151,55 @@ def test_series_and_instance_keys(hospital: Stocked) -> None:
         EVERYTHING, InstanceQuery(instance_number="1", series=SeriesQuery(study=study))
     )
     assert [row.sop_instance_uid for row in instances] == ["1.1.1.1"]
+
+
+OURS = Scope(everything=True, institutions=frozenset({"default"}))
+DOCTOR = Scope(
+    institutions=frozenset({"default"}),
+    referring_physician_keys=frozenset({"a^b"}),
+    requesting_service_keys=frozenset({"ward"}),
+    patients=frozenset({_of("H1", "A")}),
+    studies=frozenset({StudyKey("default", "1.1")}),
+)
+TECHNICIAN = Scope(
+    institutions=frozenset({"default"}), arrivals=Arrivals(5, frozenset({"gw"}), frozenset({"x-ray"}))
+)
+
+
+@pytest.mark.parametrize(
+    ("scope", "query", "entered"),
+    [
+        (OURS, StudyQuery(), {"study_institution_study_date_study_time_id"}),
+        (OURS, StudyQuery(study_date="20260101-"), {"study_institution_study_date_study_time_id"}),
+        (OURS, StudyQuery(patient_id="A"), {"study_patient_id_study_date"}),
+        (OURS, StudyQuery(accession_number="A"), {"study_accession_number"}),
+        (OURS, StudyQuery(study_instance_uid="1.1"), {"study_study_instance_uid_institution"}),
+        (OURS, StudyQuery(patient_name="weiss*"), {"study_patient_name_key_study_date"}),
+        (
+            DOCTOR,
+            StudyQuery(),
+            {
+                "study_referring_physician_key_study_date",
+                "study_requesting_service_key_study_date",
+                "study_patient_id_study_date",
+                "study_study_instance_uid_institution",
+            },
+        ),
+        (TECHNICIAN, StudyQuery(), {"study_arrived_at_utc"}),
+    ],
+)
+def test_a_search_enters_an_index_that_leads_to_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scope: Scope, query: StudyQuery, entered: set[str]
+) -> None:
+    """On SQLite, which has no statistics to go by; PostgreSQL plans by its own."""
+    db = open_sqlite(tmp_path / "index.sqlite3")
+    archive = Archive.open(tmp_path, db, StorageKeys(tmp_path / "keys"), encrypts=False)
+    asked: list[tuple[str, Any]] = []
+    execute = db.execute_sql
+    monkeypatch.setattr(db, "execute_sql", lambda *said: asked.append(said) or execute(*said))  # type: ignore[func-returns-value]
+    archive.find_studies(scope, query)
+    sql, values = asked[-1]
+    plan = " ".join(row[3] for row in execute(f"EXPLAIN QUERY PLAN {sql}", values))
+    assert set(re.findall(r"INDEX (study_\w+)", plan)) == entered, plan
+    assert "SCAN t1" not in plan, plan
+    db.end()

@@ -10,7 +10,7 @@ from central.dicomweb.results import all_series_json, instances_json, studies_js
 
 AWKWARD = 'quo"te \\ back\tslash é 漢 \u2028 </script>'
 STUDY = StudyRow(
-    "1.2", "", "P1", "", "", "", "20260101", "", "", AWKWARD, "", "", ("CT", "SR"), 2, 3
+    1, "default", "1.2", "", "P1", "", "", "", "20260101", "", "", AWKWARD, "", "", ("CT", "SR"), 2, 3
 )  # fmt: skip
 SERIES = SeriesRow(STUDY, "1.2.3", "CT", None, AWKWARD, "", "", "", 2)
 INSTANCE = InstanceRow(SERIES, "1.2.840.1", "1.2.3.4", 0, 1, 2, None, None, "1.2.840.2", 9, flagged=False)

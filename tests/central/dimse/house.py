@@ -8,13 +8,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE
 
+from central.access.institutions import Institutions
 from central.app import converter
 from central.archive.archive import Archive
 from central.audit.record import Audit
@@ -26,6 +27,7 @@ from central.dimse.opening import Rooms, routes_for
 from central.dimse.peers import Peers
 from central.dimse.server import DimseServer
 from central.dimse.settings import DimseSettings
+from central.institution import DEFAULT_INSTITUTION
 from central.workflow.peer_steps import PeerSteps
 from central.workflow.procedures import ProcedureStore
 from central.workflow.worklist import WorklistStore
@@ -49,16 +51,17 @@ class House:
     worklist: WorklistStore
     steps: ProcedureStore
     routes: Routes
+    institutions: Institutions
 
     @property
     def port(self) -> int:
         return self.server.port
 
-    def put(self, content: bytes) -> None:
+    def put(self, content: bytes, institution: str = DEFAULT_INSTITUTION) -> None:
         """Archive a Part 10 file."""
         with self.archive.new_object() as sink:
             sink.write(content)
-            self.archive.index(sink.commit(), ORIGIN)
+            self.archive.index(sink.commit(), replace(ORIGIN, institution=institution))
 
     def find(
         self, keys: dict[str, object], model: str, *, ae_title: str = "PEER"
@@ -98,11 +101,19 @@ def open_house(
             archive, audit, converter(renderer), lambda: has_room, worklist, PeerSteps(steps), commitments
         )
         routes = routes_for(chosen, rooms)
-        server = DimseServer(chosen, routes, audit, archive.new_object, max_object_bytes=max_object_bytes)
+        institutions = Institutions.open(db)
+        server = DimseServer(
+            chosen,
+            routes,
+            audit,
+            archive.new_object,
+            max_object_bytes=max_object_bytes,
+            agreements_of=institutions.opened_to,
+        )
         server.start()
         commitments.start()
         try:
-            yield House(archive, audit, server, db, root, worklist, steps, routes)
+            yield House(archive, audit, server, db, root, worklist, steps, routes, institutions)
         finally:
             commitments.stop()
             server.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -12,6 +12,7 @@ from threading import Event
 import pytest
 from pydicom.uid import RLELossless
 
+from central.foundation import Foundation
 from central.importing.pace import Hours, Pace
 from tests.central.access.house import STUDY, pydicom_file
 from tests.central.app.program import CentralProcess
@@ -85,6 +86,16 @@ def test_orthanc_by_c_get_which_lists_three_studies_at_once(tmp_path: Path) -> N
         assert "studies without a date are not in it" in second.stdout
         one = told(config, "import-pacs", source.source, "--study", f"{STUDY}.5", "--modality", "US")
         assert studies(one.stdout) == {"studies": 0}
+        # What one institution has is not yet another's.
+        unknown = told(config, "import-pacs", source.source, "--institution", "north")
+        assert (unknown.returncode, "no institution north" in unknown.stderr) == (2, True)
+        with closing(Foundation.open(settings_of(config))) as foundation:
+            foundation.doorkeeper.institutions.add("north", "North Clinic")
+        for news in ({"studies": 1, "complete": 1}, {"studies": 1, "known": 1}):
+            north = told(
+                config, "import-pacs", source.source, "--study", f"{STUDY}.5", "--institution", "north"
+            )
+            assert studies(north.stdout) == news
     with looked_into(config) as (archive, rows):
         found = instances(archive)
         assert len(found) == 7 * len(FILES) + 1
@@ -93,7 +104,10 @@ def test_orthanc_by_c_get_which_lists_three_studies_at_once(tmp_path: Path) -> N
         assert len(details) == 2
         assert details[0].endswith(f": 1 instances from {source.source}")
         origins = archive._db.execute_sql("select distinct gateway_id from instance").fetchall()
-        assert [origin for (origin,) in origins] == ["ae:ORTHANC"]
+        assert sorted(origin for (origin,) in origins) == ["ae:ORTHANC", "ae:north/ORTHANC"]
+        facts = archive.facts(f"{STUDY}.5")
+        assert facts is not None
+        assert [facts.institution, *(one.institution for one in facts.elsewhere)] == ["default", "north"]
 
 
 @pytest.mark.needs("orthanc")

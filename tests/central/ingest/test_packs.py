@@ -22,6 +22,7 @@ from central.audit.refusals import Refusals
 from central.ingest.acceptance import Acceptance
 from central.ingest.pack_acceptance import PackAcceptance
 from central.ingest.partial import KEPT_S, Appender, PartialUploads, UploadLimits
+from central.institution import DEFAULT_INSTITUTION
 from contract.identifiers import ObjectId
 from contract.pack import MAX_PACK_BYTES, PackAnswer, make_pack
 from contract.receipt import Outcome, ReceiptError, verify_receipt
@@ -286,6 +287,7 @@ class Inside:
             sealing_keys=identity.sealing_keys,
             receipt_keys=identity.receipt_keys,
             max_object_bytes=1 << 30,
+            institution_of=lambda _gateway_id: DEFAULT_INSTITUTION,
         )
         self.packs = PackAcceptance(self.db, acceptance, Refusals(self.audit))
         self._pack_id = made.pack.pack_id

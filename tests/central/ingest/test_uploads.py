@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from central.access.policy import Scope
+from central.archive.query import StudyQuery
 from contract.identifiers import new_object_id
 from contract.receipt import Outcome
 from contract.sealed_object import Codec
 from contract.sealing import DataKey, RecipientPrivateKey
 from contract.transfer import PATCH_CONTENT_TYPE, RECEIPT_HEADER, UPLOADS_PATH, Problem
 from tests.central.app.house import Box, House, create, enrol, everything_in, head, patch
-from tests.central.databases import arriving_in, contents_in
+from tests.central.databases import arriving_in, contents_in, open_archive_in
 
 
 def parts(house: House) -> list[Path]:
@@ -362,3 +364,24 @@ def test_a_box_that_is_refused_while_it_resumes_can_learn_why(house: House, box:
         answer = client.get(f"{UPLOADS_PATH}/{object_id}")
     assert (answer.status_code, answer.json()["type"]) == (403, Problem.CERTIFICATE)
     assert "revoked at central" in answer.json()["detail"]
+
+
+def test_what_a_box_sends_is_its_institutions(house: House, box: Box, ct: bytes) -> None:
+    foundation = house.central.foundation
+    archive = open_archive_in(house.root, foundation.db)
+
+    def send() -> Outcome:
+        object_id, sealed = box.seal(ct)
+        with box.client() as client:
+            return box.receipt(create(client, object_id, len(sealed), sealed)).outcome
+
+    assert send() is Outcome.ARCHIVED
+    assert foundation.gateways.move("ct-room-2", "north")
+    assert [send(), send()] == [Outcome.ARCHIVED, Outcome.DUPLICATE]
+    assert len(contents_in(house.root)) == 1  # kept once, whoever sent it
+    scope = Scope(everything=True)
+    assert [row.institution for row in archive.find_studies(scope, StudyQuery())] == ["north", "default"]
+    assert foundation.gateways.listed("default") == []
+    assert house.central.fleet.boxes("default") == []
+    assert [view.institution for view in house.central.fleet.boxes("north")] == ["north"]
+    assert not foundation.gateways.is_admitted("ct-room-2", "default")

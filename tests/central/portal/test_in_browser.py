@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from central.fleet.view import BoxView
 from central.identity.pairings import Enrolment, PendingBox
+from central.workflow.data_sets import scheduled_item
+from central.workflow.worklist import Entry, WorklistStore
 from contract.enrolment import Pairing
 from tests.browser import Browser
 from tests.central.access.house import PASSWORD, STUDY, House, pydicom_file
 from tests.central.app.house import new_key_and_request
+from tests.central.workflow.test_people_routes import item_json
 
 pytestmark = pytest.mark.needs("chromium")
 READY = "document.documentElement.dataset.state === 'ready'"
@@ -195,3 +198,39 @@ def test_the_audit_page_and_sign_out(house: House, browser: Browser) -> None:
     browser.wait_for("location.pathname === '/signin'")
     browser.open(f"{house.base_url}/audit")
     browser.wait_for("location.pathname === '/signin'")
+
+
+def test_a_technician_sees_what_came_of_the_days_work(house: House, browser: Browser) -> None:
+    today = datetime.now().astimezone()
+    item = item_json("4", "<b>X</b>", StudyInstanceUID=STUDY, date=today.strftime("%Y%m%d"))
+    WorklistStore(house.db).put(Entry("RIS-B", (), item), scheduled_item(item), today.date())
+    sign_in(browser, house, "technician", "/station")
+    row = browser.eval("document.querySelector('#items tbody tr').textContent")
+    assert "<b>X</b>" in row  # as text
+    assert "1 series, 1 images" in row
+    navigation = browser.eval("[...document.querySelectorAll('nav a')].map(link => link.textContent)")
+    assert navigation == ["Studies", "Station", "Fleet"]
+
+
+def test_institutions_agree_and_a_study_is_assigned(house: House, browser: Browser) -> None:
+    sign_in(browser, house, "admin", "/institutions")
+    browser.type_into("#institution [name=institution]", "south")
+    browser.type_into("#institution [name=name]", MARKUP)
+    browser.press("Enter")
+    browser.wait_for("document.getElementById('institutions').textContent.includes('south')")
+    assert browser.eval("document.querySelectorAll('#institutions button, #institutions img').length") == 0
+    browser.type_into("#agreement [name=opened_by]", "south")
+    browser.type_into("#agreement [name=opened_to]", "default")
+    browser.press("Enter")
+    browser.wait_for("document.querySelectorAll('#agreements button').length === 1")
+    browser.click("#agreements button")
+    browser.wait_for("document.getElementById('agreements').textContent.includes('Nothing holds')")
+
+    day = (datetime.now().astimezone() + timedelta(days=2)).date().isoformat()
+    browser.open(f"{house.base_url}/sharing?study={STUDY}")
+    browser.wait_for(READY)
+    browser.type_into("#assignment [name=username]", "doctor-other")
+    browser.eval(f"document.querySelector('#assignment [name=until]').value = '{day}'")
+    browser.eval("document.querySelector('#assignment button').click()")
+    browser.wait_for("document.getElementById('assignments').textContent.includes('doctor-other')")
+    assert not browser.eval("document.documentElement.scrollWidth > innerWidth")

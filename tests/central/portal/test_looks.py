@@ -56,7 +56,10 @@ def test_a_patient_sees_who_looked_and_no_name_of_staff(house: House) -> None:
 def test_pages_of_a_patient_hold_every_look_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looks_module, "PATIENT_PAGE_ROWS", 3)
     for number in range(7):
-        house.audit.record(AuditEvent(f"d{number}", "doctor", Action.VIEW, "success", "::1", STUDY))
+        event = AuditEvent(
+            f"d{number}", "doctor", Action.VIEW, "success", "::1", STUDY, institutions=frozenset({"default"})
+        )
+        house.audit.record(event)
     found, before = 0, None
     with house.client("patient") as client:
         while True:

@@ -14,12 +14,16 @@ import pytest
 from hl7.client import MLLPClient
 from pydantic import ValidationError
 
-from central.audit.record import Action, Audit
+from central.access.doorkeeper import Doorkeeper
+from central.access.policy import Role
+from central.audit.record import Action, Audit, Wanted
 from central.workflow.hl7_message import Delimiters, acknowledgement, read_message
 from central.workflow.hl7_settings import Hl7Settings
 from central.workflow.mllp import MllpServer, OrderDesk
+from central.workflow.ordering import Ordering
 from central.workflow.worklist import WorklistStore
-from tests.central.databases import open_index, open_record
+from tests.central.access.house import CHEAP, FACTOR_KEY, PASSWORD
+from tests.central.databases import open_archive_in, open_index, open_record
 from tests.edge.gateway.authority import Authority
 
 DAY, LATER = (format(datetime.now().astimezone() + timedelta(days=days), "%Y%m%d") for days in (1, 2))
@@ -53,8 +57,16 @@ def text(lines: list[str], *changes: tuple[str, str]) -> str:
 class Ris:
     """The worklist behind an open port, and what sends to it."""
 
-    def __init__(self, port: int, worklist: WorklistStore, audit: Audit) -> None:
+    def __init__(
+        self,
+        port: int,
+        worklist: WorklistStore,
+        audit: Audit,
+        ordering: Ordering,
+        doorkeeper: Doorkeeper,
+    ) -> None:
         self.port, self.worklist, self.audit = port, worklist, audit
+        self.ordering, self.doorkeeper = ordering, doorkeeper
 
     def send(self, message: str, encoding: str = "latin-1") -> hl7.Message:
         with MLLPClient("127.0.0.1", self.port) as client:
@@ -70,10 +82,12 @@ def open_ris(root: Path, **settings: object) -> Iterator[Ris]:
     db = open_index(root)
     worklist, audit = WorklistStore(db), open_record(root)
     chosen = Hl7Settings.model_validate({"port": 0, "senders": ["127.0.0.0/8"], **settings})
-    server = MllpServer(chosen, OrderDesk(worklist, audit, chosen.character_set))
+    doorkeeper = Doorkeeper.open(db, hashes=CHEAP, factor_key=FACTOR_KEY)
+    ordering = Ordering(doorkeeper.assignments, open_archive_in(root, db))
+    server = MllpServer(chosen, OrderDesk(worklist, audit, ordering, chosen))
     server.start()
     try:
-        yield Ris(server.port, worklist, audit)
+        yield Ris(server.port, worklist, audit, ordering, doorkeeper)
     finally:
         server.stop()
         audit.close()
@@ -253,7 +267,7 @@ def test_over_tls_with_the_senders_certificate(tmp_path: Path) -> None:
 )
 def test_whatever_comes_is_answered(tmp_path: Path, raw: bytes) -> None:
     with open_ris(tmp_path) as ris:
-        desk = OrderDesk(ris.worklist, ris.audit, "8859/1")
+        desk = OrderDesk(ris.worklist, ris.audit, ris.ordering, Hl7Settings.model_validate({}))
         assert b"MSA|A" in desk.answer(raw, "127.0.0.1")
 
 
@@ -268,3 +282,33 @@ def test_escapes_and_an_answer_that_cannot_be_broken_out_of() -> None:
 def test_settings_that_do_not_fit() -> None:
     with pytest.raises(ValidationError, match="together"):
         Hl7Settings.model_validate({"tls_certificate": "a.pem"})
+
+
+def test_an_order_gives_its_physicians_the_study_and_names_its_department(ris: Ris) -> None:
+    create = ris.doorkeeper.accounts.create_user
+    create("cuddy", PASSWORD, Role.DOCTOR, referring_physician_names=["CUDDY^LISA"])
+    create("house", PASSWORD, Role.DOCTOR, referring_physician_names=["House^Gregory"])
+    create("north", PASSWORD, Role.DOCTOR, referring_physician_names=["House^Gregory"], institution="north")
+    ris.send(text(ORM, (f"{DAY}093000", f"{DAY}093000||||||||||CARD^Cardiology^L")))
+    assert value(ris.items()[0], "00321033") == "Cardiology"
+    assigned = ris.doorkeeper.assignments.listed()
+    assert {(one.username, one.study_instance_uid, one.by_order) for one in assigned} == {
+        ("cuddy", "1.2.3.4.5", True),
+        ("house", "1.2.3.4.5", True),
+    }
+    told, put = ris.audit.search(limit=2)
+    assert (told.event.action, put.event.action) == (Action.ACCESS_CHANGE, Action.WORKLIST_CHANGE)
+    assert told.event.study_instance_uid == "1.2.3.4.5"
+    assert {"cuddy", "house"} <= set(told.event.detail.replace(",", "").split())
+
+
+def test_an_order_is_the_institutions_whose_sender_it_comes_from(tmp_path: Path) -> None:
+    north = {"institution": "north", "senders": ["127.0.0.0/8"]}
+    with open_ris(tmp_path, senders=[], institutions=[north]) as ris:
+        ris.send(text(ORM))
+        assert ris.items() == []
+        assert len(ris.worklist.entries(limit=9, institution="north")) == 1
+        (row,) = ris.audit.newest(Wanted(institutions=("north",)), limit=9)
+        assert row.event.action is Action.WORKLIST_CHANGE
+        ris.send(text(ORM, ("ORC|NW", "ORC|CA")))
+        assert ris.worklist.entries(limit=9, institution="north") == []
