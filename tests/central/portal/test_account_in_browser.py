@@ -54,7 +54,10 @@ def on_account(browser: Browser) -> None:
 
 def sign_out(browser: Browser) -> None:
     browser.eval("document.querySelector('.who button').click()")
-    browser.wait_for("location.pathname === '/signin' && !document.getElementById('passkey').hidden")
+    browser.wait_for(
+        "location.pathname === '/signin' && !document.getElementById('passkey').hidden "
+        "&& document.activeElement?.name === 'username'"
+    )
 
 
 def add_passkey(browser: Browser, name: str) -> None:

@@ -21,7 +21,7 @@ from edge.buffer.index import SpoolIndex
 from edge.buffer.label import BLOCK_BYTES
 from edge.buffer.sealed_file import SealedFile
 from edge.buffer.spool import Spool
-from edge.buffer.states import ACKNOWLEDGE, FREE, SET_ASIDE, SETTLE
+from edge.buffer.states import FREE, SET_ASIDE, SETTLE
 from tests.edge.buffer.instances import store
 
 POINTS = (
@@ -79,8 +79,6 @@ def main() -> None:
 
 def deliver(point: str, spool: Spool) -> None:
     """Central has it; then the destination has it, and the process ends in between."""
-    steps = {"after delivered": ACKNOWLEDGE, "after settled": SETTLE, "after owed": ACKNOWLEDGE}
-    last = steps[point]
     claimed, delivery = spool.claim(lease_s=60), spool.deliveries.next("PACS")
     assert claimed is not None
     assert delivery is not None
@@ -88,8 +86,11 @@ def deliver(point: str, spool: Spool) -> None:
         spool.acknowledge(claimed.object_id, "receipt")
         dies_before(Spool, "_settle")
         spool.deliveries._settled = spool._settle
+    elif point == "after owed":
+        dies_before(Spool, "_let_go")
+        spool.acknowledge(claimed.object_id, "receipt")
     else:
-        dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is last)
+        dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is SETTLE)
         spool.acknowledge(claimed.object_id, "receipt")
     spool.deliveries.deliver(delivery)
 
@@ -136,7 +137,7 @@ def end_at(point: str, spool: Spool) -> None:
     elif point == "after the rows":
         dies_after(Arrivals, "flush")
     elif point == "after acknowledge":
-        dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is ACKNOWLEDGE)
+        dies_before(Spool, "_let_go")
     elif point == "before unlink":
         dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is FREE)
     elif point == "before quarantine move":
