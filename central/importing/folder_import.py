@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from central.archive.archive import Archive
-from central.archive.errors import StorageError
+from central.archive.errors import StorageError, StudyErasedError
 from central.config import StorageSettings
 from central.importing.errors import NoRoomError, WorkerLostError
 from central.importing.examination import Failed, Ignored, Listed, Result, Taken, begin, examine_all
@@ -133,12 +133,7 @@ class FolderImport:
         taken = [result for result in results if isinstance(result, Taken)]
         for study, count in Counter(one.indexable.attributes.study_instance_uid for one in taken).items():
             self._record(study, count)
-        outcomes = self._archive.index_all(
-            [one.indexable for one in taken],
-            lambda _outcomes: self._ledger.add([one.candidate.key for one in taken]),
-        )
-        for one, outcome in zip(taken, outcomes, strict=True):
-            self._tally.imported(one.indexable.stored.size_bytes, outcome)
+        self._take_in(taken)
         for result in results:
             match result:
                 case Ignored():
@@ -155,6 +150,26 @@ class FolderImport:
         for result in results:
             if isinstance(result, Failed) and result.ends_run:
                 raise StorageError(result.reason)
+
+    def _take_in(self, taken: Sequence[Taken]) -> None:
+        """Index these in one transaction; what is of a study that was erased here is left out, and named."""
+        try:
+            outcomes = self._archive.index_all(
+                [one.indexable for one in taken],
+                lambda _outcomes: self._ledger.add([one.candidate.key for one in taken]),
+            )
+        except StudyErasedError as error:
+            rest = []
+            for one in taken:
+                if one.indexable.attributes.study_instance_uid == error.study_instance_uid:
+                    self._archive.forget(one.indexable.stored)
+                    self._tally.left("failed", one.candidate.shown, str(error))
+                else:
+                    rest.append(one)
+            self._take_in(rest)
+            return
+        for one, outcome in zip(taken, outcomes, strict=True):
+            self._tally.imported(one.indexable.stored.size_bytes, outcome)
 
 
 def _batches(new: Iterable[Candidate]) -> Iterator[list[Candidate]]:

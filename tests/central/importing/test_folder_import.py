@@ -128,6 +128,21 @@ def test_a_disc_that_was_copied_in_part(tmp_path: Path) -> None:
     assert names[0].name in str(listed(done.stdout))
 
 
+def test_what_is_of_an_erased_study_is_left_out_and_the_rest_comes_in(tmp_path: Path) -> None:
+    config, folder = configuration(tmp_path), tmp_path / "disc"
+    folder.mkdir()
+    (folder / "gone.dcm").write_bytes(file_of(0))
+    assert told(config, "import", folder).returncode == 0
+    assert told(config, "study erase", STUDY, "--reason", "asked for", "--yes").returncode == 0
+    (folder / "of-the-same.dcm").write_bytes(file_of(1))
+    (folder / "of-another.dcm").write_bytes(file_of(2, StudyInstanceUID="1.2.9.77"))
+    done = told(config, "import", folder)
+    assert done.returncode == 1
+    assert "this study was erased at central" in done.stdout
+    with looked_into(config) as (archive, _):
+        assert {row.series.study.study_instance_uid for row in instances(archive)} == {"1.2.9.77"}
+
+
 def test_what_we_give_out_we_take_in(tmp_path: Path) -> None:
     """The ZIP of a study, imported by another central, is the same study."""
     from central.media.file_set import FileSet as Outgoing
