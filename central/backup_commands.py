@@ -9,7 +9,7 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -117,8 +117,9 @@ class BackupCommands(CommandGroup):
 
 def _made(settings: StorageSettings, foundation: Foundation, folder: Path) -> int:
     now = datetime.now(UTC)
-    backup = folder / f"{now:%Y%m%dT%H%M%SZ}"
     make_private_folder(folder)
+    while (backup := folder / f"{now:%Y%m%dT%H%M%SZ}").exists():  # of the same second
+        now += timedelta(seconds=1)
     backup.mkdir(mode=0o700)
     fsync_folder(folder)
     # The databases first: each content that they name is durable by then. The keys after them, for a row may need one.
