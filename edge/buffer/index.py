@@ -29,7 +29,7 @@ from edge.buffer.errors import (
     WrongStateError,
 )
 from edge.buffer.label import Label
-from edge.buffer.records import ObjectRow, SealedRow, Tally
+from edge.buffer.records import ObjectRow, ReceivedRow, SealedRow, Tally
 from edge.buffer.sqlite_errors import sqlite_error
 from edge.buffer.states import (
     CLAIM,
@@ -95,6 +95,15 @@ _FIND_SEALED = """
     SELECT sequence, object_id, state, stored_bytes, sha256, sop_instance_uid, calling_ae_title
     FROM objects INDEXED BY live_by_sequence
     WHERE freed_at_utc IS NULL AND NOT damaged AND sequence > ? ORDER BY sequence LIMIT ?
+"""
+_FIND_NEWEST = """
+    SELECT sequence FROM objects INDEXED BY live_by_sequence
+    WHERE freed_at_utc IS NULL AND received_at_utc >= ? ORDER BY sequence DESC LIMIT 1 OFFSET ?
+"""
+_FIND_RECEIVED = """
+    SELECT sequence, calling_ae_title, study_instance_uid, series_instance_uid, sop_instance_uid
+    FROM objects INDEXED BY live_by_sequence
+    WHERE freed_at_utc IS NULL AND sequence > ? AND received_at_utc >= ? ORDER BY sequence LIMIT ?
 """
 _OWE = """
     INSERT OR IGNORE INTO deliveries (object_id, destination, state, due_s, attempts, stored_bytes)
@@ -511,14 +520,14 @@ class SpoolIndex:
         found = wanted.order_by(SpoolObject.sequence).limit(limit).dicts().execute(self.db)
         return [_object_row(row, now_s) for row in found]
 
-    def received_since(self, moment: datetime | None, *, limit: int) -> list[ObjectRow]:
-        """The newest `limit` of what is still here, oldest first."""
-        wanted = SpoolObject.select().where(LIVE)
-        if moment is not None:
-            wanted = wanted.where(SpoolObject.received_at_utc >= utc_text(moment))
-        found = wanted.order_by(SpoolObject.sequence.desc()).limit(limit).dicts().execute(self.db)
-        now_s = time.monotonic()
-        return [_object_row(row, now_s) for row in found][::-1]
+    def newest_received_behind(self, since_utc: str, count: int) -> int:
+        """The place in the order behind which the newest `count` lie of what `received_since` gives; 0: all do."""
+        found = self.execute(_FIND_NEWEST, (since_utc, count)).fetchone()
+        return 0 if found is None else int(found[0])
+
+    def received_since(self, since_utc: str, *, after: int, limit: int) -> list[ReceivedRow]:
+        """What is still here of what came in since then ("": ever), in the order it came, from behind `after`."""
+        return [ReceivedRow(*row) for row in self.execute(_FIND_RECEIVED, (after, since_utc, limit))]
 
     def evict(self, *, max_bytes: int) -> list[ObjectId]:
         """Free the oldest of what no sender was told success for, until the rest is within `max_bytes`.

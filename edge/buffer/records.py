@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from contract.identifiers import ObjectId
 from contract.priority import Priority
@@ -151,6 +151,16 @@ class SealedRow:
     sha256: str | None
     sop_instance_uid: str | None
     calling_ae_title: str
+
+
+class ReceivedRow(NamedTuple):
+    """An instance that came in, as far as its study's completeness needs it. `sequence`: its place in the order."""
+
+    sequence: int
+    calling_ae_title: str
+    study_instance_uid: str | None
+    series_instance_uid: str | None
+    sop_instance_uid: str | None
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ from edge.buffer.records import (
     InstanceIdentity,
     ObjectRow,
     Origin,
+    ReceivedRow,
     RecoveryReport,
     ScannerSeen,
     SealedRow,
@@ -86,6 +87,7 @@ _TRY_ROWS_AGAIN_S = 1.0
 _RESERVE_FILES = (128, 1024)  # at least two batches of names; a hundredth of a file system in between
 _READ_BYTES = 1 << 17
 _RESTORED_OBJECTS = 10_000
+_RESTORED_AT_ONCE = 500
 _RANKED_AT_ONCE = 64  # studies; a reception waits for no more
 _LOG = logging.getLogger(__name__)
 
@@ -643,10 +645,21 @@ class Spool:
         with self._held():
             return self._index.rows(states=states, limit=limit)
 
-    def received_since(self, moment: datetime | None) -> list[ObjectRow]:
-        """What is still here of what came in since then (None: ever), the newest 10,000 of it, oldest first."""
+    def received_since(self, moment: datetime | None) -> Iterator[ReceivedRow]:
+        """What is still here of what came in since then (None: ever), the newest 10,000 of it, oldest first.
+
+        A page at a time: a box that starts with a long queue must not hold it in memory.
+        """
+        since_utc = "" if moment is None else utc_text(moment)
         with self._held():
-            return self._index.received_since(moment, limit=_RESTORED_OBJECTS)
+            after = self._index.newest_received_behind(since_utc, _RESTORED_OBJECTS)
+        while True:
+            with self._held():
+                page = self._index.received_since(since_utc, after=after, limit=_RESTORED_AT_ONCE)
+            yield from page
+            if len(page) < _RESTORED_AT_ONCE:
+                return
+            after = page[-1].sequence
 
     def standing(self, sop_instance_uids: Collection[str]) -> Mapping[str, Standing]:
         """How safe these instances are; what is not in the answer is not here."""

@@ -109,6 +109,21 @@ def test_only_a_receipt_frees_the_file(spool: Spool, tmp_path: Path) -> None:
         spool.acknowledge(stored.object_id, "again")
 
 
+def test_the_newest_that_came_in_are_given_page_by_page_oldest_first(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(7):
+        store(spool, number)
+    claim(spool)
+    monkeypatch.setattr("edge.buffer.spool._RESTORED_OBJECTS", 5)
+    monkeypatch.setattr("edge.buffer.spool._RESTORED_AT_ONCE", 2)
+
+    found = [row.sop_instance_uid for row in spool.received_since(None)]
+
+    assert found == [f"1.2.3.{number}" for number in range(2, 7)]
+    assert list(spool.received_since(datetime.now(UTC) + timedelta(days=1))) == []
+
+
 def test_receipts_that_come_together_count_together_or_not_at_all(spool: Spool) -> None:
     for number in range(3):
         store(spool, number)
