@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from datetime import datetime
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,6 +22,7 @@ from contract.signed import SignedError, sign, signing_key_id, verify
 MAX_KEYS: Final = 16
 MAX_KEY_SET_CHARACTERS: Final = 49_152
 _TYPE: Final = "dicomnet-key-set+jws"
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class KeySetError(PermanentError):
@@ -88,19 +89,20 @@ def sign_key_set(key_set: KeySet, root: Ed25519PrivateKey) -> str:
 
 def verify_key_set(token: str, root: Ed25519PublicKey) -> KeySet:
     """The set inside `token` if `root` signed it, else KeySetError."""
+    return signed_by_root(KeySet, token, root, typ=_TYPE, kind="key set", max_length=MAX_KEY_SET_CHARACTERS)
+
+
+def signed_by_root(
+    model: type[ModelT], token: str, root: Ed25519PublicKey, *, typ: str, kind: str, max_length: int
+) -> ModelT:
+    """What `root` signed, read as `model`, else KeySetError; `kind` is for its sentence."""
     try:
-        payload = verify(
-            token,
-            {signing_key_id(root): root},
-            typ=_TYPE,
-            kind="key set",
-            max_length=MAX_KEY_SET_CHARACTERS,
-        )
-        return KeySet.model_validate_json(payload)
+        payload = verify(token, {signing_key_id(root): root}, typ=typ, kind=kind, max_length=max_length)
+        return model.model_validate_json(payload)
     except SignedError as error:
         raise KeySetError(str(error)) from error
     except ValidationError as error:
-        raise KeySetError("the key set is malformed or contradicts itself") from error
+        raise KeySetError(f"the {kind} is malformed or contradicts itself") from error
 
 
 class Numbered(Protocol):

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from contract.key_set import KeySetError
+from contract.key_set import signed_by_root
 from contract.receipt import receipt_key_id
-from contract.signed import SignedError, named, sign, signing_key_id, verify
+from contract.signed import named, sign
 
 RECEIPT_KEYS_PATH: Final = "/ingest/v1/receipt-keys"
 """GET, anonymous → the list as JWS; 204: this central has always had one key, the one of its introduction."""
@@ -95,16 +95,11 @@ def sign_receipt_keys(keys: ReceiptKeyList, root: Ed25519PrivateKey) -> str:
 
 def verify_receipt_keys(token: str, root: Ed25519PublicKey) -> ReceiptKeyList:
     """The list inside `token` if `root` signed it, else KeySetError."""
-    try:
-        payload = verify(
-            token,
-            {signing_key_id(root): root},
-            typ=_TYPE,
-            kind="list of receipt keys",
-            max_length=MAX_RECEIPT_KEYS_CHARACTERS,
-        )
-        return ReceiptKeyList.model_validate_json(payload)
-    except SignedError as error:
-        raise KeySetError(str(error)) from error
-    except ValidationError as error:
-        raise KeySetError("the list of receipt keys is malformed or contradicts itself") from error
+    return signed_by_root(
+        ReceiptKeyList,
+        token,
+        root,
+        typ=_TYPE,
+        kind="list of receipt keys",
+        max_length=MAX_RECEIPT_KEYS_CHARACTERS,
+    )

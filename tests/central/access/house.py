@@ -257,3 +257,16 @@ def house_of_two_patients(root: Path) -> Iterator[House]:
             )
         )
         yield house
+
+
+def sees(house: House, username: str) -> set[str]:
+    """What a search finds, which has to be what can be opened."""
+    with house.client(username) as client:
+        found = {row["0020000D"]["Value"][0] for row in client.get("/dicom-web/studies").json()}
+        opened = {
+            uid
+            for uid in (STUDY, OTHER_STUDY)
+            if client.get(f"/dicom-web/studies/{uid}/metadata").status_code == 200
+        }
+    assert found == opened
+    return found

@@ -25,6 +25,7 @@ from tests.central.access.house import (
     House,
     house_of_two_patients,
     pydicom_file,
+    sees,
 )
 from tests.central.workflow.test_people_routes import item_json
 
@@ -35,19 +36,6 @@ TODAY = datetime.now().astimezone()
 def house(tmp_path: Path) -> Iterator[House]:
     with house_of_two_patients(tmp_path) as opened:
         yield opened
-
-
-def sees(house: House, who: str) -> set[str]:
-    """What a search finds, which has to be what can be opened."""
-    with house.client(who) as client:
-        found = {row["0020000D"]["Value"][0] for row in client.get("/dicom-web/studies").json()}
-        opened = {
-            uid
-            for uid in (STUDY, OTHER_STUDY)
-            if client.get(f"/dicom-web/studies/{uid}/metadata").status_code == 200
-        }
-    assert found == opened
-    return found
 
 
 def assign(house: House, by: str, **what: object) -> httpx.Response:

@@ -14,6 +14,7 @@ from tests.central.access.house import (
     STUDY,
     House,
     house_of_two_patients,
+    sees,
 )
 
 METADATA = f"/dicom-web/studies/{STUDY}/metadata"
@@ -23,19 +24,6 @@ METADATA = f"/dicom-web/studies/{STUDY}/metadata"
 def house(tmp_path: Path) -> Iterator[House]:
     with house_of_two_patients(tmp_path) as opened:
         yield opened
-
-
-def sees(house: House, username: str) -> set[str]:
-    """What a search finds, which has to be what can be opened."""
-    with house.client(username) as client:
-        found = {row["0020000D"]["Value"][0] for row in client.get("/dicom-web/studies").json()}
-        opened = {
-            uid
-            for uid in (STUDY, OTHER_STUDY)
-            if client.get(f"/dicom-web/studies/{uid}/metadata").status_code == 200
-        }
-    assert found == opened
-    return found
 
 
 def wish(kind: str = "grant", username: str = "doctor-other", **changes: object) -> dict[str, object]:

@@ -293,6 +293,7 @@ def test_a_trickled_request_is_cut_off_by_the_wall_and_locks_nobody_out(start_ga
     assert healthy(gateway)
     assert time.monotonic() - began_s < 4.0, "a scanner had to wait for the attackers"
     trickle(tricklers[0], [bytes((byte,)) for byte in request[56:]])
+    assert time.monotonic() - began_s < 8
     for scu in tricklers:
         scu.wait_for_close()
         scu.socket.close()
