@@ -30,13 +30,11 @@ from typing import Final
 from contract.identifiers import ObjectId
 from edge.buffer.errors import UnknownObjectError, WrongStateError
 from edge.buffer.index import SpoolIndex
+from edge.buffer.order import EVERY_FOURTH
 from edge.buffer.tables import utc_from_text
 
 _AT_ONCE: Final = 64
 """Rows given up under one hold of the spool's lock: a reception waits for no more than these."""
-
-
-_EVERY_FOURTH: Final = 4
 
 
 class DeliveryState(StrEnum):
@@ -178,7 +176,7 @@ class Deliveries:
         values = (destination, time.monotonic())
         with self._held():
             turn = self._turns[destination] = self._turns.get(destination, 0) + 1
-            found = self._index.execute(_NEXT_URGENT, values).fetchone() if turn % _EVERY_FOURTH else None
+            found = self._index.execute(_NEXT_URGENT, values).fetchone() if turn % EVERY_FOURTH else None
             found = found or self._index.execute(_NEXT, values).fetchone()
         return found and Delivery(ObjectId(found[0]), destination, *found[1:])
 

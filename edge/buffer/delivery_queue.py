@@ -15,10 +15,9 @@ from typing import Any, BinaryIO, Final
 from contract.identifiers import ObjectId
 from edge.buffer.deliveries import Deliveries, DeliveryState
 from edge.buffer.index import SpoolIndex
-from edge.buffer.order import CLAIMED_COLUMNS, claimed_of, fill
+from edge.buffer.order import CLAIMED_COLUMNS, EVERY_FOURTH, claimed_of, fill
 from edge.buffer.records import Claimed
 
-_EVERY_FOURTH: Final = 4
 _COLUMNS: Final = ", ".join(
     "object_id" if name == "object_id" else f"d.{name}" if name == "attempts" else f"o.{name}"
     for name in CLAIMED_COLUMNS
@@ -105,7 +104,7 @@ class DeliveryQueue:
     def _choose(self, now_s: float, max_objects: int, max_bytes: int) -> list[tuple[Any, ...]]:
         self._turn += 1
         urgent: Iterable[tuple[Any, ...]] = ()
-        if self._turn % _EVERY_FOURTH:
+        if self._turn % EVERY_FOURTH:
             urgent = self._find(_URGENT, now_s, max_objects)
         chosen = fill([], urgent, max_objects, max_bytes)
         if len(chosen) == max_objects:

@@ -27,7 +27,9 @@ from edge.buffer.index import OPENED_BY, SpoolIndex
 from edge.buffer.records import Claimed
 from edge.buffer.tables import utc_from_text, utc_text
 
-_EVERY_FOURTH: Final = 4
+EVERY_FOURTH: Final = 4
+"""The turn that is the oldest's, whatever is urgent: nobody starves."""
+
 _LENGTHS_KEPT_S: Final = 1.0
 _ALONE_AFTER: Final = 8
 """An object that was tried so often goes by itself: whatever is wrong with it is not to hold others up."""
@@ -177,7 +179,7 @@ class ClaimOrder:
 
     def _choose(self, now_s: float, max_objects: int, max_bytes: int) -> list[tuple[Any, ...]]:
         self._turn += 1
-        candidates = list(self._first(now_s, max_objects)) if self._turn % _EVERY_FOURTH else []
+        candidates = list(self._first(now_s, max_objects)) if self._turn % EVERY_FOURTH else []
         chosen = fill([], candidates, max_objects, max_bytes)
         if chosen and (len(chosen) == max_objects or _size(chosen) >= max_bytes or _is_stubborn(chosen[0])):
             return chosen
