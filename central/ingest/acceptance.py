@@ -93,6 +93,15 @@ class Acceptance:
         row = next(iter(query.dicts().execute(self._db)), None)
         return (self.in_force(row["receipt"]), row["stored_bytes"]) if row else None
 
+    def receipts_of(self, gateway_id: str, object_ids: Sequence[str]) -> dict[str, str]:
+        """Those of the objects that have a receipt, with it."""
+        # By the whole primary key, or every receipt there is would be read.
+        query = AcceptedUpload.select(AcceptedUpload.object_id, AcceptedUpload.receipt).where(
+            (AcceptedUpload.gateway_id == gateway_id) & AcceptedUpload.object_id.in_(list(object_ids))
+        )
+        rows = query.dicts().execute(self._db)
+        return {row["object_id"]: self.in_force(row["receipt"]) for row in rows}
+
     def in_force(self, receipt: str) -> str:
         """A receipt that was kept, as boxes believe it now: a key may have been retired since."""
         return self._receipt_keys.in_force(receipt)
@@ -157,7 +166,7 @@ class Acceptance:
             raise ObjectRefusedError(Problem.NOT_DICOM, str(error)) from error
 
     def receipt_all(self, objects: Sequence[Opened]) -> list[str]:
-        """Index opened objects and sign for them, in one transaction: one sync for all. Receipts in their order.
+        """Index opened objects of one gateway and sign for them, in one transaction. Receipts in their order.
 
         Raises
         ------
@@ -197,14 +206,14 @@ class Acceptance:
 
     def _receipts(self, objects: Sequence[Opened], outcomes: Sequence[Outcome]) -> list[str]:
         """Signed and kept, in the caller's transaction. What came twice at once keeps its first receipt."""
-        known = self._known(objects)
-        fresh: dict[tuple[str, str], AcceptedRow] = {}
+        origins = [one.indexable.origin for one in objects]
+        known = self.receipts_of(origins[0].gateway_id, [origin.object_id for origin in origins])
+        fresh: dict[str, AcceptedRow] = {}
         receipts = []
         for one, outcome in zip(objects, outcomes, strict=True):
             stored, origin = one.indexable.stored, one.indexable.origin
-            key = origin.gateway_id, origin.object_id
-            if key in known:
-                receipts.append(known[key])
+            if origin.object_id in known:
+                receipts.append(known[origin.object_id])
                 continue
             receipt = Receipt(
                 central_id=self._central_id,
@@ -216,8 +225,8 @@ class Acceptance:
                 outcome=outcome,
                 archived_at_utc=origin.received_at_utc,
             )
-            signed = known[key] = self._receipt_keys.sign_receipt(receipt)
-            fresh[key] = {
+            signed = known[origin.object_id] = self._receipt_keys.sign_receipt(receipt)
+            fresh[origin.object_id] = {
                 "gateway_id": origin.gateway_id,
                 "object_id": origin.object_id,
                 "sha256": stored.sha256,
@@ -229,17 +238,6 @@ class Acceptance:
         if fresh:
             AcceptedUpload.insert_many(fresh.values()).execute(self._db)
         return receipts
-
-    def _known(self, objects: Sequence[Opened]) -> dict[tuple[str, str], str]:
-        named = [one.indexable.origin.object_id for one in objects]
-        gateways = {one.indexable.origin.gateway_id for one in objects}
-        query = AcceptedUpload.select(
-            AcceptedUpload.gateway_id, AcceptedUpload.object_id, AcceptedUpload.receipt
-        ).where(  # by the whole primary key, or every receipt there is would be read
-            AcceptedUpload.gateway_id.in_(sorted(gateways)) & AcceptedUpload.object_id.in_(named)
-        )
-        rows = query.dicts().execute(self._db)
-        return {(row["gateway_id"], row["object_id"]): self.in_force(row["receipt"]) for row in rows}
 
     def _verified(self, object_id: ObjectId, open_sealed: Callable[[], BinaryIO]) -> StoredObject:
         """The content, durable; nothing of it stays if a single byte does not verify."""

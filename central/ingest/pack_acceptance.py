@@ -96,8 +96,24 @@ class PackAcceptance:
             (DecidedPack.gateway_id == gateway_id) & (DecidedPack.pack_id == pack_id)
         ).execute(self._db)
 
-    def decide(self, gateway_id: str, pack_id: str, upload: PartialUpload, source_address: str) -> str:
+    def accept_arrived(
+        self, gateway_id: str, pack: Pack, upload: PartialUpload, source_address: str, after: int
+    ) -> list[Fate]:
+        """Give fates, in the pack's order from the `after`-th object on, to a few that are wholly here.
+
+        For a pack of which the rest is still arriving: nothing here relies on the pack's file after a crash.
+        """
+        here = upload.offset_bytes
+        some = pack.entries[after : after + _AT_ONCE]
+        arrived = [entry for entry in some if entry.offset_bytes + entry.stored_bytes <= here]
+        return self._fates(gateway_id, upload, arrived, source_address)
+
+    def decide(
+        self, gateway_id: str, pack_id: str, upload: PartialUpload, source_address: str, known: Sequence[Fate]
+    ) -> str:
         """Give every object of a whole pack its fate; the answer as JSON.
+
+        `known`: the fates of the first of them, from `accept_some`.
 
         Raises
         ------
@@ -106,13 +122,11 @@ class PackAcceptance:
         """
         pack = self.read_pack(pack_id, upload)
         assert pack is not None, "a whole pack has its head"
-        fates = [
-            fate
-            for at in range(0, len(pack.entries), _AT_ONCE)
-            for fate in self._fates(gateway_id, upload, pack.entries[at : at + _AT_ONCE], source_address)
-        ]
+        fates = list(known)
+        for at in range(len(known), len(pack.entries), _AT_ONCE):
+            fates += self._fates(gateway_id, upload, pack.entries[at : at + _AT_ONCE], source_address)
         answer = PackAnswer(pack_id=pack_id, objects=tuple(fates)).model_dump_json(exclude_none=True)
-        if any(fate.problem in (Problem.STORAGE, Problem.UNAVAILABLE) for fate in fates):
+        if not all(map(is_last_word, fates)):
             return answer  # not the last word: the file stays, and the next question tries the rest again
         now_s = time.time()
         try:
@@ -140,15 +154,7 @@ class PackAcceptance:
         ObjectRefusedError : the head is malformed or not the announced one; the upload is dropped.
         """
         try:
-            with upload.path.open("rb") as file:
-                header = file.read(HEADER_BYTES)
-                if len(header) < HEADER_BYTES and not upload.is_whole:
-                    return None
-                length = head_bytes(read_count(header))
-                head = header + file.read(length - HEADER_BYTES)
-            if len(head) < length and not upload.is_whole:
-                return None
-            return read_head(head, pack_id=pack_id, length_bytes=upload.length_bytes)
+            return peek(pack_id, upload)
         except PackError as error:
             upload.drop()
             raise ObjectRefusedError(Problem.PACK, str(error)) from error
@@ -157,7 +163,15 @@ class PackAcceptance:
         self, gateway_id: str, upload: PartialUpload, entries: Sequence[PackEntry], source_address: str
     ) -> list[Fate]:
         """Of a few objects: opened side by side, since most of that is waiting for the disk, and indexed together."""
-        opened = list(self._openers.map(lambda entry: self._open(gateway_id, upload, entry), entries))
+        receipts = self._acceptance.receipts_of(gateway_id, [entry.object_id for entry in entries])
+
+        def open_one(entry: PackEntry) -> Opened | Fate:
+            receipt = receipts.get(entry.object_id)
+            if receipt is not None:
+                return Fate(object_id=entry.object_id, receipt=receipt)
+            return self._open(gateway_id, upload, entry)
+
+        opened = list(self._openers.map(open_one, entries))
         told = {
             fate.object_id: fate for fate in self._index([one for one in opened if isinstance(one, Opened)])
         }
@@ -172,12 +186,9 @@ class PackAcceptance:
         return fates
 
     def _open(self, gateway_id: str, upload: PartialUpload, entry: PackEntry) -> Opened | Fate:
-        """The object, verified and durable, or its fate where that is known already."""
+        """The object, verified and durable, or why it is not."""
         object_id = entry.object_id
         try:
-            known = self._acceptance.receipt_of(gateway_id, object_id)
-            if known is not None:
-                return Fate(object_id=object_id, receipt=known[0])
             return self._acceptance.open_sealed(
                 gateway_id, object_id, lambda: _part_of(upload, entry), entry.stored_bytes
             )
@@ -200,6 +211,24 @@ class PackAcceptance:
             Fate(object_id=object_id, receipt=receipt)
             for object_id, receipt in zip(named, receipts, strict=True)
         ]
+
+
+def is_last_word(fate: Fate) -> bool:
+    """Whether asking again would bring the same."""
+    return fate.problem not in (Problem.STORAGE, Problem.UNAVAILABLE)
+
+
+def peek(pack_id: str, upload: PartialUpload) -> Pack | None:
+    """What the pack says it holds; None while its head is not all here. PackError if it is not the announced one."""
+    with upload.path.open("rb") as file:
+        header = file.read(HEADER_BYTES)
+        if len(header) < HEADER_BYTES and not upload.is_whole:
+            return None
+        length = head_bytes(read_count(header))
+        head = header + file.read(length - HEADER_BYTES)
+    if len(head) < length and not upload.is_whole:
+        return None
+    return read_head(head, pack_id=pack_id, length_bytes=upload.length_bytes)
 
 
 def _failed(object_id: str, error: Exception) -> Fate:

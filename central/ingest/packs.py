@@ -1,6 +1,6 @@
 """Packs on the gateways' listener: tus 1.0.0 as for objects, and GET for the fates of what a pack holds.
 
-Always true: a pack is stored as it arrives and resumed at any byte; its head is checked as soon as it is here. A POST
+Always true: a pack is stored as it arrives and resumed at any byte; its head is checked when the request ends. A POST
 that brings the last byte answers with the fates, a PATCH that does answers at once while they are decided; GET and POST
 find them later, after a crash too. Packs lie in a folder of their own, since their ids look like objects'.
 """
@@ -8,6 +8,7 @@ find them later, after a crash too. Packs lie in a folder of their own, since th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.concurrency import run_in_threadpool
@@ -15,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from central.ingest.arriving_pack import ArrivingPack
 from central.ingest.caller import Callers, source_address
 from central.ingest.errors import RequestRefusedError, TryAgainError
 from central.ingest.pack_acceptance import PackAcceptance
@@ -33,7 +35,7 @@ from central.ingest.tus import (
     upload_answer,
 )
 from contract.identifiers import ObjectId
-from contract.pack import PackAnswer
+from contract.pack import Fate, PackAnswer
 from contract.transfer import PACK_ID_METADATA, PACKS_PATH, Problem
 
 
@@ -77,11 +79,10 @@ class Packs:
             if done is not None:
                 await run_in_threadpool(self._acceptance.forget, gateway_id, pack_id)
             upload = await run_in_threadpool(self._partials.create, gateway_id, pack_id, length)
-            await append(request, upload, 0, give_way)
-            await run_in_threadpool(self._acceptance.read_pack, pack_id, upload)
+            known = await self._append(request, gateway_id, pack_id, upload, 0, give_way)
             if not upload.is_whole:
                 return _unfinished(201, upload, location)
-            answer = await self._wait(self._decide(request, gateway_id, pack_id, upload))
+            answer = await self._wait(self._decide(request, gateway_id, pack_id, upload, known))
             return upload_answer(201, length, length, location=location, body=answer)
 
     async def _patch(self, request: Request) -> Response:
@@ -97,11 +98,10 @@ class Packs:
             here = upload.offset_bytes
             if offset != here:
                 raise offset_mismatch(here, what="pack")
-            await append(request, upload, offset, give_way)
-            await run_in_threadpool(self._acceptance.read_pack, pack_id, upload)
+            known = await self._append(request, gateway_id, pack_id, upload, offset, give_way)
             if not upload.is_whole:
                 return _unfinished(204, upload)
-            self._decide(request, gateway_id, pack_id, upload)
+            self._decide(request, gateway_id, pack_id, upload, known)
             return upload_answer(204, upload.length_bytes, upload.length_bytes)
 
     async def _fates(self, request: Request) -> Response:
@@ -120,8 +120,28 @@ class Packs:
             if not upload.is_whole:
                 raise offset_mismatch(upload.offset_bytes, what="pack")
             length = upload.length_bytes
-            answer = await self._wait(self._decide(request, gateway_id, pack_id, upload))
+            answer = await self._wait(self._decide(request, gateway_id, pack_id, upload, ()))
             return upload_answer(200, length, length, body=answer)
+
+    async def _append(
+        self,
+        request: Request,
+        gateway_id: str,
+        pack_id: ObjectId,
+        upload: PartialUpload,
+        offset: int,
+        give_way: asyncio.Event,
+    ) -> list[Fate]:
+        """Take the request's body, and what objects it brings as they come; their fates, in the pack's order."""
+        arriving = ArrivingPack(
+            self._acceptance, self._workers, gateway_id, pack_id, upload, source_address(request)
+        )
+        try:
+            await append(request, upload, offset, give_way, arriving.note_bytes)
+        finally:
+            known = await arriving.settled()
+        await run_in_threadpool(self._acceptance.read_pack, pack_id, upload)
+        return known
 
     async def _decided(self, gateway_id: str, pack_id: ObjectId) -> tuple[str, int] | None:
         """The kept answer, after whatever is being decided just now."""
@@ -139,12 +159,23 @@ class Packs:
         return upload
 
     def _decide(
-        self, request: Request, gateway_id: str, pack_id: ObjectId, upload: PartialUpload
+        self,
+        request: Request,
+        gateway_id: str,
+        pack_id: ObjectId,
+        upload: PartialUpload,
+        known: Sequence[Fate],
     ) -> asyncio.Future[str]:
         """Have it decided on a thread, whoever may still be listening then. To be called in the pack's turn."""
         key = f"{gateway_id}/{pack_id}"
         deciding = asyncio.get_running_loop().run_in_executor(
-            self._workers, self._acceptance.decide, gateway_id, pack_id, upload, source_address(request)
+            self._workers,
+            self._acceptance.decide,
+            gateway_id,
+            pack_id,
+            upload,
+            source_address(request),
+            known,
         )
         self._deciding[key] = deciding
 

@@ -9,7 +9,7 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
 from typing import Final
 
@@ -25,16 +25,23 @@ from contract.transfer import PATCH_CONTENT_TYPE, RECEIPT_HEADER, TUS_VERSION, P
 PATIENCE_S: Final = 20.0
 """How long a request waits for its turn, or for a decision, before it is told to ask again."""
 
-_WRITE_BYTES: Final = 1 << 20  # handed to a thread at a time
+_WRITE_BYTES: Final = 128 << 10  # handed to a thread at a time
 _SILENCE_S: Final = 60.0  # a body that brings nothing for so long is given up
 _HESITATION_S: Final = 1.0  # for the next bytes, when another request waits for the turn
 _NUMBER: Final = re.compile(r"[0-9]{1,15}")
 
 
-async def append(request: Request, upload: PartialUpload, starts_at: int, give_way: asyncio.Event) -> None:
+async def append(
+    request: Request,
+    upload: PartialUpload,
+    starts_at: int,
+    give_way: asyncio.Event,
+    on_bytes: Callable[[], None] = lambda: None,
+) -> None:
     """The body's bytes, of which the first is byte `starts_at` of the object, onto the end of the upload.
 
-    A body that stops early leaves what came. One that is longer than the object is refused.
+    A body that stops early leaves what came. One that is longer than the object is refused. `on_bytes` is called
+    whenever more of them can be read from the upload's file; they are durable only at the end.
     """
     pass_over = upload.offset_bytes - starts_at
     room = upload.length_bytes - upload.offset_bytes
@@ -52,6 +59,7 @@ async def append(request: Request, upload: PartialUpload, starts_at: int, give_w
             if len(pending) >= _WRITE_BYTES:
                 await run_in_threadpool(appender.write, pending)
                 pending = bytearray()
+                on_bytes()
     finally:
         # Also when the line was cut or another request wants the turn: what came is kept.
         await run_in_threadpool(_finish, appender, pending)

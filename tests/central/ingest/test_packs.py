@@ -297,7 +297,7 @@ class Inside:
             appender.write(made.content)
 
     def decide(self) -> PackAnswer:
-        return PackAnswer.model_validate_json(self.packs.decide("gw", self._pack_id, self.upload, "test"))
+        return PackAnswer.model_validate_json(self.packs.decide("gw", self._pack_id, self.upload, "test", ()))
 
     def __enter__(self) -> Inside:
         return self
