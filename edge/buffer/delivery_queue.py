@@ -41,7 +41,7 @@ _LEASE: Final = """
     WHERE destination = :destination AND object_id = :object_id AND state = 'waiting'
 """
 _RELEASE: Final = """
-    UPDATE deliveries SET due_s = :due_s, last_error = :error
+    UPDATE deliveries SET due_s = :due_s, last_error = :error, attempts = attempts - :untried
     WHERE destination = :destination AND object_id = :object_id AND state = 'waiting'
 """
 _END: Final = """
@@ -145,11 +145,12 @@ class DeliveryQueue:
         }
         self._index.execute(_END, values)
 
-    def release(self, object_id: ObjectId, *, error: str, retry_in_s: float) -> None:
-        """Give a lent object back; it can be claimed again after `retry_in_s`."""
+    def release(self, object_id: ObjectId, *, error: str, retry_in_s: float, untried: bool = False) -> None:
+        """Give a lent object back; see `Spool.release`."""
         values: dict[str, object] = {
             "due_s": time.monotonic() + retry_in_s,
             "error": error,
+            "untried": untried,
             "destination": self._name,
             "object_id": object_id,
         }

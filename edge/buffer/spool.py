@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from contract.identifiers import ObjectId
 from contract.priority import Priority
@@ -77,7 +77,7 @@ from edge.buffer.states import (
     SETTLE,
     State,
 )
-from edge.buffer.tables import utc_from_text, utc_text
+from edge.buffer.tables import SpoolObject, utc_from_text, utc_text
 
 RECEIPTS_KEPT = timedelta(days=30)
 """As long as a radiology department takes to ask where a study went; 1,000,000 receipts are about 1 GB."""
@@ -517,12 +517,16 @@ class Spool:
                 self._index.step(object_id, SETTLE, durable=False)
                 self._let_go(object_id)
 
-    def release(self, object_id: ObjectId, *, error: str, retry_in_s: float) -> None:
-        """Give a claimed object back; it can be claimed again after `retry_in_s`."""
+    def release(self, object_id: ObjectId, *, error: str, retry_in_s: float, untried: bool = False) -> None:
+        """Give a claimed object back; it can be claimed again after `retry_in_s`.
+
+        `untried`: nothing of it was sent, so that this was no attempt.
+        """
+        values: dict[str, Any] = {"last_error": error, "due_s": time.monotonic() + retry_in_s}
+        if untried:
+            values["attempts"] = SpoolObject.attempts - 1
         with self._held():
-            self._index.step(
-                object_id, RELEASE, durable=False, last_error=error, due_s=time.monotonic() + retry_in_s
-            )
+            self._index.step(object_id, RELEASE, durable=False, **values)
             self._changed.notify_all()
 
     def set_aside(self, object_id: ObjectId, *, reason: str) -> None:

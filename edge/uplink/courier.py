@@ -129,7 +129,7 @@ class Courier:
     def _work(self) -> None:
         try:
             while (permit := self._line.enter()) is not Pass.STOP:
-                if permit is Pass.PROBE:
+                if permit is not Pass.SEND:
                     self._line.passed()  # the next object is the probe: there is one thread
                 try:
                     delivery = self._deliveries.next(self._name)

@@ -8,8 +8,8 @@ What went wrong decides who waits:
 
 | what                                   | the object              | the line                          |
 |----------------------------------------|-------------------------|-----------------------------------|
-| central was never reached, not trusted | ready at once           | closed, backoff                   |
-| certificate refused                    | ready at once           | closed, backoff; state "refused"  |
+| central was never reached, not trusted | ready at once, untried  | closed, backoff                   |
+| certificate refused                    | ready at once, untried  | closed, backoff; state "refused"  |
 | central failed, or the line broke      | waits by its own count  | closed, backoff                   |
 | the receipt does not fit               | waits by its own count  | closed, backoff                   |
 | refused or damaged                     | set aside, kept         | open                              |
@@ -98,7 +98,9 @@ class Queue(Protocol):
 
     def acknowledge_all(self, receipts: Sequence[tuple[ObjectId, str]]) -> None: ...
 
-    def release(self, object_id: ObjectId, *, error: str, retry_in_s: float) -> None: ...
+    def release(
+        self, object_id: ObjectId, *, error: str, retry_in_s: float, untried: bool = False
+    ) -> None: ...
 
     def set_aside(self, object_id: ObjectId, *, reason: str) -> None: ...
 
@@ -150,7 +152,7 @@ class Forwarder:
         self._busy = 0
         self._idle = threading.Condition()
         self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
+            threading.Thread(target=self._work, args=(number,), name=f"{name}-{number}", daemon=True)
             for number in range(connections)
         ]
 
@@ -169,8 +171,14 @@ class Forwarder:
         # The former client is not closed here: a worker may be in the middle of using it. Its sockets go
         # with the last reference.
         transfer = Transfer(
-            client, self._stopping.is_set, self._pace, self._bandwidth, wait=self._stopping.wait
+            client,
+            self._stopping.is_set,
+            self._pace,
+            self._bandwidth,
+            wait=self._stopping.wait,
+            on_success=self._note_central,
         )
+        self._takes_packs = True
         self._route = _Route(identity, client, transfer)
         self._link.enrolled(identity.central_url, identity.certificate_expires_at_utc)
         self._line.begin()
@@ -217,16 +225,19 @@ class Forwarder:
         if self._route is not None:
             self._route.client.close()
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         while (permit := self._line.enter()) is not Pass.STOP:
             route = self._route
             assert route is not None, "the line opens only after `use`"
-            if permit is Pass.PROBE:
+            if permit is Pass.PROBE or (permit is Pass.BEGIN and self.paused):
                 self._probe(route)
                 continue
             self._flowing.wait()
             try:
-                claims = self._claim()
+                claims = self._claim(number)
+                if not claims and permit is Pass.BEGIN:
+                    self._probe(route)
+                    continue
                 if not claims:
                     self._queue.wait_for_work(None)
                     continue
@@ -251,16 +262,20 @@ class Forwarder:
             self._blame_line(error)
         else:
             self._takes_packs = True  # it may have come back as another version
-            if self._line.passed():
-                self._link.connected()
-                _log.info("central connected", extra={"central": route.identity.central_url})
 
-    def _claim(self) -> Sequence[Claimed]:
+    def _note_central(self) -> None:
+        """Central took something, or refused it for what it is."""
+        route = self._route
+        if route is not None and self._line.passed():
+            self._link.connected()
+            _log.info("central connected", extra={"central": route.identity.central_url})
+
+    def _claim(self, number: int) -> Sequence[Claimed]:
         """What goes in one piece: an interrupted pack, or the next object and what small ones fit beside it."""
         if not self._takes_packs:
             one = self._queue.claim(lease_s=self._lease_s)
             return [one] if one else []
-        room = min(self._pace.chunk_bytes(), MAX_PACK_BYTES) - head_bytes(MAX_OBJECTS)
+        room = min(self._pace.pack_bytes(number, self._connections), MAX_PACK_BYTES) - head_bytes(MAX_OBJECTS)
         these: tuple[ObjectId, ...] = ()
         with suppress(IndexError):
             these = self._interrupted.popleft()
@@ -288,10 +303,11 @@ class Forwarder:
                 self._takes_packs = False
             self._forward_each(route, claims)
         except (SendingStoppedError, CentralUnreachableError, CertificateRefusedError) as error:
-            if not isinstance(error, SendingStoppedError):
+            never_there = not isinstance(error, SendingStoppedError)
+            if never_there:
                 self._blame_line(error)
             self._interrupted.append(object_ids)
-            self._release_all(claims, str(error))
+            self._release_all(claims, str(error), untried=never_there)
         except UplinkTransientError as error:
             self._blame_line(error)
             if not isinstance(error, CentralFailedError) or error.status is None:
@@ -335,12 +351,13 @@ class Forwarder:
         """One after the other, each by itself, as long as the line holds."""
         for number, claimed in enumerate(claims):
             if not self._forward(route, claimed):
-                self._release_all(claims[number + 1 :], "the line to central broke before its turn")
+                reason = "the line to central broke before its turn"
+                self._release_all(claims[number + 1 :], reason, untried=True)
                 return
 
-    def _release_all(self, claims: Sequence[Claimed], reason: str) -> None:
+    def _release_all(self, claims: Sequence[Claimed], reason: str, *, untried: bool) -> None:
         for claimed in claims:
-            self._release(claimed.object_id, reason, retry_in_s=0.0)
+            self._release(claimed.object_id, reason, retry_in_s=0.0, untried=untried)
 
     def _deliver_pack(self, route: _Route, claims: Sequence[Claimed]) -> PackAnswer:
         give_up_at = time.monotonic() + self._lease_s * _LEASE_MARGIN
@@ -367,13 +384,15 @@ class Forwarder:
             return False
         except (CentralUnreachableError, CertificateRefusedError) as error:
             self._blame_line(error)
-            self._release(object_id, str(error), retry_in_s=0.0)
+            self._release(object_id, str(error), retry_in_s=0.0, untried=True)
             return False
         except (UplinkTransientError, ReceiptError) as error:
             self._blame_line(error)
             self._release(object_id, str(error), retry_in_s=self._own_backoff_s(claimed))
             return False
         except UplinkPermanentError as error:
+            if isinstance(error, ObjectRefusedError):
+                self._note_central()
             self._set_aside(object_id, str(error))
         except (SpoolError, OSError) as error:
             # This box's own disk; the object waits, the others may be well.
@@ -459,9 +478,9 @@ class Forwarder:
     def _own_backoff_s(self, claimed: Claimed) -> float:
         return backoff_s(claimed.attempts, self._ceiling_s, random.uniform)
 
-    def _release(self, object_id: ObjectId, error: str, *, retry_in_s: float) -> None:
+    def _release(self, object_id: ObjectId, error: str, *, retry_in_s: float, untried: bool = False) -> None:
         try:
-            self._queue.release(object_id, error=error, retry_in_s=retry_in_s)
+            self._queue.release(object_id, error=error, retry_in_s=retry_in_s, untried=untried)
         except SpoolError as fault:
             # The lease lapsed or the spool is closed: either way it is nobody's now and will be claimed anew.
             _log.warning("release failed", extra={"object_id": object_id, "detail": fault})

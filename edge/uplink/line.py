@@ -4,8 +4,9 @@
       ▲                                                                                        │
       └───────────────────────────────── passed ◀──────────────────────────────────────────────┘ failed: closed
 
-With a new identity every worker probes, so that on a long line all connections stand after one set of handshakes.
-After a failure one does, and the others block on the condition. The delay doubles with each failure up to the
+With a new identity every worker begins with what is queued, so that on a long line all connections stand after one set
+of handshakes and none waits for an answer that says nothing. After a failure one probes, and the others block on the
+condition. The delay doubles with each failure up to the
 ceiling and falls back only after an object got through: a central that answers probes but fails every object is not
 hammered either. Full jitter: a delay is uniform between zero and its bound.
 """
@@ -32,6 +33,7 @@ class Pass(StrEnum):
     """What a worker may do now."""
 
     SEND = "send"
+    BEGIN = "begin"
     PROBE = "probe"
     STOP = "stop"
 
@@ -72,13 +74,16 @@ class Line:
         self._stopped = False
 
     def enter(self) -> Pass:
-        """Block until the line may be used. Who gets PROBE must report `passed` or `failed`."""
+        """Block until the line may be used. Who gets PROBE must report `passed` or `failed`.
+
+        BEGIN: nothing is known of the line. Send as if it were open, or probe if there is nothing to send.
+        """
         with self._changed:
             while not self._stopped:
                 if self._state is _State.OPEN:
                     return Pass.SEND
                 if self._state is _State.BEGUN:
-                    return Pass.PROBE
+                    return Pass.BEGIN
                 wait_s: float | None = None
                 if self._state is _State.CLOSED:
                     wait_s = self._retry_at - self._clock()
@@ -91,7 +96,7 @@ class Line:
             return Pass.STOP
 
     def passed(self) -> bool:
-        """The probe was answered: everybody may send. The next failure still waits longer than the last.
+        """Central answered: everybody may send. The next failure still waits longer than the last.
 
         Returns whether this opened the line: it was open already, or another's failure has closed it since.
         """

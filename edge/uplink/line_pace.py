@@ -39,8 +39,17 @@ class LinePace:
         """The most that one request should carry now."""
         return int(self._bytes)
 
+    def pack_bytes(self, worker: int, workers: int) -> int:
+        """The most that a pack should hold now.
+
+        Until the line is known they differ from worker to worker, or all would wait for their answers at once and leave
+        the line idle meanwhile.
+        """
+        size = self.chunk_bytes()
+        return size if self._learnt else size * (worker + 1) // workers
+
     def note_round_trip(self, took_s: float) -> None:
-        """An answer to a request without a body came after `took_s`."""
+        """Something went to central and back without a body in `took_s`."""
         with self._lock:
             self._round_trip_s = took_s
 
@@ -49,7 +58,9 @@ class LinePace:
         if size_bytes < LEAST_BYTES // 2:
             return
         with self._lock:
-            wanted = size_bytes / max(took_s, 1e-3) * max(_ONE_REQUEST_S, _ROUND_TRIPS * self._round_trip_s)
+            # Its answer's way is no bytes' time; a request is never thought to be mostly that.
+            sending_s = max(took_s - self._round_trip_s, took_s / 4, 1e-3)
+            wanted = size_bytes / sending_s * max(_ONE_REQUEST_S, _ROUND_TRIPS * self._round_trip_s)
             # The first one tells more than the guess before it.
             weight = _NEWEST_WEIGHS if self._learnt else 1.0
             self._learnt += 1

@@ -126,8 +126,8 @@ class StandInQueue:
     def acknowledge_all(self, receipts: Sequence[tuple[ObjectId, str]]) -> None:
         self._spool.acknowledge_all(receipts)
 
-    def release(self, object_id: ObjectId, *, error: str, retry_in_s: float) -> None:
-        self._spool.release(object_id, error=error, retry_in_s=retry_in_s)
+    def release(self, object_id: ObjectId, *, error: str, retry_in_s: float, untried: bool = False) -> None:
+        self._spool.release(object_id, error=error, retry_in_s=retry_in_s, untried=untried)
 
     def set_aside(self, object_id: ObjectId, *, reason: str) -> None:
         """One that stands in refuses it: that is no reason to keep it from the first."""

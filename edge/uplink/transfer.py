@@ -83,6 +83,7 @@ class Transfer:
     pace : decides how much goes into one request, and learns from it.
     bandwidth : what the line may be used for at this hour.
     wait : blocks for so many seconds, or until sending is stopped.
+    on_success : called whenever central took a request, so line, central and certificate are as they should be.
     """
 
     def __init__(
@@ -92,21 +93,22 @@ class Transfer:
         pace: LinePace | None = None,
         bandwidth: Bandwidth | None = None,
         wait: Callable[[float], object] = time.sleep,
+        on_success: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self.should_stop = should_stop
         self.pace = pace or LinePace()
         self.bandwidth = bandwidth or Bandwidth()
         self.wait = wait
+        self._on_success = on_success
         self._central = str(client.base_url).rstrip("/")
 
     def probe(self) -> None:
         """Ask for an upload that cannot exist: being told so proves line, central and certificate."""
-        began_s = time.monotonic()
         answer = self.exchange("HEAD", f"{UPLOADS_PATH}/{new_object_id()}", {})
-        self.pace.note_round_trip(time.monotonic() - began_s)
         if answer.status != 404 and not answer.is_success:
             raise _error(_refusal(answer))
+        self._on_success()
 
     def send(
         self,
@@ -166,7 +168,11 @@ class Transfer:
     ) -> Answer:
         """One request and its whole answer; httpx's errors come out as this room's."""
         request = self._client.build_request(
-            method, path, headers={"Tus-Resumable": TUS_VERSION, **headers}, content=body
+            method,
+            path,
+            headers={"Tus-Resumable": TUS_VERSION, **headers},
+            content=body,
+            extensions={"trace": _timing_handshakes(self.pace.note_round_trip)},
         )
         with line_errors(self._central):
             response = self._client.send(request, stream=True)
@@ -174,6 +180,8 @@ class Transfer:
                 answer = Answer(response.status_code, response.headers, read_bounded(response, limit_bytes))
             finally:
                 response.close()
+        if answer.is_success:
+            self._on_success()
         if method == "HEAD" and BY_STATUS.get(answer.status) is Remedy.NEW_CERTIFICATE:
             # An answer to HEAD has no body to say why, and the technician needs to know.
             reason = self.exchange("GET", path, headers)
@@ -203,6 +211,7 @@ class _Attempt:
         self._length = stored_bytes
         self._stop_at = stop_at
         self._detours = 0
+        self._began_s = 0.0  # when the last request's first byte was asked for
 
     def run(self, *, resume: bool) -> str:
         answer = self._ask_offset() if resume else self._create()
@@ -264,12 +273,11 @@ class _Attempt:
 
     def _carry(self, method: str, path: str, headers: dict[str, str], offset: int, size: int) -> Answer:
         """One request with bytes from `offset` on."""
-        began_s = time.monotonic()
         answer = self._transfer.exchange(
             method, path, headers, self._pieces(offset, size), limit_bytes=self.answer_limit_bytes
         )
         if answer.is_success:
-            self._transfer.pace.note_sent(size, time.monotonic() - began_s)
+            self._transfer.pace.note_sent(size, time.monotonic() - self._began_s)
         return answer
 
     def _detour(self, sentence: str) -> None:
@@ -284,6 +292,7 @@ class _Attempt:
         return int(text)
 
     def _pieces(self, offset: int, size: int) -> Iterator[bytes]:
+        self._began_s = time.monotonic()  # not before: a connection may have had to be made
         self._source.seek(offset)
         while size > 0:
             if self._transfer.should_stop() or self._stop_at():
@@ -325,6 +334,21 @@ class _PackAttempt(_Attempt):
 
 def _never() -> bool:
     return False
+
+
+def _timing_handshakes(note: Callable[[float], None]) -> Callable[[str, object], None]:
+    """A trace for httpcore that tells how long a TLS handshake took: one round trip to central (RFC 8446 section 2),
+    through a proxy, too, and little else."""
+    began_s = 0.0
+
+    def trace(event: str, _details: object) -> None:
+        nonlocal began_s
+        if event.endswith("start_tls.started"):
+            began_s = time.monotonic()
+        elif event.endswith("start_tls.complete"):
+            note(time.monotonic() - began_s)
+
+    return trace
 
 
 def _refusal(answer: Answer) -> Refusal:

@@ -6,7 +6,8 @@ import base64
 import io
 import os
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -57,11 +58,11 @@ def ct_small() -> bytes:
     return Path(str(get_testdata_file("CT_small.dcm", download=False))).read_bytes()
 
 
-def small_instance(ct: bytes) -> bytes:
-    """A CT of a few pixels under UIDs of its own."""
+def small_instance(ct: bytes, side: int = 4) -> bytes:
+    """A CT of a few pixels, which are noise, under UIDs of its own."""
     ds = dcmread(io.BytesIO(ct))
-    ds.Rows = ds.Columns = 4
-    ds.PixelData = random.Random(1).randbytes(32)
+    ds.Rows = ds.Columns = side
+    ds.PixelData = random.Random(1).randbytes(2 * side * side)
     del ds.DataSetTrailingPadding
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     out = io.BytesIO()
@@ -70,10 +71,15 @@ def small_instance(ct: bytes) -> bytes:
 
 
 def create(
-    client: httpx.Client, pack_id: str, length: int, body: bytes = b"", key: str = "pack_id"
+    client: httpx.Client,
+    pack_id: str,
+    length: int,
+    body: bytes | Iterator[bytes] = b"",
+    key: str = "pack_id",
 ) -> httpx.Response:
     headers = {
         "Upload-Length": str(length),
+        "Content-Length": str(len(body) if isinstance(body, bytes) else length),
         "Upload-Metadata": f"{key} {base64.b64encode(pack_id.encode()).decode()}",
         "Content-Type": PATCH_CONTENT_TYPE,
     }
@@ -150,6 +156,40 @@ def test_a_pack_is_resumed_at_any_byte(house: House, box: Box, instances: list[b
             assert (ended.status_code, ended.headers["Upload-Offset"]) == (204, str(len(made.content)))
             assert set(fates(client.get(made.path)).values()) == {None}, cut
     assert len(everything_in(house.root)) == 2
+
+
+class LineBrokeError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_what_is_here_of_a_pack_is_archived_while_the_rest_is_on_its_way(
+    house: House, box: Box, ct_small: bytes, breaks: bool
+) -> None:
+    made = Made(box, [small_instance(ct_small, side=128) for _ in range(12)])
+    shown: list[int] = []
+
+    def body() -> Iterator[bytes]:
+        yield made.content[:-1000]
+        until_s = time.monotonic() + 30
+        while not shown and time.monotonic() < until_s:
+            shown.extend([count] if (count := len(everything_in(house.root))) else [])
+            time.sleep(0.02)  # central tells nobody before it answers
+        if breaks:
+            raise LineBrokeError
+        yield made.content[-1000:]
+
+    with box.client() as client:
+        try:
+            answer = create(client, made.pack.pack_id, len(made.content), body())
+        except LineBrokeError:
+            offset = int(client.head(made.path).headers["Upload-Offset"])
+            assert patch(client, made, offset, made.content[offset:]).status_code == 204
+            answer = client.get(made.path)
+        assert fates(answer) == dict.fromkeys((one.object_id for one in made.pack.entries), None)
+    assert shown, "before the last byte had left"
+    assert len(everything_in(house.root)) == 12
+    assert left_over(house) == []
 
 
 def test_fates_are_found_after_central_died_over_a_whole_pack(

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from contract.receipt import Receipt, receipt_key_id, sign_receipt, verify_receipt
 from contract.sealed_object import Content
-from contract.transfer import CHUNK_BYTES, Problem
+from contract.transfer import CHUNK_BYTES, UPLOADS_PATH, Problem
 from edge.buffer.states import State
 from edge.uplink.box_key import FileKey
 from edge.uplink.identity import Enrolment, IdentityStore
@@ -133,12 +133,31 @@ def test_central_away_leaves_everything_ready_and_it_heals_by_itself(
     uplink.forward(connections=2)
     eventually(lambda: uplink.link.status().state == "waiting")
     assert "kept here" in uplink.link.status().detail
+    eventually(lambda: len(uplink.spool.list_objects(states=[State.READY], limit=10)) == 5)
     rows = uplink.spool.list_objects(states=[State.READY], limit=10)
-    assert len(rows) == 5
-    assert {row.attempts for row in rows} == {0}, "a line that is down is probed without any object"
+    assert {row.attempts for row in rows} == {0}, "nothing of them was sent, so that was no attempt"
     central.start()
     eventually(lambda: all_freed(uplink))
     assert set(central.archived) == {one.object_id for one in stored}
+
+
+def test_a_new_line_begins_with_what_is_queued_and_asks_only_if_there_is_nothing(
+    central: ScriptedCentral, uplink: Uplink, eventually: Eventually
+) -> None:
+    """On a satellite the round trip of a question is most of a second."""
+    uplink.forward(connections=1)
+    eventually(lambda: uplink.link.status().state == "connected")
+
+    def asked() -> list[str]:
+        return [method for method, path, _ in central.log if path.startswith(UPLOADS_PATH)]
+
+    assert asked() == ["HEAD"], "a probe"
+    uplink.restart()
+    uplink.store()
+    uplink.forward(connections=1)
+    eventually(lambda: all_freed(uplink))
+    assert asked() == ["HEAD", "POST"]
+    assert uplink.link.status().state == "connected"
 
 
 def test_many_objects_do_not_each_knock_on_a_central_that_fails(

@@ -24,11 +24,11 @@ def test_backoff_doubles_up_to_the_ceiling_and_jitters_from_zero() -> None:
     assert backoff_s(3, 60, lambda low, _high: low) == 0
 
 
-def test_with_a_new_identity_every_worker_probes_and_one_failure_closes_the_line_for_all() -> None:
+def test_with_a_new_identity_every_worker_begins_and_one_failure_closes_the_line_for_all() -> None:
     clock = Clock()
     line = Line(60, clock=clock, uniform=longest)
     line.begin()
-    assert [line.enter() for _ in range(3)] == [Pass.PROBE] * 3
+    assert [line.enter() for _ in range(3)] == [Pass.BEGIN] * 3
     line.passed()
     assert line.enter() is Pass.SEND
     assert (line.failed(), line.failed()) == (1, 1)
@@ -58,7 +58,7 @@ def test_failures_together_count_once_and_the_delay_grows_until_an_object_gets_t
     clock = Clock()
     line = Line(60, clock=clock, uniform=longest)
     line.begin()
-    assert line.enter() is Pass.PROBE
+    assert line.enter() is Pass.BEGIN
     line.passed()
     assert (line.failed(), line.failed()) == (1, 1)
     clock.now_s = 1

@@ -16,7 +16,7 @@ def learnt(bytes_per_s: float, round_trip_s: float = 0.0) -> int:
     pace.note_round_trip(round_trip_s)
     for _ in range(20):
         size = pace.chunk_bytes()
-        pace.note_sent(size, size / bytes_per_s)
+        pace.note_sent(size, size / bytes_per_s + round_trip_s)
     return pace.chunk_bytes()
 
 
@@ -28,6 +28,15 @@ def test_a_request_carries_about_a_second_of_the_line() -> None:
 
 def test_a_long_round_trip_asks_for_longer_requests() -> None:
     assert learnt(100_000, round_trip_s=0.715) == pytest.approx(286_000, rel=0.05)
+
+
+def test_the_first_packs_of_a_line_differ_so_that_their_answers_do() -> None:
+    pace = LinePace()
+    sizes = [pace.pack_bytes(worker, 4) for worker in range(4)]
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == pace.chunk_bytes()
+    pace.note_sent(600_000, 1.0)
+    assert {pace.pack_bytes(worker, 4) for worker in range(4)} == {600_000}
 
 
 def test_a_cut_halves_it_and_small_requests_tell_nothing() -> None:

@@ -83,7 +83,7 @@ def test_since_when_a_line_is_out() -> None:
     clock.now_s = 5
     line.begin()
     assert line.out_since_s == 5
-    assert line.enter().value == "probe"
+    assert line.enter().value == "begin"
     line.passed()
     assert line.out_since_s is None
 
