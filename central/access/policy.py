@@ -85,6 +85,7 @@ class Privilege(StrEnum):
     GIVE_ACCESS = "give-access"
     MANAGE_ACCESS = "manage-access"
     REVIEW_EMERGENCIES = "review-emergencies"
+    ERASE_STUDIES = "erase-studies"  # with another one who confirms it; and legal holds, which keep from it
 
 
 class PatientKey(NamedTuple):
