@@ -1,8 +1,9 @@
 """The gate that every DICOMweb answer passes: who asks, may they, is it recorded.
 
 What is always true: the policy decides first, the audit record is durable second, bytes leave third. A study
-that is not here and one that the caller may not see end in the same error, and both are recorded. The policy decides anew
-each time; a record may stand for what the same session asks again, and for the frames of a series (`central.audit.spans`).
+that is not here and one that the caller may not see end in the same error, and both are recorded. The policy decides
+anew each time; a record may stand for what the same session asks again, and for the frames of a series
+(`central.audit.spans`).
 """
 
 from __future__ import annotations

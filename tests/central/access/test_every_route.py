@@ -125,7 +125,6 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/fleet"): (PAGE, 200, 200, 403, 403, 403, 403, 403, 403),
     ("GET", "/audit"): (PAGE, 200, 403, 403, 403, 403, 403, 403, 403),
     ("GET", "/api/fleet"): (DATA, 200, 200, 403, 403, 403, 403, 403, 403),
-    ("GET", "/api/audit"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
     ("GET", "/looks"): (PAGE, 403, 403, 403, 403, 200, 200, 403, 403),
     ("GET", "/api/looks"): (DATA, 403, 403, 403, 403, 200, 200, 403, 403),  # of the own studies: test_looks
     ("POST", "/api/audit/records"): (
