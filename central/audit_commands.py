@@ -6,7 +6,6 @@ Looking is an event as well: each command is recorded before it reads.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Iterator
@@ -14,13 +13,13 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 from cryptography.hazmat.primitives import serialization
 
 from central.access.policy import PatientKey
 from central.archive.errors import StorageError
-from central.audit.chain import FIELDS
+from central.audit.csv_export import csv_lines
 from central.audit.delivery import DeliveryBook, receiver_of
 from central.audit.fhir import audit_event
 from central.audit.pruning import PruningError, cutoff, prune
@@ -145,7 +144,7 @@ class AuditCommands(CommandGroup):
             if options.patient:
                 wanted = replace(wanted, studies=_studies_of(foundation, options.patient, options.issuer))
             if options.format == "csv":
-                _write_csv(foundation.audit, wanted, sys.stdout)
+                sys.stdout.writelines(csv_lines(foundation.audit.rows(wanted)))
                 return
             if options.format == "fhir":
                 lines: Iterator[dict[str, Any]] = (
@@ -186,9 +185,3 @@ def _with_checkpoints(audit: Audit, wanted: Wanted) -> Iterator[dict[str, Any]]:
     if wanted == Wanted():
         for _, word in audit.checkpoints():
             yield {"checkpoint": word}
-
-
-def _write_csv(audit: Audit, wanted: Wanted, out: TextIO) -> None:
-    writer = csv.DictWriter(out, [*FIELDS, "chain"])
-    writer.writeheader()
-    writer.writerows(audit.rows(wanted))

@@ -24,6 +24,7 @@ from central.access.problems import router_problem
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
 from central.archive.archive import Archive
+from central.archive.erasure_requests import ErasureRequests
 from central.audit.delivery import SyslogDelivery
 from central.config import OidcProvider, OidcSettings
 from central.dicomweb.deposit import DepositLimits
@@ -38,6 +39,7 @@ from central.portal.box_commands import routes as box_command_routes
 from central.portal.emergencies import EmergencyTerms
 from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
+from central.portal.erasures import routes as erasure_routes
 from central.portal.guests import routes as guest_routes
 from central.portal.institutions import routes as institution_routes
 from central.portal.looks import routes as looks_routes
@@ -148,6 +150,7 @@ def people_app(
             *worklist_routes(worklist, audit, Ordering(foundation.doorkeeper.assignments, archive)),
             *station_routes(worklist.entries, archive, audit),
             *institution_routes(foundation.doorkeeper, audit),
+            *erasure_routes(ErasureRequests.open(foundation.db, archive.erasures), archive, audit),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
         middleware=[

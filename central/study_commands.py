@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 import peewee
 
 from central.archive.archive import Archive
+from central.archive.erasure_requests import check_reason
 from central.archive.errors import ErasureRefusedError, StorageError
 from central.audit.record import Action, AuditEvent, Outcome
 from central.command_group import AddCommand, CommandGroup
@@ -22,8 +23,6 @@ from central.foundation import Foundation, open_archive
 from central.identity.errors import KeyFileError
 from central.institution import DEFAULT_INSTITUTION
 from contract.identifiers import InvalidIdentifierError, check_uid
-
-_MAX_REASON_CHARACTERS = 500
 
 
 class StudyCommands(CommandGroup):
@@ -170,10 +169,10 @@ def _study(options: argparse.Namespace) -> str:
 
 
 def _reason(options: argparse.Namespace) -> str:
-    reason = str(options.reason).strip()
-    if not 3 <= len(reason) <= _MAX_REASON_CHARACTERS or not reason.isprintable():
-        raise StartError(f"give a --reason of 3 to {_MAX_REASON_CHARACTERS} characters")
-    return reason
+    try:
+        return check_reason(str(options.reason))
+    except ErasureRefusedError as error:
+        raise StartError(f"--reason: {error}") from error
 
 
 def _named(institution: str) -> str:

@@ -16,6 +16,7 @@ What is always true
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Final, Literal
 from urllib.parse import quote, urlsplit
@@ -94,6 +95,12 @@ def token_of(request: HTTPConnection) -> tuple[str, SessionKind] | None:
         return token.strip(), "bearer"
     token = request.cookies.get(COOKIE_NAME, "")
     return (token, "cookie") if token and len(token) <= _MAX_TOKEN_CHARACTERS else None
+
+
+def session_of(request: HTTPConnection) -> str:
+    """What tells the session of `request` from others in memory, and is not its token; "" without one."""
+    shown = token_of(request)
+    return hashlib.sha256("\0".join(shown).encode()).hexdigest() if shown is not None else ""
 
 
 def page_of(request: HTTPConnection) -> Literal["own", "foreign", "unsaid"]:

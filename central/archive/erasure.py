@@ -94,7 +94,7 @@ class Erasures:
         """Keep a study from being erased until `release`. ErasureRefusedError: it is not here, or is held."""
         with self._db.writing():
             self._require_here(study_instance_uid, institution)
-            if self._hold(study_instance_uid, institution) is not None:
+            if self.hold_of(study_instance_uid, institution) is not None:
                 raise ErasureRefusedError("the study is under legal hold already")
             LegalHold.insert(
                 study_instance_uid=study_instance_uid,
@@ -120,28 +120,47 @@ class Erasures:
         rows = ErasedStudy.select().order_by(ErasedStudy.erased_at_s).dicts().execute(self._db)
         return [Erased(**row) for row in rows]
 
+    def hold_of(self, study_instance_uid: str, institution: str) -> Hold | None:
+        """The hold of a study, if it is under one."""
+        query = LegalHold.select().where(
+            LegalHold.study_instance_uid == study_instance_uid, LegalHold.institution == institution
+        )
+        return next((Hold(**row) for row in query.dicts().execute(self._db)), None)
+
+    def require_free(self, study_instance_uid: str, institution: str) -> None:
+        """ErasureRefusedError: the study is not here, or under legal hold."""
+        self._require_here(study_instance_uid, institution)
+        if (hold := self.hold_of(study_instance_uid, institution)) is not None:
+            raise ErasureRefusedError(f"the study is under legal hold, set by {hold.set_by}: {hold.reason}")
+
     def erase(
         self,
         study_instance_uid: str,
         erased_by: str,
-        announce: Callable[[int], None],
+        announce: Callable[[int], None] | None = None,
         *,
         institution: str = DEFAULT_INSTITUTION,
+        in_transaction: Callable[[], None] | None = None,
     ) -> int:
         """Erase a study; how many contents it had. Objects that nobody else has leave the store with `Removal.run`.
 
         Parameters
         ----------
         announce : called with that number before anything is changed; what it raises keeps the study.
+        in_transaction : called before anything is taken, for what must become true together with it; what it raises
+            keeps the study as well.
 
         Raises
         ------
         ErasureRefusedError : the study is not here, or under legal hold.
         """
-        self._require_free(study_instance_uid, institution)
-        announce(len(self._names(study_instance_uid, institution)))
+        self.require_free(study_instance_uid, institution)
+        if announce is not None:
+            announce(len(self._names(study_instance_uid, institution)))
         with self._db.erasing(_TABLES):
-            self._require_free(study_instance_uid, institution)
+            self.require_free(study_instance_uid, institution)
+            if in_transaction is not None:
+                in_transaction()
             contents = self._names(study_instance_uid, institution)
             self._take_rows(study_instance_uid, institution)
             gone = self._nobodys(sorted(contents))
@@ -209,20 +228,9 @@ class Erasures:
             if shares_name and not self._removal.is_in_store(one.stored.name):
                 raise StoreUnavailableError("the object left the store as it came: send it again")
 
-    def _require_free(self, study_instance_uid: str, institution: str) -> None:
-        self._require_here(study_instance_uid, institution)
-        if (hold := self._hold(study_instance_uid, institution)) is not None:
-            raise ErasureRefusedError(f"the study is under legal hold, set by {hold.set_by}: {hold.reason}")
-
     def _require_here(self, study_instance_uid: str, institution: str) -> None:
         if institution not in self.holders(study_instance_uid):
             raise ErasureRefusedError("there is no such study")
-
-    def _hold(self, study_instance_uid: str, institution: str) -> Hold | None:
-        query = LegalHold.select().where(
-            LegalHold.study_instance_uid == study_instance_uid, LegalHold.institution == institution
-        )
-        return next((Hold(**row) for row in query.dicts().execute(self._db)), None)
 
     def _names(self, study_instance_uid: str, institution: str) -> dict[str, set[str]]:
         """The names of the study's contents in the store, by content. One that was encrypted may lie plain as well."""

@@ -1,7 +1,7 @@
-"""Records put together as looks: who opens a series leaves a record for each frame, and was there once.
+"""Records put together as looks: who opens a study leaves a record for each series, and was there once.
 
 Always true: every record is in exactly one look; a look joins records of one actor, one action and one study, each
-within `PAUSE_S` of the next. Pure: no database.
+within `PAUSE_S` of the next, which is longer than a record may stand for (`central.audit.spans`). Pure: no database.
 """
 
 from __future__ import annotations

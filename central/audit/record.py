@@ -201,6 +201,7 @@ class Audit:
         self._queue_lock = threading.Lock()
         self._queue: list[_Pending] = []
         self._on_recorded: Callable[[], None] = _nothing
+        self._last_was_written = True
 
     @classmethod
     def open(cls, path: Path, notary: Notary) -> Audit:
@@ -246,6 +247,11 @@ class Audit:
                 self._commit_waiting()
         if pending.error is not None:
             raise AuditUnavailableError("the audit record cannot be written") from pending.error
+
+    @property
+    def can_write(self) -> bool:
+        """Whether it is open, and the last records could be written; who writes nothing now asks this first."""
+        return self._last_was_written and not self._closed
 
     def when_recorded(self, wake: Callable[[], None]) -> None:
         """From now on call `wake` after each commit of this process; it must return at once and raise nothing."""
@@ -444,6 +450,7 @@ class Audit:
         except (peewee.PeeweeException, AuditUnavailableError) as failure:
             error = failure
         finally:
+            self._last_was_written = error is None
             for pending in batch:
                 pending.error = error
                 pending.done = True

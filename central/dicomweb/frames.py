@@ -84,7 +84,7 @@ class Frames:
     def frames(self, request: Request) -> Response:
         asked = request.path_params["frames"]
         numbers = frame_numbers(asked)
-        stored = self._gate.instance(request, Action.VIEW, f"WADO-RS frames {asked}")
+        stored = self._gate.instance(request, Action.VIEW, "WADO-RS frames of the series", goes_on=True)
         return frames_answer(request, self._renderer, stored, numbers)
 
 

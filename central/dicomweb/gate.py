@@ -1,7 +1,9 @@
 """The gate that every DICOMweb answer passes: who asks, may they, is it recorded.
 
 What is always true: the policy decides first, the audit record is durable second, bytes leave third. A study
-that is not here and one that the caller may not see end in the same error, and both are recorded.
+that is not here and one that the caller may not see end in the same error, and both are recorded. The policy decides
+anew each time; a record may stand for what the same session asks again, and for the frames of a series
+(`central.audit.spans`).
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from central.access.policy import (
     authorize,
     scope_of,
 )
-from central.access.web import audit_event, principal_of
+from central.access.web import audit_event, principal_of, session_of
 from central.archive.archive import Archive
 from central.archive.rows import StoredInstance
 from central.audit.record import Audit, Outcome
+from central.audit.spans import Spans
 from central.dicomweb.errors import BadRequestError, NotHereError
 from contract.identifiers import InvalidIdentifierError, check_uid
 
@@ -41,16 +44,36 @@ class Gate:
     def __init__(self, archive: Archive, audit: Audit) -> None:
         self._archive = archive
         self._audit = audit
+        self._spans = Spans(audit)
 
     def scope(self, request: Request, detail: str, study_instance_uid: str | None = None) -> Scope:
-        """What the caller's search may find; empty, and recorded as refused, for roles that may not search."""
+        """What the caller's search may find; empty, and recorded as refused, for roles that may not search.
+
+        What is found is given to `showing` before it leaves.
+        """
         scope = scope_of(principal_of(request), Action.SEARCH)
         outcome: Outcome = "refused" if scope.is_nothing else "success"
-        self._audit.record(audit_event(request, Action.SEARCH, outcome, detail, study_instance_uid))
+        event = audit_event(request, Action.SEARCH, outcome, detail, study_instance_uid)
+        if scope.is_nothing:
+            self._audit.record(event)
+        else:
+            self._spans.record(session_of(request), event)
         return scope
 
-    def grant(self, request: Request, action: Action, detail: str) -> tuple[Grant, str | None, str | None]:
+    def showing(
+        self, request: Request, scope: Scope, detail: str, study_instance_uid: str | None, found: bytes
+    ) -> None:
+        """A search that goes on is recorded anew when it finds something else than before."""
+        if not scope.is_nothing:
+            event = audit_event(request, Action.SEARCH, "success", detail, study_instance_uid)
+            self._spans.record_shown(session_of(request), event, found)
+
+    def grant(
+        self, request: Request, action: Action, detail: str, *, goes_on: bool = False
+    ) -> tuple[Grant, str | None, str | None]:
         """A grant for the study that the request's path names, and the UIDs of series and instance that it names.
+
+        `goes_on`: one record stands for the same of every instance of the series for a while.
 
         Raises
         ------
@@ -62,7 +85,8 @@ class Gate:
             for level in ("series", "instance")
         )
         study_uid = path_uid(request, "study")
-        return self.grant_for(request, action, detail, study_uid, series_uid, sop_uid), series_uid, sop_uid
+        grant = self.grant_for(request, action, detail, study_uid, series_uid, sop_uid, goes_on=goes_on)
+        return grant, series_uid, sop_uid
 
     def grant_for(
         self,
@@ -72,6 +96,8 @@ class Gate:
         study_instance_uid: str,
         series_instance_uid: str | None = None,
         sop_instance_uid: str | None = None,
+        *,
+        goes_on: bool = False,
     ) -> Grant:
         """A grant for a study that is named otherwise than by the path. NotHereError as `grant`."""
         facts = self._archive.facts(study_instance_uid)
@@ -85,20 +111,26 @@ class Gate:
             raise NotHereError
         if study_instance_uid in principal_of(request).emergency_studies:
             detail = f"{detail}, opened in an emergency"
-        self._audit.record(
-            audit_event(request, action, "success", detail, *uids, institutions=decision.institutions)
-        )
+        if goes_on:
+            uids = (study_instance_uid, series_instance_uid, None)
+        event = audit_event(request, action, "success", detail, *uids, institutions=decision.institutions)
+        if goes_on:
+            self._spans.record(session_of(request), event)
+        else:
+            self._audit.record(event)
         return decision
 
-    def instance(self, request: Request, action: Action, detail: str) -> StoredInstance:
-        """The instance that the request's path names, granted.
+    def instance(
+        self, request: Request, action: Action, detail: str, *, goes_on: bool = False
+    ) -> StoredInstance:
+        """The instance that the request's path names, granted; `goes_on` as in `grant`.
 
         Raises
         ------
         BadRequestError, NotHereError : as `grant`.
         NoSuchInstanceError : the study has no such instance.
         """
-        grant, series_uid, sop_uid = self.grant(request, action, detail)
+        grant, series_uid, sop_uid = self.grant(request, action, detail, goes_on=goes_on)
         assert series_uid is not None and sop_uid is not None, "for routes of instances only"  # noqa: PT018
         return self._archive.open_instance(grant, series_uid, sop_uid)
 

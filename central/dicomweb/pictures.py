@@ -77,9 +77,13 @@ class Pictures:
     def _pictures(
         self, request: Request, offer: Offer, view: ViewParameters, numbers: Sequence[int]
     ) -> Response:
-        which = ",".join(map(str, numbers)) or "in the middle"
-        detail = f"WADO-RS picture{'s' if offer.multipart else ''}, frame {which}"
-        grant, series_uid, sop_uid = self._gate.grant(request, Action.VIEW, detail)
+        if "instance" in request.path_params:
+            detail = "WADO-RS pictures of the series"
+        else:
+            detail = "WADO-RS pictures" if offer.multipart else "WADO-RS picture of the middle"
+        grant, series_uid, sop_uid = self._gate.grant(
+            request, Action.VIEW, detail, goes_on="instance" in request.path_params
+        )
         if series_uid is not None and sop_uid is not None and (numbers or not offer.multipart):
             shown = [_Drawn(series_uid, sop_uid, number) for number in numbers or (None,)]
         else:

@@ -74,13 +74,15 @@ class Search:
             _fix(keys.study, "study_instance_uid", path_uid(request, "study"))
         if "series" in request.path_params:
             _fix(keys.series, "series_instance_uid", path_uid(request, "series"))
-        scope = self._gate.scope(request, _detail(request), keys.study.get("study_instance_uid"))
+        detail, study_uid = _detail(request), keys.study.get("study_instance_uid")
+        scope = self._gate.scope(request, detail, study_uid)
         service_url = base_url(request)
         found = as_json(find(scope, keys), service_url)
         headers = {"Vary": "Accept-Encoding"}
         if keys.warning:
             headers["Warning"] = f'299 dicomnet "{keys.warning}"'
         body = found.encode("utf-8", "replace")
+        self._gate.showing(request, scope, detail, study_uid, body)
         if len(body) > _PACKED_FROM_BYTES and takes_gzip(request):
             body = gzip.compress(body, 6)
             headers["Content-Encoding"] = "gzip"

@@ -42,6 +42,7 @@ from central.dimse.settings import Service
 from central.dimse.transport import MAX_COMMAND_BYTES, PDV_BYTES, BoundedDimse
 
 if TYPE_CHECKING:
+    from central.dimse.store_record import StoreRecord
     from central.dimse.transport import Incoming
 
 SUCCESS: Final = 0x0000
@@ -209,6 +210,8 @@ class CentralAssociation(Association):
     ----------
     relational : SOP classes for which relational queries or retrievals were agreed (PS3.4 C.5.1.1, C.5.2.1).
     news : set when something has come that is to be looked at.
+    certificate_sha256 : of the certificate that the peer proved; None without one.
+    store_record : what it stored, once it has.
     """
 
     def __init__(self, ae: AE, routes: Routes, peer: Peer) -> None:
@@ -216,6 +219,8 @@ class CentralAssociation(Association):
         self.peer = peer
         self.relational: frozenset[str] = frozenset()
         self.news = threading.Event()
+        self.certificate_sha256: str | None = None
+        self.store_record: StoreRecord | None = None
         self._routes = routes
 
     @property

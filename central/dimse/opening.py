@@ -26,7 +26,7 @@ from central.dimse.procedure_step import PERFORMED_PROCEDURE_STEP, ProcedureStep
 from central.dimse.retrieve import Convert, Retrieve
 from central.dimse.server import VERIFICATION
 from central.dimse.settings import DimseSettings, Service
-from central.dimse.store import Store
+from central.dimse.store import Store, StoreService
 from central.dimse.worklist import MODALITY_WORKLIST_FIND, Worklist, WorklistItems
 
 
@@ -53,7 +53,7 @@ def routes_for(settings: DimseSettings, rooms: Rooms) -> Routes:
     routes.add(C_FIND, query, Service.QUERY, PATIENT_ROOT_FIND, STUDY_ROOT_FIND)
     routes.add(C_MOVE, retrieve, Service.RETRIEVE, PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE)
     routes.add(C_GET, retrieve, Service.RETRIEVE, PATIENT_ROOT_GET, STUDY_ROOT_GET)
-    routes.add(C_STORE, Store(archive, rooms.has_room), Service.STORE)
+    routes.add(C_STORE, StoreService(Store(archive, rooms.has_room), audit), Service.STORE)
     routes.add(N_ACTION, rooms.commitments, Service.COMMITMENT, STORAGE_COMMITMENT)
     worklist = Worklist(rooms.worklist, audit, settings.max_matches)
     routes.add(C_FIND, worklist, Service.WORKLIST, MODALITY_WORKLIST_FIND)

@@ -213,6 +213,8 @@ class DimseServer:
             association.join()
         finally:
             association.messages.discard_arrived()
+            if association.store_record is not None:
+                association.store_record.ends()
             association.dul.join(_STOP_TIMEOUT_S)
             transport.end()
 
@@ -229,6 +231,7 @@ class DimseServer:
         if peer.settings is None and not contexts:
             raise self._peers.refuse(peer, certificate)
         association = CentralAssociation(self._ae, self._routes, peer)
+        association.certificate_sha256 = certificate
         with self._lock:
             others = sum(one is not None for one in self._serving.values())
             if others >= self._settings.max_associations:

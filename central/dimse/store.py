@@ -2,7 +2,8 @@
 
 What is always true: the file that was archived is the bytes of the C-STORE behind the same header that a box would put
 there, so an instance that comes both ways is one; success is answered after the file and its index row are durable; a
-second content under one SOP Instance UID is kept beside the first and flagged, as with every other way in.
+second content under one SOP Instance UID is kept beside the first and flagged, as with every other way in; that a peer
+stores a study is on record before the first image of it is answered (`central.dimse.store_record`).
 What a crash leaves: nothing, or an archived instance that was not answered, which the resend finds as a duplicate.
 """
 
@@ -18,7 +19,10 @@ import peewee
 from central.archive.archive import Archive
 from central.archive.errors import NotDicomError, StorageError, StudyErasedError
 from central.archive.indexing import ObjectOrigin
+from central.audit.errors import AuditUnavailableError
+from central.audit.record import Audit
 from central.dimse.association import NOT_AUTHORIZED, SUCCESS, Request
+from central.dimse.store_record import StoreRecord
 from central.dimse.transport import OUT_OF_RESOURCES, Incoming
 
 CANNOT_UNDERSTAND: Final = 0xC000
@@ -30,38 +34,79 @@ _COMMENTS: Final = {
 _log = logging.getLogger(__name__)
 
 
+class StoreService:
+    """Serves C-STORE."""
+
+    def __init__(self, store: Store, audit: Audit) -> None:
+        self._store = store
+        self._audit = audit
+
+    def serve(self, request: Request) -> None:
+        incoming = request.take_incoming()
+        record = self._record_of(request)
+        record.arrived()
+        try:
+            peer = request.peer
+            origin = ObjectOrigin(peer.source, "", datetime.now(UTC), peer.institution)
+            status, comment = self._store.archived(incoming, peer.address, origin, record.begins)
+        finally:
+            incoming.discard()
+        if status == SUCCESS:
+            record.stored()
+        else:
+            record.refused(status)
+        request.respond(status, comment)
+
+    def _record_of(self, request: Request) -> StoreRecord:
+        association = request.association
+        if association.store_record is None:
+            association.store_record = StoreRecord(self._audit, request.peer, association.certificate_sha256)
+        return association.store_record
+
+
 class Store:
-    """Serves C-STORE. `has_room` says whether the archive may take more."""
+    """Archives what came by C-STORE. `has_room` says whether the archive may take more."""
 
     def __init__(self, archive: Archive, has_room: Callable[[], bool]) -> None:
         self._archive = archive
         self._has_room = has_room
 
-    def serve(self, request: Request) -> None:
-        incoming = request.take_incoming()
-        try:
-            peer = request.peer
-            origin = ObjectOrigin(peer.source, "", datetime.now(UTC), peer.institution)
-            status, comment = self.archived(incoming, peer.address, origin)
-        finally:
-            incoming.discard()
-        request.respond(status, comment)
+    def archived(
+        self,
+        incoming: Incoming,
+        peer: str,
+        origin: ObjectOrigin,
+        begins: Callable[[str], None] | None = None,
+    ) -> tuple[int, str]:
+        """Archive what came; status and comment of the answer.
 
-    def archived(self, incoming: Incoming, peer: str, origin: ObjectOrigin) -> tuple[int, str]:
-        """Archive what came; status and comment of the answer. `peer` is for the log."""
+        Parameters
+        ----------
+        peer : for the log.
+        begins : called with its Study Instance UID before it is findable; raises AuditUnavailableError if it must not
+            be.
+        """
         if not incoming.refusal and not self._has_room():
             incoming.refuse(OUT_OF_RESOURCES)
         if incoming.refusal or incoming.sink is None:
             return incoming.refusal, _COMMENTS.get(incoming.refusal, "")
         try:
             stored = incoming.sink.commit()
-            outcome = self._archive.index(stored, origin)
+            said = self._archive.read(stored, origin)
+            if begins is not None:
+                begins(said.attributes.study_instance_uid)
+            (outcome,) = self._archive.index_together([said])
+            if isinstance(outcome, Exception):
+                raise outcome
         except NotDicomError as error:
             self._archive.forget(stored)
             return CANNOT_UNDERSTAND, error.reason
         except StudyErasedError:
             self._archive.forget(stored)
             return NOT_AUTHORIZED, _COMMENTS[NOT_AUTHORIZED]
+        except AuditUnavailableError:
+            self._archive.forget(stored)
+            return OUT_OF_RESOURCES, _COMMENTS[OUT_OF_RESOURCES]
         except (StorageError, OSError, peewee.OperationalError) as error:
             _log.warning("event=not-stored peer=%s error=%s", peer, type(error).__name__)
             return OUT_OF_RESOURCES, _COMMENTS[OUT_OF_RESOURCES]

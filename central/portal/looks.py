@@ -11,9 +11,7 @@ What is always true
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -40,7 +38,7 @@ from central.access.web import audit_event, principal_of
 from central.archive.archive import Archive
 from central.archive.query import StudyQuery
 from central.archive.rows import StudyRow
-from central.audit.chain import FIELDS
+from central.audit.csv_export import csv_lines
 from central.audit.errors import AuditUnavailableError
 from central.audit.looks import LOOKED, Look, looks
 from central.audit.record import Action, Audit, AuditRow, Outcome, Wanted
@@ -49,7 +47,6 @@ from central.portal.templating import page
 PAGE_ROWS: Final = 100
 PATIENT_PAGE_ROWS: Final = 1000  # records; they become few looks
 _UNAVAILABLE: Final = "the audit record cannot be reached; try again later"
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets would compute
 
 
 class _WrongError(Exception):
@@ -120,7 +117,7 @@ class _Desk:
         return await _with_form(self._records, request)
 
     async def export(self, request: Request) -> Response:
-        """All of them as CSV (RFC 4180), the oldest first."""
+        """All of them as CSV, the oldest first."""
         return await _with_form(self._export, request)
 
     def _records(self, request: Request, form: Mapping[str, str]) -> Response:
@@ -151,7 +148,7 @@ class _Desk:
             return wanted
         headers = {"Content-Disposition": 'attachment; filename="audit.csv"'}
         return StreamingResponse(
-            _csv(self._audit.rows(wanted)), media_type="text/csv; charset=utf-8", headers=headers
+            csv_lines(self._audit.rows(wanted)), media_type="text/csv; charset=utf-8", headers=headers
         )
 
     def _wanted(self, request: Request, form: Mapping[str, str], action: Action) -> Wanted | Response:
@@ -254,21 +251,3 @@ def _next(rows: list[AuditRow], limit: int) -> int | None:
 def _record_json(row: AuditRow) -> dict[str, Any]:
     said = {name: value for name, value in vars(row.event).items() if name != "institutions"}
     return {**said, "id": row.id, "at_utc": row.at_utc.isoformat()}
-
-
-def _csv(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(FIELDS)
-    for row in rows:
-        writer.writerow([_cell(row[name]) for name in FIELDS])
-        yield out.getvalue()
-        out.seek(0)
-        out.truncate()
-    yield out.getvalue()
-
-
-def _cell(value: object) -> str:
-    """Text that a spreadsheet would compute gets an apostrophe: usernames and searches come from outside."""
-    text = "" if value is None else str(value)
-    return "'" + text if text.startswith(_FORMULA) else text

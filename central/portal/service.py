@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -18,7 +18,7 @@ from central.access.policy import Privilege, Role, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import audit_event, principal_of
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit, AuditRow, Outcome
+from central.audit.record import Action, Audit
 from central.portal.account import routes as account_routes
 from central.portal.boxes import BoxView, box_json
 from central.portal.enrolments import pairing_json
@@ -31,7 +31,6 @@ from central.portal.templating import FOLDER, may_find_studies, may_share, page
 from contract.enrolment import Pairing
 from contract.errors import PermanentError
 
-AUDIT_PAGE_ROWS: Final = 100
 FleetView = Callable[[str | None, Sequence[str] | None], Sequence[BoxView]]
 PairNew = Callable[[str, str | None], Pairing]
 _MAX_BODY_BYTES: Final = 4096
@@ -45,7 +44,7 @@ def routes(
     cookie_life_s: int = COOKIE_LIFE_S,
     sign_ons: Sequence[SignOn] = (),
 ) -> list[BaseRoute]:
-    """Sign-in, accounts, study list, fleet and audit. Must be behind `RequireSignIn`.
+    """Sign-in, accounts, study list, fleet and the audit page. Must be behind `RequireSignIn`.
 
     `fleet_view` gives the boxes of an institution (None: of all), or of those the ones with these ids. `pair` makes a
     one-time pairing for a box of that name ("" for none) and institution, or raises a PermanentError that says why not.
@@ -62,7 +61,6 @@ def routes(
         Route("/audit", portal.audit_page),
         Route("/api/fleet", portal.fleet),
         Route("/api/gateways/pairing", portal.pairing, methods=["POST"]),
-        Route("/api/audit", portal.audit_rows),
         Mount("/static", app=StaticFiles(directory=FOLDER / "static")),
     ]
 
@@ -129,45 +127,3 @@ class _Portal:
         except PermanentError as error:
             return problem(400, str(error))
         return JSONResponse(pairing_json(pairing), 201)
-
-    def audit_rows(self, request: Request) -> Response:
-        allowed = has_privilege(principal_of(request), Privilege.READ_AUDIT)
-        query = request.query_params
-        institution = managed(principal_of(request))
-        before = query.get("before_id")
-        action = query.get("action") or None
-        if before is not None and not (before.isascii() and before.isdigit() and len(before) < 16):
-            return problem(400, "before_id is a whole number")
-        if action is not None and action not in set(Action):
-            return problem(400, "there is no such action")
-        try:
-            outcome: Outcome = "success" if allowed else "refused"
-            self._audit.record(audit_event(request, Action.READ_AUDIT, outcome, request.url.query))
-            if not allowed:
-                return problem(403, "your role may not read the audit record")
-            rows = self._audit.search(
-                limit=AUDIT_PAGE_ROWS,
-                before_id=int(before) if before is not None else None,
-                actor=query.get("actor") or None,
-                action=Action(action) if action else None,
-                study_instance_uid=query.get("study_instance_uid") or None,
-                institutions=None if institution is None else (institution,),
-            )
-        except AuditUnavailableError:
-            return problem(503, "the audit record cannot be reached; try again later")
-        return JSONResponse({"rows": [_audit_json(row) for row in rows], "page_rows": AUDIT_PAGE_ROWS})
-
-
-def _audit_json(row: AuditRow) -> dict[str, Any]:
-    event = row.event
-    return {
-        "id": row.id,
-        "at_utc": row.at_utc.isoformat(),
-        "actor": event.actor,
-        "actor_role": event.actor_role,
-        "action": event.action.value,
-        "outcome": event.outcome,
-        "source_address": event.source_address,
-        "study_instance_uid": event.study_instance_uid,
-        "detail": event.detail,
-    }

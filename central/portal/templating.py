@@ -71,6 +71,7 @@ _PAGES: Final[tuple[tuple[str, str, Callable[[Principal], bool]], ...]] = (
         "Institutions",
         lambda principal: has_privilege(principal, Privilege.MANAGE_ACCESS),
     ),
+    ("/erasing", "Erasing", lambda principal: has_privilege(principal, Privilege.ERASE_STUDIES)),
     ("/audit", "Audit", lambda principal: has_privilege(principal, Privilege.READ_AUDIT)),
 )
 

@@ -113,6 +113,10 @@ def test_ohif_lists_a_study_and_draws_it(tmp_path: Path) -> None:
             == "not for this page"
         )
         events = [row.event for row in served.house.central.foundation.audit.search(limit=200)]
-        looks = {event.series_instance_uid for event in events if event.detail.endswith("WADO-RS frames 1")}
+        looks = {
+            event.series_instance_uid
+            for event in events
+            if event.detail.endswith("WADO-RS frames of the series")
+        }
         assert looks == {"1.2.9.0", "1.2.9.1"}
         assert {(event.actor, event.outcome) for event in events} == {("radiologist", "success")}

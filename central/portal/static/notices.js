@@ -1,16 +1,21 @@
-// How many emergency openings wait for a review: a number behind the link to their page, on every page.
+// What waits for an administrator: a number behind the link to its page, on every page.
 
 import { element, fetchJson, keepFresh } from "./dom.js";
 
-const link = document.querySelector("nav a[href='/emergency']");
+const NOTICES = [
+  { page: "/emergency", url: "/api/emergencies/unreviewed", key: "unreviewed", what: "to review" },
+  { page: "/erasing", url: "/api/erasures/waiting", key: "waiting", what: "to confirm" },
+];
 
-async function look() {
-  const { unreviewed } = await fetchJson("/api/emergencies/unreviewed").catch(() => ({ unreviewed: null }));
-  if (unreviewed === null) return;  // the page itself says that central does not answer
+async function look({ page, url, key, what }) {
+  const link = document.querySelector(`nav a[href='${page}']`);
+  const count = (await fetchJson(url).catch(() => ({})))[key] ?? null;
+  if (!link || count === null) return;  // the page itself says that central does not answer
   link.querySelector(".badge")?.remove();
-  if (unreviewed) link.append(element("span", { class: "badge", "aria-label": `${unreviewed} to review` }, String(unreviewed)));
+  if (count) link.append(element("span", { class: "badge", "aria-label": `${count} ${what}` }, String(count)));
 }
 
-document.addEventListener("reviewed", look);
-keepFresh(60, look);
-look();
+const lookAtAll = () => NOTICES.forEach(look);
+document.addEventListener("reviewed", lookAtAll);
+keepFresh(60, lookAtAll);
+lookAtAll();

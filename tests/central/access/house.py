@@ -27,6 +27,7 @@ from central.access.policy import PatientKey, Role
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
 from central.archive.archive import Archive
+from central.archive.erasure_requests import ErasureRequests
 from central.archive.indexing import ObjectOrigin
 from central.audit.record import Audit
 from central.database import Database
@@ -40,6 +41,7 @@ from central.portal.assignments import routes as assignment_routes
 from central.portal.emergencies import EmergencyTerms
 from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
+from central.portal.erasures import routes as erasure_routes
 from central.portal.guests import routes as guest_routes
 from central.portal.institutions import routes as institution_routes
 from central.portal.looks import routes as looks_routes
@@ -206,6 +208,7 @@ def open_house(
                 *study_access_routes(doorkeeper, archive, audit),
                 *assignment_routes(doorkeeper, archive, audit),
                 *institution_routes(doorkeeper, audit),
+                *erasure_routes(ErasureRequests.open(db, archive.erasures, clock), archive, audit),
                 *station_routes(worklist.entries, archive, audit),
                 *token_routes(doorkeeper, audit),
                 *guest_routes(doorkeeper, archive, audit),

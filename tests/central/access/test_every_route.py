@@ -109,6 +109,15 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/api/agreements"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
     ("POST", "/api/agreements"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("DELETE", "/api/agreements/{agreement_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
+    ("GET", "/erasing"): (PAGE, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("GET", "/api/erasures"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("GET", "/api/erasures/waiting"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/erasures"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # an empty body; the rest:
+    ("POST", "/api/erasures/preview"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # test_erasures
+    ("POST", "/api/erasures/{request_id}/confirmation"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("DELETE", "/api/erasures/{request_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/legal-holds"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("POST", "/api/legal-holds/end"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("GET", "/tokens"): (PAGE, 200, 200, 200, 200, 200, 200, 403, 403),
     ("GET", "/api/tokens"): (DATA, 200, 200, 200, 200, 200, 200, 403, 403),
     ("POST", "/api/tokens"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # an empty body
@@ -116,7 +125,6 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/fleet"): (PAGE, 200, 200, 403, 403, 403, 403, 403, 403),
     ("GET", "/audit"): (PAGE, 200, 403, 403, 403, 403, 403, 403, 403),
     ("GET", "/api/fleet"): (DATA, 200, 200, 403, 403, 403, 403, 403, 403),
-    ("GET", "/api/audit"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
     ("GET", "/looks"): (PAGE, 403, 403, 403, 403, 200, 200, 403, 403),
     ("GET", "/api/looks"): (DATA, 403, 403, 403, 403, 200, 200, 403, 403),  # of the own studies: test_looks
     ("POST", "/api/audit/records"): (
@@ -328,6 +336,7 @@ def uids() -> dict[str, str]:
         "withdrawal_id": "0" * 32,
         "assignment_id": "0" * 32,
         "agreement_id": "0" * 32,
+        "request_id": "0" * 32,
     }
 
 

@@ -463,3 +463,43 @@ def test_a_transfer_syntax_with_line_breaks_makes_no_header(tmp_path: Path) -> N
         assert "set-cookie" not in answer.headers
         assert answer.headers["content-type"] == "application/dicom"
         assert answer.content == content
+
+
+def test_one_record_stands_for_the_frames_of_a_series_and_a_list_that_stays_open(tmp_path: Path) -> None:
+    with open_house(tmp_path) as house:
+        for number in range(4):
+            house.put(pydicom_file("CT_small.dcm", SeriesInstanceUID="1.9", SOPInstanceUID=f"1.9.{number}"))
+        house.put(pydicom_file("CT_small.dcm", SeriesInstanceUID="1.8", SOPInstanceUID="1.8.1"))
+
+        def recorded(action: Action) -> int:
+            return len(house.audit.search(limit=100, action=action))
+
+        with house.client("doctor") as client:
+            base = f"/dicom-web/studies/{STUDY}/series"
+            for number in range(4):
+                assert client.get(f"{base}/1.9/instances/1.9.{number}/frames/1").status_code == 200
+            assert recorded(Action.VIEW) == 1
+            event = house.audit.search(limit=1)[0].event
+            assert (event.series_instance_uid, event.sop_instance_uid) == ("1.9", None)
+            client.get(f"{base}/1.8/instances/1.8.1/frames/1")
+            client.get(f"{base}/1.8/instances/1.8.1/rendered")
+            assert recorded(Action.VIEW) == 3
+            with house.client("doctor-other") as other:  # a refusal each
+                for _ in range(2):
+                    assert other.get(f"{base}/1.9/instances/1.9.0/frames/1").status_code == 404
+            assert recorded(Action.VIEW) == 5
+
+            for _ in range(3):
+                found = client.get("/dicom-web/studies").json()
+            assert (len(found), recorded(Action.SEARCH)) == (1, 1)
+            house.put(pydicom_file("MR_small.dcm", StudyInstanceUID="1.7", SeriesInstanceUID="1.7.1"))
+            for _ in range(2):
+                assert len(client.get("/dicom-web/studies").json()) == 2
+            assert recorded(Action.SEARCH) == 2
+            # The policy is asked each time: what is refused now is refused.
+            house.doorkeeper.rules.add(
+                "refusal", STUDY, "doctor", until_utc=None, reason="x", made_by="admin"
+            )
+            assert client.get(f"{base}/1.9/instances/1.9.0/frames/1").status_code == 404
+            assert len(client.get("/dicom-web/studies").json()) == 1
+            assert recorded(Action.SEARCH) == 3
