@@ -30,8 +30,9 @@ from central.archive.errors import NoSuchInstanceError, NoSuchObjectError, Objec
 from central.archive.faults import UNREADABLE, FaultKind, Faults
 from central.archive.header import Header, read_header
 from central.archive.indexing import ObjectOrigin, add_to_index, expect_order
+from central.archive.object_files import ObjectFiles
 from central.archive.object_names import is_indexed
-from central.archive.objects import ObjectFiles, ObjectSink, ObjectStore, StoredObject
+from central.archive.objects import ObjectSink, ObjectStore, StoredObject
 from central.archive.placing import Placing
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.removal import Removal
@@ -132,8 +133,8 @@ class Archive:
         return cls(objects or ObjectFiles.open(root / "objects"), db, study_keys, encrypts=encrypts)
 
     def sweep(self) -> None:
-        """Remove what a crash left half written. For the server alone: a command beside it would take what arrives."""
-        self._objects.sweep()
+        """End what a crash left half done. For the server alone: a command beside it would take what arrives."""
+        self._objects.sweep(partial(is_indexed, self._db))
 
     # Writing: for the ways in (ingest, C-STORE, STOW-RS) only.
 
