@@ -10,6 +10,7 @@ import random
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -60,6 +61,7 @@ _STORED: Final = (
     "sop_instance_uid",
     "transfer_syntax_uid",
 )
+_SYNCS: Final = 16  # at once, beside who reads; a disk takes no more
 _SAMPLED: Final = 1 / 64
 _SAMPLED_BYTES: Final = 16 << 20  # somebody waits: what is larger is left to the scrub
 
@@ -103,6 +105,7 @@ class Archive:
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
         self._together = Together(self.index_all, _TOGETHER)
+        self._syncs = ThreadPoolExecutor(_SYNCS, thread_name_prefix="object-sync")
 
     @classmethod
     def open(
@@ -161,6 +164,23 @@ class Archive:
         StorageFullError : the disk is full.
         """
         return examined(sink.readable())
+
+    def keep(self, sink: ObjectSink, origin: ObjectOrigin) -> Indexable:
+        """Make an object durable, and read at the same time what the index will hold of it.
+
+        Raises
+        ------
+        NotDicomError : nothing names its SOP instance; it was never in the archive.
+        StorageFullError, StoreUnavailableError, OSError : it is not durable.
+        """
+        path = sink.readable()
+        durable = self._syncs.submit(sink.sync)
+        try:
+            said = examined(path)
+        finally:
+            wait([durable])  # the file is in use until then
+        durable.result()
+        return Indexable(sink.commit(), origin, said.attributes, said.metadata)
 
     def index(self, stored: StoredObject, origin: ObjectOrigin) -> Outcome:
         """Make one durable file findable. Raises as `read`, and peewee's errors."""

@@ -72,8 +72,8 @@ class ObjectFiles:
 
     def new_object(self) -> FileSink:
         if self._names is None:
-            return FileSink(self._incoming / secrets.token_hex(16), self._keep)
-        return FileSink(self._names.take(), self._keep, is_made=True)
+            return FileSink(self._incoming / secrets.token_hex(16), self._keep, keeps_here=True)
+        return FileSink(self._names.take(), self._keep, is_made=True, keeps_here=True)
 
     def path_of(self, sha256: str, *, compare: bool = False) -> Path:
         path = self._found(sha256)
@@ -141,8 +141,8 @@ class ObjectFiles:
         raise NoSuchObjectError(sha256)
 
     def _keep(self, file: BinaryIO, path: Path, sha256: str, size_bytes: int) -> StoredObject:
+        """Give a file that is durable its name."""
         place = self._place_for(sha256)
-        os.fdatasync(file.fileno())
         file.close()
         # Over an existing file too: it has the same content, and what is durable of this one holds for both, whatever
         # became of the writer that was there first.

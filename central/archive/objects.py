@@ -112,6 +112,13 @@ class ObjectSink(ABC):
         """Where the bytes can be read until the object is committed or discarded. Ends the writing."""
 
     @abstractmethod
+    def sync(self) -> None:
+        """Begin what `commit` would wait for: make the bytes durable where they lie, if they lie on this machine.
+
+        After `readable`, beside whoever reads there. StorageFullError : the disk is full.
+        """
+
+    @abstractmethod
     def commit(self) -> StoredObject:
         """Make the object durable under its content address. The same content twice is one object.
 
@@ -139,12 +146,14 @@ class FileSink(ObjectSink):
     Parameters
     ----------
     is_made : the file is there already, empty.
+    keeps_here : the store keeps the very file, so its bytes are to be durable before `keep`.
     """
 
-    def __init__(self, path: Path, keep: Keep, *, is_made: bool = False) -> None:
+    def __init__(self, path: Path, keep: Keep, *, is_made: bool = False, keeps_here: bool = False) -> None:
         self._path = path
         self._keep = keep
         self._file: BinaryIO | None = path.open("wb" if is_made else "xb")
+        self._is_durable = not keeps_here
         self._hash = hashlib.sha256()
         self._size = 0
 
@@ -170,10 +179,22 @@ class FileSink(ObjectSink):
             raise storage_error(error) from error
         return self._path
 
+    def sync(self) -> None:
+        assert self._file is not None, "the sink is closed"
+        if self._is_durable:
+            return
+        try:
+            self._file.flush()
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            raise storage_error(error) from error
+        self._is_durable = True
+
     def commit(self) -> StoredObject:
         assert self._file is not None, "the sink is closed"
         try:
             self._file.flush()
+            self.sync()
             stored = self._keep(self._file, self._path, self._hash.hexdigest(), self._size)
         except OSError as error:
             raise storage_error(error) from error

@@ -1,14 +1,19 @@
 """The gate that every DICOMweb answer passes: who asks, may they, is it recorded.
 
 What is always true: the policy decides first, the audit record is durable second, bytes leave third. A study
-that is not here and one that the caller may not see end in the same error, and both are recorded.
+that is not here and one that the caller may not see end in the same error, and both are recorded. While the record is
+written the answer is prepared: `once_recorded` is around everything that answers through a `Gate`, and holds it back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from typing import Final
 
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
 from central.access.policy import (
     Action,
@@ -22,20 +27,22 @@ from central.access.policy import (
 from central.access.web import audit_event, principal_of
 from central.archive.archive import Archive
 from central.archive.rows import StoredInstance
-from central.audit.record import Audit, Outcome
+from central.audit.record import Audit, AuditEvent, Outcome, Recording
 from central.dicomweb.errors import BadRequestError, NotHereError
+from central.dicomweb.multipart import ClosingResponse
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 MOUNTED_AT: Final = "/dicom-web"
 STUDY: Final = "/studies/{study}"
 SERIES: Final = STUDY + "/series/{series}"
 INSTANCE: Final = SERIES + "/instances/{instance}"
+_RECORDINGS: Final = "dicomnet.recordings"  # in a request's scope: what its answer waits for
 
 
 class Gate:
-    """Grants and scopes for requests, each recorded before it is handed out.
+    """Grants and scopes for requests, each of them on its way into the record when it is handed out.
 
-    Every method raises AuditUnavailableError when the record cannot be written.
+    For endpoints of routes that went through `once_recorded` only.
     """
 
     def __init__(self, archive: Archive, audit: Audit) -> None:
@@ -46,7 +53,7 @@ class Gate:
         """What the caller's search may find; empty, and recorded as refused, for roles that may not search."""
         scope = scope_of(principal_of(request), Action.SEARCH)
         outcome: Outcome = "refused" if scope.is_nothing else "success"
-        self._audit.record(audit_event(request, Action.SEARCH, outcome, detail, study_instance_uid))
+        self._record(request, audit_event(request, Action.SEARCH, outcome, detail, study_instance_uid))
         return scope
 
     def grant(self, request: Request, action: Action, detail: str) -> tuple[Grant, str | None, str | None]:
@@ -81,12 +88,13 @@ class Gate:
         uids = (study_instance_uid, series_instance_uid, sop_instance_uid)
         if isinstance(decision, Denied):
             why = decision.reason.value if facts else "not here"
-            self._audit.record(audit_event(request, action, "refused", f"{detail}: {why}", *uids))
+            self._record(request, audit_event(request, action, "refused", f"{detail}: {why}", *uids))
             raise NotHereError
         if study_instance_uid in principal_of(request).emergency_studies:
             detail = f"{detail}, opened in an emergency"
-        self._audit.record(
-            audit_event(request, action, "success", detail, *uids, institutions=decision.institutions)
+        self._record(
+            request,
+            audit_event(request, action, "success", detail, *uids, institutions=decision.institutions),
         )
         return decision
 
@@ -101,6 +109,41 @@ class Gate:
         grant, series_uid, sop_uid = self.grant(request, action, detail)
         assert series_uid is not None and sop_uid is not None, "for routes of instances only"  # noqa: PT018
         return self._archive.open_instance(grant, series_uid, sop_uid)
+
+    def _record(self, request: Request, event: AuditEvent) -> None:
+        recordings: list[Recording] = request.scope[_RECORDINGS]
+        recordings.append(self._audit.begin(event))
+
+
+def once_recorded(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
+    """The same routes, whose answers and errors leave when all that a `Gate` let through for them is on record.
+
+    Else AuditUnavailableError takes their place.
+    """
+    for route in routes:
+        assert isinstance(route, Route), "only endpoints answer"
+        yield Route(route.path, _held_back(route.endpoint), methods=list(route.methods or ()))
+
+
+def _held_back(endpoint: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    @wraps(endpoint)
+    def answer(request: Request) -> Response:
+        recordings: list[Recording] = []
+        request.scope[_RECORDINGS] = recordings
+        response = None
+        try:
+            response = endpoint(request)
+        finally:
+            try:
+                for recording in recordings:
+                    recording.wait()
+            except BaseException:
+                if isinstance(response, ClosingResponse):
+                    response.end()
+                raise
+        return response
+
+    return answer
 
 
 def base_url(request: Request) -> str:
