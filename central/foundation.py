@@ -21,7 +21,8 @@ from central.access.accounts import Accounts
 from central.access.doorkeeper import Doorkeeper
 from central.access.policy import Role
 from central.archive.archive import Archive
-from central.archive.objects import INCOMING, ObjectFiles, ObjectStore
+from central.archive.object_files import ObjectFiles
+from central.archive.objects import INCOMING, ObjectStore
 from central.archive.s3 import S3Objects, S3Place
 from central.audit.chain import Notary
 from central.audit.errors import AuditUnavailableError
@@ -138,7 +139,8 @@ def open_objects(settings: StorageSettings, incoming: str) -> ObjectStore:
     """Where the contents are, for who writes them and has no index."""
     s3 = settings.s3
     if not s3.endpoint:
-        return ObjectFiles.open(settings.root / "objects", incoming)
+        # What the server has not in its place after a crash, its next start puts there, with the index.
+        return ObjectFiles.open(settings.root / "objects", incoming, relies_on_sweep=incoming == INCOMING)
     place = S3Place(s3.endpoint, s3.bucket, s3.prefix, s3.region, s3.credentials, s3.cache_bytes)
     return S3Objects.open(place, settings.root / "objects-at-hand", incoming)
 

@@ -10,6 +10,7 @@ import random
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -30,8 +31,9 @@ from central.archive.errors import NoSuchInstanceError, NoSuchObjectError, Objec
 from central.archive.faults import UNREADABLE, FaultKind, Faults
 from central.archive.header import Header, read_header
 from central.archive.indexing import ObjectOrigin, add_to_index, expect_order
+from central.archive.object_files import ObjectFiles
 from central.archive.object_names import is_indexed
-from central.archive.objects import ObjectFiles, ObjectSink, ObjectStore, StoredObject
+from central.archive.objects import ObjectSink, ObjectStore, StoredObject
 from central.archive.placing import Placing
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.removal import Removal
@@ -59,6 +61,7 @@ _STORED: Final = (
     "sop_instance_uid",
     "transfer_syntax_uid",
 )
+_SYNCS: Final = 16  # at once, beside who reads; a disk takes no more
 _SAMPLED: Final = 1 / 64
 _SAMPLED_BYTES: Final = 16 << 20  # somebody waits: what is larger is left to the scrub
 
@@ -102,6 +105,7 @@ class Archive:
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
         self._together = Together(self.index_all, _TOGETHER)
+        self._syncs = ThreadPoolExecutor(_SYNCS, thread_name_prefix="object-sync")
 
     @classmethod
     def open(
@@ -132,8 +136,8 @@ class Archive:
         return cls(objects or ObjectFiles.open(root / "objects"), db, study_keys, encrypts=encrypts)
 
     def sweep(self) -> None:
-        """Remove what a crash left half written. For the server alone: a command beside it would take what arrives."""
-        self._objects.sweep()
+        """End what a crash left half done. For the server alone: a command beside it would take what arrives."""
+        self._objects.sweep(partial(is_indexed, self._db))
 
     # Writing: for the ways in (ingest, C-STORE, STOW-RS) only.
 
@@ -160,6 +164,23 @@ class Archive:
         StorageFullError : the disk is full.
         """
         return examined(sink.readable())
+
+    def keep(self, sink: ObjectSink, origin: ObjectOrigin) -> Indexable:
+        """Make an object durable, and read at the same time what the index will hold of it.
+
+        Raises
+        ------
+        NotDicomError : nothing names its SOP instance; it was never in the archive.
+        StorageFullError, StoreUnavailableError, OSError : it is not durable.
+        """
+        path = sink.readable()
+        durable = self._syncs.submit(sink.sync)
+        try:
+            said = examined(path)
+        finally:
+            wait([durable])  # the file is in use until then
+        durable.result()
+        return Indexable(sink.commit(), origin, said.attributes, said.metadata)
 
     def index(self, stored: StoredObject, origin: ObjectOrigin) -> Outcome:
         """Make one durable file findable. Raises as `read`, and peewee's errors."""

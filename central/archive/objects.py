@@ -1,11 +1,7 @@
 """Where contents are kept: one a content, named by its SHA-256, written once, never changed.
 
-`ObjectStore` is the interface, `ObjectFiles` the one on a folder; `central.archive.s3` has the one on S3.
-
-Always true of the folder: a file under ``objects/ab/cd/`` is whole and durable, because it got its name by a rename
-after fsync, and the folder was fsynced after that. What a crash leaves: files in ``objects/incoming``, for
-`ObjectFiles.sweep` (what writes beside the server has a folder of its own for that); or a whole file without a row in
-the index, which the resend finds again.
+`ObjectStore` is the interface; `central.archive.object_files` has the one on a folder, `central.archive.s3` the one
+on S3.
 """
 
 from __future__ import annotations
@@ -14,8 +10,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,11 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Protocol
 
-from central.archive.errors import NoSuchObjectError, ObjectDamagedError, StorageFullError
+from central.archive.errors import StorageFullError
 from central.archive.sealed_file import ObjectFile, SealedObject
 from contract.identifiers import InvalidIdentifierError, check_sha256
 
-_PIECE_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -80,8 +73,15 @@ class ObjectStore(Protocol):
     def remove(self, sha256: str) -> None:
         """Forget a content; one that is not here is forgotten already. StoreUnavailableError as above."""
 
-    def sweep(self) -> None:
-        """Remove what a crash left half written. For the one that has the folder to itself, before it writes."""
+    def sweep(self, is_indexed: Callable[[str], bool]) -> None:
+        """End what a crash left: what is half written goes, and what the index names comes into its place.
+
+        For the one that has the folder to itself, before it writes.
+
+        Parameters
+        ----------
+        is_indexed : whether a row names the content of this SHA-256.
+        """
 
     def kept(self, after: str = "") -> Iterator[KeptObject]:
         """Everything that is here, by name, from behind `after` on. StoreUnavailableError as above."""
@@ -112,6 +112,13 @@ class ObjectSink(ABC):
         """Where the bytes can be read until the object is committed or discarded. Ends the writing."""
 
     @abstractmethod
+    def sync(self) -> None:
+        """Begin what `commit` would wait for: make the bytes durable where they lie, if they lie on this machine.
+
+        After `readable`, beside whoever reads there. StorageFullError : the disk is full.
+        """
+
+    @abstractmethod
     def commit(self) -> StoredObject:
         """Make the object durable under its content address. The same content twice is one object.
 
@@ -134,12 +141,19 @@ class ObjectSink(ABC):
 
 
 class FileSink(ObjectSink):
-    """Writes as it comes. Raises `StorageFullError` from `write` and `commit` when the disk is full."""
+    """Writes as it comes. Raises `StorageFullError` from `write` and `commit` when the disk is full.
 
-    def __init__(self, path: Path, keep: Keep) -> None:
+    Parameters
+    ----------
+    is_made : the file is there already, empty.
+    keeps_here : the store keeps the very file, so its bytes are to be durable before `keep`.
+    """
+
+    def __init__(self, path: Path, keep: Keep, *, is_made: bool = False, keeps_here: bool = False) -> None:
         self._path = path
         self._keep = keep
-        self._file: BinaryIO | None = path.open("xb")
+        self._file: BinaryIO | None = path.open("wb" if is_made else "xb")
+        self._is_durable = not keeps_here
         self._hash = hashlib.sha256()
         self._size = 0
 
@@ -165,10 +179,22 @@ class FileSink(ObjectSink):
             raise storage_error(error) from error
         return self._path
 
+    def sync(self) -> None:
+        assert self._file is not None, "the sink is closed"
+        if self._is_durable:
+            return
+        try:
+            self._file.flush()
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            raise storage_error(error) from error
+        self._is_durable = True
+
     def commit(self) -> StoredObject:
         assert self._file is not None, "the sink is closed"
         try:
             self._file.flush()
+            self.sync()
             stored = self._keep(self._file, self._path, self._hash.hexdigest(), self._size)
         except OSError as error:
             raise storage_error(error) from error
@@ -185,106 +211,6 @@ class FileSink(ObjectSink):
 
 INCOMING: Final = "incoming"
 """Where the server's objects are while they are written. What else writes names another folder: each sweeps its own."""
-
-
-class ObjectFiles:
-    """The folder ``objects``. Safe to call from many threads.
-
-    Parameters
-    ----------
-    incoming : name of the folder for what is being written.
-    """
-
-    def __init__(self, root: Path, incoming: str = INCOMING) -> None:
-        self._root = root
-        self._incoming = root / incoming
-        self._lock = threading.Lock()
-        self._durable: set[Path] = set()  # folders whose names this process has fsynced; 65,792 at most
-
-    @classmethod
-    def open(cls, root: Path, incoming: str = INCOMING) -> ObjectFiles:
-        """Make the folder if needed."""
-        files = cls(root, incoming)
-        files._make_durable_folder(files._incoming)
-        return files
-
-    def new_object(self) -> FileSink:
-        return FileSink(self._incoming / secrets.token_hex(16), self._keep)
-
-    def path_of(self, sha256: str, *, compare: bool = False) -> Path:
-        path = self._place(sha256)
-        if not path.exists():
-            raise NoSuchObjectError(sha256)
-        if compare and file_sha256(path) != sha256:
-            raise ObjectDamagedError(sha256)
-        return path
-
-    def remove(self, sha256: str) -> None:
-        self._place(sha256).unlink(missing_ok=True)
-
-    def sweep(self) -> None:
-        sweep_folder(self._incoming)
-
-    def kept(self, after: str = "") -> Iterator[KeptObject]:
-        for first in _folders(self._root, after[:2]):
-            for second in _folders(first, after[2:4] if first.name == after[:2] else ""):
-                for path in sorted(second.glob("*.dcm")):
-                    name = path.stem
-                    if name > after and is_sha256(name):
-                        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                            yield KeptObject(name, path.stat().st_mtime)
-
-    def read_through(self, sha256: str) -> Iterator[bytes | memoryview]:
-        try:
-            with self._place(sha256).open("rb", buffering=0) as file:
-                # Past what memory still holds: it is the disk that is asked.
-                with contextlib.suppress(OSError):
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                while piece := file.read(_PIECE_BYTES):
-                    yield piece
-        except FileNotFoundError as error:
-            raise NoSuchObjectError(sha256) from error
-
-    def _place(self, sha256: str) -> Path:
-        check_sha256(sha256)
-        return self._root / sha256[:2] / sha256[2:4] / f"{sha256}.dcm"
-
-    def _keep(self, file: BinaryIO, path: Path, sha256: str, size_bytes: int) -> StoredObject:
-        target = self._place(sha256)
-        os.fsync(file.fileno())
-        file.close()
-        self._make_durable_folder(target.parent)
-        # Over an existing file too: it has the same content, and the folder's fsync below then
-        # holds for both, whatever became of the writer that was there first.
-        path.rename(target)
-        fsync_folder(target.parent)
-        return StoredObject(sha256, size_bytes, target)
-
-    def _make_durable_folder(self, folder: Path) -> None:
-        """Make `folder` and its parents down from the root, each durable before this returns.
-
-        One that is there already may have been made a moment ago, by another thread or before a crash,
-        and not be durable yet: so every folder's name is fsynced once a process.
-        """
-        with self._lock:
-            self._make_durable(folder)
-
-    def _make_durable(self, folder: Path) -> None:
-        if folder in self._durable:
-            return
-        if folder == self._root:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        else:
-            self._make_durable(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        beside = list(folder.parent.iterdir())
-        fsync_folder(folder.parent)
-        self._durable.update(beside)  # all that were there before the sync are durable with this one
-
-
-def _folders(root: Path, since: str) -> list[Path]:
-    """The folders of two letters in `root`, by name, from `since` on."""
-    return sorted(path for path in root.glob("[0-9a-f][0-9a-f]") if path.name >= since)
 
 
 def is_sha256(name: str) -> bool:

@@ -18,7 +18,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -136,8 +136,8 @@ class S3Objects:
         except BaseError as error:
             raise _unavailable("removing", error) from error
 
-    def sweep(self) -> None:
-        sweep_folder(self._incoming)
+    def sweep(self, is_indexed: Callable[[str], bool]) -> None:
+        sweep_folder(self._incoming)  # of what is indexed the store had said that it has it
 
     def kept(self, after: str = "") -> Iterator[KeptObject]:
         offset = self._key(after) if after else None

@@ -39,6 +39,10 @@ class SealingSink(ObjectSink):
         self._end()
         return SealedFile(self._inner.readable(), self._hash.hexdigest(), self._size, self._key)
 
+    def sync(self) -> None:
+        assert self._ended, "the content is complete"
+        self._inner.sync()
+
     def commit(self) -> StoredObject:
         self._end()
         kept = self._inner.commit()

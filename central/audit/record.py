@@ -17,7 +17,8 @@ What is always true
 What a crash leaves: whole rows. A row may stand for an access that the crash prevented, never the reverse.
 
 Callers that arrive together share one commit (and so one fsync): whoever gets the lock writes everything that
-waits, the others find theirs done.
+waits, the others find theirs done. Who has something to prepare meanwhile lets it begin (`Audit.begin`) and waits
+for it before anything leaves.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -39,6 +41,7 @@ from central.audit.chain import Notary, Verdict, check, last_pruned, link, read_
 from central.audit.errors import AuditUnavailableError
 from central.audit.tables import (
     ADD,
+    CONCERN,
     AuditCheckpoint,
     AuditConcern,
     AuditPruned,
@@ -189,6 +192,23 @@ class _Pending:
     error: BaseException | None = field(default=None)
 
 
+class Recording:
+    """An event on its way. Nothing of what it is about may leave before `wait` has returned."""
+
+    def __init__(self, finish: Callable[[_Pending], None], pending: _Pending) -> None:
+        self._finish = finish
+        self._pending = pending
+
+    def wait(self) -> None:
+        """Return once it is durable; may be called again. AuditUnavailableError as `Audit.record`."""
+        self._finish(self._pending)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it could not be written; it never will be."""
+        return self._pending.error is not None
+
+
 class Audit:
     """The open audit record; one per process, safe to call from every thread."""
 
@@ -202,6 +222,7 @@ class Audit:
         self._queue: list[_Pending] = []
         self._on_recorded: Callable[[], None] = _nothing
         self._last_was_written = True
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="audit")
 
     @classmethod
     def open(cls, path: Path, notary: Notary) -> Audit:
@@ -239,12 +260,26 @@ class Audit:
         ------
         AuditUnavailableError : it is not on disk; the caller must refuse what it was about to do.
         """
+        self._finish(self._queued(event))
+
+    def begin(self, event: AuditEvent) -> Recording:
+        """Have `event` written beside the caller, stamped with the time now."""
+        pending = self._queued(event)
+        with contextlib.suppress(RuntimeError):  # it is closed, as `wait` will say
+            self._beside.submit(self._commit_beside)
+        return Recording(self._finish, pending)
+
+    def _queued(self, event: AuditEvent) -> _Pending:
         pending = _Pending(_row(event), event.institutions)
         with self._queue_lock:
             self._queue.append(pending)
-        with self._write_lock:
-            if not pending.done:
-                self._commit_waiting()
+        return pending
+
+    def _finish(self, pending: _Pending) -> None:
+        if not pending.done:
+            with self._write_lock:
+                if not pending.done:
+                    self._commit_waiting()
         if pending.error is not None:
             raise AuditUnavailableError("the audit record cannot be written") from pending.error
 
@@ -252,6 +287,11 @@ class Audit:
     def can_write(self) -> bool:
         """Whether it is open, and the last records could be written; who writes nothing now asks this first."""
         return self._last_was_written and not self._closed
+
+    def _commit_beside(self) -> None:
+        with self._write_lock:
+            if self._queue:
+                self._commit_waiting()
 
     def when_recorded(self, wake: Callable[[], None]) -> None:
         """From now on call `wake` after each commit of this process; it must return at once and raise nothing."""
@@ -414,6 +454,7 @@ class Audit:
             AuditUnavailableError
         ):  # the last records are kept and chained, if not signed for
             self.sign()
+        self._beside.shutdown()
         with self._write_lock:
             self._closed = True
             self._db.end()
@@ -437,13 +478,8 @@ class Audit:
                     pending.row["id"] = last_id
                     chain = pending.row["chain"] = link(chain, pending.row)
                     ADD.run(self._db, **pending.row)
-                concerns = [
-                    {"institution": institution, "record_id": pending.row["id"]}
-                    for pending in batch
-                    for institution in sorted(pending.institutions)
-                ]
-                if concerns:
-                    AuditConcern.insert_many(concerns).execute(self._db)
+                    for institution in sorted(pending.institutions):
+                        CONCERN.run(self._db, institution=institution, record_id=last_id)
                 self._sign_if_due(last_id, chain)
             error = None
             self._on_recorded()

@@ -5,8 +5,9 @@ says no more than the first one, hides the others, and costs a sync.
 
 What is always true
 -------------------
-- Only after the record is on the disk is anything answered, and only for what the record says: somebody else, another
-  session, address, study, series or search, another outcome or reason is another record.
+- Everybody waits for the recording before answering, so nothing is answered before the record is on the disk, and only
+  what it says: somebody else, another session, address, study, series or search, another outcome or reason is another
+  record.
 - It is for allowed looks alone: of refusals each has its record.
 - While records cannot be written no span holds: each look tries to write its own, and is refused.
 - A list that has changed since it was recorded is recorded anew.
@@ -21,10 +22,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-from central.audit.record import Audit, AuditEvent
+from central.audit.record import Audit, AuditEvent, Recording
 
 SPAN_S: Final = 600.0
 """Shorter than the pause after which a look is another one (`central.audit.looks`)."""
@@ -34,11 +35,10 @@ _MOST: Final = 10_000  # spans in memory; the oldest makes way, and its next loo
 
 @dataclass
 class _Span:
-    """`settled` once the record was written, or could not be; `shown` is the hash of what it stands for, if said."""
+    """`shown` is the hash of what the record stands for, if said."""
 
     until_s: float
-    settled: threading.Event = field(default_factory=threading.Event)
-    durable: bool = False
+    recording: Recording
     shown: bytes = b""
 
 
@@ -51,55 +51,35 @@ class Spans:
         self._lock = threading.Lock()
         self._spans: OrderedDict[tuple[str, AuditEvent], _Span] = OrderedDict()
 
-    def record(self, session: str, event: AuditEvent) -> None:
-        """Make `event` durable, unless this session's same one is and goes on. Raises AuditUnavailableError as
-        `Audit.record`."""
-        while True:
-            span, is_new = self._span(session, event)
-            if is_new:
-                self._write(span, session, event)
-                return
-            span.settled.wait()  # of several that come at once one writes
-            if span.durable:
-                return
-
-    def record_shown(self, session: str, event: AuditEvent, content: bytes) -> None:
-        """What `event`, which was recorded before, is about to show: recorded anew if that has changed meanwhile.
-
-        Raises as `record`.
-        """
-        digest = hashlib.blake2b(content, digest_size=16).digest()
-        with self._lock:
-            span = self._spans.get((session, event))
-            if span is not None and span.shown in (b"", digest):
-                span.shown = digest
-                return
-            self._spans.pop((session, event), None)
-        self.record(session, event)
-        with self._lock:
-            if (span := self._spans.get((session, event))) is not None:
-                span.shown = digest
-
-    def _span(self, session: str, event: AuditEvent) -> tuple[_Span, bool]:
+    def begin(self, session: str, event: AuditEvent) -> Recording:
+        """Have `event` written as `Audit.begin` does; or the same one of this session that was, or is being."""
         key, now_s = (session, event), self._clock()
         with self._lock:
             span = self._spans.get(key)
-            if span is not None and span.until_s > now_s and self._audit.can_write:
-                return span, False
-            span = self._spans[key] = _Span(now_s + SPAN_S)
-            self._spans.move_to_end(key)
-            if len(self._spans) > _MOST:
-                self._spans.popitem(last=False)
-            return span, True
+            if (
+                span is None
+                or span.until_s <= now_s
+                or span.recording.has_failed
+                or not self._audit.can_write
+            ):
+                span = self._spans[key] = _Span(now_s + SPAN_S, self._audit.begin(event))
+                self._spans.move_to_end(key)
+                if len(self._spans) > _MOST:
+                    self._spans.popitem(last=False)
+            return span.recording
 
-    def _write(self, span: _Span, session: str, event: AuditEvent) -> None:
+    def begin_shown(self, session: str, event: AuditEvent, content: bytes) -> Recording | None:
+        """What `event`, which has begun, is about to show; it begins anew if that has changed meanwhile."""
         key = (session, event)
-        try:
-            self._audit.record(event)
-            span.durable = True
-        finally:
-            if not span.durable:
-                with self._lock:
-                    if self._spans.get(key) is span:
-                        del self._spans[key]
-            span.settled.set()
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        with self._lock:
+            span = self._spans.get(key)
+            if span is not None and span.shown in (b"", digest):
+                span.shown = digest
+                return None
+            self._spans.pop(key, None)
+        recording = self.begin(session, event)
+        with self._lock:
+            if (span := self._spans.get(key)) is not None:
+                span.shown = digest
+        return recording

@@ -154,6 +154,11 @@ ADD: Final = Prepared(
 )
 """One record; the caller gives its id, too."""
 
+CONCERN: Final = Prepared(
+    AuditConcern.insert(
+        {AuditConcern.institution: given("institution"), AuditConcern.record_id: given("record_id")}
+    )
+)
 
 _SQLITE_TRIGGERS: Final = tuple(
     f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "

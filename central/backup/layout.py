@@ -2,7 +2,7 @@
 
 ::
 
-    objects/ab/cd/<SHA-256>.dcm     every object, once, for all backups in the folder, encrypted or not as it lay
+    objects/ab/<SHA-256>.dcm        every object, once, for all backups in the folder, encrypted or not as it lay
     <YYYYMMDDTHHMMSSZ>/             one backup
         central.sqlite3, audit.sqlite3   or  postgresql.dump: index and audit record
         keys.tar                    the keys' folder; nothing in it is encrypted

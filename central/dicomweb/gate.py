@@ -3,14 +3,19 @@
 What is always true: the policy decides first, the audit record is durable second, bytes leave third. A study
 that is not here and one that the caller may not see end in the same error, and both are recorded. The policy decides
 anew each time; a record may stand for what the same session asks again, and for the frames of a series
-(`central.audit.spans`).
+(`central.audit.spans`). While the record is written the answer is prepared: `once_recorded` is around everything that
+answers through a `Gate`, and holds it back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from typing import Final
 
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
 from central.access.policy import (
     Action,
@@ -24,21 +29,23 @@ from central.access.policy import (
 from central.access.web import audit_event, principal_of, session_of
 from central.archive.archive import Archive
 from central.archive.rows import StoredInstance
-from central.audit.record import Audit, Outcome
+from central.audit.record import Audit, AuditEvent, Outcome, Recording
 from central.audit.spans import Spans
 from central.dicomweb.errors import BadRequestError, NotHereError
+from central.dicomweb.multipart import ClosingResponse
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 MOUNTED_AT: Final = "/dicom-web"
 STUDY: Final = "/studies/{study}"
 SERIES: Final = STUDY + "/series/{series}"
 INSTANCE: Final = SERIES + "/instances/{instance}"
+_RECORDINGS: Final = "dicomnet.recordings"  # in a request's scope: what its answer waits for
 
 
 class Gate:
-    """Grants and scopes for requests, each recorded before it is handed out.
+    """Grants and scopes for requests, each of them on its way into the record when it is handed out.
 
-    Every method raises AuditUnavailableError when the record cannot be written.
+    For endpoints of routes that went through `once_recorded` only.
     """
 
     def __init__(self, archive: Archive, audit: Audit) -> None:
@@ -55,9 +62,9 @@ class Gate:
         outcome: Outcome = "refused" if scope.is_nothing else "success"
         event = audit_event(request, Action.SEARCH, outcome, detail, study_instance_uid)
         if scope.is_nothing:
-            self._audit.record(event)
+            self._record(request, event)
         else:
-            self._spans.record(session_of(request), event)
+            self._record_span(request, event)
         return scope
 
     def showing(
@@ -66,7 +73,9 @@ class Gate:
         """A search that goes on is recorded anew when it finds something else than before."""
         if not scope.is_nothing:
             event = audit_event(request, Action.SEARCH, "success", detail, study_instance_uid)
-            self._spans.record_shown(session_of(request), event, found)
+            recording = self._spans.begin_shown(session_of(request), event, found)
+            if recording is not None:
+                _hold_back(request, recording)
 
     def grant(
         self, request: Request, action: Action, detail: str, *, goes_on: bool = False
@@ -107,7 +116,7 @@ class Gate:
         uids = (study_instance_uid, series_instance_uid, sop_instance_uid)
         if isinstance(decision, Denied):
             why = decision.reason.value if facts else "not here"
-            self._audit.record(audit_event(request, action, "refused", f"{detail}: {why}", *uids))
+            self._record(request, audit_event(request, action, "refused", f"{detail}: {why}", *uids))
             raise NotHereError
         if study_instance_uid in principal_of(request).emergency_studies:
             detail = f"{detail}, opened in an emergency"
@@ -115,9 +124,9 @@ class Gate:
             uids = (study_instance_uid, series_instance_uid, None)
         event = audit_event(request, action, "success", detail, *uids, institutions=decision.institutions)
         if goes_on:
-            self._spans.record(session_of(request), event)
+            self._record_span(request, event)
         else:
-            self._audit.record(event)
+            self._record(request, event)
         return decision
 
     def instance(
@@ -133,6 +142,48 @@ class Gate:
         grant, series_uid, sop_uid = self.grant(request, action, detail, goes_on=goes_on)
         assert series_uid is not None and sop_uid is not None, "for routes of instances only"  # noqa: PT018
         return self._archive.open_instance(grant, series_uid, sop_uid)
+
+    def _record(self, request: Request, event: AuditEvent) -> None:
+        _hold_back(request, self._audit.begin(event))
+
+    def _record_span(self, request: Request, event: AuditEvent) -> None:
+        _hold_back(request, self._spans.begin(session_of(request), event))
+
+
+def _hold_back(request: Request, recording: Recording) -> None:
+    recordings: list[Recording] = request.scope[_RECORDINGS]
+    recordings.append(recording)
+
+
+def once_recorded(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
+    """The same routes, whose answers and errors leave when all that a `Gate` let through for them is on record.
+
+    Else AuditUnavailableError takes their place.
+    """
+    for route in routes:
+        assert isinstance(route, Route), "only endpoints answer"
+        yield Route(route.path, _held_back(route.endpoint), methods=list(route.methods or ()))
+
+
+def _held_back(endpoint: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    @wraps(endpoint)
+    def answer(request: Request) -> Response:
+        recordings: list[Recording] = []
+        request.scope[_RECORDINGS] = recordings
+        response = None
+        try:
+            response = endpoint(request)
+        finally:
+            try:
+                for recording in recordings:
+                    recording.wait()
+            except BaseException:
+                if isinstance(response, ClosingResponse):
+                    response.end()
+                raise
+        return response
+
+    return answer
 
 
 def base_url(request: Request) -> str:

@@ -131,7 +131,7 @@ class ClosingResponse(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await run_in_threadpool(self._end)
+            await run_in_threadpool(self.end)
 
     async def stream_response(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -142,14 +142,15 @@ class ClosingResponse(StreamingResponse):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 piece = await following
             finally:
-                following.cancel()  # the thread reads to its end all the same, and `_end` waits for it
+                following.cancel()  # the thread reads to its end all the same, and `end` waits for it
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _next(self) -> bytes:
         with self._reading:
             return next(self._following, b"")
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Close the body; nothing more is read of it."""
         with self._reading:
             self._following.close()
         self._close()

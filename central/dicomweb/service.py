@@ -27,7 +27,7 @@ from central.dicomweb.capabilities import Capabilities
 from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.errors import BadRequestError, DicomwebError, NotHereError, UnavailableError
 from central.dicomweb.frames import Frames
-from central.dicomweb.gate import MOUNTED_AT, Gate
+from central.dicomweb.gate import MOUNTED_AT, Gate, once_recorded
 from central.dicomweb.pictures import Pictures
 from central.dicomweb.render import Renderer
 from central.dicomweb.retrieve import Retrieve
@@ -42,16 +42,19 @@ _log = logging.getLogger(__name__)
 def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLimits) -> list[BaseRoute]:
     """Everything under ``/dicom-web``. Must be behind `RequireSignIn`. `renderer` is closed by the caller."""
     gate = Gate(archive, audit)
+    looks = [
+        *Search(archive, gate).routes(),
+        *Retrieve(archive, gate, renderer).routes(),
+        *BulkData(gate, renderer).routes(),
+        *WholeBulkData(archive, gate, renderer).routes(),
+        *Frames(gate, renderer).routes(),
+        *Pictures(archive, gate, renderer).routes(),
+        *WadoUri(archive, gate, renderer).routes(),
+    ]
     app = Starlette(
         routes=[
-            *Search(archive, gate).routes(),
+            *once_recorded(looks),
             *Store(archive, audit, limits).routes(),
-            *Retrieve(archive, gate, renderer).routes(),
-            *BulkData(gate, renderer).routes(),
-            *WholeBulkData(archive, gate, renderer).routes(),
-            *Frames(gate, renderer).routes(),
-            *Pictures(archive, gate, renderer).routes(),
-            *WadoUri(archive, gate, renderer).routes(),
             *Capabilities().routes(),
         ],
         exception_handlers={

@@ -7,6 +7,7 @@ read a page at a time, so their number costs no memory, and end at `max_matches`
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Final
 
 from pydicom import Dataset
@@ -38,18 +39,23 @@ class Query:
     def serve(self, request: Request) -> None:
         identifier = request.data_set(request.message.Identifier)
         peer = request.peer
+        recording = self._audit.begin(peer.event(Action.SEARCH, "success", f"C-FIND {shown(identifier)}"))
         try:
-            self._audit.record(peer.event(Action.SEARCH, "success", f"C-FIND {shown(identifier)}"))
-            relational = request.abstract_syntax_uid in request.association.relational
-            find = understood(identifier, request.abstract_syntax_uid, relational=relational)
-            self._answer(request, find, scope_of(peer.principal, Action.SEARCH))
+            try:
+                relational = request.abstract_syntax_uid in request.association.relational
+                find = understood(identifier, request.abstract_syntax_uid, relational=relational)
+                rows = self._distinct(find, scope_of(peer.principal, Action.SEARCH))
+                first = [row for row in [next(rows, None)] if row is not None]
+            finally:  # nothing is answered, and be it what is wrong, before it is on record
+                recording.wait()
+            self._answer(request, find, chain(first, rows))
         except (IdentifierError, QueryError) as error:
             request.respond(_IDENTIFIER_DOES_NOT_MATCH, str(error))
         except AuditUnavailableError:
             request.respond(UNABLE_TO_PROCESS, "the audit record cannot be written")
 
-    def _answer(self, request: Request, find: Find, scope: Scope) -> None:
-        for number, row in enumerate(self._distinct(find, scope)):
+    def _answer(self, request: Request, find: Find, rows: Iterator[Row]) -> None:
+        for number, row in enumerate(rows):
             if request.is_cancelled:
                 request.respond(CANCELLED)
                 return

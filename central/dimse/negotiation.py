@@ -1,11 +1,15 @@
 """Which presentation contexts a peer gets: those of the services it may use, each in the best transfer syntax.
 
-pynetdicom chooses by the acceptor's list, so the list is made for each request from what that request proposes.
+pynetdicom chooses by the acceptor's list, so the list is made for each request from what that request proposes. Who
+retrieves proposes a hundred contexts and more, each with several transfer syntaxes: they are read here, and once, for
+pynetdicom takes as long over them as over twenty images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Final
 
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -20,6 +24,12 @@ from central.dimse.errors import RefusedError
 from central.dimse.peers import Peer
 from central.dimse.settings import Service
 
+_ITEMS_AT: Final = 74  # in an A-ASSOCIATE-RQ with its header
+_ITEM_HEAD: Final = struct.Struct(">BxH")
+_PRESENTATION_CONTEXT: Final = 0x20
+_ABSTRACT_SYNTAX: Final = 0x30
+_TRANSFER_SYNTAX: Final = 0x40
+_UID_CHARACTERS: Final = 64
 _SERVICE_SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 NATIVE_SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 _STORAGE_ROOT: Final = "1.2.840.10008.5.1.4.1.1."
@@ -29,20 +39,69 @@ _JPIP: Final = frozenset(
 )  # pixels stay elsewhere
 
 
-def read_request(request: bytes) -> A_ASSOCIATE:
-    """A whole A-ASSOCIATE-RQ decoded. RefusedError if it cannot be."""
-    try:
-        pdu = A_ASSOCIATE_RQ()
-        pdu.decode(request)
-        asked = pdu.to_primitive()
-    except (
-        Exception
-    ) as error:  # pynetdicom raises whatever its parsing runs into; all of it means one thing here
-        raise RefusedError(f"the A-ASSOCIATE-RQ cannot be read ({type(error).__name__})") from error
-    for context in asked.presentation_context_definition_list:
-        if context.context_id is None or not context.abstract_syntax or not context.transfer_syntax:
+class AssociateRequest(A_ASSOCIATE_RQ):
+    """A whole A-ASSOCIATE-RQ PDU (PS3.8 Table 9-11) that was decoded once, into `asked`.
+
+    Raises
+    ------
+    RefusedError : it cannot be decoded.
+    """
+
+    def __init__(self, request: bytes) -> None:
+        super().__init__()
+        try:
+            contexts, others = list[PresentationContext](), request[:_ITEMS_AT]
+            for kind, item in _items(request[_ITEMS_AT:]):
+                if kind == _PRESENTATION_CONTEXT:
+                    contexts.append(_read_context(item[_ITEM_HEAD.size :]))
+                else:
+                    others += item
+            self.decode(others)
+            self.asked: A_ASSOCIATE = super().to_primitive()
+            self.asked.presentation_context_definition_list = contexts
+        except (
+            Exception
+        ) as error:  # pynetdicom raises whatever its parsing runs into; all of it means one thing here
+            raise RefusedError(f"the A-ASSOCIATE-RQ cannot be read ({type(error).__name__})") from error
+        if not all(context.abstract_syntax and context.transfer_syntax for context in contexts):
             raise RefusedError("a presentation context is not complete")
-    return asked
+
+    def to_primitive(self) -> A_ASSOCIATE:
+        return self.asked
+
+
+def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type of each item or sub-item, and all of its bytes. ValueError for one that is cut short."""
+    at = 0
+    while at < len(data):
+        kind, length = _ITEM_HEAD.unpack_from(data, at)
+        end = at + _ITEM_HEAD.size + length
+        if end > len(data):
+            raise ValueError("an item that is cut short")
+        yield kind, data[at:end]
+        at = end
+
+
+def _read_context(body: bytes) -> PresentationContext:
+    """A Presentation Context Item (PS3.8 Table 9-13), from its id on."""
+    abstract, transfer = list[UID](), list[UID]()
+    for kind, item in _items(body[4:]):
+        if kind in (_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX):
+            (abstract if kind == _ABSTRACT_SYNTAX else transfer).append(_read_uid(item[_ITEM_HEAD.size :]))
+    if len(abstract) != 1:
+        raise ValueError("a presentation context has one abstract syntax")
+    context = _context(abstract[0], list(dict.fromkeys(transfer)))
+    context.context_id = body[0]  # ValueError for an even one
+    return context
+
+
+@lru_cache(4096)  # they are the same few hundred in every request
+def _read_uid(raw: bytes) -> UID:
+    """ValueError for what is none by its length or its characters."""
+    text = raw.decode("ascii").rstrip("\0 ")
+    if not 0 < len(text) <= _UID_CHARACTERS:
+        raise ValueError("a UID of a length that is none")
+    return UID(text)
 
 
 def is_storage(sop_class_uid: str) -> bool:
@@ -58,10 +117,10 @@ def is_storage(sop_class_uid: str) -> bool:
 
 def contexts_for(asked: A_ASSOCIATE, peer: Peer, routes: Routes) -> list[PresentationContext]:
     """What this peer may have of what it asks for."""
-    proposed: dict[str, dict[str, None]] = {}
+    proposed: dict[UID, dict[UID, None]] = {}
     for context in asked.presentation_context_definition_list:
-        syntaxes = proposed.setdefault(str(context.abstract_syntax), {})
-        syntaxes.update(dict.fromkeys(map(str, context.transfer_syntax)))
+        assert context.abstract_syntax is not None, "a request with another one was refused"
+        proposed.setdefault(context.abstract_syntax, {}).update(dict.fromkeys(context.transfer_syntax))
     receives = {
         str(item.sop_class_uid)
         for item in asked.user_information
@@ -82,24 +141,24 @@ def contexts_for(asked: A_ASSOCIATE, peer: Peer, routes: Routes) -> list[Present
     return contexts
 
 
-def compressed_first(syntaxes: Iterable[str]) -> list[str]:
+def compressed_first(syntaxes: Iterable[UID]) -> list[UID]:
     """For what is sent to central: as the sender holds it. Explicit VR where JPEG was offered is ten times the size."""
     return sorted(_taken(syntaxes), key=lambda uid: (uid in NATIVE_SYNTAXES, uid != ExplicitVRLittleEndian))
 
 
-def native_first(syntaxes: Iterable[str]) -> list[str]:
+def native_first(syntaxes: Iterable[UID]) -> list[UID]:
     """For what central sends by C-GET: everything that is archived can be put into Explicit VR Little Endian."""
     return sorted(
         _taken(syntaxes), key=lambda uid: (uid not in NATIVE_SYNTAXES, uid != ExplicitVRLittleEndian)
     )
 
 
-def _taken(syntaxes: Iterable[str]) -> list[str]:
+def _taken(syntaxes: Iterable[UID]) -> list[UID]:
     return [uid for uid in syntaxes if uid not in _JPIP]
 
 
-def _context(sop_class: str, syntaxes: Sequence[str]) -> PresentationContext:
+def _context(sop_class: UID, syntaxes: Sequence[UID]) -> PresentationContext:
     context = PresentationContext()
-    context.abstract_syntax = UID(sop_class)
-    context.transfer_syntax = list(map(UID, syntaxes))
+    # Its setters look at each UID several times; these were looked at when they were read.
+    context._abstract_syntax, context._transfer_syntax = sop_class, list(syntaxes)
     return context

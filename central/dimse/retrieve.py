@@ -30,7 +30,7 @@ from central.archive.errors import ArchiveError, NoSuchInstanceError, QueryError
 from central.archive.query import InstanceQuery
 from central.archive.rows import InstanceRow, StoredInstance
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Audit, Outcome
+from central.audit.record import Audit, Outcome, Recording
 from central.dimse.association import (
     CANCELLED,
     PENDING,
@@ -68,9 +68,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Granted:
-    """An instance and the proof that it may be sent."""
+    """An instance, the proof that it may be sent, and what is to be on record before it is."""
 
     grant: Grant
+    recording: Recording
     row: InstanceRow
     opened: Callable[[], StoredInstance]
     """ArchiveError : it is not here any more."""
@@ -175,6 +176,13 @@ class Retrieve:
                 request.respond(_DESTINATION_UNKNOWN, "the move destination is not configured here")
                 return
             instances = self._granted(request, verb)
+            counts = _Counts(len(instances))
+            if destination is None:
+                self._send_all(request, instances, counts, request.association, None)
+            else:
+                self._move(request, instances, counts, destination)
+            for one in instances:
+                one.recording.wait()
         except (IdentifierError, QueryError) as error:
             request.respond(_IDENTIFIER_DOES_NOT_MATCH, str(error))
             return
@@ -184,11 +192,6 @@ class Retrieve:
         except AuditUnavailableError:
             request.respond(UNABLE_TO_PROCESS, "the audit record cannot be written")
             return
-        counts = _Counts(len(instances))
-        if destination is None:
-            self._send_all(request, instances, counts, request.association, None)
-        else:
-            self._move(request, instances, counts, destination)
         self._finish(request, counts)
 
     def _move(
@@ -274,6 +277,7 @@ class Retrieve:
         stored = one.opened()
         if stored.transfer_syntax_uid in contexts:
             with stored.path.open("rb") as part10:
+                one.recording.wait()
                 yield contexts[stored.transfer_syntax_uid], part10
             return
         syntax = next((uid for uid in NATIVE_SYNTAXES[:2] if uid in contexts), None)
@@ -282,15 +286,16 @@ class Retrieve:
                 "the receiver takes neither the stored transfer syntax nor an uncompressed one"
             )
         with self._convert(stored, syntax) as part10:
+            one.recording.wait()
             yield contexts[syntax], part10
 
     def _granted(self, request: Request, verb: str) -> list[_Granted]:
-        """What the identifier names and the peer may have, each study of it on record."""
+        """What the identifier names and the peer may have, each study of it on its way into the record."""
         identifier = request.data_set(request.message.Identifier)
         relational = request.abstract_syntax_uid in request.association.relational
         query = selection(identifier, request.abstract_syntax_uid, relational=relational)
         rows = self._named(request, query)
-        grants: dict[str, Grant | None] = {}
+        grants: dict[str, tuple[Grant, Recording]] = {}
         counted: dict[str, int] = {}
         for row in rows:
             study = row.series.study.study_instance_uid
@@ -298,19 +303,23 @@ class Retrieve:
         for study, instances in counted.items():
             facts = self._archive.facts(study)
             decision = authorize(request.peer.principal, Action.EXPORT, facts) if facts else None
-            grants[study] = decision if isinstance(decision, Grant) else None
-            outcome: Outcome = "success" if grants[study] is not None else "refused"
-            held_by = decision.institutions if isinstance(decision, Grant) else ()
-            self._record(request, outcome, f"{verb}: {instances} instances", study, held_by)
+            detail = f"{verb}: {instances} instances"
+            if isinstance(decision, Grant):
+                event = request.peer.event(Action.EXPORT, "success", detail, study, decision.institutions)
+                grants[study] = decision, self._audit.begin(event)
+            else:
+                self._record(request, "refused", detail, study)
         if not rows:
             self._record(request, "success", f"{verb}: nothing found")
         opening = _Opening(self._archive)
-        granted = ((grants[row.series.study.study_instance_uid], row) for row in rows)
+        granted = (
+            (*grants[study], row) for row in rows if (study := row.series.study.study_instance_uid) in grants
+        )
         return _once(
             [
-                _Granted(grant, row, partial(opening.instance, grant, row))
-                for grant, row in granted
-                if grant is not None and row.series.study.institution in grant.institutions
+                _Granted(grant, recording, row, partial(opening.instance, grant, row))
+                for grant, recording, row in granted
+                if row.series.study.institution in grant.institutions
             ]
         )
 
@@ -340,9 +349,8 @@ class Retrieve:
         outcome: Outcome,
         detail: str,
         study: str | None = None,
-        held_by: Sequence[str] = (),
     ) -> None:
-        self._audit.record(request.peer.event(Action.EXPORT, outcome, detail, study, held_by))
+        self._audit.record(request.peer.event(Action.EXPORT, outcome, detail, study))
 
 
 def _once(granted: Sequence[_Granted]) -> list[_Granted]:

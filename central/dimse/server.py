@@ -33,7 +33,7 @@ from central.audit.refusals import Refusals
 from central.dimse.association import CentralAssociation, Routes
 from central.dimse.errors import DimseError, RefusedError
 from central.dimse.guard import Guard, Place, read_associate_rq
-from central.dimse.negotiation import contexts_for, read_request
+from central.dimse.negotiation import AssociateRequest, contexts_for
 from central.dimse.peers import Peers, nothing_agreed
 from central.dimse.settings import DimseSettings, Service
 from central.dimse.tls import certificate_sha256, server_context
@@ -45,6 +45,7 @@ _CALLED_AE_TITLE_NOT_RECOGNIZED: Final = (1, 1, 7)
 _LOCAL_LIMIT_EXCEEDED: Final = (2, 3, 2)
 _STOP_TIMEOUT_S: Final = 5.0
 _BACKLOG: Final = 64
+_ASSOCIATE_RQ_RECEIVED: Final = "Evt6"  # PS3.8 Table 9-10
 _GOODBYE_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
@@ -222,7 +223,8 @@ class DimseServer:
         self, sock: socket.socket, request: bytes, address: tuple[str, int], certificate: str | None
     ) -> tuple[CentralAssociation, GuardedSocket]:
         """The association that `request` asks for, ready to start. RefusedError if there is none for it."""
-        asked = read_request(request)
+        pdu = AssociateRequest(request)
+        asked = pdu.asked
         calling, called = _title(asked.calling_ae_title), _title(asked.called_ae_title)
         if called != self._settings.ae_title:
             raise RefusedError(f"it calls {called!r}", _CALLED_AE_TITLE_NOT_RECOGNIZED, calling)
@@ -243,8 +245,10 @@ class DimseServer:
             association, self._limits, self._new_object if peer.may(Service.STORE) else None
         )
         EndingStateMachine.take_over(association.dul, association.news.set)
-        transport = GuardedSocket(association, sock, request, self._limits)
+        transport = GuardedSocket(association, sock, b"", self._limits)
         association.set_socket(transport)
+        association.dul._recv_pdu.put(pdu)
+        association.dul.event_queue.put(_ASSOCIATE_RQ_RECEIVED)
         acceptor = association.acceptor
         acceptor.maximum_length = self._settings.max_pdu_bytes
         acceptor.ae_title = self._settings.ae_title

@@ -91,27 +91,25 @@ class Store:
         if incoming.refusal or incoming.sink is None:
             return incoming.refusal, _COMMENTS.get(incoming.refusal, "")
         try:
-            stored = incoming.sink.commit()
-            said = self._archive.read(stored, origin)
+            kept = self._archive.keep(incoming.sink, origin)
             if begins is not None:
-                begins(said.attributes.study_instance_uid)
-            (outcome,) = self._archive.index_together([said])
+                begins(kept.attributes.study_instance_uid)
+            (outcome,) = self._archive.index_together([kept])
             if isinstance(outcome, Exception):
                 raise outcome
         except NotDicomError as error:
-            self._archive.forget(stored)
             return CANNOT_UNDERSTAND, error.reason
         except StudyErasedError:
-            self._archive.forget(stored)
+            self._archive.forget(kept.stored)
             return NOT_AUTHORIZED, _COMMENTS[NOT_AUTHORIZED]
         except AuditUnavailableError:
-            self._archive.forget(stored)
+            self._archive.forget(kept.stored)
             return OUT_OF_RESOURCES, _COMMENTS[OUT_OF_RESOURCES]
         except (StorageError, OSError, peewee.OperationalError) as error:
             _log.warning("event=not-stored peer=%s error=%s", peer, type(error).__name__)
             return OUT_OF_RESOURCES, _COMMENTS[OUT_OF_RESOURCES]
         _log.info(
             "event=stored from=%s outcome=%s size_bytes=%d",
-            origin.gateway_id, outcome.value, stored.size_bytes,
+            origin.gateway_id, outcome.value, kept.stored.size_bytes,
         )  # fmt: skip
         return SUCCESS, ""

@@ -140,8 +140,10 @@ class GuardedSocket(AssociationSocket):
             return False
         if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
             return True
-        # The only pause of the reactor: it goes on at once when something comes in or is to go out.
-        found = dict(self._any_news.poll(_REST_S * 1000))
+        # The only pause of the reactor: it goes on at once when something comes in or is to go out, and does not begin
+        # while an event waits, as the request does that was read before the reactor began.
+        rest_s = 0 if self.assoc.dul.event_queue.queue else _REST_S
+        found = dict(self._any_news.poll(rest_s * 1000))
         if self._ear.fileno() in found:
             self._ear.recv(4096)
             del found[self._ear.fileno()]

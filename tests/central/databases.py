@@ -127,7 +127,7 @@ def change_object(root: Path, name: str, change: Callable[[bytes], bytes | None]
     s3 = storage(root).s3
     key = f"{name[:2]}/{name[2:4]}/{name}.dcm"
     if not s3.endpoint:
-        path = root / "objects" / key
+        path = root / "objects" / name[:2] / f"{name}.dcm"
         changed = change(path.read_bytes())
         path.unlink()
         if changed is not None:
@@ -144,9 +144,9 @@ def change_object(root: Path, name: str, change: Callable[[bytes], bytes | None]
 
 
 def arriving_in(root: Path) -> list[Path]:
-    """Files that are being written, or that a crash left."""
+    """Files that are being written, or that a crash left; names that are kept ready are empty."""
     folder = "objects-at-hand" if storage(root).s3.endpoint else "objects"
-    return list((root / folder / "incoming").iterdir())
+    return [path for path in (root / folder / "incoming").iterdir() if path.stat().st_size]
 
 
 def written_in(root: Path) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 from central.archive.comparison import FIRST
 from central.archive.errors import ObjectDamagedError
 from central.archive.faults import FaultKind
-from central.archive.objects import ObjectFiles
+from central.archive.object_files import ObjectFiles
 from central.archive.query import StudyQuery
 from central.archive.sealed_file import FRAME_BYTES, HEADER, SealedFile, sealed_size
 from central.archive.sealing_sink import SealingSink
@@ -215,7 +215,7 @@ def test_a_new_storage_key_opens_everything_and_writes_no_object_anew(place: Pla
     contents = {f"1.{number}": made(StudyInstanceUID=f"1.{number}") for number in range(3)}
     for content in contents.values():
         stocked.put(content)
-    objects = sorted((path, path.stat().st_mtime_ns) for path in place.root.rglob("objects/??/??/*.dcm"))
+    objects = sorted((path, path.stat().st_mtime_ns) for path in place.root.rglob("objects/??/*.dcm"))
     (first,) = place.keys.ids()
     second = place.keys.rotate()
     assert stocked.archive._study_keys.rewrap() == 3
@@ -224,9 +224,7 @@ def test_a_new_storage_key_opens_everything_and_writes_no_object_anew(place: Pla
     again = place.open()
     for study, content in contents.items():
         assert again.archive.open_instances(again.grant(study))[0].path.read_bytes() == content
-    assert objects == sorted(
-        (path, path.stat().st_mtime_ns) for path in place.root.rglob("objects/??/??/*.dcm")
-    )
+    assert objects == sorted((path, path.stat().st_mtime_ns) for path in place.root.rglob("objects/??/*.dcm"))
     again.put(made(StudyInstanceUID="1.9"))
     assert again.archive._study_keys.wrapped_under() == {second: 4}
 

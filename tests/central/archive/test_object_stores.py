@@ -20,7 +20,8 @@ from central.archive.errors import (
     StorageError,
     StoreUnavailableError,
 )
-from central.archive.objects import ObjectFiles, ObjectStore
+from central.archive.object_files import ObjectFiles
+from central.archive.objects import ObjectStore
 from central.archive.s3 import S3Objects, S3Place
 from contract.identifiers import InvalidIdentifierError
 from tests.seaweed import SECRET, S3Server, s3_server
@@ -51,7 +52,7 @@ def s3_place(server: S3Server, tmp_path: Path, cache_bytes: int = 1 << 30) -> S3
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "files":
-        return Place(*[lambda: ObjectFiles.open(tmp_path / "objects")] * 2)
+        return Place(*[lambda: ObjectFiles.open(tmp_path / "objects", relies_on_sweep=True)] * 2)
     at = s3_place(request.getfixturevalue("server"), tmp_path)
     return Place(
         lambda: S3Objects.open(at, tmp_path / "here"), lambda: S3Objects.open(at, tmp_path / "there")
@@ -89,17 +90,49 @@ def test_what_was_not_committed_leaves_nothing(place: Place, tmp_path: Path) -> 
         sink.write(SMALL)
     with pytest.raises(NoSuchObjectError):
         store.path_of(hashlib.sha256(SMALL).hexdigest())
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size] == []
 
 
 def test_what_a_crash_left_is_swept(place: Place, tmp_path: Path) -> None:
     store = place.open()
-    store.new_object().write(SMALL)
+    torn = store.new_object()
+    torn.write(SMALL)
+    torn.readable()
     assert any(path.is_file() for path in tmp_path.rglob("incoming/*"))
     again = place.open()
     assert any(path.is_file() for path in tmp_path.rglob("incoming/*")), "somebody may be writing it"
-    again.sweep()
+    again.sweep(lambda _: True)
     assert not any(path.is_file() for path in tmp_path.rglob("incoming/*"))
+
+
+def test_a_rename_that_a_crash_took_back_is_made_again_where_the_index_names_the_content(
+    tmp_path: Path,
+) -> None:
+    store = ObjectFiles.open(tmp_path / "objects", relies_on_sweep=True)
+    names = [put(store, content) for content in (SMALL, LARGE)]
+    for number, name in enumerate(names):
+        store.path_of(name).rename(tmp_path / "objects" / "incoming" / f"{number}")
+    again = ObjectFiles.open(tmp_path / "objects", relies_on_sweep=True)
+    again.sweep(lambda sha256: sha256 == names[0])
+    assert again.path_of(names[0]).read_bytes() == SMALL
+    with pytest.raises(NoSuchObjectError):
+        again.path_of(names[1])
+    assert list((tmp_path / "objects" / "incoming").iterdir()) == []
+
+
+def test_what_an_older_version_kept_stays_where_it_is(tmp_path: Path) -> None:
+    store = ObjectFiles.open(tmp_path / "objects")
+    name = put(store, SMALL)
+    former = tmp_path / "objects" / name[:2] / name[2:4] / f"{name}.dcm"
+    former.parent.mkdir()
+    store.path_of(name).rename(former)
+    assert store.path_of(name) == former
+    assert put(store, SMALL) == name
+    assert store.path_of(name) == former
+    assert [one.sha256 for one in store.kept()] == [name]
+    assert b"".join(store.read_through(name)) == SMALL
+    store.remove(name)
+    assert list(store.kept()) == []
 
 
 def test_a_content_that_is_not_there_is_named(place: Place) -> None:

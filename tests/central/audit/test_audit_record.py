@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,34 @@ def test_a_record_that_cannot_be_written_raises(tmp_path: Path) -> None:
     audit.record(event(actor="again"))
     assert [row.event.actor for row in audit.search(limit=9)] == ["again"]
     audit.close()
+
+
+def test_what_was_begun_is_in_the_file_when_the_wait_ends_and_not_before(tmp_path: Path) -> None:
+    audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
+    with sqlite3.connect(tmp_path / "audit.sqlite3") as other, ThreadPoolExecutor(1) as waiting:
+        with audit._write_lock:  # as while somebody else's commit is synced
+            begun = [audit.begin(event(actor=name)) for name in ("ann", "bob")]
+            ended = waiting.submit(begun[1].wait)
+            assert other.execute("SELECT actor FROM audit_record").fetchall() == []
+            assert not ended.done()
+        ended.result(30)
+        rows = other.execute("SELECT actor FROM audit_record ORDER BY id").fetchall()
+    assert rows == [("ann",), ("bob",)]  # with one commit for both
+    begun[0].wait()
+    audit.close()
+
+
+def test_nobody_waits_in_vain_for_what_was_not_written(tmp_path: Path) -> None:
+    audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
+    audit._db.pragma("query_only", 1)
+    begun = audit.begin(event())
+    for _ in range(2):
+        with pytest.raises(AuditUnavailableError):
+            begun.wait()
+    audit._db.pragma("query_only", 0)
+    audit.close()
+    with pytest.raises(AuditUnavailableError):
+        audit.begin(event()).wait()
 
 
 def test_what_comes_from_outside_is_cut(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from concurrent.futures import ThreadPoolExecutor
 from email.parser import BytesParser
 from io import BytesIO
 from pathlib import Path
@@ -438,6 +439,19 @@ def test_no_record_no_bytes(tmp_path: Path) -> None:
                 answer = client.get(path)
                 assert_problem(answer, 503)
                 assert len(answer.content) < 300
+
+
+@pytest.mark.parametrize(
+    "path", ["/dicom-web/studies", f"/dicom-web/studies/{STUDY}", "/dicom-web/studies/1.2.404"]
+)
+def test_an_answer_is_prepared_and_held_back_until_its_record_is_durable(house: House, path: str) -> None:
+    with house.client("radiologist") as client, ThreadPoolExecutor(1) as asking:
+        with house.audit._write_lock:  # as while a commit is synced
+            answer = asking.submit(client.get, path)
+            with pytest.raises(TimeoutError):
+                answer.result(0.5)
+        assert answer.result(30).status_code in (200, 404)
+        assert house.audit.search(limit=1)[0].event.action in (Action.SEARCH, Action.EXPORT)
 
 
 def test_names_with_markup_travel_as_text(house: House) -> None:

@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 from pynetdicom import AE
 
+from central.dimse import transport
 from central.dimse.association import STUDY_ROOT_FIND
 from central.dimse.settings import DimseSettings
 from tests.central.access.house import STUDY, pydicom_file
@@ -150,6 +151,17 @@ def test_a_trickle_inside_a_message_is_cut(house: House) -> None:
                 scu.send(p_data(1, 1, b"\0"))
                 time.sleep(0.05)
         assert time.monotonic() < began_s + 6
+
+
+def test_an_association_begins_and_ends_without_waiting_for_a_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "_REST_S", 3600.0)
+    with open_house(tmp_path) as house, ScriptedScu(house.port) as scu:
+        scu.associate([(1, VERIFICATION, [IMPLICIT_LITTLE])], calling=b"PEER", called=b"DICOMNET")
+        scu.send(p_data(1, 3, command(0x0030)))
+        assert scu.read_response().status == 0
+        scu.release()
 
 
 def test_stopping_ends_associations_that_are_open(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -99,9 +100,10 @@ def get(
     *,
     relational: bool = False,
     ae_title: str = "PEER",
+    came: dict[str, tuple[str, bytes]] | None = None,
 ) -> tuple[list[Dataset], dict[str, tuple[str, bytes]]]:
-    """The statuses of a C-GET; SOP Instance UID → transfer syntax and bytes of what came."""
-    came: dict[str, tuple[str, bytes]] = {}
+    """The statuses of a C-GET; SOP Instance UID → transfer syntax and bytes of what came (in `came`, as it comes)."""
+    came = {} if came is None else came
 
     def store(event: evt.Event) -> int:
         request = event.request
@@ -340,6 +342,19 @@ def test_without_a_record_nothing_leaves(tmp_path: Path, files: dict[str, bytes]
         keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": STUDY}
         statuses, came = get(house, keys, {CT: [ExplicitVRLittleEndian]})
         assert (statuses[-1].Status, came) == (0xC000, {})
+
+
+def test_nothing_leaves_while_its_record_is_synced(house: House) -> None:
+    keys: dict[str, object] = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": STUDY}
+    came: dict[str, tuple[str, bytes]] = {}
+    with ThreadPoolExecutor(1) as asking:
+        with house.audit._write_lock:
+            asked = asking.submit(get, house, keys, {CT: [ExplicitVRLittleEndian]}, came=came)
+            with pytest.raises(TimeoutError):
+                asked.result(0.5)
+            assert came == {}
+        asked.result(30)
+    assert came
 
 
 def test_a_move_can_be_cancelled(house: House, destination: int) -> None:
