@@ -176,6 +176,9 @@ class RemoteSpool:
     def receive(self, origin: Origin) -> Reception:
         return self._desk.begin(origin)
 
+    def prepare(self, origin: Origin) -> None:
+        self._desk.prepare(origin)
+
     def note_rejection(self, calling_ae_title: str, peer_address: str, reason: str) -> None:
         self._ask(Rejected(calling_ae_title, peer_address, reason))
 
@@ -191,11 +194,6 @@ class RemoteSpool:
         if few_files or free_bytes - self._terms.mark_bytes < _PLENTY_BYTES:
             self._ask(WantRoom())
 
-    def duplicate_of(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
-        """Never known here: a resend is synced before the owner absorbs it."""
-        del sop_instance_uid, sha256
-        return None
-
     def register(self, label: Label, identity: InstanceIdentity) -> ObjectId:
         return ObjectId(str(self._ask(Durable(label, identity))))
 
@@ -204,6 +202,7 @@ class RemoteSpool:
 
     def close(self) -> None:
         """Give back what was not used, where the owner still listens, and end."""
+        self._desk.close()
         with contextlib.suppress(SpoolError):
             if self._names:
                 self._ask(GiveBack(self._names))

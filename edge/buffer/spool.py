@@ -248,6 +248,11 @@ class Spool:
             raise SpoolClosedError
         return self._desk.begin(origin)
 
+    def prepare(self, origin: Origin) -> None:
+        """Have a file open and a key derived for the next instance, while its scanner gets it ready. Raises nothing."""
+        if not self._closed:
+            self._desk.prepare(origin)
+
     def terms(self) -> Terms:
         """For processes that receive for this one."""
         keys = self._desk.keys
@@ -323,15 +328,12 @@ class Spool:
         elif ended:
             _LOG.warning("there is room again: images are taken in", extra=vars(disk))
 
-    def duplicate_of(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
-        """For `Reception`: an object on its way to central that holds these very bytes."""
-        with self._locked():
-            return self._known(sop_instance_uid, sha256)
-
     def register(self, label: Label, identity: InstanceIdentity) -> ObjectId:
         """For `Reception`: take a durable file among the arrivals, or point at the duplicate that got here first."""
         with self._locked():
-            known = self._known(identity.sop_instance_uid, label.sha256)
+            known = self._arrivals.find(identity.sop_instance_uid, label.sha256) or self._index.duplicate_of(
+                identity.sop_instance_uid, label.sha256
+            )
             if known is None:
                 self._arrivals.add(self._complete(label))
                 if len(self._arrivals) in (1, BATCH):
@@ -343,11 +345,6 @@ class Spool:
             self._touched_at_s = time.monotonic()
         self._on_stored(label)
         return known or label.object_id
-
-    def _known(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
-        return self._arrivals.find(sop_instance_uid, sha256) or self._index.duplicate_of(
-            sop_instance_uid, sha256
-        )
 
     def _write_rows(self) -> None:
         """On a thread of its own: bring arrivals into the index, then wake those who send."""
@@ -713,6 +710,7 @@ class Spool:
         with self._changed, ExitStack() as ending, self._index.translated():
             ending.callback(self._files.close)
             ending.callback(self._index.close)
+            ending.callback(self._desk.close)
             self._flush_arrivals()
             self._book.flush()
 
