@@ -29,13 +29,15 @@ _ROOM_CHECK_BYTES = 64 << 20  # a gigabyte study must notice on its way in that 
 
 
 class Registrar(Protocol):
-    """What a reception asks of the spool it belongs to. Safe to call from any thread."""
+    """What a reception asks of the spool it belongs to. All three are safe to call from any thread."""
 
     @property
     def reserve_bytes(self) -> int: ...
 
     def check_room(self) -> None:
         """DiskFullError when less than the reserve is free."""
+
+    def duplicate_of(self, sop_instance_uid: str, sha256: str) -> ObjectId | None: ...
 
     def register(self, label: Label, identity: InstanceIdentity) -> ObjectId:
         """Commit the row of a durable file; the id of the object that holds the bytes (an older one: duplicate)."""
@@ -109,6 +111,9 @@ class Reception:
         """
 
         def keep(content: Content) -> ObjectId:
+            known = self._registrar.duplicate_of(identity.sop_instance_uid, content.sha256)
+            if known is not None:
+                return known  # spares the sync; a duplicate that appears from here on is found by register
             label = self._label(content, identity, None)
             self._file.finish(label)
             return self._registrar.register(label, identity)

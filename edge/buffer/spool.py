@@ -328,12 +328,15 @@ class Spool:
         elif ended:
             _LOG.warning("there is room again: images are taken in", extra=vars(disk))
 
+    def duplicate_of(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
+        """For `Reception`: an object on its way to central that holds these very bytes."""
+        with self._locked():
+            return self._known(sop_instance_uid, sha256)
+
     def register(self, label: Label, identity: InstanceIdentity) -> ObjectId:
         """For `Reception`: take a durable file among the arrivals, or point at the duplicate that got here first."""
         with self._locked():
-            known = self._arrivals.find(identity.sop_instance_uid, label.sha256) or self._index.duplicate_of(
-                identity.sop_instance_uid, label.sha256
-            )
+            known = self._known(identity.sop_instance_uid, label.sha256)
             if known is None:
                 self._arrivals.add(self._complete(label))
                 if len(self._arrivals) in (1, BATCH):
@@ -345,6 +348,11 @@ class Spool:
             self._touched_at_s = time.monotonic()
         self._on_stored(label)
         return known or label.object_id
+
+    def _known(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
+        return self._arrivals.find(sop_instance_uid, sha256) or self._index.duplicate_of(
+            sop_instance_uid, sha256
+        )
 
     def _write_rows(self) -> None:
         """On a thread of its own: bring arrivals into the index, then wake those who send."""
