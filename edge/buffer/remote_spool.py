@@ -176,6 +176,9 @@ class RemoteSpool:
     def receive(self, origin: Origin) -> Reception:
         return self._desk.begin(origin)
 
+    def prepare(self, origin: Origin) -> None:
+        self._desk.prepare(origin)
+
     def note_rejection(self, calling_ae_title: str, peer_address: str, reason: str) -> None:
         self._ask(Rejected(calling_ae_title, peer_address, reason))
 
@@ -204,6 +207,7 @@ class RemoteSpool:
 
     def close(self) -> None:
         """Give back what was not used, where the owner still listens, and end."""
+        self._desk.close()
         with contextlib.suppress(SpoolError):
             if self._names:
                 self._ask(GiveBack(self._names))

@@ -3,8 +3,9 @@
 Sealed bytes are written once and not read again soon, so they go straight from aligned buffers to the disk
 (O_DIRECT): no copy in the kernel, no memory that grows with the queue, and the final sync has nothing left to
 write. A full buffer is written on another thread while the next one fills, so that the disk works while the wire
-does. Where the file system has no direct writes, ordinary ones do the same. `finish` ends with the one sync that
-makes bytes and label durable together; the name was made durable before (`edge.buffer.files`).
+does; that thread reckons the label's checksum as well. Where the file system has no direct writes, ordinary ones do
+the same. `finish` ends with the one sync that makes bytes and label durable together; the name was made durable
+before (`edge.buffer.files`).
 
 A failed write or sync is never tried again on the same descriptor: the kernel has marked the pages clean, so a
 second one would succeed and prove nothing. The caller throws the file away and the peer resends.
@@ -94,7 +95,6 @@ class SealedFile:
 
     def write(self, data: bytes) -> None:
         """Add sealed bytes; `OSError` when the disk did not take these or others before them."""
-        self._crc32 = zlib.crc32(data, self._crc32)  # now, while the processor still has them at hand
         view = memoryview(data)
         while view:
             taken = min(len(view), BUFFER_BYTES - self._used)
@@ -111,6 +111,7 @@ class SealedFile:
         OSError : nothing is known of what reached the disk; the file must go.
         """
         self._settle()
+        self._count(self._buffer, self._used)
         text = encode_label(label, self._crc32)
         end = memoryview(bytes(-(label.stored_bytes + len(text)) % BLOCK_BYTES) + text)
         while end:
@@ -140,13 +141,22 @@ class SealedFile:
         self._settle()
         full, self._buffer = self._buffer, self._other or self._buffers.take()
         self._other, self._used = full, 0
-        self._writing = self._buffers.writers.submit(self._write_out, full, BUFFER_BYTES)
+        self._writing = self._buffers.writers.submit(self._write_sealed, full)
 
     def _settle(self) -> None:
         """Wait until the other buffer is on the disk; its failure comes out here."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
+
+    def _write_sealed(self, full: mmap.mmap) -> None:
+        self._count(full, BUFFER_BYTES)
+        self._write_out(full, BUFFER_BYTES)
+
+    def _count(self, buffer: mmap.mmap, used: int) -> None:
+        """Take sealed bytes into the checksum: in their order, since the buffer before was settled."""
+        with memoryview(buffer) as whole, whole[:used] as sealed:
+            self._crc32 = zlib.crc32(sealed, self._crc32)
 
     def _write_out(self, buffer: mmap.mmap, used: int) -> None:
         assert self._descriptor is not None

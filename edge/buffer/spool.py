@@ -248,6 +248,11 @@ class Spool:
             raise SpoolClosedError
         return self._desk.begin(origin)
 
+    def prepare(self, origin: Origin) -> None:
+        """Have a file open and a key derived for the next instance, while its scanner gets it ready. Raises nothing."""
+        if not self._closed:
+            self._desk.prepare(origin)
+
     def terms(self) -> Terms:
         """For processes that receive for this one."""
         keys = self._desk.keys
@@ -717,6 +722,7 @@ class Spool:
         with self._changed, ExitStack() as ending, self._index.translated():
             ending.callback(self._files.close)
             ending.callback(self._index.close)
+            ending.callback(self._desk.close)
             self._flush_arrivals()
             self._book.flush()
 

@@ -256,7 +256,9 @@ class Association:
                 if status is None:
                     self._end_message()
                 else:
+                    data_set = self._data_set
                     self._answer(self._request, status, agreed)
+                    data_set.answered()
 
     def _begin(self, command: Command, context: Context, agreed: Agreed) -> None:
         """Act on a complete command set (PS3.7 section 9.1)."""

@@ -26,6 +26,9 @@ class IncomingDataSet(Protocol):
     def finish(self) -> StoreStatus | None:
         """What to answer now; None where the answer comes later, or never."""
 
+    def answered(self) -> None:
+        """The peer has what `finish` gave: time for what it need not wait for."""
+
     def discard(self) -> None: ...
 
 
@@ -40,6 +43,9 @@ class Refused:
 
     def finish(self) -> StoreStatus:
         return self._status
+
+    def answered(self) -> None:
+        return
 
     def discard(self) -> None:
         return
@@ -56,6 +62,9 @@ class Dropped:
 
     def finish(self) -> None:
         self._then()
+
+    def answered(self) -> None:
+        return
 
     def discard(self) -> None:
         return
@@ -82,6 +91,9 @@ class Collected:
             return self._too_long
         self._then(bytes(self._held))
         return None
+
+    def answered(self) -> None:
+        return
 
     def discard(self) -> None:
         self._held = None

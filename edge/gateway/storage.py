@@ -99,6 +99,11 @@ class IncomingInstance:
             )
         return status
 
+    def answered(self) -> None:
+        """Make ready for the next one while the scanner does."""
+        if self._failed is None:
+            self._spool.prepare(self._origin)
+
     def discard(self) -> None:
         """Drop an instance whose rest will never come."""
         if self._reception is not None:
