@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from peewee import SQL, DatabaseError, SqliteDatabase, fn
 
@@ -69,6 +69,11 @@ _INSERT = """
 _FIND_DUPLICATE = """
     SELECT object_id FROM objects
     WHERE freed_at_utc IS NULL AND sop_instance_uid = ? AND sha256 = ? AND state IN (?, ?, ?, ?, ?) LIMIT 1
+"""
+_FIND_CONTENTS = """
+    SELECT o.sop_instance_uid, o.sha256
+    FROM json_each(?) AS j CROSS JOIN objects AS o INDEXED BY live_by_instance ON o.sop_instance_uid = j.value
+    WHERE o.freed_at_utc IS NULL AND o.state IN (?, ?, ?, ?, ?)
 """
 # The state stands in the text because SQLite must see that the partial index `retained_by_sequence` covers it.
 _FIND_RETAINED = """
@@ -153,6 +158,28 @@ def as_routine(_: Label) -> Priority:
     return Priority.ROUTINE
 
 
+class Content(NamedTuple):
+    """What makes two objects the same."""
+
+    sop_instance_uid: str
+    sha256: str
+
+
+class NewRow(NamedTuple):
+    """A file that gets a row: in its label's state or another.
+
+    Attributes
+    ----------
+    success_answered : its sender was told that it is safe, or may have been.
+    damaged : its bytes are not what the label says.
+    """
+
+    label: Label
+    success_answered: bool = True
+    state: State | None = None
+    damaged: bool = False
+
+
 class SpoolIndex:
     """Questions and steps over the `objects` table, and the rows of `deliveries` that go with its own.
 
@@ -160,6 +187,10 @@ class SpoolIndex:
     ----------
     route : what a new row is owed to.
     rank : its priority.
+
+    Attributes
+    ----------
+    is_new : not known to have had a row for every file; until `note_complete`, whatever lives that takes.
 
     Raises
     ------
@@ -214,11 +245,16 @@ class SpoolIndex:
             self.execute("UPDATE objects SET receipt_number = sequence WHERE receipt IS NOT NULL", ())
         with self.db.bind_ctx(TABLES):
             self.db.create_tables(TABLES)
-        self.db.pragma("user_version", SCHEMA_VERSION)
+        self.is_new = version == 0
         self._renew_wal()  # the last life may have ended in a failed sync
 
     def close(self) -> None:
         self.db.close()
+
+    def note_complete(self) -> None:
+        """It has a row for every file that was here. Inside `transaction`."""
+        self.db.pragma("user_version", SCHEMA_VERSION)
+        self.is_new = False
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[None]:
@@ -268,26 +304,23 @@ class SpoolIndex:
         cursor: sqlite3.Cursor = self.db.execute_sql(statement, values)  # type: ignore[no-untyped-call]  # stubs
         return cursor
 
-    def insert(
-        self, label: Label, *, success_answered: bool, state: State | None = None, damaged: bool = False
-    ) -> None:
-        """The row of a file that is durable already, in the label's state or another. Inside `transaction`."""
-        self._run_many(_INSERT, [self._row(label, success_answered, state, damaged)])
-        if success_answered:
-            self._owe([label])
+    def insert(self, label: Label, *, success_answered: bool) -> None:
+        """The row of a file that is durable already. Inside `transaction`."""
+        self.insert_rows([NewRow(label, success_answered)])
 
     def insert_answered(self, labels: Iterable[Label]) -> None:
         """The rows of instances whose senders were told success, in this order. Inside `transaction`."""
-        labels = list(labels)
-        self._run_many(_INSERT, [self._row(label, True, None, False) for label in labels])
-        self._owe(labels)
+        self.insert_rows([NewRow(label) for label in labels])
 
-    def _row(
-        self, label: Label, success_answered: bool, state: State | None, damaged: bool
-    ) -> tuple[object, ...]:
-        identity = label.identity
+    def insert_rows(self, rows: Sequence[NewRow]) -> None:
+        """The same of several that came by different ways."""
+        self._run_many(_INSERT, [self._row(row) for row in rows])
+        self._owe([row.label for row in rows if row.success_answered])
+
+    def _row(self, row: NewRow) -> tuple[object, ...]:
+        label, identity = row.label, row.label.identity
         return (
-            *_row(label, success_answered, state, damaged),
+            *_row(row),
             (identity and identity.station_name) or None,
             (identity and identity.department) or None,
             " ".join(label.sealed_for[1:]) or None,
@@ -334,6 +367,13 @@ class SpoolIndex:
         except sqlite3.Error as error:
             raise DatabaseError(str(error)) from error
         return None if found is None else ObjectId(found[0])
+
+    def contents_of(self, sop_instance_uids: Collection[str]) -> set[Content]:
+        """Those of `duplicate_of`, for many instances with one question."""
+        return {
+            Content(*found)
+            for found in self.execute(_FIND_CONTENTS, (json.dumps(list(sop_instance_uids)), *SAFE_HERE))
+        }
 
     def step(self, object_id: ObjectId, step: Step, *, durable: bool = True, **values: Any) -> None:
         """Take one step of the table in `edge.buffer.states`, with `values` written beside the new state.
@@ -388,6 +428,11 @@ class SpoolIndex:
         """The newest object's place in the order; 0 if there never was one."""
         last: int | None = self.execute("SELECT MAX(sequence) FROM objects", ()).fetchone()[0]
         return last or 0
+
+    def sequence_of(self, object_id: ObjectId) -> int:
+        """Its place in the order; 0 if it has no row."""
+        found = self.execute("SELECT sequence FROM objects WHERE object_id = ?", (object_id,)).fetchone()
+        return 0 if found is None else int(found[0])
 
     def lose(self, object_ids: Collection[ObjectId], *, reason: str) -> tuple[list[ObjectId], list[ObjectId]]:
         """Files of these rows are gone: those that central has are freed, others condemned; which were which."""
@@ -565,8 +610,9 @@ class SpoolIndex:
         return gone
 
 
-def _row(label: Label, success_answered: bool, state: State | None, damaged: bool) -> tuple[object, ...]:
+def _row(row: NewRow) -> tuple[object, ...]:
     """In the order of `_INSERT`'s columns, up to those that rules are asked by."""
+    label, success_answered, state, damaged = row
     origin, identity = label.origin, label.identity
     return (
         label.object_id,

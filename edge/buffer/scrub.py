@@ -43,7 +43,7 @@ _LEAST_WAIT_S: Final = 0.05
 _SAVE_EVERY_S: Final = 900.0
 _RETRY_S: Final = 600.0
 _LOOK_AGAIN_S: Final = 3600.0  # the wall clock may jump; and an hour is soon enough
-_DAMAGE_ERRNOS: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
+DAMAGE_ERRNOS: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
 _LOG = logging.getLogger(__name__)
 
 
@@ -115,7 +115,7 @@ def find_damage(file: BinaryIO, row: SealedRow) -> str | None:
             return "the file is another object's"
         return None if is_sound(file, found) else "the disk has changed the file's bytes"
     except OSError as error:
-        if error.errno not in _DAMAGE_ERRNOS:
+        if error.errno not in DAMAGE_ERRNOS:
             raise
         return f"the disk cannot read the file ({errno.errorcode[error.errno]})"
 

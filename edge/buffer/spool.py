@@ -200,11 +200,11 @@ class Spool:
         """
         files = SpoolFiles(root)
         try:
-            path = root / "index.sqlite3"
-            was_there = path.exists()
-            index, rebuilt = open_index(path, reserve_bytes=reserve_bytes, route=route, rank=rank)
+            index, rebuilt = open_index(
+                root / "index.sqlite3", reserve_bytes=reserve_bytes, route=route, rank=rank
+            )
             try:
-                report = recover(files, index, index_is_new=rebuilt or not was_there, index_rebuilt=rebuilt)
+                report = recover(files, index, index_rebuilt=rebuilt)
                 index.prune_freed(older_than=RECEIPTS_KEPT)
             except BaseException:
                 index.close()

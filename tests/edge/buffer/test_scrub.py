@@ -15,8 +15,8 @@ import pytest
 
 from contract.identifiers import ObjectId
 from edge import report
-from edge.buffer import recovery as recovery_module
 from edge.buffer import scrub as scrub_module
+from edge.buffer import strangers as strangers_module
 from edge.buffer.errors import WrongStateError
 from edge.buffer.records import Stored
 from edge.buffer.scrub import Damage, Scrub
@@ -310,7 +310,7 @@ def test_what_start_up_took_in_unread_is_read_first(
     for one in stored:
         flip_a_bit(path_of(tmp_path, one.object_id), 700)
     block = path_of(tmp_path, stored[0].object_id).stat().st_size
-    monkeypatch.setattr(recovery_module, "VERIFIED_AT_START_BYTES", 2 * block)
+    monkeypatch.setattr(strangers_module, "VERIFIED_AT_START_BYTES", 2 * block)
 
     spool = open_spool()
 
