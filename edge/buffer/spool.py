@@ -276,6 +276,16 @@ class Spool:
         with self._locked():
             self._files.give_back(names)
 
+    def sweep(self, names: Collection[ObjectId]) -> None:
+        """Delete, of those, what a process that is gone left unfinished; whatever has a row stays."""
+        with self._held():
+            unknown = [one for one in names if self._index.was_freed(one) is None]
+            torn = sum(self._files.size_of(one) > 0 for one in unknown)
+            for object_id in unknown:
+                self._unlink_freed(object_id)
+        if torn:
+            _LOG.warning("half-received images of a process that ended are deleted", extra={"files": torn})
+
     def check_room(self) -> None:
         """DiskFullError when less than the reserve is free, and nothing retained is left to free for it."""
         self._touched_at_s = time.monotonic()
