@@ -194,6 +194,9 @@ class BoxStatus(_Shape):
     scrubbed_objects: int = Field(default=0, description="files it read")
     scrub_damaged_objects: int = Field(default=0, description="of those, what the disk had damaged or lost")
     memory_bytes: int
+    receiving_notice: str = Field(
+        default="", description="of receiving processes that died; a sentence for a person"
+    )
     link: LinkStatus
     centrals: list[CentralStatus] = Field(default=[], description="beside the first, which `link` is about")
     destinations: list[DestinationStatus] = Field(default=[], description="beside central")

@@ -177,6 +177,7 @@ class EventKind(StrEnum):
     SCANNER_BACK = "scanner-back"
     TWIN = "twin"
     CENTRAL_SET_BACK = "central-set-back"
+    RECEIVER_ENDED = "receiver-ended"
     SETTINGS = "settings"
     COMMAND = "command"
 

@@ -171,6 +171,8 @@ class Box:
             self._gateway.start()
             self._reporting.start()
             started.callback(self._gateway.stop)
+            self._workers.watch(self._reporting.tell_receiver)
+            started.callback(self._workers.stop_watching)
             self._upkeep.start()
             started.callback(self._upkeep.stop, _JOIN_S)
             self._scrub.start()
@@ -234,6 +236,7 @@ class Box:
                 "tls_port": self._gateway.tls_port,
                 "centrals": self._centrals.status(),
                 "destinations": self._destinations.status(),
+                "receiving_notice": self._workers.notice(),
             }
         )
 

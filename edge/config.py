@@ -108,7 +108,7 @@ class BufferSettings(Section):
     scrub_bytes_per_s: int = Field(
         default=4 << 20,
         ge=1 << 16,
-        description="Bytes read in a second by such a pass; it rests while images are received",
+        description="Bytes read in a second by such a pass; at most 262144 while images are received",
     )
 
 

@@ -307,6 +307,7 @@ def status_text(status: BoxStatus) -> str:
         f"kept          {status.retained_objects} objects that central has, {size_text(status.retained_bytes)}",
         f"scrubbed      {_scrub_text(status)}",
         f"memory        {size_text(status.memory_bytes)}",
+        *([f"receiving     {status.receiving_notice}"] if status.receiving_notice else []),
     ]
     lines += [_central_line(one) for one in status.centrals]
     lines += [destination_line(one) for one in status.destinations]

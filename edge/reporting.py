@@ -180,6 +180,10 @@ class Reporting:
         )
         self._tell(EventKind.QUARANTINED, f"an image was damaged on the box's disk; {what}")
 
+    def tell_receiver(self, sentence: str) -> None:
+        """A receiving process has died: an event, for it may be memory or disk."""
+        self._tell(EventKind.RECEIVER_ENDED, sentence)
+
     def tell_set_back(self, central: str, sent_again: int, lost: Sequence[LostStudy]) -> None:
         """A central has lost what it signed for: an event, and one for each study that a scanner has to send again."""
         if sent_again:

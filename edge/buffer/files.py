@@ -249,6 +249,13 @@ def object_path(root: Path | str, object_id: ObjectId) -> str:
     return f"{root}/{Place.OBJECTS.value}/{object_id[:2]}/{object_id}{_SEALED}"
 
 
+def sealed_path(root: Path | str, object_id: ObjectId, place: Place) -> str:
+    """The same of a file in either folder."""
+    if place is Place.OBJECTS:
+        return object_path(root, object_id)
+    return f"{root}/{place.value}/{object_id}{_SEALED}"
+
+
 def _object_id_of(name: str) -> ObjectId | None:
     if not name.endswith(_SEALED):
         return None

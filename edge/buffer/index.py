@@ -11,14 +11,13 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from peewee import SQL, DatabaseError, SqliteDatabase, fn
+from peewee import DatabaseError, SqliteDatabase, fn
 
 from contract.identifiers import ObjectId
 from contract.priority import Priority
@@ -29,7 +28,7 @@ from edge.buffer.errors import (
     WrongStateError,
 )
 from edge.buffer.label import Label
-from edge.buffer.records import ObjectRow, ReceivedRow, SealedRow, Tally
+from edge.buffer.records import SealedRow
 from edge.buffer.sqlite_errors import sqlite_error
 from edge.buffer.states import (
     CLAIM,
@@ -39,7 +38,6 @@ from edge.buffer.states import (
     FREED_IF_LOST,
     REPLACE,
     SAFE_HERE,
-    UNFREED,
     State,
     Step,
 )
@@ -53,8 +51,6 @@ from edge.buffer.tables import (
 )
 
 LIVE = SpoolObject.freed_at_utc.is_null()
-# Left alone, SQLite searches by state and sorts the whole backlog at every claim.
-_BY_SEQUENCE = SQL('"objects" AS "t1" INDEXED BY "live_by_sequence"')
 # The two statements of every reception, written out: peewee takes 0.3 ms to put one together. The columns are those
 # of `SpoolObject`.
 _INSERT = """
@@ -69,6 +65,11 @@ _INSERT = """
 _FIND_DUPLICATE = """
     SELECT object_id FROM objects
     WHERE freed_at_utc IS NULL AND sop_instance_uid = ? AND sha256 = ? AND state IN (?, ?, ?, ?, ?) LIMIT 1
+"""
+_FIND_CONTENTS = """
+    SELECT o.sop_instance_uid, o.sha256
+    FROM json_each(?) AS j CROSS JOIN objects AS o INDEXED BY live_by_instance ON o.sop_instance_uid = j.value
+    WHERE o.freed_at_utc IS NULL AND o.state IN (?, ?, ?, ?, ?)
 """
 # The state stands in the text because SQLite must see that the partial index `retained_by_sequence` covers it.
 _FIND_RETAINED = """
@@ -95,15 +96,6 @@ _FIND_SEALED = """
     SELECT sequence, object_id, state, stored_bytes, sha256, sop_instance_uid, calling_ae_title
     FROM objects INDEXED BY live_by_sequence
     WHERE freed_at_utc IS NULL AND NOT damaged AND sequence > ? ORDER BY sequence LIMIT ?
-"""
-_FIND_NEWEST = """
-    SELECT sequence FROM objects INDEXED BY live_by_sequence
-    WHERE freed_at_utc IS NULL AND received_at_utc >= ? ORDER BY sequence DESC LIMIT 1 OFFSET ?
-"""
-_FIND_RECEIVED = """
-    SELECT sequence, calling_ae_title, study_instance_uid, series_instance_uid, sop_instance_uid
-    FROM objects INDEXED BY live_by_sequence
-    WHERE freed_at_utc IS NULL AND sequence > ? AND received_at_utc >= ? ORDER BY sequence LIMIT ?
 """
 _OWE = """
     INSERT OR IGNORE INTO deliveries (object_id, destination, state, due_s, attempts, stored_bytes)
@@ -153,6 +145,28 @@ def as_routine(_: Label) -> Priority:
     return Priority.ROUTINE
 
 
+class Content(NamedTuple):
+    """What makes two objects the same."""
+
+    sop_instance_uid: str
+    sha256: str
+
+
+class NewRow(NamedTuple):
+    """A file that gets a row: in its label's state or another.
+
+    Attributes
+    ----------
+    success_answered : its sender was told that it is safe, or may have been.
+    damaged : its bytes are not what the label says.
+    """
+
+    label: Label
+    success_answered: bool = True
+    state: State | None = None
+    damaged: bool = False
+
+
 class SpoolIndex:
     """Questions and steps over the `objects` table, and the rows of `deliveries` that go with its own.
 
@@ -160,6 +174,10 @@ class SpoolIndex:
     ----------
     route : what a new row is owed to.
     rank : its priority.
+
+    Attributes
+    ----------
+    is_new : not known to have had a row for every file; until `note_complete`, whatever lives that takes.
 
     Raises
     ------
@@ -214,11 +232,16 @@ class SpoolIndex:
             self.execute("UPDATE objects SET receipt_number = sequence WHERE receipt IS NOT NULL", ())
         with self.db.bind_ctx(TABLES):
             self.db.create_tables(TABLES)
-        self.db.pragma("user_version", SCHEMA_VERSION)
+        self.is_new = version == 0
         self._renew_wal()  # the last life may have ended in a failed sync
 
     def close(self) -> None:
         self.db.close()
+
+    def note_complete(self) -> None:
+        """It has a row for every file that was here. Inside `transaction`."""
+        self.db.pragma("user_version", SCHEMA_VERSION)
+        self.is_new = False
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[None]:
@@ -268,26 +291,23 @@ class SpoolIndex:
         cursor: sqlite3.Cursor = self.db.execute_sql(statement, values)  # type: ignore[no-untyped-call]  # stubs
         return cursor
 
-    def insert(
-        self, label: Label, *, success_answered: bool, state: State | None = None, damaged: bool = False
-    ) -> None:
-        """The row of a file that is durable already, in the label's state or another. Inside `transaction`."""
-        self._run_many(_INSERT, [self._row(label, success_answered, state, damaged)])
-        if success_answered:
-            self._owe([label])
+    def insert(self, label: Label, *, success_answered: bool) -> None:
+        """The row of a file that is durable already. Inside `transaction`."""
+        self.insert_rows([NewRow(label, success_answered)])
 
     def insert_answered(self, labels: Iterable[Label]) -> None:
         """The rows of instances whose senders were told success, in this order. Inside `transaction`."""
-        labels = list(labels)
-        self._run_many(_INSERT, [self._row(label, True, None, False) for label in labels])
-        self._owe(labels)
+        self.insert_rows([NewRow(label) for label in labels])
 
-    def _row(
-        self, label: Label, success_answered: bool, state: State | None, damaged: bool
-    ) -> tuple[object, ...]:
-        identity = label.identity
+    def insert_rows(self, rows: Sequence[NewRow]) -> None:
+        """The same of several that came by different ways."""
+        self._run_many(_INSERT, [self._row(row) for row in rows])
+        self._owe([row.label for row in rows if row.success_answered])
+
+    def _row(self, row: NewRow) -> tuple[object, ...]:
+        label, identity = row.label, row.label.identity
         return (
-            *_row(label, success_answered, state, damaged),
+            *_row(row),
             (identity and identity.station_name) or None,
             (identity and identity.department) or None,
             " ".join(label.sealed_for[1:]) or None,
@@ -334,6 +354,13 @@ class SpoolIndex:
         except sqlite3.Error as error:
             raise DatabaseError(str(error)) from error
         return None if found is None else ObjectId(found[0])
+
+    def contents_of(self, sop_instance_uids: Collection[str]) -> set[Content]:
+        """Those of `duplicate_of`, for many instances with one question."""
+        return {
+            Content(*found)
+            for found in self.execute(_FIND_CONTENTS, (json.dumps(list(sop_instance_uids)), *SAFE_HERE))
+        }
 
     def step(self, object_id: ObjectId, step: Step, *, durable: bool = True, **values: Any) -> None:
         """Take one step of the table in `edge.buffer.states`, with `values` written beside the new state.
@@ -388,6 +415,11 @@ class SpoolIndex:
         """The newest object's place in the order; 0 if there never was one."""
         last: int | None = self.execute("SELECT MAX(sequence) FROM objects", ()).fetchone()[0]
         return last or 0
+
+    def sequence_of(self, object_id: ObjectId) -> int:
+        """Its place in the order; 0 if it has no row."""
+        found = self.execute("SELECT sequence FROM objects WHERE object_id = ?", (object_id,)).fetchone()
+        return 0 if found is None else int(found[0])
 
     def lose(self, object_ids: Collection[ObjectId], *, reason: str) -> tuple[list[ObjectId], list[ObjectId]]:
         """Files of these rows are gone: those that central has are freed, others condemned; which were which."""
@@ -479,56 +511,6 @@ class SpoolIndex:
         )
         return due
 
-    def tallies(self) -> dict[State, Tally]:
-        """Objects and bytes of every live state, zeros included."""
-        found = dict.fromkeys(UNFREED, Tally(0, 0))
-        rows = (
-            SpoolObject.select(SpoolObject.state, fn.COUNT(), fn.SUM(SpoolObject.stored_bytes))
-            .where(LIVE)
-            .group_by(SpoolObject.state)
-            .tuples()
-        )
-        for state, objects, stored_bytes in rows.execute(self.db):
-            found[State(state)] = Tally(objects, stored_bytes)
-        return found
-
-    def retained_bytes(self) -> int:
-        """Room that what is retained takes on the disk."""
-        question = """
-            SELECT SUM(stored_bytes) FROM objects INDEXED BY live_by_state
-            WHERE freed_at_utc IS NULL AND state = 'retained'
-        """
-        return self.execute(question, ()).fetchone()[0] or 0
-
-    def oldest_unsent_at_utc(self) -> datetime | None:
-        text = (
-            SpoolObject.select(SpoolObject.received_at_utc)
-            .from_(_BY_SEQUENCE)
-            .where(LIVE, SpoolObject.state.in_(CLAIM.from_states))
-            .order_by(SpoolObject.sequence)
-            .limit(1)
-            .scalar(self.db)
-        )
-        return None if text is None else utc_from_text(text)
-
-    def rows(self, *, states: Collection[State], limit: int) -> list[ObjectRow]:
-        """Oldest first."""
-        now_s = time.monotonic()
-        wanted = SpoolObject.select().where(SpoolObject.state.in_(list(states)))
-        if State.FREED not in states:
-            wanted = wanted.where(LIVE)
-        found = wanted.order_by(SpoolObject.sequence).limit(limit).dicts().execute(self.db)
-        return [_object_row(row, now_s) for row in found]
-
-    def newest_received_behind(self, since_utc: str, count: int) -> int:
-        """The place in the order behind which the newest `count` lie of what `received_since` gives; 0: all do."""
-        found = self.execute(_FIND_NEWEST, (since_utc, count)).fetchone()
-        return 0 if found is None else int(found[0])
-
-    def received_since(self, since_utc: str, *, after: int, limit: int) -> list[ReceivedRow]:
-        """What is still here of what came in since then ("": ever), in the order it came, from behind `after`."""
-        return [ReceivedRow(*row) for row in self.execute(_FIND_RECEIVED, (after, since_utc, limit))]
-
     def evict(self, *, max_bytes: int) -> list[ObjectId]:
         """Free the oldest of what no sender was told success for, until the rest is within `max_bytes`.
 
@@ -565,8 +547,9 @@ class SpoolIndex:
         return gone
 
 
-def _row(label: Label, success_answered: bool, state: State | None, damaged: bool) -> tuple[object, ...]:
+def _row(row: NewRow) -> tuple[object, ...]:
     """In the order of `_INSERT`'s columns, up to those that rules are asked by."""
+    label, success_answered, state, damaged = row
     origin, identity = label.origin, label.identity
     return (
         label.object_id,
@@ -603,35 +586,3 @@ def sealed_row(row: dict[str, Any]) -> SealedRow:
         sop_instance_uid=row["sop_instance_uid"],
         calling_ae_title=row["calling_ae_title"],
     )
-
-
-def _object_row(row: dict[str, Any], now_s: float) -> ObjectRow:
-    state = State(row["state"])
-    waits = state is State.READY and row["due_s"] > now_s
-    return ObjectRow(
-        object_id=ObjectId(row["object_id"]),
-        state=state,
-        success_answered=row["success_answered"],
-        sop_instance_uid=row["sop_instance_uid"],
-        study_instance_uid=row["study_instance_uid"],
-        series_instance_uid=row["series_instance_uid"],
-        modality=row["modality"],
-        transfer_syntax_uid=row["transfer_syntax_uid"],
-        calling_ae_title=row["calling_ae_title"],
-        peer_address=row["peer_address"],
-        size_bytes=row["size_bytes"],
-        stored_bytes=row["stored_bytes"],
-        received_at_utc=utc_from_text(row["received_at_utc"]),
-        attempts=row["attempts"],
-        next_attempt_in_s=row["due_s"] - now_s if waits else None,
-        last_error=row["last_error"],
-        has_receipt=row["receipt"] is not None,
-        freed_at_utc=row["freed_at_utc"] and utc_from_text(row["freed_at_utc"]),
-        damaged=row["damaged"],
-        priority=_priority(row["priority"]),
-    )
-
-
-def _priority(number: int) -> Priority:
-    """Of another version's numbers the nearest."""
-    return Priority(max(min(Priority), min(number, max(Priority))))

@@ -11,8 +11,10 @@ times.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO, NamedTuple
@@ -98,13 +100,30 @@ def read_label(file: BinaryIO) -> Labelled:
     OSError
     """
     size = file.seek(0, 2)
-    tail = _read_at(file, size - _TAIL.size, _TAIL.size)
+    return _decoded(lambda wanted: _read_at(file, size - wanted, wanted), size)
+
+
+def read_label_of(descriptor: int, size: int) -> Labelled:
+    """The same of an open file of `size` bytes, nearly always with one read (a lost index wants 100,000).
+
+    Raises as `read_label`.
+    """
+    return _decoded(lambda wanted: os.pread(descriptor, wanted, size - wanted), size)
+
+
+def _decoded(read_end: Callable[[int], bytes], size: int) -> Labelled:
+    """`read_end` gives so many of the last bytes, at most `size`."""
+    end = read_end(min(size, BLOCK_BYTES))
+    tail = end[-_TAIL.size :]
     if len(tail) < _TAIL.size:
         raise UnlabelledError("the file ends before its label")
     length, stored_bytes, sealed_crc32, crc32, magic = _TAIL.unpack(tail)
-    if magic != _MAGIC or length > MAX_LABEL_BYTES or length + stored_bytes + _TAIL.size > size:
+    labelled = length + _TAIL.size
+    if magic != _MAGIC or length > MAX_LABEL_BYTES or labelled + stored_bytes > size:
         raise UnlabelledError("the file ends before its label")
-    text = _read_at(file, size - _TAIL.size - length, length)
+    if labelled > len(end):
+        end = read_end(labelled)
+    text = end[len(end) - labelled : len(end) - _TAIL.size]
     if zlib.crc32(tail[: _CHECKED.size], zlib.crc32(text)) != crc32:
         raise UnlabelledError("the file's label is damaged")
     return Labelled(_from_fields(json.loads(text), stored_bytes), sealed_crc32)
@@ -124,8 +143,6 @@ def is_sound(file: BinaryIO, found: Labelled) -> bool:
 
 
 def _read_at(file: BinaryIO, at: int, size: int) -> bytes:
-    if at < 0:
-        return b""
     file.seek(at)
     return file.read(size)
 

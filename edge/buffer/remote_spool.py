@@ -6,7 +6,7 @@ channel, behind the sync and before success is answered.
 
 Always true: success rests on a durable file *and* the owner's word that it has the label. A receiving process that
 dies leaves what a crash leaves: names without bytes, torn files, labelled files nobody was told success for; the
-owner's next start sweeps or takes them in. An owner that dies closes the channel: nothing is answered any more.
+owner deletes them when the channel closes. An owner that dies closes the channel: nothing is answered any more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final, NamedTuple, Protocol
@@ -250,6 +250,8 @@ class SpoolOwner(Intake, Protocol):
 
     def register_quarantined(self, label: Label) -> None: ...
 
+    def sweep(self, names: Collection[ObjectId]) -> None: ...
+
 
 def serve(owner: SpoolOwner, channel: Connection, refuse: Callable[[str, str, str], None]) -> None:
     """Answer a `RemoteSpool` until it closes its end.
@@ -258,19 +260,40 @@ def serve(owner: SpoolOwner, channel: Connection, refuse: Callable[[str, str, st
     ----------
     refuse : takes calling AE title, address and reason of a refusal.
     """
-    while True:
-        try:
-            message: Message = channel.recv()
-        except (OSError, EOFError):
-            return
-        try:
-            answer = _answer(owner, message, refuse)
-        except SpoolError as error:
-            answer = Failure.of(error)
-        try:
-            channel.send(answer)
-        except OSError:
-            return
+    lent: set[ObjectId] = set()
+    try:
+        while True:
+            try:
+                message: Message = channel.recv()
+            except (OSError, EOFError):
+                return
+            try:
+                answer = _answer(owner, message, refuse)
+            except SpoolError as error:
+                answer = Failure.of(error)
+            _note_names(lent, message, answer)
+            try:
+                channel.send(answer)
+            except OSError:
+                return
+    finally:
+        # Its end is closed: nobody writes to them any more, and nobody was told that one of them is safe.
+        if lent:
+            with contextlib.suppress(SpoolError):  # then the next start does it
+                owner.sweep(lent)
+
+
+def _note_names(lent: set[ObjectId], message: Message, answer: object) -> None:
+    """Keep count of names that are out and that no row knows."""
+    match message:
+        case WantNames() if isinstance(answer, list):
+            lent.update(answer)
+        case GiveBack(names):
+            lent.difference_update(names)
+        case DurableApart(label) if not isinstance(answer, Failure):
+            lent.discard(label.object_id)
+        case Durable(label, _) if answer == label.object_id:
+            lent.discard(label.object_id)
 
 
 def _answer(owner: SpoolOwner, message: Message, refuse: Callable[[str, str, str], None]) -> object:

@@ -1,9 +1,9 @@
 """Reads what lies in the spool, slowly and again and again: damage is found while the scanner still has the image.
 
 Always true: nothing is condemned on one reading, and nothing that central does not have is deleted. A pass reads
-the files in the order they came, those first that start-up took in from their labels alone; it reads at a set pace,
-and only while nothing is being received. Where it stands is written now and then while it runs, and never otherwise;
-a crash repeats what was read since.
+the files in the order they came, those first that start-up took in from their labels alone; it reads at a set pace
+while nothing is being received, and in between so slowly that nobody notices. Where it stands is written now and
+then while it runs, and never otherwise; a crash repeats what was read since.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 QUIET_S: Final = 5.0
-"""So long nothing may have been received before the disk is read for this."""
+"""So long nothing may have been received before the disk is read at the set pace."""
+
+BUSY_BYTES_PER_S: Final = 1 << 18
+"""What is read on a box that never rests for so long: a hundredth of what a disk writes beside it, 21 GB a day."""
 
 _BATCH: Final = 64
 _LEAST_CHARGE_BYTES: Final = 1 << 16  # opening a file costs a disk as much as reading this
@@ -43,7 +46,7 @@ _LEAST_WAIT_S: Final = 0.05
 _SAVE_EVERY_S: Final = 900.0
 _RETRY_S: Final = 600.0
 _LOOK_AGAIN_S: Final = 3600.0  # the wall clock may jump; and an hour is soon enough
-_DAMAGE_ERRNOS: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
+DAMAGE_ERRNOS: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
 _LOG = logging.getLogger(__name__)
 
 
@@ -115,7 +118,7 @@ def find_damage(file: BinaryIO, row: SealedRow) -> str | None:
             return "the file is another object's"
         return None if is_sound(file, found) else "the disk has changed the file's bytes"
     except OSError as error:
-        if error.errno not in _DAMAGE_ERRNOS:
+        if error.errno not in DAMAGE_ERRNOS:
             raise
         return f"the disk cannot read the file ({errno.errorcode[error.errno]})"
 
@@ -267,12 +270,16 @@ class Scrub:
                 return find_damage(paced, row)
 
     def _pay(self, size_bytes: int) -> None:
-        """Wait for as long as reading so much may take, and for as long as something is being received."""
+        """Wait for as long as reading so much may take, which is longer while something is being received."""
         self._owed_s += size_bytes / self._bytes_per_s
         if self._owed_s >= _LEAST_WAIT_S:
             owed_s, self._owed_s = self._owed_s, 0.0
             self._stopping.wait(owed_s)
-        while (left_s := QUIET_S - self._spool.quiet_s) > 0 and not self._stopping.is_set():
+        rested_at_s = time.monotonic() + size_bytes / BUSY_BYTES_PER_S
+        while not self._stopping.is_set():
+            left_s = min(QUIET_S - self._spool.quiet_s, rested_at_s - time.monotonic())
+            if left_s <= 0:
+                break
             self._stopping.wait(left_s)
         if self._stopping.is_set():
             raise _StoppedError

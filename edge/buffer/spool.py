@@ -42,6 +42,14 @@ from edge.buffer.files import Place, SpoolFiles
 from edge.buffer.forecast import RoomHistory
 from edge.buffer.index import Rank, Route, SpoolIndex, as_routine, sealed_row, to_central_alone
 from edge.buffer.label import Label
+from edge.buffer.listing import (
+    newest_received_behind,
+    object_rows,
+    oldest_unsent_at_utc,
+    received_since,
+    retained_bytes,
+    tallies,
+)
 from edge.buffer.order import ClaimOrder, Waiting
 from edge.buffer.receipts import Receipts
 from edge.buffer.reception import Reception
@@ -200,11 +208,11 @@ class Spool:
         """
         files = SpoolFiles(root)
         try:
-            path = root / "index.sqlite3"
-            was_there = path.exists()
-            index, rebuilt = open_index(path, reserve_bytes=reserve_bytes, route=route, rank=rank)
+            index, rebuilt = open_index(
+                root / "index.sqlite3", reserve_bytes=reserve_bytes, route=route, rank=rank
+            )
             try:
-                report = recover(files, index, index_is_new=rebuilt or not was_there, index_rebuilt=rebuilt)
+                report = recover(files, index, index_rebuilt=rebuilt)
                 index.prune_freed(older_than=RECEIPTS_KEPT)
             except BaseException:
                 index.close()
@@ -280,6 +288,16 @@ class Spool:
         """Of those, what was not used."""
         with self._locked():
             self._files.give_back(names)
+
+    def sweep(self, names: Collection[ObjectId]) -> None:
+        """Delete, of those, what a process that is gone left unfinished; whatever has a row stays."""
+        with self._held():
+            unknown = [one for one in names if self._index.was_freed(one) is None]
+            torn = sum(self._files.size_of(one) > 0 for one in unknown)
+            for object_id in unknown:
+                self._unlink_freed(object_id)
+        if torn:
+            _LOG.warning("half-received images of a process that ended are deleted", extra={"files": torn})
 
     def check_room(self) -> None:
         """DiskFullError when less than the reserve is free, and nothing retained is left to free for it."""
@@ -595,7 +613,7 @@ class Spool:
 
     def _room_bytes(self, disk: Disk) -> int:
         """What may still be filled: free above the reserve, or free at once when it is wanted."""
-        return disk.free_bytes - disk.reserve_bytes + self._index.retained_bytes()
+        return disk.free_bytes - disk.reserve_bytes + retained_bytes(self._index)
 
     # Scrubbing -------------------------------------------------------------------------------------------
 
@@ -643,16 +661,16 @@ class Spool:
         """Cheap: reads live rows through one index."""
         with self._held():
             return Depth(
-                by_state=self._index.tallies(),
+                by_state=tallies(self._index),
                 received_since_open=self._received,
-                oldest_unsent_at_utc=self._index.oldest_unsent_at_utc(),
+                oldest_unsent_at_utc=oldest_unsent_at_utc(self._index),
                 last_received_at_utc=self._book.last_store_at_utc(),
             )
 
     def list_objects(self, *, states: Collection[State], limit: int) -> list[ObjectRow]:
         """Objects in any of `states`, oldest first."""
         with self._held():
-            return self._index.rows(states=states, limit=limit)
+            return object_rows(self._index, states=states, limit=limit)
 
     def received_since(self, moment: datetime | None) -> Iterator[ReceivedRow]:
         """What is still here of what came in since then (None: ever), the newest 10,000 of it, oldest first.
@@ -661,10 +679,10 @@ class Spool:
         """
         since_utc = "" if moment is None else utc_text(moment)
         with self._held():
-            after = self._index.newest_received_behind(since_utc, _RESTORED_OBJECTS)
+            after = newest_received_behind(self._index, since_utc, _RESTORED_OBJECTS)
         while True:
             with self._held():
-                page = self._index.received_since(since_utc, after=after, limit=_RESTORED_AT_ONCE)
+                page = received_since(self._index, since_utc, after=after, limit=_RESTORED_AT_ONCE)
             yield from page
             if len(page) < _RESTORED_AT_ONCE:
                 return

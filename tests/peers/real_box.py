@@ -134,7 +134,12 @@ class RealBox:
     @property
     def workers(self) -> list[int]:
         """Process ids of those that receive beside the one that owns the spool."""
-        return [child.pid for child in psutil.Process(self.process.pid).children()]
+        return [pid for pid in self.children if psutil.Process(pid).ppid() != self.process.pid]
+
+    @property
+    def children(self) -> list[int]:
+        """The same, and the process they are forked by."""
+        return [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
 
     def memory_mb(self, field: str = "VmRSS") -> float:
         """Of the whole box: VmRSS now, VmHWM the most there ever was (proc(5)).
@@ -143,12 +148,12 @@ class RealBox:
         """
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith(f"{field}:"):
-                return int(line.split()[1]) / 1024 + sum(_unshared_mb(pid) for pid in self.workers)
+                return int(line.split()[1]) / 1024 + sum(_unshared_mb(pid) for pid in self.children)
         raise AssertionError(f"no {field}: the box is gone. {self.last_log()}")
 
     def written_bytes(self) -> int:
         """What it has sent to the disk so far, pages that were cancelled taken off (proc(5))."""
-        return sum(_written_bytes(pid) for pid in (self.process.pid, *self.workers))
+        return sum(_written_bytes(pid) for pid in (self.process.pid, *self.children))
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,8 +16,8 @@ import pytest
 
 from contract.identifiers import ObjectId
 from edge import report
-from edge.buffer import recovery as recovery_module
 from edge.buffer import scrub as scrub_module
+from edge.buffer import strangers as strangers_module
 from edge.buffer.errors import WrongStateError
 from edge.buffer.records import Stored
 from edge.buffer.scrub import Damage, Scrub
@@ -310,7 +311,7 @@ def test_what_start_up_took_in_unread_is_read_first(
     for one in stored:
         flip_a_bit(path_of(tmp_path, one.object_id), 700)
     block = path_of(tmp_path, stored[0].object_id).stat().st_size
-    monkeypatch.setattr(recovery_module, "VERIFIED_AT_START_BYTES", 2 * block)
+    monkeypatch.setattr(strangers_module, "VERIFIED_AT_START_BYTES", 2 * block)
 
     spool = open_spool()
 
@@ -389,6 +390,7 @@ def test_it_rests_while_images_are_received(
 ) -> None:
     flip_a_bit(path_of(tmp_path, store(spool, 1).object_id), 700)
     monkeypatch.setattr(scrub_module, "QUIET_S", 3600.0)
+    monkeypatch.setattr(scrub_module, "BUSY_BYTES_PER_S", 1)
     opened: list[ObjectId] = []
     spool.open_file = opened.append  # type: ignore[method-assign,assignment]
 
@@ -399,6 +401,24 @@ def test_it_rests_while_images_are_received(
 
     assert opened == []
     assert not scrub._thread.is_alive()
+
+
+def test_a_box_that_never_rests_is_read_as_well_only_slower(
+    spool: Spool, tmp_path: Path, scrubbing: Scrubbing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = store(spool, 1).object_id
+    flip_a_bit(path_of(tmp_path, damaged), 700)
+    size_bytes = path_of(tmp_path, damaged).stat().st_size
+    monkeypatch.setattr(scrub_module, "QUIET_S", 3600.0)
+    monkeypatch.setattr(scrub_module, "BUSY_BYTES_PER_S", 4 * size_bytes)
+    found = threading.Event()
+    began_s = time.monotonic()
+
+    scrubbing.begin(spool, on_damage=lambda _: found.set())
+
+    assert found.wait(WAIT_S)
+    assert time.monotonic() - began_s > 0.25, "read twice, each time in a quarter of a second at the least"
+    assert [damage.object_id for damage in scrubbing.damages] == [damaged]
 
 
 def test_it_reads_no_faster_than_it_may(spool: Spool, scrubbing: Scrubbing) -> None:

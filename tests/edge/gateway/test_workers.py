@@ -49,6 +49,18 @@ def instance(number: int) -> tuple[bytes, str]:
     return small_data_set(uid, pixels=PIXELS), uid
 
 
+LONG = small_data_set("1.2.77.2", pixels=os.urandom(4_000_000))
+
+
+def torn_files(box: RealBox) -> list[Path]:
+    """Files that have been begun and have no label."""
+    return [
+        path
+        for path in (box.spool / "objects").rglob("*.sealed")
+        if path.stat().st_size and not path.read_bytes().endswith(b"DNlabel1")
+    ]
+
+
 def unsent(status: BoxStatus) -> int:
     return status.queue_objects
 
@@ -109,20 +121,59 @@ def test_what_cannot_be_identified_is_kept_apart_by_the_owner(box: RealBox) -> N
     assert (status.quarantined_objects, unsent(status)) == (1, 1)
 
 
-def test_a_worker_that_dies_loses_nothing_it_answered_for(box: RealBox) -> None:
+def test_a_worker_that_dies_loses_nothing_it_answered_for_and_is_started_again(box: RealBox) -> None:
     (worker,) = box.workers
     with Scanners(box, 2) as (here, elsewhere):
         assert elsewhere.store(*instance(1)).status == 0
-        elsewhere.send(p_data(1, 3, c_store_rq(CT_STORAGE, "1.2.77.2")) + p_data(1, 0, instance(2)[0][:9000]))
+        elsewhere.send(p_data(1, 3, c_store_rq(CT_STORAGE, "1.2.77.2")))
+        for at in range(0, 3_000_000, 100_000):
+            elsewhere.send(p_data(1, 0, LONG[at : at + 100_000]))
+        wait_until("it has written a part", lambda: torn_files(box))
         os.kill(worker, signal.SIGKILL)
         assert elsewhere.wait_for_close() == b""
         assert here.store(*instance(3)).status == 0
-    with Scanners(box, 3) as scus:  # all of them in the process that is left
-        assert [scu.store(*instance(10 + number)).status for number, scu in enumerate(scus)] == [0, 0, 0]
-    assert unsent(box.status()) == 5
+        wait_until("what it had half received is gone", lambda: not torn_files(box))
+    with Scanners(box, 2) as scus:  # before or after the new one has come
+        assert [scu.store(*instance(10 + number)).status for number, scu in enumerate(scus)] == [0, 0]
+    wait_until("another was started", lambda: box.workers and box.workers != [worker])
+    assert "all run again" in box.status().receiving_notice
+    (again,) = box.workers
+    written_bytes = psutil.Process(again).io_counters().write_bytes
+    with Scanners(box, 2) as scus:
+        assert [scu.store(*instance(20 + number)).status for number, scu in enumerate(scus)] == [0, 0]
+        assert psutil.Process(again).io_counters().write_bytes - written_bytes >= len(PIXELS)
+
+    assert unsent(box.status()) == 6
+    assert "receiver-ended" in "".join(path.read_text() for path in (box.state / "heartbeat").glob("*event*"))
+    (complaint,) = box.complaints()
+    assert "a receiving process ended unexpectedly" in complaint
     box.stop()
     box.start()
-    assert unsent(box.status()) == 5
+    assert unsent(box.status()) == 6
+
+
+def test_a_worker_that_dies_again_and_again_is_started_later_each_time(box: RealBox) -> None:
+    for times in ("once", "2 times"):
+        wait_until("one is there", lambda: box.workers)
+        os.kill(box.workers[0], signal.SIGKILL)
+        wait_until(
+            "its end was noticed", lambda said=f"unexpectedly {times} ": said in box.status().receiving_notice
+        )
+        assert "1 not yet started again" in box.status().receiving_notice
+    wait_until("one is there", lambda: box.workers)
+    waits_s = [line.rpartition("again_in_s=")[2] for line in box.complaints()]
+    assert waits_s == ["1.0", "2.0"]
+
+
+def test_without_the_process_that_forks_them_the_box_receives_alone(box: RealBox) -> None:
+    (worker,) = box.workers
+    (nursery,) = set(box.children) - {worker}
+    os.kill(nursery, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    wait_until("it was tried", lambda: any("could be started" in line for line in box.complaints()))
+    with Scanners(box, 2) as scus:
+        assert [scu.store(*instance(number)).status for number, scu in enumerate(scus)] == [0, 0]
+    assert "1 not yet started again" in box.status().receiving_notice
 
 
 def test_a_worker_ends_with_its_owner(box: RealBox) -> None:
