@@ -121,7 +121,7 @@ _SET_DELIVERIES_ASIDE = """
 """
 _FORGET_OPEN = "DELETE FROM deliveries WHERE object_id = ? AND state IN ('waiting', 'set-aside')"
 _FORGET_ENDED = """
-    DELETE FROM deliveries WHERE state IN ('delivered', 'given-up')
+    DELETE FROM deliveries WHERE state IN ('delivered', 'given-up', 'lost')
         AND object_id IN (SELECT object_id FROM objects WHERE freed_at_utc < ?)
 """
 # At start-up: what a crash left between two steps.
@@ -207,6 +207,9 @@ class SpoolIndex:
         of_deliveries = {column.name for column in self.db.get_columns("deliveries")}
         if of_deliveries and "receipt" not in of_deliveries:
             self.execute("ALTER TABLE deliveries ADD COLUMN receipt TEXT", ())
+        if of_deliveries and "receipt_number" not in of_deliveries:
+            self.execute("ALTER TABLE deliveries ADD COLUMN receipt_number INTEGER", ())
+            self.execute("UPDATE deliveries SET receipt_number = number WHERE receipt IS NOT NULL", ())
         for name in FORMER_INDEXES:
             self.execute(f"DROP INDEX IF EXISTS {name}", ())
         if columns and "receipt_number" not in columns:

@@ -27,6 +27,7 @@ from edge.buffer.arrivals import BATCH, LINGER_S, Arrivals
 from edge.buffer.catalogue import Present, present
 from edge.buffer.coding import choose_aead
 from edge.buffer.coding_pace import Coding, CodingPace
+from edge.buffer.copy_receipts import CopyReceipts
 from edge.buffer.deliveries import Deliveries
 from edge.buffer.delivery_queue import DeliveryQueue
 from edge.buffer.desk import Desk
@@ -43,7 +44,7 @@ from edge.buffer.forecast import RoomHistory
 from edge.buffer.index import Rank, Route, SpoolIndex, as_routine, sealed_row, to_central_alone
 from edge.buffer.label import Label
 from edge.buffer.order import ClaimOrder, Waiting
-from edge.buffer.receipts import Receipts
+from edge.buffer.receipts import LostStudy, Receipts
 from edge.buffer.reception import Reception
 from edge.buffer.records import (
     Claimed,
@@ -441,9 +442,21 @@ class Spool:
 
     def owed_to(self, central: str) -> DeliveryQueue:
         """What a further central is owed, to be lent to its forwarder."""
+        receipts = self.receipts_of_copy(central)
         return DeliveryQueue(
-            central, self._index, self.deliveries, self._held, self._settle, self.open_object
+            central, self._index, self.deliveries, self._held, self._settle, self.open_object, receipts
         )
+
+    def receipts_of_copy(self, central: str) -> CopyReceipts:
+        """Those of a further central that gets a copy, and what becomes of objects it has lost."""
+        return CopyReceipts(central, self._index, self._files, self._held, self._changed)
+
+    def lost_studies(self) -> list[LostStudy]:
+        """What a central signed for and lost and is not here: the first's, then that of each that gets a copy."""
+        found = self.receipts.lost()
+        for central in sorted(self._copies):
+            found += self.receipts_of_copy(central).lost()
+        return found
 
     def wait_for_work(self, timeout_s: float | None, opened_by: Collection[str] = ()) -> bool:
         """Block until `claim` would give something (True), the timeout passes or the spool closes (False)."""
