@@ -15,10 +15,11 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from peewee import SQL, DatabaseError, SqliteDatabase, fn
+from peewee import DatabaseError, SqliteDatabase
 
 from contract.identifiers import ObjectId
 from contract.priority import Priority
@@ -32,7 +33,6 @@ from edge.buffer.label import Label
 from edge.buffer.records import ObjectRow, ReceivedRow, SealedRow, Tally
 from edge.buffer.sqlite_errors import sqlite_error
 from edge.buffer.states import (
-    CLAIM,
     CONDEMN,
     EVICT,
     FREE,
@@ -53,10 +53,8 @@ from edge.buffer.tables import (
 )
 
 LIVE = SpoolObject.freed_at_utc.is_null()
-# Left alone, SQLite searches by state and sorts the whole backlog at every claim.
-_BY_SEQUENCE = SQL('"objects" AS "t1" INDEXED BY "live_by_sequence"')
-# The two statements of every reception, written out: peewee takes 0.3 ms to put one together. The columns are those
-# of `SpoolObject`.
+# The statements of every reception and every receipt, written out: peewee takes 0.3 ms to put one together. The
+# columns are those of `SpoolObject`.
 _INSERT = """
     INSERT INTO objects (
         object_id, state, success_answered, sop_class_uid, sop_instance_uid, study_instance_uid,
@@ -108,6 +106,19 @@ _FIND_RECEIVED = """
 _OWE = """
     INSERT OR IGNORE INTO deliveries (object_id, destination, state, due_s, attempts, stored_bytes)
     VALUES (?, ?, 'waiting', 0, 0, ?)
+"""
+_FIND = "SELECT * FROM objects WHERE object_id = ?"
+_EARLIEST = """
+    SELECT MIN(due_s) FROM objects INDEXED BY live_by_state WHERE freed_at_utc IS NULL AND state IN ('ready', 'sending')
+"""
+_TALLIES = """
+    SELECT state, COUNT(*), SUM(stored_bytes) FROM objects INDEXED BY live_by_state
+    WHERE freed_at_utc IS NULL GROUP BY state
+"""
+# Left alone, SQLite searches by state and sorts the whole backlog.
+_OLDEST_UNSENT = """
+    SELECT received_at_utc FROM objects INDEXED BY live_by_sequence
+    WHERE freed_at_utc IS NULL AND state IN ('ready', 'sending') ORDER BY sequence LIMIT 1
 """
 OPENED_BY = "EXISTS (SELECT 1 FROM json_each({}) AS k WHERE instr(sealed_for, k.value))"
 """A condition: the object was sealed for one of the keys of a JSON list."""
@@ -350,11 +361,8 @@ class SpoolIndex:
 
     def step_within(self, object_id: ObjectId, step: Step, **values: Any) -> None:
         """The same inside a `transaction` of the caller's."""
-        guard = [SpoolObject.object_id == object_id, SpoolObject.state.in_(step.from_states)]
-        if step.answered is not None:
-            guard.append(SpoolObject.success_answered == step.answered)
-        changed = SpoolObject.update(state=step.to, **values).where(*guard).execute(self.db)
-        if changed:
+        bound = (step.to, *values.values(), object_id)
+        if self.execute(_step_statement(step, tuple(values)), bound).rowcount:
             return
         row = self.find(object_id)
         if row is None:
@@ -365,8 +373,12 @@ class SpoolIndex:
         raise WrongStateError(object_id, step=step.name, found=found)
 
     def find(self, object_id: ObjectId) -> dict[str, Any] | None:
-        rows = list(SpoolObject.select().where(SpoolObject.object_id == object_id).dicts().execute(self.db))
-        return rows[0] if rows else None
+        """The columns of `SpoolObject` by name, truth values as 0 and 1."""
+        cursor = self.execute(_FIND, (object_id,))
+        row = cursor.fetchone()
+        return (
+            None if row is None else dict(zip((column[0] for column in cursor.description), row, strict=True))
+        )
 
     def was_freed(self, object_id: ObjectId) -> bool | None:
         """Whether its row says freed; None if there is no row."""
@@ -475,23 +487,13 @@ class SpoolIndex:
                 _EARLIEST_OPENED_BY, (json.dumps(list(opened_by)),)
             ).fetchone()[0]
             return found
-        due: float | None = (
-            SpoolObject.select(fn.MIN(SpoolObject.due_s))
-            .where(LIVE, SpoolObject.state.in_(CLAIM.from_states))
-            .scalar(self.db)
-        )
+        due: float | None = self.execute(_EARLIEST, ()).fetchone()[0]
         return due
 
     def tallies(self) -> dict[State, Tally]:
         """Objects and bytes of every live state, zeros included."""
         found = dict.fromkeys(UNFREED, Tally(0, 0))
-        rows = (
-            SpoolObject.select(SpoolObject.state, fn.COUNT(), fn.SUM(SpoolObject.stored_bytes))
-            .where(LIVE)
-            .group_by(SpoolObject.state)
-            .tuples()
-        )
-        for state, objects, stored_bytes in rows.execute(self.db):
+        for state, objects, stored_bytes in self.execute(_TALLIES, ()):
             found[State(state)] = Tally(objects, stored_bytes)
         return found
 
@@ -504,15 +506,8 @@ class SpoolIndex:
         return self.execute(question, ()).fetchone()[0] or 0
 
     def oldest_unsent_at_utc(self) -> datetime | None:
-        text = (
-            SpoolObject.select(SpoolObject.received_at_utc)
-            .from_(_BY_SEQUENCE)
-            .where(LIVE, SpoolObject.state.in_(CLAIM.from_states))
-            .order_by(SpoolObject.sequence)
-            .limit(1)
-            .scalar(self.db)
-        )
-        return None if text is None else utc_from_text(text)
+        found = self.execute(_OLDEST_UNSENT, ()).fetchone()
+        return None if found is None else utc_from_text(found[0])
 
     def rows(self, *, states: Collection[State], limit: int) -> list[ObjectRow]:
         """Oldest first."""
@@ -566,6 +561,15 @@ class SpoolIndex:
             self.execute("DELETE FROM study_priorities WHERE set_at_utc < ?", (limit,))
             gone: int = SpoolObject.delete().where(SpoolObject.freed_at_utc < limit).execute(self.db)
         return gone
+
+
+@cache
+def _step_statement(step: Step, columns: tuple[str, ...]) -> str:
+    """The update of one step that writes these columns besides; bound are the new state, their values, the object."""
+    changes = "".join(f", {column} = ?" for column in columns)
+    states = ", ".join(f"'{state}'" for state in step.from_states)
+    answered = "" if step.answered is None else f" AND success_answered = {int(step.answered)}"
+    return f"UPDATE objects SET state = ?{changes} WHERE object_id = ? AND state IN ({states}){answered}"  # noqa: S608  # names of our own
 
 
 def _row(label: Label, success_answered: bool, state: State | None, damaged: bool) -> tuple[object, ...]:
