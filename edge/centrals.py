@@ -33,6 +33,7 @@ from edge.uplink.key_book import known_key_ids
 from edge.uplink.key_maker import KeyMaker
 from edge.uplink.link import Link
 from edge.uplink.membership import Membership
+from edge.uplink.receipt_check import HeldReceipts
 from edge.uplink.succession import StandInQueue, Succession
 
 IDENTITY: Final = "identity"
@@ -159,7 +160,6 @@ class Centrals:
         keys : where private keys are made.
         """
         for name, one in self._all.items():
-            receipts = self._spool.receipts
             membership = Membership(
                 folder_of(self._settings, name) / IDENTITY,
                 self._spool,
@@ -168,12 +168,18 @@ class Centrals:
                 seal_for=partial(self._seal_for, name, own_recipients),
                 try_now=one.forwarder.try_now,
                 tell_set_back=partial(tell_set_back, name),
-                receipts=receipts if name == CENTRAL else receipts.checked_with(name),
+                receipts=self._receipts(name),
                 waiting=partial(self._waiting, name),
                 keys=keys,
             )
             self._memberships[name] = membership
             membership.start()
+
+    def _receipts(self, name: str) -> HeldReceipts:
+        """Those that this central may have signed, with how far they were checked with it."""
+        if name in self._keys.copies:
+            return self._spool.receipts_of_copy(name)
+        return self._spool.receipts if name == CENTRAL else self._spool.receipts.checked_with(name)
 
     def _take_up(self, one: _Central, take_up: Callable[[str, Identity], None], identity: Identity) -> None:
         one.forwarder.use(identity)

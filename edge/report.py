@@ -105,8 +105,15 @@ def box_status(
         memory_bytes=process.memory_info().rss,
         link=link,
         lost_studies=[
-            LostStudyEntry(**vars(study), sentence=lost_sentence(study))
-            for study in spool.receipts.lost()[:_LOST_SHOWN]
+            LostStudyEntry(
+                calling_ae_title=study.calling_ae_title,
+                study_instance_uid=study.study_instance_uid,
+                instances=study.instances,
+                first_at_utc=study.first_at_utc,
+                last_at_utc=study.last_at_utc,
+                sentence=lost_sentence(study),
+            )
+            for study in spool.lost_studies()[:_LOST_SHOWN]
         ],
     )
 
@@ -114,10 +121,12 @@ def box_status(
 def lost_sentence(study: LostStudy) -> str:
     """For a technician; UIDs and times alone."""
     many = "1 image" if study.instances == 1 else f"{study.instances} images"
+    fetch = "fetch them from another central of this box, or " if study.at_another else ""
     return (
-        f"Central lost {many} of study {study.study_instance_uid} from {study.calling_ae_title}, received "
+        f"{study.central or 'Central'} lost {many} of study {study.study_instance_uid} from "
+        f"{study.calling_ae_title}, received "
         f"{study.first_at_utc:%Y-%m-%d %H:%M} to {study.last_at_utc:%Y-%m-%d %H:%M} UTC, and they are not here "
-        "any more: send the study again from the scanner."
+        f"any more: {fetch}send the study again from the scanner."
     )
 
 

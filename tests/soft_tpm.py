@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 from tests.peers_installed import program
 
@@ -65,3 +69,18 @@ class SoftTpm:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_START_S, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+
+@pytest.fixture
+def chips() -> Iterator[Path]:
+    """A folder for them: pytest's own can be longer than a socket's path may be."""
+    with tempfile.TemporaryDirectory(prefix="dn-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def chip(chips: Path) -> Iterator[SoftTpm]:
+    """One that runs; tests that take it need `swtpm`."""
+    made = SoftTpm(chips / "tpm").start()
+    yield made
+    made.stop()

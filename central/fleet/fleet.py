@@ -120,6 +120,7 @@ class Fleet:
             temperature_c=telemetry.temperature_c if telemetry else None,
             memory_available_bytes=telemetry.memory_available_bytes if telemetry else None,
             clock_offset_s=_clock_offset_s(heartbeat),
+            key_place=telemetry.key_place if telemetry else None,
             model=heartbeat.info.model if heartbeat.info else "",
             settings=reported.settings if reported else {},
             settings_refused=reported.refused if reported else {},

@@ -58,7 +58,8 @@ class BoxView:
     """One box. `since_utc` says since when it is in `state`. Numbers are None until the first telemetry came.
 
     "lost": its last will came, or nothing was heard for `contract.heartbeat.LOST_AFTER_S`; "never": enrolled,
-    and not heard of since. `oldest_unsent_at_utc` None: nothing waits.
+    and not heard of since. `oldest_unsent_at_utc` None: nothing waits. `key_place`: where the key of its certificate
+    lies; None: it has not said.
     """
 
     gateway_id: str
@@ -87,6 +88,7 @@ class BoxView:
     temperature_c: float | None = None
     memory_available_bytes: int | None = None
     clock_offset_s: float | None = None
+    key_place: Literal["tpm", "file"] | None = None
     model: str = ""
     settings: Mapping[str, SettingValue] = field(default_factory=dict)
     settings_refused: Mapping[str, str] = field(default_factory=dict)

@@ -130,6 +130,8 @@ class BoxView(Protocol):
     @property
     def clock_offset_s(self) -> float | None: ...
     @property
+    def key_place(self) -> str | None: ...
+    @property
     def model(self) -> str: ...
     @property
     def settings(self) -> Mapping[str, object]: ...
@@ -173,6 +175,7 @@ def box_json(box: BoxView) -> dict[str, Any]:
         "temperature_c": box.temperature_c,
         "disk_wear_percent": box.disk_wear_percent,
         "clock_offset_s": box.clock_offset_s,
+        "key_place": box.key_place,
         "model": box.model,
         "settings": dict(box.settings),
         "settings_refused": dict(box.settings_refused),

@@ -8,6 +8,8 @@
 | set aside | waiting             | set-aside | it refuses it for good, or the file is damaged             |
 | try again | waiting, set-aside  | waiting   | a person says so; due at once                              |
 | give up   | waiting, set-aside  | given-up  | a person says so                                           |
+| recall    | delivered           | waiting   | a further central lost it after its receipt; it is here    |
+| miss      | delivered           | lost      | the same, and it is not here (`edge.buffer.copy_receipts`) |
 
 Always true: while a row of an object is waiting or set aside, its file stays (state `owed` once central has it),
 unless the disk has damaged it. The rows of one destination say nothing of another's, and each destination has one
@@ -44,6 +46,7 @@ class DeliveryState(StrEnum):
     SET_ASIDE = "set-aside"
     DELIVERED = "delivered"
     GIVEN_UP = "given-up"
+    LOST = "lost"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any, BinaryIO, Final
 
 from contract.identifiers import ObjectId
+from edge.buffer.copy_receipts import CopyReceipts
 from edge.buffer.deliveries import Deliveries, DeliveryState
 from edge.buffer.index import SpoolIndex
 from edge.buffer.order import CLAIMED_COLUMNS, EVERY_FOURTH, claimed_of, fill
@@ -45,8 +46,15 @@ _RELEASE: Final = """
     WHERE destination = :destination AND object_id = :object_id AND state = 'waiting'
 """
 _END: Final = """
-    UPDATE deliveries SET state = :state, last_error = :error, receipt = :receipt
+    UPDATE deliveries SET state = :state, last_error = :error, receipt = :receipt, receipt_number = :number
     WHERE destination = :destination AND object_id = :object_id AND state = 'waiting'
+"""
+
+
+_FORGET_LOST: Final = """
+    DELETE FROM deliveries WHERE destination = ? AND state = 'lost' AND object_id IN (
+        SELECT twin.object_id FROM objects AS one, objects AS twin INDEXED BY freed_by_instance
+        WHERE one.object_id = ? AND twin.freed_at_utc IS NOT NULL AND twin.sop_instance_uid = one.sop_instance_uid)
 """
 
 
@@ -58,6 +66,7 @@ class DeliveryQueue:
     name : the central's; the `destination` of its rows.
     held, settled : as for `Deliveries`.
     open_object : the sealed bytes.
+    receipts : this central's; they number what it signs.
     """
 
     def __init__(
@@ -68,6 +77,7 @@ class DeliveryQueue:
         held: Callable[[], AbstractContextManager[None]],
         settled: Callable[[Collection[ObjectId]], None],
         open_object: Callable[[ObjectId], BinaryIO],
+        receipts: CopyReceipts,
     ) -> None:
         self._name = name
         self._index = index
@@ -75,6 +85,7 @@ class DeliveryQueue:
         self._held = held
         self._settled = settled
         self.open_object = open_object
+        self._receipts = receipts
         self._turn = 0
 
     def claim(self, *, lease_s: float) -> Claimed | None:
@@ -125,21 +136,31 @@ class DeliveryQueue:
         One that a person gave up meanwhile stays given up.
         """
         with self._held():
+            first = 1 + self._receipts.newest_number()
             with self._index.transaction():
-                for object_id, receipt in receipts:
-                    self._end(object_id, DeliveryState.DELIVERED, None, receipt)
+                for number, (object_id, receipt) in enumerate(receipts, first):
+                    self._end(object_id, DeliveryState.DELIVERED, None, receipt, number)
+                    self._index.execute(_FORGET_LOST, (self._name, object_id))
             self._settled([object_id for object_id, _ in receipts])
 
     def set_aside(self, object_id: ObjectId, *, reason: str) -> None:
         """This central refuses it for good; a person decides, and the object stays."""
         with self._held(), self._index.transaction():
-            self._end(object_id, DeliveryState.SET_ASIDE, reason, None)
+            self._end(object_id, DeliveryState.SET_ASIDE, reason)
 
-    def _end(self, object_id: ObjectId, state: DeliveryState, error: str | None, receipt: str | None) -> None:
+    def _end(
+        self,
+        object_id: ObjectId,
+        state: DeliveryState,
+        error: str | None,
+        receipt: str | None = None,
+        number: int | None = None,
+    ) -> None:
         values: dict[str, object] = {
             "state": state,
             "error": error,
             "receipt": receipt,
+            "number": number,
             "destination": self._name,
             "object_id": object_id,
         }

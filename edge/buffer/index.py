@@ -14,10 +14,11 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peewee import DatabaseError, SqliteDatabase, fn
+from peewee import DatabaseError, SqliteDatabase
 
 from contract.identifiers import ObjectId
 from contract.priority import Priority
@@ -31,7 +32,6 @@ from edge.buffer.label import Label
 from edge.buffer.records import SealedRow
 from edge.buffer.sqlite_errors import sqlite_error
 from edge.buffer.states import (
-    CLAIM,
     CONDEMN,
     EVICT,
     FREE,
@@ -51,8 +51,8 @@ from edge.buffer.tables import (
 )
 
 LIVE = SpoolObject.freed_at_utc.is_null()
-# The two statements of every reception, written out: peewee takes 0.3 ms to put one together. The columns are those
-# of `SpoolObject`.
+# The statements of every reception and every receipt, written out: peewee takes 0.3 ms to put one together. The
+# columns are those of `SpoolObject`.
 _INSERT = """
     INSERT INTO objects (
         object_id, state, success_answered, sop_class_uid, sop_instance_uid, study_instance_uid,
@@ -101,6 +101,10 @@ _OWE = """
     INSERT OR IGNORE INTO deliveries (object_id, destination, state, due_s, attempts, stored_bytes)
     VALUES (?, ?, 'waiting', 0, 0, ?)
 """
+_FIND = "SELECT * FROM objects WHERE object_id = ?"
+_EARLIEST = """
+    SELECT MIN(due_s) FROM objects INDEXED BY live_by_state WHERE freed_at_utc IS NULL AND state IN ('ready', 'sending')
+"""
 OPENED_BY = "EXISTS (SELECT 1 FROM json_each({}) AS k WHERE instr(sealed_for, k.value))"
 """A condition: the object was sealed for one of the keys of a JSON list."""
 _EARLIEST_OPENED_BY = f"""
@@ -113,7 +117,7 @@ _SET_DELIVERIES_ASIDE = """
 """
 _FORGET_OPEN = "DELETE FROM deliveries WHERE object_id = ? AND state IN ('waiting', 'set-aside')"
 _FORGET_ENDED = """
-    DELETE FROM deliveries WHERE state IN ('delivered', 'given-up')
+    DELETE FROM deliveries WHERE state IN ('delivered', 'given-up', 'lost')
         AND object_id IN (SELECT object_id FROM objects WHERE freed_at_utc < ?)
 """
 # At start-up: what a crash left between two steps.
@@ -225,6 +229,9 @@ class SpoolIndex:
         of_deliveries = {column.name for column in self.db.get_columns("deliveries")}
         if of_deliveries and "receipt" not in of_deliveries:
             self.execute("ALTER TABLE deliveries ADD COLUMN receipt TEXT", ())
+        if of_deliveries and "receipt_number" not in of_deliveries:
+            self.execute("ALTER TABLE deliveries ADD COLUMN receipt_number INTEGER", ())
+            self.execute("UPDATE deliveries SET receipt_number = number WHERE receipt IS NOT NULL", ())
         for name in FORMER_INDEXES:
             self.execute(f"DROP INDEX IF EXISTS {name}", ())
         if columns and "receipt_number" not in columns:
@@ -374,11 +381,8 @@ class SpoolIndex:
 
     def step_within(self, object_id: ObjectId, step: Step, **values: Any) -> None:
         """The same inside a `transaction` of the caller's."""
-        guard = [SpoolObject.object_id == object_id, SpoolObject.state.in_(step.from_states)]
-        if step.answered is not None:
-            guard.append(SpoolObject.success_answered == step.answered)
-        changed = SpoolObject.update(state=step.to, **values).where(*guard).execute(self.db)
-        if changed:
+        bound = (step.to, *values.values(), object_id)
+        if self.execute(_step_statement(step, tuple(values)), bound).rowcount:
             return
         row = self.find(object_id)
         if row is None:
@@ -389,8 +393,12 @@ class SpoolIndex:
         raise WrongStateError(object_id, step=step.name, found=found)
 
     def find(self, object_id: ObjectId) -> dict[str, Any] | None:
-        rows = list(SpoolObject.select().where(SpoolObject.object_id == object_id).dicts().execute(self.db))
-        return rows[0] if rows else None
+        """The columns of `SpoolObject` by name, truth values as 0 and 1."""
+        cursor = self.execute(_FIND, (object_id,))
+        row = cursor.fetchone()
+        return (
+            None if row is None else dict(zip((column[0] for column in cursor.description), row, strict=True))
+        )
 
     def was_freed(self, object_id: ObjectId) -> bool | None:
         """Whether its row says freed; None if there is no row."""
@@ -504,11 +512,7 @@ class SpoolIndex:
                 _EARLIEST_OPENED_BY, (json.dumps(list(opened_by)),)
             ).fetchone()[0]
             return found
-        due: float | None = (
-            SpoolObject.select(fn.MIN(SpoolObject.due_s))
-            .where(LIVE, SpoolObject.state.in_(CLAIM.from_states))
-            .scalar(self.db)
-        )
+        due: float | None = self.execute(_EARLIEST, ()).fetchone()[0]
         return due
 
     def evict(self, *, max_bytes: int) -> list[ObjectId]:
@@ -545,6 +549,15 @@ class SpoolIndex:
             self.execute("DELETE FROM study_priorities WHERE set_at_utc < ?", (limit,))
             gone: int = SpoolObject.delete().where(SpoolObject.freed_at_utc < limit).execute(self.db)
         return gone
+
+
+@cache
+def _step_statement(step: Step, columns: tuple[str, ...]) -> str:
+    """The update of one step that writes these columns besides; bound are the new state, their values, the object."""
+    changes = "".join(f", {column} = ?" for column in columns)
+    states = ", ".join(f"'{state}'" for state in step.from_states)
+    answered = "" if step.answered is None else f" AND success_answered = {int(step.answered)}"
+    return f"UPDATE objects SET state = ?{changes} WHERE object_id = ? AND state IN ({states}){answered}"  # noqa: S608  # names of our own
 
 
 def _row(row: NewRow) -> tuple[object, ...]:

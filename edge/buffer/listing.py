@@ -11,17 +11,22 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from peewee import SQL, fn
-
 from contract.identifiers import ObjectId
 from contract.priority import Priority
 from edge.buffer.index import LIVE, SpoolIndex
 from edge.buffer.records import ObjectRow, ReceivedRow, Tally
-from edge.buffer.states import CLAIM, UNFREED, State
+from edge.buffer.states import UNFREED, State
 from edge.buffer.tables import SpoolObject, utc_from_text
 
-# Left alone, SQLite searches by state and sorts the whole backlog at every claim.
-_BY_SEQUENCE = SQL('"objects" AS "t1" INDEXED BY "live_by_sequence"')
+_TALLIES = """
+    SELECT state, COUNT(*), SUM(stored_bytes) FROM objects INDEXED BY live_by_state
+    WHERE freed_at_utc IS NULL GROUP BY state
+"""
+# Left alone, SQLite searches by state and sorts the whole backlog.
+_OLDEST_UNSENT = """
+    SELECT received_at_utc FROM objects INDEXED BY live_by_sequence
+    WHERE freed_at_utc IS NULL AND state IN ('ready', 'sending') ORDER BY sequence LIMIT 1
+"""
 _FIND_NEWEST = """
     SELECT sequence FROM objects INDEXED BY live_by_sequence
     WHERE freed_at_utc IS NULL AND received_at_utc >= ? ORDER BY sequence DESC LIMIT 1 OFFSET ?
@@ -36,13 +41,7 @@ _FIND_RECEIVED = """
 def tallies(index: SpoolIndex) -> dict[State, Tally]:
     """Objects and bytes of every live state, zeros included."""
     found = dict.fromkeys(UNFREED, Tally(0, 0))
-    rows = (
-        SpoolObject.select(SpoolObject.state, fn.COUNT(), fn.SUM(SpoolObject.stored_bytes))
-        .where(LIVE)
-        .group_by(SpoolObject.state)
-        .tuples()
-    )
-    for state, objects, stored_bytes in rows.execute(index.db):
+    for state, objects, stored_bytes in index.execute(_TALLIES, ()):
         found[State(state)] = Tally(objects, stored_bytes)
     return found
 
@@ -57,15 +56,8 @@ def retained_bytes(index: SpoolIndex) -> int:
 
 
 def oldest_unsent_at_utc(index: SpoolIndex) -> datetime | None:
-    text = (
-        SpoolObject.select(SpoolObject.received_at_utc)
-        .from_(_BY_SEQUENCE)
-        .where(LIVE, SpoolObject.state.in_(CLAIM.from_states))
-        .order_by(SpoolObject.sequence)
-        .limit(1)
-        .scalar(index.db)
-    )
-    return None if text is None else utc_from_text(text)
+    found = index.execute(_OLDEST_UNSENT, ()).fetchone()
+    return None if found is None else utc_from_text(found[0])
 
 
 def object_rows(index: SpoolIndex, *, states: Collection[State], limit: int) -> list[ObjectRow]:

@@ -40,7 +40,9 @@ _KEEP_PROGRESS: Final = """
 """
 # Lost, unless the very bytes are here, or at central, as another object.
 _LOST: Final = """
-    SELECT calling_ae_title, study_instance_uid, COUNT(*), MIN(received_at_utc), MAX(received_at_utc)
+    SELECT calling_ae_title, study_instance_uid, COUNT(*), MIN(received_at_utc), MAX(received_at_utc),
+        MIN(EXISTS (SELECT 1 FROM deliveries AS d WHERE d.object_id = lost.object_id
+            AND d.receipt_number IS NOT NULL))
     FROM objects AS lost INDEXED BY lost_by_instance WHERE state = 'lost' AND (? OR last_error IS NULL)
         AND NOT EXISTS (SELECT 1 FROM objects AS twin WHERE twin.freed_at_utc IS NULL AND NOT twin.damaged
             AND twin.sop_instance_uid = lost.sop_instance_uid AND twin.sha256 = lost.sha256)
@@ -80,13 +82,21 @@ class Progress:
 
 @dataclass(frozen=True)
 class LostStudy:
-    """Images of one study that central signed for and lost, and that are not here any more."""
+    """Images of one study that a central signed for and lost, and that are not here any more.
+
+    Attributes
+    ----------
+    at_another : another central of this box has signed for all of them.
+    central : the one that gets a copy, by the name this box has for it; empty: whichever an image was sent to.
+    """
 
     calling_ae_title: str
     study_instance_uid: str
     instances: int
     first_at_utc: datetime
     last_at_utc: datetime
+    at_another: bool = False
+    central: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,34 @@ class Voided:
 
     recalled: int
     missed: int
+
+
+class CheckProgress:
+    """How far the receipts of one central were checked, durably.
+
+    Parameters
+    ----------
+    number : of the row in `receipt_check`; 1 is the first central's.
+    held : the spool's lock, on an open spool.
+    """
+
+    def __init__(
+        self, index: SpoolIndex, held: Callable[[], AbstractContextManager[None]], number: int
+    ) -> None:
+        self._index = index
+        self._held = held
+        self._number = number
+
+    def get(self) -> Progress:
+        with self._held():
+            question = "SELECT checked_through, searching_below FROM receipt_check WHERE number = ?"
+            found = self._index.execute(question, (self._number,)).fetchone()
+        return Progress(*found) if found else Progress()
+
+    def keep(self, progress: Progress) -> None:
+        with self._held(), self._index.transaction():
+            values = (self._number, progress.checked_through, progress.searching_below)
+            self._index.execute(_KEEP_PROGRESS, values)
 
 
 class Receipts:
@@ -119,7 +157,7 @@ class Receipts:
         self._files = files
         self._held = held
         self._changed = changed
-        self._checked_with = checked_with
+        self._progress = CheckProgress(index, held, checked_with)
 
     def checked_with(self, central: str) -> Receipts:
         """The same receipts, with the progress of a further central."""
@@ -145,14 +183,11 @@ class Receipts:
             return self._index.next_receipt_number() - 1
 
     def progress(self) -> Progress:
-        with self._held():
-            question = "SELECT checked_through, searching_below FROM receipt_check WHERE number = ?"
-            found = self._index.execute(question, (self._checked_with,)).fetchone()
-        return Progress(*found) if found else Progress()
+        return self._progress.get()
 
     def advance(self, progress: Progress) -> None:
         """Keep how far the check has come."""
-        self.void((), progress)
+        self._progress.keep(progress)
 
     def void(self, object_ids: Collection[ObjectId], progress: Progress) -> Voided:
         """Central does not know these receipts: send again what is here, list what is not; then keep `progress`.
@@ -164,10 +199,7 @@ class Receipts:
         for at in range(0, len(unknown), AT_ONCE):
             some = self._void_some(unknown[at : at + AT_ONCE])
             recalled, missed = recalled + some.recalled, missed + some.missed
-        with self._held(), self._index.transaction():
-            self._index.execute(
-                _KEEP_PROGRESS, (self._checked_with, progress.checked_through, progress.searching_below)
-            )
+        self._progress.keep(progress)
         return Voided(recalled, missed)
 
     def _void_some(self, object_ids: Collection[ObjectId]) -> Voided:
@@ -205,8 +237,8 @@ class Receipts:
         with self._held():
             rows = self._index.execute(_LOST, (not untold,)).fetchall()
         return [
-            LostStudy(ae_title, study, count, utc_from_text(first), utc_from_text(last))
-            for ae_title, study, count, first, last in rows
+            LostStudy(ae_title, study, count, utc_from_text(first), utc_from_text(last), bool(at_another))
+            for ae_title, study, count, first, last, at_another in rows
         ]
 
     def note_told(self) -> None:

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from contract.identifiers import ObjectId
 from contract.priority import Priority
@@ -27,6 +27,7 @@ from edge.buffer.arrivals import BATCH, LINGER_S, Arrivals
 from edge.buffer.catalogue import Present, present
 from edge.buffer.coding import choose_aead
 from edge.buffer.coding_pace import Coding, CodingPace
+from edge.buffer.copy_receipts import CopyReceipts
 from edge.buffer.deliveries import Deliveries
 from edge.buffer.delivery_queue import DeliveryQueue
 from edge.buffer.desk import Desk
@@ -51,7 +52,7 @@ from edge.buffer.listing import (
     tallies,
 )
 from edge.buffer.order import ClaimOrder, Waiting
-from edge.buffer.receipts import Receipts
+from edge.buffer.receipts import LostStudy, Receipts
 from edge.buffer.reception import Reception
 from edge.buffer.records import (
     Claimed,
@@ -85,7 +86,7 @@ from edge.buffer.states import (
     SETTLE,
     State,
 )
-from edge.buffer.tables import SpoolObject, utc_from_text, utc_text
+from edge.buffer.tables import utc_from_text, utc_text
 
 RECEIPTS_KEPT = timedelta(days=30)
 """As long as a radiology department takes to ask where a study went; 1,000,000 receipts are about 1 GB."""
@@ -97,6 +98,7 @@ _READ_BYTES = 1 << 17
 _RESTORED_OBJECTS = 10_000
 _RESTORED_AT_ONCE = 500
 _RANKED_AT_ONCE = 64  # studies; a reception waits for no more
+_UNTRIED = "UPDATE objects SET attempts = attempts - 1 WHERE object_id = ?"
 _LOG = logging.getLogger(__name__)
 
 
@@ -464,9 +466,21 @@ class Spool:
 
     def owed_to(self, central: str) -> DeliveryQueue:
         """What a further central is owed, to be lent to its forwarder."""
+        receipts = self.receipts_of_copy(central)
         return DeliveryQueue(
-            central, self._index, self.deliveries, self._held, self._settle, self.open_object
+            central, self._index, self.deliveries, self._held, self._settle, self.open_object, receipts
         )
+
+    def receipts_of_copy(self, central: str) -> CopyReceipts:
+        """Those of a further central that gets a copy, and what becomes of objects it has lost."""
+        return CopyReceipts(central, self._index, self._files, self._held, self._changed)
+
+    def lost_studies(self) -> list[LostStudy]:
+        """What a central signed for and lost and is not here: the first's, then that of each that gets a copy."""
+        found = self.receipts.lost()
+        for central in sorted(self._copies):
+            found += self.receipts_of_copy(central).lost()
+        return found
 
     def wait_for_work(self, timeout_s: float | None, opened_by: Collection[str] = ()) -> bool:
         """Block until `claim` would give something (True), the timeout passes or the spool closes (False)."""
@@ -545,11 +559,13 @@ class Spool:
 
         `untried`: nothing of it was sent, so that this was no attempt.
         """
-        values: dict[str, Any] = {"last_error": error, "due_s": time.monotonic() + retry_in_s}
-        if untried:
-            values["attempts"] = SpoolObject.attempts - 1
         with self._held():
-            self._index.step(object_id, RELEASE, durable=False, **values)
+            with self._index.transaction(durable=False):
+                self._index.step_within(
+                    object_id, RELEASE, last_error=error, due_s=time.monotonic() + retry_in_s
+                )
+                if untried:
+                    self._index.execute(_UNTRIED, (object_id,))
             self._changed.notify_all()
 
     def set_aside(self, object_id: ObjectId, *, reason: str) -> None:

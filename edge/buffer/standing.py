@@ -4,7 +4,7 @@ An instance may have several objects (the same SOP Instance UID sent again with 
 only when every one of them is. What central has receipted and the box has freed still counts as both. What was
 answered with a failure is in quarantine without an identity and is not found here. An instance of which the disk
 has damaged something that is nowhere else is not here either: its scanner has to send it again. The same goes for
-what central signed for and lost, after the box had freed it.
+what central, or one that gets a copy, signed for and lost after the box had freed it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from edge.buffer.index import SpoolIndex
 
 _UIDS_A_QUESTION = 500  # SQLite's least limit of bound values is 999
 _FIND = """
-    SELECT sop_instance_uid, sop_class_uid, receipt IS NOT NULL AND state != 'lost', sha256,
-        damaged OR state = 'lost', state = 'owed' AND EXISTS (
+    SELECT sop_instance_uid, sop_class_uid, receipt IS NOT NULL, sha256, damaged,
+        state = 'lost' OR EXISTS (
             SELECT 1 FROM deliveries AS d WHERE d.object_id = objects.object_id
-                AND d.state IN ('waiting', 'set-aside') AND d.destination IN (SELECT value FROM json_each(?)))
+                AND d.state = 'lost' AND d.destination IN (SELECT value FROM json_each(?1))),
+        state = 'owed' AND EXISTS (
+            SELECT 1 FROM deliveries AS d WHERE d.object_id = objects.object_id
+                AND d.state IN ('waiting', 'set-aside') AND d.destination IN (SELECT value FROM json_each(?1)))
     FROM objects
     WHERE success_answered AND freed_at_utc IS {} AND sop_instance_uid IN ({})
 """
@@ -61,8 +64,8 @@ def standing(
         marks = ",".join("?" * len(asked))
         for freed in ("NULL", "NOT NULL"):
             rows = index.execute(_FIND.format(freed, marks), (named, *asked))
-            for uid, sop_class_uid, receipted, sha256, is_damaged, is_missing in rows:
-                if is_damaged and not receipted:
+            for uid, sop_class_uid, receipted, sha256, is_damaged, is_lost, is_missing in rows:
+                if is_lost or (is_damaged and not receipted):
                     damaged.add((uid, sha256))
                     continue
                 sound.add((uid, sha256))

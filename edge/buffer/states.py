@@ -12,7 +12,7 @@ both take it.
 | release     | sending                  | ready        | the link failed; again later                       |
 | acknowledge | sending                  | acknowledged | central's receipt was verified and is kept         |
 | retain      | acknowledged             | retained     | the site wants it near for a while                 |
-| owe         | acknowledged             | owed         | another destination does not have it yet           |
+| owe         | acknowledged, retained   | owed         | another destination does not have it, or lost it   |
 | settle      | owed                     | acknowledged | every other destination has it, or was given up    |
 | free        | acknowledged, retained   | freed        | the file may go: its time or the room is over      |
 | set aside   | sending                  | quarantined  | central refuses it for good; kept for a person     |
@@ -79,7 +79,7 @@ CLAIM = Step("be claimed", (State.READY, State.SENDING), State.SENDING)
 RELEASE = Step("be released", (State.SENDING,), State.READY)
 ACKNOWLEDGE = Step("be acknowledged", (State.SENDING,), State.ACKNOWLEDGED)
 RETAIN = Step("be retained", (State.ACKNOWLEDGED,), State.RETAINED)
-OWE = Step("be owed", (State.ACKNOWLEDGED,), State.OWED)
+OWE = Step("be owed", (State.ACKNOWLEDGED, State.RETAINED), State.OWED)
 SETTLE = Step("be settled", (State.OWED,), State.ACKNOWLEDGED)
 FREE = Step("be freed", (State.ACKNOWLEDGED, State.RETAINED), State.FREED)
 SET_ASIDE = Step("be set aside", (State.SENDING,), State.QUARANTINED)

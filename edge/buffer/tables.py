@@ -96,6 +96,8 @@ class DeliveryRow(Model):
     stored_bytes = IntegerField()
     # A further central's (edge.buffer.delivery_queue).
     receipt = TextField(null=True)
+    # Rises with every receipt of that central; null without one that is in force (edge.buffer.copy_receipts).
+    receipt_number = IntegerField(null=True)
 
     class Meta:
         table_name = "deliveries"
@@ -188,6 +190,17 @@ DeliveryRow.add_index(
         where=SQL("state IN ('waiting', 'set-aside')"),
         name="open_deliveries",
     )
+)
+DeliveryRow.add_index(
+    DeliveryRow.index(
+        DeliveryRow.destination,
+        DeliveryRow.receipt_number,
+        where=SQL("receipt_number IS NOT NULL"),
+        name="copy_receipts_by_number",
+    )
+)
+DeliveryRow.add_index(
+    DeliveryRow.index(DeliveryRow.destination, where=SQL("state = 'lost'"), name="lost_deliveries")
 )
 
 TABLES = (SpoolObject, Scanner, DeliveryRow, ReceiptCheckRow, StudyPriority)

@@ -4,7 +4,8 @@ Every round shows the receipts that were given since the last round, and the new
 loss: what a restored central lost is everything between the backup and the restore, so either it reaches back before
 the last round and has the newest of that time in it, or it lies behind that round. Where something is missing every
 receipt that is kept is shown, the newest first, and what central does not know is sent again or listed
-(`edge.buffer.receipts`). The cost of a quiet round is one request; of a busy one, a hundred bytes an image.
+(`edge.buffer.receipts`; where a central gets a copy, `edge.buffer.copy_receipts`). The cost of a quiet round is one
+request; of a busy one, a hundred bytes an image. Each central is asked about what it signed itself.
 
 Always true: an answer that names what was not asked changes nothing. A crash goes on where the last whole batch ended.
 """
@@ -12,11 +13,11 @@ Always true: an answer that names what was not asked changes nothing. A crash go
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
-from typing import Final
+from typing import Final, Protocol
 
 import httpx
 
@@ -30,7 +31,7 @@ from contract.receipt_check import (
     ReceiptCheckAnswer,
     ShownReceipt,
 )
-from edge.buffer.receipts import HeldReceipt, LostStudy, Progress, Receipts
+from edge.buffer.receipts import HeldReceipt, LostStudy, Progress, Voided
 from edge.uplink.client import exchange, refused
 from edge.uplink.errors import CentralFailedError
 from edge.uplink.identity import Identity
@@ -39,6 +40,27 @@ ANCHORS: Final = 16
 """Receipts from before the last round that are shown once more."""
 _NOT_OFFERED: Final = (404, 405)
 _log = logging.getLogger(__name__)
+
+
+class HeldReceipts(Protocol):
+    """One central's receipts: `edge.buffer.receipts.Receipts`, or `edge.buffer.copy_receipts.CopyReceipts`."""
+
+    def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]: ...
+
+    def given_before(self, number: int, *, limit: int) -> list[HeldReceipt]: ...
+
+    def newest_number(self) -> int: ...
+
+    def progress(self) -> Progress: ...
+
+    def advance(self, progress: Progress) -> None: ...
+
+    def void(self, object_ids: Collection[ObjectId], progress: Progress) -> Voided: ...
+
+    def lost(self, *, untold: bool = False) -> list[LostStudy]: ...
+
+    def note_told(self) -> None: ...
+
 
 Tell = Callable[[int, Sequence[LostStudy]], None]
 """Called with how many objects are sent again, and the studies of which something is lost; once for each."""
@@ -56,7 +78,7 @@ class ReceiptChecker:
     tell : takes what people should know; must return only after it is kept.
     """
 
-    def __init__(self, receipts: Receipts, tell: Tell) -> None:
+    def __init__(self, receipts: HeldReceipts, tell: Tell) -> None:
         self._receipts = receipts
         self._tell = tell
 
@@ -154,6 +176,7 @@ class ReceiptChecker:
                     "study_instance_uid": study.study_instance_uid,
                     "calling_ae_title": study.calling_ae_title,
                     "instances": study.instances,
+                    "at_another_central": study.at_another,
                     "received_from_utc": study.first_at_utc.isoformat(),
                     "received_until_utc": study.last_at_utc.isoformat(),
                 },

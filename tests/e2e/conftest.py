@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.running import RunningDemo
+from tests.soft_tpm import chip as chip
+from tests.soft_tpm import chips as chips
 
 
 @pytest.fixture(scope="module")

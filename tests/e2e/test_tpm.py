@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
@@ -38,20 +37,6 @@ def eventually(predicate: Callable[[], bool]) -> None:
         pause.wait(0.05)
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """pytest's own directories can be longer than a socket's path may be."""
-    with tempfile.TemporaryDirectory(prefix="dn-") as directory:
-        yield Path(directory)
-
-
-@pytest.fixture
-def chip(folder: Path) -> Iterator[SoftTpm]:
-    made = SoftTpm(folder / "tpm").start()
-    yield made
-    made.stop()
-
-
 def image(number: int) -> bytes:
     content = Path(str(get_testdata_file("CT_small.dcm", download=False))).read_bytes()
     return content.replace(b"1.3.6.1.4.1.5962.1.1.1", f"1.3.6.1.4.1.5962.1.1.{number}".encode())
@@ -67,7 +52,7 @@ def private_keys_in(folder: Path) -> list[Path]:
 
 
 def test_a_box_lives_with_its_key_in_the_tpm_and_its_disk_is_of_no_use_elsewhere(
-    chip: SoftTpm, folder: Path, tmp_path: Path
+    chip: SoftTpm, chips: Path, tmp_path: Path
 ) -> None:
     keys = KeyMaker("tpm", Tpm(chip.tcti))
     with House(tmp_path / "strict", gateways={"acceptance": "administrator"}) as house:
@@ -95,7 +80,7 @@ def test_a_box_lives_with_its_key_in_the_tpm_and_its_disk_is_of_no_use_elsewhere
             key = keys.make()
             assert renew(former, key).answer.gateway_id == "ct"
 
-            other = SoftTpm(folder / "other").start()
+            other = SoftTpm(chips / "other").start()
             shutil.copytree(tmp_path / "box" / "identity", tmp_path / "thief" / "identity", symlinks=True)
             thief = Box(tmp_path / "thief", keys=KeyMaker("auto", Tpm(other.tcti))).start()
             try:

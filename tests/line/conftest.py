@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -30,6 +30,12 @@ from tests.central.app.house import everything_in
 from tests.line.cutting_proxy import CuttingProxy
 from tests.line.faulty_house import Faults, FaultyHouse
 
+BARE = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "PatientID"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored"),
+    *("HighBit", "PixelRepresentation", "PixelData"),
+)
+
 
 class Scene:
     """`store`, `forward`, `wait`, `check`: what was stored is at central once, and nowhere else."""
@@ -47,7 +53,8 @@ class Scene:
         )
         self.link = Link()
         self.stored: dict[str, bytes] = {}
-        self.source = dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
+        self._written: dict[int, tuple[bytes, bytes]] = {}
+        self.source: Dataset = dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
         self._forwarder: Forwarder | None = None
         self.told: list[tuple[int, Sequence[LostStudy]]] = []
         self.spool = self._open()
@@ -63,7 +70,7 @@ class Scene:
 
     def store(self, *, side: int = 4) -> Stored:
         """An instance with pixels of noise."""
-        uid = f"1.2.3.{len(self.stored) + 1}"
+        uid = f"1.2.3.5{len(self.stored) + 1:09d}"
         return self.store_content(uid, self._part10(uid, side))
 
     def template(self) -> bytes:
@@ -71,13 +78,28 @@ class Scene:
         return self._part10(self.TEMPLATE_UID, 4)
 
     def _part10(self, uid: str, side: int) -> bytes:
-        ds = self.source
-        ds.Rows = ds.Columns = side
-        ds.PixelData = random.Random(uid).randbytes(2 * side * side)
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid
-        out = io.BytesIO()
-        ds.save_as(out, enforce_file_format=True)
-        return out.getvalue()
+        """Written by pydicom once for each size; UID and pixels are exchanged in what it wrote."""
+        if side not in self._written:
+            ds = self.source
+            ds.Rows = ds.Columns = side
+            ds.PixelData = random.Random(side).randbytes(2 * side * side)
+            ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = self.TEMPLATE_UID
+            out = io.BytesIO()
+            ds.save_as(out, enforce_file_format=True)
+            self._written[side] = out.getvalue(), ds.PixelData
+        written, pixels = self._written[side]
+        assert len(uid) == len(self.TEMPLATE_UID)
+        noise = random.Random(uid).randbytes(len(pixels))
+        return written.replace(self.TEMPLATE_UID.encode(), uid.encode()).replace(pixels, noise)
+
+    def make_bare(self) -> None:
+        """From now on instances hold what names them and a few pixels, so that a pack of them is short."""
+        bare = Dataset()
+        bare.file_meta = self.source.file_meta
+        for keyword in BARE:
+            bare[keyword] = self.source[keyword]
+        self.source = bare
+        self._written.clear()
 
     def store_content(self, uid: str, content: bytes) -> Stored:
         """What `store` made, from the scanner once more."""
@@ -154,15 +176,17 @@ class Scene:
     def waiting_bytes(self) -> int:
         return self.spool.depth().unsent.stored_bytes
 
-    def wait(self, holds: Callable[[], bool] | None = None, timeout_s: float = 30.0) -> None:
-        """For what another thread brings about; by default, that nothing waits on the box."""
+    def wait(
+        self, holds: Callable[[], bool] | None = None, timeout_s: float = 30.0, every_s: float = 0.01
+    ) -> None:
+        """For what another thread brings about; by default, that nothing waits on the box. Asks `every_s`."""
         deadline_s = time.monotonic() + timeout_s
         pause = threading.Event()
         while not (holds() if holds else self.is_empty()):
             assert time.monotonic() < deadline_s, (
                 f"it did not come about: {self.states()}, {self.link.status()}"
             )
-            pause.wait(0.01)
+            pause.wait(every_s)
 
     def store_and_wait(self, objects: int) -> int:
         """Several at once, as one pack; their sealed bytes once they are all at central."""

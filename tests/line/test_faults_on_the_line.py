@@ -51,6 +51,7 @@ def test_a_line_cut_at_any_byte_costs_no_more_than_a_chunk(scene: Scene, answers
 
     The bytes are those of TLS, as the line has them.
     """
+    scene.make_bare()
     forwarder = scene.forward()
     scene.wait(lambda: scene.link.status().state == "connected")
     at = 1
@@ -64,6 +65,7 @@ def test_a_line_cut_at_any_byte_costs_no_more_than_a_chunk(scene: Scene, answers
             break
         at += 1 if SOAK else 97
     forwarder.pause()
+    print(f"cut {scene.proxy.cuts} times; the last at byte {at}; {len(scene.stored)} objects")
     assert at > (3 * 97 if answers else 10 * 97)
     assert scene.proxy.cuts == len(range(1, at, 1 if SOAK else 97))
     scene.check()

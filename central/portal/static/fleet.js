@@ -6,6 +6,7 @@ import { membership, qrCode, showPending } from "./enrolments.js";
 const REFRESH_S = 5;
 const STATES = { online: "Online", offline: "Offline", lost: "Lost", never: "Never seen" };
 const FULL = 0.9;  // of the disk, from which its bar warns
+const KEY_PLACES = { tpm: "its key is in the TPM", file: "its key is in a file" };
 const SOON_DAYS = 14;  // before a certificate's end, from which it warns
 
 const boxes = document.getElementById("boxes");
@@ -33,8 +34,9 @@ function disk(box) {
 function certificate(box, now) {
   if (!box.certificate_expires_at_utc) return fact("Certificate", "–");
   const days = (new Date(box.certificate_expires_at_utc) - new Date(now)) / 86400000;
-  if (days <= 0) return fact("Certificate", "expired", { warn: true });
-  return fact("Certificate", `${Math.floor(days)} days left`, { warn: days < SOON_DAYS });
+  const note = KEY_PLACES[box.key_place] || null;
+  if (days <= 0) return fact("Certificate", "expired", { warn: true, note });
+  return fact("Certificate", `${Math.floor(days)} days left`, { warn: days < SOON_DAYS, note });
 }
 
 function scanners(box, now) {

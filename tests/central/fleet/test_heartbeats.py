@@ -129,7 +129,7 @@ class Scene:
     def telemetry(self, at: datetime, *, retained: bool = False) -> bool:
         said = Telemetry(
             captured_at_utc=at, queue_objects=3, queue_bytes=30, quarantined_objects=1, disk_total_bytes=100,
-            disk_free_bytes=50, accepting=True, memory_bytes=1, uptime_s=1,
+            disk_free_bytes=50, accepting=True, memory_bytes=1, uptime_s=1, key_place="tpm",
         )  # fmt: skip
         return self.hear(telemetry_topic(self.box), said.model_dump_json().encode(), retained=retained)
 
@@ -149,6 +149,7 @@ def test_a_box_that_never_spoke_is_shown(scene: Scene) -> None:
     (box,) = scene.fleet.boxes()
     assert (box.gateway_id, box.state, box.since_utc, box.queue_objects) == ("box", "never", None, None)
     assert box.certificate_expires_at_utc is not None
+    assert box.key_place is None
 
 
 def test_online_silence_and_back(scene: Scene) -> None:
@@ -157,7 +158,7 @@ def test_online_silence_and_back(scene: Scene) -> None:
     assert scene.state() == "online"
     scene.now += timedelta(seconds=LOST_AFTER_S + 1)
     (box,) = scene.fleet.boxes()
-    assert (box.state, box.since_utc) == ("lost", T0)
+    assert (box.state, box.since_utc, box.key_place) == ("lost", T0, "tpm")
     scene.telemetry(scene.now)
     assert scene.state() == "online"
 

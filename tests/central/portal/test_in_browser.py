@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -108,9 +109,8 @@ def test_a_session_that_ended_leads_back(house: House, browser: Browser) -> None
 
 def test_the_fleet_and_a_new_box(house: House, browser: Browser) -> None:
     now = datetime.now(UTC)
-    house.boxes.append(
-        BoxView("gw-1", MARKUP, "lost", now, "1", 2, 10, 1, now, 100, 5, False, now, now, False, ())
-    )
+    lost = BoxView("gw-1", MARKUP, "lost", now, "1", 2, 10, 1, now, 100, 5, False, now, now, False, ())
+    house.boxes.append(replace(lost, key_place="file"))
     try:
         sign_in(browser, house, "admin")
         browser.wait_for("location.pathname === '/fleet'")
@@ -119,6 +119,7 @@ def test_the_fleet_and_a_new_box(house: House, browser: Browser) -> None:
         assert MARKUP in card
         assert "Lost" in card
         assert "disk reserve" in card
+        assert "its key is in a file" in card
         assert browser.eval("document.querySelectorAll('#boxes img').length") == 0
         assert browser.eval("document.querySelectorAll('#boxes [data-command=pause]').length") == 1
         browser.click("#add")

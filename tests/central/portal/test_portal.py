@@ -34,6 +34,7 @@ def box(house: House) -> Iterator[BoxView]:
         last_telemetry_at_utc=NOON,
         certificate_expires_at_utc=NOON,
         revoked=False,
+        key_place="tpm",
         equipment=(EquipmentView("CT1", "10.0.0.7", NOON, 12, 1),),
         destinations=(DestinationView("PACS", "dimse", 3, 900, 1, NOON, "PACS cannot be reached"),),
     )
@@ -104,6 +105,7 @@ def test_the_fleet_as_data(house: House, box: BoxView) -> None:
         [shown] = client.get("/api/fleet").json()["boxes"]
     assert shown["state"] == "lost"
     assert shown["queue_objects"] == 3
+    assert shown["key_place"] == "tpm"
     assert shown["since_utc"] == NOON.isoformat()
     assert shown["destinations"] == [
         {

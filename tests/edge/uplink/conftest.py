@@ -19,6 +19,8 @@ from edge.uplink.forwarder import Forwarder
 from edge.uplink.identity import Identity, IdentityStore
 from edge.uplink.link import Link
 from tests.edge.scripted_central import ScriptedCentral
+from tests.soft_tpm import chip as chip
+from tests.soft_tpm import chips as chips
 
 
 class Uplink:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,20 +24,6 @@ from tests.soft_tpm import SoftTpm
 
 needs_tpm = pytest.mark.needs("swtpm")
 NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ct-room-2")])
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """pytest's own directories can be longer than a socket's path may be."""
-    with tempfile.TemporaryDirectory(prefix="dn-") as directory:
-        yield Path(directory)
-
-
-@pytest.fixture
-def chip(folder: Path) -> Iterator[SoftTpm]:
-    made = SoftTpm(folder / "tpm").start()
-    yield made
-    made.stop()
 
 
 @needs_tpm
@@ -76,9 +61,9 @@ def test_a_key_in_a_file_stays_until_its_certificate_is_renewed(
 
 
 @needs_tpm
-def test_a_key_is_of_no_use_to_another_tpm_or_once_its_own_was_cleared(chip: SoftTpm, folder: Path) -> None:
+def test_a_key_is_of_no_use_to_another_tpm_or_once_its_own_was_cleared(chip: SoftTpm, chips: Path) -> None:
     text = Tpm(chip.tcti).make().text
-    other = SoftTpm(folder / "other").start()
+    other = SoftTpm(chips / "other").start()
     try:
         with pytest.raises(KeyLostError, match=r"another machine.*enrol it again"):
             Tpm(other.tcti).load(text).sign(b"hello")
