@@ -24,6 +24,7 @@ from central.archive.archive import Archive
 from central.archive.objects import INCOMING, ObjectFiles, ObjectStore
 from central.archive.renditions import RenditionSpace
 from central.archive.s3 import S3Objects, S3Place
+from central.archive.unsynced_files import UnsyncedFiles
 from central.audit.chain import Notary
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
@@ -149,7 +150,7 @@ def open_renditions(settings: StorageSettings, incoming: str) -> ObjectStore:
     """Where what is made from the contents is kept, apart from them."""
     s3 = settings.s3
     if not s3.endpoint:
-        return ObjectFiles.open(settings.root / "renditions", incoming)
+        return UnsyncedFiles.open(settings.root / "renditions", incoming)
     at_hand_bytes = min(s3.cache_bytes, settings.renditions_bytes)
     place = S3Place(
         s3.endpoint, s3.bucket, f"renditions/{s3.prefix}", s3.region, s3.credentials, at_hand_bytes

@@ -44,6 +44,7 @@ from central.archive.study_keys import StudyKeys
 from central.archive.tables import Instance, Metadata, Series, Study, make_index
 from central.archive.text_index import make_text_index
 from central.archive.together import Together
+from central.archive.unsynced_files import UnsyncedFiles
 from central.database import Database, Unindexed
 from central.identity.storage_keys import StorageKeys
 from contract.receipt import Outcome
@@ -142,7 +143,7 @@ class Archive:
         make_text_index(db)
         study_keys = StudyKeys(db, storage_keys)
         study_keys.require_whole(make=encrypts)
-        space = renditions or RenditionSpace(ObjectFiles.open(root / "renditions"))
+        space = renditions or RenditionSpace(UnsyncedFiles.open(root / "renditions"))
         return cls(objects or ObjectFiles.open(root / "objects"), db, study_keys, space, encrypts=encrypts)
 
     def sweep(self) -> None:

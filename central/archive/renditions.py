@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from central.archive.errors import ArchiveError, NoSuchObjectError, ObjectDamage
 from central.archive.making import Making
 from central.archive.objects import ObjectStore, StoredObject
 from central.archive.removal import Removal
+from central.archive.rendition_room import RenditionRoom, Rows
 from central.archive.sealed_file import SealedFile
 from central.archive.sealing_sink import new_sink
 from central.archive.sources import Sources
@@ -41,12 +41,7 @@ from central.identity.errors import KeyFileError
 from central.prepared import Prepared, given
 
 DEFAULT_BYTES: Final = 20 << 30
-_LEAST_BYTES: Final = 4096  # what the smallest costs: a block of the disk, and about as much as its row
-_FREED_TO: Final = 0.9
-_COUNTED_ANEW: Final = 1 / 64  # after so much of what may be kept: other processes keep some as well
 _AT_ONCE: Final = 256
-_USES_HELD: Final = 1024
-_USES_HELD_S: Final = 600.0
 _ARRIVING_S: Final = 3600.0
 _NOT_NOW: Final = (ArchiveError, KeyFileError, OSError, peewee.PeeweeException)
 _log = logging.getLogger(__name__)
@@ -59,9 +54,6 @@ _FIND: Final = Prepared(
         on=(StudyKey.study_instance_uid == Rendition.study_instance_uid),
     )
     .where(Rendition.key == given("key"))
-)
-_USED: Final = Prepared(
-    Rendition.update({Rendition.used_at_s: given("used_at_s")}).where(Rendition.key == given("key"))
 )
 
 
@@ -101,11 +93,7 @@ class Renditions:
         self._removal = removal
         self._encrypts = encrypts
         self._making: Making[ReadyBytes] = Making()
-        self._freeing = threading.Lock()
-        self._uses_lock = threading.Lock()
-        self._uses: dict[str, float] = {}
-        self._uses_since_s = time.monotonic()
-        self._bytes_until_counted = 0
+        self._room = RenditionRoom(db, space.max_bytes, self._doom)
 
     def get(
         self,
@@ -141,12 +129,14 @@ class Renditions:
             self._drop(rows)
 
     def compare(self) -> None:
-        """Compare the store with the rows; what only one of them has goes. One that is kept just then may go, too.
+        """Free the room that is not theirs, and compare store and rows: what only one of them has goes. One that is
+        kept just then may go, too.
 
         Raises
         ------
         StoreUnavailableError, OSError, peewee.PeeweeException : not now; it may be done again.
         """
+        self._room.free()
         position: str | None = ""
         while position is not None:
             position = self._compare_from(position)
@@ -165,7 +155,7 @@ class Renditions:
         except _NOT_NOW as error:
             _log.warning("event=rendition-unreadable error=%s", error)
             return None
-        self._note_use(key)
+        self._room.used(key)
         return content
 
     def _read(self, row: dict[str, Any]) -> ReadyBytes:
@@ -194,7 +184,7 @@ class Renditions:
         return made
 
     def _keep(self, key: str, sources: Sources, data: bytes) -> None:
-        if _cost(len(data)) > self._space.max_bytes or not self._space.has_room():
+        if not (self._room.fits(len(data)) and self._space.has_room()):
             return
         with new_sink(self._space.store, encrypts=self._encrypts) as sink:
             sink.write(data)
@@ -210,9 +200,10 @@ class Renditions:
             self._space.store.remove(stored.name)
             raise
         self._removal.hurry([stored.name])  # if it was doomed
-        self._free_if_full(_cost(len(data)))
+        self._room.added(len(data))
 
     def _add(self, key: str, study_instance_uid: str, stored: StoredObject) -> None:
+        self._removal.spare([stored.name])
         wrapped_key = None
         if stored.sealed is not None:
             wrapped_key = self._study_keys.wrap(
@@ -237,69 +228,16 @@ class Renditions:
             found.update(query.tuples().execute(self._db))
         return found == wanted
 
-    def _note_use(self, key: str) -> None:
-        """Written down now and then, for many together: a look costs no transaction."""
-        with self._uses_lock:
-            self._uses[key] = time.time()
-            held_s = time.monotonic() - self._uses_since_s
-            if len(self._uses) < _USES_HELD and held_s < _USES_HELD_S:
-                return
-        try:
-            self._write_uses()
-        except peewee.PeeweeException as error:
-            _log.warning("event=rendition-uses-not-written error=%s", error)
-
-    def _write_uses(self) -> None:
-        with self._uses_lock:
-            uses, self._uses = self._uses, {}
-            self._uses_since_s = time.monotonic()
-        if uses:
-            with self._db.writing():
-                for key, used_at_s in uses.items():
-                    _USED.run(self._db, key=key, used_at_s=used_at_s)
-
-    def _free_if_full(self, added_bytes: int) -> None:
-        """Count now and then, as other processes keep renditions too, and let go of what was used longest ago."""
-        with self._uses_lock:
-            self._bytes_until_counted -= added_bytes
-            if self._bytes_until_counted > 0:
-                return
-        with self._freeing:
-            if self._bytes_until_counted > 0:  # another thread has counted meanwhile
-                return
-            total = self._total()
-            if total > self._space.max_bytes:
-                self._write_uses()
-                total = self._free(total)
-            room = self._space.max_bytes - total
-            self._bytes_until_counted = min(int(self._space.max_bytes * _COUNTED_ANEW), room)
-
-    def _total(self) -> int:
-        cost = peewee.fn.SUM(Rendition.size_bytes) + peewee.fn.COUNT(Rendition.key) * _LEAST_BYTES
-        return int(Rendition.select(cost).scalar(self._db) or 0)
-
-    def _free(self, total: int) -> int:
-        """Let go until there is some room again; what is left."""
-        while total > self._space.max_bytes * _FREED_TO:
-            oldest = Rendition.select().order_by(Rendition.used_at_s).limit(_AT_ONCE)
-            rows, over = [], total - int(self._space.max_bytes * _FREED_TO)
-            for row in oldest.dicts().execute(self._db):
-                if over <= 0:
-                    break
-                rows.append(row)
-                over -= _cost(row["size_bytes"])
-            if not rows:
-                break
-            self._drop(rows)
-            total -= sum(_cost(row["size_bytes"]) for row in rows)
-        return total
-
-    def _drop(self, rows: Sequence[dict[str, Any]]) -> None:
-        addresses = sorted({row["address"] for row in rows})
+    def _doom(self, rows: Rows) -> None:
+        """Take rows away; their objects go when `Removal.run` is next run, which is once a minute."""
         with self._db.writing():
             Rendition.delete().where(Rendition.key.in_([row["key"] for row in rows])).execute(self._db)
-            self._removal.doom(addresses, at_once=True)
-        self._removal.hurry(addresses)
+            self._removal.doom([row["address"] for row in rows], at_once=True)
+
+    def _drop(self, rows: Rows) -> None:
+        """The same, and the objects now."""
+        self._doom(rows)
+        self._removal.hurry([row["address"] for row in rows])
 
     def _compare_from(self, position: str) -> str | None:
         """Compare the next few hundred names; where to go on."""
@@ -328,10 +266,6 @@ def _key(sources: Sources, form: str) -> str:
     """Says what was made from what, and tells nothing of it."""
     made_from = [sources.study_instance_uid, *(one[1:5] for one in sources.instances)]
     return hashlib.sha256(json.dumps([form, made_from]).encode()).hexdigest()
-
-
-def _cost(size_bytes: int) -> int:
-    return size_bytes + _LEAST_BYTES
 
 
 def _pieces(ids: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -201,11 +201,27 @@ def test_what_was_used_last_stays(kept: Kept) -> None:
     for number in range(40):
         small.get(sources, str(number), b"%d" % number * 5000)
         small.get(sources, "first")
+    small.archive.removal.run()
     assert sum(map(len, kept.in_store())) + 4096 * len(kept.rows()) <= 200_000
     assert small.made == ["first", *map(str, range(40))], "the first was used all the time"
     small.get(sources, "39")
     small.get(sources, "0")
     assert small.made[41:] == ["0"]
+
+
+def test_where_less_may_be_kept_the_rest_goes(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("central.archive.rendition_room._AT_ONCE", 2)
+    for number in range(9):
+        kept.get(kept.sources(), str(number), b"%d" % number * 5000)
+    less = kept.again(renditions_bytes=40_000)
+    less.archive.renditions.compare()
+    less.archive.removal.run()
+    assert len(less.in_store()) == len(less.rows()) == 3
+    for number in (8, 7, 6):
+        less.get(less.sources(), str(number))
+    assert len(less.made) == 9, "the ones that were made last are left"
+    kept.again(renditions_bytes=0).archive.renditions.compare()
+    assert kept.rows() == []
 
 
 def test_where_there_is_no_room_it_is_made_each_time(kept: Kept) -> None:
