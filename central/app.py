@@ -176,6 +176,7 @@ def _scrub(foundation: Foundation, archive: Archive, closing: ExitStack) -> None
         archive.faults,
         archive.removal,
         archive.comparison,
+        archive.renditions.compare,
         bytes_per_s=storage.scrub_bytes_per_s,
         interval=timedelta(days=storage.scrub_days),
         tell=lambda fault: foundation.audit.record(fault.event()),

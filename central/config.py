@@ -184,6 +184,11 @@ class StorageSettings(Section):
         default=False,
         description="encrypt objects that come from now on, a key a study; back up the keys at once",
     )
+    renditions_bytes: int = Field(
+        default=20 << 30,
+        ge=0,
+        description="bytes of ready-made metadata and pictures that are kept, those used last; 0: none are kept",
+    )
     reserve_bytes: int = Field(
         default=2 << 30, ge=0, description="bytes of the disk that stay free: uploads are put off below that"
     )

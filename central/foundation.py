@@ -23,7 +23,9 @@ from central.access.policy import Role
 from central.archive.archive import Archive
 from central.archive.object_files import ObjectFiles
 from central.archive.objects import INCOMING, ObjectStore
+from central.archive.renditions import RenditionSpace
 from central.archive.s3 import S3Objects, S3Place
+from central.archive.unsynced_files import UnsyncedFiles
 from central.audit.chain import Notary
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
@@ -132,7 +134,8 @@ def open_archive(settings: StorageSettings, db: Database, incoming: str = INCOMI
     incoming : folder for what is being written. The server's own is for the server alone, which sweeps it.
     """
     keys, objects = StorageKeys(settings.keys_folder), open_objects(settings, incoming)
-    return Archive.open(settings.root, db, keys, objects, encrypts=settings.encrypt)
+    space = RenditionSpace(open_renditions(settings, incoming), settings.renditions_bytes, has_room(settings))
+    return Archive.open(settings.root, db, keys, objects, space, encrypts=settings.encrypt)
 
 
 def open_objects(settings: StorageSettings, incoming: str) -> ObjectStore:
@@ -143,6 +146,18 @@ def open_objects(settings: StorageSettings, incoming: str) -> ObjectStore:
         return ObjectFiles.open(settings.root / "objects", incoming, relies_on_sweep=incoming == INCOMING)
     place = S3Place(s3.endpoint, s3.bucket, s3.prefix, s3.region, s3.credentials, s3.cache_bytes)
     return S3Objects.open(place, settings.root / "objects-at-hand", incoming)
+
+
+def open_renditions(settings: StorageSettings, incoming: str) -> ObjectStore:
+    """Where what is made from the contents is kept, apart from them."""
+    s3 = settings.s3
+    if not s3.endpoint:
+        return UnsyncedFiles.open(settings.root / "renditions", incoming)
+    at_hand_bytes = min(s3.cache_bytes, settings.renditions_bytes)
+    place = S3Place(
+        s3.endpoint, s3.bucket, f"renditions/{s3.prefix}", s3.region, s3.credentials, at_hand_bytes
+    )
+    return S3Objects.open(place, settings.root / "renditions-at-hand", incoming)
 
 
 def has_room(settings: StorageSettings) -> Callable[[], bool]:

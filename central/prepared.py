@@ -37,6 +37,10 @@ class Prepared:
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
+    def tuples(self, db: Database, **values: Any) -> list[tuple[Any, ...]]:
+        """As `rows`, by the order of the columns."""
+        return list(self._executed(db, values).fetchall())
+
     def first(self, db: Database, **values: Any) -> dict[str, Any] | None:
         """The first row, if there is one."""
         return next(iter(self.rows(db, **values)), None)

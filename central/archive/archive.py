@@ -37,13 +37,16 @@ from central.archive.objects import ObjectSink, ObjectStore, StoredObject
 from central.archive.placing import Placing
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.removal import Removal
+from central.archive.renditions import Renditions, RenditionSpace
 from central.archive.rows import InstanceRow, SeriesRow, StoredInstance, StudyRow
 from central.archive.sealed_file import ObjectFile, SealedFile
 from central.archive.sealing_sink import new_sink
+from central.archive.sources import Source, Sources, sources_in_study
 from central.archive.study_keys import StudyKeys
 from central.archive.tables import Instance, Metadata, Series, Study, make_index
 from central.archive.text_index import make_text_index
 from central.archive.together import Together
+from central.archive.unsynced_files import UnsyncedFiles
 from central.database import Database, Unindexed
 from central.identity.storage_keys import StorageKeys
 from contract.receipt import Outcome
@@ -93,14 +96,23 @@ class Indexable:
 class Archive:
     """Open archive; one per process, safe to call from many threads."""
 
-    def __init__(self, objects: ObjectStore, db: Database, study_keys: StudyKeys, *, encrypts: bool) -> None:
+    def __init__(
+        self,
+        objects: ObjectStore,
+        db: Database,
+        study_keys: StudyKeys,
+        space: RenditionSpace,
+        *,
+        encrypts: bool,
+    ) -> None:
         self._objects = objects
         self._db = db
         self._study_keys = study_keys
         self._encrypts = encrypts
         self.faults = Faults(db)
-        self.removal = Removal(db, objects)
+        self.removal = Removal(db, objects, space.store)
         self.erasures = Erasures(db, self.removal)
+        self.renditions = Renditions(db, space, study_keys, self.removal, encrypts=encrypts)
         self._placing = Placing(db, self.faults, self.removal, study_keys)
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
@@ -114,6 +126,7 @@ class Archive:
         db: Database,
         storage_keys: StorageKeys,
         objects: ObjectStore | None = None,
+        renditions: RenditionSpace | None = None,
         *,
         encrypts: bool,
     ) -> Archive:
@@ -121,6 +134,7 @@ class Archive:
 
         Parameters
         ----------
+        renditions : where what is made from contents is kept; None: under `root`/renditions.
         encrypts : what comes from now on is encrypted at rest; what lies there is read either way.
 
         Raises
@@ -133,11 +147,13 @@ class Archive:
         make_text_index(db)
         study_keys = StudyKeys(db, storage_keys)
         study_keys.require_whole(make=encrypts)
-        return cls(objects or ObjectFiles.open(root / "objects"), db, study_keys, encrypts=encrypts)
+        space = renditions or RenditionSpace(UnsyncedFiles.open(root / "renditions"))
+        return cls(objects or ObjectFiles.open(root / "objects"), db, study_keys, space, encrypts=encrypts)
 
     def sweep(self) -> None:
         """End what a crash left half done. For the server alone: a command beside it would take what arrives."""
         self._objects.sweep(partial(is_indexed, self._db))
+        self.renditions.sweep()
 
     # Writing: for the ways in (ingest, C-STORE, STOW-RS) only.
 
@@ -350,19 +366,50 @@ class Archive:
         ----------
         studies_url : where the studies are served, for BulkDataURIs; empty: they stay relative to their instance.
         """
-        found = self._granted(grant, series_instance_uid, sop_instance_uid)
-        for at in range(0, len(found), _METADATA_BATCH):
-            batch = found[at : at + _METADATA_BATCH]
-            query = Metadata.select().where(Metadata.instance.in_([row["id"] for row in batch])).dicts()
+        return self.metadata_of(
+            self.sources(grant, series_instance_uid, sop_instance_uid), studies_url=studies_url
+        )
+
+    def sources(
+        self, grant: Grant, series_instance_uid: str | None = None, sop_instance_uid: str | None = None
+    ) -> Sources:
+        """What renditions of the granted study, or of what the UIDs name, are made from; ordered as `instances_of`."""
+        query = sources_in_study(
+            everything=_scope(grant).everything,
+            holders=len(grant.institutions),
+            one_series=series_instance_uid is not None,
+            one_instance=sop_instance_uid is not None,
+        )
+        found = query.tuples(self._db, **_granted_values(grant, series_instance_uid, sop_instance_uid))
+        instances = _once(
+            grant,
+            [Source(*row) for row in found],
+            lambda row: row.held_by,
+            lambda row: (row.series_instance_uid, row.sop_instance_uid),
+        )
+        return Sources(grant.study_instance_uid, tuple(instances))
+
+    def metadata_of(self, sources: Sources, *, studies_url: str = "") -> Iterator[bytes]:
+        """As `metadata`, of these instances exactly.
+
+        Raises
+        ------
+        NoSuchInstanceError : one of them was erased meanwhile.
+        """
+        for at in range(0, len(sources.instances), _METADATA_BATCH):
+            batch = sources.instances[at : at + _METADATA_BATCH]
+            query = Metadata.select().where(Metadata.instance.in_([one.id for one in batch])).dicts()
             made = {row["instance"]: row["dicom_json"] for row in query.execute(self._db)}
-            for row in batch:
-                text = zlib.decompress(made[row["id"]])
+            for one in batch:
+                if one.id not in made:
+                    raise NoSuchInstanceError("an instance was erased meanwhile")
+                text = zlib.decompress(made[one.id])
                 if not studies_url:
                     yield text
                     continue
                 instance_url = (
-                    f"{studies_url}/{grant.study_instance_uid}/series/{row['series_instance_uid']}"
-                    f"/instances/{row['sop_instance_uid']}"
+                    f"{studies_url}/{sources.study_instance_uid}/series/{one.series_instance_uid}"
+                    f"/instances/{one.sop_instance_uid}"
                 )
                 yield with_bulk_data_at(text, instance_url)
 
@@ -414,13 +461,7 @@ class Archive:
             one_series=series_instance_uid is not None,
             one_instance=sop_instance_uid is not None,
         )
-        found = query.rows(
-            self._db,
-            study_instance_uid=grant.study_instance_uid,
-            series_instance_uid=series_instance_uid,
-            sop_instance_uid=sop_instance_uid,
-            **{f"institution_{number}": held for number, held in enumerate(grant.institutions)},
-        )
+        found = query.rows(self._db, **_granted_values(grant, series_instance_uid, sop_instance_uid))
         return _once(
             grant,
             found,
@@ -451,6 +492,18 @@ def _once(
         held = best.setdefault(named(row), held_by(row))
         best[named(row)] = min(held, held_by(row), key=preference.__getitem__)
     return [row for row in found if best[named(row)] == held_by(row)]
+
+
+def _granted_values(
+    grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None
+) -> dict[str, str | None]:
+    """What is given to a query for granted instances."""
+    return {
+        "study_instance_uid": grant.study_instance_uid,
+        "series_instance_uid": series_instance_uid,
+        "sop_instance_uid": sop_instance_uid,
+        **{f"institution_{number}": held for number, held in enumerate(grant.institutions)},
+    }
 
 
 def _scope(grant: Grant) -> Scope:

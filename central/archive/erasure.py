@@ -3,8 +3,9 @@
 Always true
 -----------
 - A study under legal hold is not erased; that is looked at once more in the transaction that erases.
-- That transaction takes the study's key, every row of it, and leaves a word that it was erased, all or nothing. From
-  then on nothing opens its encrypted objects, searches and reads do not know it, and no image of it is taken in.
+- That transaction takes the study's key, every row of it and of what was made from it, and leaves a word that it was
+  erased, all or nothing. From then on nothing opens its encrypted objects, searches and reads do not know it, and no
+  image of it is taken in.
 - Its objects leave the store after that; their names are doomed in the same transaction, so a crash forgets none.
 - It is one institution's study that is held or erased. Another one's under the same Study Instance UID stays whole:
   what both have is one object, which stays with its key until nobody has it.
@@ -31,6 +32,7 @@ from central.archive.tables import (
     LegalHold,
     Metadata,
     ObjectFault,
+    Rendition,
     SealedContent,
     Series,
     Study,
@@ -39,7 +41,7 @@ from central.archive.tables import (
 from central.database import Database
 from central.institution import DEFAULT_INSTITUTION
 
-_TABLES: Final = (StudyKey, SealedContent, Metadata, Instance, Series, Study)
+_TABLES: Final = (StudyKey, SealedContent, Rendition, Metadata, Instance, Series, Study)
 _AT_ONCE: Final = 500
 ON_ITS_WAY_S: Final = 3600.0
 """So long an image may take from its file to its row: one that lost its file to an erasure must not get one."""
@@ -165,6 +167,7 @@ class Erasures:
             self._take_rows(study_instance_uid, institution)
             gone = self._nobodys(sorted(contents))
             names = [name for sha256 in gone for name in sorted(contents[sha256])]
+            names += self._take_renditions(study_instance_uid)
             self._take_keys(study_instance_uid, gone)
             self._removal.doom(names, at_once=True)
             for some in _pieces(names):
@@ -259,6 +262,14 @@ class Erasures:
         Instance.delete().where(Instance.series.in_(series)).execute(db)
         Series.delete().where(Series.study.in_(Study.select(Study.id).where(its))).execute(db)
         Study.delete().where(its).execute(db)
+
+    def _take_renditions(self, study_instance_uid: str) -> list[str]:
+        """Those of every institution that has the study, since the others' are made again; their names."""
+        its = Rendition.study_instance_uid == study_instance_uid
+        query = Rendition.select(Rendition.address).where(its).distinct()
+        names = [address for (address,) in query.tuples().execute(self._db)]
+        Rendition.delete().where(its).execute(self._db)
+        return names
 
     def _take_keys(self, study_instance_uid: str, contents: Sequence[str]) -> None:
         """The keys of these contents, and the study's unless another institution has images of the study."""

@@ -1,4 +1,4 @@
-"""Objects that no row names any more, and their way out of the store.
+"""Objects that no row names any more, and their way out of the store; renditions of them as well.
 
 Always true: a name is doomed in the transaction that takes its last row away, so a crash forgets no object; and what
 a row names is never removed, whoever doomed it. A plain object that came a moment ago is left: the same content may be
@@ -28,11 +28,15 @@ _UNDER_LOCK: Final = 16  # others wait meanwhile
 
 
 class Removal:
-    """Of one store. Safe to call from many threads and processes."""
+    """Of one store, and of the one beside it that has the renditions: a name is of one of them alone.
 
-    def __init__(self, db: Database, objects: ObjectStore) -> None:
+    Safe to call from many threads and processes.
+    """
+
+    def __init__(self, db: Database, objects: ObjectStore, renditions: ObjectStore) -> None:
         self._db = db
         self._objects = objects
+        self._renditions = renditions
 
     def doom(self, names: Sequence[str], *, at_once: bool) -> None:
         """Have objects removed, at once or after `READ_STILL_S`. Inside the caller's transaction."""
@@ -91,6 +95,7 @@ class Removal:
         for name in names:
             if not is_indexed(self._db, name):
                 self._objects.remove(name)
+                self._renditions.remove(name)
         DoomedObject.delete().where(DoomedObject.sha256.in_(list(names))).execute(self._db)
 
     def _remove_later(self, name: str) -> None:

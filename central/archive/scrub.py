@@ -55,6 +55,8 @@ class Scrub:
     Parameters
     ----------
     comparison : makes what compares, given what it pays with.
+    compare_renditions : called at the start, as a crash may have left some, and after each pass. They need no more:
+        each is compared when it is read.
     interval : from the end of a pass to the start of the next.
     tell : puts one fault on record; called once for each, by one process.
     """
@@ -65,6 +67,7 @@ class Scrub:
         faults: Faults,
         removal: Removal,
         comparison: Callable[[Callable[[int], None]], Comparison],
+        compare_renditions: Callable[[], None],
         *,
         bytes_per_s: int,
         interval: timedelta,
@@ -74,6 +77,8 @@ class Scrub:
         self._faults = faults
         self._removal = removal
         self._comparison = comparison(self._pay)
+        self._compare_renditions = compare_renditions
+        self._renditions_compared = False
         self._bytes_per_s = bytes_per_s
         self._interval = interval
         self._tell = tell
@@ -106,8 +111,11 @@ class Scrub:
             self._stopping.wait(wait_s)
 
     def _go_on(self) -> None:
-        """Remove what is due, tell what was found, and bring a pass that is due to its end."""
+        """Remove what is due or was left, tell what was found, and bring a pass that is due to its end."""
         self._removal.run()
+        if not self._renditions_compared:
+            self._compare_renditions()
+            self._renditions_compared = True
         state = _read(self._db)
         untold = self._faults.untold(1)
         if not untold and not self._is_due(state):
@@ -135,6 +143,7 @@ class Scrub:
                 break
             self._state["position"] = step.position
             self._check_in()
+        self._renditions_compared = False
         self._state |= {"running": False, "position": FIRST, "finished_at_s": time.time()}
         _log.info(
             "event=scrubbed objects=%d bytes=%d faults=%d",

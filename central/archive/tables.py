@@ -176,6 +176,25 @@ class SealedContent(peewee.Model):
         table_name = "sealed_content"
 
 
+class Rendition(peewee.Model):
+    """What was made from contents of a study and is kept (`central.archive.renditions`); nothing is lost with it.
+
+    `key`: what it was made from and as what. `address`: its name in the store of renditions. `wrapped_key`: what opens
+    it, under the study's key; None where it lies plain.
+    """
+
+    key = peewee.TextField(primary_key=True)
+    study_instance_uid = peewee.TextField(index=True)
+    address = peewee.TextField(index=True)
+    sha256 = peewee.TextField()
+    size_bytes = peewee.BigIntegerField()
+    wrapped_key = peewee.BlobField(null=True)
+    used_at_s = peewee.DoubleField(index=True)
+
+    class Meta:
+        table_name = "rendition"
+
+
 class LegalHold(peewee.Model):
     """A study that must not be erased, as one institution holds it."""
 
@@ -251,6 +270,7 @@ MODELS: Final = (
     OrderedStudy,
     StudyKey,
     SealedContent,
+    Rendition,
     LegalHold,
     ErasedStudy,
     DoomedObject,

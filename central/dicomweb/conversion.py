@@ -57,6 +57,21 @@ DECODED: Final = frozenset(
     }
 )
 """The encapsulated transfer syntaxes that `central.dicomweb.decode` decodes."""
+CODED_ANEW: Final = (HTJ2KLossless, JPEGLSLossless)
+"""What `central.dicomweb.encode` codes single frames in."""
+
+_WITHOUT_LOSS: Final = frozenset(
+    {
+        JPEGLossless,
+        JPEGLosslessSV1,
+        JPEGLSLossless,
+        JPEG2000Lossless,
+        HTJ2KLossless,
+        HTJ2KLosslessRPCL,
+        JPEG_XL_LOSSLESS,
+        RLELossless,
+    }
+)
 _NATIVE: Final = frozenset(
     {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian}
 )
@@ -81,6 +96,16 @@ class FrameConversion:
     path: ObjectFile
     transfer_syntax_uid: str
     numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FrameCoding:
+    """Frame `number` (from 1) of the image at `path`, coded in `wanted` (of `CODED_ANEW`). The frame is the answer."""
+
+    path: ObjectFile
+    transfer_syntax_uid: str
+    number: int
+    wanted: str
 
 
 @dataclass(frozen=True)
@@ -119,6 +144,13 @@ class WrittenFile:
 def converts_to_native(transfer_syntax_uid: str) -> bool:
     """Whether an instance in this transfer syntax can be had in a native one."""
     return transfer_syntax_uid in _NATIVE or transfer_syntax_uid in DECODED
+
+
+def coded_anew(transfer_syntax_uid: str, *, is_encapsulated: bool) -> list[UID]:
+    """What frames of a monochrome image can be coded in besides: what has lost something once gains nothing by it."""
+    if is_encapsulated and transfer_syntax_uid not in _WITHOUT_LOSS:
+        return []
+    return [syntax for syntax in CODED_ANEW if syntax != transfer_syntax_uid]
 
 
 def private_file(folder: Path) -> Path:

@@ -1,14 +1,16 @@
 """WADO-RS: single frames (PS3.18 section 10.4.1.1.6).
 
 A frame leaves as it is stored (big endian and deflated ones as Explicit VR Little Endian), or decoded by a worker
-process where Explicit VR Little Endian is asked for.
+process where Explicit VR Little Endian is asked for. For thin lines, a monochrome one can be had coded without loss:
+made when it is asked for by name, and kept (`central.dicomweb.ready_made`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, repeat
 from typing import Final
 
@@ -33,13 +35,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from central.access.policy import Action
+from central.archive.archive import Archive
+from central.archive.renditions import ReadyBytes
 from central.archive.rows import StoredInstance
 from central.dicomweb.accept import Offer, accept_of, choose
-from central.dicomweb.conversion import DECODED, FrameConversion, WrittenFile
+from central.dicomweb.conversion import DECODED, FrameConversion, WrittenFile, coded_anew
 from central.dicomweb.errors import BadRequestError, NotAnImageError, NotHereError
 from central.dicomweb.gate import INSTANCE, Gate
 from central.dicomweb.multipart import BytesPart, OpenPart, multipart_of_parts, typed
 from central.dicomweb.pixel_data import StoredImage, open_image
+from central.dicomweb.ready_made import ReadyMade, ready_answer
 from central.dicomweb.render import Renderer
 from central.dicomweb.single_part import (
     Content,
@@ -71,12 +76,18 @@ _FRAME_MEDIA_TYPES: Final = {
 }
 
 
+Coded = Callable[[int, str], ReadyBytes]
+"""Gives a frame by its number (from 1) in a compressed transfer syntax."""
+
+
 class Frames:
     """The retrieve transaction for frames."""
 
-    def __init__(self, gate: Gate, renderer: Renderer) -> None:
+    def __init__(self, archive: Archive, gate: Gate, renderer: Renderer, ready_made: ReadyMade) -> None:
+        self._archive = archive
         self._gate = gate
         self._renderer = renderer
+        self._ready_made = ready_made
 
     def routes(self) -> list[BaseRoute]:
         return [Route(f"{INSTANCE}/frames/{{frames}}", self.frames)]
@@ -84,8 +95,12 @@ class Frames:
     def frames(self, request: Request) -> Response:
         asked = request.path_params["frames"]
         numbers = frame_numbers(asked)
-        stored = self._gate.instance(request, Action.VIEW, "WADO-RS frames of the series", goes_on=True)
-        return frames_answer(request, self._renderer, stored, numbers)
+        detail = "WADO-RS frames of the series"
+        grant, series_uid, sop_uid = self._gate.grant(request, Action.VIEW, detail, goes_on=True)
+        assert series_uid is not None and sop_uid is not None, "the path names an instance"  # noqa: PT018
+        stored = self._archive.open_instance(grant, series_uid, sop_uid)
+        coded = partial(self._ready_made.frame, grant, series_uid, sop_uid)
+        return frames_answer(request, self._renderer, stored, numbers, coded=coded)
 
 
 def frame_numbers(text: str) -> list[int]:
@@ -104,11 +119,19 @@ def frame_numbers(text: str) -> list[int]:
 
 
 def frames_answer(
-    request: Request, renderer: Renderer, stored: StoredInstance, asked: Sequence[int] | None, uri: str = ""
+    request: Request,
+    renderer: Renderer,
+    stored: StoredInstance,
+    asked: Sequence[int] | None,
+    uri: str = "",
+    coded: Coded | None = None,
 ) -> Response:
     """Frames of a granted instance, by number (from 1) or, with None, all of them, in a form that the request accepts.
 
-    `uri` is said of all of them, when they are asked for as bulk data.
+    Parameters
+    ----------
+    uri : said of all of them, when they are asked for as bulk data.
+    coded : gives a frame by its number in another compressed transfer syntax; None: none is offered.
 
     Raises
     ------
@@ -124,13 +147,16 @@ def frames_answer(
             raise NotHereError
         as_stored = image.delivered_transfer_syntax_uid
         locations = frame_locations(uri, number_of_frames) if uri else []
-        offer = choose(accept_of(request), _offers(image, single=len(numbers) == 1))
+        anew = _coded_anew(image) if coded is not None else []
+        offer = choose(accept_of(request), _offers(image, anew, single=len(numbers) == 1))
         if not offer.multipart and offer.transfer_syntax_uid == as_stored:
             return _one(request, stored, numbers[0], image.read_frame(numbers[0]), offer)
     if offer.transfer_syntax_uid == as_stored:
         parts = stored_parts(stored, asked, typed(offer.media_type, as_stored), locations)
         first = next(parts)  # what is wrong shows before the answer begins
         return multipart_of_parts(offer.media_type, chain([first], parts))
+    if coded is not None and offer.transfer_syntax_uid in anew:
+        return _coded(request, coded, numbers, offer)
     etag = weak_etag(stored.sha256, f"frame{numbers[0]}", ExplicitVRLittleEndian)
     if not offer.multipart and (answer := not_modified(request, etag)):
         return answer
@@ -145,14 +171,25 @@ def frame_locations(uri: str, number_of_frames: int) -> list[str]:
     return [f"{uri}/frames/{number}" for number in range(1, number_of_frames + 1)]
 
 
-def _offers(image: StoredImage, *, single: bool) -> list[Offer]:
-    """As it is stored, under each name it has; decoded; each as a part and, when it is the only one, also by itself."""
+def _coded_anew(image: StoredImage) -> list[UID]:
+    """The compressed transfer syntaxes that frames are coded in where they are asked for."""
+    pixels = image.pixels
+    if pixels.samples_per_pixel != 1 or pixels.is_float or pixels.bits_allocated not in (8, 16):
+        return []
+    return coded_anew(image.transfer_syntax_uid, is_encapsulated=image.is_encapsulated)
+
+
+def _offers(image: StoredImage, anew: Sequence[UID], *, single: bool) -> list[Offer]:
+    """As it is stored, under each name it has; decoded; coded anew, which nobody gets who takes anything; each as a
+    part and, when it is the only one, also by itself."""
     syntax = image.delivered_transfer_syntax_uid
     forms: list[tuple[str, UID]] = [(OCTETS, syntax)]
     if image.is_encapsulated and syntax in _FRAME_MEDIA_TYPES:
         forms.append((_FRAME_MEDIA_TYPES[syntax], syntax))
     if image.is_encapsulated and syntax in DECODED:
         forms.append((OCTETS, ExplicitVRLittleEndian))
+    for form in anew:
+        forms += [(OCTETS, form), (_FRAME_MEDIA_TYPES[form], form)]
     offers = [Offer(media_type, True, form) for media_type, form in forms]
     return offers + [Offer(media_type, False, form) for media_type, form in forms] if single else offers
 
@@ -164,6 +201,16 @@ def _one(request: Request, stored: StoredInstance, number: int, frame: bytes, of
     content_type = typed(offer.media_type, str(offer.transfer_syntax_uid))
     etag = strong_etag(stored.sha256, f"frame{number}")
     return single_part(request, Content(content_type, len(frame), etag, chunks))
+
+
+def _coded(request: Request, coded: Coded, numbers: Sequence[int], offer: Offer) -> Response:
+    wanted = str(offer.transfer_syntax_uid)
+    content_type = typed(offer.media_type, wanted)
+    if not offer.multipart:
+        return ready_answer(request, coded(numbers[0], wanted), content_type)
+    parts = (BytesPart(content_type, coded(number, wanted).data) for number in numbers)
+    first = next(parts)  # what is wrong shows before the answer begins
+    return multipart_of_parts(offer.media_type, chain([first], parts))
 
 
 def stored_parts(

@@ -1,7 +1,8 @@
 """WADO-RS: pictures drawn from images, whole or as thumbnails (PS3.18 sections 10.4.1.1.3 and 10.4.1.1.5).
 
 One picture stands for a study, a series or a multi-frame image: that of the middle image, of its middle frame. Who
-accepts ``multipart/related`` gets a picture of every frame. `Renderer`'s workers draw.
+accepts ``multipart/related`` gets a picture of every frame. `Renderer`'s workers draw; single pictures as everybody
+wants them are kept (`central.dicomweb.ready_made`).
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from central.dicomweb.errors import BadRequestError, NotAnImageError, NotHereErr
 from central.dicomweb.frames import frame_numbers
 from central.dicomweb.gate import INSTANCE, SERIES, STUDY, Gate
 from central.dicomweb.multipart import BytesPart, multipart_of_parts
+from central.dicomweb.ready_made import THUMBNAIL, ReadyMade, ready_answer
 from central.dicomweb.render import Job, Renderer
 from central.dicomweb.view_parameters import ViewParameters, view_parameters
 
 MAX_PICTURES_A_REQUEST: Final = 1000
-THUMBNAIL: Final = (128, 128)
 PICTURE_OFFERS: Final = (Offer("image/jpeg"), Offer("image/png"))
 _MANY_OFFERS: Final = tuple(Offer(offer.media_type, multipart=True) for offer in PICTURE_OFFERS)
 _LEVELS: Final = (STUDY, SERIES, INSTANCE)
@@ -35,20 +36,21 @@ _LEVELS: Final = (STUDY, SERIES, INSTANCE)
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What one picture shows; frame None: the middle one."""
+    """What one of many pictures shows."""
 
     series_instance_uid: str
     sop_instance_uid: str
-    frame: int | None
+    frame: int
 
 
 class Pictures:
     """The transactions for rendered resources and thumbnails."""
 
-    def __init__(self, archive: Archive, gate: Gate, renderer: Renderer) -> None:
+    def __init__(self, archive: Archive, gate: Gate, renderer: Renderer, ready_made: ReadyMade) -> None:
         self._archive = archive
         self._gate = gate
         self._renderer = renderer
+        self._ready_made = ready_made
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -84,33 +86,36 @@ class Pictures:
         grant, series_uid, sop_uid = self._gate.grant(
             request, Action.VIEW, detail, goes_on="instance" in request.path_params
         )
-        if series_uid is not None and sop_uid is not None and (numbers or not offer.multipart):
-            shown = [_Drawn(series_uid, sop_uid, number) for number in numbers or (None,)]
+        if not offer.multipart:
+            ready = self._ready_made.picture(
+                grant, series_uid, sop_uid, numbers[0] if numbers else None, view
+            )
+            return ready_answer(request, ready, offer.media_type)
+        if series_uid is not None and sop_uid is not None and numbers:
+            shown = [_Drawn(series_uid, sop_uid, number) for number in numbers]
         else:
-            shown = self._shown(grant, series_uid, sop_uid, every=offer.multipart)
+            shown = self._every(grant, series_uid, sop_uid)
         pictures = (self._draw(grant, one, view) for one in shown)
         first = next(pictures)  # what is wrong shows before the answer begins
-        if not offer.multipart:
-            return Response(first, media_type=offer.media_type)
         parts = (BytesPart(offer.media_type, picture) for picture in chain([first], pictures))
         return multipart_of_parts(offer.media_type, parts)
 
-    def _shown(
-        self, grant: Grant, series_uid: str | None, sop_uid: str | None, *, every: bool
-    ) -> list[_Drawn]:
+    def _every(self, grant: Grant, series_uid: str | None, sop_uid: str | None) -> list[_Drawn]:
         rows = self._archive.instances_of(grant, series_uid, sop_uid)
         if not rows:
             raise NotHereError
         images = [row for row in rows if row.rows]
         if not images:
             raise NotAnImageError("there are no images here")
-        if not every:
-            return [_drawn(images[len(images) // 2], None)]
         if sum(_number_of_frames(row) for row in images) > MAX_PICTURES_A_REQUEST:
             raise BadRequestError(
                 f"at most {MAX_PICTURES_A_REQUEST} pictures can be asked for at once: ask by series or frame"
             )
-        return [_drawn(row, frame) for row in images for frame in range(1, _number_of_frames(row) + 1)]
+        return [
+            _Drawn(row.series.series_instance_uid, row.sop_instance_uid, frame)
+            for row in images
+            for frame in range(1, _number_of_frames(row) + 1)
+        ]
 
     def _draw(self, grant: Grant, shown: _Drawn, view: ViewParameters) -> bytes:
         stored = self._archive.open_instance(grant, shown.series_instance_uid, shown.sop_instance_uid)
@@ -120,10 +125,6 @@ class Pictures:
 def _numbers(request: Request, place: str) -> list[int]:
     """The frames that the path names at `place`; none where it names none."""
     return frame_numbers(request.path_params[place]) if place in request.path_params else []
-
-
-def _drawn(row: InstanceRow, frame: int | None) -> _Drawn:
-    return _Drawn(row.series.series_instance_uid, row.sop_instance_uid, frame)
 
 
 def _number_of_frames(row: InstanceRow) -> int:

@@ -39,6 +39,7 @@ from central.dicomweb.conversion import (
     Conversion,
     Extraction,
     FileJob,
+    FrameCoding,
     FrameConversion,
     WrittenFile,
     private_file,
@@ -92,8 +93,8 @@ class Renderer:
         self._converting = threading.BoundedSemaphore(max(1, workers - 1))
         self._closed = False
 
-    def render(self, job: Job) -> bytes:
-        """The picture as a JPEG or PNG file. Waits for a free worker.
+    def render(self, job: Job | FrameCoding) -> bytes:
+        """The picture as a JPEG or PNG file, or the coded frame. Waits for a free worker.
 
         Raises
         ------
@@ -144,7 +145,7 @@ class Renderer:
         finally:
             self._converting.release()
 
-    def _done(self, job: Job | _FileTask, timeout_s: float) -> bytes:
+    def _done(self, job: Job | FrameCoding | _FileTask, timeout_s: float) -> bytes:
         try:
             worker = self._idle.get(timeout=_QUEUE_TIMEOUT_S)
         except queue.Empty as error:
@@ -194,7 +195,7 @@ class _Worker:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
-    def render(self, job: Job | _FileTask, timeout_s: float) -> bytes:
+    def render(self, job: Job | FrameCoding | _FileTask, timeout_s: float) -> bytes:
         pipe = self._ready()
         try:
             pipe.send(job)
@@ -245,9 +246,10 @@ def _work(pipe: Connection) -> None:
         pipe.send(_answer(job))
 
 
-def _answer(job: Job | _FileTask) -> tuple[_Outcome, bytes]:
+def _answer(job: Job | FrameCoding | _FileTask) -> tuple[_Outcome, bytes]:
     # Here, and not above: central itself never loads the codecs.
     from central.dicomweb.decode import decode_frame
+    from central.dicomweb.encode import encode_frame
     from central.dicomweb.extract import extract
     from central.dicomweb.native import write_frames, write_native
     from central.dicomweb.pixel_data import open_image
@@ -266,6 +268,8 @@ def _answer(job: Job | _FileTask) -> tuple[_Outcome, bytes]:
                         found = extract(path, syntax, element, out)
                         return _Outcome.DONE, json.dumps(found and asdict(found)).encode()
         with open_image(job.path, job.transfer_syntax_uid) as image:
+            if isinstance(job, FrameCoding):
+                return _Outcome.DONE, encode_frame(image, job.number, job.wanted)
             frame = job.frame or image.pixels.number_of_frames // 2 + 1
             return _Outcome.DONE, picture(image, decode_frame(image, frame), frame, job.view)
     except ObjectDamagedError as error:

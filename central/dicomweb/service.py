@@ -29,6 +29,7 @@ from central.dicomweb.errors import BadRequestError, DicomwebError, NotHereError
 from central.dicomweb.frames import Frames
 from central.dicomweb.gate import MOUNTED_AT, Gate, once_recorded
 from central.dicomweb.pictures import Pictures
+from central.dicomweb.ready_made import ReadyMade
 from central.dicomweb.render import Renderer
 from central.dicomweb.retrieve import Retrieve
 from central.dicomweb.search import Search
@@ -41,14 +42,14 @@ _log = logging.getLogger(__name__)
 
 def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLimits) -> list[BaseRoute]:
     """Everything under ``/dicom-web``. Must be behind `RequireSignIn`. `renderer` is closed by the caller."""
-    gate = Gate(archive, audit)
+    gate, ready_made = Gate(archive, audit), ReadyMade(archive, renderer)
     looks = [
         *Search(archive, gate).routes(),
-        *Retrieve(archive, gate, renderer).routes(),
+        *Retrieve(archive, gate, renderer, ready_made).routes(),
         *BulkData(gate, renderer).routes(),
         *WholeBulkData(archive, gate, renderer).routes(),
-        *Frames(gate, renderer).routes(),
-        *Pictures(archive, gate, renderer).routes(),
+        *Frames(archive, gate, renderer, ready_made).routes(),
+        *Pictures(archive, gate, renderer, ready_made).routes(),
         *WadoUri(archive, gate, renderer).routes(),
     ]
     app = Starlette(

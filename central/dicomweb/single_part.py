@@ -1,8 +1,8 @@
 """Answers of one part: whole, a range of it, or the word that it has not changed (RFC 9110 sections 8.8, 13 and 14).
 
-What is always true: an entity tag comes from the hash of the archived content, so it is strong where the bytes are
-those that were archived; what was made from them has a weak one and no ranges, since a later version of this program
-may make it otherwise.
+What is always true: an entity tag is strong where it comes from the hash of the very bytes, be they archived or a
+rendition that is kept; what is made anew each time has a weak one, from the hash of what it is made from, and no
+ranges, since a later version of this program may make it otherwise.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def written_content(media_type: str, written: WrittenFile, etag: str) -> Content
 
 
 def strong_etag(sha256: str, *what: object) -> str:
-    """For bytes of the archived content: all of it, or the part that `what` names."""
+    """For bytes with this hash: all of them, or the part or form that `what` names."""
     return '"' + "-".join([sha256, *map(str, what)]) + '"'
 
 
@@ -55,14 +55,14 @@ def weak_etag(sha256: str, *what: object) -> str:
     return "W/" + strong_etag(sha256, *what)
 
 
-def not_modified(request: Request, etag: str) -> Response | None:
-    """304 if the client says that it has `etag`; None otherwise."""
+def not_modified(request: Request, etag: str, vary: str = "") -> Response | None:
+    """304 if the client says that it has `etag`; None otherwise. `vary`: what the answer would say of itself, too."""
     said = request.headers.get("if-none-match")
     if said is None:
         return None
     tags = [tag.strip().removeprefix("W/") for tag in said.split(",")]
     if said.strip() == "*" or etag.removeprefix("W/") in tags:
-        return Response(status_code=304, headers={"ETag": etag})
+        return Response(status_code=304, headers={"ETag": etag} | ({"Vary": vary} if vary else {}))
     return None
 
 

@@ -23,11 +23,12 @@ from central.archive.errors import (
 from central.archive.object_files import ObjectFiles
 from central.archive.objects import ObjectStore
 from central.archive.s3 import S3Objects, S3Place
+from central.archive.unsynced_files import UnsyncedFiles
 from contract.identifiers import InvalidIdentifierError
 from tests.seaweed import SECRET, S3Server, s3_server
 
 SMALL, LARGE = b"part 10" * 100, os.urandom(12_000_000)
-KINDS = ("files", "s3")
+KINDS = ("files", "unsynced", "s3")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,8 @@ def s3_place(server: S3Server, tmp_path: Path, cache_bytes: int = 1 << 30) -> S3
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "files":
         return Place(*[lambda: ObjectFiles.open(tmp_path / "objects", relies_on_sweep=True)] * 2)
+    if request.param == "unsynced":
+        return Place(*[lambda: UnsyncedFiles.open(tmp_path / "renditions")] * 2)
     at = s3_place(request.getfixturevalue("server"), tmp_path)
     return Place(
         lambda: S3Objects.open(at, tmp_path / "here"), lambda: S3Objects.open(at, tmp_path / "there")

@@ -123,6 +123,7 @@ class Scrubbing:
             archive.faults,
             archive.removal,
             archive.comparison,
+            archive.renditions.compare,
             bytes_per_s=bytes_per_s,
             interval=timedelta(days=1),
             tell=self._tell,

@@ -21,7 +21,7 @@ PATHS = [
     f"/dicom-web/studies/{STUDY}",
     f"/dicom-web/studies/{STUDY}/series/{SERIES}/instances/{SERIES}.1",
     f"/dicom-web/studies/{STUDY}/series/{SERIES}/instances/{SERIES}.1/frames/1",
-    f"/dicom-web/studies/{STUDY}/series/{SERIES}/instances/{SERIES}.1/rendered",
+    f"/dicom-web/studies/{STUDY}/series/{SERIES}/instances/{SERIES}.1/rendered?window=40,400",  # which is not kept
     f"/dicom-web/studies/{STUDY}/series/{SERIES}/instances/{SERIES}.1/bulkdata/7FE00010",
 ]
 

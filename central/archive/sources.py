@@ -1,0 +1,70 @@
+"""What renditions are made from: the instances of a study that were granted, by the hashes of their contents.
+
+A content never changes and its row neither, so the same sources are the same bytes for ever. An image that comes late,
+another content that is read instead, or another institution's holding is another list of sources.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from central.access.policy import Scope
+from central.archive.finding import IN_STUDY, readable
+from central.archive.tables import Instance, Series, Study
+from central.database import Unindexed
+from central.prepared import Prepared, given
+
+
+class Source(NamedTuple):
+    """One instance, as `held_by` has it. `rows` of pixels: None or 0 where it is no image."""
+
+    id: int
+    sha256: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    held_by: str
+    rows: int | None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Granted instances of one study, in the order of the study. The archive makes them from a Grant."""
+
+    study_instance_uid: str
+    instances: tuple[Source, ...]
+
+    def only(self, instance: Source) -> Sources:
+        """One of them."""
+        assert instance in self.instances, "nothing is added to what was granted"
+        return replace(self, instances=(instance,))
+
+
+@functools.cache
+def sources_in_study(*, everything: bool, holders: int, one_series: bool, one_instance: bool) -> Prepared:
+    """As `finding.in_study`, with the columns of `Source`."""
+    granted = [given(f"institution_{number}") for number in range(holders)]
+    query = (
+        Instance.select(
+            Instance.id,
+            Instance.sha256,
+            Series.series_instance_uid,
+            Instance.sop_instance_uid,
+            Study.institution.alias("held_by"),
+            Instance.rows,
+        )
+        .join(Series)
+        .join(Study)
+        .where(
+            Study.study_instance_uid == given("study_instance_uid"),
+            Unindexed(Study.institution).in_(granted),
+            readable(Scope(everything=everything)),
+        )
+        .order_by(*IN_STUDY)
+    )
+    if one_series:
+        query = query.where(Series.series_instance_uid == given("series_instance_uid"))
+    if one_instance:
+        query = query.where(Instance.sop_instance_uid == given("sop_instance_uid"))
+    return Prepared(query)
