@@ -49,7 +49,7 @@ from central.access.policy import (
 from central.archive.archive import Archive
 from central.archive.query import StudyQuery
 from central.archive.tables import Study
-from central.database import Database, Postgres, Sqlite, open_sqlite
+from central.database import Database, Postgres, open_sqlite
 from central.identity.storage_keys import StorageKeys
 from tests.postgres import postgres_server
 
@@ -165,9 +165,7 @@ def _referrer(chance: random.Random, _drawn: _Drawn) -> Scope:
 
 def _technician(chance: random.Random, _drawn: _Drawn) -> Scope:
     boxes = frozenset({f"gw-{chance.randrange(BOXES)}"})
-    return Scope(
-        institutions=frozenset({BIG}), arrivals=Arrivals(NOW_S - 86400, boxes, frozenset({"x-ray"}))
-    )
+    return Scope(institutions=frozenset({BIG}), arrivals=Arrivals(NOW_S - 86400, boxes, frozenset({"x-ray"})))
 
 
 def _patient(chance: random.Random, drawn: _Drawn) -> Scope:
@@ -221,9 +219,7 @@ _KINDS: Final[dict[str, Make]] = {
     "a time of day": lambda c, _d: _query(study_time=f"{c.randrange(24):02}-{c.randrange(24):02}"),
     "a day and a time": lambda c, _d: _query(study_date=f"{_day(c):%Y%m%d}", study_time="12-14"),
     "a modality": lambda c, _d: _query(modalities_in_study=c.choice(MODALITIES)),
-    "a modality, page 20": lambda c, _d: _query(
-        modalities_in_study=c.choice(MODALITIES), offset=19 * _LIMIT
-    ),
+    "a modality, page 20": lambda c, _d: _query(modalities_in_study=c.choice(MODALITIES), offset=19 * _LIMIT),
     "a modality that is not there": lambda _c, _d: _query(modalities_in_study="ECG"),
     "two modalities": lambda c, _d: _query(modalities_in_study=",".join(c.sample(MODALITIES, 2))),
     "a modality in some days": lambda c, _d: _query(
@@ -235,9 +231,7 @@ _KINDS: Final[dict[str, Make]] = {
     "patient id": lambda c, d: _query(patient_id=d.one(c).patient_id),
     "patient id begun": lambda c, d: _query(patient_id=d.one(c).patient_id[: c.randint(3, 6)] + "*"),
     "patient id contains": lambda c, d: _query(patient_id=f"*{d.one(c).patient_id[-5:]}*"),
-    "patient id and issuer": lambda c, d: _query(
-        patient_id=d.one(c).patient_id, issuer_of_patient_id=ISSUER
-    ),
+    "patient id and issuer": lambda c, d: _query(patient_id=d.one(c).patient_id, issuer_of_patient_id=ISSUER),
     "issuer that is not there": lambda _c, _d: _query(issuer_of_patient_id="OTHER"),
     "accession number": lambda c, d: _query(accession_number=d.one(c).accession_number),
     "accession number begun": lambda c, d: _query(
@@ -255,7 +249,9 @@ _KINDS: Final[dict[str, Make]] = {
     "name, not there": lambda c, d: _query(patient_name=f"{_family(c, d)}QX*"),
     "name contains": lambda c, d: _query(patient_name=f"*{_family(c, d)[1:5]}*"),
     "name contains two letters": lambda c, d: _query(patient_name=f"*{_family(c, d)[1:3]}*"),
-    "name contains two letters, seldom": lambda c, _d: _query(patient_name=f"*{c.choice('QXYZ')}{c.choice('ABKX')}*"),
+    "name contains two letters, seldom": lambda c, _d: _query(
+        patient_name=f"*{c.choice('QXYZ')}{c.choice('ABKX')}*"
+    ),
     "given name": lambda c, d: _query(patient_name=f"*^{d.one(c).patient_name.split('^')[1]}*"),
     "both parts of a name": lambda c, d: _query(
         patient_name=f"*{_family(c, d)[:3]}*{d.one(c).patient_name.split('^')[1]}*"

@@ -1,7 +1,8 @@
 """A made-up archive's studies, as a hospital has them: few names of many, much of lately, patients who come again.
 
-The same number of studies gives the same studies, wherever they are put: into central's index here, into Orthanc's by
-`bench.qidoscale`. What is put there is put as fast as the database takes it: without indexes, which are made afterwards.
+The same number of studies gives the same studies, wherever they are put: into central's index here, into Orthanc's
+by `bench.qidoscale`. They are put there as fast as the database takes them: without indexes, which are made
+afterwards.
 """
 
 from __future__ import annotations
@@ -43,11 +44,29 @@ _REGIONS: Final = {
     "XA": ["Angio coronary", "Angio pelvis", "PTA"],
     "NM": ["Bone scan", "Thyroid scan"],
 }
-_SYLLABLES: Final = ("BAR", "KO", "MÜL", "NO", "TA", "VIĆ", "SEN", "LER", "GAR", "ŠA", "MI", "TZ", "ROS", "DU")
-_GIVEN: Final = (
-    "ANNA PETER MARIA JAN EVA THOMAS LUKA ZOË NIKO SARA OTO IVO MIA LEA TIM JOSÉ ADAM ELLA PAUL INÈS HUGO NORA "
-    "KARL OLGA EMIL ROSA MAX IDA LEO UTE FRANZ ELKE JÖRG BIRGIT UWE HEIKE RALF SILKE KAI ANKE"
-).split()
+_SYLLABLES: Final = (
+    "BAR",
+    "KO",
+    "MÜL",
+    "NO",
+    "TA",
+    "VIĆ",
+    "SEN",
+    "LER",
+    "GAR",
+    "ŠA",
+    "MI",
+    "TZ",
+    "ROS",
+    "DU",
+)
+# fmt: off
+_GIVEN: Final = [
+    "ANNA", "PETER", "MARIA", "JAN", "EVA", "THOMAS", "LUKA", "ZOË", "NIKO", "SARA", "OTO", "IVO", "MIA", "LEA", "TIM",
+    "JOSÉ", "ADAM", "ELLA", "PAUL", "INÈS", "HUGO", "NORA", "KARL", "OLGA", "EMIL", "ROSA", "MAX", "IDA", "LEO", "UTE",
+    "FRANZ", "ELKE", "JÖRG", "BIRGIT", "UWE", "HEIKE", "RALF", "SILKE", "KAI", "ANKE",
+]
+# fmt: on
 _DEPARTMENTS: Final = 60
 _PHYSICIANS: Final = 2000
 
@@ -193,7 +212,7 @@ def _fill_sqlite(db: Sqlite, count: int, institutions: int) -> None:
     triggers = _asked(db, "SELECT name FROM sqlite_master WHERE tbl_name = 'study' AND type = 'trigger'")
     for pragma in ("synchronous = OFF", "cache_size = -262144"):
         _asked(db, f"PRAGMA {pragma}")
-    connection: Any = db.connection()
+    connection: Any = db.connection()  # type: ignore[no-untyped-call]  # the stubs leave it untyped
     with db.writing():
         for (name,) in triggers:
             _asked(db, f"DROP TRIGGER {name}")
@@ -205,7 +224,7 @@ def _fill_sqlite(db: Sqlite, count: int, institutions: int) -> None:
             for model, some in ((Study, [s for s, _ in batch]), (Series, [r for _, rs in batch for r in rs])):
                 marks = ", ".join("?" * len(_columns(model)))
                 connection.executemany(
-                    f"INSERT INTO {model._meta.table_name} ({', '.join(_columns(model))}) VALUES ({marks})",  # noqa: S608
+                    f"INSERT INTO {model._meta.table_name} ({', '.join(_columns(model))}) VALUES ({marks})",
                     some,
                 )
         for _, statement in indexes:
@@ -224,7 +243,7 @@ def _fill_postgresql(db: Postgres, count: int, institutions: int) -> None:
     with db.writing():
         for name, _ in indexes:
             _asked(db, f'DROP INDEX "{name}"')
-        connection: psycopg.Connection[Any] = db.connection()
+        connection: psycopg.Connection[Any] = db.connection()  # type: ignore[no-untyped-call]  # as above
         with connection.cursor() as cursor:
             # One COPY at a time: the series wait in memory.
             later = []

@@ -55,10 +55,13 @@ class Study(peewee.Model):
             (("study_instance_uid", "institution"), True),
             (("patient_id", "study_date"), False),
             (("patient_name_key", "study_date"), False),
-            (("referring_physician_key", "study_date"), False),
-            (("requesting_service_key", "study_date"), False),
+            # In the order of an answer; with the modalities, so that SQLite passes over rows without fetching them.
+            (("referring_physician_key", "study_date", "study_time", "id", "modalities"), False),
+            (("requesting_service_key", "study_date", "study_time", "id", "modalities"), False),
+            (("institution", "study_date", "study_time", "id", "modalities"), False),
             (("study_date", "study_time", "id"), False),
-            (("institution", "study_date", "study_time", "id"), False),
+            (("study_id",), False),
+            (("issuer_of_patient_id",), False),
             (("arrived_at_utc",), False),
         )
 
@@ -266,6 +269,13 @@ _CAME_LATER: Final = {
 }
 
 
+_OUTGROWN: Final = (
+    "study_referring_physician_key_study_date",
+    "study_requesting_service_key_study_date",
+    "study_institution_study_date_study_time_id",
+)
+
+
 def make_index(db: Database) -> None:
     """Make the tables where they are missing, and bring older ones up: their studies are the default institution's."""
     with db.writing():
@@ -275,3 +285,6 @@ def make_index(db: Database) -> None:
         for model in (LegalHold, ErasedStudy):
             rekey_table(db, model)
         make_tables(db, MODELS)
+        for index in _OUTGROWN:
+            if index in indexes:
+                db.execute(peewee.SQL(f"DROP INDEX {index}"))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
