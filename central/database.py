@@ -32,7 +32,13 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-_PRAGMAS: Final = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
+_PRAGMAS: Final = {
+    "journal_mode": "wal",
+    "synchronous": 2,
+    "foreign_keys": 1,
+    "busy_timeout": 10_000,
+    "cache_size": -8_000,  # KiB, of each connection: the inner pages of a large archive's indexes
+}
 _WAIT_S: Final = 10.0
 _CONNECTION: Final[Mapping[str, Any]] = {
     "connect_timeout": 5,

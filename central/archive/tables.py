@@ -11,7 +11,7 @@ from typing import Final
 
 import peewee
 
-from central.database import Database, grow_table, make_tables, rekey_table
+from central.database import Database, Sqlite, grow_table, make_tables, rekey_table
 from central.institution import DEFAULT_INSTITUTION
 
 
@@ -55,10 +55,9 @@ class Study(peewee.Model):
             (("study_instance_uid", "institution"), True),
             (("patient_id", "study_date"), False),
             (("patient_name_key", "study_date"), False),
-            # In the order of an answer; with the modalities, so that SQLite passes over rows without fetching them.
+            # In the order of an answer, as `_newest_first` is; with what lets SQLite pass over rows without fetching them.
             (("referring_physician_key", "study_date", "study_time", "id", "modalities"), False),
             (("requesting_service_key", "study_date", "study_time", "id", "modalities"), False),
-            (("institution", "study_date", "study_time", "id", "modalities"), False),
             (("study_date", "study_time", "id"), False),
             (("study_id",), False),
             (("issuer_of_patient_id",), False),
@@ -276,6 +275,20 @@ _OUTGROWN: Final = (
 )
 
 
+def _newest_first(db: Database) -> str:
+    """The index by which an institution's studies are read from the newest on.
+
+    On SQLite it has every text that a search compares, so that a row is fetched only if it is answered: looking through
+    all studies takes a tenth of the time. PostgreSQL fetches the row whatever the index has, and has no room in it for
+    the longest texts.
+    """
+    columns = ["institution", "study_date", "study_time", "id"]
+    if isinstance(db, Sqlite):
+        columns += ["modalities", "patient_name_key", "study_description_key", "patient_id", "accession_number"]
+        columns += ["referring_physician_key"]
+    return f"CREATE INDEX IF NOT EXISTS study_newest_first ON study ({', '.join(columns)})"
+
+
 def make_index(db: Database) -> None:
     """Make the tables where they are missing, and bring older ones up: their studies are the default institution's."""
     with db.writing():
@@ -285,6 +298,7 @@ def make_index(db: Database) -> None:
         for model in (LegalHold, ErasedStudy):
             rekey_table(db, model)
         make_tables(db, MODELS)
+        db.execute(peewee.SQL(_newest_first(db)))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
         for index in _OUTGROWN:
             if index in indexes:
                 db.execute(peewee.SQL(f"DROP INDEX {index}"))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
