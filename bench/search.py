@@ -6,6 +6,7 @@
 Each kind of search is asked for many values drawn by chance, for each kind of person, with a limit of 50, as
 `Archive.find_studies` is by QIDO-RS and C-FIND. Printed are the median and the 99th percentile in milliseconds, and
 which of them miss the bars of the archive: a 99th percentile below 150 ms on SQLite and below 50 ms on PostgreSQL.
+For SQLite, which works in this process, it is said as well which miss it by processor time alone.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from central.access.policy import (
 from central.archive.archive import Archive
 from central.archive.query import StudyQuery
 from central.archive.tables import Study
-from central.database import Database, Postgres, open_sqlite
+from central.database import Database, Postgres, Sqlite, open_sqlite
 from central.identity.storage_keys import StorageKeys
 from tests.postgres import postgres_server
 
@@ -98,30 +99,40 @@ def _measure(name: str, db: Database, folder: Path, options: argparse.Namespace)
     people = _PEOPLE if options.institutions == 3 else {"radiologist": _PEOPLE["radiologist"]}
     print(f"{name}, {options.studies:,} studies: median and 99th percentile, ms")
     print(" " * 45 + "".join(f"{who:>20}" for who in people))
-    missed = []
+    missed, busy = [], []
     for kind, make in _KINDS.items():
         if options.only not in kind:
             continue
         line = f"  {kind:43}"
         for who, scope in people.items():
-            times = _times(archive, drawn, scope, make, options.searches)
-            p99 = statistics.quantiles(times, n=100)[98]
+            times, processor_times = _times(archive, drawn, scope, make, options.searches)
+            p99, processor_p99 = (
+                statistics.quantiles(some, n=100, method="inclusive")[98] for some in (times, processor_times)
+            )
+            if processor_p99 >= _BARS_MS[name]:
+                busy.append(f"{kind}, {who}: {processor_p99:.0f} ms")
             line += f"{statistics.median(times):12.1f} {p99:7.1f}"
             if p99 >= _BARS_MS[name]:
                 missed.append(f"{kind}, {who}: {p99:.0f} ms")
         print(line, flush=True)
     print(f"  the bar of {_BARS_MS[name]} ms is missed by: " + ("; ".join(missed) or "none"), flush=True)
+    if isinstance(db, Sqlite):
+        print("  by processor time alone: " + ("; ".join(busy) or "none"), flush=True)
 
 
-def _times(archive: Archive, drawn: _Drawn, scope: MakeScope, make: Make, searches: int) -> list[float]:
+def _times(
+    archive: Archive, drawn: _Drawn, scope: MakeScope, make: Make, searches: int
+) -> tuple[list[float], list[float]]:
+    """Of each search, in milliseconds: what it took, and this thread's processor time."""
     chance = random.Random(_SEED)
-    times = []
+    times, processor_times = [], []
     for _ in range(searches):
         asked = scope(chance, drawn), make(chance, drawn)
-        began = time.perf_counter()
+        began, processor_began = time.perf_counter(), time.thread_time()
         archive.find_studies(*asked)
+        processor_times.append((time.thread_time() - processor_began) * 1000)
         times.append((time.perf_counter() - began) * 1000)
-    return times
+    return times, processor_times
 
 
 class _Drawn:

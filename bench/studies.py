@@ -109,6 +109,14 @@ class MadeStudy:
         return f"P{self.patient:07}"
 
     @property
+    def patient_birth_date(self) -> str:
+        return f"19{self.patient % 90 + 10}0101"
+
+    @property
+    def patient_sex(self) -> str:
+        return "FM"[self.patient % 2]
+
+    @property
     def accession_number(self) -> str:
         return f"{self.study_date[2:4]}-{self.number:07}"
 
@@ -181,13 +189,13 @@ def made_studies(count: int, institutions: int = 1) -> Iterator[MadeStudy]:
         )
 
 
-def fill(db: Database, count: int, institutions: int) -> None:
+def fill(db: Database, count: int, institutions: int, *, withdrawals: bool = True) -> None:
     """`made_studies` into central's index, with a series for each modality, and some withdrawals of consent."""
     if isinstance(db, Sqlite):
         _fill_sqlite(db, count, institutions)
     else:
         _fill_postgresql(db, count, institutions)
-    for number in range(0, count // 10, 1000):
+    for number in range(0, count // 10, 1000) if withdrawals else ():
         ConsentWithdrawal.insert(
             withdrawal_id=str(number),
             issuer_of_patient_id=ISSUER,
@@ -287,8 +295,8 @@ def _rows(count: int, institutions: int) -> Iterator[tuple[tuple[Any, ...], list
             "patient_name_other_keys": name[1],
             "patient_id": made.patient_id,
             "issuer_of_patient_id": ISSUER,
-            "patient_birth_date": f"19{made.patient % 90 + 10}0101",
-            "patient_sex": "FM"[made.patient % 2],
+            "patient_birth_date": made.patient_birth_date,
+            "patient_sex": made.patient_sex,
             "study_date": made.study_date,
             "study_time": made.study_time,
             "accession_number": made.accession_number,

@@ -178,7 +178,8 @@ def _modality_key(key: str) -> Key | None:
         return None
     listed = peewee.Value("\\").concat(Study.modalities).concat(peewee.Value("\\"))
     # Most studies have one: comparing that is done soonest.
-    looking = reduce(or_, [Study.modalities.in_(codes), *(Contains(listed, f"\\{code}\\") for code in codes)])
+    one: peewee.Expression = Study.modalities.in_(codes)
+    looking = reduce(or_, (Contains(listed, f"\\{code}\\") for code in codes), one)
     of_series = Series.select(Series.study).where(Series.modality.in_(codes))
     return Key(looking, Study.id.in_(of_series) & looking, (of_series,), counted_everywhere=True)
 

@@ -7,12 +7,15 @@ are folded copies for matching. Models carry no database: queries are executed o
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import peewee
 
 from central.database import Database, Sqlite, grow_table, make_tables, rekey_table
 from central.institution import DEFAULT_INSTITUTION
+
+_log = logging.getLogger(__name__)
 
 
 class Study(peewee.Model):
@@ -55,7 +58,7 @@ class Study(peewee.Model):
             (("study_instance_uid", "institution"), True),
             (("patient_id", "study_date"), False),
             (("patient_name_key", "study_date"), False),
-            # In the order of an answer, as `_newest_first` is; with what lets SQLite pass over rows without fetching them.
+            # In the order of an answer; with what lets SQLite pass over rows without fetching them.
             (("referring_physician_key", "study_date", "study_time", "id", "modalities"), False),
             (("requesting_service_key", "study_date", "study_time", "id", "modalities"), False),
             (("study_date", "study_time", "id"), False),
@@ -284,7 +287,13 @@ def _newest_first(db: Database) -> str:
     """
     columns = ["institution", "study_date", "study_time", "id"]
     if isinstance(db, Sqlite):
-        columns += ["modalities", "patient_name_key", "study_description_key", "patient_id", "accession_number"]
+        columns += [
+            "modalities",
+            "patient_name_key",
+            "study_description_key",
+            "patient_id",
+            "accession_number",
+        ]
         columns += ["referring_physician_key"]
     return f"CREATE INDEX IF NOT EXISTS study_newest_first ON study ({', '.join(columns)})"
 
@@ -297,6 +306,9 @@ def make_index(db: Database) -> None:
             grow_table(db, "study", _CAME_LATER, outgrown=("study_study_instance_uid", "instance_sha256"))
         for model in (LegalHold, ErasedStudy):
             rekey_table(db, model)
+        if indexes and "study_newest_first" not in indexes:
+            count = Study.select(peewee.fn.COUNT(Study.id)).scalar(db)
+            _log.info("event=indexing-for-searches studies=%d about_s=%d", count, count // 50_000)
         make_tables(db, MODELS)
         db.execute(peewee.SQL(_newest_first(db)))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
         for index in _OUTGROWN:
