@@ -6,7 +6,7 @@ Nobody can send a million studies in the time of a bench, so both indexes are fi
 `bench.search` does, and Orthanc's (SQLite, version 6 of its tables) with the rows that it makes when it is sent a
 study. Orthanc's plugin reads a file of each study that it answers: these are made, untimed, before each search. Each
 search is asked of both, one after the other, with a limit of 50; what each finds below the limit must be the same.
-Modalities are asked of central alone: Orthanc's QIDO-RS finds none in an index that was filled like this.
+Modalities and wildcards are asked of central alone: Orthanc's QIDO-RS finds none in an index that was filled like this.
 Central does what Orthanc does not: each request is authorized, on record before it is answered, and sorted.
 """
 
@@ -66,7 +66,7 @@ _KINDS: Final[dict[str, Make]] = {
     "patient id": lambda _c, one: {"PatientID": one.patient_id},
     "accession number": lambda _c, one: {"AccessionNumber": one.accession_number},
     "study instance UID": lambda _c, one: {"StudyInstanceUID": one.study_instance_uid},
-    "family name begun": lambda c, one: {"PatientName": f"{one.patient_name[: c.randint(3, 5)].lower()}*"},
+    "family name begun": lambda c, one: {"PatientName": f"{one.patient_name[: c.randint(3, 5)]}*"},
     "whole name": lambda _c, one: {"PatientName": one.patient_name},
     "name contains": lambda _c, one: {"PatientName": f"*{one.patient_name[1:5]}*"},
     "name begun, in a month": lambda _c, one: {
@@ -113,7 +113,7 @@ def _compare(central: httpx.Client, orthanc: httpx.Client, folder: Path, studies
     for kind, make in _KINDS.items():
         chance = random.Random(_SEED)
         times: tuple[list[float], list[float]] = ([], [])
-        both = "modality" not in kind
+        both = not any(word in kind for word in ("modality", "begun", "contains"))
         for number in range(searches):
             keys = {**make(chance, chance.choice(known)), "limit": str(_LIMIT)}
             if both:
