@@ -6,7 +6,8 @@ Nobody can send a million studies in the time of a bench, so both indexes are fi
 `bench.search` does, and Orthanc's (SQLite, version 6 of its tables) with the rows that it makes when it is sent a
 study. Orthanc's plugin reads a file of each study that it answers: these are made, untimed, before each search. Each
 search is asked of both, one after the other, with a limit of 50; what each finds below the limit must be the same.
-Modalities, names and descriptions are asked of central alone: Orthanc's QIDO-RS finds none in an index filled like this.
+Modalities, names and descriptions are asked of central alone: Orthanc's QIDO-RS finds none in an index that was
+filled like this.
 Central does what Orthanc does not: each request is authorized, on record before it is answered, and sorted.
 """
 
