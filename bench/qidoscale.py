@@ -317,7 +317,14 @@ def _will_be_answered(orthanc: httpx.Client, keys: dict[str, str]) -> Iterator[i
 
 
 def _client(url: str, headers: dict[str, str]) -> httpx.Client:
-    return httpx.Client(base_url=f"{url}/dicom-web", headers=headers, timeout=_TIMEOUT_S, trust_env=False)
+    return httpx.Client(
+        base_url=f"{url}/dicom-web",
+        headers=headers,
+        timeout=_TIMEOUT_S,
+        trust_env=False,
+        # While one is asked, or files are made, the other ends connections that nobody uses.
+        limits=httpx.Limits(keepalive_expiry=1.0),
+    )
 
 
 @contextlib.contextmanager
