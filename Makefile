@@ -59,6 +59,7 @@ bench: .stamps/test .stamps/viewer
 	@$(BIN)/python -m bench.wan $(ARGS)
 	@$(BIN)/python -m bench.archive $(ARGS)
 	@$(BIN)/python -m bench.search $(ARGS)
+	@$(BIN)/python -m bench.qidoscale $(ARGS)
 
 soak: .stamps/test .stamps/viewer .stamps/ohif
 	@tools/peers.sh

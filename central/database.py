@@ -32,11 +32,18 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-_PRAGMAS: Final = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
+_PRAGMAS: Final = {
+    "journal_mode": "wal",
+    "synchronous": 2,
+    "foreign_keys": 1,
+    "busy_timeout": 10_000,
+    "cache_size": -8_000,  # KiB, of each connection: the inner pages of a large archive's indexes
+}
 _WAIT_S: Final = 10.0
 _CONNECTION: Final[Mapping[str, Any]] = {
     "connect_timeout": 5,
-    "options": f"-c lock_timeout={_WAIT_S:.0f}s -c idle_in_transaction_session_timeout=60s",
+    # No jit: compiling a query costs more than any search here may take.
+    "options": f"-c lock_timeout={_WAIT_S:.0f}s -c idle_in_transaction_session_timeout=60s -c jit=off",
 }
 _COLLATIONS: Final = ("C", "POSIX", "C.UTF-8", "C.utf8", "ucs_basic")
 _INDEX_LOCK: Final = 0x6469636F6D6E6574  # "dicomnet": the one writer of the index
@@ -102,6 +109,18 @@ class Unindexed(peewee.ColumnBase):
     def __sql__(self, ctx: Any) -> Any:
         sqlite = ctx.state.operations["LIKE"] == "GLOB"
         return ctx.literal("+").sql(self._column) if sqlite else ctx.sql(self._column)
+
+
+class Contains(peewee.ColumnBase):
+    """`text` stands in `column` as it is; case counts."""
+
+    def __init__(self, column: peewee.ColumnBase, text: str) -> None:
+        self._column = column
+        self._text = text
+
+    def __sql__(self, ctx: Any) -> Any:
+        place = "INSTR" if ctx.state.operations["LIKE"] == "GLOB" else "STRPOS"
+        return ctx.sql(peewee.Function(place, (self._column, self._text)) > 0)
 
 
 def _glob(pattern: str) -> str:

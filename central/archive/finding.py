@@ -3,26 +3,26 @@
 Always true: every query built here carries the scope, so a search reaches no row that the policy would not
 grant; nothing is filtered afterwards.
 
-An institution is as a rule most of the archive, so its index is worth entering only where nothing else in the query is:
-then it holds the newest of a small institution together. SQLite keeps no statistics here and would not know, so it is
-told (`Unindexed`).
+How a search among studies reaches its rows is settled here and not left to the database (decision 63). Where a key
+leads to few studies (`central.archive.narrowing`), these are fetched and sorted. Else the newest are looked through, by
+an index in their order: one for each way in which somebody reaches studies, such as an institution, a physician or a
+department, and the newest of all ways put together. What SQLite is not to enter an index by is `Unindexed`.
 """
 
 from __future__ import annotations
 
 import functools
-import heapq
-from collections.abc import Iterable
-from dataclasses import replace
-from functools import partial, reduce
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from operator import and_, or_
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import peewee
 
 from central.access.consent import EVERYWHERE, ConsentWithdrawal
 from central.access.policy import Arrivals, PatientKey, PatientOf, Scope
 from central.access.policy import StudyKey as StudyOf
+from central.archive.narrowing import Key, planned, study_keys, with_narrowest
 from central.archive.object_names import NAME, SEALED
 from central.archive.query import (
     Condition,
@@ -30,17 +30,13 @@ from central.archive.query import (
     SeriesQuery,
     StudyQuery,
     matches_codes,
-    matches_date,
     matches_number,
-    matches_person_name,
     matches_text,
-    matches_time,
     matches_uids,
 )
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 from central.archive.tables import Instance, ObjectFault, SealedContent, Series, Study, StudyKey
-from central.archive.text_index import is_among_few, matching_in, with_series
-from central.database import Database, Unindexed
+from central.database import Database, Sqlite, Unindexed
 from central.prepared import Prepared, given
 
 Conditions = list[Condition | None]
@@ -100,44 +96,57 @@ _AT_MODALITIES: Final = [column.name for column in _STUDY].index("modalities")
 
 def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow]:
     """Newest first. A study that two institutions of the scope hold is there twice, as each holds it."""
-    keys = _study_keys(db, query)
-    by_date = _by_date(scope, query, keys)
-    if len(scope.institutions or ()) > 1 and query.limit is not None and by_date:
-        return _newest_of_each(db, scope, query, query.limit)
-    select = Study.select(*_STUDY).order_by(*_NEWEST_FIRST)
-    conditions = [within(scope, by_date=by_date), *keys]
-    found = _page(select, conditions, query.limit, query.offset)
+    keys, ways = study_keys(db, query), _ways(scope)
+    # Who reaches but few studies needs no key that leads to few.
+    wide = any(way.in_order for way in ways)
+    conditions, is_narrow = with_narrowest(db, keys) if wide else (planned(db, keys), False)
+    if not is_narrow and scope.only_study is None and len(ways) > 1 and query.limit is not None:
+        found = _newest_of_each(db, scope, ways, conditions, keys, query.limit, query.offset)
+    else:
+        said = [within(scope, narrow=is_narrow and isinstance(db, Sqlite)), *conditions]
+        found = _page(Study.select(*_STUDY).order_by(*_NEWEST_FIRST), said, query.limit, query.offset)
     return [_study_row(columns) for columns in _found(db, found)]
 
 
-def _newest_of_each(db: Database, scope: Scope, query: StudyQuery, limit: int) -> list[StudyRow]:
-    """Each institution's own newest, by its index, put together: no index has those of several in one order."""
-    wanted = replace(query, limit=query.offset + limit, offset=0)
-    each = [
-        find_studies(db, replace(scope, institutions=frozenset({institution})), wanted)
-        for institution in sorted(scope.institutions or ())
-    ]
-    merged = heapq.merge(*each, key=lambda row: (row.study_date, row.study_time, row.id), reverse=True)
-    return list(merged)[query.offset : query.offset + limit]
+def _newest_of_each(
+    db: Database,
+    scope: Scope,
+    ways: Sequence[Way],
+    conditions: Sequence[Condition],
+    keys: Sequence[Key],
+    limit: int,
+    offset: int,
+) -> Any:
+    """The newest that each way leads to, put together: no index has those of several in one order."""
+    in_order = (Study.study_date, Study.study_time, Study.id)
+    each = []
+    for way in ways:
+        # Few studies are reached by name: a key is compared, and no index entered by it.
+        keyed = conditions if way.in_order else planned(db, keys)
+        said = [way.condition, *_limits(scope), *keyed]
+        newest = Study.select(*in_order).where(reduce(and_, said)).order_by(*_NEWEST_FIRST)
+        each.append(_columns_of(newest.limit(offset + limit)))
+    page = reduce(or_, each).order_by(*[peewee.SQL(f"{number} DESC") for number in (1, 2, 3)])
+    named = _columns_of(page.limit(limit).offset(offset), "id")
+    return Study.select(*_STUDY).where(Study.id.in_(named)).order_by(*_NEWEST_FIRST)
 
 
-def _by_date(scope: Scope, query: StudyQuery, keys: Conditions) -> bool:
-    """Whether the studies are best read from the newest on: nothing that is asked for leads to few of them."""
-    begins = (query.patient_name, query.referring_physician_name, query.patient_id, query.accession_number)
-    return (
-        scope.everything
-        and not query.study_instance_uid
-        and all(text[:1] in ("", "*", "?") for text in begins)
-        and not any(is_among_few(key) for key in keys)
-    )
+def _columns_of(query: Any, *names: str) -> Any:
+    """`query` as a table: SQLite has no other way to order and limit a part of a union."""
+    table = query.alias("newest")
+    columns = [getattr(table.c, name) for name in names or ("study_date", "study_time", "id")]
+    return peewee.Select([table], columns)
 
 
 def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRow]:
     """Newest study first, then by Series Number."""
     select = Series.select(*_SERIES).join(Study).order_by(*_NEWEST_FIRST, *_BY_NUMBER)
-    keys = _study_keys(db, query.study)
-    by_date = _by_date(scope, query.study, keys) and not query.series_instance_uid
-    conditions = [within(scope, by_date=by_date), *keys, *_series_keys(query)]
+    keys, is_narrow = with_narrowest(db, study_keys(db, query.study))
+    conditions = [
+        within(scope, narrow=is_narrow or bool(query.series_instance_uid)),
+        *keys,
+        *_series_keys(query),
+    ]
     found = _page(select, conditions, query.limit, query.offset)
     return [_series_row(columns) for columns in _found(db, found)]
 
@@ -145,11 +154,10 @@ def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRo
 def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[InstanceRow]:
     """Newest study first, then by Series Number and Instance Number."""
     select = Instance.select(*_INSTANCE).join(Series).join(Study).order_by(*_NEWEST_FIRST, *IN_STUDY)
-    keys = _study_keys(db, query.series.study)
-    by_date = _by_date(scope, query.series.study, keys)
-    by_date = by_date and not (query.series.series_instance_uid or query.sop_instance_uid)
+    keys, is_narrow = with_narrowest(db, study_keys(db, query.series.study))
+    is_narrow = is_narrow or bool(query.series.series_instance_uid or query.sop_instance_uid)
     conditions = [
-        within(scope, by_date=by_date),
+        within(scope, narrow=is_narrow),
         readable(scope),
         *keys,
         *_series_keys(query.series),
@@ -160,53 +168,86 @@ def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[Ins
     return _instance_rows(_found(db, _page(select, conditions, query.limit, query.offset)))
 
 
-def within(scope: Scope, *, by_date: bool = False) -> peewee.Expression:
-    """`Scope.covers` as SQL on the study's columns. `by_date`: the index of an institution's newest may be entered."""
-    by_attributes: list[peewee.Expression] = []
-    if scope.referring_physician_keys:
-        by_attributes.append(Study.referring_physician_key.in_(sorted(scope.referring_physician_keys)))
-    if scope.requesting_service_keys:
-        by_attributes.append(Study.requesting_service_key.in_(sorted(scope.requesting_service_keys)))
-    if scope.arrivals is not None:
-        by_attributes.append(_arrived(scope.arrivals))
-    ways: list[peewee.Expression] = []
-    if scope.everything or by_attributes:
-        ways = (
-            [_in(scope.institutions, indexed=by_date)]
-            if scope.everything
-            else [reduce(and_, [way, _in(scope.institutions)]) for way in by_attributes]
-        )
-    ways += _named(scope.studies)
-    ways += [_is_of(patient) for patient in sorted(scope.patients)]
-    if not ways:
-        return Study.id.is_null()
-    consents = [~consent_withdrawn(), *map(_is_of, sorted(scope.despite_withdrawal_of))]
-    conditions: list[peewee.Expression] = [reduce(or_, consents), reduce(or_, ways)]
-    if scope.only_study is not None:
-        conditions.append(Study.study_instance_uid == scope.only_study)
-    conditions += [~named for named in _named(scope.refused_studies)]
-    whole: peewee.Expression = reduce(and_, conditions)
+class Way(NamedTuple):
+    """How somebody reaches some of the studies. `in_order`: there is an index that has them by date."""
+
+    condition: peewee.Expression
+    in_order: bool
+
+
+def within(scope: Scope, *, narrow: bool = False) -> peewee.Expression:
+    """`Scope.covers` as SQL on the study's columns. `narrow`: something else leads to few studies, so that SQLite is to
+    enter no index here."""
+    ways = [way.condition for way in _ways(scope, Unindexed if narrow else _as_it_is)]
+    whole: peewee.Expression = reduce(
+        and_, [*_limits(scope), reduce(or_, ways)] if ways else [Study.id.is_null()]
+    )
     return whole
 
 
-def _in(institutions: frozenset[str] | None, *, indexed: bool = False) -> peewee.Expression:
+def _limits(scope: Scope) -> list[peewee.Expression]:
+    """What holds in every way: withdrawn consent, the one study of a guest, refusals."""
+    consents = [~consent_withdrawn(), *map(_is_of, sorted(scope.despite_withdrawal_of))]
+    limits: list[peewee.Expression] = [reduce(or_, consents)]
+    if scope.only_study is not None:
+        limits.append(Study.study_instance_uid == scope.only_study)
+    return [*limits, *(~named for named in _named(scope.refused_studies, Unindexed))]
+
+
+Column = Callable[[peewee.Field], peewee.ColumnBase]
+
+
+def _as_it_is(column: peewee.Field) -> peewee.ColumnBase:
+    return column
+
+
+def _ways(scope: Scope, column: Column = _as_it_is) -> list[Way]:
+    """The ways in which `scope` reaches studies. `column`: how a column is named that has an index."""
+    ways = []
+    if scope.everything:
+        institutions = [None] if scope.institutions is None else sorted(scope.institutions)
+        ways += [Way(_in(institution, column), in_order=True) for institution in institutions]
+    else:
+        for keys, field in (
+            (scope.referring_physician_keys, Study.referring_physician_key),
+            (scope.requesting_service_keys, Study.requesting_service_key),
+        ):
+            ways += [
+                Way((column(field) == key) & _among(scope.institutions), in_order=True)
+                for key in sorted(keys)
+            ]
+        if scope.arrivals is not None:
+            ways.append(Way(_arrived(scope.arrivals) & _among(scope.institutions), in_order=False))
+    named = [*_named(scope.studies, column), *(_is_of(patient, column) for patient in sorted(scope.patients))]
+    if named:
+        ways.append(Way(reduce(or_, named), in_order=False))
+    return ways
+
+
+def _in(institution: str | None, column: Column = Unindexed) -> peewee.Expression:
+    """Held by it; None: by any. An institution is as a rule most of the archive: its index has only the order."""
+    return (
+        Study.id.is_null(is_null=False) if institution is None else column(Study.institution) == institution
+    )
+
+
+def _among(institutions: frozenset[str] | None) -> peewee.Expression:
     if institutions is None:
-        return Study.id.is_null(is_null=False)
-    column = Study.institution if indexed else Unindexed(Study.institution)
+        return _in(None)
+    column = Unindexed(Study.institution)
     if len(institutions) == 1:
         (only,) = institutions
         return column == only
     return column.in_(sorted(institutions))
 
 
-def _named(studies: Iterable[StudyOf]) -> list[peewee.Expression]:
+def _named(studies: Iterable[StudyOf], column: Column) -> list[peewee.Expression]:
     """A condition for each institution among them."""
     uids: dict[str, list[str]] = {}
     for institution, uid in sorted(studies):
         uids.setdefault(institution, []).append(uid)
     return [
-        Study.study_instance_uid.in_(some) & _in(frozenset({institution}))
-        for institution, some in uids.items()
+        column(Study.study_instance_uid).in_(some) & _in(institution) for institution, some in uids.items()
     ]
 
 
@@ -235,13 +276,15 @@ def consent_withdrawn() -> Any:
     )
 
 
-def is_patient(patient: PatientKey) -> peewee.Expression:
+def is_patient(patient: PatientKey, column: Column = _as_it_is) -> peewee.Expression:
     """Whether the study carries exactly this Patient ID and issuer, as SQL."""
-    return (Study.patient_id == patient.patient_id) & (Study.issuer_of_patient_id == patient.issuer)
+    return (column(Study.patient_id) == patient.patient_id) & (
+        Unindexed(Study.issuer_of_patient_id) == patient.issuer
+    )
 
 
-def _is_of(patient: PatientOf) -> peewee.Expression:
-    return is_patient(patient.patient) & _in(frozenset({patient.institution}))
+def _is_of(patient: PatientOf, column: Column = Unindexed) -> peewee.Expression:
+    return is_patient(patient.patient, column) & _in(patient.institution)
 
 
 def readable(scope: Scope) -> peewee.Expression:
@@ -315,25 +358,6 @@ def in_study(*, everything: bool, holders: int, one_series: bool, one_instance: 
     if one_instance:
         query = query.where(Instance.sop_instance_uid == given("sop_instance_uid"))
     return Prepared(query)
-
-
-def _study_keys(db: Database, query: StudyQuery) -> Conditions:
-    modality = matches_codes(Series.modality, query.modalities_in_study)
-    text = partial(matches_text, matching=matching_in(db))
-    name = partial(matches_person_name, matching=matching_in(db))
-    return [
-        matches_uids(Study.study_instance_uid, query.study_instance_uid),
-        name(Study.patient_name_key, Study.patient_name_other_keys, query.patient_name),
-        text(Study.patient_id, query.patient_id),
-        text(Study.issuer_of_patient_id, query.issuer_of_patient_id),
-        matches_date(Study.study_date, query.study_date),
-        matches_time(Study.study_time, query.study_time),
-        text(Study.accession_number, query.accession_number),
-        text(Study.study_id, query.study_id),
-        text(Study.study_description_key, query.study_description, folded=True),
-        name(Study.referring_physician_key, None, query.referring_physician_name),
-        with_series(db, modality) if modality is not None else None,
-    ]
 
 
 def _series_keys(query: SeriesQuery) -> Conditions:

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 import peewee
 
 from central.archive.errors import QueryError
-from central.database import Wildcard
+from central.database import Contains, Wildcard
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 MAX_KEY_CHARACTERS: Final = 1024
 MAX_LIST_VALUES: Final = 500
-Condition = peewee.Expression | Wildcard
-Matching = Callable[[peewee.Field, str], Condition]
-"""How a column is compared with a pattern that has wildcards."""
+Condition = peewee.Expression | Wildcard | Contains
 _LAST_CHARACTER: Final = "\U0010ffff"  # nothing sorts after it: the end of a prefix's range
 _DATE: Final = re.compile(r"\d{8}")
 _TIME: Final = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
@@ -87,45 +84,48 @@ def person_name_groups(pn: str) -> tuple[str, str]:
     return alphabetic, "\n".join(["", *lines, ""]) if lines else ""
 
 
-def matches_text(
-    column: peewee.Field, key: str, *, folded: bool = False, matching: Matching = Wildcard
-) -> Condition | None:
+def matches_text(column: peewee.ColumnBase, key: str, *, folded: bool = False) -> Condition | None:
     """Single value or wildcard matching; None when `key` matches everything."""
     pattern = fold(_checked(key)) if folded else _checked(key).strip(" ")
     if not pattern.strip("*"):
         return None
     head = pattern.rstrip("*")
-    if not _has_wildcard(pattern):
+    if not has_wildcard(pattern):
         return column == pattern
-    if not _has_wildcard(head):
+    if not has_wildcard(head):
         # A prefix written as a range uses the index; GLOB would not.
         return (column >= head) & (column < head + _LAST_CHARACTER)
-    return matching(column, pattern)
+    return Wildcard(column, pattern)
 
 
 def matches_person_name(
-    alphabetic: peewee.Field, others: peewee.Field | None, key: str, *, matching: Matching = Wildcard
+    alphabetic: peewee.ColumnBase, others: peewee.ColumnBase | None, key: str
 ) -> Condition | None:
     """As `matches_text`, folded; ideographic and phonetic groups are asked only for what they could hold."""
     pattern = fold(_checked(key)).rstrip("^ ")
-    found = matches_text(alphabetic, pattern, matching=matching)
+    found = matches_text(alphabetic, pattern)
     if found is None or others is None or pattern.isascii():
         return found
-    either: Condition = found | matching(others, f"*\n{pattern}\n*")
+    either: Condition = found | Wildcard(others, group_pattern(pattern))
     return either
 
 
-def matches_date(column: peewee.Field, key: str) -> peewee.Expression | None:
+def group_pattern(pattern: str) -> str:
+    """`pattern` as it stands among the other groups of `person_name_groups`."""
+    return f"*\n{pattern}\n*"
+
+
+def matches_date(column: peewee.ColumnBase, key: str) -> peewee.Expression | None:
     """A day or a range of days (PS3.4 C.2.2.2.5)."""
     return _matches_range(column, key, _DATE, "date", "YYYYMMDD")
 
 
-def matches_time(column: peewee.Field, key: str) -> peewee.Expression | None:
+def matches_time(column: peewee.ColumnBase, key: str) -> peewee.Expression | None:
     """A time or a range of times; a shorter end of a range includes everything that begins with it."""
     return _matches_range(column, key, _TIME, "time", "HHMMSS")
 
 
-def matches_uids(column: peewee.Field, key: str) -> peewee.Expression | None:
+def matches_uids(column: peewee.ColumnBase, key: str) -> peewee.Expression | None:
     """List of UID matching (PS3.4 C.2.2.2.2)."""
     values = _listed(key)
     if not values:
@@ -136,13 +136,18 @@ def matches_uids(column: peewee.Field, key: str) -> peewee.Expression | None:
         raise QueryError(str(error)) from error
 
 
-def matches_codes(column: peewee.Field, key: str) -> peewee.Expression | None:
-    """A list of code strings such as modalities; upper case, because VR CS knows nothing else."""
-    values = [value.upper() for value in _listed(_checked(key)) if value.strip("*")]
+def matches_codes(column: peewee.ColumnBase, key: str) -> peewee.Expression | None:
+    """A list of code strings such as modalities."""
+    values = code_list(key)
     return column.in_(values) if values else None
 
 
-def matches_number(column: peewee.Field, key: str) -> peewee.Expression | None:
+def code_list(key: str) -> list[str]:
+    """Code strings to be compared with; upper case, because VR CS knows nothing else. None: everything matches."""
+    return [value.upper() for value in _listed(_checked(key)) if value.strip("*")]
+
+
+def matches_number(column: peewee.ColumnBase, key: str) -> peewee.Expression | None:
     """A whole number (VR IS)."""
     text = _checked(key).strip()
     if not text.strip("*"):
@@ -153,7 +158,7 @@ def matches_number(column: peewee.Field, key: str) -> peewee.Expression | None:
 
 
 def _matches_range(
-    column: peewee.Field, key: str, shape: re.Pattern[str], kind: str, form: str
+    column: peewee.ColumnBase, key: str, shape: re.Pattern[str], kind: str, form: str
 ) -> peewee.Expression | None:
     text = _checked(key).replace(" ", "").replace(":", "")
     if not text.strip("*"):
@@ -167,7 +172,8 @@ def _matches_range(
     return begins & (column < last + _LAST_CHARACTER) if last else begins
 
 
-def _has_wildcard(pattern: str) -> bool:
+def has_wildcard(pattern: str) -> bool:
+    """Whether `pattern` stands for more than itself."""
     return "*" in pattern or "?" in pattern
 
 

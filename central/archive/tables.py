@@ -7,12 +7,15 @@ are folded copies for matching. Models carry no database: queries are executed o
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import peewee
 
-from central.database import Database, grow_table, make_tables, rekey_table
+from central.database import Database, Sqlite, grow_table, make_tables, rekey_table
 from central.institution import DEFAULT_INSTITUTION
+
+_log = logging.getLogger(__name__)
 
 
 class Study(peewee.Model):
@@ -55,10 +58,12 @@ class Study(peewee.Model):
             (("study_instance_uid", "institution"), True),
             (("patient_id", "study_date"), False),
             (("patient_name_key", "study_date"), False),
-            (("referring_physician_key", "study_date"), False),
-            (("requesting_service_key", "study_date"), False),
+            # In the order of an answer; with what lets SQLite pass over rows without fetching them.
+            (("referring_physician_key", "study_date", "study_time", "id", "modalities"), False),
+            (("requesting_service_key", "study_date", "study_time", "id", "modalities"), False),
             (("study_date", "study_time", "id"), False),
-            (("institution", "study_date", "study_time", "id"), False),
+            (("study_id",), False),
+            (("issuer_of_patient_id",), False),
             (("arrived_at_utc",), False),
         )
 
@@ -286,6 +291,33 @@ _CAME_LATER: Final = {
 }
 
 
+_OUTGROWN: Final = (
+    "study_referring_physician_key_study_date",
+    "study_requesting_service_key_study_date",
+    "study_institution_study_date_study_time_id",
+)
+
+
+def _newest_first(db: Database) -> str:
+    """The index by which an institution's studies are read from the newest on.
+
+    On SQLite it has every text that a search compares, so that a row is fetched only if it is answered: looking through
+    all studies takes a tenth of the time. PostgreSQL fetches the row whatever the index has, and has no room in it for
+    the longest texts.
+    """
+    columns = ["institution", "study_date", "study_time", "id"]
+    if isinstance(db, Sqlite):
+        columns += [
+            "modalities",
+            "patient_name_key",
+            "study_description_key",
+            "patient_id",
+            "accession_number",
+        ]
+        columns += ["referring_physician_key"]
+    return f"CREATE INDEX IF NOT EXISTS study_newest_first ON study ({', '.join(columns)})"
+
+
 def make_index(db: Database) -> None:
     """Make the tables where they are missing, and bring older ones up: their studies are the default institution's."""
     with db.writing():
@@ -294,4 +326,11 @@ def make_index(db: Database) -> None:
             grow_table(db, "study", _CAME_LATER, outgrown=("study_study_instance_uid", "instance_sha256"))
         for model in (LegalHold, ErasedStudy):
             rekey_table(db, model)
+        if indexes and "study_newest_first" not in indexes:
+            count = Study.select(peewee.fn.COUNT(Study.id)).scalar(db)
+            _log.info("event=indexing-for-searches studies=%d about_s=%d", count, count // 50_000)
         make_tables(db, MODELS)
+        db.execute(peewee.SQL(_newest_first(db)))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        for index in _OUTGROWN:
+            if index in indexes:
+                db.execute(peewee.SQL(f"DROP INDEX {index}"))  # type: ignore[no-untyped-call]  # the stubs leave it untyped

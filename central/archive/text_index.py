@@ -2,8 +2,8 @@
 
 A pattern such as ``*ana*`` has no beginning that an ordinary index could be entered by. Both databases can index the
 groups of three characters in a text instead: PostgreSQL by pg_trgm, whose planner weighs it against reading
-the newest studies one after the other; SQLite by FTS5, where this module weighs. What is found often is found soon
-among the newest; what is found seldom wants the index.
+the newest studies one after the other; SQLite by FTS5, where `central.archive.narrowing` weighs. What is found often is
+found soon among the newest; what is found seldom wants the index.
 
 Always true: the index says what `study` says, because triggers of the database keep it so in the same transaction.
 """
@@ -15,9 +15,8 @@ from typing import Any, Final
 
 import peewee
 
-from central.archive.query import Condition, Matching
-from central.archive.tables import Series, Study
-from central.database import Database, Sqlite, Wildcard
+from central.archive.tables import Study
+from central.database import Database, Sqlite
 
 _COLUMNS: Final = (
     Study.patient_name_key,
@@ -28,10 +27,8 @@ _COLUMNS: Final = (
     Study.referring_physician_key,
 )
 _NAMES: Final = tuple(column.name for column in _COLUMNS)
-_WORDS: Final[Any] = peewee.Table("study_words", ("rowid", *_NAMES))
+_WORDS: Final[Any] = peewee.Table("study_words", ("rowid", "study_words"))
 _TRIGRAM: Final = 3
-_FEW: Final = 2000
-"""What is found at most so often is fetched whole and sorted; else the newest are looked through."""
 
 
 def make_text_index(db: Database) -> None:
@@ -49,40 +46,20 @@ def make_text_index(db: Database) -> None:
                 _run(db, statement)
 
 
-def matching_in(db: Database) -> Matching:
-    """How `db` had better look for a pattern."""
-
-    def matching(column: peewee.Field, pattern: str) -> Condition:
-        compared = Wildcard(column, pattern)
-        if not isinstance(db, Sqlite) or column.name not in _NAMES or not _has_trigram(pattern):
-            return compared
-        words = _WORDS.select(_WORDS.rowid).where(Wildcard(getattr(_WORDS, column.name), pattern))
-        return Study.id.in_(words) if _are_few(db, words) else compared
-
-    return matching
+def has_trigram(pattern: str, column: peewee.Field) -> bool:
+    """Whether what matches `pattern` can be found by the index."""
+    return column.name in _NAMES and bool(_phrases(pattern))
 
 
-def with_series(db: Database, condition: peewee.Expression) -> Condition:
-    """Studies that have a series for which `condition` holds."""
-    found = Series.select(Series.study).where(condition)
-    if not isinstance(db, Sqlite) or _are_few(db, found):
-        return Study.id.in_(found)
-    exists: peewee.Expression = peewee.fn.EXISTS(found.where(Series.study == Study.id)) == True  # noqa: E712  # SQL
-    return exists
+def words_with(column: peewee.Field, pattern: str) -> Any:
+    """SQLite: ids of the studies in whose `column` stands all that `pattern` has between its wildcards."""
+    phrases = " AND ".join('"' + phrase.replace('"', '""') + '"' for phrase in _phrases(pattern))
+    asked = f"{{{column.name}}} : ({phrases})"
+    return _WORDS.select(_WORDS.rowid).where(peewee.Expression(_WORDS.study_words, "MATCH", asked))
 
 
-def is_among_few(condition: Condition | None) -> bool:
-    """Whether a condition made here names the studies themselves, because they are few."""
-    return isinstance(condition, peewee.Expression) and condition.lhs is Study.id
-
-
-def _are_few(db: Database, found: Any) -> bool:
-    # One more than few and no further: of what is everywhere the index need not say where.
-    return len(list(found.limit(_FEW + 1).tuples().execute(db))) <= _FEW
-
-
-def _has_trigram(pattern: str) -> bool:
-    return any(len(run) >= _TRIGRAM for run in re.split(r"[*?]", pattern))
+def _phrases(pattern: str) -> list[str]:
+    return [run for run in re.split(r"[*?]", pattern) if len(run) >= _TRIGRAM]
 
 
 def _run(db: Database, statement: str) -> None:

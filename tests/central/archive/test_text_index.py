@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from central.access.policy import Scope
-from central.archive import text_index
+from central.archive import narrowing
 from central.archive.query import SeriesQuery, StudyQuery, fold
+from central.archive.tables import Study
 from central.database import Sqlite
 from tests.central.archive.conftest import MakeFile, Stocked
 from tests.central.databases import open_archive_in, open_index
@@ -61,7 +62,7 @@ def expected(pattern: str) -> list[str]:
 def test_the_index_changes_nothing_but_the_time(
     filled: Stocked, monkeypatch: pytest.MonkeyPatch, pattern: str, few: int
 ) -> None:
-    monkeypatch.setattr(text_index, "_FEW", few)
+    monkeypatch.setattr(narrowing, "FEW", few)
     assert found(filled, patient_name=pattern) == expected(pattern)
 
 
@@ -69,7 +70,7 @@ def test_the_index_changes_nothing_but_the_time(
 def test_a_modality_is_found_however_many_have_it(
     filled: Stocked, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    monkeypatch.setattr(text_index, "_FEW", few)
+    monkeypatch.setattr(narrowing, "FEW", few)
     assert len(found(filled, modalities_in_study="CT")) == 4
     assert found(filled, modalities_in_study="MR", patient_name="*ana*") == ["ANA", "BANANA^ANA"]
     assert found(filled, modalities_in_study="XA") == []
@@ -106,12 +107,12 @@ def test_an_archive_of_an_older_version_is_indexed_at_the_start(filled: Stocked,
 def test_the_index_is_used(filled: Stocked, tmp_path: Path) -> None:
     """Or it would be worth nothing; PostgreSQL is told that reading all rows is dear, for so few of them."""
     db = open_index(tmp_path)
-    condition = text_index.matching_in(db)(text_index.Study.patient_name_key, "*nana*")
-    query = text_index.Study.select(text_index.Study.id).where(condition)
+    (key,) = narrowing.study_keys(db, StudyQuery(patient_name="*nana*"))
+    query = Study.select(Study.id).where(key.entering)
     sql, params = db.get_sql_context().sql(query).query()
     if isinstance(db, Sqlite):
         plan = db.execute_sql(f"EXPLAIN QUERY PLAN {sql}", params).fetchall()
-        assert any("VIRTUAL TABLE INDEX 0:G" in str(line) for line in plan)
+        assert any("VIRTUAL TABLE INDEX 0:M" in str(line) for line in plan)
     else:
         with db.atomic():
             db.execute_sql("SET LOCAL enable_seqscan = off")

@@ -1,0 +1,128 @@
+"""Whichever way a search takes to its rows, it finds what the policy covers, in order, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.studies import BIG, INSTITUTIONS, ISSUER, NOW_S, SMALL, fill, made_studies
+from central.access.policy import (
+    Arrivals,
+    PatientKey,
+    PatientOf,
+    Scope,
+    StudyFacts,
+    StudyKey,
+    department_key,
+    person_name_key,
+)
+from central.archive import narrowing
+from central.archive.archive import Archive
+from central.archive.query import StudyQuery
+from central.archive.tables import Study
+from central.database import Database
+from tests.central.databases import open_archive_in, open_index
+
+STUDIES = 300
+MADE = list(made_studies(STUDIES, 3))
+WITHDRAWN = "P0000000"
+SCOPES = {
+    "one house": Scope(everything=True, institutions=frozenset({BIG})),
+    "three houses": Scope(everything=True, institutions=frozenset(INSTITUTIONS)),
+    "every house": Scope(everything=True),
+    "doctor": Scope(
+        institutions=frozenset({BIG}),
+        referring_physician_keys=frozenset(
+            person_name_key(one.referring_physician_name) for one in MADE[:40]
+        ),
+        requesting_service_keys=frozenset(department_key(one.department) for one in MADE[:2]),
+        patients=frozenset(
+            PatientOf(one.institution, PatientKey(ISSUER, one.patient_id)) for one in MADE[50:60]
+        ),
+        studies=frozenset(StudyKey(one.institution, one.study_instance_uid) for one in MADE[60:70]),
+        refused_studies=frozenset({StudyKey(BIG, MADE[61].study_instance_uid)}),
+        despite_withdrawal_of=frozenset({PatientOf(BIG, PatientKey(ISSUER, WITHDRAWN))}),
+    ),
+    "technician": Scope(
+        institutions=frozenset({BIG}),
+        arrivals=Arrivals(NOW_S - 6000, frozenset({"gw-1", "gw-2"}), frozenset()),
+    ),
+    "patient": Scope(
+        institutions=frozenset({SMALL}),
+        patients=frozenset(PatientOf(one, PatientKey(ISSUER, "P0000001")) for one in INSTITUTIONS),
+    ),
+    "guest": Scope(everything=True, institutions=frozenset({BIG}), only_study=MADE[5].study_instance_uid),
+    "nobody": Scope(),
+}
+QUERIES = (
+    StudyQuery(),
+    StudyQuery(modalities_in_study="SR"),
+    StudyQuery(modalities_in_study="CT,MR", study_date="20200101-"),
+    StudyQuery(patient_name="b*"),
+    StudyQuery(patient_name="*ar*", study_description="*e*"),
+    StudyQuery(accession_number="2*", study_time="08-14"),
+    StudyQuery(patient_id="P00000*", issuer_of_patient_id=ISSUER, modalities_in_study="DX"),
+    StudyQuery(referring_physician_name="*a*", study_id="1*"),
+)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Archive, Database]]:
+    root: Path = tmp_path_factory.mktemp("filled")
+    db = open_index(root)
+    archive = open_archive_in(root, db)
+    fill(db, STUDIES, 3)
+    yield archive, db
+    db.end()
+
+
+def pages(archive: Archive, scope: Scope, query: StudyQuery, rows: int) -> list[int]:
+    found: list[int] = []
+    while True:
+        page = archive.find_studies(scope, narrowed(query, limit=rows, offset=len(found)))
+        found += [row.id for row in page]
+        if len(page) < rows:
+            return found
+
+
+def narrowed(query: StudyQuery, *, limit: int | None, offset: int = 0) -> StudyQuery:
+    return StudyQuery(**{**vars(query), "limit": limit, "offset": offset})
+
+
+@pytest.mark.parametrize("who", SCOPES)
+def test_a_scope_finds_what_it_covers(filled: tuple[Archive, Database], who: str) -> None:
+    archive, db = filled
+    rows = list(Study.select().order_by(Study.study_date, Study.study_time, Study.id).execute(db))
+    covered = [row.id for row in reversed(rows) if SCOPES[who].covers(facts(row))]
+    assert pages(archive, SCOPES[who], StudyQuery(), 50) == covered
+    assert len(covered) > 3 or who in ("guest", "nobody", "patient")
+
+
+def facts(row: Study) -> StudyFacts:
+    return StudyFacts(
+        row.study_instance_uid,
+        row.patient_id,
+        row.issuer_of_patient_id,
+        row.referring_physician_name,
+        consent_withdrawn=row.patient_id == WITHDRAWN,
+        institution=row.institution,
+        requesting_service=row.requesting_service_key,
+        institutional_department_name=row.institutional_department_key,
+        arrived_from=row.arrived_from,
+        arrived_at_utc=row.arrived_at_utc,
+    )
+
+
+@pytest.mark.parametrize("few", [0, 20, 4000])
+def test_few_or_the_newest_make_no_difference(
+    filled: tuple[Archive, Database], monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    archive, _ = filled
+    for scope in SCOPES.values():
+        for query in QUERIES:
+            monkeypatch.setattr(narrowing, "FEW", 4000)
+            whole = [row.id for row in archive.find_studies(scope, narrowed(query, limit=None))]
+            monkeypatch.setattr(narrowing, "FEW", few)
+            assert pages(archive, scope, query, 90) == whole
