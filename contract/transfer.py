@@ -1,4 +1,4 @@
-"""How a sealed object crosses: tus 1.0.0 (core, creation, creation-with-upload) over HTTPS with a client certificate.
+"""How a sealed object crosses: tus 1.0.0 over HTTPS with a client certificate, with the extensions of `TUS_EXTENSIONS`.
 
     POST  /ingest/v1/uploads                create, with the first bytes in the body → 201, Location, Upload-Offset
     HEAD  /ingest/v1/uploads/{object_id}    how far are we → 200, Upload-Offset, Upload-Length
@@ -19,6 +19,8 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 
 TUS_VERSION: Final = "1.0.0"
+TUS_EXTENSIONS: Final = "creation,creation-with-upload,expiration,checksum"
+CHECKSUM_HEADER: Final = "Upload-Checksum"
 UPLOADS_PATH: Final = "/ingest/v1/uploads"
 PACKS_PATH: Final = "/ingest/v1/packs"
 TIME_PATH: Final = "/ingest/v1/time"
@@ -40,6 +42,7 @@ class Problem(StrEnum):
     ERASED = "urn:dicomnet:problem:study-erased"  # an administrator erased its study: a person decides
     PACK = "urn:dicomnet:problem:malformed-pack"  # 422: its objects are sent one by one
     OFFSET_MISMATCH = "urn:dicomnet:problem:offset-mismatch"  # 409: ask HEAD and go on from there
+    CHECKSUM = "urn:dicomnet:problem:checksum-mismatch"  # 460: ask HEAD and go on from there
     NO_SUCH_UPLOAD = "urn:dicomnet:problem:no-such-upload"  # 404: create it again
     CERTIFICATE = "urn:dicomnet:problem:certificate"  # 401/403: missing, foreign, expired or revoked
     PAIRING = "urn:dicomnet:problem:pairing"  # 403: the pairing string is wrong, used or expired

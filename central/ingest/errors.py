@@ -15,6 +15,7 @@ STATUS: Final[Mapping[Problem, int]] = {
     Problem.ERASED: 410,
     Problem.PACK: 422,
     Problem.OFFSET_MISMATCH: 409,
+    Problem.CHECKSUM: 460,  # tus's own
     Problem.NO_SUCH_UPLOAD: 404,
     Problem.CERTIFICATE: 403,
     Problem.PAIRING: 403,

@@ -30,6 +30,7 @@ from central.ingest.tus import (
     check_protocol,
     checked_id,
     number,
+    offered,
     offset_mismatch,
     patch_offset,
     upload_answer,
@@ -56,6 +57,7 @@ class Packs:
         one = PACKS_PATH + "/{pack_id}"
         return [
             Route(PACKS_PATH, self._create, methods=["POST"]),
+            Route(PACKS_PATH, self._offer, methods=["OPTIONS"]),
             Route(one, self._patch, methods=["PATCH"]),
             Route(one, self._fates, methods=["GET", "HEAD"]),
         ]
@@ -64,6 +66,10 @@ class Packs:
         """Let what is being decided finish."""
         self._workers.shutdown(wait=True)
         self._acceptance.close()
+
+    async def _offer(self, request: Request) -> Response:
+        await self._callers.gateway_of(request)
+        return offered()
 
     async def _create(self, request: Request) -> Response:
         gateway_id = await self._callers.gateway_of(request)

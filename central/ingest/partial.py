@@ -62,6 +62,12 @@ class PartialUpload:
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)
 
+    def cut_back(self, offset_bytes: int) -> None:
+        """Let go of everything from byte `offset_bytes` on."""
+        with self.path.open("r+b") as file:
+            file.truncate(offset_bytes)
+            os.fsync(file.fileno())
+
 
 class Appender:
     """Adds bytes to an upload. Leaving the context makes them durable, also after an error."""

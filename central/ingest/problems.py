@@ -16,7 +16,8 @@ def problem_response(
     problem: Problem, status: int, detail: str, headers: dict[str, str] | None = None
 ) -> Response:
     """The answer for `problem`."""
-    details = ProblemDetails(type=problem, title=HTTPStatus(status).phrase, status=status, detail=detail)
+    title = "Checksum Mismatch" if problem is Problem.CHECKSUM else HTTPStatus(status).phrase
+    details = ProblemDetails(type=problem, title=title, status=status, detail=detail)
     return Response(
         details.model_dump_json(),
         status,

@@ -17,10 +17,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from central.ingest.checksum import ALGORITHMS, Checksum
 from central.ingest.errors import RequestRefusedError, TryAgainError
 from central.ingest.partial import Appender, PartialUpload
 from contract.identifiers import InvalidIdentifierError, ObjectId, check_object_id
-from contract.transfer import PATCH_CONTENT_TYPE, RECEIPT_HEADER, TUS_VERSION, Problem
+from contract.transfer import PATCH_CONTENT_TYPE, RECEIPT_HEADER, TUS_EXTENSIONS, TUS_VERSION, Problem
 
 PATIENCE_S: Final = 20.0
 """How long a request waits for its turn, or for a decision, before it is told to ask again."""
@@ -40,9 +41,12 @@ async def append(
 ) -> None:
     """The body's bytes, of which the first is byte `starts_at` of the object, onto the end of the upload.
 
-    A body that stops early leaves what came. One that is longer than the object is refused. `on_bytes` is called
-    whenever more of them can be read from the upload's file; they are durable only at the end.
+    A body that stops early leaves what came. One that is longer than the object is refused, and so is one that is not
+    what its checksum says, which leaves what was there before. `on_bytes` is called whenever more of them can be read
+    from the upload's file; they are durable only at the end.
     """
+    checksum = Checksum.announced(request)
+    begun_at, is_complete = upload.offset_bytes, False
     pass_over = upload.offset_bytes - starts_at
     room = upload.length_bytes - upload.offset_bytes
     check_fits(request, room + pass_over)
@@ -50,6 +54,9 @@ async def append(
     appender = await run_in_threadpool(Appender, upload)
     try:
         async for piece in _body(request, give_way):
+            is_complete = not piece
+            if checksum is not None:
+                checksum.update(piece)
             fresh = piece[pass_over:]
             pass_over -= len(piece) - len(fresh)
             room -= len(fresh)
@@ -63,6 +70,13 @@ async def append(
     finally:
         # Also when the line was cut or another request wants the turn: what came is kept.
         await run_in_threadpool(_finish, appender, pending)
+    if is_complete and checksum is not None and not checksum.fits:
+        await run_in_threadpool(upload.cut_back, begun_at)
+        raise RequestRefusedError(
+            Problem.CHECKSUM,
+            f"what came is not what was sent: go on from byte {begun_at}",
+            {"Upload-Offset": str(begun_at)},
+        )
 
 
 def _finish(appender: Appender, pending: bytearray) -> None:
@@ -71,7 +85,10 @@ def _finish(appender: Appender, pending: bytearray) -> None:
 
 
 async def _body(request: Request, give_way: asyncio.Event) -> AsyncIterator[bytes]:
-    """The request's body until it ends, is cut off or falls silent: for long, or while somebody waits for the turn."""
+    """The request's body until it ends, is cut off or falls silent: for long, or while somebody waits for the turn.
+
+    One that came to its end ends with an empty piece.
+    """
     stream = request.stream()
     asked = asyncio.ensure_future(give_way.wait())
     try:
@@ -97,6 +114,17 @@ async def _body(request: Request, give_way: asyncio.Event) -> AsyncIterator[byte
             yield piece
     finally:
         asked.cancel()
+
+
+def offered() -> Response:
+    """The answer to OPTIONS: what of tus there is here."""
+    headers = {
+        "Tus-Resumable": TUS_VERSION,
+        "Tus-Version": TUS_VERSION,
+        "Tus-Extension": TUS_EXTENSIONS,
+        "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
+    }
+    return Response(status_code=204, headers=headers)
 
 
 def check_fits(request: Request, room: int) -> None:

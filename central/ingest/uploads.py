@@ -32,6 +32,7 @@ from central.ingest.tus import (
     check_protocol,
     checked_id,
     number,
+    offered,
     offset_mismatch,
     patch_offset,
     upload_answer,
@@ -62,6 +63,7 @@ class Uploads:
         one = UPLOADS_PATH + "/{object_id}"
         return [
             Route(UPLOADS_PATH, self._create, methods=["POST"]),
+            Route(UPLOADS_PATH, self._offer, methods=["OPTIONS"]),
             Route(one, self._patch, methods=["PATCH"]),
             Route(one, self._head, methods=["HEAD"]),
             Route(one, self._refuse_get, methods=["GET"]),
@@ -75,6 +77,10 @@ class Uploads:
         """An upload cannot be read. But a box whose HEAD was refused asks here why: HEAD's answer has no body."""
         await self._callers.gateway_of(request)
         raise HTTPException(405, headers={"Allow": "HEAD, PATCH"})
+
+    async def _offer(self, request: Request) -> Response:
+        await self._callers.gateway_of(request)
+        return offered()
 
     async def _create(self, request: Request) -> Response:
         gateway_id = await self._callers.gateway_of(request)

@@ -36,6 +36,7 @@ BY_PROBLEM: Final[Mapping[Problem, Remedy]] = {
     Problem.ERASED: Remedy.SET_ASIDE,
     Problem.PACK: Remedy.SEND_ALONE,
     Problem.OFFSET_MISMATCH: Remedy.ASK_OFFSET,
+    Problem.CHECKSUM: Remedy.ASK_OFFSET,
     Problem.NO_SUCH_UPLOAD: Remedy.CREATE,
     Problem.CERTIFICATE: Remedy.NEW_CERTIFICATE,
     Problem.PAIRING: Remedy.NEW_CERTIFICATE,

@@ -9,6 +9,7 @@ anything. A crash leaves what central fsynced; the next attempt asks for the off
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 from contract.identifiers import ObjectId, new_object_id
 from contract.pack import MAX_ANSWER_BYTES, Pack, PackAnswer
 from contract.transfer import (
+    CHECKSUM_HEADER,
     OBJECT_ID_METADATA,
     PACK_ID_METADATA,
     PACKS_PATH,
@@ -273,12 +275,23 @@ class _Attempt:
 
     def _carry(self, method: str, path: str, headers: dict[str, str], offset: int, size: int) -> Answer:
         """One request with bytes from `offset` on."""
+        if size:
+            headers[CHECKSUM_HEADER] = f"sha256 {self._checksum(offset, size)}"
         answer = self._transfer.exchange(
             method, path, headers, self._pieces(offset, size), limit_bytes=self.answer_limit_bytes
         )
         if answer.is_success:
             self._transfer.pace.note_sent(size, time.monotonic() - self._began_s)
         return answer
+
+    def _checksum(self, offset: int, size: int) -> str:
+        """The SHA-256 of what goes into one request, in base64. The file is in memory when it is read to be sent."""
+        digest = hashlib.sha256()
+        self._source.seek(offset)
+        while size > 0 and (piece := self._source.read(min(_PIECE_BYTES, size))):
+            digest.update(piece)
+            size -= len(piece)
+        return base64.b64encode(digest.digest()).decode("ascii")
 
     def _detour(self, sentence: str) -> None:
         self._detours += 1

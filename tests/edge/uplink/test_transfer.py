@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 from collections.abc import Iterator
 
@@ -9,7 +11,7 @@ import httpx
 import pytest
 
 from contract.identifiers import ObjectId
-from contract.transfer import CHUNK_BYTES, UPLOADS_PATH, Problem
+from contract.transfer import CHECKSUM_HEADER, CHUNK_BYTES, UPLOADS_PATH, Problem
 from edge.uplink.client import open_client
 from edge.uplink.errors import (
     CentralFailedError,
@@ -128,6 +130,24 @@ def test_an_offset_mismatch_is_settled_by_asking(
     central.fault("PATCH", mismatch)
     sealed.send(transfer)
     assert methods(central) == ["POST", "PATCH", "HEAD", "PATCH", "PATCH"]
+
+
+def test_every_body_carries_its_checksum_and_one_that_came_wrong_is_sent_again(
+    central: ScriptedCentral, uplink: Uplink, transfer: Transfer
+) -> None:
+    sealed = Sealed(uplink, CHUNK_BYTES + 10)
+    said: list[bool] = []
+
+    def came_wrong(handler: ScriptedHandler) -> None:
+        body = handler.body()
+        algorithm, _, value = handler.headers[CHECKSUM_HEADER].partition(" ")
+        said.append(base64.b64decode(value) == hashlib.new(algorithm, body).digest())
+        handler.problem(460, Problem.CHECKSUM)
+
+    central.fault("PATCH", came_wrong)
+    sealed.send(transfer)
+    assert methods(central) == ["POST", "PATCH", "HEAD", "PATCH", "PATCH"]
+    assert said == [True]
 
 
 def test_an_upload_central_forgot_is_created_again(
