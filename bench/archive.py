@@ -237,7 +237,7 @@ def _sink(folder: Path) -> Iterator[int]:
     folder.mkdir()
     port = free_base_port(1)
     command = [program("storescp") or "storescp", "-od", str(folder), str(port)]
-    with _process(command, folder.parent):
+    with peer_process(command, folder.parent):
         echo = [program("echoscu") or "echoscu", "127.0.0.1", str(port)]
         deadline = time.monotonic() + _START_S
         while subprocess.run(echo, capture_output=True, check=False).returncode:
@@ -268,9 +268,9 @@ def _central(folder: Path, sink: int) -> Iterator[Archive]:
         "--config",
         str(config),
     ]
-    with _process(command, folder) as process:
+    with peer_process(command, folder) as process:
         url = f"http://127.0.0.1:{port}"
-        _await(f"{url}/healthz")
+        await_answer(f"{url}/healthz")
         form = {"username": "bench", "password": _PASSWORD}
         token = httpx.post(f"{url}/api/auth/token", data=form, trust_env=False).json()["access_token"]
         headers = {"Authorization": f"Bearer {token}"}
@@ -308,9 +308,9 @@ def _orthanc(folder: Path, sink: int) -> Iterator[Archive]:
             }
         )
     )
-    with _process([str(program("Orthanc")), str(config)], folder) as process:
+    with peer_process([str(program("Orthanc")), str(config)], folder) as process:
         url = f"http://127.0.0.1:{port}"
-        _await(f"{url}/system")
+        await_answer(f"{url}/system")
         headers = {"Accept": "application/dicom+json"}
         with httpx.Client(
             base_url=f"{url}/dicom-web", headers=headers, timeout=300, trust_env=False
@@ -319,7 +319,7 @@ def _orthanc(folder: Path, sink: int) -> Iterator[Archive]:
 
 
 @contextlib.contextmanager
-def _process(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def peer_process(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=_ENVIRONMENT)
         try:
@@ -332,8 +332,8 @@ def _process(command: list[str], folder: Path) -> Iterator[subprocess.Popen[byte
             process.wait(60)
 
 
-def _await(url: str) -> None:
-    deadline = time.monotonic() + _START_S
+def await_answer(url: str, within_s: float = _START_S) -> None:
+    deadline = time.monotonic() + within_s
     while True:
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(url, trust_env=False, timeout=5).status_code == 200:

@@ -20,8 +20,6 @@ import json
 import random
 import sqlite3
 import statistics
-import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
@@ -36,6 +34,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from bench.archive import await_answer, peer_process
 from bench.studies import MODALITIES, MadeStudy, fill, made_studies
 from central.access.policy import Role
 from central.config import Settings
@@ -45,10 +44,10 @@ from tests.peers_installed import orthanc_dicomweb, program
 from tests.ports import free_base_port
 
 _PASSWORD: Final = "a password for benches only"
-_START_S: Final = 300
 _LIMIT: Final = 50
 _BUDGET_S: Final = 20.0  # for one kind of search in one archive
 _TIMEOUT_S: Final = 60.0
+_START_S: Final = 300.0
 _BATCH: Final = 5000
 _SEED: Final = 20261129
 _UID: Final = "0020000D"
@@ -161,9 +160,9 @@ def _central(folder: Path, studies: int) -> Iterator[httpx.Client]:
     fill(foundation.db, studies, institutions=1, withdrawals=False)
     foundation.close()
     serve = str(Path(sysconfig.get_path("scripts")) / "dicomnet-central")
-    with _process([serve, "serve", "--config", str(config)], folder):
+    with peer_process([serve, "serve", "--config", str(config)], folder):
         url = f"http://127.0.0.1:{port}"
-        _await(f"{url}/healthz")
+        await_answer(f"{url}/healthz", _START_S)
         form = {"username": "bench", "password": _PASSWORD}
         token = httpx.post(f"{url}/api/auth/token", data=form, trust_env=False).json()["access_token"]
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/dicom+json"}
@@ -193,11 +192,11 @@ def _orthanc(folder: Path, studies: int) -> Iterator[httpx.Client]:
         )
     )
     command, url = [str(program("Orthanc")), str(config)], f"http://127.0.0.1:{port}"
-    with _process(command, folder):  # which makes its tables
-        _await(f"{url}/system")
+    with peer_process(command, folder):  # which makes its tables
+        await_answer(f"{url}/system", _START_S)
     _fill_orthanc(folder / "index" / "index", studies)
-    with _process(command, folder):
-        _await(f"{url}/system")
+    with peer_process(command, folder):
+        await_answer(f"{url}/system", _START_S)
         with _client(url, {"Accept": "application/dicom+json"}) as client:
             yield client
 
@@ -325,31 +324,6 @@ def _client(url: str, headers: dict[str, str]) -> httpx.Client:
         # While one is asked, or files are made, the other ends connections that nobody uses.
         limits=httpx.Limits(keepalive_expiry=1.0),
     )
-
-
-@contextlib.contextmanager
-def _process(command: list[str], folder: Path) -> Iterator[None]:
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            yield
-        except SystemExit:
-            print((folder / "log").read_text(errors="replace")[-2000:], file=sys.stderr)
-            raise
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _await(url: str) -> None:
-    deadline = time.monotonic() + _START_S
-    while True:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(url, trust_env=False, timeout=5).status_code == 200:
-                return
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{url} does not answer")
-        time.sleep(0.1)
 
 
 if __name__ == "__main__":

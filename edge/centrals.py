@@ -22,7 +22,7 @@ from contract.errors import PermanentError
 from contract.sealing import DataKeyRing, RecipientPublicKey
 from edge.buffer.deliveries import NOTHING_OWED
 from edge.buffer.label import Label
-from edge.buffer.receipts import LostStudy
+from edge.buffer.receipts import LostStudy, ReceiptLedger
 from edge.buffer.spool import Spool
 from edge.config import Settings
 from edge.destination_settings import CENTRAL
@@ -33,7 +33,6 @@ from edge.uplink.key_book import known_key_ids
 from edge.uplink.key_maker import KeyMaker
 from edge.uplink.link import Link
 from edge.uplink.membership import Membership
-from edge.uplink.receipt_check import HeldReceipts
 from edge.uplink.succession import StandInQueue, Succession
 
 IDENTITY: Final = "identity"
@@ -175,7 +174,7 @@ class Centrals:
             self._memberships[name] = membership
             membership.start()
 
-    def _receipts(self, name: str) -> HeldReceipts:
+    def _receipts(self, name: str) -> ReceiptLedger:
         """Those that this central may have signed, with how far they were checked with it."""
         if name in self._keys.copies:
             return self._spool.receipts_of_copy(name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -18,9 +18,8 @@ from typing import Any, Final
 from contract.identifiers import ObjectId
 from edge.buffer.files import SpoolFiles
 from edge.buffer.index import SpoolIndex
-from edge.buffer.receipts import MISSED, RECALLED, CheckProgress, HeldReceipt, LostStudy, Progress, Voided
-from edge.buffer.retention import AT_ONCE
-from edge.buffer.states import FREED_IF_LOST, OWE
+from edge.buffer.receipts import MISSED, RECALLED, HeldReceipt, LostStudy, ReceiptLedger
+from edge.buffer.states import OWE
 from edge.buffer.tables import utc_from_text, utc_text
 
 _HELD: Final = """
@@ -67,15 +66,8 @@ _TOLD: Final = """
 """
 
 
-class CopyReceipts:
-    """Part of the spool; safe from any thread. The same questions and steps as `edge.buffer.receipts.Receipts`.
-
-    Parameters
-    ----------
-    name : the central's; the `destination` of its rows.
-    held : the spool's lock, on an open spool.
-    changed : to be notified, under that lock, when something can be sent.
-    """
+class CopyReceipts(ReceiptLedger):
+    """Part of the spool. `name`: the central's, the `destination` of its rows."""
 
     def __init__(
         self,
@@ -85,90 +77,37 @@ class CopyReceipts:
         held: Callable[[], AbstractContextManager[None]],
         changed: threading.Condition,
     ) -> None:
-        self._name = name
-        self._index = index
-        self._files = files
-        self._held = held
-        self._changed = changed
         # Not the row of `Receipts.checked_with`, which counts other receipts: it may be left from a time as stand-in.
-        self._progress = CheckProgress(index, held, 2 + zlib.crc32(f"copy/{name}".encode()))
+        super().__init__(index, files, held, changed, 2 + zlib.crc32(f"copy/{name}".encode()))
+        self._name = name
 
     def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]:
-        """Receipts behind a number, the oldest first."""
-        return self._read(_SINCE, number, limit)
+        return self._read(_SINCE, self._name, number, limit)
 
     def given_before(self, number: int, *, limit: int) -> list[HeldReceipt]:
-        """Receipts before a number, the newest first."""
-        return self._read(_BELOW, number, limit)
-
-    def _read(self, question: str, number: int, limit: int) -> list[HeldReceipt]:
-        with self._held():
-            rows = self._index.execute(question, (self._name, number, limit)).fetchall()
-        return [HeldReceipt(at, ObjectId(object_id), *rest) for at, object_id, *rest in rows]
+        return self._read(_BELOW, self._name, number, limit)
 
     def newest_number(self) -> int:
-        """Of the receipt that was given last, forgotten or not; 0 if none ever was."""
         with self._held():
             newest: int | None = self._index.execute(_NEWEST, (self._name,)).fetchone()[0]
             return max(newest or 0, self._progress.get().checked_through)
 
-    def progress(self) -> Progress:
-        return self._progress.get()
+    def _is_in_force(self, row: dict[str, Any]) -> bool:
+        return self._index.execute(_IN_FORCE, (self._name, row["object_id"])).fetchone() is not None
 
-    def advance(self, progress: Progress) -> None:
-        """Keep how far the check has come."""
-        self._progress.keep(progress)
-
-    def void(self, object_ids: Collection[ObjectId], progress: Progress) -> Voided:
-        """This central does not know these receipts: owe it again what is here, list what is not; keep `progress`.
-
-        What has gone on meanwhile (its receipt is void already, or was forgotten with its age) is left as it is.
-        """
-        recalled = missed = 0
-        unknown = list(object_ids)
-        for at in range(0, len(unknown), AT_ONCE):
-            some = self._void_some(unknown[at : at + AT_ONCE])
-            recalled, missed = recalled + some.recalled, missed + some.missed
-        self._progress.keep(progress)
-        return Voided(recalled, missed)
-
-    def _void_some(self, object_ids: Collection[ObjectId]) -> Voided:
-        """All of these or none; a reception waits for no more than that."""
-        recalled = missed = 0
-        with self._held():
-            rows = [
-                row
-                for one in object_ids
-                if self._is_in_force(one) and (row := self._index.find(one)) is not None
-            ]
-            gone = [ObjectId(row["object_id"]) for row in rows if self._is_gone(row)]
-            if gone:
-                self._index.lose(gone, reason="the sealed file is missing")
-            now = utc_text(datetime.now(UTC))
-            with self._index.transaction():
-                for row in rows:
-                    object_id = ObjectId(row["object_id"])
-                    if row["freed_at_utc"] is None and not row["damaged"] and object_id not in gone:
-                        self._index.execute(_RECALL, (RECALLED, self._name, object_id))
-                        if row["state"] in OWE.from_states:
-                            self._index.step_within(object_id, OWE)
-                        recalled += 1
-                    else:
-                        self._index.execute(_MISS, (self._name, object_id))
-                        self._index.execute(_KEEP_LISTED, (now, object_id))
-                        missed += 1
-            if recalled:
-                self._changed.notify_all()
-        return Voided(recalled, missed)
-
-    def _is_in_force(self, object_id: ObjectId) -> bool:
-        return self._index.execute(_IN_FORCE, (self._name, object_id)).fetchone() is not None
-
-    def _is_gone(self, row: dict[str, Any]) -> bool:
-        return row["state"] in FREED_IF_LOST and self._files.place_of(ObjectId(row["object_id"])) is None
+    def _take_back(self, row: dict[str, Any], *, is_gone: bool) -> bool:
+        object_id = ObjectId(row["object_id"])
+        back = row["freed_at_utc"] is None and not row["damaged"] and not is_gone
+        if back:
+            self._index.execute(_RECALL, (RECALLED, self._name, object_id))
+            if row["state"] in OWE.from_states:
+                self._index.step_within(object_id, OWE)
+        else:
+            self._index.execute(_MISS, (self._name, object_id))
+            self._index.execute(_KEEP_LISTED, (utc_text(datetime.now(UTC)), object_id))
+        return back
 
     def lost(self, *, untold: bool = False) -> list[LostStudy]:
-        """Studies of which something is lost, in the order they came. `untold`: only what `note_told` has not seen."""
         with self._held():
             rows = self._index.execute(_LOST, (self._name, not untold)).fetchall()
         return [
@@ -179,6 +118,5 @@ class CopyReceipts:
         ]
 
     def note_told(self) -> None:
-        """People were told of everything that is lost."""
         with self._held(), self._index.transaction():
             self._index.execute(_TOLD, (MISSED, self._name))

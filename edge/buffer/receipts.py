@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -135,14 +136,14 @@ class CheckProgress:
             self._index.execute(_KEEP_PROGRESS, values)
 
 
-class Receipts:
-    """Part of the spool; safe from any thread.
+class ReceiptLedger(ABC):
+    """What one central has signed for, as its check asks it, and the steps back. Safe from any thread.
 
     Parameters
     ----------
     held : the spool's lock, on an open spool.
     changed : to be notified, under that lock, when something can be sent.
-    checked_with : which central's progress is meant; 1 is the first.
+    progress_row : of the row in `receipt_check`.
     """
 
     def __init__(
@@ -151,36 +152,25 @@ class Receipts:
         files: SpoolFiles,
         held: Callable[[], AbstractContextManager[None]],
         changed: threading.Condition,
-        checked_with: int = 1,
+        progress_row: int,
     ) -> None:
         self._index = index
         self._files = files
         self._held = held
         self._changed = changed
-        self._progress = CheckProgress(index, held, checked_with)
+        self._progress = CheckProgress(index, held, progress_row)
 
-    def checked_with(self, central: str) -> Receipts:
-        """The same receipts, with the progress of a further central."""
-        number = 2 + zlib.crc32(central.encode())
-        return Receipts(self._index, self._files, self._held, self._changed, number)
-
+    @abstractmethod
     def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]:
         """Receipts behind a number, the oldest first."""
-        return self._read(_SINCE, number, limit)
 
+    @abstractmethod
     def given_before(self, number: int, *, limit: int) -> list[HeldReceipt]:
         """Receipts before a number, the newest first."""
-        return self._read(_BELOW, number, limit)
 
-    def _read(self, question: str, number: int, limit: int) -> list[HeldReceipt]:
-        with self._held():
-            rows = self._index.execute(question, (number, limit)).fetchall()
-        return [HeldReceipt(at, ObjectId(object_id), *rest) for at, object_id, *rest in rows]
-
+    @abstractmethod
     def newest_number(self) -> int:
-        """Of the receipt that was given last; 0 if none ever was."""
-        with self._held():
-            return self._index.next_receipt_number() - 1
+        """Of the receipt that was given last, forgotten or not; 0 if none ever was."""
 
     def progress(self) -> Progress:
         return self._progress.get()
@@ -190,50 +180,99 @@ class Receipts:
         self._progress.keep(progress)
 
     def void(self, object_ids: Collection[ObjectId], progress: Progress) -> Voided:
-        """Central does not know these receipts: send again what is here, list what is not; then keep `progress`.
+        """This central does not know these receipts: send again what is here, list what is not; then keep `progress`.
 
         What has gone on meanwhile (its receipt is void already, or was forgotten with its age) is left as it is.
         """
         recalled = missed = 0
         unknown = list(object_ids)
         for at in range(0, len(unknown), AT_ONCE):
-            some = self._void_some(unknown[at : at + AT_ONCE])
-            recalled, missed = recalled + some.recalled, missed + some.missed
+            # All of these or none; a reception waits for no more than that.
+            with self._held():
+                rows = [
+                    row
+                    for one in unknown[at : at + AT_ONCE]
+                    if (row := self._index.find(one)) is not None and self._is_in_force(row)
+                ]
+                gone = [ObjectId(row["object_id"]) for row in rows if self._is_gone(row)]
+                if gone:
+                    self._index.lose(gone, reason="the sealed file is missing")
+                with self._index.transaction():
+                    back = sum(self._take_back(row, is_gone=row["object_id"] in gone) for row in rows)
+                if back:
+                    self._changed.notify_all()
+            recalled, missed = recalled + back, missed + len(rows) - back
         self._progress.keep(progress)
         return Voided(recalled, missed)
 
-    def _void_some(self, object_ids: Collection[ObjectId]) -> Voided:
-        """All of these or none; a reception waits for no more than that."""
-        recalled = missed = 0
+    @abstractmethod
+    def _is_in_force(self, row: dict[str, Any]) -> bool:
+        """Whether the receipt for this object is still to be voided."""
+
+    @abstractmethod
+    def _take_back(self, row: dict[str, Any], *, is_gone: bool) -> bool:
+        """In a transaction: void the receipt; whether the object can be sent again, else it is lost."""
+
+    @abstractmethod
+    def lost(self, *, untold: bool = False) -> list[LostStudy]:
+        """Studies of which something is lost, in the order they came. `untold`: only what `note_told` has not seen."""
+
+    @abstractmethod
+    def note_told(self) -> None:
+        """People were told of everything that is lost."""
+
+    def _read(self, question: str, *values: object) -> list[HeldReceipt]:
         with self._held():
-            rows = [row for one in object_ids if (row := self._index.find(one)) and row["receipt_number"]]
-            gone = [ObjectId(row["object_id"]) for row in rows if self._is_gone(row)]
-            if gone:
-                self._index.lose(gone, reason="the sealed file is missing")
-            now = utc_text(datetime.now(UTC))  # what is lost is listed for as long as receipts are kept
-            with self._index.transaction():
-                for row in rows:
-                    object_id = ObjectId(row["object_id"])
-                    if row["state"] in RECALL.from_states and object_id not in gone:
-                        back: dict[str, Any] = {"receipt": None, "due_s": 0.0, "attempts": 0}
-                        self._index.step_within(
-                            object_id, RECALL, receipt_number=None, last_error=RECALLED, **back
-                        )
-                        recalled += 1
-                    else:
-                        self._index.step_within(
-                            object_id, MISS, receipt_number=None, last_error=None, freed_at_utc=now
-                        )
-                        missed += 1
-            if recalled:
-                self._changed.notify_all()
-        return Voided(recalled, missed)
+            rows = self._index.execute(question, values).fetchall()
+        return [HeldReceipt(at, ObjectId(object_id), *rest) for at, object_id, *rest in rows]
 
     def _is_gone(self, row: dict[str, Any]) -> bool:
         return row["state"] in FREED_IF_LOST and self._files.place_of(ObjectId(row["object_id"])) is None
 
+
+class Receipts(ReceiptLedger):
+    """Part of the spool: the receipts of the first central, or of the one that stands in for it."""
+
+    def __init__(
+        self,
+        index: SpoolIndex,
+        files: SpoolFiles,
+        held: Callable[[], AbstractContextManager[None]],
+        changed: threading.Condition,
+        progress_row: int = 1,
+    ) -> None:
+        super().__init__(index, files, held, changed, progress_row)
+
+    def checked_with(self, central: str) -> Receipts:
+        """The same receipts, with the progress of a further central."""
+        row = 2 + zlib.crc32(central.encode())
+        return Receipts(self._index, self._files, self._held, self._changed, row)
+
+    def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]:
+        return self._read(_SINCE, number, limit)
+
+    def given_before(self, number: int, *, limit: int) -> list[HeldReceipt]:
+        return self._read(_BELOW, number, limit)
+
+    def newest_number(self) -> int:
+        with self._held():
+            return self._index.next_receipt_number() - 1
+
+    def _is_in_force(self, row: dict[str, Any]) -> bool:
+        return row["receipt_number"] is not None
+
+    def _take_back(self, row: dict[str, Any], *, is_gone: bool) -> bool:
+        object_id, back = ObjectId(row["object_id"]), row["state"] in RECALL.from_states and not is_gone
+        if back:
+            void: dict[str, Any] = {"receipt": None, "due_s": 0.0, "attempts": 0, "last_error": RECALLED}
+            self._index.step_within(object_id, RECALL, receipt_number=None, **void)
+        else:
+            # What is lost is listed for as long as receipts are kept.
+            now = utc_text(datetime.now(UTC))
+            self._index.step_within(object_id, MISS, receipt_number=None, last_error=None, freed_at_utc=now)
+        return back
+
     def lost(self, *, untold: bool = False) -> list[LostStudy]:
-        """Studies of which something is lost, in the order they came. `untold`: only what `note_told` has not seen."""
         with self._held():
             rows = self._index.execute(_LOST, (not untold,)).fetchall()
         return [
@@ -242,6 +281,5 @@ class Receipts:
         ]
 
     def note_told(self) -> None:
-        """People were told of everything that is lost."""
         with self._held(), self._index.transaction():
             self._index.execute(_TOLD, (MISSED,))

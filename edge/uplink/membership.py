@@ -19,6 +19,7 @@ from typing import Final
 from contract.enrolment import Pairing
 from contract.key_set import KeySetError
 from contract.sealing import RecipientPublicKey
+from edge.buffer.receipts import ReceiptLedger
 from edge.buffer.spool import Spool
 from edge.uplink.box_key import BoxKey
 from edge.uplink.clock import BoxClock
@@ -30,7 +31,7 @@ from edge.uplink.key_book import KeyBook, ids_of
 from edge.uplink.key_maker import KeyMaker
 from edge.uplink.link import Link
 from edge.uplink.pending import EnrolmentWait, PendingFile, pending_sentence
-from edge.uplink.receipt_check import HeldReceipts, ReceiptChecker, Tell
+from edge.uplink.receipt_check import ReceiptChecker, Tell
 from edge.uplink.upkeep import Upkeep
 
 _AFTER_START_S: Final = 1.0
@@ -64,7 +65,7 @@ class Membership:
         try_now: Callable[[], None],
         tell_set_back: Tell,
         clock: BoxClock | None = None,
-        receipts: HeldReceipts | None = None,
+        receipts: ReceiptLedger | None = None,
         waiting: Callable[[], int] | None = None,
         keys: KeyMaker | None = None,
     ) -> None:

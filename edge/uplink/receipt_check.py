@@ -13,11 +13,11 @@ Always true: an answer that names what was not asked changes nothing. A crash go
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
-from typing import Final, Protocol
+from typing import Final
 
 import httpx
 
@@ -31,7 +31,7 @@ from contract.receipt_check import (
     ReceiptCheckAnswer,
     ShownReceipt,
 )
-from edge.buffer.receipts import HeldReceipt, LostStudy, Progress, Voided
+from edge.buffer.receipts import HeldReceipt, LostStudy, Progress, ReceiptLedger
 from edge.uplink.client import exchange, refused
 from edge.uplink.errors import CentralFailedError
 from edge.uplink.identity import Identity
@@ -40,26 +40,6 @@ ANCHORS: Final = 16
 """Receipts from before the last round that are shown once more."""
 _NOT_OFFERED: Final = (404, 405)
 _log = logging.getLogger(__name__)
-
-
-class HeldReceipts(Protocol):
-    """One central's receipts: `edge.buffer.receipts.Receipts`, or `edge.buffer.copy_receipts.CopyReceipts`."""
-
-    def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]: ...
-
-    def given_before(self, number: int, *, limit: int) -> list[HeldReceipt]: ...
-
-    def newest_number(self) -> int: ...
-
-    def progress(self) -> Progress: ...
-
-    def advance(self, progress: Progress) -> None: ...
-
-    def void(self, object_ids: Collection[ObjectId], progress: Progress) -> Voided: ...
-
-    def lost(self, *, untold: bool = False) -> list[LostStudy]: ...
-
-    def note_told(self) -> None: ...
 
 
 Tell = Callable[[int, Sequence[LostStudy]], None]
@@ -78,7 +58,7 @@ class ReceiptChecker:
     tell : takes what people should know; must return only after it is kept.
     """
 
-    def __init__(self, receipts: HeldReceipts, tell: Tell) -> None:
+    def __init__(self, receipts: ReceiptLedger, tell: Tell) -> None:
         self._receipts = receipts
         self._tell = tell
 

@@ -250,7 +250,13 @@ def test_one_frame_by_itself(house: House) -> None:
     assert fetch(house, f"{path}/3,4", "image/jls").status_code == 406  # two do not go into one part
 
 
-def test_what_cannot_be_decoded_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+def test_what_cannot_be_decoded_is_refused_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(
+        tempfile, "tempdir", str(tmp_path / "temporary")
+    )  # others' tests write to the common one
     with open_house(tmp_path) as house:
         damaged = pydicom_file("MR_small_jp2klossless.dcm", SeriesInstanceUID="1.2", SOPInstanceUID="1.2.1")
         house.put(damaged[:-3000])
@@ -262,7 +268,7 @@ def test_what_cannot_be_decoded_is_refused_before_anything_is_sent(tmp_path: Pat
                 answer = fetch(house, f"/series/{series}/instances/{series}.1", accept)
                 assert answer.status_code == 406
                 assert answer.headers["content-type"] == "application/problem+json"
-        assert list(Path(tempfile.gettempdir()).glob("dicomnet-*/written")) == []
+        assert list((tmp_path / "temporary").glob("dicomnet-*/written")) == []
 
 
 @pytest.mark.parametrize("is_short", [True, False])
