@@ -526,8 +526,8 @@ class Spool:
                         object_id, ACKNOWLEDGE, receipt=receipt, receipt_number=number, last_error=None
                     )
             # The receipts are durable from here on; a crash leaves the rest of this to recovery.
+            self._let_go([object_id for object_id, _ in receipts])
             for object_id, _ in receipts:
-                self._let_go(object_id)
                 for twin in self._index.damaged_twins(object_id):
                     self._index.replace(twin)
                     self._unlink_freed(twin)
@@ -536,14 +536,19 @@ class Spool:
                 self._pruned_at_s = time.monotonic()
                 self._index.prune_freed(older_than=RECEIPTS_KEPT)
 
-    def _let_go(self, object_id: ObjectId) -> None:
-        """Central has it: it stays for whom it is owed to, or for the site, or goes."""
-        if self._index.is_owed(object_id):
-            self._index.step(object_id, OWE, durable=False)
-        elif self.retain and self._stays(object_id):
-            self._index.step(object_id, RETAIN, durable=False)
-        else:
-            self._index.step(object_id, FREE, durable=False, freed_at_utc=utc_text(datetime.now(UTC)))
+    def _let_go(self, object_ids: Collection[ObjectId]) -> None:
+        """Central has them: each stays for whom it is owed to, or for the site, or goes."""
+        freed = []
+        with self._index.transaction(durable=False):
+            for object_id in object_ids:
+                if self._index.is_owed(object_id):
+                    self._index.step_within(object_id, OWE)
+                elif self.retain and self._stays(object_id):
+                    self._index.step_within(object_id, RETAIN)
+                else:
+                    self._index.step_within(object_id, FREE, freed_at_utc=utc_text(datetime.now(UTC)))
+                    freed.append(object_id)
+        for object_id in freed:
             self._unlink_freed(object_id)
 
     def _settle(self, object_ids: Collection[ObjectId]) -> None:
@@ -552,7 +557,7 @@ class Spool:
             row = self._index.find(object_id)
             if row is not None and row["state"] == State.OWED and not self._index.is_owed(object_id):
                 self._index.step(object_id, SETTLE, durable=False)
-                self._let_go(object_id)
+                self._let_go([object_id])
 
     def release(self, object_id: ObjectId, *, error: str, retry_in_s: float, untried: bool = False) -> None:
         """Give a claimed object back; it can be claimed again after `retry_in_s`.

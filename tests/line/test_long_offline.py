@@ -16,6 +16,7 @@ from contract.pack import MAX_OBJECTS
 from contract.sealing import DataKeyRing
 from edge.buffer.records import InstanceIdentity, Origin
 from edge.buffer.states import State
+from edge.memory import share_heaps
 from tests.central.databases import contents_in, open_index
 from tests.line.conftest import Scene
 
@@ -28,6 +29,7 @@ GROWTH_BYTES = 32 << 20
 
 
 def test_three_days_offline_then_everything_arrives_and_the_urgent_first(scene: Scene) -> None:
+    share_heaps()  # as the box's own program does: a heap for each thread grows by its holes alone
     scene.stop_central()
     hour = 0
     ring = DataKeyRing(scene.identity.recipients, clock=lambda: hour * 3600.0)

@@ -21,7 +21,7 @@ from edge.buffer.index import SpoolIndex
 from edge.buffer.label import BLOCK_BYTES
 from edge.buffer.sealed_file import SealedFile
 from edge.buffer.spool import Spool
-from edge.buffer.states import FREE, SET_ASIDE, SETTLE
+from edge.buffer.states import SET_ASIDE, SETTLE
 from tests.edge.buffer.instances import store
 
 POINTS = (
@@ -139,7 +139,7 @@ def end_at(point: str, spool: Spool) -> None:
     elif point == "after acknowledge":
         dies_before(Spool, "_let_go")
     elif point == "before unlink":
-        dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is FREE)
+        dies_before(Spool, "_unlink_freed")
     elif point == "before quarantine move":
         dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is SET_ASIDE)
 

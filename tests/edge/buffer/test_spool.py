@@ -140,6 +140,28 @@ def test_receipts_that_come_together_count_together_or_not_at_all(spool: Spool) 
     assert {row.object_id for row in freed if row.has_receipt} == {one.object_id for one in lent}
 
 
+def test_a_pack_of_receipts_takes_no_more_transactions_than_one(spool: Spool) -> None:
+    for number in range(10):
+        store(spool, number)
+    lent = [claim(spool).object_id for _ in range(10)]
+    spool.acknowledge(lent[0], "receipt")  # the first one forgets old receipts, too
+    statements: list[str] = []
+    spool._index.db.connection().set_trace_callback(statements.append)
+
+    spool.acknowledge(lent[1], "receipt")
+    of_one = count_begun(statements)
+    statements.clear()
+    spool.acknowledge_all([(object_id, "receipt") for object_id in lent[2:]])
+
+    assert count_begun(statements) == of_one > 0
+    assert {row.object_id for row in spool.list_objects(states=[State.FREED], limit=99)} == set(lent)
+    assert not any(spool._files.unlink(object_id) for object_id in lent)
+
+
+def count_begun(statements: list[str]) -> int:
+    return sum(statement.startswith("BEGIN") for statement in statements)
+
+
 def test_unknown_objects_are_refused(spool: Spool) -> None:
     with pytest.raises(UnknownObjectError):
         spool.acknowledge(new_object_id(), "receipt")
