@@ -1,4 +1,5 @@
-"""Associations that central asks for: to a C-MOVE destination, and to whoever waits for a commitment report.
+"""Associations that central asks for by pynetdicom: to whoever waits for a commitment report, and to an archive that
+it imports from. (A C-MOVE's destination: `destination.py`.)
 
 Only configured peers are ever called (`Peers.destination`); over TLS a peer shows a certificate in the name it is
 called by.

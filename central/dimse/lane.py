@@ -4,16 +4,18 @@ Why it exists: pynetdicom hands each message from thread to thread, and from que
 more than the image does on the wire. Between two messages there is no state of the upper layer to keep (PS3.8 Table
 9-10, Sta6), so the thread that serves may send and read P-DATA by itself.
 
-Always true: pynetdicom's thread rests while a lane is open, and finds the socket between two PDUs when it goes on; what
-is not for us, such as an A-ABORT, it is given back whole.
+Always true of an association that pynetdicom has (a C-GET's): its thread rests while a lane is open, and finds the
+socket between two PDUs when it goes on; what is not for us, such as an A-ABORT, it is given back whole. A C-MOVE's
+destination is called by our own hand (`destination.py`), and has no such thread.
 """
 
 from __future__ import annotations
 
 import contextlib
 import struct
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
 
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_CANCEL
@@ -34,56 +36,46 @@ _NO_LIMIT_PDU_BYTES: Final = 131_072  # what is sent to a peer that names no max
 _MAX_CANCELS: Final = 10  # as many as pynetdicom keeps
 
 
+class Wire(Protocol):
+    """A socket between two PDUs, as `GuardedSocket` describes each method. OSError : it is over."""
+
+    def send_all(self, data: bytes) -> None: ...
+
+    def has_data(self, timeout_s: float) -> bool: ...
+
+    def recv(self, nr_bytes: int) -> bytearray: ...
+
+    def put_back(self, data: bytes | bytearray) -> None: ...
+
+
 class Lane:
-    """Use as a context manager, on the thread that serves the association.
+    """Messages of sub-operations on one association, on the thread that serves.
 
     Parameters
     ----------
-    timeout_s : silence of the other side that is borne, while sending and while it answers.
+    max_pdu_bytes : what the other side takes; 0 is no limit (PS3.8 Annex D.1).
+    timeout_s : silence of the other side that is borne, while it answers.
 
     Every method raises PeerGoneError when the association is over, or should be.
     """
 
-    def __init__(self, association: Association, timeout_s: float) -> None:
-        self._association = association
+    def __init__(self, wire: Wire, max_pdu_bytes: int, timeout_s: float) -> None:
+        self._wire = wire
         self._timeout_s = timeout_s
-        self.room = max(1, (association.dimse.maximum_pdu_size or _NO_LIMIT_PDU_BYTES) - PDV_BYTES)
+        self.room = max(1, (max_pdu_bytes or _NO_LIMIT_PDU_BYTES) - PDV_BYTES)
         """Bytes of a message that a PDU takes."""
-
-    def __enter__(self) -> Self:
-        transport = self._association.dul.socket
-        if not isinstance(transport, GuardedSocket) or not transport.take(self._association.dul.is_alive):
-            raise PeerGoneError("the association ended before an instance was sent")
-        self._transport = transport
-        self._before_s = transport.set_timeout(self._timeout_s)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._transport.set_timeout(self._before_s)
-        self._transport.give_back()
 
     def send(self, data: bytes) -> None:
         """Send encoded PDUs."""
         try:
-            self._transport.send_all(data)
+            self._wire.send_all(data)
         except OSError as error:
             raise PeerGoneError("the association ended while an instance was sent") from error
-
-    def send_waiting(self) -> None:
-        """Send the messages that pynetdicom has been given meanwhile."""
-        waiting = self._association.dul.to_provider_queue
-        while waiting.queue and isinstance(message := waiting.queue[0], P_DATA):
-            waiting.get(block=False)
-            pdu = P_DATA_TF()
-            pdu.from_primitive(message)
-            self.send(pdu.encode())
 
     def take_in(self) -> None:
         """Read what has come already: a C-CANCEL-RQ counts from now on."""
         for _ in range(_MAX_CANCELS):
-            if not self._transport.has_data(0):
+            if not self._has_data(0):
                 return
             self._take(self._command())
 
@@ -101,12 +93,14 @@ class Lane:
             return status
 
     def _take(self, found: dict[int, bytes]) -> None:
-        cancelled = command_set.number(found, command_set.MESSAGE_ID_RESPONDED_TO)
-        field = command_set.number(found, command_set.COMMAND_FIELD)
-        if field != command_set.C_CANCEL_RQ or cancelled is None:
-            raise PeerGoneError("another message came where the answer to a sub-operation belongs")
-        if len(self._association.dimse.cancel_req) < _MAX_CANCELS:
-            self._association.dimse.cancel_req[cancelled] = C_CANCEL()
+        """What came and is no answer."""
+        raise PeerGoneError("another message came where the answer to a sub-operation belongs")
+
+    def _has_data(self, timeout_s: float) -> bool:
+        try:
+            return self._wire.has_data(timeout_s)
+        except OSError as error:
+            raise PeerGoneError("the association is over") from error
 
     def _command(self) -> dict[int, bytes]:
         try:
@@ -130,15 +124,61 @@ class Lane:
     def _pdu(self) -> memoryview:
         """The body of the next P-DATA-TF."""
         with contextlib.suppress(OSError):
-            if self._transport.has_data(self._timeout_s):
-                head = self._transport.recv(_HEAD.size)
+            if self._wire.has_data(self._timeout_s):
+                head = self._wire.recv(_HEAD.size)
                 if len(head) == _HEAD.size:
                     kind, length = _HEAD.unpack(head)
-                    body = self._transport.recv(length)
+                    body = self._wire.recv(length)
                     if kind == _P_DATA_TF and len(body) == length:
                         return memoryview(body)
-                    self._transport.put_back(head + body)
+                    self._wire.put_back(head + body)
         raise PeerGoneError("the association ended while an instance was sent, or its other side is silent")
+
+
+class AssociationLane(Lane):
+    """A lane on an association that pynetdicom has, and whose other side may cancel what it asked for there."""
+
+    def __init__(self, association: Association, transport: GuardedSocket, timeout_s: float) -> None:
+        super().__init__(transport, association.dimse.maximum_pdu_size or 0, timeout_s)
+        self._association = association
+
+    def send_waiting(self) -> None:
+        """Send the messages that pynetdicom has been given meanwhile."""
+        waiting = self._association.dul.to_provider_queue
+        while waiting.queue and isinstance(message := waiting.queue[0], P_DATA):
+            waiting.get(block=False)
+            pdu = P_DATA_TF()
+            pdu.from_primitive(message)
+            self.send(pdu.encode())
+
+    def _take(self, found: dict[int, bytes]) -> None:
+        cancelled = command_set.number(found, command_set.MESSAGE_ID_RESPONDED_TO)
+        if (
+            command_set.number(found, command_set.COMMAND_FIELD) != command_set.C_CANCEL_RQ
+            or cancelled is None
+        ):
+            super()._take(found)
+        elif len(self._association.dimse.cancel_req) < _MAX_CANCELS:
+            self._association.dimse.cancel_req[cancelled] = C_CANCEL()
+
+
+@contextmanager
+def lane_on(association: Association, timeout_s: float) -> Iterator[AssociationLane]:
+    """Take the socket from pynetdicom for the block. `timeout_s` as in `Lane`, and while sending.
+
+    Raises
+    ------
+    PeerGoneError : the association is over.
+    """
+    transport = association.dul.socket
+    if not isinstance(transport, GuardedSocket) or not transport.take(association.dul.is_alive):
+        raise PeerGoneError("the association ended before an instance was sent")
+    before_s = transport.set_timeout(timeout_s)
+    try:
+        yield AssociationLane(association, transport, timeout_s)
+    finally:
+        transport.set_timeout(before_s)
+        transport.give_back()
 
 
 def _fragments(pdu: memoryview) -> list[tuple[int, memoryview]]:

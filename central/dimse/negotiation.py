@@ -24,11 +24,11 @@ from central.dimse.errors import RefusedError
 from central.dimse.peers import Peer
 from central.dimse.settings import Service
 
-_ITEMS_AT: Final = 74  # in an A-ASSOCIATE-RQ with its header
-_ITEM_HEAD: Final = struct.Struct(">BxH")
-_PRESENTATION_CONTEXT: Final = 0x20
-_ABSTRACT_SYNTAX: Final = 0x30
-_TRANSFER_SYNTAX: Final = 0x40
+ITEMS_AT: Final = 74  # in an A-ASSOCIATE-RQ with its header
+ITEM_HEAD: Final = struct.Struct(">BxH")
+PRESENTATION_CONTEXT: Final = 0x20
+ABSTRACT_SYNTAX: Final = 0x30
+TRANSFER_SYNTAX: Final = 0x40
 _UID_CHARACTERS: Final = 64
 _SERVICE_SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 NATIVE_SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
@@ -50,10 +50,10 @@ class AssociateRequest(A_ASSOCIATE_RQ):
     def __init__(self, request: bytes) -> None:
         super().__init__()
         try:
-            contexts, others = list[PresentationContext](), request[:_ITEMS_AT]
-            for kind, item in _items(request[_ITEMS_AT:]):
-                if kind == _PRESENTATION_CONTEXT:
-                    contexts.append(_read_context(item[_ITEM_HEAD.size :]))
+            contexts, others = list[PresentationContext](), request[:ITEMS_AT]
+            for kind, item in items_of(request[ITEMS_AT:]):
+                if kind == PRESENTATION_CONTEXT:
+                    contexts.append(_read_context(item[ITEM_HEAD.size :]))
                 else:
                     others += item
             self.decode(others)
@@ -70,12 +70,12 @@ class AssociateRequest(A_ASSOCIATE_RQ):
         return self.asked
 
 
-def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
+def items_of(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Type of each item or sub-item, and all of its bytes. ValueError for one that is cut short."""
     at = 0
     while at < len(data):
-        kind, length = _ITEM_HEAD.unpack_from(data, at)
-        end = at + _ITEM_HEAD.size + length
+        kind, length = ITEM_HEAD.unpack_from(data, at)
+        end = at + ITEM_HEAD.size + length
         if end > len(data):
             raise ValueError("an item that is cut short")
         yield kind, data[at:end]
@@ -85,9 +85,9 @@ def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
 def _read_context(body: bytes) -> PresentationContext:
     """A Presentation Context Item (PS3.8 Table 9-13), from its id on."""
     abstract, transfer = list[UID](), list[UID]()
-    for kind, item in _items(body[4:]):
-        if kind in (_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX):
-            (abstract if kind == _ABSTRACT_SYNTAX else transfer).append(_read_uid(item[_ITEM_HEAD.size :]))
+    for kind, item in items_of(body[4:]):
+        if kind in (ABSTRACT_SYNTAX, TRANSFER_SYNTAX):
+            (abstract if kind == ABSTRACT_SYNTAX else transfer).append(read_uid(item[ITEM_HEAD.size :]))
     if len(abstract) != 1:
         raise ValueError("a presentation context has one abstract syntax")
     context = _context(abstract[0], list(dict.fromkeys(transfer)))
@@ -96,7 +96,7 @@ def _read_context(body: bytes) -> PresentationContext:
 
 
 @lru_cache(4096)  # they are the same few hundred in every request
-def _read_uid(raw: bytes) -> UID:
+def read_uid(raw: bytes) -> UID:
     """ValueError for what is none by its length or its characters."""
     text = raw.decode("ascii").rstrip("\0 ")
     if not 0 < len(text) <= _UID_CHARACTERS:

@@ -7,6 +7,7 @@ What is always true
 - A C-MOVE goes to configured destinations only.
 - An instance goes out as it is stored where the receiver takes that, else converted by a worker process; it is
   streamed either way. Where neither works that sub-operation fails and its UID is listed.
+- While the receiver answers for one instance the next is made ready, and no other.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO, Final
 
 from pydicom import Dataset
-from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_GET
 
 from central.access.policy import Action, Grant, authorize, scope_of
@@ -36,9 +36,11 @@ from central.dimse.association import (
     PENDING,
     SUCCESS,
     UNABLE_TO_PROCESS,
+    CentralAssociation,
     Request,
 )
-from central.dimse.calling import MAX_CONTEXTS, called
+from central.dimse.calling import MAX_CONTEXTS
+from central.dimse.destination import destination_called
 from central.dimse.errors import (
     CallFailedError,
     IdentifierError,
@@ -47,10 +49,10 @@ from central.dimse.errors import (
     TooManyMatchesError,
 )
 from central.dimse.identifiers import selection
-from central.dimse.lane import Lane
+from central.dimse.lane import AssociationLane, Lane, lane_on
 from central.dimse.negotiation import NATIVE_SYNTAXES
 from central.dimse.peers import Peers
-from central.dimse.sending import Originator, is_over, send_store
+from central.dimse.sending import Originator, ReadyStore, is_over
 from central.dimse.settings import DimseSettings, PeerSettings
 
 Convert = Callable[[StoredInstance, str], AbstractContextManager[BinaryIO]]
@@ -83,6 +85,15 @@ class _Granted:
     @property
     def transfer_syntax_uid(self) -> str:
         return self.row.transfer_syntax_uid
+
+
+@dataclass(frozen=True)
+class _Receiver:
+    """Where instances go: SOP class → transfer syntax → presentation context id, of what is taken there."""
+
+    lane: Lane
+    taken: Mapping[str, Mapping[str, int]]
+    originator: Originator | None
 
 
 @dataclass
@@ -177,9 +188,11 @@ class Retrieve:
                 return
             instances = self._granted(request, verb)
             counts = _Counts(len(instances))
-            if destination is None:
-                self._send_all(request, instances, counts, request.association, None)
-            else:
+            if destination is None and instances:
+                with lane_on(request.association, self._settings.idle_timeout_s) as lane:
+                    taken = _taken(request.association)
+                    self._send_all(request, instances, counts, _Receiver(lane, taken, None))
+            elif destination is not None:
                 self._move(request, instances, counts, destination)
             for one in instances:
                 one.recording.wait()
@@ -202,8 +215,8 @@ class Retrieve:
             if request.is_cancelled:
                 return
             try:
-                with called(self._settings, destination, contexts) as association:
-                    self._send_all(request, batch, counts, association, originator)
+                with destination_called(self._settings, destination, contexts) as (lane, taken):
+                    self._send_all(request, batch, counts, _Receiver(lane, taken, originator))
             except (CallFailedError, PeerGoneError) as error:
                 _log.warning("event=move-failed destination=%s reason=%s", destination.ae_title, error)
                 if is_over(request.association):
@@ -214,56 +227,45 @@ class Retrieve:
                 return
 
     def _send_all(
-        self,
-        request: Request,
-        instances: Sequence[_Granted],
-        counts: _Counts,
-        to: Association,
-        originator: Originator | None,
+        self, request: Request, instances: Sequence[_Granted], counts: _Counts, to: _Receiver
     ) -> None:
-        if not instances:
-            return
-        takes: dict[str, dict[str, int]] = {}
-        for context in to.accepted_contexts:
-            if context.as_scu and context.context_id is not None:
-                by_syntax = takes.setdefault(str(context.abstract_syntax), {})
-                by_syntax.setdefault(str(context.transfer_syntax[0]), context.context_id)
         told_s = -math.inf
-        with Lane(to, self._settings.idle_timeout_s) as lane:
-            for number, one in enumerate(instances):
-                lane.take_in()
+        with ExitStack() as opened:
+            ready = self._made_ready(instances[0], 1, to, opened)
+            for number, one in enumerate(instances, 1):
+                to.lane.take_in()
                 if request.is_cancelled:
                     return
                 if is_over(request.association):
                     raise PeerGoneError("who asked for the images has left")
-                status = self._send(one, takes.get(one.sop_class_uid, {}), lane, number + 1, originator)
+                sent = ready
+                if sent is not None:
+                    one.recording.wait()
+                    sent.send(to.lane)
+                opened.close()
+                if number < len(instances):
+                    ready = self._made_ready(instances[number], number + 1, to, opened)
+                status = to.lane.answer(sent.message_id) if sent is not None else None
                 counts.take(one.row.sop_instance_uid, status)
                 if counts.remaining and time.monotonic() - told_s >= _TOLD_EVERY_S:
                     told_s = time.monotonic()
                     request.respond(PENDING, fields=counts.fields(is_last=False))
-                    if to is request.association:
-                        lane.send_waiting()
+                    if isinstance(to.lane, AssociationLane):
+                        to.lane.send_waiting()
 
-    def _send(
-        self,
-        one: _Granted,
-        contexts: dict[str, int],
-        lane: Lane,
-        number: int,
-        originator: Originator | None,
-    ) -> int | None:
-        """The status of one sub-operation; None if the receiver takes it in no form that it can be had in."""
+    def _made_ready(self, one: _Granted, number: int, to: _Receiver, opened: ExitStack) -> ReadyStore | None:
+        """One sub-operation, its file in `opened`; None if the receiver takes it in no form that it can be had in."""
         try:
-            with self._in_a_form_taken(one, contexts) as (context_id, part10):
-                return send_store(
-                    lane,
-                    context_id,
-                    one.sop_class_uid,
-                    one.row.sop_instance_uid,
-                    part10,
-                    message_id=number % 65_535 + 1,
-                    originator=originator,
-                )
+            context_id, part10 = self._in_a_form_taken(one, to.taken.get(one.sop_class_uid, {}), opened)
+            return ReadyStore(
+                to.lane.room,
+                context_id,
+                one.sop_class_uid,
+                one.row.sop_instance_uid,
+                part10,
+                message_id=number % 65_535 + 1,
+                originator=to.originator,
+            )
         except (ArchiveError, NotConvertibleError, OSError, ValueError) as error:
             _log.warning(
                 "event=not-retrieved sop_instance_uid=%s reason=%s",
@@ -272,22 +274,18 @@ class Retrieve:
             )
             return None
 
-    @contextmanager
-    def _in_a_form_taken(self, one: _Granted, contexts: dict[str, int]) -> Iterator[tuple[int, BinaryIO]]:
+    def _in_a_form_taken(
+        self, one: _Granted, contexts: Mapping[str, int], opened: ExitStack
+    ) -> tuple[int, BinaryIO]:
         stored = one.opened()
         if stored.transfer_syntax_uid in contexts:
-            with stored.path.open("rb") as part10:
-                one.recording.wait()
-                yield contexts[stored.transfer_syntax_uid], part10
-            return
+            return contexts[stored.transfer_syntax_uid], opened.enter_context(stored.path.open("rb"))
         syntax = next((uid for uid in NATIVE_SYNTAXES[:2] if uid in contexts), None)
         if syntax is None:
             raise NotConvertibleError(
                 "the receiver takes neither the stored transfer syntax nor an uncompressed one"
             )
-        with self._convert(stored, syntax) as part10:
-            one.recording.wait()
-            yield contexts[syntax], part10
+        return contexts[syntax], opened.enter_context(self._convert(stored, syntax))
 
     def _granted(self, request: Request, verb: str) -> list[_Granted]:
         """What the identifier names and the peer may have, each study of it on its way into the record."""
@@ -351,6 +349,16 @@ class Retrieve:
         study: str | None = None,
     ) -> None:
         self._audit.record(request.peer.event(Action.EXPORT, outcome, detail, study))
+
+
+def _taken(association: CentralAssociation) -> dict[str, dict[str, int]]:
+    """What who asks by C-GET takes, as `_Receiver` has it."""
+    taken: dict[str, dict[str, int]] = {}
+    for context in association.accepted_contexts:
+        if context.as_scu and context.context_id is not None:
+            by_syntax = taken.setdefault(str(context.abstract_syntax), {})
+            by_syntax.setdefault(str(context.transfer_syntax[0]), context.context_id)
+    return taken
 
 
 def _once(granted: Sequence[_Granted]) -> list[_Granted]:

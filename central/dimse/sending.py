@@ -1,6 +1,6 @@
 """C-STORE sub-operations: an archived instance out on an association, read as fast as the other side takes it.
 
-An instance costs a mebibyte or two of memory whatever its size.
+An instance costs a mebibyte of memory at most, whatever its size, and the one that is ready behind it as much.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from central.dimse.command_set import store_rq
 from central.dimse.errors import PeerGoneError
 from central.dimse.lane import Lane, packed
 
-_PACK_BYTES: Final = 256 << 10  # what leaves in one write
+_PACK_BYTES: Final = (
+    256 << 10
+)  # what leaves in one write; a mebibyte was slower: nothing leaves while it is packed
 _PREAMBLE_BYTES: Final = 132
 _META_GROUP: Final = 0x0002
 _LONG_VRS: Final = frozenset((b"OB", b"OW", b"OF", b"SQ", b"UT", b"UN"))
@@ -30,38 +32,58 @@ class Originator:
     message_id: int
 
 
-def send_store(
-    lane: Lane,
-    context_id: int,
-    sop_class_uid: str,
-    sop_instance_uid: str,
-    part10: BinaryIO,
-    *,
-    message_id: int,
-    originator: Originator | None = None,
-) -> int:
-    """Send the data set of a Part 10 file; the status it is answered with.
+class ReadyStore:
+    """A C-STORE sub-operation, read and framed up to its first pack; none of it has left.
+
+    Parameters
+    ----------
+    room : bytes of a message that a PDU takes on the association that it will go by.
+    part10 : the instance's file, to be kept open until it was sent.
 
     Raises
     ------
-    PeerGoneError : the association ended, or its other side did not answer, or the file cannot be read to its end.
-    OSError, ValueError : it cannot be read, or is no Part 10 file; nothing was sent.
+    OSError, ValueError : it cannot be read, or is no Part 10 file.
     """
-    skip_meta(part10)
-    asked_by = (originator.ae_title, originator.message_id) if originator is not None else None
-    command = store_rq(sop_class_uid, sop_instance_uid, message_id, asked_by)
-    before = packed(context_id, command, lane.room, is_last=True, is_command=True)
-    at_once = max(1, _PACK_BYTES // lane.room) * lane.room
-    piece = part10.read(at_once)
-    while True:
-        try:
-            following = part10.read(at_once)
-        except OSError as error:  # half an instance is on the wire: nothing can follow it
-            raise PeerGoneError("an archived file cannot be read to its end") from error
-        lane.send(before + packed(context_id, memoryview(piece), lane.room, is_last=not following))
-        if not following:
-            return lane.answer(message_id)
-        before, piece = b"", following
+
+    def __init__(
+        self,
+        room: int,
+        context_id: int,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        part10: BinaryIO,
+        *,
+        message_id: int,
+        originator: Originator | None = None,
+    ) -> None:
+        self._room, self._context_id, self._part10 = room, context_id, part10
+        self.message_id = message_id
+        skip_meta(part10)
+        asked_by = (originator.ae_title, originator.message_id) if originator is not None else None
+        command = store_rq(sop_class_uid, sop_instance_uid, message_id, asked_by)
+        self._at_once = max(1, _PACK_BYTES // room) * room
+        piece = part10.read(self._at_once)
+        self._following = part10.read(self._at_once)
+        self._packed = packed(context_id, command, room, is_last=True, is_command=True) + self._pack(piece)
+
+    def send(self, lane: Lane) -> None:
+        """Send all of it, once.
+
+        Raises
+        ------
+        PeerGoneError : the association ended, or the file cannot be read to its end.
+        """
+        lane.send(self._packed)
+        while self._following:
+            piece = self._following
+            try:
+                self._following = self._part10.read(self._at_once)
+            except OSError as error:  # half an instance is on the wire: nothing can follow it
+                raise PeerGoneError("an archived file cannot be read to its end") from error
+            lane.send(self._pack(piece))
+
+    def _pack(self, piece: bytes) -> bytes:
+        return packed(self._context_id, memoryview(piece), self._room, is_last=not self._following)
 
 
 def skip_meta(part10: BinaryIO) -> None:

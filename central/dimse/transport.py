@@ -44,7 +44,7 @@ MAX_COMMAND_BYTES: Final = 65_536
 PDV_BYTES: Final = 6  # before a fragment, in a PDU
 MAX_IDENTIFIER_BYTES: Final = 8 << 20  # a commitment request for 65,536 instances is about 6 MB
 _MAX_MESSAGES_WAITING: Final = 4
-_LEAST_PDU_BYTES: Final = 65_536  # what an A-ASSOCIATE may have, however small our own PDUs are
+LEAST_PDU_BYTES: Final = 65_536  # what an A-ASSOCIATE may have, however small our own PDUs are
 _LAST_FRAGMENT: Final = 0x02
 _COMMAND_FRAGMENT: Final = 0x01
 _REST_S: Final = 0.05  # without news; what pynetdicom has no news of, such as its timers, waits as long
@@ -206,7 +206,7 @@ class GuardedSocket(AssociationSocket):
 
     def recv(self, nr_bytes: int) -> bytearray:
         """`nr_bytes`, or fewer where the peer closed. OSError for what is too large, too slow or broken."""
-        if nr_bytes > max(self._limits.max_pdu_bytes, _LEAST_PDU_BYTES):
+        if nr_bytes > max(self._limits.max_pdu_bytes, LEAST_PDU_BYTES):
             _log.warning("event=pdu-too-long bytes=%d", nr_bytes)
             raise OSError("a longer PDU than was agreed")
         taken = bytearray(self._held[:nr_bytes])
@@ -216,16 +216,26 @@ class GuardedSocket(AssociationSocket):
         assert self.socket is not None
         out = bytearray(nr_bytes)
         out[: len(taken)] = taken
-        view, at, began_s = memoryview(out), len(taken), time.monotonic()
-        while at < nr_bytes:
-            got = self.socket.recv_into(view[at:])
-            if not got:
-                return out[:at]
-            at += got
-            took_s = time.monotonic() - began_s
-            if took_s > self._limits.stall_timeout_s and at < took_s * self._limits.min_rate_bytes_per_s:
-                raise TimeoutError("a PDU trickles in")
-        return out
+        return out[: fill(self.socket, out, len(taken), self._limits)]
+
+
+def fill(sock: socket.socket, out: bytearray, at: int, limits: Limits) -> int:
+    """Read `out` full from `at` on; up to where it is, less than its length where the peer closed.
+
+    Raises
+    ------
+    OSError : the connection is broken, or nothing or too little comes.
+    """
+    view, began_s = memoryview(out), time.monotonic()
+    while at < len(out):
+        got = sock.recv_into(view[at:])
+        if not got:
+            break
+        at += got
+        took_s = time.monotonic() - began_s
+        if took_s > limits.stall_timeout_s and at < took_s * limits.min_rate_bytes_per_s:
+            raise TimeoutError("a PDU trickles in")
+    return at
 
 
 class EndingStateMachine(StateMachine):

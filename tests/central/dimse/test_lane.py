@@ -19,7 +19,7 @@ from pynetdicom.presentation import build_role
 from central.dimse.association import STUDY_ROOT_GET
 from central.dimse.command_set import plain_store_rq, store_rq, store_rsp
 from central.dimse.errors import PeerGoneError
-from central.dimse.lane import Lane, packed
+from central.dimse.lane import lane_on, packed
 from tests.central.access.house import STUDY, pydicom_file
 from tests.central.dimse.house import House, identifier, open_house
 from tests.peers.scripted_scu import c_store_rq, command, element, p_data, pdu
@@ -141,7 +141,7 @@ def test_an_association_that_is_over_has_no_lane(tmp_path: Path) -> None:
         [serving] = filter(None, house.server._serving.values())
         assoc.abort()
         serving.dul.join(BOUND_S)
-        with pytest.raises(PeerGoneError), Lane(serving, 1):
+        with pytest.raises(PeerGoneError), lane_on(serving, 1):
             pass
 
 
