@@ -15,9 +15,7 @@ from central.dimse.command_set import store_rq
 from central.dimse.errors import PeerGoneError
 from central.dimse.lane import Lane, packed
 
-_PACK_BYTES: Final = (
-    256 << 10
-)  # what leaves in one write; a mebibyte was slower: nothing leaves while it is packed
+_PACK_BYTES: Final = 256 << 10  # what leaves in one write: nothing leaves while it is packed
 _PREAMBLE_BYTES: Final = 132
 _META_GROUP: Final = 0x0002
 _LONG_VRS: Final = frozenset((b"OB", b"OW", b"OF", b"SQ", b"UT", b"UN"))
