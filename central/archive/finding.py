@@ -319,7 +319,6 @@ def in_study(*, everything: bool, holders: int, one_series: bool, one_instance: 
     `holders`: how many institutions' holding of it was granted, given as ``institution_0`` and so on. The row says
     which one's an instance is (``held_by``).
     """
-    granted = [given(f"institution_{number}") for number in range(holders)]
     query = (
         Instance.select(
             Instance.id,
@@ -346,13 +345,27 @@ def in_study(*, everything: bool, holders: int, one_series: bool, one_instance: 
             on=(StudyKey.study_instance_uid == SealedContent.study_instance_uid),
         )
         .join_from(Instance, ObjectFault, peewee.JOIN.LEFT_OUTER, on=(ObjectFault.sha256 == NAME))
-        .where(
-            Study.study_instance_uid == given("study_instance_uid"),
-            Unindexed(Study.institution).in_(granted),
-            readable(Scope(everything=everything)),
-        )
-        .order_by(*IN_STUDY)
     )
+    return granted_in(
+        query, everything=everything, holders=holders, one_series=one_series, one_instance=one_instance
+    )
+
+
+def granted_in(
+    query: peewee.ModelSelect[Instance],
+    *,
+    everything: bool,
+    holders: int,
+    one_series: bool,
+    one_instance: bool,
+) -> Prepared:
+    """`query` of instances, joined with series and study, kept to what `in_study` says, in that order."""
+    granted = [given(f"institution_{number}") for number in range(holders)]
+    query = query.where(
+        Study.study_instance_uid == given("study_instance_uid"),
+        Unindexed(Study.institution).in_(granted),
+        readable(Scope(everything=everything)),
+    ).order_by(*IN_STUDY)
     if one_series:
         query = query.where(Series.series_instance_uid == given("series_instance_uid"))
     if one_instance:

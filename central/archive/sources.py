@@ -10,11 +10,9 @@ import functools
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from central.access.policy import Scope
-from central.archive.finding import IN_STUDY, readable
+from central.archive.finding import granted_in
 from central.archive.tables import Instance, Series, Study
-from central.database import Unindexed
-from central.prepared import Prepared, given
+from central.prepared import Prepared
 
 
 class Source(NamedTuple):
@@ -44,7 +42,6 @@ class Sources:
 @functools.cache
 def sources_in_study(*, everything: bool, holders: int, one_series: bool, one_instance: bool) -> Prepared:
     """As `finding.in_study`, with the columns of `Source`."""
-    granted = [given(f"institution_{number}") for number in range(holders)]
     query = (
         Instance.select(
             Instance.id,
@@ -56,15 +53,7 @@ def sources_in_study(*, everything: bool, holders: int, one_series: bool, one_in
         )
         .join(Series)
         .join(Study)
-        .where(
-            Study.study_instance_uid == given("study_instance_uid"),
-            Unindexed(Study.institution).in_(granted),
-            readable(Scope(everything=everything)),
-        )
-        .order_by(*IN_STUDY)
     )
-    if one_series:
-        query = query.where(Series.series_instance_uid == given("series_instance_uid"))
-    if one_instance:
-        query = query.where(Instance.sop_instance_uid == given("sop_instance_uid"))
-    return Prepared(query)
+    return granted_in(
+        query, everything=everything, holders=holders, one_series=one_series, one_instance=one_instance
+    )

@@ -113,7 +113,7 @@ class PackAcceptance:
     ) -> str:
         """Give every object of a whole pack its fate; the answer as JSON.
 
-        `known`: the fates of the first of them, from `accept_some`.
+        `known`: the fates of the first of them, from `accept_arrived`.
 
         Raises
         ------

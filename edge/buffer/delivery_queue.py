@@ -49,8 +49,6 @@ _END: Final = """
     UPDATE deliveries SET state = :state, last_error = :error, receipt = :receipt, receipt_number = :number
     WHERE destination = :destination AND object_id = :object_id AND state = 'waiting'
 """
-
-
 _FORGET_LOST: Final = """
     DELETE FROM deliveries WHERE destination = ? AND state = 'lost' AND object_id IN (
         SELECT twin.object_id FROM objects AS one, objects AS twin INDEXED BY freed_by_instance

@@ -6,9 +6,9 @@
 
 With a new identity every worker begins with what is queued, so that on a long line all connections stand after one set
 of handshakes and none waits for an answer that says nothing. After a failure one probes, and the others block on the
-condition. The delay doubles with each failure up to the
-ceiling and falls back only after an object got through: a central that answers probes but fails every object is not
-hammered either. Full jitter: a delay is uniform between zero and its bound.
+condition. The delay doubles with each failure up to the ceiling and falls back only after an object got through: a
+central that answers probes but fails every object is not hammered either. Full jitter: a delay is uniform between zero
+and its bound.
 """
 
 from __future__ import annotations

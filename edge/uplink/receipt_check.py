@@ -41,7 +41,6 @@ ANCHORS: Final = 16
 _NOT_OFFERED: Final = (404, 405)
 _log = logging.getLogger(__name__)
 
-
 Tell = Callable[[int, Sequence[LostStudy]], None]
 """Called with how many objects are sent again, and the studies of which something is lost; once for each."""
 
