@@ -181,8 +181,18 @@ class Archive:
         """
         return examined(sink.readable())
 
-    def keep(self, sink: ObjectSink, origin: ObjectOrigin) -> Indexable:
+    def keep(
+        self,
+        sink: ObjectSink,
+        origin: ObjectOrigin,
+        admit: Callable[[Attributes], None] = lambda _attributes: None,
+    ) -> Indexable:
         """Make an object durable, and read at the same time what the index will hold of it.
+
+        Parameters
+        ----------
+        admit : called before it has its place in the store; what it raises keeps it out. Whoever wants one out later
+            might take the same content from somebody else, who has just put it there.
 
         Raises
         ------
@@ -193,6 +203,7 @@ class Archive:
         durable = self._syncs.submit(sink.sync)
         try:
             said = examined(path)
+            admit(said.attributes)
         finally:
             wait([durable])  # the file is in use until then
         durable.result()
@@ -269,8 +280,8 @@ class Archive:
         return int(Instance.select(peewee.fn.COUNT(Instance.sha256.distinct())).scalar(self._db))
 
     def forget(self, stored: StoredObject) -> None:
-        """Remove a file that `index` refused. One that the index knows is left alone."""
-        with self._write_lock:
+        """Remove a file that `index` refused, be it of another process. One that the index knows is left alone."""
+        with self._write_lock, self._db.writing():  # so that no row comes in between
             if not is_indexed(self._db, stored.name):
                 self._objects.remove(stored.name)
 
