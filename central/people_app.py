@@ -19,7 +19,8 @@ import central.viewer
 from central.access.claims import ClaimRules
 from central.access.cross_origin import CrossOrigin
 from central.access.oidc import Client, Provider
-from central.access.policy import Role
+from central.access.onlookers import HousePeer
+from central.access.policy import Action, Role
 from central.access.problems import router_problem
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
@@ -30,6 +31,8 @@ from central.config import OidcProvider, OidcSettings
 from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.render import Renderer
 from central.dicomweb.service import routes as dicomweb_routes
+from central.dimse.peers import Peer
+from central.dimse.settings import Service
 from central.errors import StartError
 from central.fleet.opening import FleetRooms
 from central.fleet.support import SupportBundles
@@ -48,6 +51,7 @@ from central.portal.sign_in import at_provider
 from central.portal.single_sign_on import SignOn
 from central.portal.station import routes as station_routes
 from central.portal.study_access import routes as study_access_routes
+from central.portal.study_onlookers import routes as study_onlooker_routes
 from central.portal.tokens import routes as token_routes
 from central.revocation import revoke
 from central.viewer.delivery import routes as viewer_routes
@@ -70,6 +74,7 @@ def people_app(
     gateways_settings, access = foundation.settings.gateways, foundation.settings.access
 
     worklist = WorklistStore(foundation.db)
+    erasure_requests = ErasureRequests.open(foundation.db, archive.erasures)
 
     def pair(name: str, institution: str | None, replaces: str | None = None) -> Pairing | None:
         ticket = foundation.pairings.new_pairing(name, replaces=replaces, institution=institution)
@@ -131,6 +136,9 @@ def people_app(
                 lambda gateway_id: revoke(foundation, gateway_id),
             ),
             *study_access_routes(foundation.doorkeeper, archive, audit),
+            *study_onlooker_routes(
+                foundation.doorkeeper, archive, audit, erasure_requests.extent, lambda: peers_of(foundation)
+            ),
             *emergency_routes(
                 foundation.doorkeeper,
                 archive,
@@ -150,7 +158,7 @@ def people_app(
             *worklist_routes(worklist, audit, Ordering(foundation.doorkeeper.assignments, archive)),
             *station_routes(worklist.entries, archive, audit),
             *institution_routes(foundation.doorkeeper, audit),
-            *erasure_routes(ErasureRequests.open(foundation.db, archive.erasures), archive, audit),
+            *erasure_routes(erasure_requests, archive, audit),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
         middleware=[
@@ -159,6 +167,19 @@ def people_app(
         ],
         exception_handlers={HTTPException: router_problem},
     )
+
+
+def peers_of(foundation: Foundation) -> list[HousePeer]:
+    """The DICOM peers of the settings, and what each may ask for of studies."""
+    asks = {Service.QUERY: Action.SEARCH, Service.RETRIEVE: Action.EXPORT}
+    opened_to = foundation.doorkeeper.institutions.opened_to
+    return [
+        HousePeer(
+            Peer(one.ae_title, "", one, opened_to).principal,
+            frozenset(asks[service] for service in one.may if service in asks),
+        )
+        for one in foundation.settings.dicom.peers
+    ]
 
 
 def sign_ons_of(oidc: OidcSettings) -> list[SignOn]:

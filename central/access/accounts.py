@@ -19,7 +19,7 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -294,6 +294,15 @@ class Accounts:
             )
             for row in rows
         ]
+
+    def might_see(self, patient: PatientKey, besides: Iterable[str]) -> list[str]:
+        """The ids of every account that can have to do with a study of `patient`: all but those of other patients, of
+        whom only the usernames `besides` count. By username; it is the policy that says who of them may see it."""
+        wanted = (UserAccount.role != Role.PATIENT.value) | UserAccount.username.in_(list(besides))
+        if patient.patient_id:  # the identifier as the list is written, or one that contains it
+            wanted |= UserAccount.patient_ids.contains(json.dumps(patient.patient_id))
+        query = UserAccount.select(UserAccount.user_id).where(wanted).order_by(UserAccount.username)
+        return [user_id for (user_id,) in query.tuples().execute(self._db)]
 
     def is_of(self, user_id: str, institution: str | None) -> bool:
         """Whether there is such an account, in `institution` (None: in any)."""

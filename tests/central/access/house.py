@@ -23,6 +23,7 @@ import central.viewer
 from central.access.accounts import Accounts
 from central.access.doorkeeper import Doorkeeper
 from central.access.hashes import SecretHashes
+from central.access.onlookers import HousePeer
 from central.access.policy import PatientKey, Role
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
@@ -48,6 +49,7 @@ from central.portal.looks import routes as looks_routes
 from central.portal.single_sign_on import SignOn
 from central.portal.station import routes as station_routes
 from central.portal.study_access import routes as study_access_routes
+from central.portal.study_onlookers import routes as study_onlooker_routes
 from central.portal.tokens import routes as token_routes
 from central.viewer.delivery import routes as viewer_routes
 from central.workflow.worklist import WorklistStore
@@ -166,6 +168,7 @@ def open_house(
     second_factor_roles: frozenset[Role] = frozenset(),
     public_url: str = "",
     clock: Callable[[], float] = time.time,
+    peers: Sequence[HousePeer] = (),
 ) -> Iterator[House]:
     """A house in `root`, with its people, served on a loopback port."""
     db = open_index(root)
@@ -196,6 +199,7 @@ def open_house(
         return "" if gateways.revoke(gateway_id) else None
 
     worklist = WorklistStore(db)
+    erasure_requests = ErasureRequests.open(db, archive.erasures, clock)
     with Renderer(1) as renderer:
         app = Starlette(
             routes=[
@@ -208,7 +212,8 @@ def open_house(
                 *study_access_routes(doorkeeper, archive, audit),
                 *assignment_routes(doorkeeper, archive, audit),
                 *institution_routes(doorkeeper, audit),
-                *erasure_routes(ErasureRequests.open(db, archive.erasures, clock), archive, audit),
+                *erasure_routes(erasure_requests, archive, audit),
+                *study_onlooker_routes(doorkeeper, archive, audit, erasure_requests.extent, lambda: peers),
                 *station_routes(worklist.entries, archive, audit),
                 *token_routes(doorkeeper, audit),
                 *guest_routes(doorkeeper, archive, audit),

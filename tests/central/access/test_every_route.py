@@ -93,6 +93,18 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/api/consent-withdrawals"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
     ("POST", "/api/consent-withdrawals"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("DELETE", "/api/consent-withdrawals/{withdrawal_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
+    ("GET", "/access"): (PAGE, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/study-access"): (
+        DATA,
+        400,
+        400,
+        400,
+        400,
+        400,
+        400,
+        400,
+        403,
+    ),  # the rest: test_study_onlookers
     ("GET", "/emergency"): (PAGE, 200, 403, 200, 200, 403, 403, 403, 403),
     ("GET", "/api/emergencies"): (DATA, 200, 403, 200, 200, 403, 403, 403, 403),
     ("POST", "/api/emergencies"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # an empty body
