@@ -26,6 +26,7 @@ from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
 from central.archive.archive import Archive
 from central.archive.erasure_requests import ErasureRequests
+from central.archive.readmissions import Readmissions
 from central.audit.delivery import SyslogDelivery
 from central.config import OidcProvider, OidcSettings
 from central.dicomweb.deposit import DepositLimits
@@ -37,6 +38,7 @@ from central.errors import StartError
 from central.fleet.opening import FleetRooms
 from central.fleet.support import SupportBundles
 from central.foundation import Foundation, has_room
+from central.portal.accounts import routes as accounts_routes
 from central.portal.assignments import routes as assignment_routes
 from central.portal.box_commands import routes as box_command_routes
 from central.portal.emergencies import EmergencyTerms
@@ -46,6 +48,7 @@ from central.portal.erasures import routes as erasure_routes
 from central.portal.guests import routes as guest_routes
 from central.portal.institutions import routes as institution_routes
 from central.portal.looks import routes as looks_routes
+from central.portal.readmissions import routes as readmission_routes
 from central.portal.service import routes as portal_routes
 from central.portal.sign_in import at_provider
 from central.portal.single_sign_on import SignOn
@@ -75,6 +78,7 @@ def people_app(
 
     worklist = WorklistStore(foundation.db)
     erasure_requests = ErasureRequests.open(foundation.db, archive.erasures)
+    readmissions = Readmissions.open(foundation.db, archive.erasures)
 
     def pair(name: str, institution: str | None, replaces: str | None = None) -> Pairing | None:
         ticket = foundation.pairings.new_pairing(name, replaces=replaces, institution=institution)
@@ -139,6 +143,7 @@ def people_app(
             *study_onlooker_routes(
                 foundation.doorkeeper, archive, audit, erasure_requests.extent, lambda: peers_of(foundation)
             ),
+            *accounts_routes(foundation.doorkeeper, audit, foundation.gateways.is_known),
             *emergency_routes(
                 foundation.doorkeeper,
                 archive,
@@ -158,7 +163,8 @@ def people_app(
             *worklist_routes(worklist, audit, Ordering(foundation.doorkeeper.assignments, archive)),
             *station_routes(worklist.entries, archive, audit),
             *institution_routes(foundation.doorkeeper, audit),
-            *erasure_routes(erasure_requests, archive, audit),
+            *erasure_routes(erasure_requests, readmissions, archive, audit),
+            *readmission_routes(readmissions, archive, audit),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
         middleware=[

@@ -73,6 +73,7 @@ _ACCOUNT: Final = Prepared(
 class Listed:
     """An account as it is listed."""
 
+    user_id: str
     username: str
     role: Role
     is_blocked: bool
@@ -279,11 +280,30 @@ class Accounts:
             }
             UserAccount.update(**values).where(UserAccount.user_id == row["user_id"]).execute(self._db)
 
-    def listed(self) -> list[Listed]:
-        """Every account, by name."""
-        rows = UserAccount.select().order_by(UserAccount.username).dicts().execute(self._db)
+    def listed(
+        self, *, part: str = "", institution: str | None = None, after: str = "", limit: int | None = None
+    ) -> list[Listed]:
+        """Accounts by name: every one, or those that have `part` in their name, and are of `institution`; from behind
+        `after` on, `limit` of them."""
+        wanted = [UserAccount.username > after]
+        if part:
+            wanted.append(UserAccount.username.contains(part))
+        if institution is not None:
+            wanted.append(UserAccount.institution == institution)
+        return self._listed(limit, *wanted)
+
+    def named(self, username: str, institution: str | None = None) -> Listed | None:
+        """The account of that name, blocked or not; None if there is none (in `institution`)."""
+        wanted = [UserAccount.username == username.lower()]
+        if institution is not None:
+            wanted.append(UserAccount.institution == institution)
+        return next(iter(self._listed(1, *wanted)), None)
+
+    def _listed(self, limit: int | None, *wanted: peewee.Expression) -> list[Listed]:
+        query = UserAccount.select().where(*wanted).order_by(UserAccount.username).limit(limit)
         return [
             Listed(
+                row["user_id"],
                 row["username"],
                 Role(row["role"]),
                 row["blocked_at_utc"] is not None,
@@ -292,7 +312,7 @@ class Accounts:
                 tuple(json.loads(row["gateway_ids"])),
                 self.factors.held(row["user_id"]),
             )
-            for row in rows
+            for row in query.dicts().execute(self._db)
         ]
 
     def might_see(self, patient: PatientKey, besides: Iterable[str]) -> list[str]:

@@ -112,7 +112,7 @@ def people_json(found: Iterable[Onlooker], caller: Principal) -> list[dict[str, 
                     "may": said.may,
                     "why": said.why,
                     "why_not": said.why_not,
-                    "because": _because(one),
+                    "because": _because(one, caller),
                 }
             )
         else:
@@ -133,7 +133,7 @@ def people_json(found: Iterable[Onlooker], caller: Principal) -> list[dict[str, 
     ]
 
 
-def _because(one: Onlooker) -> list[dict[str, Any]]:
+def _because(one: Onlooker, caller: Principal) -> list[dict[str, Any]]:
     """What stands behind it, and the address that ends it; what is "by order" nobody gave by hand."""
     rules = [
         _reason(rule.kind, rule.until_utc, rule.made_at_utc, rule.made_by, rule.reason)
@@ -161,7 +161,9 @@ def _because(one: Onlooker) -> list[dict[str, Any]]:
     made_by = host.host.username if host is not None else ""
     used = f"opened {link.uses} of {link.max_uses} times, {'with' if link.has_pin else 'without'} PIN"
     guest = _reason("guest-link", link.ends_at_utc, link.made_at_utc, made_by, used)
-    return [guest | {"ends": f"/api/guest-links/{link.link_id}"}]
+    # A link of another institution's host is ended there, or here with the host's own access.
+    ends = f"/api/guest-links/{link.link_id}" if manages(caller, one.principal.institution) else None
+    return [guest | {"ends": ends}]
 
 
 def _reason(what: str, until_utc: int | None, made_at_utc: int, made_by: str, said: str) -> dict[str, Any]:

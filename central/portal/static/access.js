@@ -84,9 +84,10 @@ async function show({ study_instance_uid, institution }) {
   shown = told;
   const facts = {
     date: day(told.study_date), modalities: told.modalities.join(", ") || "none said",
-    numbers: `${told.instances}, in ${told.series} series`,
+    numbers: `${told.instances}, in ${told.series} series`, uid: told.study_instance_uid,
+    asked: time(new Date().toISOString()),
   };
-  for (const [name, text] of Object.entries(facts)) found.querySelector(`[data-fact=${name}]`).textContent = text;
+  for (const [name, value] of Object.entries(facts)) found.querySelector(`[data-fact=${name}]`).replaceChildren(value);
   document.getElementById("withdrawn").hidden = !told.consent_withdrawn;
   const rows = told.people.map(row);
   if (!rows.length) rows.push(element("tr", {}, element("td", { colspan: 4, class: "soft" }, "Nobody may see it.")));

@@ -30,6 +30,7 @@ from central.access.web import RequireSignIn
 from central.archive.archive import Archive
 from central.archive.erasure_requests import ErasureRequests
 from central.archive.indexing import ObjectOrigin
+from central.archive.readmissions import Readmissions
 from central.audit.record import Audit
 from central.database import Database
 from central.dicomweb import DepositLimits, Renderer
@@ -38,6 +39,7 @@ from central.identity.authority import CertificateAuthority
 from central.identity.gateways import Gateways
 from central.identity.pairings import Pairings
 from central.portal import routes as portal_routes
+from central.portal.accounts import routes as accounts_routes
 from central.portal.assignments import routes as assignment_routes
 from central.portal.emergencies import EmergencyTerms
 from central.portal.emergencies import routes as emergency_routes
@@ -46,6 +48,7 @@ from central.portal.erasures import routes as erasure_routes
 from central.portal.guests import routes as guest_routes
 from central.portal.institutions import routes as institution_routes
 from central.portal.looks import routes as looks_routes
+from central.portal.readmissions import routes as readmission_routes
 from central.portal.single_sign_on import SignOn
 from central.portal.station import routes as station_routes
 from central.portal.study_access import routes as study_access_routes
@@ -200,6 +203,7 @@ def open_house(
 
     worklist = WorklistStore(db)
     erasure_requests = ErasureRequests.open(db, archive.erasures, clock)
+    readmissions = Readmissions.open(db, archive.erasures, clock)
     with Renderer(1) as renderer:
         app = Starlette(
             routes=[
@@ -211,8 +215,10 @@ def open_house(
                 *enrolment_routes(audit, pairings, gateways.is_known, replace, revoke),
                 *study_access_routes(doorkeeper, archive, audit),
                 *assignment_routes(doorkeeper, archive, audit),
+                *accounts_routes(doorkeeper, audit, gateways.is_known),
                 *institution_routes(doorkeeper, audit),
-                *erasure_routes(erasure_requests, archive, audit),
+                *erasure_routes(erasure_requests, readmissions, archive, audit),
+                *readmission_routes(readmissions, archive, audit),
                 *study_onlooker_routes(doorkeeper, archive, audit, erasure_requests.extent, lambda: peers),
                 *station_routes(worklist.entries, archive, audit),
                 *token_routes(doorkeeper, audit),
