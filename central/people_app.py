@@ -131,6 +131,7 @@ def people_app(
                 audit,
                 foundation.settings.audit.institution,
                 lambda: vars(syslog.state()) if syslog else None,
+                foundation.identity.central_id,
             ),
             *enrolment_routes(
                 audit,

@@ -211,7 +211,7 @@ def open_house(
                 *portal_routes(
                     doorkeeper, audit, lambda institution, gateway_ids: boxes, pair, sign_ons=sign_ons
                 ),  # type: ignore[arg-type, return-value]
-                *looks_routes(archive, audit, "St. Elsewhere", lambda: None),
+                *looks_routes(archive, audit, "St. Elsewhere", lambda: None, "central-of-tests"),
                 *enrolment_routes(audit, pairings, gateways.is_known, replace, revoke),
                 *study_access_routes(doorkeeper, archive, audit),
                 *assignment_routes(doorkeeper, archive, audit),
