@@ -180,7 +180,8 @@ class _Desk:
         allowed = has_privilege(principal_of(request), Privilege.READ_AUDIT)
         wanted, patient = (_conditions(form), _patient(form)) if allowed else (Wanted(), None)
         asked = " ".join(f"{name}={value}" for name, value in form.items() if value)
-        self._record(request, action, allowed, f"audit record, {kind} {asked}" if kind else asked)
+        said = f"audit record, {kind} {asked}".strip() if kind else asked
+        self._record(request, action, allowed, said)
         if not allowed:
             return problem(403, "your role may not read the audit record")
         institution = managed(principal_of(request))
