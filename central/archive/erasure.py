@@ -184,8 +184,14 @@ class Erasures:
         purge_words(self._db)
         return len(contents)
 
-    def allow(self, study_instance_uid: str, *, institution: str = DEFAULT_INSTITUTION) -> None:
-        """Take images of an erased study in again.
+    def allow(
+        self,
+        study_instance_uid: str,
+        *,
+        institution: str = DEFAULT_INSTITUTION,
+        in_transaction: Callable[[], None] | None = None,
+    ) -> None:
+        """Take images of an erased study in again. `in_transaction` is as with `erase`.
 
         Raises
         ------
@@ -193,6 +199,8 @@ class Erasures:
         """
         self._removal.run()
         with self._db.writing():
+            if in_transaction is not None:
+                in_transaction()
             for erased in self.erased():
                 free_at_s = erased.erased_at_s + ON_ITS_WAY_S
                 named = (erased.study_instance_uid, erased.institution) == (study_instance_uid, institution)
