@@ -31,8 +31,8 @@ from central.archive.postings import (
     ids_of,
     intersection,
     members,
-    members_by_term,
     size,
+    terms_between,
 )
 from central.archive.query import StudyQuery, code_list, fold
 from central.archive.tables import Study
@@ -104,14 +104,10 @@ def from_newest(
     db: Database, found: Sets, level: str = YEAR, within: str | None = None
 ) -> Iterator[list[int]]:
     """The ids of `found` in groups: all of a group have later dates than those of the next one."""
-    first, last = (
-        (level, level + _LAST_CHARACTER)
-        if within is None
-        else (level + within, level + within + _LAST_CHARACTER)
-    )
-    groups = members_by_term(db, first, last)
-    for term in sorted(groups, reverse=True):
-        its = intersection(found, groups[term])
+    begin = level + (within or "")
+    # One after the other: the newest are enough for most pages.
+    for term in terms_between(db, begin, begin + _LAST_CHARACTER):
+        its = intersection(found, members(db, [term]))
         count = size(its)
         if not count:
             continue
@@ -137,7 +133,15 @@ def _of_date(key: str) -> list[AnyOf]:
         return []
     if first and last and int(last) - int(first) <= _DAYS_APART:
         return [_between(DAY, first, last)]
-    return [_between(MONTH, first[:6], last[:6])]
+    if first[:4] == last[:4]:
+        return [_between(MONTH, first[:6], last[:6])]
+    # Whole years, and the months of the first and of the last.
+    ranges = [(YEAR + (first[:4] and first[:4] + _LAST_CHARACTER), YEAR + (last[:4] or _LAST_CHARACTER))]
+    if first:
+        ranges.append((MONTH + first[:6], MONTH + first[:4] + _LAST_CHARACTER))
+    if last:
+        ranges.append((MONTH + last[:4], MONTH + last[:6] + _LAST_CHARACTER))
+    return [AnyOf(ranges=tuple(ranges))]
 
 
 def _of_time(key: str) -> list[AnyOf]:

@@ -104,7 +104,10 @@ def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow
     wide = any(way.in_order for way in ways)
     conditions, is_narrow = with_narrowest(db, keys) if wide else (planned(db, keys), False)
     pageful = query.limit is not None and scope.only_study is None
-    sets = wide and pageful and bool(keys) and not (is_narrow or _names_one(query))
+    # By date alone: the index in the order of the answer has them side by side.
+    sets = (
+        wide and pageful and not (is_narrow or _names_one(query) or all(key.probes is None for key in keys))
+    )
     if sets and (ids := _by_sets(db, scope, ways, keys, query)) is not None:
         found = _these(scope, keys, ids)
     elif not is_narrow and pageful and len(ways) > 1:

@@ -233,6 +233,11 @@ def _pieces(some: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield some[at : at + _AT_ONCE]
 
 
+def _rows(db: Database, query: Any) -> list[tuple[Any, ...]]:
+    """As the database has them: a search reads thousands."""
+    return list(db.execute(query).fetchall())  # type: ignore[no-untyped-call]  # left out by the stubs
+
+
 def _run(db: Database, statement: str) -> None:
     db.execute(peewee.SQL(statement))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
 
@@ -276,28 +281,21 @@ _TRIGGERS: Final = {
 
 def members(db: Database, terms: Sequence[str], ranges: Sequence[tuple[str, str]] = ()) -> Sets:
     """The studies that have one of `terms`, or one that lies in one of `ranges` (from, up to and without)."""
-    conditions = [Posting.term >= first for first, _ in ranges]
-    conditions = [lower & (Posting.term < last) for lower, (_, last) in zip(conditions, ranges, strict=True)]
+    conditions = [(Posting.term >= first) & (Posting.term < last) for first, last in ranges]
     if terms:
         conditions.append(Posting.term.in_(terms))
     found: Sets = {}
     for condition in conditions:
-        for number, some in (
-            Posting.select(Posting.slice, Posting.members).where(condition).tuples().execute(db)
-        ):
+        query = Posting.select(Posting.slice, Posting.members).where(condition)
+        for number, some in _rows(db, query):
             found[number] = found.get(number, 0) | unpacked(some)
     return found
 
 
-def members_by_term(db: Database, first: str, last: str) -> dict[str, Sets]:
-    """The studies of each term from `first` up to, and without, `last`."""
-    rows = Posting.select(Posting.term, Posting.slice, Posting.members).where(
-        Posting.term >= first, Posting.term < last
-    )
-    found: dict[str, Sets] = defaultdict(dict)
-    for term, number, some in rows.tuples().execute(db):
-        found[term][number] = unpacked(some)
-    return found
+def terms_between(db: Database, first: str, last: str) -> list[str]:
+    """Every term from `first` up to, and without, `last`, the last one first."""
+    query = Posting.select(Posting.term).where(Posting.term >= first, Posting.term < last).distinct()
+    return sorted((term for (term,) in _rows(db, query)), reverse=True)
 
 
 def union(sets: Iterable[Sets]) -> Sets:
