@@ -67,7 +67,7 @@ def _from_newest(
     db: Database, candidates: Sets, conditions: Sequence[Any], places: list[_Place], wanted: int
 ) -> list[int] | None:
     """As `newest_by_sets`. What holds among `candidates` is looked for in growing groups, until there is enough."""
-    groups = from_newest(db, candidates)
+    groups = from_newest(db, candidates, wanted)
     held, at_once = 0, max(_FIRST, wanted + wanted // 8)
     while True:
         ids: list[int] = []

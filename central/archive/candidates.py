@@ -101,10 +101,13 @@ def narrowed(db: Database, found: Sets | None, conditions: Sequence[AnyOf]) -> S
 
 
 def from_newest(
-    db: Database, found: Sets, level: str = YEAR, within: str | None = None
+    db: Database, found: Sets, wanted: int, level: str = YEAR, within: str = ""
 ) -> Iterator[list[int]]:
-    """The ids of `found` in groups: all of a group have later dates than those of the next one."""
-    begin = level + (within or "")
+    """The ids of `found` in groups: all of a group have later dates than those of the next one.
+
+    `wanted`: of how many studies the groups may be without being cut into smaller ones; each costs a statement or two.
+    """
+    begin = level + within
     # One after the other: the newest are enough for most pages.
     for term in terms_between(db, begin, begin + _LAST_CHARACTER):
         its = intersection(found, members(db, [term]))
@@ -112,10 +115,10 @@ def from_newest(
         if not count:
             continue
         date = term[len(level) :]
-        if level == DAY or count <= _TOGETHER or len(date) < DATE_LENGTH[level]:
+        if level == DAY or count <= max(_TOGETHER, wanted) or len(date) < DATE_LENGTH[level]:
             yield list(ids_of(its))
         else:
-            yield from from_newest(db, its, DATES[DATES.index(level) + 1], date)
+            yield from from_newest(db, its, wanted, DATES[DATES.index(level) + 1], date)
 
 
 def _of_text(letter: str, pattern: str) -> list[AnyOf]:
