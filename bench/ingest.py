@@ -31,6 +31,7 @@ import psutil
 import pydicom
 
 from contract.sealing import DataKeyRing, RecipientPrivateKey
+from edge.buffer.processors import Processors
 from edge.buffer.spool import Spool
 from edge.gateway.echo import echo
 from edge.gateway.server import GatewayServer
@@ -119,6 +120,7 @@ def serve(port: int, folder: Path) -> None:
         quarantine_max_bytes=1 << 20,
         keys=DataKeyRing((private.public_key(),)),
     )
+    spool.pace.processors_are_busy = Processors().are_busy
     server = GatewayServer(GatewaySettings(host="127.0.0.1", port=port), spool, workers=workers)
     # Blocked before any thread starts, so that sigwait alone gets it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
