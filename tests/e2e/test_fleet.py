@@ -305,7 +305,7 @@ class Administrator:
 
     def post(self, path: str, wish: dict[str, object], token: str | None = None) -> httpx.Response:
         headers = {"Authorization": f"Bearer {token or self.token}"}
-        return httpx.post(self._house.people_url + path, json=wish, headers=headers, timeout=20)
+        return httpx.post(self._house.people_url + path, json=wish, headers=headers, timeout=60)
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(
@@ -360,7 +360,7 @@ def whole_box(house: House, broker: Broker, tmp_path: Path) -> Iterator[WholeBox
     finally:
         box.stop()
         scanner.terminate()
-        scanner.wait(10)
+        scanner.wait(60)
 
 
 @pytest.mark.needs("dcmtk")

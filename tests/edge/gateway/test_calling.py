@@ -51,7 +51,7 @@ def test_what_is_no_acceptance(answer: bytes, reason: str) -> None:
         thread.start()
         with pytest.raises(CallFailedError, match=reason):
             connect(listener.getsockname()[1])
-        thread.join(30)
+        thread.join(60)
 
 
 def test_nobody_there() -> None:
@@ -98,7 +98,7 @@ def test_an_object_that_breaks_off_ends_the_association() -> None:
     try:
         with pytest.raises(GatewayError, match="could not finish"), connect(server.server_address[1]) as to:
             to.peer.call(Call(1, CommandField.C_STORE_RQ, ELEMENTS, broken()), timeout_s=10)
-        assert ended.wait(30)
+        assert ended.wait(60)
     finally:
         server.shutdown()
     assert received == []
