@@ -11,7 +11,6 @@ import ssl
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
