@@ -54,7 +54,7 @@ class Echoing:
         if request.command.field == CommandField.N_ACTION_RQ:
             raise ValueError("quotes DOE^JANE")
         if request.command.field == CommandField.N_CREATE_RQ:
-            self.answers.append(peer.call(report(), timeout_s=5))
+            self.answers.append(peer.call(report(), timeout_s=60))
             yield Reply(0x0000, elements={0x1000: b"1.2.3"})
             return
         for _ in count() if request.data_set == b"endless!" else range(3):
@@ -252,7 +252,7 @@ def test_a_task_runs_between_messages_even_while_the_peer_sends(serving: Gateway
         for _ in range(4):
             read_message(scu)
         assert service.peer is not None
-        told: Future[Answer] = service.peer.submit(lambda peer: peer.call(report(), timeout_s=5))
+        told: Future[Answer] = service.peer.submit(lambda peer: peer.call(report(), timeout_s=60))
         asked, _, _ = read_message(scu)
         stored = scu.store(small_data_set(), "1.2.3.1")  # before the answer is given
         assert not told.done()

@@ -419,12 +419,12 @@ def test_an_object_cut_off_in_the_middle_leaves_nothing(
 def test_a_stall_inside_an_object_and_a_silent_association_are_ended(
     start_tls: StartTls, authority: Authority, ct1: Pair
 ) -> None:
-    gateway = start_tls(stall_timeout_s=0.3, idle_timeout_s=0.3)
+    gateway = start_tls(stall_timeout_s=0.3, idle_timeout_s=1.0)
     context = client_context(authority, ct1)
     with SecureScu(gateway, context) as stalled, SecureScu(gateway, context) as idle:
-        for scu in (stalled, idle):
-            scu.associate()
+        stalled.associate()
         stalled.send(p_data(1, 3, c_store_rq(CT_STORAGE, "1.2.3.1")))
+        idle.associate()
         assert stalled.wait_for_close()[:1] == bytes((ABORT,))
         assert idle.wait_for_close()[:1] == bytes((ABORT,))
     wait_until(lambda: not gateway.server._running)
