@@ -23,7 +23,7 @@ from contract.receipt import Outcome
 from tests.central.archive.conftest import MakeFile, Stocked
 from tests.central.databases import change_object, open_index
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 LONG_AGO = time.time() - 7200
 
 

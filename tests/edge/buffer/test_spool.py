@@ -200,7 +200,7 @@ def test_waiting_ends_with_an_arrival_a_timeout_and_the_close(spool: Spool) -> N
         thread = threading.Thread(target=wait)
         thread.start()
         wake()
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
         if len(answers) == 1:
             claim(spool)
