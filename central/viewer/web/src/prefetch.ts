@@ -1,9 +1,8 @@
 // Loads the rest of a stack, nearest slice first, while a person already looks at the middle one.
 //
-// At most `PARALLEL` frames are under way, so a slice asked for by scrolling never waits behind a long queue, and at
-// most `BUDGET_BYTES` are fetched ahead, so a huge series does not push its own beginning out of the cache.
+// Few frames are under way at a time, so a slice asked for by scrolling shares the line with few, and at most
+// `BUDGET_BYTES` are fetched ahead, so a huge series does not push its own beginning out of the cache.
 
-const PARALLEL = 4;
 const BUDGET_BYTES = 640 * 2 ** 20;
 
 export interface Progress {
@@ -22,6 +21,7 @@ export class Prefetch {
 
   constructor(
     private readonly load: (imageId: string) => Promise<unknown>,
+    private readonly parallel: () => number,
     private readonly onProgress: (progress: Progress) => void,
     private readonly onFailure: (error: unknown) => void,
   ) {}
@@ -53,7 +53,7 @@ export class Prefetch {
   }
 
   #advance(): void {
-    for (let index = this.#next(); this.#running < PARALLEL && index !== undefined; index = this.#next()) {
+    for (let index = this.#next(); this.#running < this.parallel() && index !== undefined; index = this.#next()) {
       void this.#fetch(index);
     }
     this.#report();

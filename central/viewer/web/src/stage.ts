@@ -18,6 +18,7 @@ import * as tools from '@cornerstonejs/tools';
 import { registerFrameLoader } from './frame_loader';
 import type { Frame, Stack } from './frames';
 import { PixelFacts } from './pixel_facts';
+import type { Transfers } from './transfer';
 
 const ENGINE_ID = 'viewer';
 const VIEWPORT_ID = 'main';
@@ -65,13 +66,14 @@ export class Stage {
 
   constructor(
     readonly element: HTMLDivElement,
+    transfers: Transfers,
     private readonly events: StageEvents,
   ) {
     initCore({ rendering: { webGlContextCount: 1 }, debug: { statsOverlay: false } });
     initLoader({ maxWebWorkers: Math.max(1, Math.min(4, Math.floor((navigator.hardwareConcurrency || 2) / 2))) });
     tools.init();
     this.#facts.register();
-    registerFrameLoader(this.#facts);
+    registerFrameLoader(this.#facts, transfers);
     styleMeasurements();
 
     this.#engine = new RenderingEngine(ENGINE_ID);
