@@ -5,8 +5,7 @@
 import { type JsonDataset, Tag, text } from './dicom_json';
 import { type Part, firstPart } from './multipart';
 
-/** Where everything of the archive lies. */
-export const ROOT = '/dicom-web';
+const ROOT = '/dicom-web';
 const DICOM_JSON = 'application/dicom+json';
 const FRAMES = 'multipart/related; type="application/octet-stream"; transfer-syntax';
 /** The part of an image id before the colon: frames with this scheme are loaded by frame_loader.ts. */

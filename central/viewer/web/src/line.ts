@@ -10,6 +10,8 @@
 const THIN_BELOW = 2_500_000;
 /** Above this, they are asked for as they are stored again. Far from the other: a line that wavers changes nothing. */
 const FAST_ABOVE = 5_000_000;
+/** Only frames are measured: the program's files and metadata may be packed while they are sent. */
+const FRAME = /\/frames\/[0-9]+$/;
 /** Smaller bodies come at once on any line: they tell how busy central is. */
 const TELLING_BYTES = 16 * 1024;
 /** So much is needed before the measure is believed, and so many answers back it looks. */
@@ -38,8 +40,7 @@ export class Line {
   #spans: Span[] = [];
   #thin = remembered() ?? saidToBeThin();
 
-  /** `pathPrefix` of what is measured. The program's own files are packed while they are sent: they tell nothing. */
-  constructor(private readonly pathPrefix: string) {
+  constructor() {
     this.#observer = new PerformanceObserver((list) => this.#take(list.getEntries()));
     this.#observer.observe({ type: 'resource', buffered: true });
   }
@@ -71,11 +72,7 @@ export class Line {
 
   #tells(entry: PerformanceResourceTiming): boolean {
     // What came out of the browser's own cache has no transfer size.
-    return (
-      new URL(entry.name).pathname.startsWith(this.pathPrefix) &&
-      entry.transferSize > 0 &&
-      entry.encodedBodySize >= TELLING_BYTES
-    );
+    return FRAME.test(entry.name) && entry.transferSize > 0 && entry.encodedBodySize >= TELLING_BYTES;
   }
 
   #measured(): number | undefined {

@@ -4,7 +4,7 @@
 import './style.css';
 import { connectControls, lightTool } from './controls';
 import { type JsonDataset, Tag, number, text } from './dicom_json';
-import { ArchiveError, ROOT, fetchMetadata, fetchSeries, fetchStudy, isUid } from './dicomweb';
+import { ArchiveError, fetchMetadata, fetchSeries, fetchStudy, isUid } from './dicomweb';
 import { type Stack, buildStack, mayHoldPictures } from './frames';
 import { Line } from './line';
 import { canUndo, deleteMeasurement, forgetHistory, onFrame, undo } from './measurements';
@@ -19,7 +19,7 @@ import { showTransfer } from './transfer_view';
 
 class Viewer {
   readonly #viewportElement = byId<HTMLDivElement>('viewport');
-  readonly #transfers = new Transfers(new Line(ROOT), () => this.#showTransfer());
+  readonly #transfers = new Transfers(new Line(), () => this.#showTransfer());
   readonly #stage: Stage;
   readonly #prefetch: Prefetch;
   readonly #stacks = new Map<string, Promise<Stack>>();

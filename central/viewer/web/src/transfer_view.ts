@@ -15,7 +15,7 @@ export function showTransfer({ tally, bytesPerSecond, thin }: TransferFacts): vo
   const view = byId('transfer');
   view.hidden = tally.bytes === 0;
   view.dataset['coded'] = String(coded);
-  view.dataset['stored'] = String(tally.images.stored + tally.images['not-ready'] + tally.images.unreadable);
+  view.dataset['stored'] = String(asStored(tally.images));
   setText(
     'transfer-summary',
     joined(megabytes(tally.bytes), speed(bytesPerSecond), coded > 0 ? 'coded losslessly' : ''),
@@ -26,7 +26,8 @@ export function showTransfer({ tally, bytesPerSecond, thin }: TransferFacts): vo
 }
 
 function sentences({ images, bytes, codedBytes, codedFromBytes }: Tally, measured: number | undefined, thin: boolean): string[] {
-  const { coded, stored } = images;
+  const { coded } = images;
+  const stored = asStored(images);
   const lines = [
     measured === undefined ? 'The line: not measured yet.' : `The line: ${speed(measured)}, as the last images came.`,
     thin
@@ -38,12 +39,16 @@ function sentences({ images, bytes, codedBytes, codedFromBytes }: Tally, measure
   }
   if (stored > 0) lines.push(`${counted(stored)} came as stored: ${megabytes(bytes - codedBytes)}.`);
   if (images['not-ready'] > 0) {
-    lines.push(`${counted(images['not-ready'])} came as stored because central had no coding of it in time.`);
+    lines.push(`Of those ${images['not-ready']} because central had no coding in time.`);
   }
   if (images.unreadable > 0) {
-    lines.push(`${counted(images.unreadable)} came as stored because this browser could not read the coding.`);
+    lines.push(`Of those ${images.unreadable} because this browser could not read the coding.`);
   }
   return lines;
+}
+
+function asStored(images: Tally['images']): number {
+  return images.stored + images['not-ready'] + images.unreadable;
 }
 
 function counted(images: number): string {
