@@ -46,7 +46,7 @@ class FrameCoder:
         sources = self._archive.sources(*named)
 
         def make() -> bytes:
-            stored = self._archive.open_instance(*named)
+            stored = self._archive.open_instance(*named, compared=True)
             return self._renderer.render(FrameCoding(stored.path, stored.transfer_syntax_uid, number, wanted))
 
         return self._archive.renditions.get(sources, _form(number, wanted), make, (NotAnImageError,))
