@@ -129,6 +129,20 @@ class Browser:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
 
+    def thin_line(self, bytes_a_second: float = -1, latency_ms: float = 0) -> None:
+        """Whatever is fetched from now on comes no faster than this; without a number, as fast as it can."""
+        self._call(
+            "Network.emulateNetworkConditions",
+            offline=False,
+            latency=latency_ms,
+            downloadThroughput=bytes_a_second,
+            uploadThroughput=bytes_a_second,
+        )
+
+    def run_first(self, script: str) -> None:
+        """Run a script in every document that is opened from now on, before its own."""
+        self._call("Page.addScriptToEvaluateOnNewDocument", source=script)
+
     def set_cookie(self, url: str, name: str, value: str) -> None:
         """Give the browser a session cookie for an address, as a sign-in would."""
         self._call(

@@ -118,6 +118,10 @@ class Renditions:
         kept = self._kept(key)
         return kept or self._making.once(key, lambda: self._made(key, sources, make), refusal)
 
+    def kept(self, sources: Sources, form: str) -> ReadyBytes | None:
+        """As `get`; None where it would have to be made."""
+        return self._kept(_key(sources, form))
+
     def sweep(self) -> None:
         """What a crash left half written goes; so do, where objects are encrypted, renditions from before they were.
         For the server alone, before it answers."""

@@ -1,16 +1,16 @@
 """WADO-RS: single frames (PS3.18 section 10.4.1.1.6).
 
 A frame leaves as it is stored (big endian and deflated ones as Explicit VR Little Endian), or decoded by a worker
-process where Explicit VR Little Endian is asked for. For thin lines, a monochrome one can be had coded without loss:
-made when it is asked for by name, and kept (`central.dicomweb.ready_made`).
+process where Explicit VR Little Endian is asked for. For thin lines, a monochrome one can be had coded without loss
+where that is asked for by name (`central.dicomweb.coded_frames`). Who would take it as it is stored, too, gets it so
+when it is stored compressed already, and when coding fails or takes longer than the stored bytes would.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from typing import Final
 
@@ -39,12 +39,13 @@ from central.archive.archive import Archive
 from central.archive.renditions import ReadyBytes
 from central.archive.rows import StoredInstance
 from central.dicomweb.accept import Offer, accept_of, choose
+from central.dicomweb.coded_frames import CodedFrames, FrameCoder
 from central.dicomweb.conversion import DECODED, FrameConversion, WrittenFile, coded_anew
-from central.dicomweb.errors import BadRequestError, NotAnImageError, NotHereError
+from central.dicomweb.errors import BadRequestError, NotAcceptableError, NotAnImageError, NotHereError
 from central.dicomweb.gate import INSTANCE, Gate
 from central.dicomweb.multipart import BytesPart, OpenPart, multipart_of_parts, typed
 from central.dicomweb.pixel_data import StoredImage, open_image
-from central.dicomweb.ready_made import ReadyMade, ready_answer
+from central.dicomweb.ready_made import ready_answer
 from central.dicomweb.render import Renderer
 from central.dicomweb.single_part import (
     Content,
@@ -75,19 +76,20 @@ _FRAME_MEDIA_TYPES: Final = {
     HTJ2K: "image/jphc",
 }
 
-
-Coded = Callable[[int, str], ReadyBytes]
-"""Gives a frame by its number (from 1) in a compressed transfer syntax."""
+# Nobody gains by waiting longer for a frame to be coded than its stored bytes take on the fastest line for which our
+# viewer wants it coded (central/viewer/web/src/line.ts).
+_THIN_LINE_BYTES_A_SECOND: Final = 2_500_000
+_UNNOTICED_S: Final = 0.05
 
 
 class Frames:
     """The retrieve transaction for frames."""
 
-    def __init__(self, archive: Archive, gate: Gate, renderer: Renderer, ready_made: ReadyMade) -> None:
+    def __init__(self, archive: Archive, gate: Gate, renderer: Renderer, coder: FrameCoder) -> None:
         self._archive = archive
         self._gate = gate
         self._renderer = renderer
-        self._ready_made = ready_made
+        self._coder = coder
 
     def routes(self) -> list[BaseRoute]:
         return [Route(f"{INSTANCE}/frames/{{frames}}", self.frames)]
@@ -99,7 +101,7 @@ class Frames:
         grant, series_uid, sop_uid = self._gate.grant(request, Action.VIEW, detail, goes_on=True)
         assert series_uid is not None and sop_uid is not None, "the path names an instance"  # noqa: PT018
         stored = self._archive.open_instance(grant, series_uid, sop_uid)
-        coded = partial(self._ready_made.frame, grant, series_uid, sop_uid)
+        coded = self._coder.of(grant, series_uid, sop_uid)
         return frames_answer(request, self._renderer, stored, numbers, coded=coded)
 
 
@@ -124,14 +126,14 @@ def frames_answer(
     stored: StoredInstance,
     asked: Sequence[int] | None,
     uri: str = "",
-    coded: Coded | None = None,
+    coded: CodedFrames | None = None,
 ) -> Response:
     """Frames of a granted instance, by number (from 1) or, with None, all of them, in a form that the request accepts.
 
     Parameters
     ----------
     uri : said of all of them, when they are asked for as bulk data.
-    coded : gives a frame by its number in another compressed transfer syntax; None: none is offered.
+    coded : gives its frames in other compressed transfer syntaxes; None: none is offered.
 
     Raises
     ------
@@ -148,7 +150,15 @@ def frames_answer(
         as_stored = image.delivered_transfer_syntax_uid
         locations = frame_locations(uri, number_of_frames) if uri else []
         anew = _coded_anew(image) if coded is not None else []
-        offer = choose(accept_of(request), _offers(image, anew, single=len(numbers) == 1))
+        offers = _offers(image, anew, single=len(numbers) == 1)
+        offer = choose(accept_of(request), offers)
+        if coded is not None and offer.transfer_syntax_uid in anew and len(numbers) == 1:
+            plain = _choice(request, [one for one in offers if one.transfer_syntax_uid not in anew])
+            if plain is not None:
+                ready = None if image.is_encapsulated else _in_time(coded, image, numbers[0], offer)
+                if ready is not None:
+                    return _ready(request, ready, offer)
+                offer = plain
         if not offer.multipart and offer.transfer_syntax_uid == as_stored:
             return _one(request, stored, numbers[0], image.read_frame(numbers[0]), offer)
     if offer.transfer_syntax_uid == as_stored:
@@ -203,14 +213,34 @@ def _one(request: Request, stored: StoredInstance, number: int, frame: bytes, of
     return single_part(request, Content(content_type, len(frame), etag, chunks))
 
 
-def _coded(request: Request, coded: Coded, numbers: Sequence[int], offer: Offer) -> Response:
-    wanted = str(offer.transfer_syntax_uid)
-    content_type = typed(offer.media_type, wanted)
+def _choice(request: Request, offers: Sequence[Offer]) -> Offer | None:
+    """Which of `offers` the request takes, if any."""
+    try:
+        return choose(accept_of(request), offers)
+    except NotAcceptableError:
+        return None
+
+
+def _in_time(coded: CodedFrames, image: StoredImage, number: int, offer: Offer) -> ReadyBytes | None:
+    patience_s = max(_UNNOTICED_S, image.pixels.bits_per_frame / 8 / _THIN_LINE_BYTES_A_SECOND)
+    return coded.frame_within(patience_s, number, str(offer.transfer_syntax_uid))
+
+
+def _ready(request: Request, ready: ReadyBytes, offer: Offer) -> Response:
+    content_type = typed(offer.media_type, str(offer.transfer_syntax_uid))
     if not offer.multipart:
-        return ready_answer(request, coded(numbers[0], wanted), content_type)
-    parts = (BytesPart(content_type, coded(number, wanted).data) for number in numbers)
-    first = next(parts)  # what is wrong shows before the answer begins
-    return multipart_of_parts(offer.media_type, chain([first], parts))
+        return ready_answer(request, ready, content_type)
+    return multipart_of_parts(offer.media_type, iter([BytesPart(content_type, ready.data)]))
+
+
+def _coded(request: Request, coded: CodedFrames, numbers: Sequence[int], offer: Offer) -> Response:
+    wanted = str(offer.transfer_syntax_uid)
+    first = coded.frame(numbers[0], wanted)  # what is wrong shows before the answer begins
+    if len(numbers) == 1:
+        return _ready(request, first, offer)
+    content_type = typed(offer.media_type, wanted)
+    rest = (BytesPart(content_type, coded.frame(number, wanted).data) for number in numbers[1:])
+    return multipart_of_parts(offer.media_type, chain([BytesPart(content_type, first.data)], rest))
 
 
 def stored_parts(

@@ -1,5 +1,5 @@
-"""What clients ask for again and again, made once and kept: a series' metadata, pictures as everybody wants them, and
-frames coded for thin lines. `central.archive.renditions` keeps it.
+"""What clients ask for again and again, made once and kept: a series' metadata and pictures as everybody wants them
+(frames for thin lines: `central.dicomweb.coded_frames`). `central.archive.renditions` keeps it.
 
 Always true: the policy was asked before anything here is (who calls has a Grant), and what is made is made from what
 that grant reaches; what is kept, from an original that was compared with its hash, unless it is very large. What
@@ -20,7 +20,6 @@ from central.archive.archive import Archive
 from central.archive.renditions import ReadyBytes
 from central.archive.sources import Source, Sources
 from central.dicomweb.accept import takes_gzip
-from central.dicomweb.conversion import FrameCoding
 from central.dicomweb.errors import NotAnImageError, NotHereError
 from central.dicomweb.multipart import answered
 from central.dicomweb.render import Job, Renderer
@@ -31,7 +30,6 @@ THUMBNAIL: Final = (128, 128)
 # Each goes up when the same sources are made into other bytes.
 _METADATA: Final = "metadata 1"
 _PICTURE: Final = "picture 1"
-_FRAME: Final = "frame 1"
 _PIECE_BYTES: Final = 1 << 16
 _VARY: Final = "Accept, Accept-Encoding"
 _GZIP: Final = zlib.MAX_WBITS | 16
@@ -87,18 +85,6 @@ class ReadyMade:
             return ReadyBytes.of(make())
         form = f"{_PICTURE} {view.media_type} {frame or 'middle'} {view.viewport}"
         return self._archive.renditions.get(sources.only(chosen), form, make, (NotAnImageError,))
-
-    def frame(
-        self, grant: Grant, series_instance_uid: str, sop_instance_uid: str, number: int, wanted: str
-    ) -> ReadyBytes:
-        """Frame `number` (from 1) of an image in the transfer syntax `wanted`. Raises as `picture`."""
-        sources = self._archive.sources(grant, series_instance_uid, sop_instance_uid)
-
-        def make() -> bytes:
-            stored = self._archive.open_instance(grant, series_instance_uid, sop_instance_uid, compared=True)
-            return self._renderer.render(FrameCoding(stored.path, stored.transfer_syntax_uid, number, wanted))
-
-        return self._archive.renditions.get(sources, f"{_FRAME} {wanted} {number}", make, (NotAnImageError,))
 
 
 def gzip_answer(request: Request, ready: ReadyBytes, media_type: str) -> Response:

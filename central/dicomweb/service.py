@@ -24,6 +24,7 @@ from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
 from central.dicomweb.bulk_data import BulkData
 from central.dicomweb.capabilities import Capabilities
+from central.dicomweb.coded_frames import FrameCoder
 from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.errors import BadRequestError, DicomwebError, NotHereError, UnavailableError
 from central.dicomweb.frames import Frames
@@ -48,7 +49,7 @@ def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLi
         *Retrieve(archive, gate, renderer, ready_made).routes(),
         *BulkData(gate, renderer).routes(),
         *WholeBulkData(archive, gate, renderer).routes(),
-        *Frames(archive, gate, renderer, ready_made).routes(),
+        *Frames(archive, gate, renderer, FrameCoder(archive, renderer)).routes(),
         *Pictures(archive, gate, renderer, ready_made).routes(),
         *WadoUri(archive, gate, renderer).routes(),
     ]

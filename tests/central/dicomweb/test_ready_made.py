@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -21,6 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian, HTJ2KLossless, JPEGLSLossless
 from central.archive.object_names import name_of
 from central.archive.tables import Rendition
 from central.audit.record import Wanted
+from central.dicomweb import frames
 from central.dicomweb.conversion import FrameCoding
 from central.dicomweb.errors import NotAnImageError
 from central.dicomweb.render import Job, Renderer
@@ -167,7 +169,10 @@ def test_what_is_kept_is_shown_to_nobody_else(house: House) -> None:
                 assert client.get(path, headers={"If-None-Match": "*"}).status_code == 404
 
 
-def test_an_erased_study_answers_as_if_it_had_never_been(house: House) -> None:
+def test_an_erased_study_answers_as_if_it_had_never_been(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "_THIN_LINE_BYTES_A_SECOND", 1)
     paths = (METADATA, THUMBNAIL, f"/dicom-web/studies/{STUDY}/series/{SERIES}/instances/{SERIES}.0/frames/1")
     headers = {"Accept": f'multipart/related; type="image/jls"; transfer-syntax={JPEG_LS}, */*;q=0.1'}
     with house.client("radiologist") as client:
@@ -277,6 +282,64 @@ def test_what_is_not_coded_is_said_to_be_had_otherwise(house: House, name: str) 
         answer = client.get(path, headers={"Accept": f"image/jphc; transfer-syntax={HTJ2K}"})
     assert answer.status_code == 406
     assert "this can be had as" in answer.json()["detail"]
+
+
+NOT_FOR_CODING = ("SC_rgb_2frame.dcm", "rtdose_expb.dcm", "emri_small_jpeg_ls_lossless.dcm")
+RATHER_CODED = (
+    f'multipart/related; type="application/octet-stream"; transfer-syntax={HTJ2K}, '
+    'multipart/related; type="application/octet-stream"; transfer-syntax=*; q=0.5'
+)
+
+
+def one_part(client: httpx.Client, series: str, accept: str) -> tuple[str, bytes]:
+    """The transfer syntax and the bytes of the one part that is answered."""
+    path = f"/dicom-web/studies/{STUDY}/series/{series}/instances/{series}.0/frames/1"
+    answer = client.get(path, headers={"Accept": accept})
+    assert answer.status_code == 200, answer.text
+    header, _, rest = answer.content.partition(b"\r\n\r\n")
+    return header.decode().split("transfer-syntax=")[1].split()[0], rest.rpartition(b"\r\n--")[0]
+
+
+def test_coding_is_not_waited_for_longer_than_stored_bytes_take(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, may_code = dcmread(BytesIO(image(0))), threading.Event()
+    render = Renderer.render
+
+    def held_up(self: Renderer, job: Job | FrameCoding) -> bytes:
+        assert may_code.wait(60)
+        return render(self, job)
+
+    monkeypatch.setattr(Renderer, "render", held_up)
+    with house.client("radiologist") as client:
+        for _ in range(2):
+            assert one_part(client, SERIES, RATHER_CODED) == (ExplicitVRLittleEndian, stored.PixelData)
+        monkeypatch.setattr(frames, "_THIN_LINE_BYTES_A_SECOND", 1)
+        may_code.set()
+        syntax, coded = one_part(client, SERIES, RATHER_CODED)  # who asks next gets what was begun
+    assert syntax == HTJ2K
+    assert np.array_equal(imagecodecs.htj2k_decode(coded), stored.pixel_array)
+    assert renditions(house) == 1
+
+
+def test_what_cannot_be_coded_comes_as_it_is_stored(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_THIN_LINE_BYTES_A_SECOND", 1)
+    for number, name in enumerate(NOT_FOR_CODING):
+        series = f"1.2.8{number}"
+        house.put(image(0, name, SeriesInstanceUID=series, SOPInstanceUID=f"{series}.0"))
+        with house.client("radiologist") as client:
+            plain = one_part(
+                client, series, 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
+            )
+            assert one_part(client, series, RATHER_CODED) == plain
+
+    def fails(_self: Renderer, _job: Job | FrameCoding) -> bytes:
+        raise NotAnImageError("the coder does not manage")
+
+    monkeypatch.setattr(Renderer, "render", fails)
+    with house.client("radiologist") as client:
+        syntax, body = one_part(client, SERIES, RATHER_CODED)
+    assert (syntax, body) == (ExplicitVRLittleEndian, dcmread(BytesIO(image(0))).PixelData)
 
 
 def test_an_outside_client_reads_all_of_it(house: House) -> None:

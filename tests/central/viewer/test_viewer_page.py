@@ -120,6 +120,65 @@ def test_length_is_measured_deleted_and_brought_back(browser: Browser) -> None:
     browser.wait_for(f"!/mm/.test({lengths})")
 
 
+DRAWN_TEXT = "[...document.querySelectorAll('#viewport svg text')].map((e) => e.textContent).join(' ')"
+
+
+@pytest.mark.parametrize(("rescale_type", "unit"), [("HU", " HU"), ("US", "")])
+def test_a_region_tells_mean_deviation_and_area(
+    stand: Stand, browser: Browser, rescale_type: str, unit: str
+) -> None:
+    """Half of the slice is 1200, half 40; and only Hounsfield units are called so."""
+    (ds,) = ct_head(slices=1)
+    ds.RescaleType = rescale_type
+    values = np.full((128, 128), 1024 + 40, "<u2")
+    values[:, 64:] = 1024 + 1200
+    ds.PixelData = values.tobytes()
+    stand.reset([ds])
+    browser.open(stand.viewer_url(ds.StudyInstanceUID))
+    browser.wait_for(f"{READY} && {LOADED}")
+    browser.press("e")
+    (x, y), height = centre(browser), browser.eval("document.querySelector('#viewport').clientHeight")
+    mm = 64 / height  # 128 pixels of 0.5 mm fill the height
+    browser.drag((x - 120, y), (x - 120 + 60, y + 40))  # from the middle outwards
+    browser.wait_for(f"/Mean 40.0{unit}, SD 0.0/.test({DRAWN_TEXT})")
+    said = browser.eval(DRAWN_TEXT)
+    assert ("HU" in said) == bool(unit)
+    area = np.pi * 60 * 40 * mm**2
+    browser.wait_for(f"Math.abs(/to 40.0, ([0-9.]+) mm/.exec({DRAWN_TEXT})[1] - {area}) < {0.05 * area}")
+    browser.press("Delete")
+    browser.wait_for(f"!/Mean/.test({DRAWN_TEXT})")
+    browser.drag((x, y), (x + 60, y + 40))
+    browser.wait_for(f"/Mean [0-9]{{3}}.*40.0 to 1200.0/.test({DRAWN_TEXT})")
+
+
+@pytest.mark.usefixtures("head")
+def test_an_angle_is_measured(browser: Browser) -> None:
+    browser.press("a")
+    x, y = centre(browser)
+    browser.drag((x - 100, y), (x, y))
+    browser.drag((x, y - 60), (x, y - 90), steps=4)
+    browser.wait_for(f"Math.abs(/([0-9.]+) °/.exec({DRAWN_TEXT})[1] - 90) < 1.5")
+
+
+def test_what_lies_ahead_comes_before_what_lies_behind(stand: Stand, browser: Browser) -> None:
+    slices = ct_head(slices=60)
+    stand.reset(slices)
+    browser.thin_line(120_000)
+    try:
+        browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
+        browser.wait_for(READY)
+        browser.press("ArrowDown")
+        browser.wait_for("+document.querySelector('#viewport').dataset.loaded >= 18")
+    finally:
+        browser.thin_line()
+    browser.wait_for(LOADED)
+    order = {ds.SOPInstanceUID: number for number, ds in enumerate(slices, 1)}
+    asked = [order[path.split("/")[-3]] for path in stand.asked if "/frames/" in path]
+    assert sorted(asked) == list(range(1, 61))
+    ahead = [number for number in asked[5:18] if number > 31]
+    assert len(ahead) >= 9, asked
+
+
 @pytest.mark.usefixtures("head")
 def test_zoom_pan_and_help_by_hand(browser: Browser) -> None:
     x, y = centre(browser)
@@ -240,3 +299,16 @@ def _report(like: Dataset) -> Dataset:
     ds.Modality, ds.SeriesNumber, ds.SeriesDescription = "SR", 1, "Report"
     ds.PatientName, ds.PatientID = like.PatientName, like.PatientID
     return ds
+
+
+@pytest.mark.parametrize("width", [1024, 600])
+def test_nothing_reaches_over_the_edge_of_a_tablet(stand: Stand, width: int) -> None:
+    slices = ct_head(slices=3)
+    stand.reset(slices)
+    with Browser(width=width, height=900) as browser:
+        browser.open(stand.viewer_url(slices[0].StudyInstanceUID))
+        browser.wait_for(READY)
+        assert browser.eval(
+            "[...document.querySelectorAll('header, .tools, .tools button, main, footer')]"
+            ".every((e) => e.getBoundingClientRect().right <= innerWidth)"
+        )

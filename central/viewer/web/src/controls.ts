@@ -16,7 +16,15 @@ export interface Intentions {
   undo(): void;
 }
 
-const TOOL_KEYS: Readonly<Record<string, ToolName>> = { w: 'window', z: 'zoom', p: 'pan', s: 'scroll', l: 'length' };
+const TOOL_KEYS: Readonly<Record<string, ToolName>> = {
+  w: 'window',
+  z: 'zoom',
+  p: 'pan',
+  s: 'scroll',
+  l: 'length',
+  a: 'angle',
+  e: 'region',
+};
 
 /** Lights the button of the tool on the left mouse button. */
 export function lightTool(selected: ToolName): void {

@@ -7,7 +7,7 @@ import { type Part, firstPart } from './multipart';
 
 const ROOT = '/dicom-web';
 const DICOM_JSON = 'application/dicom+json';
-const ANY_FRAME = 'multipart/related; type="application/octet-stream"; transfer-syntax=*';
+const FRAMES = 'multipart/related; type="application/octet-stream"; transfer-syntax';
 /** The part of an image id before the colon: frames with this scheme are loaded by frame_loader.ts. */
 export const FRAME_SCHEME = 'dicomweb';
 /** A UID is digits and dots, at most 64 characters (PS3.5 section 9.1). */
@@ -70,9 +70,14 @@ export function frameImageId(studyUid: string, seriesUid: string, sopInstanceUid
   return `${FRAME_SCHEME}:${ROOT}/studies/${studyUid}/series/${seriesUid}/instances/${sopInstanceUid}/frames/${frame}`;
 }
 
-/** One frame as it is stored, in the transfer syntax it is stored in (PS3.18 section 10.4.1.1.6). */
-export async function fetchFrame(imageId: string): Promise<Part> {
-  const response = await request(imageId.slice(FRAME_SCHEME.length + 1), ANY_FRAME);
+/**
+ * One frame (PS3.18 section 10.4.1.1.6), in the transfer syntax it is stored in, or rather in another one.
+ *
+ * Where central cannot give the other one, or not soon, the frame comes as it is stored.
+ */
+export async function fetchFrame(imageId: string, rather?: string): Promise<Part> {
+  const accept = rather === undefined ? `${FRAMES}=*` : `${FRAMES}=${rather}, ${FRAMES}=*; q=0.5`;
+  const response = await request(imageId.slice(FRAME_SCHEME.length + 1), accept);
   const part = firstPart(response.headers.get('Content-Type') ?? '', new Uint8Array(await response.arrayBuffer()));
   if (part === undefined) throw unreadable();
   return part;

@@ -6,6 +6,7 @@ import { connectControls, lightTool } from './controls';
 import { type JsonDataset, Tag, number, text } from './dicom_json';
 import { ArchiveError, fetchMetadata, fetchSeries, fetchStudy, isUid } from './dicomweb';
 import { type Stack, buildStack, mayHoldPictures } from './frames';
+import { Line } from './line';
 import { canUndo, deleteMeasurement, forgetHistory, onFrame, undo } from './measurements';
 import { cover, explain, goToSignIn, hideNotice, setState, setStatus, showNotice } from './notice';
 import { seriesName, showOverlay, showStudy } from './overlay';
@@ -13,9 +14,12 @@ import { byId, joined } from './page';
 import { Prefetch, type Progress } from './prefetch';
 import { SeriesPanel } from './series_panel';
 import { Stage, type ToolName } from './stage';
+import { Transfers } from './transfer';
+import { showTransfer } from './transfer_view';
 
 class Viewer {
   readonly #viewportElement = byId<HTMLDivElement>('viewport');
+  readonly #transfers = new Transfers(new Line(), () => this.#showTransfer());
   readonly #stage: Stage;
   readonly #prefetch: Prefetch;
   readonly #stacks = new Map<string, Promise<Stack>>();
@@ -26,7 +30,7 @@ class Viewer {
   #modality = '';
 
   constructor(private readonly studyUid: string) {
-    this.#stage = new Stage(this.#viewportElement, {
+    this.#stage = new Stage(this.#viewportElement, this.#transfers, {
       onRendered: () => this.#onRendered(),
       onSlice: (index) => this.#prefetch.moveTo(index),
       onFailure: (imageId, error) => this.#onFrameFailure(imageId, error),
@@ -34,6 +38,7 @@ class Viewer {
     });
     this.#prefetch = new Prefetch(
       (imageId) => this.#stage.load(imageId),
+      () => (this.#transfers.line.thin ? 2 : 4),
       (progress) => this.#showProgress(progress),
       (error) => {
         if (explain(error).failure === 'signed-out') goToSignIn();
@@ -80,6 +85,7 @@ class Viewer {
   async #show(stack: Stack): Promise<void> {
     this.#open = stack;
     forgetHistory();
+    this.#showTransfer();
     const first = stack.frames[0];
     this.#modality = first === undefined ? '' : text(first.dataset, Tag.Modality);
     byId('presets').hidden = this.#modality !== 'CT';
@@ -159,6 +165,12 @@ class Viewer {
         this.#stage.drawsInSoftware ? 'drawn without graphics hardware' : '',
       ),
     );
+  }
+
+  #showTransfer(): void {
+    const { line } = this.#transfers;
+    const tally = this.#transfers.of(this.#open?.seriesUid ?? '');
+    showTransfer({ tally, bytesPerSecond: line.bytesPerSecond, thin: line.thin });
   }
 
   #showMeasurementButtons(): void {

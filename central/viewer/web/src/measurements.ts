@@ -7,6 +7,26 @@ import { type Types, AnnotationTool, annotation } from '@cornerstonejs/tools';
 
 const history = (): typeof utilities.HistoryMemo.DefaultHistoryMemo => utilities.HistoryMemo.DefaultHistoryMemo;
 
+/** What Cornerstone found inside a region; lengths are in what `spacing` says. */
+export interface RegionStats {
+  readonly area?: number;
+  readonly areaUnit?: string;
+  readonly mean?: number;
+  readonly stdDev?: number;
+  readonly min?: number;
+  readonly max?: number;
+}
+
+/** A region in two lines: "Mean 41.2 HU, SD 3.4" first, for that is what it is drawn for. */
+export function regionLines(stats: RegionStats | undefined, unit: string): string[] {
+  if (stats?.mean === undefined || stats.area === undefined) return [];
+  const shown = (value: number | undefined): string => (value === undefined ? '?' : value.toFixed(1));
+  return [
+    `Mean ${shown(stats.mean)}${unit && ` ${unit}`}, SD ${shown(stats.stdDev)}`,
+    `${shown(stats.min)} to ${shown(stats.max)}, ${shown(stats.area)} ${stats.areaUnit ?? ''}`,
+  ];
+}
+
 /** Measurements drawn on one frame, oldest first. */
 export function onFrame(imageId: string): Types.Annotation[] {
   return annotation.state.getAllAnnotations().filter((drawn) => drawn.metadata?.referencedImageId === imageId);

@@ -82,6 +82,13 @@ export function spacing(dataset: JsonDataset): Spacing {
   return { rowMm: aspect, columnMm: 1, source: 'none' };
 }
 
+/** What greys are in: Hounsfield units only where the data set rescales to them, whatever the modality is called. */
+export function greyUnit(dataset: JsonDataset): string {
+  const type = text(dataset, Tag.RescaleType);
+  const isCt = text(dataset, Tag.Modality) === 'CT' && number(dataset, Tag.RescaleIntercept) !== undefined;
+  return type === 'HU' || (isCt && type === '') ? 'HU' : '';
+}
+
 /** Row and column direction cosines, when the data set has usable ones. */
 export function orientation(dataset: JsonDataset): number[] | undefined {
   const cosines = numbers(dataset, Tag.ImageOrientationPatient, 6);

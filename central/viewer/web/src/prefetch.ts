@@ -1,10 +1,12 @@
-// Loads the rest of a stack, nearest slice first, while a person already looks at the middle one.
+// Loads the rest of a stack, nearest slice first, while a person already looks at the middle one. Once they scroll, what
+// lies ahead of them counts as nearer than what lies behind.
 //
-// At most `PARALLEL` frames are under way, so a slice asked for by scrolling never waits behind a long queue, and at
-// most `BUDGET_BYTES` are fetched ahead, so a huge series does not push its own beginning out of the cache.
+// Few frames are under way at a time, so a slice asked for by scrolling shares the line with few, and at most
+// `BUDGET_BYTES` are fetched ahead, so a huge series does not push its own beginning out of the cache.
 
-const PARALLEL = 4;
 const BUDGET_BYTES = 640 * 2 ** 20;
+/** A slice behind is as far as one so many times farther ahead: people do turn round. */
+const BEHIND = 3;
 
 export interface Progress {
   readonly loaded: number;
@@ -16,12 +18,14 @@ export class Prefetch {
   #imageIds: readonly string[] = [];
   #state: ('waiting' | 'loading' | 'loaded' | 'failed')[] = [];
   #current = 0;
+  #direction: 1 | -1 | 0 = 0;
   #wanted = 0;
   #running = 0;
   #generation = 0;
 
   constructor(
     private readonly load: (imageId: string) => Promise<unknown>,
+    private readonly parallel: () => number,
     private readonly onProgress: (progress: Progress) => void,
     private readonly onFailure: (error: unknown) => void,
   ) {}
@@ -32,6 +36,7 @@ export class Prefetch {
     this.#imageIds = imageIds;
     this.#state = imageIds.map(() => 'waiting');
     this.#current = current;
+    this.#direction = 0;
     this.#wanted = Math.min(imageIds.length, Math.max(1, Math.floor(BUDGET_BYTES / Math.max(1, bytesPerFrame))));
     this.#running = 0;
     this.#advance();
@@ -43,6 +48,7 @@ export class Prefetch {
 
   /** The person scrolled: what is near `current` comes next. */
   moveTo(current: number): void {
+    if (current !== this.#current) this.#direction = current > this.#current ? 1 : -1;
     this.#current = current;
     this.#advance();
   }
@@ -53,7 +59,7 @@ export class Prefetch {
   }
 
   #advance(): void {
-    for (let index = this.#next(); this.#running < PARALLEL && index !== undefined; index = this.#next()) {
+    for (let index = this.#next(); this.#running < this.parallel() && index !== undefined; index = this.#next()) {
       void this.#fetch(index);
     }
     this.#report();
@@ -85,12 +91,17 @@ export class Prefetch {
     if (this.#count('loaded') + this.#running >= this.#wanted && this.#state[this.#current] !== 'waiting') {
       return undefined;
     }
-    for (let distance = 0; distance < this.#state.length; distance += 1) {
-      for (const index of [this.#current + distance, this.#current - distance]) {
-        if (this.#state[index] === 'waiting') return index;
-      }
-    }
-    return undefined;
+    let nearest: number | undefined;
+    this.#state.forEach((state, index) => {
+      if (state !== 'waiting') return;
+      if (nearest === undefined || this.#farness(index) < this.#farness(nearest)) nearest = index;
+    });
+    return nearest;
+  }
+
+  #farness(index: number): number {
+    const distance = index - this.#current;
+    return distance * this.#direction < 0 ? BEHIND * Math.abs(distance) : Math.abs(distance);
   }
 
   #report(): void {

@@ -17,7 +17,9 @@ import { init as initLoader } from '@cornerstonejs/dicom-image-loader';
 import * as tools from '@cornerstonejs/tools';
 import { registerFrameLoader } from './frame_loader';
 import type { Frame, Stack } from './frames';
-import { PixelFacts } from './pixel_facts';
+import { type RegionStats, regionLines } from './measurements';
+import { PixelFacts, greyUnit } from './pixel_facts';
+import type { Transfers } from './transfer';
 
 const ENGINE_ID = 'viewer';
 const VIEWPORT_ID = 'main';
@@ -25,7 +27,7 @@ const TOOL_GROUP_ID = 'main';
 const { MouseBindings } = tools.Enums;
 
 /** What the left button does. */
-export type ToolName = 'window' | 'zoom' | 'pan' | 'scroll' | 'length';
+export type ToolName = 'window' | 'zoom' | 'pan' | 'scroll' | 'length' | 'angle' | 'region';
 
 const TOOL_CLASSES = {
   window: tools.WindowLevelTool,
@@ -33,6 +35,8 @@ const TOOL_CLASSES = {
   pan: tools.PanTool,
   scroll: tools.StackScrollTool,
   length: tools.LengthTool,
+  angle: tools.AngleTool,
+  region: tools.EllipticalROITool,
 } as const;
 
 /** What is on the canvas now. */
@@ -65,13 +69,14 @@ export class Stage {
 
   constructor(
     readonly element: HTMLDivElement,
+    transfers: Transfers,
     private readonly events: StageEvents,
   ) {
     initCore({ rendering: { webGlContextCount: 1 }, debug: { statsOverlay: false } });
     initLoader({ maxWebWorkers: Math.max(1, Math.min(4, Math.floor((navigator.hardwareConcurrency || 2) / 2))) });
     tools.init();
     this.#facts.register();
-    registerFrameLoader(this.#facts);
+    registerFrameLoader(this.#facts, transfers);
     styleMeasurements();
 
     this.#engine = new RenderingEngine(ENGINE_ID);
@@ -82,7 +87,7 @@ export class Stage {
       defaultOptions: { background: [0, 0, 0] },
     });
     this.#viewport = this.#engine.getViewport(VIEWPORT_ID) as Types.IStackViewport;
-    this.#tools = makeToolGroup();
+    this.#tools = makeToolGroup(this.#facts);
     this.select('window');
     this.#listen();
   }
@@ -174,6 +179,8 @@ export class Stage {
       pan: [{ mouseButton: MouseBindings.Auxiliary }],
       scroll: [{ mouseButton: MouseBindings.Wheel }, { numTouchPoints: 3 }],
       length: [],
+      angle: [],
+      region: [],
     };
     bindings[name].push({ mouseButton: MouseBindings.Primary }, { numTouchPoints: 1 });
     for (const [tool, held] of Object.entries(bindings) as [ToolName, tools.Types.IToolBinding[]][]) {
@@ -225,7 +232,7 @@ export class Stage {
   }
 }
 
-function makeToolGroup(): tools.Types.IToolGroup {
+function makeToolGroup(facts: PixelFacts): tools.Types.IToolGroup {
   for (const tool of Object.values(TOOL_CLASSES)) tools.addTool(tool);
   const group = tools.ToolGroupManager.createToolGroup(TOOL_GROUP_ID);
   if (group === undefined) throw new Error(`a tool group called ${TOOL_GROUP_ID} exists already`);
@@ -233,6 +240,12 @@ function makeToolGroup(): tools.Types.IToolGroup {
   // The library binds bare Z and Y to undo and redo; here Z is zoom, and controls.ts alone reads the keyboard.
   group.setToolConfiguration(tools.LengthTool.toolName, {
     actions: { undo: { bindings: [] }, redo: { bindings: [] } },
+  });
+  group.setToolConfiguration(tools.EllipticalROITool.toolName, {
+    getTextLines: ({ cachedStats }: { cachedStats: Record<string, RegionStats | undefined> }, target: string) => {
+      const frame = facts.frameOf(target.slice(target.indexOf(':') + 1));
+      return regionLines(cachedStats[target], frame === undefined ? '' : greyUnit(frame.dataset));
+    },
   });
   group.addViewport(VIEWPORT_ID, ENGINE_ID);
   return group;
