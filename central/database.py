@@ -64,10 +64,15 @@ class Sqlite(peewee.SqliteDatabase):
     @contextmanager
     def erasing(self, _models: Sequence[type[peewee.Model]]) -> Iterator[None]:
         """A transaction whose deleted rows are overwritten, in the file and then in its write-ahead log."""
+        with self.overwriting(), self.writing():
+            yield
+
+    @contextmanager
+    def overwriting(self) -> Iterator[None]:
+        """Whatever this thread deletes here is overwritten, in the file and then in its write-ahead log."""
         self._pragma("secure_delete = ON")
         try:
-            with self.writing():
-                yield
+            yield
         finally:
             self._pragma("secure_delete = OFF")
         self._pragma("wal_checkpoint(TRUNCATE)")

@@ -10,7 +10,8 @@ Always true
 - It is one institution's study that is held or erased. Another one's under the same Study Instance UID stays whole:
   what both have is one object, which stays with its key until nobody has it.
 
-What a crash leaves: the study whole, or erased with objects that the next run of `central.archive.removal` removes.
+What a crash leaves: the study whole, or erased with objects that the next run of `central.archive.removal` removes, and
+perhaps with its words in SQLite's text index, which the next erasure overwrites.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from central.archive.tables import (
     Study,
     StudyKey,
 )
+from central.archive.text_index import purge_words
 from central.database import Database
 from central.institution import DEFAULT_INSTITUTION
 from central.prepared import Prepared, given
@@ -185,6 +187,7 @@ class Erasures:
                 erased_at_s=time.time(),
                 objects=len(contents),
             ).execute(self._db)
+        purge_words(self._db)
         return len(contents)
 
     def allow(self, study_instance_uid: str, *, institution: str = DEFAULT_INSTITUTION) -> None:

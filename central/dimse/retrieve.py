@@ -3,7 +3,8 @@
 What is always true
 -------------------
 - Every study is authorized for the peer that asks and is on record before a byte of it leaves; what it may not have
-  is, from outside, not there.
+  is, from outside, not there. A retrieval can take hours: the policy is asked again while it runs, and what was taken
+  away meanwhile fails from there on.
 - A C-MOVE goes to configured destinations only.
 - An instance goes out as it is stored where the receiver takes that, else converted by a worker process; it is
   streamed either way. Where neither works that sub-operation fails and its UID is listed.
@@ -51,7 +52,7 @@ from central.dimse.negotiation import NATIVE_SYNTAXES
 from central.dimse.peers import Peers
 from central.dimse.sending import Originator, ReadyStore, is_over
 from central.dimse.settings import DimseSettings, PeerSettings
-from central.dimse.suboperations import Counts, Granted, Opening, batches, once_each
+from central.dimse.suboperations import Counts, Granted, Opening, Standing, batches, once_each
 
 Convert = Callable[[StoredInstance, str], AbstractContextManager[BinaryIO]]
 """An instance in another transfer syntax, as a Part 10 file; NotConvertibleError if it cannot be had."""
@@ -203,6 +204,7 @@ class Retrieve:
         relational = request.abstract_syntax_uid in request.association.relational
         query = selection(identifier, request.abstract_syntax_uid, relational=relational)
         rows = self._named(request, query)
+        standing = Standing(partial(self._stands, request, verb))
         grants: dict[str, tuple[Grant, Recording]] = {}
         counted: dict[str, int] = {}
         for row in rows:
@@ -215,11 +217,12 @@ class Retrieve:
             if isinstance(decision, Grant):
                 event = request.peer.event(Action.EXPORT, "success", detail, study, decision.institutions)
                 grants[study] = decision, self._audit.begin(event)
+                standing.granted(decision)
             else:
                 self._record(request, "refused", detail, study)
         if not rows:
             self._record(request, "success", f"{verb}: nothing found")
-        opening = Opening(self._archive)
+        opening = Opening(self._archive, standing)
         granted = (
             (*grants[study], row) for row in rows if (study := row.series.study.study_instance_uid) in grants
         )
@@ -230,6 +233,15 @@ class Retrieve:
                 if row.series.study.institution in grant.institutions
             ]
         )
+
+    def _stands(self, request: Request, verb: str, grant: Grant) -> bool:
+        """Whether the policy says the same now; that it does not is on record."""
+        facts = self._archive.facts(grant.study_instance_uid)
+        decision = authorize(request.peer.principal, Action.EXPORT, facts) if facts else None
+        if isinstance(decision, Grant) and set(grant.institutions) <= set(decision.institutions):
+            return True
+        self._record(request, "refused", f"{verb}: ended while it ran", grant.study_instance_uid)
+        return False
 
     def _named(self, request: Request, query: InstanceQuery) -> list[InstanceRow]:
         scope = scope_of(request.peer.principal, Action.EXPORT)

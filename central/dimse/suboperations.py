@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,6 +17,9 @@ from central.audit.record import Recording
 from central.dimse.association import SUCCESS
 from central.dimse.calling import MAX_CONTEXTS
 from central.dimse.negotiation import NATIVE_SYNTAXES
+
+STANDS_S: Final = 10.0
+"""How long a decision counts in a retrieval that goes on."""
 
 _SOME_FAILED: Final = 0xB000
 _ALL_FAILED: Final = 0xA702
@@ -82,16 +86,41 @@ class Counts:
         return identifier
 
 
+class Standing:
+    """Whether the grants of one retrieval still hold. `ask` decides anew; of what it denies nothing more is asked."""
+
+    def __init__(self, ask: Callable[[Grant], bool]) -> None:
+        self._ask = ask
+        self._asked_at_s = dict[str, float]()
+        self._over = set[str]()
+
+    def granted(self, grant: Grant) -> None:
+        """It was just given."""
+        self._asked_at_s[grant.study_instance_uid] = time.monotonic()
+
+    def require(self, grant: Grant) -> None:
+        """NoSuchInstanceError if it holds no more."""
+        study, now_s = grant.study_instance_uid, time.monotonic()
+        if study not in self._over and now_s - self._asked_at_s[study] >= STANDS_S:
+            self._asked_at_s[study] = now_s
+            if not self._ask(grant):
+                self._over.add(study)
+        if study in self._over:
+            raise NoSuchInstanceError("this study may not be had any more")
+
+
 class Opening:
     """Opens instances in their order; those of a series that follow each other with one query."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: Archive, standing: Standing) -> None:
         self._archive = archive
+        self._standing = standing
         self._asked: tuple[str, str] | None = None
         self._of_series: dict[str, StoredInstance] = {}
 
     def instance(self, grant: Grant, row: InstanceRow) -> StoredInstance:
-        """ArchiveError if it is not here any more."""
+        """ArchiveError if it is not here any more, or not granted."""
+        self._standing.require(grant)
         series = grant.study_instance_uid, row.series.series_instance_uid
         if (
             series != self._asked

@@ -366,7 +366,11 @@ class Spool:
             )
             self._received += 1
             self._touched_at_s = time.monotonic()
-        self._on_stored(label)
+        try:
+            self._on_stored(label)
+        except Exception:
+            # It is among the arrivals: were its file given up now, a resend would be the duplicate of nothing.
+            _LOG.exception("nobody was told of a stored instance", extra={"object_id": label.object_id})
         return known or label.object_id
 
     def _known(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
