@@ -35,6 +35,7 @@ from central.archive.object_files import ObjectFiles
 from central.archive.object_names import is_indexed
 from central.archive.objects import ObjectSink, ObjectStore, StoredObject
 from central.archive.placing import Placing
+from central.archive.postings import fold_some, make_postings
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.removal import Removal
 from central.archive.renditions import Renditions, RenditionSpace
@@ -56,6 +57,7 @@ _METADATA_BATCH: Final = 64  # rows in memory at a time
 _ZLIB_LEVEL: Final = 6
 _TOGETHER: Final = 32  # objects in one transaction: bounds how long the next ones wait for it
 _UIDS_AT_ONCE: Final = 500
+_BETWEEN_FOLDS: Final = 256  # objects, after which it is looked whether there are studies to be folded
 _STORED: Final = (
     "sha256",
     "size_bytes",
@@ -116,6 +118,7 @@ class Archive:
         self._placing = Placing(db, self.faults, self.removal, study_keys)
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
+        self._not_folded = 0
         self._together = Together(self.index_all, _TOGETHER)
         self._syncs = ThreadPoolExecutor(_SYNCS, thread_name_prefix="object-sync")
 
@@ -145,6 +148,7 @@ class Archive:
         make_index(db)
         make_consent_tables(db)  # which access writes, and every search looks into
         make_text_index(db)
+        make_postings(db)
         study_keys = StudyKeys(db, storage_keys)
         study_keys.require_whole(make=encrypts)
         space = renditions or RenditionSpace(UnsyncedFiles.open(root / "renditions"))
@@ -243,6 +247,10 @@ class Archive:
         StoreUnavailableError : one cannot be taken just now, since its object may be on its way out of the store.
         """
         with self._write_lock, self._db.writing():
+            self._not_folded += len(objects)
+            if self._not_folded >= _BETWEEN_FOLDS:
+                self._not_folded = 0
+                fold_some(self._db)
             self.erasures.refuse_erased(
                 [
                     Incoming(one.attributes.study_instance_uid, one.origin.institution, one.stored)

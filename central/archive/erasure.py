@@ -26,6 +26,7 @@ from peewee import JOIN
 from central.archive.errors import ErasureRefusedError, StoreUnavailableError, StudyErasedError
 from central.archive.object_names import NAME, SEALED
 from central.archive.objects import StoredObject
+from central.archive.postings import Posting, forget
 from central.archive.removal import Removal
 from central.archive.tables import (
     ErasedStudy,
@@ -44,7 +45,7 @@ from central.database import Database
 from central.institution import DEFAULT_INSTITUTION
 from central.prepared import Prepared, given
 
-_TABLES: Final = (StudyKey, SealedContent, Rendition, Metadata, Instance, Series, Study)
+_TABLES: Final = (StudyKey, SealedContent, Rendition, Metadata, Instance, Series, Study, Posting)
 _ERASED_BY: Final = Prepared(
     ErasedStudy.select(ErasedStudy.institution).where(
         ErasedStudy.study_instance_uid == given("study_instance_uid")
@@ -190,8 +191,14 @@ class Erasures:
         purge_words(self._db)
         return len(contents)
 
-    def allow(self, study_instance_uid: str, *, institution: str = DEFAULT_INSTITUTION) -> None:
-        """Take images of an erased study in again.
+    def allow(
+        self,
+        study_instance_uid: str,
+        *,
+        institution: str = DEFAULT_INSTITUTION,
+        in_transaction: Callable[[], None] | None = None,
+    ) -> None:
+        """Take images of an erased study in again. `in_transaction` is as with `erase`.
 
         Raises
         ------
@@ -199,6 +206,8 @@ class Erasures:
         """
         self._removal.run()
         with self._db.writing():
+            if in_transaction is not None:
+                in_transaction()
             for erased in self.erased():
                 free_at_s = erased.erased_at_s + ON_ITS_WAY_S
                 named = (erased.study_instance_uid, erased.institution) == (study_instance_uid, institution)
@@ -270,7 +279,9 @@ class Erasures:
         Metadata.delete().where(Metadata.instance.in_(instances)).execute(db)
         Instance.delete().where(Instance.series.in_(series)).execute(db)
         Series.delete().where(Series.study.in_(Study.select(Study.id).where(its))).execute(db)
+        ids = [at for (at,) in Study.select(Study.id).where(its).tuples().execute(db)]
         Study.delete().where(its).execute(db)
+        forget(db, ids)
 
     def _take_renditions(self, study_instance_uid: str) -> list[str]:
         """Those of every institution that has the study, since the others' are made again; their names."""

@@ -223,7 +223,12 @@ def test_another_institutions_studies_are_not_there(house: House, admin: httpx.C
                 assert north.post(path, json=wish(**named)).status_code == 404, path
         assert confirm(north, request_id).status_code == 404
         assert north.delete(f"/api/erasures/{request_id}").status_code == 404
-        assert north.get("/api/erasures").json() == {"waiting": [], "holds": [], "erased": []}
+        assert north.get("/api/erasures").json() == {
+            "waiting": [],
+            "holds": [],
+            "erased": [],
+            "readmissions": [],
+        }
         house.put(
             pydicom_file("CT_small.dcm"),
             ObjectOrigin("gw-north", "0" * 32, ORIGIN.received_at_utc, "north"),
