@@ -49,6 +49,7 @@ from central.foundation import Foundation, has_room, lock_folder, open_archive, 
 from central.gateway_app import gateway_app
 from central.identity.errors import KeyFileError
 from central.ingest.quota import DayQuota
+from central.memory import share_heaps
 from central.people_app import people_app
 from central.quietness import quiet_libraries
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
@@ -289,6 +290,7 @@ def run(settings: Settings) -> None:
     ------
     StartError : it cannot start; nothing is left running.
     """
+    share_heaps()
     with ExitStack() as closing:
         opened = Central.open(settings, closing)
         asyncio.run(_until_stopped(opened))

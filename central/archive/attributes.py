@@ -13,9 +13,12 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydicom.dataelem import RawDataElement
+
 from central.access.policy import department_key, person_name_key
 from central.archive.errors import NotDicomError
 from central.archive.header import Header
+from central.archive.plain_json import plain_text
 from central.archive.query import fold, person_name_groups
 from contract.identifiers import InvalidIdentifierError, check_uid
 
@@ -123,14 +126,24 @@ def attributes_of(header: Header) -> Attributes:
 
 def text_of(header: Header, tag: int) -> str:
     """The value at `tag`, cleaned and bounded; "" where there is none that can be read."""
+    if tag not in header.dataset:
+        return ""
+    element: object = header.dataset.get_item(tag)  # raw, against what the stubs say
+    plain = plain_text(element) if isinstance(element, RawDataElement) else None
+    if plain is not None:
+        return _bounded(plain)
     try:
         value = header.dataset[tag].value
-    except Exception:  # absent, or malformed in one of the many ways pydicom reports: not known either way
+    except Exception:  # malformed in one of the many ways pydicom reports: not known either way
         return ""
     if value is None:
         return ""
     parts = [str(value)] if isinstance(value, (str, int, float)) or not _is_list(value) else map(str, value)
-    return _CONTROL.sub("", "\\".join(parts)).strip(" ")[:MAX_TEXT_CHARACTERS]
+    return _bounded("\\".join(parts))
+
+
+def _bounded(text: str) -> str:
+    return _CONTROL.sub("", text).strip(" ")[:MAX_TEXT_CHARACTERS]
 
 
 def _is_list(value: object) -> bool:

@@ -43,8 +43,14 @@ from central.archive.tables import (
 from central.archive.text_index import purge_words
 from central.database import Database
 from central.institution import DEFAULT_INSTITUTION
+from central.prepared import Prepared, given
 
 _TABLES: Final = (StudyKey, SealedContent, Rendition, Metadata, Instance, Series, Study, Posting)
+_ERASED_BY: Final = Prepared(
+    ErasedStudy.select(ErasedStudy.institution).where(
+        ErasedStudy.study_instance_uid == given("study_instance_uid")
+    )
+)
 _AT_ONCE: Final = 500
 ON_ITS_WAY_S: Final = 3600.0
 """So long an image may take from its file to its row: one that lost its file to an erasure must not get one."""
@@ -227,11 +233,11 @@ class Erasures:
         StoreUnavailableError : another institution erased a study with this UID, and the object went with it before
             this one's row was written: sent again it is taken.
         """
-        named = sorted({one.study_instance_uid for one in objects})
-        query = ErasedStudy.select(ErasedStudy.study_instance_uid, ErasedStudy.institution).where(
-            ErasedStudy.study_instance_uid.in_(named)
-        )
-        erased = set(query.tuples().execute(self._db))
+        erased = {
+            (uid, institution)
+            for uid in {one.study_instance_uid for one in objects}
+            for (institution,) in _ERASED_BY.tuples(self._db, study_instance_uid=uid)
+        }
         if not erased:
             return
         uids = {uid for uid, _ in erased}

@@ -17,6 +17,7 @@ import peewee
 from central.archive.tables import Instance, ObjectFault, SealedContent, Series, Study
 from central.audit.record import Action, AuditEvent
 from central.database import Database, put
+from central.prepared import Prepared, given
 
 
 class FaultKind(StrEnum):
@@ -26,6 +27,7 @@ class FaultKind(StrEnum):
     UNINDEXED = "unindexed"  # the store has an object and the index has no row
 
 
+_LISTED: Final = Prepared(ObjectFault.select(ObjectFault.sha256).where(ObjectFault.sha256 == given("name")))
 UNREADABLE: Final = (FaultKind.DAMAGED, FaultKind.MISSING, FaultKind.UNOPENABLE)
 
 
@@ -82,8 +84,7 @@ class Faults:
 
     def end(self, names: Sequence[str]) -> None:
         """Take objects off the list."""
-        listed = ObjectFault.select(ObjectFault.sha256).where(ObjectFault.sha256.in_(list(names)))
-        if names and list(listed.execute(self._db)):  # seldom: nothing is written else
+        if any(_LISTED.first(self._db, name=name) for name in names):  # seldom: nothing is written else
             ObjectFault.delete().where(ObjectFault.sha256.in_(list(names))).execute(self._db)
 
     def between(self, after: str, through: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The DICOM JSON of values that need no interpretation, straight from their bytes: most of a header.
+"""The DICOM JSON, or the text, of values that need no interpretation, straight from their bytes: most of a header.
 
 Always true: what this returns is what pydicom's own conversion returns for the same bytes; where that is not plain to
 see, it returns None and pydicom is asked. So text goes this way only if it reads the same in every character set
@@ -21,6 +21,7 @@ _CODES: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q
 _SPLIT: Final = frozenset({"CS", "DA", "TM", "DT", "UI"})  # fixed repertoire, `\\` between values
 _TEXT: Final = frozenset({"SH", "LO", "UC", "ST", "LT", "UT"})
 _OTHERWISE_IN_ISO_IR_13: Final = ("\\", "~", "\x1b")
+_OTHERWISE_IN_PN: Final = (*_OTHERWISE_IN_ISO_IR_13, "=")  # which parts a name's groups
 _UIDS: Final = re.compile(r"[0-9.\\]*[ \0]*")
 _INTEGER: Final = re.compile(r" *[+-]?[0-9]{1,9} *")
 _DECIMAL: Final = re.compile(r" *[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})? *")
@@ -52,6 +53,25 @@ def plain_json(element: RawDataElement) -> dict[str, Any] | None:
     if vr == "DS":
         return _parsed(vr, text, _DECIMAL, float)
     return None
+
+
+def plain_text(element: RawDataElement) -> str | None:
+    """The one value of the element as text, a number as it is written; "" without one. None as `plain_json`."""
+    vr, raw = element.VR or _public_vr(element.tag), element.value
+    if vr == "PN":
+        text = raw.decode("ascii") if raw is not None and raw.isascii() else "="
+        return None if any(character in text for character in _OTHERWISE_IN_PN) else text.rstrip(" \0")
+    if vr in ("DS", "AT", "FL", "FD"):  # which pydicom writes in ways of its own
+        return None
+    found = plain_json(element)
+    if found is None or raw is None:
+        return None
+    values = found.get("Value", [""])
+    if len(values) > 1:
+        return None
+    if vr == "IS" and str(values[0]) != raw.strip(b" \0").decode():  # as "007" and "+7" are
+        return None
+    return str(values[0])
 
 
 def _with(vr: str, values: list[Any]) -> dict[str, Any]:

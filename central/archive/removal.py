@@ -19,10 +19,14 @@ from central.archive.object_names import before, is_indexed
 from central.archive.objects import ObjectStore
 from central.archive.tables import DoomedObject
 from central.database import Database, put
+from central.prepared import Prepared, given
 
 READ_STILL_S: Final = 3600.0
 """So long an object stays that somebody may be reading, or writing once more."""
 
+_DOOMED: Final = Prepared(
+    DoomedObject.select(DoomedObject.sha256).where(DoomedObject.sha256 == given("name"))
+)
 _AT_ONCE: Final = 256
 _UNDER_LOCK: Final = 16  # others wait meanwhile
 
@@ -46,8 +50,7 @@ class Removal:
 
     def spare(self, names: Sequence[str]) -> None:
         """Rows name these objects again. Inside the caller's transaction."""
-        listed = DoomedObject.select(DoomedObject.sha256).where(DoomedObject.sha256.in_(list(names)))
-        if names and list(listed.execute(self._db)):  # seldom: nothing is written else
+        if any(_DOOMED.first(self._db, name=name) for name in names):  # seldom: nothing is written else
             DoomedObject.delete().where(DoomedObject.sha256.in_(list(names))).execute(self._db)
 
     def run(self) -> int:

@@ -27,10 +27,11 @@ from central.archive.objects import ObjectSink
 from central.dimse.association import PENDING, STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, SUCCESS
 from central.dimse.calling import MAX_CONTEXTS, called
 from central.dimse.errors import CallFailedError, PeerGoneError
+from central.dimse.incoming import Incoming
 from central.dimse.negotiation import NATIVE_SYNTAXES
 from central.dimse.sending import is_over
 from central.dimse.settings import DimseSettings, PeerSettings
-from central.dimse.transport import BoundedDimse, Incoming, Limits
+from central.dimse.transport import BoundedDimse, Limits
 
 MAX_ANSWERS: Final = 5_000
 _SERVICE_SYNTAXES: Final = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian)

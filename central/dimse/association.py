@@ -42,8 +42,8 @@ from central.dimse.settings import Service
 from central.dimse.transport import MAX_COMMAND_BYTES, PDV_BYTES, BoundedDimse
 
 if TYPE_CHECKING:
+    from central.dimse.incoming import Incoming
     from central.dimse.store_record import StoreRecord
-    from central.dimse.transport import Incoming
 
 SUCCESS: Final = 0x0000
 PENDING: Final = 0xFF00

@@ -27,6 +27,7 @@ from central.dimse.negotiation import (
     ITEMS_AT,
     PRESENTATION_CONTEXT,
     TRANSFER_SYNTAX,
+    USER_INFORMATION,
     items_of,
     read_uid,
 )
@@ -49,7 +50,6 @@ _PROTOCOL_VERSION: Final = 1
 _APPLICATION_CONTEXT: Final = 0x10
 _APPLICATION_CONTEXT_NAME: Final = b"1.2.840.10008.3.1.1.1"
 _ACCEPTED_CONTEXT: Final = 0x21
-_USER_INFORMATION: Final = 0x50
 _MAXIMUM_LENGTH: Final = 0x51
 _IMPLEMENTATION_CLASS: Final = 0x52
 _IMPLEMENTATION_VERSION: Final = 0x55
@@ -201,7 +201,7 @@ def associate_rq(
             named += _item(TRANSFER_SYNTAX, syntax.encode("ascii"))
         body += _item(PRESENTATION_CONTEXT, struct.pack(">B3x", 2 * number + 1) + named)
     body += _item(
-        _USER_INFORMATION,
+        USER_INFORMATION,
         _item(_MAXIMUM_LENGTH, struct.pack(">L", settings.max_pdu_bytes))
         + _item(_IMPLEMENTATION_CLASS, IMPLEMENTATION_CLASS_UID.encode("ascii"))
         + _item(_IMPLEMENTATION_VERSION, b"DICOMNET"),
@@ -230,7 +230,7 @@ def read_associate_ac(
                 syntax = str(read_uid(sub_item[ITEM_HEAD.size :])) if sub_kind == TRANSFER_SYNTAX else ""
                 if syntax in proposed:
                     taken.setdefault(abstract_syntax, {}).setdefault(syntax, context_id)
-        elif kind == _USER_INFORMATION:
+        elif kind == USER_INFORMATION:
             for sub_kind, sub_item in items_of(value):
                 if sub_kind == _MAXIMUM_LENGTH:
                     (max_pdu_bytes,) = struct.unpack(">L", sub_item[ITEM_HEAD.size :])

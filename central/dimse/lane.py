@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
+from pynetdicom import pdu as pdus
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_CANCEL
-from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
 from central.dimse import command_set
@@ -29,9 +29,9 @@ from central.dimse.transport import MAX_COMMAND_BYTES, PDV_BYTES, GuardedSocket
 _HEAD: Final = struct.Struct(">BxL")
 _PDV: Final = struct.Struct(">LBB")
 _PDU_HEAD: Final = struct.Struct(">BxLLBB")
-_P_DATA_TF: Final = 0x04
-_COMMAND: Final = 0x01
-_LAST: Final = 0x02
+P_DATA_TF: Final = 0x04  # PDU type
+COMMAND: Final = 0x01  # of a message control header (PS3.8 Annex E.2)
+LAST: Final = 0x02
 _NO_LIMIT_PDU_BYTES: Final = 131_072  # what is sent to a peer that names no maximum
 _MAX_CANCELS: Final = 10  # as many as pynetdicom keeps
 
@@ -112,13 +112,13 @@ class Lane:
         """The next message, which has no data set."""
         whole = bytearray()
         while True:
-            for control, data in _fragments(self._pdu()):
-                if not control & _COMMAND or len(whole) + len(data) > MAX_COMMAND_BYTES:
+            for _, control, data in fragments(self._pdu()):
+                if not control & COMMAND or len(whole) + len(data) > MAX_COMMAND_BYTES:
                     raise OverLimitError(
                         "a data set where an answer belongs, or a longer command than any has"
                     )
                 whole += data
-                if control & _LAST:
+                if control & LAST:
                     return command_set.elements(bytes(whole))
 
     def _pdu(self) -> memoryview:
@@ -129,7 +129,7 @@ class Lane:
                 if len(head) == _HEAD.size:
                     kind, length = _HEAD.unpack(head)
                     body = self._wire.recv(length)
-                    if kind == _P_DATA_TF and len(body) == length:
+                    if kind == P_DATA_TF and len(body) == length:
                         return memoryview(body)
                     self._wire.put_back(head + body)
         raise PeerGoneError("the association ended while an instance was sent, or its other side is silent")
@@ -147,7 +147,7 @@ class AssociationLane(Lane):
         waiting = self._association.dul.to_provider_queue
         while waiting.queue and isinstance(message := waiting.queue[0], P_DATA):
             waiting.get(block=False)
-            pdu = P_DATA_TF()
+            pdu = pdus.P_DATA_TF()
             pdu.from_primitive(message)
             self.send(pdu.encode())
 
@@ -181,17 +181,22 @@ def lane_on(association: Association, timeout_s: float) -> Iterator[AssociationL
         transport.give_back()
 
 
-def _fragments(pdu: memoryview) -> list[tuple[int, memoryview]]:
-    """Control header and bytes of each PDV (PS3.8 section 9.3.5.1). OverLimitError for lengths that are none."""
+def fragments(pdu: memoryview) -> list[tuple[int, int, memoryview]]:
+    """Presentation context, control header and bytes of each PDV (PS3.8 section 9.3.5.1).
+
+    Raises
+    ------
+    OverLimitError : for lengths that are none.
+    """
     found, at = [], 0
     while at < len(pdu):
         if len(pdu) - at < _PDV.size:
             raise OverLimitError("a PDV that is cut short")
-        length, _, control = _PDV.unpack_from(pdu, at)
+        length, context_id, control = _PDV.unpack_from(pdu, at)
         end = at + 4 + length
         if length < 2 or end > len(pdu):
             raise OverLimitError("a PDV of a length that is none")
-        found.append((control, pdu[at + _PDV.size : end]))
+        found.append((context_id, control, pdu[at + _PDV.size : end]))
         at = end
     return found
 
@@ -203,8 +208,8 @@ def packed(
     pieces: list[bytes | memoryview] = []
     for at in range(0, len(data), room):
         piece = data[at : at + room]
-        ends = _LAST if is_last and at + room >= len(data) else 0
-        control = ends | (_COMMAND if is_command else 0)
-        pieces.append(_PDU_HEAD.pack(_P_DATA_TF, len(piece) + 6, len(piece) + 2, context_id, control))
+        ends = LAST if is_last and at + room >= len(data) else 0
+        control = ends | (COMMAND if is_command else 0)
+        pieces.append(_PDU_HEAD.pack(P_DATA_TF, len(piece) + 6, len(piece) + 2, context_id, control))
         pieces.append(piece)
     return b"".join(pieces)

@@ -2,7 +2,7 @@
 
 pynetdicom chooses by the acceptor's list, so the list is made for each request from what that request proposes. Who
 retrieves proposes a hundred contexts and more, each with several transfer syntaxes: they are read here, and once, for
-pynetdicom takes as long over them as over twenty images.
+pynetdicom takes as long over them as over twenty images. The same goes for the roles that it selects.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ from central.dimse.settings import Service
 ITEMS_AT: Final = 74  # in an A-ASSOCIATE-RQ with its header
 ITEM_HEAD: Final = struct.Struct(">BxH")
 PRESENTATION_CONTEXT: Final = 0x20
+_LENGTH: Final = struct.Struct(">H")
 ABSTRACT_SYNTAX: Final = 0x30
 TRANSFER_SYNTAX: Final = 0x40
+USER_INFORMATION: Final = 0x50
+_ROLE_SELECTION: Final = 0x54
 _UID_CHARACTERS: Final = 64
 _SERVICE_SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 NATIVE_SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
@@ -51,14 +54,20 @@ class AssociateRequest(A_ASSOCIATE_RQ):
         super().__init__()
         try:
             contexts, others = list[PresentationContext](), request[:ITEMS_AT]
+            roles = list[SCP_SCU_RoleSelectionNegotiation]()
             for kind, item in items_of(request[ITEMS_AT:]):
                 if kind == PRESENTATION_CONTEXT:
                     contexts.append(_read_context(item[ITEM_HEAD.size :]))
+                elif kind == USER_INFORMATION:
+                    of_others, selected = _read_user_information(item[ITEM_HEAD.size :])
+                    roles += selected
+                    others += ITEM_HEAD.pack(USER_INFORMATION, len(of_others)) + of_others
                 else:
                     others += item
             self.decode(others)
             self.asked: A_ASSOCIATE = super().to_primitive()
             self.asked.presentation_context_definition_list = contexts
+            self.asked.user_information.extend(roles)
         except (
             Exception
         ) as error:  # pynetdicom raises whatever its parsing runs into; all of it means one thing here
@@ -95,6 +104,24 @@ def _read_context(body: bytes) -> PresentationContext:
     return context
 
 
+def _read_user_information(body: bytes) -> tuple[bytes, list[SCP_SCU_RoleSelectionNegotiation]]:
+    """The sub-items that pynetdicom decodes, and what the SCP/SCU Role Selections say (PS3.7 Table D.3-9)."""
+    others, roles = b"", list[SCP_SCU_RoleSelectionNegotiation]()
+    for kind, item in items_of(body):
+        if kind != _ROLE_SELECTION:
+            others += item
+            continue
+        (length,) = _LENGTH.unpack_from(item, ITEM_HEAD.size)
+        at = ITEM_HEAD.size + _LENGTH.size
+        if at + length + 2 != len(item):
+            raise ValueError("a role selection of a length that is none")
+        role = SCP_SCU_RoleSelectionNegotiation()
+        role._sop_class_uid = read_uid(item[at : at + length])  # looked at, as for a context
+        role.scu_role, role.scp_role = (bool(flag) for flag in item[at + length :])
+        roles.append(role)
+    return others, roles
+
+
 @lru_cache(4096)  # they are the same few hundred in every request
 def read_uid(raw: bytes) -> UID:
     """ValueError for what is none by its length or its characters."""
@@ -104,6 +131,7 @@ def read_uid(raw: bytes) -> UID:
     return UID(text)
 
 
+@lru_cache(4096)
 def is_storage(sop_class_uid: str) -> bool:
     """Whether a SOP class is, or may be, of instances in a study: known, retired, private and new ones."""
     service = uid_to_service_class(sop_class_uid)
@@ -135,22 +163,27 @@ def contexts_for(asked: A_ASSOCIATE, peer: Peer, routes: Routes) -> list[Present
         elif is_storage(sop_class):
             gets = peer.may(Service.RETRIEVE) and sop_class in receives
             if gets or peer.may(Service.STORE):
-                context = _context(sop_class, native_first(syntaxes) if gets else compressed_first(syntaxes))
+                in_order = native_first if gets else compressed_first
+                context = _context(sop_class, in_order(tuple(syntaxes)))
                 context.scu_role, context.scp_role = peer.may(Service.STORE), gets
                 contexts.append(context)
     return contexts
 
 
-def compressed_first(syntaxes: Iterable[UID]) -> list[UID]:
+@lru_cache(256)  # most contexts of a request have the same
+def compressed_first(syntaxes: tuple[UID, ...]) -> tuple[UID, ...]:
     """For what is sent to central: as the sender holds it. Explicit VR where JPEG was offered is ten times the size."""
-    return sorted(_taken(syntaxes), key=lambda uid: (uid in NATIVE_SYNTAXES, uid != ExplicitVRLittleEndian))
+    order = sorted(_taken(syntaxes), key=lambda uid: (uid in NATIVE_SYNTAXES, uid != ExplicitVRLittleEndian))
+    return tuple(order)
 
 
-def native_first(syntaxes: Iterable[UID]) -> list[UID]:
+@lru_cache(256)
+def native_first(syntaxes: tuple[UID, ...]) -> tuple[UID, ...]:
     """For what central sends by C-GET: everything that is archived can be put into Explicit VR Little Endian."""
-    return sorted(
+    order = sorted(
         _taken(syntaxes), key=lambda uid: (uid not in NATIVE_SYNTAXES, uid != ExplicitVRLittleEndian)
     )
+    return tuple(order)
 
 
 def _taken(syntaxes: Iterable[UID]) -> list[UID]:

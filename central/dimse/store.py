@@ -22,8 +22,11 @@ from central.archive.indexing import ObjectOrigin
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
 from central.dimse.association import NOT_AUTHORIZED, SUCCESS, Request
+from central.dimse.command_set import StoreRequest
+from central.dimse.incoming import OUT_OF_RESOURCES, Incoming
+from central.dimse.peers import Peer
 from central.dimse.store_record import StoreRecord
-from central.dimse.transport import OUT_OF_RESOURCES, Incoming
+from central.dimse.storing import storing_on
 
 CANNOT_UNDERSTAND: Final = 0xC000
 _COMMENTS: Final = {
@@ -35,18 +38,35 @@ _log = logging.getLogger(__name__)
 
 
 class StoreService:
-    """Serves C-STORE."""
+    """Serves C-STORE, and all C-STOREs that follow on the association until something else comes."""
 
     def __init__(self, store: Store, audit: Audit) -> None:
         self._store = store
         self._audit = audit
 
     def serve(self, request: Request) -> None:
-        incoming = request.take_incoming()
         record = self._record_of(request)
+        status, comment = self._archived(request.take_incoming(), request.peer, record)
+        with storing_on(request.association) as lane:
+            if lane is None:
+                request.respond(status, comment)
+                return
+            message = request.message
+            said = StoreRequest(
+                message.MessageID,
+                message.Priority,
+                str(message.AffectedSOPClassUID or ""),
+                str(message.AffectedSOPInstanceUID or ""),
+            )
+            lane.answer(request.context_id, said, status, comment)
+            while (arrived := lane.next()) is not None:
+                status, comment = self._archived(arrived.incoming, request.peer, record)
+                lane.answer(arrived.context_id, arrived.request, status, comment)
+
+    def _archived(self, incoming: Incoming, peer: Peer, record: StoreRecord) -> tuple[int, str]:
+        """Status and comment of the answer, on record as `StoreRecord` has it."""
         record.arrived()
         try:
-            peer = request.peer
             origin = ObjectOrigin(peer.source, "", datetime.now(UTC), peer.institution)
             status, comment = self._store.archived(incoming, peer.address, origin, record.begins)
         finally:
@@ -55,7 +75,7 @@ class StoreService:
             record.stored()
         else:
             record.refused(status)
-        request.respond(status, comment)
+        return status, comment
 
     def _record_of(self, request: Request) -> StoreRecord:
         association = request.association

@@ -2,9 +2,10 @@
 
 Why it exists: pynetdicom reads whatever length a PDU declares, keeps every message whole in memory, queues messages
 without end, and waits on a socket without a clock. Here PDUs and messages are capped before they are held, a peer that
-stops or trickles is ended, and a C-STORE's data set goes to the archive's own file as it comes in.
+stops or trickles is ended, and a C-STORE's data set goes to the archive's own file as it comes in. From an
+association's first C-STORE on, those that follow it are read elsewhere (`storing.py`), under the same limits.
 
-Always true: what a peer can make central hold is a PDU, a command, an identifier of `MAX_IDENTIFIER_BYTES` and a few
+Always true: what a peer can make central hold is two PDUs, a command, an identifier of `MAX_IDENTIFIER_BYTES` and a few
 waiting messages; an object that did not arrive whole is discarded with its association.
 """
 
@@ -33,11 +34,10 @@ from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
 
-from central.archive.errors import StorageError
 from central.archive.objects import ObjectSink
-from central.dimse.command_set import plain_store_rq
+from central.dimse.command_set import StoreRequest, plain_store_rq
 from central.dimse.errors import DimseError, OverLimitError, PeerTooSlowError
-from contract.identifiers import InvalidIdentifierError, check_uid
+from central.dimse.incoming import OUT_OF_RESOURCES, Incoming, header_for
 from contract.part10 import file_meta
 
 MAX_COMMAND_BYTES: Final = 65_536
@@ -50,9 +50,6 @@ _COMMAND_FRAGMENT: Final = 0x01
 _REST_S: Final = 0.05  # without news; what pynetdicom has no news of, such as its timers, waits as long
 _PAUSE_S: Final = 0.001  # where there is nothing to wait on
 _log = logging.getLogger(__name__)
-
-INVALID_SOP_INSTANCE: Final = 0x0117  # PS3.7 Annex C
-OUT_OF_RESOURCES: Final = 0xA700
 
 
 @dataclass(frozen=True)
@@ -218,16 +215,28 @@ class GuardedSocket(AssociationSocket):
         out[: len(taken)] = taken
         return out[: fill(self.socket, out, len(taken), self._limits)]
 
+    def recv_some(self, out: bytearray, at: int, until: int) -> int:
+        """Read into `out` from `at` on until `until` at least, and what else has come, as `fill` does."""
+        if self.socket is None:
+            raise OSError("the socket is closed")
+        if self._held:
+            took = min(len(self._held), len(out) - at)
+            out[at : at + took] = self._held[:took]
+            self._held = self._held[took:]
+            at += took
+        return fill(self.socket, out, at, self._limits, until)
 
-def fill(sock: socket.socket, out: bytearray, at: int, limits: Limits) -> int:
-    """Read `out` full from `at` on; up to where it is, less than its length where the peer closed.
+
+def fill(sock: socket.socket, out: bytearray, at: int, limits: Limits, until: int | None = None) -> int:
+    """Read `out` from `at` on, full or until `until`; up to where it is, less than that where the peer closed.
 
     Raises
     ------
     OSError : the connection is broken, or nothing or too little comes.
     """
     view, began_s = memoryview(out), time.monotonic()
-    while at < len(out):
+    wanted = len(out) if until is None else until
+    while at < wanted:
         got = sock.recv_into(view[at:])
         if not got:
             break
@@ -270,42 +279,6 @@ class EndingStateMachine(StateMachine):
             self._on_news()
 
 
-class Incoming:
-    """The data set of one C-STORE-RQ on its way into the archive, as a Part 10 file.
-
-    Attributes
-    ----------
-    refusal : DIMSE status that it gets instead of being archived; 0 while all is well.
-    """
-
-    def __init__(self, new_object: Callable[[], ObjectSink], header: bytes | None) -> None:
-        self.refusal = 0 if header is not None else INVALID_SOP_INSTANCE
-        self.sink: ObjectSink | None = None
-        if header is not None:
-            try:
-                self.sink = new_object()
-            except OSError:
-                self.refuse(OUT_OF_RESOURCES)
-            self.write(header)
-
-    def write(self, data: bytes | memoryview) -> None:
-        if self.sink is None:
-            return
-        try:
-            self.sink.write(data)
-        except (OSError, StorageError):
-            self.refuse(OUT_OF_RESOURCES)
-
-    def refuse(self, status: int) -> None:
-        self.refusal = status
-        self.discard()
-
-    def discard(self) -> None:
-        if self.sink is not None:
-            self.sink.discard()
-            self.sink = None
-
-
 class BoundedDimse(DIMSEServiceProvider):
     """pynetdicom's message reader under `limits`. What is over one ends the association with an A-ABORT."""
 
@@ -313,7 +286,7 @@ class BoundedDimse(DIMSEServiceProvider):
         self, assoc: Association, limits: Limits, new_object: Callable[[], ObjectSink] | None
     ) -> None:
         super().__init__(assoc)
-        self._limits = limits
+        self.limits = limits
         self._new_object = new_object
         self._plain: tuple[int, C_STORE] | None = (
             None  # a request that was read here: its context and what it says
@@ -324,6 +297,12 @@ class BoundedDimse(DIMSEServiceProvider):
         self._command_bytes = self._data_bytes = 0
         self._began_s = 0.0
         self._is_broken = False
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no message is on its way or waits. For who has the socket."""
+        begun = self.message is not None or self._plain is not None or self._is_broken
+        return not begun and not self._arrived and not self.msg_queue.qsize()
 
     def take_arrived(self) -> Incoming:
         """What the oldest C-STORE-RQ that waits to be served brought."""
@@ -380,7 +359,7 @@ class BoundedDimse(DIMSEServiceProvider):
                 raise OverLimitError("a longer identifier than is taken")
             self._hand_on(context_id, data)
             return
-        if self._data_bytes > self._limits.max_object_bytes:
+        if self._data_bytes > self.limits.max_object_bytes:
             self._arriving.refuse(OUT_OF_RESOURCES)
         self._arriving.write(memoryview(data)[1:])
         if data[0] & _LAST_FRAGMENT:
@@ -395,13 +374,10 @@ class BoundedDimse(DIMSEServiceProvider):
 
     def _begin_plain(self, context_id: int, command: bytes) -> bool:
         """Begin an ordinary C-STORE-RQ, most of what comes, without pynetdicom; False if it is no such thing."""
-        if self._new_object is None:
+        begun = self.begin_store(context_id, command)
+        if begun is None:
             return False
-        request = plain_store_rq(command)
-        if request is None:
-            return False
-        syntax = self.assoc._accepted_cx[context_id].transfer_syntax[0]
-        header = file_meta(request.sop_class_uid, request.sop_instance_uid, str(syntax))
+        request, arriving = begun
         said = C_STORE()
         said.MessageID = request.message_id
         said.Priority = request.priority
@@ -409,9 +385,19 @@ class BoundedDimse(DIMSEServiceProvider):
         said.AffectedSOPInstanceUID = request.sop_instance_uid
         said.DataSet = BytesIO()  # it goes another way; this one says that it came
         with self._lock:
-            self._arriving = Incoming(self._new_object, header)
+            self._arriving = arriving
         self._plain = context_id, said
         return True
+
+    def begin_store(self, context_id: int, command: bytes) -> tuple[StoreRequest, Incoming] | None:
+        """What an ordinary C-STORE-RQ says, and where its data set goes; None if it is no such thing."""
+        request = plain_store_rq(command)
+        context = self.assoc._accepted_cx.get(context_id)
+        if self._new_object is None or request is None or context is None:
+            return None
+        syntax = str(context.transfer_syntax[0])
+        header = file_meta(request.sop_class_uid, request.sop_instance_uid, syntax)
+        return request, Incoming(self._new_object, header)
 
     def _begin_data(self, context_id: int) -> None:
         """A command is whole and a data set follows."""
@@ -424,7 +410,7 @@ class BoundedDimse(DIMSEServiceProvider):
         command = self.message.command_set
         syntax = self.assoc._accepted_cx[context_id].transfer_syntax[0]
         with self._lock:
-            self._arriving = Incoming(self._new_object, _header(command, str(syntax)))
+            self._arriving = Incoming(self._new_object, header_for(command, str(syntax)))
 
     def _hand_on(self, context_id: int, data: bytes) -> None:
         one = P_DATA()
@@ -434,17 +420,5 @@ class BoundedDimse(DIMSEServiceProvider):
     def _check_rate(self) -> None:
         took_s = time.monotonic() - self._began_s
         came = self._command_bytes + self._data_bytes
-        if took_s > self._limits.stall_timeout_s and came < took_s * self._limits.min_rate_bytes_per_s:
+        if took_s > self.limits.stall_timeout_s and came < took_s * self.limits.min_rate_bytes_per_s:
             raise PeerTooSlowError("a message trickles in")
-
-
-def _header(command: Any, transfer_syntax_uid: str) -> bytes | None:
-    """Preamble and File Meta Information; None where the command names no SOP instance."""
-    try:
-        return file_meta(
-            check_uid(str(command.get("AffectedSOPClassUID", "")), "SOP Class UID"),
-            check_uid(str(command.get("AffectedSOPInstanceUID", "")), "SOP Instance UID"),
-            transfer_syntax_uid,
-        )
-    except InvalidIdentifierError:
-        return None

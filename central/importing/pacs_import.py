@@ -26,9 +26,9 @@ from central.archive.archive import Archive
 from central.archive.indexing import ObjectOrigin
 from central.dimse.asking import CLASSES_AT_ONCE, Asker
 from central.dimse.errors import CallFailedError, PeerGoneError
+from central.dimse.incoming import Incoming
 from central.dimse.peers import source_of
 from central.dimse.store import Store
-from central.dimse.transport import Incoming
 from central.importing.errors import NoRoomError, SourceAwayError, StoppedError
 from central.importing.likely_classes import likely_classes
 from central.importing.pace import Pace

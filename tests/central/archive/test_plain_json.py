@@ -12,10 +12,11 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
+from central.archive import attributes
 from central.archive import dicom_json as whole
 from central.archive.errors import NotDicomError
 from central.archive.header import Header, read_header
-from central.archive.plain_json import plain_json
+from central.archive.plain_json import plain_json, plain_text
 
 VRS = "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST SV TM UC UI UL UN UR US UT UV OB OW".split()  # noqa: SIM905  # a table
 PIECES = [b"1", b"-2.50", b"007", b" ", b"\0", b"\\", b"A^B", b"~", b"\x1b$B", b"1e5", b"1e999", b"+", b".", b"\xe4",
@@ -48,6 +49,7 @@ def test_bytes_of_any_kind_give_what_pydicom_gives_or_nothing(charset: str) -> N
             value = b"".join(chance.choices(PIECES, k=chance.randrange(5)))
             tag, little = BaseTag(0x00091001), chance.random() < 0.8
             element = RawDataElement(tag, vr, len(value), value, 0, False, little)
+            _text_is_the_same(element, charset)
             said = plain_json(element)
             if said is None:
                 continue
@@ -57,3 +59,18 @@ def test_bytes_of_any_kind_give_what_pydicom_gives_or_nothing(charset: str) -> N
             header = Header(dataset, "", "", "", little, {}, "")
             assert said == whole._element(dataset, tag, header, ()), (vr, value)
     assert plain > 500
+
+
+def _text_is_the_same(element: RawDataElement, charset: str) -> None:
+    def header() -> Header:
+        dataset = Dataset({element.tag: element})
+        dataset.set_original_encoding(False, element.is_little_endian, charset)
+        return Header(dataset, "", "", "", element.is_little_endian, {}, "")
+
+    asked = header()
+    if plain_text(element) is not None:
+        short = attributes.text_of(asked, element.tag)
+        assert isinstance(asked.dataset.get_item(element.tag), RawDataElement), "pydicom was asked"
+        other = header()
+        other.dataset[element.tag]  # makes it pydicom's
+        assert short == attributes.text_of(other, element.tag), (element.VR, element.value)

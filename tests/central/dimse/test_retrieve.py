@@ -21,7 +21,7 @@ from pynetdicom.presentation import build_role
 from central.access.consent import Consents
 from central.access.policy import PatientKey
 from central.audit.record import Action
-from central.dimse import retrieve as retrieve_module
+from central.dimse import suboperations
 from central.dimse.association import (
     PATIENT_ROOT_GET,
     PATIENT_ROOT_MOVE,
@@ -339,7 +339,7 @@ def test_withdrawn_consent_holds_for_peers_as_well(tmp_path: Path, files: dict[s
 def test_consent_that_is_withdrawn_while_images_leave_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieve_module, "_STANDS_S", 0.0)
+    monkeypatch.setattr(suboperations, "STANDS_S", 0.0)
     with open_house(tmp_path) as house:
         for number in range(5):
             house.put(pydicom_file("CT_small.dcm", SOPInstanceUID=f"{STUDY}.{number}", InstanceNumber=number))
