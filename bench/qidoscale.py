@@ -23,6 +23,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -93,18 +94,10 @@ def main() -> None:
         print(f"not measured: {' and '.join(missing)} not installed (Debian: orthanc orthanc-dicomweb dcmtk)")
         return
     with tempfile.TemporaryDirectory(prefix="dicomnet-qido-") as scratch:
-        compared = orthanc.as_if_sent(
-            Path(scratch), lambda one: (make(random.Random(_SEED), one) for make in KINDS.values())
-        )
-        print(f"Orthanc, filled as here, answers {compared} searches exactly as after C-STORE", flush=True)
         for studies in map(int, options.studies.split(",")):
             folder = options.keep or Path(scratch)
             ours = _filled(folder / f"central-{studies}", studies, _fill_central)
-            theirs = _filled(
-                folder / f"orthanc-{studies}",
-                studies,
-                lambda at, count: orthanc.make(at, made_studies(count)),
-            )
+            theirs = _filled(folder / f"orthanc-{studies}", studies, _fill_orthanc)
             if not options.fill:
                 with _central(ours) as central, orthanc.running(theirs) as other:
                     _compare(central, other, theirs, studies, options)
@@ -123,34 +116,47 @@ def _filled(folder: Path, studies: int, fill_it: Callable[[Path, int], None]) ->
     return folder
 
 
+def _fill_orthanc(folder: Path, studies: int) -> None:
+    compared = orthanc.as_if_sent(
+        folder.parent, lambda one: (make(random.Random(_SEED), one) for make in KINDS.values())
+    )
+    print(f"Orthanc, filled as here, answers {compared} searches exactly as after C-STORE", flush=True)
+    orthanc.make(folder, made_studies(studies))
+
+
 def _compare(
     central: Central, other: orthanc.Orthanc, folder: Path, studies: int, options: argparse.Namespace
 ) -> None:
     made = list(made_studies(studies))
     made.reverse()  # at the place of its number
     every = max(1, studies // 2000)
-    # Orthanc leaves letters with accents out of what it compares: of those names no two archives say the same.
-    known = [one for one in made[every // 2 :: every] if one.patient_name.isascii()]
+    # Orthanc leaves letters with accents out of what it compares: of those texts no two archives say the same.
+    known = [one for one in made[every // 2 :: every] if (one.patient_name + one.study_description).isascii()]
     print(f"{studies:,} studies: median and 99th percentile, ms")
-    print(f"{'':30}{'central':>20}{'Orthanc':>20}   Orthanc's median by central's")
+    print(f"{'':30}{'central':>20}{'Orthanc':>20}   Orthanc's median by central's, processor ms a search")
     for kind, make in KINDS.items():
         if options.only not in kind:
             continue
         chance = random.Random(_SEED)
         times: tuple[list[float], list[float]] = ([], [])
+        used_s = [0.0, 0.0]
         for number in range(options.searches):
             keys = {**make(chance, chance.choice(known)), "limit": str(_LIMIT)}
             orthanc.make_files(folder, (made[at] for at in _will_be_answered(other, keys)))
             found: dict[int, set[str]] = {}
             for which in (0, 1) if number % 2 else (1, 0):
-                found[which], took = _asked((central.client, other.client)[which], keys)
+                archive = (central, other)[which]
+                used_s[which] -= _processor_s(archive.process)
+                found[which], took = _asked(archive.client, keys)
+                used_s[which] += _processor_s(archive.process)
                 times[which].append(took)
             _same(found[0], found[1], keys, made)
             if number and max(map(sum, times)) / 1000 > _BUDGET_S:
                 break
         line = "".join(f"{statistics.median(some):12.1f} {_p99(some):7.1f}" for some in times)
         ratio = statistics.median(times[1]) / statistics.median(times[0])
-        print(f"  {kind:28}{line}{ratio:10.2f} x   of {len(times[0])}", flush=True)
+        used = "".join(f"{1000 * one / len(times[0]):9.1f}" for one in used_s)
+        print(f"  {kind:28}{line}{ratio:10.2f} x{used}   of {len(times[0])}", flush=True)
     resident = "".join(f"{_resident_mb(one.process):12.0f}{'':8}" for one in (central, other))
     print(f"  {'resident memory, MB':28}{resident}")
 
@@ -159,9 +165,17 @@ def _p99(times: list[float]) -> float:
     return statistics.quantiles(times, n=100, method="inclusive")[98] if len(times) > 1 else times[0]
 
 
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
 def _resident_mb(process: psutil.Process) -> float:
-    """Of all its processes."""
-    return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 1e6
+    return float(sum(one.memory_info().rss for one in _family(process))) / 1e6
+
+
+def _processor_s(process: psutil.Process) -> float:
+    times = [one.cpu_times() for one in _family(process)]
+    return float(sum(one.user + one.system for one in times))
 
 
 def _asked(client: httpx.Client, keys: dict[str, str]) -> tuple[set[str], float]:
@@ -193,12 +207,12 @@ def _will_be_answered(other: orthanc.Orthanc, keys: dict[str, str]) -> Iterator[
     return (int(study["MainDicomTags"]["StudyID"]) for study in answer.json())
 
 
+@dataclass(frozen=True)
 class Central:
     """One that runs, and a client of its DICOMweb that is signed in."""
 
-    def __init__(self, client: httpx.Client, process: psutil.Process) -> None:
-        self.client = client
-        self.process = process
+    client: httpx.Client
+    process: psutil.Process
 
 
 def _settings(folder: Path, port: int) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import orthanc
-from bench.studies import MadeStudy, made_studies
+from bench.studies import MadeStudy
 
 pytestmark = pytest.mark.needs("orthanc", "dcmtk")
 
