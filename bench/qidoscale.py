@@ -1,7 +1,7 @@
 """QIDO-RS of central beside Orthanc's among many studies: the same studies in both, the same searches of both.
 
     python -m bench.qidoscale                                10,000 studies, two minutes
-    python -m bench.qidoscale --studies 1000000 --keep DIR   15 minutes to fill, 4 GB; filled once
+    python -m bench.qidoscale --studies 1000000 --keep DIR   10 minutes of processor time to fill, 6 GB; filled once
 
 Nobody can send a million studies in the time of a bench, so both indexes are filled by themselves: central's as
 `bench.search` does, and Orthanc's with the rows that it makes when it is sent a study (`bench.orthanc`), which is
@@ -43,7 +43,7 @@ from tests.ports import free_base_port
 _PASSWORD: Final = "a password for benches only"
 _LIMIT: Final = 50
 _BUDGET_S: Final = 20.0  # for one kind of search in one archive
-_TIMEOUT_S: Final = 120.0
+_TIMEOUT_S: Final = 600.0
 _START_S: Final = 300.0
 _SEED: Final = 20261129
 Make = Callable[[random.Random, MadeStudy], dict[str, str]]
@@ -151,7 +151,7 @@ def _compare(
                 used_s[which] += _processor_s(archive.process)
                 times[which].append(took)
             _same(found[0], found[1], keys, made)
-            if number and max(map(sum, times)) / 1000 > _BUDGET_S:
+            if max(map(sum, times)) / 1000 > _BUDGET_S:
                 break
         line = "".join(f"{statistics.median(some):12.1f} {_p99(some):7.1f}" for some in times)
         ratio = statistics.median(times[1]) / statistics.median(times[0])
