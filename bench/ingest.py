@@ -4,9 +4,10 @@
 
 Every receiver starts empty and gets the same instances from the same sender, DCMTK's storescu. TCP_NODELAY is set for
 all: without it DCMTK waits 40 ms an instance and the comparison flatters us. What each one does for its time differs
-and is printed: storescp and Orthanc neither seal nor fsync; this box hashes, compresses, seals and fsyncs before it
-answers. What receiving, hashing, sealing and syncing alone cost here is measured beside it (`bench.plain`): the last of
-these does all the work and keeps none of the promises. Ratios are of times in the same round; the median counts.
+and is printed: storescp and Orthanc neither seal nor fsync; this box hashes, seals and fsyncs before it
+answers, and codes pixels as far as sender and processors leave the time. What receiving, hashing, sealing and syncing
+alone cost here is measured beside it (`bench.plain`): the last of these does all the work and keeps none of the
+promises. Ratios are of times in the same round; the median counts.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import psutil
 import pydicom
 
 from contract.sealing import DataKeyRing, RecipientPrivateKey
+from edge.buffer.processors import Processors
 from edge.buffer.spool import Spool
 from edge.gateway.echo import echo
 from edge.gateway.server import GatewayServer
@@ -73,7 +75,7 @@ class Receiver:
     does: str
 
 
-GATEWAY = Receiver("gateway", "hash + zstd + seal + fsync")
+GATEWAY = Receiver("gateway", "hash + code where the sender leaves the time + seal + fsync")
 STORESCP = Receiver("storescp", "write, no fsync")
 ORTHANC = Receiver("Orthanc", "write + index, no fsync")
 LIMITS = {
@@ -119,6 +121,7 @@ def serve(port: int, folder: Path) -> None:
         quarantine_max_bytes=1 << 20,
         keys=DataKeyRing((private.public_key(),)),
     )
+    spool.pace.processors_are_busy = Processors().are_busy
     server = GatewayServer(GatewaySettings(host="127.0.0.1", port=port), spool, workers=workers)
     # Blocked before any thread starts, so that sigwait alone gets it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -2,6 +2,7 @@
 
     python -m bench.search                     1,000,000 studies, both databases
     python -m bench.search --studies 10000 --database sqlite --institutions 1
+    python -m bench.search --any 2000          searches that nobody thought of: any keys together
 
 Each kind of search is asked for many values drawn by chance, for each kind of person, with a limit of 50, as
 `Archive.find_studies` is by QIDO-RS and C-FIND. Printed are the median and the 99th percentile in milliseconds, and
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from bench.anything import any_query
 from bench.studies import (
     BIG,
     BOXES,
@@ -68,6 +70,13 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=100, help="of each kind (default: 100)")
     parser.add_argument("--institutions", type=int, choices=[1, 3], default=3, help="(default: 3)")
     parser.add_argument("--database", choices=["sqlite", "postgresql", "both"], default="both")
+    parser.add_argument(
+        "--any",
+        type=int,
+        default=0,
+        help="instead: so many by each person, of any keys together (bench.anything)",
+    )
+    parser.add_argument("--seed", type=int, default=_SEED, help="of chance, for --any")
     parser.add_argument("--only", default="", help="kinds of search that have this in their name")
     parser.add_argument("--sqlite", type=Path, help="a folder to keep the database in, filled if it is empty")
     parser.add_argument("--postgresql", help="a database to keep the studies in, filled if it is empty")
@@ -97,6 +106,10 @@ def _measure(name: str, db: Database, folder: Path, options: argparse.Namespace)
         return
     drawn = _Drawn(options.studies, options.institutions)
     people = _PEOPLE if options.institutions == 3 else {"radiologist": _PEOPLE["radiologist"]}
+    if options.any:
+        for who, scope in people.items():
+            _measure_any(name, archive, drawn, (who, scope), options)
+        return
     print(f"{name}, {options.studies:,} studies: median and 99th percentile, ms")
     print(" " * 45 + "".join(f"{who:>20}" for who in people))
     missed, busy = [], []
@@ -133,6 +146,30 @@ def _times(
         processor_times.append((time.thread_time() - processor_began) * 1000)
         times.append((time.perf_counter() - began) * 1000)
     return times, processor_times
+
+
+def _measure_any(
+    name: str, archive: Archive, drawn: _Drawn, person: tuple[str, MakeScope], options: argparse.Namespace
+) -> None:
+    """Print how long searches of any keys took: quantiles, and the longest with what was asked."""
+    who, scope = person
+    chance = random.Random(options.seed)
+    times: list[tuple[float, float, int, StudyQuery]] = []
+    for number in range(options.any):
+        reach, query = scope(chance, drawn), any_query(chance, drawn.known)
+        began, processor_began = time.perf_counter(), time.thread_time()
+        archive.find_studies(reach, query)
+        processor_ms = (time.thread_time() - processor_began) * 1000
+        times.append(((time.perf_counter() - began) * 1000, processor_ms, number, query))
+    quantiles = statistics.quantiles([ms for ms, *_ in times], n=1000, method="inclusive")
+    print(
+        f"{name}, {who}: {options.any} of any keys, median {quantiles[499]:.1f}, 90 % {quantiles[899]:.1f}, "
+        f"99 % {quantiles[989]:.1f}, 99.9 % {quantiles[998]:.1f} ms; "
+        f"processor here, 99 %: {statistics.quantiles([ms for _, ms, *_ in times], n=100)[98]:.1f} ms; the longest:"
+    )
+    for ms, processor_ms, _, query in sorted(times, reverse=True)[:5]:
+        asked = ", ".join(f"{key} {value!r}" for key, value in vars(query).items() if value)
+        print(f"  {ms:8.1f} ms ({processor_ms:.1f} of processor here): {asked}", flush=True)
 
 
 class _Drawn:

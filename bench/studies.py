@@ -19,6 +19,7 @@ import psycopg
 
 from central.access.consent import ConsentWithdrawal
 from central.access.policy import department_key, person_name_key
+from central.archive.postings import make_postings
 from central.archive.query import fold, person_name_groups
 from central.archive.tables import Series, Study
 from central.archive.text_index import make_text_index
@@ -195,6 +196,7 @@ def fill(db: Database, count: int, institutions: int, *, withdrawals: bool = Tru
         _fill_sqlite(db, count, institutions)
     else:
         _fill_postgresql(db, count, institutions)
+    make_postings(db)
     for number in range(0, count // 10, 1000) if withdrawals else ():
         ConsentWithdrawal.insert(
             withdrawal_id=str(number),
@@ -224,7 +226,8 @@ def _fill_sqlite(db: Sqlite, count: int, institutions: int) -> None:
     with db.writing():
         for (name,) in triggers:
             _asked(db, f"DROP TRIGGER {name}")
-        _asked(db, "DROP TABLE study_words")
+        for table in ("study_words", "study_posting", "study_unfolded"):
+            _asked(db, f"DROP TABLE {table}")
         for name, _ in indexes:
             _asked(db, f"DROP INDEX {name}")
         rows = _rows(count, institutions)

@@ -6,31 +6,25 @@ Looking is an event as well: each command is recorded before it reads.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
 
 from cryptography.hazmat.primitives import serialization
 
 from central.access.policy import PatientKey
 from central.archive.errors import StorageError
-from central.audit.csv_export import csv_lines
 from central.audit.delivery import DeliveryBook, receiver_of
-from central.audit.fhir import audit_event
+from central.audit.formats import Format, lines
 from central.audit.pruning import PruningError, cutoff, prune
-from central.audit.record import Action, Audit, Wanted
+from central.audit.record import Action, Wanted
 from central.command_group import AddCommand, CommandGroup
 from central.config import Settings
 from central.errors import StartError
 from central.fleet.heartbeats import Heartbeats
 from central.foundation import Foundation, open_archive, open_record_beside
-
-_FORMATS: Final = ("ndjson", "csv", "fhir")
 
 
 class AuditCommands(CommandGroup):
@@ -54,8 +48,8 @@ class AuditCommands(CommandGroup):
         export = add("export", "write records to standard output, the oldest first", self._export)
         export.add_argument(
             "--format",
-            choices=_FORMATS,
-            default="ndjson",
+            choices=[form.value for form in Format],
+            default=Format.NDJSON.value,
             help="ndjson: a JSON object a line, with checkpoints, for tools/verify_audit.py; csv; fhir: AuditEvent "
             "resources (R4), one a line",
         )
@@ -143,18 +137,8 @@ class AuditCommands(CommandGroup):
             )
             if options.patient:
                 wanted = replace(wanted, studies=_studies_of(foundation, options.patient, options.issuer))
-            if options.format == "csv":
-                sys.stdout.writelines(csv_lines(foundation.audit.rows(wanted)))
-                return
-            if options.format == "fhir":
-                lines: Iterator[dict[str, Any]] = (
-                    audit_event(row, central_id=foundation.identity.central_id)
-                    for row in foundation.audit.rows(wanted)
-                )
-            else:
-                lines = _with_checkpoints(foundation.audit, wanted)
-            for line in lines:
-                print(json.dumps(line, ensure_ascii=False))
+            central_id = foundation.identity.central_id
+            sys.stdout.writelines(lines(foundation.audit, wanted, Format(options.format), central_id))
 
 
 def _delivered_id(settings: Settings) -> int | None:
@@ -173,15 +157,3 @@ def _studies_of(foundation: Foundation, patient_id: str, issuer: str) -> list[st
     except (StorageError, OSError) as error:
         raise StartError(f"the archive cannot be opened to find the patient's studies: {error}") from error
     return archive.studies_of(PatientKey(issuer, patient_id))
-
-
-def _with_checkpoints(audit: Audit, wanted: Wanted) -> Iterator[dict[str, Any]]:
-    """Records, and behind them the checkpoints, unless it is a part: that could not be checked with them."""
-    if wanted == Wanted():
-        audit.sign()
-        for word in audit.pruned():
-            yield {"pruned": word}
-    yield from audit.rows(wanted)
-    if wanted == Wanted():
-        for _, word in audit.checkpoints():
-            yield {"checkpoint": word}

@@ -17,6 +17,7 @@ sees an error and asks again, and all that is written here may be written twice.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -64,10 +65,15 @@ class Sqlite(peewee.SqliteDatabase):
     @contextmanager
     def erasing(self, _models: Sequence[type[peewee.Model]]) -> Iterator[None]:
         """A transaction whose deleted rows are overwritten, in the file and then in its write-ahead log."""
+        with self.overwriting(), self.writing():
+            yield
+
+    @contextmanager
+    def overwriting(self) -> Iterator[None]:
+        """Whatever this thread deletes here is overwritten, in the file and then in its write-ahead log."""
         self._pragma("secure_delete = ON")
         try:
-            with self.writing():
-                yield
+            yield
         finally:
             self._pragma("secure_delete = OFF")
         self._pragma("wal_checkpoint(TRUNCATE)")
@@ -121,6 +127,21 @@ class Contains(peewee.ColumnBase):
     def __sql__(self, ctx: Any) -> Any:
         place = "INSTR" if ctx.state.operations["LIKE"] == "GLOB" else "STRPOS"
         return ctx.sql(peewee.Function(place, (self._column, self._text)) > 0)
+
+
+class Among(peewee.ColumnBase):
+    """`column`, a number, is one of `numbers`; any number of them as one parameter."""
+
+    def __init__(self, column: peewee.ColumnBase, numbers: Sequence[int]) -> None:
+        self._column = column
+        self._numbers = numbers
+
+    def __sql__(self, ctx: Any) -> Any:
+        if ctx.state.operations["LIKE"] == "GLOB":
+            listed = peewee.SQL("(SELECT value FROM json_each(?))", [json.dumps(list(self._numbers))])
+            return ctx.sql(peewee.Expression(self._column, "IN", listed))
+        every = peewee.Value(list(self._numbers), converter=False, unpack=False)
+        return ctx.sql(peewee.Expression(self._column, "=", peewee.fn.ANY(every)))
 
 
 def _glob(pattern: str) -> str:

@@ -19,21 +19,26 @@ import central.viewer
 from central.access.claims import ClaimRules
 from central.access.cross_origin import CrossOrigin
 from central.access.oidc import Client, Provider
-from central.access.policy import Role
+from central.access.onlookers import HousePeer
+from central.access.policy import Action, Role
 from central.access.problems import router_problem
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
 from central.archive.archive import Archive
 from central.archive.erasure_requests import ErasureRequests
+from central.archive.readmissions import Readmissions
 from central.audit.delivery import SyslogDelivery
 from central.config import OidcProvider, OidcSettings
 from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.render import Renderer
 from central.dicomweb.service import routes as dicomweb_routes
+from central.dimse.peers import Peer
+from central.dimse.settings import Service
 from central.errors import StartError
 from central.fleet.opening import FleetRooms
 from central.fleet.support import SupportBundles
 from central.foundation import Foundation, has_room
+from central.portal.accounts import routes as accounts_routes
 from central.portal.assignments import routes as assignment_routes
 from central.portal.box_commands import routes as box_command_routes
 from central.portal.emergencies import EmergencyTerms
@@ -43,11 +48,13 @@ from central.portal.erasures import routes as erasure_routes
 from central.portal.guests import routes as guest_routes
 from central.portal.institutions import routes as institution_routes
 from central.portal.looks import routes as looks_routes
+from central.portal.readmissions import routes as readmission_routes
 from central.portal.service import routes as portal_routes
 from central.portal.sign_in import at_provider
 from central.portal.single_sign_on import SignOn
 from central.portal.station import routes as station_routes
 from central.portal.study_access import routes as study_access_routes
+from central.portal.study_onlookers import routes as study_onlooker_routes
 from central.portal.tokens import routes as token_routes
 from central.revocation import revoke
 from central.viewer.delivery import routes as viewer_routes
@@ -70,6 +77,8 @@ def people_app(
     gateways_settings, access = foundation.settings.gateways, foundation.settings.access
 
     worklist = WorklistStore(foundation.db)
+    erasure_requests = ErasureRequests.open(foundation.db, archive.erasures)
+    readmissions = Readmissions.open(foundation.db, archive.erasures)
 
     def pair(name: str, institution: str | None, replaces: str | None = None) -> Pairing | None:
         ticket = foundation.pairings.new_pairing(name, replaces=replaces, institution=institution)
@@ -122,6 +131,7 @@ def people_app(
                 audit,
                 foundation.settings.audit.institution,
                 lambda: vars(syslog.state()) if syslog else None,
+                foundation.identity.central_id,
             ),
             *enrolment_routes(
                 audit,
@@ -131,6 +141,10 @@ def people_app(
                 lambda gateway_id: revoke(foundation, gateway_id),
             ),
             *study_access_routes(foundation.doorkeeper, archive, audit),
+            *study_onlooker_routes(
+                foundation.doorkeeper, archive, audit, erasure_requests.extent, lambda: peers_of(foundation)
+            ),
+            *accounts_routes(foundation.doorkeeper, audit, foundation.gateways.is_known),
             *emergency_routes(
                 foundation.doorkeeper,
                 archive,
@@ -150,7 +164,8 @@ def people_app(
             *worklist_routes(worklist, audit, Ordering(foundation.doorkeeper.assignments, archive)),
             *station_routes(worklist.entries, archive, audit),
             *institution_routes(foundation.doorkeeper, audit),
-            *erasure_routes(ErasureRequests.open(foundation.db, archive.erasures), archive, audit),
+            *erasure_routes(erasure_requests, readmissions, archive, audit),
+            *readmission_routes(readmissions, archive, audit),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
         middleware=[
@@ -159,6 +174,19 @@ def people_app(
         ],
         exception_handlers={HTTPException: router_problem},
     )
+
+
+def peers_of(foundation: Foundation) -> list[HousePeer]:
+    """The DICOM peers of the settings, and what each may ask for of studies."""
+    asks = {Service.QUERY: Action.SEARCH, Service.RETRIEVE: Action.EXPORT}
+    opened_to = foundation.doorkeeper.institutions.opened_to
+    return [
+        HousePeer(
+            Peer(one.ae_title, "", one, opened_to).principal,
+            frozenset(asks[service] for service in one.may if service in asks),
+        )
+        for one in foundation.settings.dicom.peers
+    ]
 
 
 def sign_ons_of(oidc: OidcSettings) -> list[SignOn]:

@@ -39,6 +39,7 @@ from contract.settings import load_settings, print_default_config, settings_tabl
 from edge import commands, report
 from edge.buffer.errors import SpoolError
 from edge.buffer.label import Label
+from edge.buffer.processors import Processors
 from edge.buffer.retention import Upkeep
 from edge.buffer.scrub import Scrub
 from edge.buffer.spool import Spool
@@ -111,6 +112,7 @@ class Box:
                 complete=self._routing.complete,
                 copies=keys.copies,
             )
+            self._spool.pace.processors_are_busy = Processors().are_busy
             self._upkeep = Upkeep(self._spool)
             self._scrub = self._make_scrub()
             self._centrals = Centrals(settings, self._spool, keys, on_receipt=self._report_soon)

@@ -27,7 +27,8 @@ from edge.buffer.spool import Spool
 from edge.config import Settings
 from edge.destination_settings import CENTRAL
 from edge.uplink.bandwidth import Bandwidth, HourlyLimit
-from edge.uplink.forwarder import Forwarder, Queue
+from edge.uplink.dispatch import Queue
+from edge.uplink.forwarder import Forwarder
 from edge.uplink.identity import Identity
 from edge.uplink.key_book import known_key_ids
 from edge.uplink.key_maker import KeyMaker

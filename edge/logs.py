@@ -17,7 +17,7 @@ _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"
 
 
 class FieldFormatter(logging.Formatter):
-    """``2026-03-01T10:00:00.123Z info edge.uplink.forwarder freed object_id=… attempts=1``."""
+    """``2026-03-01T10:00:00.123Z info edge.uplink.dispatch freed object_id=… attempts=1``."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))

@@ -38,8 +38,8 @@ _FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-port=0",
 )
-_START_TIMEOUT_S = 30.0
-_CALL_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 60.0
+_CALL_TIMEOUT_S = 60.0
 _BUTTON_BITS = {"left": 1, "right": 2, "middle": 4}
 
 
@@ -95,7 +95,7 @@ class Browser:
         if "errorText" in answer:
             raise BrowserError(f"{url} could not be opened: {answer['errorText']}")
         self.console.clear()  # what comes before the answer was said by the page that is left
-        self.wait_for("document.readyState === 'complete'", timeout_s=30)
+        self.wait_for("document.readyState === 'complete'", timeout_s=60)
 
     def eval(self, expression: str) -> Any:
         """Evaluate JavaScript in the page (a promise is awaited) and return its value."""
@@ -219,7 +219,7 @@ class Browser:
             self._connection.close()
             self._connection = None
         try:
-            self._process.wait(timeout=5)
+            self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)  # its own session: it and its helpers, nobody else
             self._process.wait()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.peers_installed import program
 
-_START_S: Final = 30.0
+_START_S: Final = 60.0
 
 
 class SoftTpm:

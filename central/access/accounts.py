@@ -19,7 +19,7 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -73,6 +73,7 @@ _ACCOUNT: Final = Prepared(
 class Listed:
     """An account as it is listed."""
 
+    user_id: str
     username: str
     role: Role
     is_blocked: bool
@@ -279,11 +280,30 @@ class Accounts:
             }
             UserAccount.update(**values).where(UserAccount.user_id == row["user_id"]).execute(self._db)
 
-    def listed(self) -> list[Listed]:
-        """Every account, by name."""
-        rows = UserAccount.select().order_by(UserAccount.username).dicts().execute(self._db)
+    def listed(
+        self, *, part: str = "", institution: str | None = None, after: str = "", limit: int | None = None
+    ) -> list[Listed]:
+        """Accounts by name: every one, or those that have `part` in their name, and are of `institution`; from behind
+        `after` on, `limit` of them."""
+        wanted = [UserAccount.username > after]
+        if part:
+            wanted.append(UserAccount.username.contains(part))
+        if institution is not None:
+            wanted.append(UserAccount.institution == institution)
+        return self._listed(limit, *wanted)
+
+    def named(self, username: str, institution: str | None = None) -> Listed | None:
+        """The account of that name, blocked or not; None if there is none (in `institution`)."""
+        wanted = [UserAccount.username == username.lower()]
+        if institution is not None:
+            wanted.append(UserAccount.institution == institution)
+        return next(iter(self._listed(1, *wanted)), None)
+
+    def _listed(self, limit: int | None, *wanted: peewee.Expression) -> list[Listed]:
+        query = UserAccount.select().where(*wanted).order_by(UserAccount.username).limit(limit)
         return [
             Listed(
+                row["user_id"],
                 row["username"],
                 Role(row["role"]),
                 row["blocked_at_utc"] is not None,
@@ -292,8 +312,17 @@ class Accounts:
                 tuple(json.loads(row["gateway_ids"])),
                 self.factors.held(row["user_id"]),
             )
-            for row in rows
+            for row in query.dicts().execute(self._db)
         ]
+
+    def might_see(self, patient: PatientKey, besides: Iterable[str]) -> list[str]:
+        """The ids of every account that can have to do with a study of `patient`: all but those of other patients, of
+        whom only the usernames `besides` count. By username; it is the policy that says who of them may see it."""
+        wanted = (UserAccount.role != Role.PATIENT.value) | UserAccount.username.in_(list(besides))
+        if patient.patient_id:  # the identifier as the list is written, or one that contains it
+            wanted |= UserAccount.patient_ids.contains(json.dumps(patient.patient_id))
+        query = UserAccount.select(UserAccount.user_id).where(wanted).order_by(UserAccount.username)
+        return [user_id for (user_id,) in query.tuples().execute(self._db)]
 
     def is_of(self, user_id: str, institution: str | None) -> bool:
         """Whether there is such an account, in `institution` (None: in any)."""

@@ -23,7 +23,7 @@ import peewee
 
 from central.access.accounts import UserAccount
 from central.access.errors import AccessRuleError
-from central.access.policy import PatientKey, Role, person_name_key
+from central.access.policy import PatientKey, Role, StudyKey, person_name_key
 from central.database import Database, make_tables
 
 MAX_ASSIGNMENTS: Final = 500
@@ -178,6 +178,15 @@ class Assignments:
         if made_by is not None:
             conditions.append(Assignment.made_by == made_by)
         return self._listed(*conditions)
+
+    def about(self, study: StudyKey, patient: PatientKey) -> list[Assigned]:
+        """What holds now of one study, or of its patient where it has one, the newest first."""
+        its = Assignment.study_instance_uid == study.study_instance_uid
+        if patient.patient_id:
+            its |= (Assignment.patient_id == patient.patient_id) & (
+                Assignment.issuer_of_patient_id == patient.issuer
+            )
+        return self._listed(Assignment.institution == study.institution, its)
 
     def of(self, user_id: str, institution: str) -> tuple[frozenset[str], frozenset[PatientKey]]:
         """Study Instance UIDs and patients of `institution` that are assigned to this account."""

@@ -132,6 +132,14 @@ class Emergencies:
         mine = [EmergencyOpening.user_id == user_id] if user_id is not None else []
         return self._listed(*mine, *_by_people_of(institution))
 
+    def open_now(self, user_id: str, study_instance_uid: str) -> list[Opening]:
+        """By what this study is open to this person now."""
+        return self._listed(
+            EmergencyOpening.user_id == user_id,
+            EmergencyOpening.study_instance_uid == study_instance_uid,
+            EmergencyOpening.until_utc > int(self._clock()),
+        )
+
     def get(self, opening_id: str, institution: str | None = None) -> Opening | None:
         here = EmergencyOpening.opening_id == opening_id
         return next(iter(self._listed(here, *_by_people_of(institution))), None)

@@ -182,6 +182,12 @@ class GuestLinks:
         query = self._live(*mine).order_by(GuestLink.made_at_utc.desc(), GuestLink.link_id)
         return [_link(row) for row in query.dicts().execute(self._db)]
 
+    def to(self, study_instance_uid: str) -> list[Link]:
+        """What has not ended and leads to this study, the newest first."""
+        query = self._live(GuestLink.study_instance_uid == study_instance_uid)
+        query = query.order_by(GuestLink.made_at_utc.desc(), GuestLink.link_id)
+        return [_link(row) for row in query.dicts().execute(self._db)]
+
     def end(self, link_id: str) -> bool:
         """End a link and what came by it; False if it had ended."""
         update = GuestLink.update(ended_at_utc=int(self._clock()))

@@ -157,6 +157,13 @@ class StudyRules:
             conditions.append(StudyRule.institution == institution)
         return self._listed(*conditions)
 
+    def about(self, study: StudyKey) -> list[Rule]:
+        """What holds now for one study, the newest first."""
+        return self._listed(
+            StudyRule.study_instance_uid == study.study_instance_uid,
+            StudyRule.institution == study.institution,
+        )
+
     def of(self, user_id: str) -> tuple[frozenset[StudyKey], frozenset[StudyKey]]:
         """Studies that are granted to this account, and those that are refused."""
         rows = _HOLDING_FOR.rows(self._db, user_id=user_id, now=int(self._clock()))

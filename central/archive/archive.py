@@ -35,11 +35,12 @@ from central.archive.object_files import ObjectFiles
 from central.archive.object_names import is_indexed
 from central.archive.objects import ObjectSink, ObjectStore, StoredObject
 from central.archive.placing import Placing
+from central.archive.postings import fold_some, make_postings
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.removal import Removal
 from central.archive.renditions import Renditions, RenditionSpace
 from central.archive.rows import InstanceRow, SeriesRow, StoredInstance, StudyRow
-from central.archive.sealed_file import ObjectFile, SealedFile
+from central.archive.sealed_file import ObjectFile, SealedFile, sealed_size
 from central.archive.sealing_sink import new_sink
 from central.archive.sources import Source, Sources, sources_in_study
 from central.archive.study_keys import StudyKeys
@@ -56,6 +57,7 @@ _METADATA_BATCH: Final = 64  # rows in memory at a time
 _ZLIB_LEVEL: Final = 6
 _TOGETHER: Final = 32  # objects in one transaction: bounds how long the next ones wait for it
 _UIDS_AT_ONCE: Final = 500
+_BETWEEN_FOLDS: Final = 256  # objects, after which it is looked whether there are studies to be folded
 _STORED: Final = (
     "sha256",
     "size_bytes",
@@ -116,6 +118,7 @@ class Archive:
         self._placing = Placing(db, self.faults, self.removal, study_keys)
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
+        self._not_folded = 0
         self._together = Together(self.index_all, _TOGETHER)
         self._syncs = ThreadPoolExecutor(_SYNCS, thread_name_prefix="object-sync")
 
@@ -145,6 +148,7 @@ class Archive:
         make_index(db)
         make_consent_tables(db)  # which access writes, and every search looks into
         make_text_index(db)
+        make_postings(db)
         study_keys = StudyKeys(db, storage_keys)
         study_keys.require_whole(make=encrypts)
         space = renditions or RenditionSpace(UnsyncedFiles.open(root / "renditions"))
@@ -181,8 +185,18 @@ class Archive:
         """
         return examined(sink.readable())
 
-    def keep(self, sink: ObjectSink, origin: ObjectOrigin) -> Indexable:
+    def keep(
+        self,
+        sink: ObjectSink,
+        origin: ObjectOrigin,
+        admit: Callable[[Attributes], None] = lambda _attributes: None,
+    ) -> Indexable:
         """Make an object durable, and read at the same time what the index will hold of it.
+
+        Parameters
+        ----------
+        admit : called before it has its place in the store; what it raises keeps it out. Whoever wants one out later
+            might take the same content from somebody else, who has just put it there.
 
         Raises
         ------
@@ -193,6 +207,7 @@ class Archive:
         durable = self._syncs.submit(sink.sync)
         try:
             said = examined(path)
+            admit(said.attributes)
         finally:
             wait([durable])  # the file is in use until then
         durable.result()
@@ -232,6 +247,10 @@ class Archive:
         StoreUnavailableError : one cannot be taken just now, since its object may be on its way out of the store.
         """
         with self._write_lock, self._db.writing():
+            self._not_folded += len(objects)
+            if self._not_folded >= _BETWEEN_FOLDS:
+                self._not_folded = 0
+                fold_some(self._db)
             self.erasures.refuse_erased(
                 [
                     Incoming(one.attributes.study_instance_uid, one.origin.institution, one.stored)
@@ -269,8 +288,8 @@ class Archive:
         return int(Instance.select(peewee.fn.COUNT(Instance.sha256.distinct())).scalar(self._db))
 
     def forget(self, stored: StoredObject) -> None:
-        """Remove a file that `index` refused. One that the index knows is left alone."""
-        with self._write_lock:
+        """Remove a file that `index` refused, be it of another process. One that the index knows is left alone."""
+        with self._write_lock, self._db.writing():  # so that no row comes in between
             if not is_indexed(self._db, stored.name):
                 self._objects.remove(stored.name)
 
@@ -413,34 +432,47 @@ class Archive:
                 )
                 yield with_bulk_data_at(text, instance_url)
 
-    def open_instance(self, grant: Grant, series_instance_uid: str, sop_instance_uid: str) -> StoredInstance:
+    def open_instance(
+        self, grant: Grant, series_instance_uid: str, sop_instance_uid: str, *, compared: bool = False
+    ) -> StoredInstance:
         """One instance, whose bytes may be read.
+
+        Parameters
+        ----------
+        compared : what is made of it is kept, so it is always read and compared first, unless it is very large.
 
         Raises
         ------
         NoSuchInstanceError : the granted study has no such instance.
         """
-        for stored in self.open_instances(grant, series_instance_uid, sop_instance_uid):
-            return stored
+        for row in self._granted(grant, series_instance_uid, sop_instance_uid):
+            return self._stored(row, compared=compared)
         raise NoSuchInstanceError("no such instance in this study")
 
     def open_instances(
         self, grant: Grant, series_instance_uid: str | None = None, sop_instance_uid: str | None = None
     ) -> list[StoredInstance]:
         """Those of the granted study whose bytes may be read, in the order of `instances_of`; none if none is there."""
-        return [
-            StoredInstance(partial(self._located, row), **{name: row[name] for name in _STORED})
-            for row in self._granted(grant, series_instance_uid, sop_instance_uid)
-        ]
+        return [self._stored(row) for row in self._granted(grant, series_instance_uid, sop_instance_uid)]
 
-    def _located(self, row: Mapping[str, Any]) -> ObjectFile:
-        """See `StoredInstance.path`. One in so many is read and compared first."""
+    def _stored(self, row: Mapping[str, Any], *, compared: bool = False) -> StoredInstance:
+        located = partial(self._located, row, compared=compared)
+        return StoredInstance(located, **{name: row[name] for name in _STORED})
+
+    def _located(self, row: Mapping[str, Any], *, compared: bool) -> ObjectFile:
+        """See `StoredInstance.path`. Its size is looked at; where `compared`, and one in so many, all of it is read."""
         name = row["address"] or row["sha256"]
         if row["kind"] in UNREADABLE:
             raise NoSuchObjectError(name) if row["kind"] == FaultKind.MISSING else ObjectDamagedError(name)
-        sampled = row["size_bytes"] <= _SAMPLED_BYTES and random.random() < _SAMPLED  # noqa: S311  # not a secret
+        is_sealed = row["address"] is not None
+        compared = (compared and not is_sealed) or random.random() < _SAMPLED  # noqa: S311  # not a secret
+        size_bytes = row["size_bytes"]
         try:
-            path = self._objects.path_of(name, compare=sampled)
+            path = self._whole(
+                name,
+                sealed_size(size_bytes) if is_sealed else size_bytes,
+                compared=compared and size_bytes <= _SAMPLED_BYTES,
+            )
         except ObjectDamagedError:
             self.faults.note(name, FaultKind.DAMAGED)
             raise
@@ -448,9 +480,20 @@ class Archive:
             if is_indexed(self._db, name):  # else it was erased a moment ago
                 self.faults.note(name, FaultKind.MISSING)
             raise
-        if row["address"] is None:
+        if not is_sealed:
             return path
-        return SealedFile(path, name, row["size_bytes"], self._study_keys.unwrap(row).key)
+        return SealedFile(path, name, size_bytes, self._study_keys.unwrap(row).key)
+
+    def _whole(self, name: str, size_bytes: int, *, compared: bool) -> Path:
+        """What reads to the end of a file would take a cut one for the whole."""
+        path = self._objects.path_of(name, compare=compared)
+        try:
+            found_bytes = path.stat().st_size
+        except FileNotFoundError as error:  # it was removed a moment ago
+            raise NoSuchObjectError(name) from error
+        if found_bytes != size_bytes:
+            raise ObjectDamagedError(name)
+        return path
 
     def _granted(
         self, grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None

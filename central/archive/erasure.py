@@ -10,7 +10,8 @@ Always true
 - It is one institution's study that is held or erased. Another one's under the same Study Instance UID stays whole:
   what both have is one object, which stays with its key until nobody has it.
 
-What a crash leaves: the study whole, or erased with objects that the next run of `central.archive.removal` removes.
+What a crash leaves: the study whole, or erased with objects that the next run of `central.archive.removal` removes, and
+perhaps with its words in SQLite's text index, which the next erasure overwrites.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from peewee import JOIN
 from central.archive.errors import ErasureRefusedError, StoreUnavailableError, StudyErasedError
 from central.archive.object_names import NAME, SEALED
 from central.archive.objects import StoredObject
+from central.archive.postings import Posting, forget
 from central.archive.removal import Removal
 from central.archive.tables import (
     ErasedStudy,
@@ -38,10 +40,11 @@ from central.archive.tables import (
     Study,
     StudyKey,
 )
+from central.archive.text_index import purge_words
 from central.database import Database
 from central.institution import DEFAULT_INSTITUTION
 
-_TABLES: Final = (StudyKey, SealedContent, Rendition, Metadata, Instance, Series, Study)
+_TABLES: Final = (StudyKey, SealedContent, Rendition, Metadata, Instance, Series, Study, Posting)
 _AT_ONCE: Final = 500
 ON_ITS_WAY_S: Final = 3600.0
 """So long an image may take from its file to its row: one that lost its file to an erasure must not get one."""
@@ -179,10 +182,17 @@ class Erasures:
                 erased_at_s=time.time(),
                 objects=len(contents),
             ).execute(self._db)
+        purge_words(self._db)
         return len(contents)
 
-    def allow(self, study_instance_uid: str, *, institution: str = DEFAULT_INSTITUTION) -> None:
-        """Take images of an erased study in again.
+    def allow(
+        self,
+        study_instance_uid: str,
+        *,
+        institution: str = DEFAULT_INSTITUTION,
+        in_transaction: Callable[[], None] | None = None,
+    ) -> None:
+        """Take images of an erased study in again. `in_transaction` is as with `erase`.
 
         Raises
         ------
@@ -190,6 +200,8 @@ class Erasures:
         """
         self._removal.run()
         with self._db.writing():
+            if in_transaction is not None:
+                in_transaction()
             for erased in self.erased():
                 free_at_s = erased.erased_at_s + ON_ITS_WAY_S
                 named = (erased.study_instance_uid, erased.institution) == (study_instance_uid, institution)
@@ -261,7 +273,9 @@ class Erasures:
         Metadata.delete().where(Metadata.instance.in_(instances)).execute(db)
         Instance.delete().where(Instance.series.in_(series)).execute(db)
         Series.delete().where(Series.study.in_(Study.select(Study.id).where(its))).execute(db)
+        ids = [at for (at,) in Study.select(Study.id).where(its).tuples().execute(db)]
         Study.delete().where(its).execute(db)
+        forget(db, ids)
 
     def _take_renditions(self, study_instance_uid: str) -> list[str]:
         """Those of every institution that has the study, since the others' are made again; their names."""

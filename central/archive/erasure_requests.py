@@ -23,7 +23,7 @@ import peewee
 
 from central.archive.erasure import Erasures, Hold
 from central.archive.errors import ErasureRefusedError
-from central.archive.tables import Study
+from central.archive.tables import Instance, Series, Study
 from central.database import Database, make_tables
 
 LIFE_S: Final = 7 * 86400
@@ -52,7 +52,8 @@ class ErasureRequest(peewee.Model):
 
 @dataclass(frozen=True)
 class Extent:
-    """What erasing a study would take, without anything of its patient. `study_date` as in the index (DA)."""
+    """What erasing a study would take, without anything of its patient. `study_date` as in the index (DA); `instances`
+    with every content that came under the same UID."""
 
     study_instance_uid: str
     institution: str
@@ -109,9 +110,13 @@ class ErasureRequests:
 
     def extent(self, study_instance_uid: str, institution: str) -> Extent | None:
         """What an institution has of the study; None if it has nothing of it."""
-        query = Study.select(
-            Study.study_date, Study.modalities, Study.number_of_series, Study.number_of_instances
-        ).where(Study.study_instance_uid == study_instance_uid, Study.institution == institution)
+        # Every content, as erasing takes them: of one instance there may be several, of which the study counts one.
+        contents = Instance.select(peewee.fn.COUNT(Instance.id)).where(
+            Instance.series.in_(Series.select(Series.id).where(Series.study == Study.id))
+        )
+        query = Study.select(Study.study_date, Study.modalities, Study.number_of_series, contents).where(
+            Study.study_instance_uid == study_instance_uid, Study.institution == institution
+        )
         for study_date, modalities, series, instances in query.tuples().execute(self._db):
             return Extent(
                 study_instance_uid,

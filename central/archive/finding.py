@@ -22,6 +22,8 @@ import peewee
 from central.access.consent import EVERYWHERE, ConsentWithdrawal
 from central.access.policy import Arrivals, PatientKey, PatientOf, Scope
 from central.access.policy import StudyKey as StudyOf
+from central.archive.by_sets import newest_by_sets
+from central.archive.candidates import AnyOf, of_departments, of_institutions, terms_of
 from central.archive.narrowing import Key, planned, study_keys, with_narrowest
 from central.archive.object_names import NAME, SEALED
 from central.archive.query import (
@@ -29,6 +31,7 @@ from central.archive.query import (
     InstanceQuery,
     SeriesQuery,
     StudyQuery,
+    has_wildcard,
     matches_codes,
     matches_number,
     matches_text,
@@ -36,7 +39,7 @@ from central.archive.query import (
 )
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 from central.archive.tables import Instance, ObjectFault, SealedContent, Series, Study, StudyKey
-from central.database import Database, Sqlite, Unindexed
+from central.database import Among, Database, Sqlite, Unindexed
 from central.prepared import Prepared, given
 
 Conditions = list[Condition | None]
@@ -100,12 +103,51 @@ def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow
     # Who reaches but few studies needs no key that leads to few.
     wide = any(way.in_order for way in ways)
     conditions, is_narrow = with_narrowest(db, keys) if wide else (planned(db, keys), False)
-    if not is_narrow and scope.only_study is None and len(ways) > 1 and query.limit is not None:
+    pageful = query.limit is not None and scope.only_study is None
+    # By date alone: the index in the order of the answer has them side by side.
+    sets = (
+        wide and pageful and not (is_narrow or _names_one(query) or all(key.probes is None for key in keys))
+    )
+    if sets and (ids := _by_sets(db, scope, ways, keys, query)) is not None:
+        found = _these(scope, keys, ids)
+    elif not is_narrow and pageful and len(ways) > 1:
+        assert query.limit is not None
         found = _newest_of_each(db, scope, ways, conditions, keys, query.limit, query.offset)
     else:
         said = [within(scope, narrow=is_narrow and isinstance(db, Sqlite)), *conditions]
         found = _page(Study.select(*_STUDY).order_by(*_NEWEST_FIRST), said, query.limit, query.offset)
     return [_study_row(columns) for columns in _found(db, found)]
+
+
+def _names_one(query: StudyQuery) -> bool:
+    """Whether one key is of a single study or patient, so that its own index leads there."""
+    whole = (query.accession_number, query.patient_id, query.study_id)
+    return bool(query.study_instance_uid) or any(key.strip() and not has_wildcard(key) for key in whole)
+
+
+def _by_sets(
+    db: Database, scope: Scope, ways: Sequence[Way], keys: Sequence[Key], query: StudyQuery
+) -> list[int] | None:
+    """The page's studies, where sets say which may be on it."""
+    assert query.limit is not None
+    reached: AnyOf | None = None
+    if not scope.everything:
+        reached = of_departments(
+            sorted(scope.referring_physician_keys), sorted(scope.requesting_service_keys)
+        )
+    elif scope.institutions is not None:
+        reached = of_institutions(sorted(scope.institutions))
+    everywhere = scope.everything and scope.institutions is None
+    few = [] if everywhere else [way.condition for way in ways if not way.in_order]
+    said = [within(scope, narrow=True), *(key.looking for key in keys)]
+    newest = newest_by_sets(db, few, reached, said, terms_of(query), query.offset + query.limit)
+    return None if newest is None else newest[query.offset :]
+
+
+def _these(scope: Scope, keys: Sequence[Key], ids: Sequence[int]) -> Any:
+    said = [within(scope, narrow=True), *(key.looking for key in keys)]
+    named = reduce(and_, said, Among(Study.id, ids))
+    return Study.select(*_STUDY).where(named).order_by(*_NEWEST_FIRST)
 
 
 def _newest_of_each(

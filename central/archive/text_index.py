@@ -29,6 +29,7 @@ _COLUMNS: Final = (
 _NAMES: Final = tuple(column.name for column in _COLUMNS)
 _WORDS: Final[Any] = peewee.Table("study_words", ("rowid", "study_words"))
 _TRIGRAM: Final = 3
+_MERGED_AT_ONCE: Final = 500  # pages: others write in between
 
 
 def make_text_index(db: Database) -> None:
@@ -44,6 +45,31 @@ def make_text_index(db: Database) -> None:
         elif "study_words" not in db.get_tables():
             for statement in _SQLITE:
                 _run(db, statement)
+
+
+def purge_words(db: Database) -> None:
+    """Overwrite what the index holds of studies that are gone. Outside of any transaction.
+
+    FTS5 keeps their words, in their order, and only marks them as gone until it merges by itself, which may be years.
+    PostgreSQL's vacuum cleans its indexes, too.
+    """
+    if not isinstance(db, Sqlite):
+        return
+    with db.overwriting():
+        pages = (
+            -_MERGED_AT_ONCE
+        )  # begins to merge everything; the next go on (SQLite, FTS5, "The merge command")
+        while _merged(db, pages):
+            pages = _MERGED_AT_ONCE
+
+
+def _merged(db: Sqlite, pages: int) -> bool:
+    """Whether there is more to merge."""
+    with db.writing():
+        connection = db.connection()  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        before = connection.total_changes
+        _run(db, f"INSERT INTO study_words(study_words, rank) VALUES ('merge', {pages})")  # noqa: S608  # our own number
+        return bool(connection.total_changes - before >= 2)
 
 
 def has_trigram(pattern: str, column: peewee.Field) -> bool:

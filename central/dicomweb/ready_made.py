@@ -2,7 +2,8 @@
 frames coded for thin lines. `central.archive.renditions` keeps it.
 
 Always true: the policy was asked before anything here is (who calls has a Grant), and what is made is made from what
-that grant reaches. What depends on how central was called, the addresses in metadata, is part of the key.
+that grant reaches; what is kept, from an original that was compared with its hash, unless it is very large. What
+depends on how central was called, the addresses in metadata, is part of the key.
 """
 
 from __future__ import annotations
@@ -73,13 +74,17 @@ class ReadyMade:
         """
         sources = self._archive.sources(grant, series_instance_uid, sop_instance_uid)
         chosen = _middle_image(sources, is_named=sop_instance_uid is not None)
+        # Somebody's own is not kept: nobody else will ask for it.
+        is_kept = view.window is None and view.viewport in (None, THUMBNAIL)
 
         def make() -> bytes:
-            stored = self._archive.open_instance(grant, chosen.series_instance_uid, chosen.sop_instance_uid)
+            stored = self._archive.open_instance(
+                grant, chosen.series_instance_uid, chosen.sop_instance_uid, compared=is_kept
+            )
             return self._renderer.render(Job(stored.path, stored.transfer_syntax_uid, frame, view))
 
-        if view.window is not None or view.viewport not in (None, THUMBNAIL):
-            return ReadyBytes.of(make())  # somebody's own: nobody else will ask for it
+        if not is_kept:
+            return ReadyBytes.of(make())
         form = f"{_PICTURE} {view.media_type} {frame or 'middle'} {view.viewport}"
         return self._archive.renditions.get(sources.only(chosen), form, make, (NotAnImageError,))
 
@@ -90,7 +95,7 @@ class ReadyMade:
         sources = self._archive.sources(grant, series_instance_uid, sop_instance_uid)
 
         def make() -> bytes:
-            stored = self._archive.open_instance(grant, series_instance_uid, sop_instance_uid)
+            stored = self._archive.open_instance(grant, series_instance_uid, sop_instance_uid, compared=True)
             return self._renderer.render(FrameCoding(stored.path, stored.transfer_syntax_uid, number, wanted))
 
         return self._archive.renditions.get(sources, f"{_FRAME} {wanted} {number}", make, (NotAnImageError,))

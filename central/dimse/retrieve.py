@@ -3,7 +3,8 @@
 What is always true
 -------------------
 - Every study is authorized for the peer that asks and is on record before a byte of it leaves; what it may not have
-  is, from outside, not there.
+  is, from outside, not there. A retrieval can take hours: the policy is asked again while it runs, and what was taken
+  away meanwhile fails from there on.
 - A C-MOVE goes to configured destinations only.
 - An instance goes out as it is stored where the receiver takes that, else converted by a worker process; it is
   streamed either way. Where neither works that sub-operation fails and its UID is listed.
@@ -59,6 +60,9 @@ Convert = Callable[[StoredInstance, str], AbstractContextManager[BinaryIO]]
 """An instance in another transfer syntax, as a Part 10 file; NotConvertibleError if it cannot be had."""
 
 MAX_INSTANCES: Final = 65_535  # counts of sub-operations are 16 bits
+_STANDS_S: Final = 10.0
+"""How long a decision counts in a retrieval that goes on."""
+
 _TOLD_EVERY_S: Final = 0.5  # how things stand; the standard leaves it to us (PS3.4 C.4.2.3, C.4.3.3)
 _SOME_FAILED: Final = 0xB000
 _NO_MATCHES_COUNTED: Final = 0xA701
@@ -138,16 +142,41 @@ class _Counts:
         return identifier
 
 
+class _Standing:
+    """Whether the grants of one retrieval still hold. `ask` decides anew; of what it denies nothing more is asked."""
+
+    def __init__(self, ask: Callable[[Grant], bool]) -> None:
+        self._ask = ask
+        self._asked_at_s = dict[str, float]()
+        self._over = set[str]()
+
+    def granted(self, grant: Grant) -> None:
+        """It was just given."""
+        self._asked_at_s[grant.study_instance_uid] = time.monotonic()
+
+    def require(self, grant: Grant) -> None:
+        """NoSuchInstanceError if it holds no more."""
+        study, now_s = grant.study_instance_uid, time.monotonic()
+        if study not in self._over and now_s - self._asked_at_s[study] >= _STANDS_S:
+            self._asked_at_s[study] = now_s
+            if not self._ask(grant):
+                self._over.add(study)
+        if study in self._over:
+            raise NoSuchInstanceError("this study may not be had any more")
+
+
 class _Opening:
     """Opens instances in their order; those of a series that follow each other with one query."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: Archive, standing: _Standing) -> None:
         self._archive = archive
+        self._standing = standing
         self._asked: tuple[str, str] | None = None
         self._of_series: dict[str, StoredInstance] = {}
 
     def instance(self, grant: Grant, row: InstanceRow) -> StoredInstance:
-        """ArchiveError if it is not here any more."""
+        """ArchiveError if it is not here any more, or not granted."""
+        self._standing.require(grant)
         series = grant.study_instance_uid, row.series.series_instance_uid
         if (
             series != self._asked
@@ -293,6 +322,7 @@ class Retrieve:
         relational = request.abstract_syntax_uid in request.association.relational
         query = selection(identifier, request.abstract_syntax_uid, relational=relational)
         rows = self._named(request, query)
+        standing = _Standing(partial(self._stands, request, verb))
         grants: dict[str, tuple[Grant, Recording]] = {}
         counted: dict[str, int] = {}
         for row in rows:
@@ -305,11 +335,12 @@ class Retrieve:
             if isinstance(decision, Grant):
                 event = request.peer.event(Action.EXPORT, "success", detail, study, decision.institutions)
                 grants[study] = decision, self._audit.begin(event)
+                standing.granted(decision)
             else:
                 self._record(request, "refused", detail, study)
         if not rows:
             self._record(request, "success", f"{verb}: nothing found")
-        opening = _Opening(self._archive)
+        opening = _Opening(self._archive, standing)
         granted = (
             (*grants[study], row) for row in rows if (study := row.series.study.study_instance_uid) in grants
         )
@@ -320,6 +351,15 @@ class Retrieve:
                 if row.series.study.institution in grant.institutions
             ]
         )
+
+    def _stands(self, request: Request, verb: str, grant: Grant) -> bool:
+        """Whether the policy says the same now; that it does not is on record."""
+        facts = self._archive.facts(grant.study_instance_uid)
+        decision = authorize(request.peer.principal, Action.EXPORT, facts) if facts else None
+        if isinstance(decision, Grant) and set(grant.institutions) <= set(decision.institutions):
+            return True
+        self._record(request, "refused", f"{verb}: ended while it ran", grant.study_instance_uid)
+        return False
 
     def _named(self, request: Request, query: InstanceQuery) -> list[InstanceRow]:
         scope = scope_of(request.peer.principal, Action.EXPORT)

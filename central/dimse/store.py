@@ -76,24 +76,24 @@ class Store:
         incoming: Incoming,
         peer: str,
         origin: ObjectOrigin,
-        begins: Callable[[str], None] | None = None,
+        begins: Callable[[str], None] = lambda _study_instance_uid: None,
     ) -> tuple[int, str]:
         """Archive what came; status and comment of the answer.
 
         Parameters
         ----------
         peer : for the log.
-        begins : called with its Study Instance UID before it is findable; raises AuditUnavailableError if it must not
-            be.
+        begins : called with its Study Instance UID before it is in the archive; raises AuditUnavailableError if it must
+            not be.
         """
         if not incoming.refusal and not self._has_room():
             incoming.refuse(OUT_OF_RESOURCES)
         if incoming.refusal or incoming.sink is None:
             return incoming.refusal, _COMMENTS.get(incoming.refusal, "")
         try:
-            kept = self._archive.keep(incoming.sink, origin)
-            if begins is not None:
-                begins(kept.attributes.study_instance_uid)
+            kept = self._archive.keep(
+                incoming.sink, origin, lambda attributes: begins(attributes.study_instance_uid)
+            )
             (outcome,) = self._archive.index_together([kept])
             if isinstance(outcome, Exception):
                 raise outcome
@@ -103,7 +103,6 @@ class Store:
             self._archive.forget(kept.stored)
             return NOT_AUTHORIZED, _COMMENTS[NOT_AUTHORIZED]
         except AuditUnavailableError:
-            self._archive.forget(kept.stored)
             return OUT_OF_RESOURCES, _COMMENTS[OUT_OF_RESOURCES]
         except (StorageError, OSError, peewee.OperationalError) as error:
             _log.warning("event=not-stored peer=%s error=%s", peer, type(error).__name__)

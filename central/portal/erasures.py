@@ -23,7 +23,9 @@ from central.access.web import principal_of
 from central.archive.archive import Archive
 from central.archive.erasure_requests import ErasureRequests, Waiting
 from central.archive.errors import ErasureRefusedError, StorageError
+from central.archive.readmissions import Readmissions
 from central.audit.record import Action, Audit
+from central.portal.readmissions import readmission_json
 from central.portal.study_steps import (
     NOT_HERE,
     WrongWishError,
@@ -43,9 +45,11 @@ _LISTED: Final = 200  # of the erased ones, the newest
 _log = logging.getLogger(__name__)
 
 
-def routes(requests: ErasureRequests, archive: Archive, audit: Audit) -> list[BaseRoute]:
+def routes(
+    requests: ErasureRequests, readmissions: Readmissions, archive: Archive, audit: Audit
+) -> list[BaseRoute]:
     """Must be behind `RequireSignIn`."""
-    desk = _Desk(requests, archive, audit)
+    desk = _Desk(requests, readmissions, archive, audit)
     return [
         Route("/erasing", desk.show, methods=["GET"]),
         Route("/api/erasures", desk.listed, methods=["GET"]),
@@ -60,8 +64,11 @@ def routes(requests: ErasureRequests, archive: Archive, audit: Audit) -> list[Ba
 
 
 class _Desk:
-    def __init__(self, requests: ErasureRequests, archive: Archive, audit: Audit) -> None:
+    def __init__(
+        self, requests: ErasureRequests, readmissions: Readmissions, archive: Archive, audit: Audit
+    ) -> None:
         self._requests = requests
+        self._readmissions = readmissions
         self._removal = archive.removal
         self._erasures = archive.erasures
         self._audit = audit
@@ -73,7 +80,7 @@ class _Desk:
         return page("erasing.html", principal, path="/erasing", whole_central=managed(principal) is None)
 
     def listed(self, request: Request) -> Response:
-        """What waits for a confirmation, what is held, and what was erased."""
+        """What waits for a confirmation, what is held, what was erased, and what of it is to be taken in again."""
         principal = principal_of(request)
         own = managed(principal)
         answer = admit(self._audit, request, may_not(principal), Action.SEARCH, "erasures and legal holds")
@@ -92,6 +99,7 @@ class _Desk:
                     for one in reversed(self._erasures.erased())
                     if own in (None, one.institution)
                 ][:_LISTED],
+                "readmissions": [readmission_json(one, principal) for one in self._readmissions.listed(own)],
             },
             headers=NO_STORE,
         )
@@ -101,10 +109,11 @@ class _Desk:
         principal = principal_of(request)
         if (refusal := may_not(principal)) is not None:
             return refusal
-        listed = self._requests.listed(managed(principal))
-        return JSONResponse(
-            {"waiting": sum(one.asked_by_id != principal.user_id for one in listed)}, headers=NO_STORE
-        )
+        own = managed(principal)
+        asked_by = [one.asked_by_id for one in self._requests.listed(own)]
+        asked_by += [one.asked_by_id for one in self._readmissions.listed(own)]
+        waiting = sum(asker != principal.user_id for asker in asked_by)
+        return JSONResponse({"waiting": waiting}, headers=NO_STORE)
 
     async def preview(self, request: Request) -> Response:
         return await with_wish(request, self._preview)

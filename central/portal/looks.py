@@ -11,9 +11,10 @@ What is always true
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import peewee
@@ -38,14 +39,19 @@ from central.access.web import audit_event, principal_of
 from central.archive.archive import Archive
 from central.archive.query import StudyQuery
 from central.archive.rows import StudyRow
-from central.audit.csv_export import csv_lines
 from central.audit.errors import AuditUnavailableError
+from central.audit.formats import Format, lines
 from central.audit.looks import LOOKED, Look, looks
 from central.audit.record import Action, Audit, AuditRow, Outcome, Wanted
 from central.portal.templating import page
 
 PAGE_ROWS: Final = 100
 PATIENT_PAGE_ROWS: Final = 1000  # records; they become few looks
+_FILES: Final = {  # media type and file name
+    Format.CSV: ("text/csv; charset=utf-8", "audit.csv"),
+    Format.NDJSON: ("application/x-ndjson", "audit.ndjson"),
+    Format.FHIR: ("application/fhir+ndjson", "audit-fhir.ndjson"),
+}
 _UNAVAILABLE: Final = "the audit record cannot be reached; try again later"
 
 
@@ -54,20 +60,28 @@ class _WrongError(Exception):
 
 
 def routes(
-    archive: Archive, audit: Audit, institution: str, delivery: Callable[[], Mapping[str, object] | None]
+    archive: Archive,
+    audit: Audit,
+    institution: str,
+    delivery: Callable[[], Mapping[str, object] | None],
+    central_id: str,
 ) -> list[BaseRoute]:
     """The patient's page and the auditor's search and export. Must be behind `RequireSignIn`.
 
     Parameters
     ----------
     delivery : how far audit messages are behind, as JSON; None where they go nowhere.
+    central_id : who observed what is given out as FHIR.
     """
-    desk = _Desk(archive, audit, institution, delivery)
+    desk = _Desk(archive, audit, institution, delivery, central_id)
     return [
         Route("/looks", desk.page),
         Route("/api/looks", desk.own),
         Route("/api/audit/records", desk.records, methods=["POST"]),
-        Route("/api/audit/records.csv", desk.export, methods=["POST"]),
+        *(
+            Route(f"/api/audit/records.{form}", desk.export(form), methods=["POST"], name=f"export {form}")
+            for form in Format
+        ),
     ]
 
 
@@ -78,11 +92,13 @@ class _Desk:
         audit: Audit,
         institution: str,
         delivery: Callable[[], Mapping[str, object] | None],
+        central_id: str,
     ) -> None:
         self._archive = archive
         self._audit = audit
         self._institution = institution
         self._delivery = delivery
+        self._central_id = central_id
 
     def page(self, request: Request) -> Response:
         principal = principal_of(request)
@@ -116,9 +132,13 @@ class _Desk:
         """A page of the records that are asked for, the newest first."""
         return await _with_form(self._records, request)
 
-    async def export(self, request: Request) -> Response:
-        """All of them as CSV, the oldest first."""
-        return await _with_form(self._export, request)
+    def export(self, form: Format) -> Callable[[Request], Awaitable[Response]]:
+        """What answers with all of them in that format, the oldest first."""
+
+        async def answer(request: Request) -> Response:
+            return await _with_form(partial(self._export, form), request)
+
+        return answer
 
     def _records(self, request: Request, form: Mapping[str, str]) -> Response:
         try:
@@ -137,28 +157,31 @@ class _Desk:
             {"rows": found, "next_before_id": _next(rows, PAGE_ROWS), "audit_messages": delivery}
         )
 
-    def _export(self, request: Request, form: Mapping[str, str]) -> Response:
+    def _export(self, kind: Format, request: Request, form: Mapping[str, str]) -> Response:
         try:
-            wanted = self._wanted(request, form, Action.EXPORT)
+            wanted = self._wanted(request, form, Action.EXPORT, kind)
         except _WrongError as error:
             return problem(400, str(error))
         except AuditUnavailableError:
             return problem(503, _UNAVAILABLE)
         if isinstance(wanted, Response):
             return wanted
-        headers = {"Content-Disposition": 'attachment; filename="audit.csv"'}
+        media_type, name = _FILES[kind]
         return StreamingResponse(
-            csv_lines(self._audit.rows(wanted)), media_type="text/csv; charset=utf-8", headers=headers
+            lines(self._audit, wanted, kind, self._central_id),
+            media_type=media_type,
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
         )
 
-    def _wanted(self, request: Request, form: Mapping[str, str], action: Action) -> Wanted | Response:
+    def _wanted(
+        self, request: Request, form: Mapping[str, str], action: Action, kind: Format | None = None
+    ) -> Wanted | Response:
         """What is asked for, on record; a refusal for who may not ask."""
         allowed = has_privilege(principal_of(request), Privilege.READ_AUDIT)
         wanted, patient = (_conditions(form), _patient(form)) if allowed else (Wanted(), None)
         asked = " ".join(f"{name}={value}" for name, value in form.items() if value)
-        self._record(
-            request, action, allowed, f"audit record, csv {asked}" if action is Action.EXPORT else asked
-        )
+        said = f"audit record, {kind} {asked}".strip() if kind else asked
+        self._record(request, action, allowed, said)
         if not allowed:
             return problem(403, "your role may not read the audit record")
         institution = managed(principal_of(request))

@@ -89,7 +89,14 @@ class _Portal:
         principal = principal_of(request)
         if not has_privilege(principal, Privilege.READ_AUDIT):
             return page("refused.html", principal, 403, path="/audit")
-        return page("audit.html", principal, path="/audit", actions=[action.value for action in Action])
+        return page(
+            "audit.html",
+            principal,
+            path="/audit",
+            actions=[action.value for action in Action],
+            roles=[role.value for role in Role],
+            may_manage=has_privilege(principal, Privilege.MANAGE_ACCESS),
+        )
 
     def fleet(self, request: Request) -> Response:
         principal = principal_of(request)

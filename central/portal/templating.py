@@ -62,6 +62,7 @@ _PAGES: Final[tuple[tuple[str, str, Callable[[Principal], bool]], ...]] = (
     ("/", "Studies", may_find_studies),
     ("/station", "Station", lambda principal: principal.role is Role.TECHNICIAN),
     ("/sharing", "Sharing", may_share),
+    ("/accounts", "Accounts", lambda principal: has_privilege(principal, Privilege.MANAGE_ACCESS)),
     ("/tokens", "Tokens", may_use_tokens),
     ("/emergency", "Emergency", _has_part_in_emergencies),
     ("/looks", "Who looked", lambda principal: principal.role is Role.PATIENT),

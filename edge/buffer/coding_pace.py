@@ -6,7 +6,8 @@ codec, so what it sends is kept as it is until it slows down. What is compared i
 scanner itself takes over each byte, and how much more processor time the box takes over it when it codes. Coding is
 done where the first is several times the second, and always while the line to central is slow: then what is not coded
 takes longer on the line than the codec takes over it. Waits do not count: in a crowd they say how many there are, not
-what coding costs. In memory alone; a restart begins anew.
+what coding costs. While no processor is idle nothing is coded for a scanner's pace: what looks like its pause may be
+the machine's. In memory alone; a restart begins anew.
 """
 
 from __future__ import annotations
@@ -52,11 +53,13 @@ class CodingPace:
     Attributes
     ----------
     line_is_slow : whether the line decides how long a study takes. Asked for each instance; must not block.
+    processors_are_busy : whether coding would take a processor from somebody. The same.
     """
 
     def __init__(self, coding: Coding = Coding.PACE, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.line_is_slow: Callable[[], bool] = lambda: False
+        self.processors_are_busy: Callable[[], bool] = lambda: False
         self._coding = coding
         self._lock = threading.Lock()
         self._senders: OrderedDict[tuple[str, str], _Sender] = OrderedDict()
@@ -66,12 +69,14 @@ class CodingPace:
     def allows_tight(self, origin: Origin) -> bool:
         """Whether this scanner's own time covers what coding adds to the box's, or the line is slow.
 
-        True for a scanner not known yet.
+        True for a scanner not known yet, unless no processor has time for it.
         """
         if self._coding is not Coding.PACE:
             return self._coding is Coding.ALWAYS
         if self.line_is_slow():
             return True
+        if self.processors_are_busy():
+            return False
         with self._lock:
             # The two are not measured at the same moment, and a crowd in between must not make coding look free.
             more_s = max(

@@ -57,7 +57,7 @@ _FORGET_LOST: Final = """
 
 
 class DeliveryQueue:
-    """A `Queue` of edge.uplink.forwarder. Safe from any thread. Made by the spool.
+    """A `Queue` of edge.uplink.dispatch. Safe from any thread. Made by the spool.
 
     Parameters
     ----------

@@ -65,10 +65,11 @@ def recover(files: SpoolFiles, index: SpoolIndex, *, index_rebuilt: bool) -> Rec
         DeliveryRow.update(due_s=0.0).where(DeliveryRow.due_s != 0.0).execute(index.db)
     compared = _compare(files, index)
     moved = sum(files.move(object_id, to) for object_id, to in compared.misplaced)
-    taken = take_in(compared.strangers, files, index)
     # Freed: a power cut took the row's last step, which is not synced, but not the unlink behind it. The rest cannot
-    # happen by a crash; a person or a broken disk took the file. Out of the queue, and loud.
+    # happen by a crash; a person or a broken disk took the file. Out of the queue, and loud. Before any stranger is
+    # judged, so that none counts as the double of a file that is not there.
     unlinked, lost = index.lose(compared.missing, reason="the sealed file is missing")
+    taken = take_in(compared.strangers, files, index)
     for object_id in lost:
         _LOG.error("a sealed file is missing", extra={"object_id": object_id})
     if index.is_new:

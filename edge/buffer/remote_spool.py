@@ -28,6 +28,7 @@ from edge.buffer.desk import Desk, Intake
 from edge.buffer.errors import DiskFullError, SpoolClosedError, SpoolError, StorageFailedError
 from edge.buffer.files import object_path
 from edge.buffer.label import Label
+from edge.buffer.processors import Processors
 from edge.buffer.reception import Reception
 from edge.buffer.records import InstanceIdentity, Origin
 from edge.buffer.sealed_file import AlignedBuffers, SealedFile
@@ -148,6 +149,7 @@ class Receiving:
         with self._lock:
             if self._pace is None:
                 self._pace = CodingPace(coding)
+                self._pace.processors_are_busy = Processors().are_busy
             return self._pace
 
     def keys(self, recipients: tuple[RecipientPublicKey, ...]) -> DataKeyRing | None:

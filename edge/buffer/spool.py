@@ -153,6 +153,10 @@ class Spool:
         self._complete = complete
         self._copies = frozenset(copies)
         self._closed = False
+        self._turn = 0  # of whoever took the lock
+        self._absent: tuple[int, str, str] | None = (
+            None  # turn, SOP instance and hash that were not here then
+        )
         self._received = 0
         self._pruned_at_s = time.monotonic()
         # Guards index, book and every move of a sealed file; notified when something may be claimable.
@@ -351,12 +355,16 @@ class Spool:
     def duplicate_of(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
         """For `Reception`: an object on its way to central that holds these very bytes."""
         with self._locked():
-            return self._known(sop_instance_uid, sha256)
+            known = self._known(sop_instance_uid, sha256)
+            self._absent = None if known else (self._turn, sop_instance_uid, sha256)
+            return known
 
     def register(self, label: Label, identity: InstanceIdentity) -> ObjectId:
         """For `Reception`: take a durable file among the arrivals, or point at the duplicate that got here first."""
         with self._locked():
-            known = self._known(identity.sop_instance_uid, label.sha256)
+            # Asked before the sync. Where nobody has had the lock since, the answer holds.
+            asked = (self._turn - 1, identity.sop_instance_uid, label.sha256)
+            known = None if self._absent == asked else self._known(identity.sop_instance_uid, label.sha256)
             if known is None:
                 self._arrivals.add(self._complete(label))
                 if len(self._arrivals) in (1, BATCH):
@@ -366,7 +374,11 @@ class Spool:
             )
             self._received += 1
             self._touched_at_s = time.monotonic()
-        self._on_stored(label)
+        try:
+            self._on_stored(label)
+        except Exception:
+            # It is among the arrivals: were its file given up now, a resend would be the duplicate of nothing.
+            _LOG.exception("nobody was told of a stored instance", extra={"object_id": label.object_id})
         return known or label.object_id
 
     def _known(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
@@ -779,6 +791,7 @@ class Spool:
         with self._changed:
             if self._closed:
                 raise SpoolClosedError
+            self._turn += 1
             try:
                 with self._index.translated():
                     yield

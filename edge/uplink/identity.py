@@ -115,7 +115,8 @@ class Identity:
     @property
     def receipt_keys(self) -> Mapping[str, Ed25519PublicKey]:
         """By key id, as `contract.receipt.verify_receipt` wants them: those of the newest list, or of the enrolment."""
-        return self.receipt_book.keys(self.root_key) or self._first_receipt_keys
+        listed = self.receipt_book.keys(self.root_key)
+        return self._first_receipt_keys if listed is None else listed
 
     @cached_property
     def _first_receipt_keys(self) -> Mapping[str, Ed25519PublicKey]:

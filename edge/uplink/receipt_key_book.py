@@ -3,8 +3,9 @@
     identity/receipt_keys.json
 
 Always true: a list is in here only if the root that was pinned at enrolment signed it for this very central, and its
-number goes down only when a person enrols the box anew. Without a list, the keys that central named at enrolment
-count. A crash leaves the old list or the new one.
+number goes down only when a person enrols the box anew. Where there never was a list, the keys that central named at
+enrolment count; where it is damaged none does until it comes again, for one of them may have been retired since. That
+costs a delay: what no receipt is believed for stays here. A crash leaves the old list or the new one.
 """
 
 from __future__ import annotations
@@ -53,12 +54,15 @@ class ReceiptKeyBook:
         self._root: Ed25519PublicKey | None = None
         self._held: ReceiptKeyList | None = None
         self._keys: Mapping[str, Ed25519PublicKey] = {}
+        self._is_damaged = False
 
-    def keys(self, root: Ed25519PublicKey) -> Mapping[str, Ed25519PublicKey]:
-        """The keys that count, by key id; empty if no list of this root is here."""
+    def keys(self, root: Ed25519PublicKey) -> Mapping[str, Ed25519PublicKey] | None:
+        """The keys that count, by key id; None if no list of this root was ever here."""
         with self._lock:
             self._read()
-            return self._keys if self._root == root else {}
+            if self._is_damaged:
+                return {}
+            return self._keys if self._root == root else None
 
     def take(self, token: str, root: Ed25519PublicKey, central_id: str) -> bool:
         """Believe central's list; True if it is news, which is durable then.
@@ -86,11 +90,13 @@ class ReceiptKeyBook:
         """A person enrolled the box anew: what central names as its own just now counts, even if it is older."""
         with self._lock:
             self._root, self._held, self._keys, self._is_read = None, None, {}, True
+            self._is_damaged = False
             if self._path is not None:
                 self._path.unlink(missing_ok=True)
 
     def _use(self, root: Ed25519PublicKey, held: ReceiptKeyList) -> None:
         self._root, self._held, self._keys = root, held, held.verifying()
+        self._is_damaged = False
 
     def _read(self) -> None:
         if self._is_read or self._path is None:
@@ -103,8 +109,11 @@ class ReceiptKeyBook:
         except FileNotFoundError:
             return
         except (OSError, ValueError, ValidationError, KeySetError) as error:
-            # The list comes again with the next round; meanwhile the keys of the enrolment count.
-            _log.warning("receipt keys unreadable", extra={"path": str(self._path), "detail": error})
+            self._is_damaged = True
+            _log.error(
+                "receipt keys unreadable: no receipt counts until the list comes again, with the next round",
+                extra={"path": str(self._path), "detail": error},
+            )
 
 
 def ask_receipt_keys(client: httpx.Client) -> str | None:

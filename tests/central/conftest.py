@@ -8,20 +8,32 @@ from pathlib import Path
 
 import pytest
 
-from tests.central.databases import stop_servers
+from tests.central import databases
+from tests.central.reaching import reaches
 
 _HERE = Path(__file__).parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On PostgreSQL every test here needs the server."""
-    if os.environ.get("DICOMNET_TEST_DATABASE") == "postgresql":
-        for item in items:
-            if item.path.is_relative_to(_HERE):
-                item.add_marker(pytest.mark.needs("postgresql"))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On PostgreSQL: of the tests here, those that can come to the server, and they need it."""
+    if os.environ.get("DICOMNET_TEST_DATABASE") != "postgresql":
+        return
+    spared = [
+        item
+        for item in items
+        if item.path.is_relative_to(_HERE)
+        and isinstance(item, pytest.Function)
+        and not reaches(item, databases.__name__)
+    ]
+    config.hook.pytest_deselected(items=spared)
+    proven = set(spared)
+    items[:] = [item for item in items if item not in proven]
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            item.add_marker(pytest.mark.needs("postgresql"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _server_ends_with_the_session() -> Iterator[None]:
     yield
-    stop_servers()
+    databases.stop_servers()

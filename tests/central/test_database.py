@@ -190,7 +190,7 @@ def test_more_threads_than_connections_take_turns(server: PostgresServer, tmp_pa
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert names(db) == [str(bed) for bed in range(20)]
     db.end()
 

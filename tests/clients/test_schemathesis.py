@@ -55,7 +55,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield opened
 
 
-@pytest.mark.timeout(7200 if SOAK else 180)
+@pytest.mark.timeout(7200 if SOAK else 600)
 @pytest.mark.parametrize(("role", "names", "phases"), RUNS)
 def test_the_document_holds(served: Served, tmp_path: Path, role: str, names: str, phases: str) -> None:
     """Every check that it has: statuses, media types, schemas, refusals, Allow; nobody gets in without a token."""

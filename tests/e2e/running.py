@@ -19,7 +19,7 @@ import httpx
 from tests.peers_installed import program
 from tests.ports import free_base_port
 
-READY_WITHIN_S = 120.0
+READY_WITHIN_S = 300.0
 
 
 class RunningDemo:

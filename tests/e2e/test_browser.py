@@ -14,7 +14,7 @@ from tests.e2e.running import RunningDemo
 
 pytestmark = [
     pytest.mark.needs("chromium"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
 ]
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
@@ -77,13 +77,13 @@ def test_the_study_is_seen(with_sample: RunningDemo, browser: Browser, role: str
 def test_the_fleet_page_shows_the_box_online(with_sample: RunningDemo, browser: Browser) -> None:
     sign_in(browser, with_sample, "admin", "/fleet")
     box = "article[data-gateway][data-state=online]"
-    browser.wait_for(f"document.querySelector('{box}')?.textContent.includes('DEMO_CT')", timeout_s=30)
+    browser.wait_for(f"document.querySelector('{box}')?.textContent.includes('DEMO_CT')", timeout_s=60)
     browser.screenshot(SCREENSHOTS / "fleet.png")
 
 
 def test_a_stranger_sees_the_sign_in_page_only(with_sample: RunningDemo, browser: Browser) -> None:
     browser.open(f"{with_sample.url}/viewer/?study={phantom.STUDY_INSTANCE_UID}")
-    browser.wait_for(SIGN_IN_PAGE, timeout_s=30)
+    browser.wait_for(SIGN_IN_PAGE, timeout_s=60)
     browser.type_into("input[name=username]", "radiologist")
     browser.type_into("input[name=password]", "not the password")
     browser.press("Enter")

@@ -14,7 +14,7 @@ from pynetdicom import AE
 
 from tests.e2e.running import RunningDemo, wait_visible
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 CANARY = "XQVCANARYWZK"
 CANARY_DATE = "19051123"
@@ -82,7 +82,7 @@ def test_no_patient_data_outside_the_archive(demo: RunningDemo) -> None:
             assert client.get(f"{series}/instances/{good.SOPInstanceUID}/rendered").status_code == 200
         with demo.client("patient") as stranger:
             assert stranger.get(f"{series}/metadata").status_code == 404
-        assert telemetry_came.wait(30)
+        assert telemetry_came.wait(60)
     finally:
         listener.disconnect()
         listener.loop_stop()

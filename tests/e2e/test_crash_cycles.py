@@ -32,7 +32,7 @@ CYCLES = 1000 if SOAK else 50
 SCANNERS = 4
 DRAIN_S = 120.0  # without any progress
 
-pytestmark = pytest.mark.timeout(3600 if SOAK else 180)
+pytestmark = pytest.mark.timeout(3600 if SOAK else 600)
 
 
 class Scanner(threading.Thread):

@@ -30,7 +30,7 @@ MEMORY_MB = 150
 GROWTH_MB = 10
 WRITES_A_BYTE = 1.3
 
-pytestmark = pytest.mark.timeout(3600 if SOAK else 180)
+pytestmark = pytest.mark.timeout(3600 if SOAK else 600)
 
 
 def ct_slice(number: int) -> bytes:

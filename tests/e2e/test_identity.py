@@ -23,7 +23,7 @@ from edge.uplink.errors import EnrolmentRefusedError
 from tests.central.app.house import House, everything_in, retire_receipts, rotate_receipts
 from tests.edge.uplink_box import Box
 
-WITHIN_S = 30.0
+WITHIN_S = 60.0
 
 
 def eventually(predicate: Callable[[], bool]) -> None:

@@ -19,7 +19,7 @@ from demo.scanner import Instance, find_instances, read_instance, send
 from tests.e2e.files import data_set_bytes, packaged_files
 from tests.e2e.running import RunningDemo, run, wait_visible
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(600)]
 
 # storescu proposes uncompressed syntaxes by itself; these make it propose a file's own.
 STORESCU_PROPOSALS = {

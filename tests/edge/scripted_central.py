@@ -228,7 +228,7 @@ class ScriptedCentral:
         )
         return sign_key_set(made, self.root_key)
 
-    def honest_receipt(self, object_id: str, content: Content, **changes: object) -> str:
+    def honest_receipt(self, object_id: str, content: Content, /, **changes: object) -> str:
         fields: dict[str, object] = {
             "central_id": self.central_id,
             "gateway_id": self.gateway_id,

@@ -67,7 +67,7 @@ class Box:
         self.membership.stop()
         self.forwarder.stop(5)
         self.spool.close()
-        self.forwarder.join(30)
+        self.forwarder.join(60)
 
     def store(self, content: bytes = b"x" * 500) -> str:
         """One instance, acknowledged to its scanner; the object id."""

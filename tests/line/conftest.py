@@ -137,7 +137,7 @@ class Scene:
             self._forwarder.stop(5)
         self.spool.close()
         if self._forwarder is not None:
-            self._forwarder.join(30)
+            self._forwarder.join(60)
             self._forwarder = None
 
     def restart_box(self) -> None:
@@ -177,7 +177,7 @@ class Scene:
         return self.spool.depth().unsent.stored_bytes
 
     def wait(
-        self, holds: Callable[[], bool] | None = None, timeout_s: float = 30.0, every_s: float = 0.01
+        self, holds: Callable[[], bool] | None = None, timeout_s: float = 60.0, every_s: float = 0.01
     ) -> None:
         """For what another thread brings about; by default, that nothing waits on the box. Asks `every_s`."""
         deadline_s = time.monotonic() + timeout_s

@@ -20,7 +20,7 @@ from tests.central.databases import contents_in
 from tests.line.conftest import Scene
 
 pytestmark = [
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         any(os.environ.get(name) for name in ("DICOMNET_TEST_DATABASE", "DICOMNET_TEST_OBJECTS")),
         reason="a copied folder holds neither a PostgreSQL nor a bucket",

@@ -21,7 +21,7 @@ from tests.line.conftest import Scene
 from tests.line.faulty_house import Fault, Faults
 
 SOAK = bool(os.environ.get("DICOMNET_SOAK"))
-pytestmark = pytest.mark.timeout(14_400 if SOAK else 240)
+pytestmark = pytest.mark.timeout(14_400 if SOAK else 600)
 
 HANDSHAKES_BYTES = 8 << 10  # of TLS, and the requests' heads, for each connection that a test makes anew
 

@@ -21,7 +21,7 @@ from tests.central.databases import contents_in, open_index
 from tests.line.conftest import Scene
 
 SOAK = bool(os.environ.get("DICOMNET_SOAK"))
-pytestmark = pytest.mark.timeout(10_800 if SOAK else 300)
+pytestmark = pytest.mark.timeout(10_800 if SOAK else 600)
 HOURS, DAYS = 72, 3
 OBJECTS = 100_000 if SOAK else 500
 STAT = 20

@@ -36,7 +36,7 @@ from edge.buffer.states import State
 from tests.edge.buffer.instances import Central
 
 SOAK = bool(os.environ.get("DICOMNET_SOAK"))
-pytestmark = pytest.mark.timeout(3400 if SOAK else 180)
+pytestmark = pytest.mark.timeout(3400 if SOAK else 600)
 CENTRAL = Central()
 QUARANTINE_MAX_BYTES = 40_000
 LONG_S, EXPIRED_S = 3600.0, 0.0

@@ -22,7 +22,7 @@ class Bystander(threading.Thread):
     failed : what went wrong with the others.
     """
 
-    def __init__(self, port: int, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, port: int, *, timeout_s: float = 60.0) -> None:
         super().__init__(name="bystander", daemon=True)
         self.waits_s: list[float] = []
         self.failed: list[str] = []

@@ -91,7 +91,7 @@ class RealBox:
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(30)
+            self.process.wait(60)
         finally:
             self.kill()
 
@@ -111,15 +111,15 @@ class RealBox:
         return self.state / "spool"
 
     def status(self) -> BoxStatus:
-        return BoxStatus.model_validate(ask(self._sockets / "control.sock", "status", {}, timeout_s=20))
+        return BoxStatus.model_validate(ask(self._sockets / "control.sock", "status", {}, timeout_s=60))
 
     def open_studies(self) -> int:
         """How many studies may still get images, as far as the box knows."""
-        answer = ask(self._sockets / "control.sock", "studies", {}, timeout_s=20)
+        answer = ask(self._sockets / "control.sock", "studies", {}, timeout_s=60)
         return sum(study.state != "complete" for study in StudyList.model_validate(answer).studies)
 
     def enrol(self, central: ScriptedCentral) -> None:
-        ask(self._sockets / "control.sock", "enrol", {"pairing": str(central.pairing)}, timeout_s=20)
+        ask(self._sockets / "control.sock", "enrol", {"pairing": str(central.pairing)}, timeout_s=60)
 
     def last_log(self) -> str:
         return self.log.read_text(errors="replace")[-3000:]
@@ -176,7 +176,7 @@ def _unshared_mb(pid: int) -> float:
     return sum(int(row[1]) for row in rows if row[0] in {"Private_Clean:", "Private_Dirty:"}) / 1024
 
 
-def wait_until(what: str, condition: object, timeout_s: float = 30.0) -> None:
+def wait_until(what: str, condition: object, timeout_s: float = 60.0) -> None:
     """Another process's doing, polled because nobody outside it is told."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():  # type: ignore[operator]

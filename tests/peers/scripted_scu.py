@@ -89,7 +89,7 @@ class ScriptedScu:
     """One TCP connection to the gateway. Every wait is bounded, so a gateway that hangs fails the test."""
 
     def __init__(
-        self, port: int, *, timeout_s: float = 10.0, host: str = "127.0.0.1", source: str = ""
+        self, port: int, *, timeout_s: float = 60.0, host: str = "127.0.0.1", source: str = ""
     ) -> None:
         self.socket = socket.create_connection((host, port), timeout=timeout_s, source_address=(source, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

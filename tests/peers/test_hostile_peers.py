@@ -24,7 +24,7 @@ ECHO_P99_S = 1.0 if SOAK else 3.0
 
 INSTANCES = 1000 if SOAK else 100
 
-pytestmark = pytest.mark.timeout(600 if SOAK else 180)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.needs("dcmtk")

@@ -25,7 +25,7 @@ MUTATED_PDUS = 100_000 if SOAK else 3_000
 SENDERS = 3
 MEMORY_MB = 200
 
-pytestmark = pytest.mark.timeout(3600 if SOAK else 180)
+pytestmark = pytest.mark.timeout(3600 if SOAK else 600)
 
 
 class Sender(threading.Thread):

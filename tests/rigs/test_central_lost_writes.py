@@ -27,7 +27,7 @@ from tests.rigs.volume import Step, Tree, Volume, write_tree
 
 pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
-    pytest.mark.timeout(3600 if os.environ.get("DICOMNET_SOAK") else 180),
+    pytest.mark.timeout(3600 if os.environ.get("DICOMNET_SOAK") else 600),
 ]
 
 LIVES = 2  # each begins with what a cut of the one before left

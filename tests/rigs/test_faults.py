@@ -30,7 +30,7 @@ from tests.rigs.volume import SHORT, Step, Tree, Volume, write_tree
 SOAK = bool(os.environ.get("DICOMNET_SOAK"))
 pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
-    pytest.mark.timeout(1800 if SOAK else 180),
+    pytest.mark.timeout(1800 if SOAK else 600),
 ]
 
 SAMPLE = 5

@@ -32,7 +32,7 @@ CONNECTED = LinkStatus(
     state="connected",
     central="https://central.hospital.example:8443",
     last_receipt_at_utc=NOW - timedelta(seconds=12),
-    certificate_expires_at_utc=NOW + timedelta(days=58, hours=1),
+    certificate_expires_at_utc=NOW + timedelta(days=58, hours=12),
     heartbeat_connected=True,
 )
 

@@ -12,7 +12,7 @@ from contract.control import DestinationStatus
 from tests.tui.scripted_box import status
 from tui.overview import facts
 
-LONG_AGO = datetime.now(UTC) - timedelta(hours=5, seconds=1)
+LONG_AGO = datetime.now(UTC) - timedelta(days=5)  # still said so, however long the tests before this take
 
 
 def page(*destinations: DestinationStatus) -> str:
@@ -35,7 +35,7 @@ def page(*destinations: DestinationStatus) -> str:
                 oldest_at_utc=LONG_AGO,
                 last_error="PACS cannot be reached",
             ),
-            "To PACS ◌ 12 objects, 3.00 MiB, oldest 5 h. PACS cannot be reached",
+            "To PACS ◌ 12 objects, 3.00 MiB, oldest 5 d. PACS cannot be reached",
         ),
         (
             DestinationStatus(name="PACS", set_aside_objects=2),
@@ -43,7 +43,7 @@ def page(*destinations: DestinationStatus) -> str:
         ),
         (
             DestinationStatus(name="OLD", waiting_objects=1, oldest_at_utc=LONG_AGO, configured=False),
-            "oldest 5 h. Not configured any more",
+            "oldest 5 d. Not configured any more",
         ),
     ],
 )

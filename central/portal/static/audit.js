@@ -15,17 +15,25 @@ function delivery(state) {
   return `${state.behind} records have not reached the audit record repository. ${state.trouble}`;
 }
 
+/** From a study on to who may see it now, for who manages access. */
+function study(uid) {
+  if (!uid || !("mayManage" in document.getElementById("events").dataset)) return uid ?? "";
+  return element("a", { href: `/access?study=${encodeURIComponent(uid)}` }, uid);
+}
+
+const cell = (label, content, attributes = {}) => element("td", { "data-label": label, ...attributes }, content);
+
 function line(event) {
   const refused = event.outcome === "refused";
   return element("tr", { class: refused ? "refused" : null },
-    element("td", { class: "date" }, time(event.at_utc)),
-    element("td", {}, element("b", {}, event.actor)),
-    element("td", {}, event.actor_role),
-    element("td", {}, event.action),
-    element("td", {}, element("span", { class: refused ? "pill lost" : "soft" }, event.outcome)),
-    element("td", { class: "code" }, event.source_address),
-    element("td", { class: "code uid", title: event.study_instance_uid }, event.study_instance_uid ?? ""),
-    element("td", { class: "long", title: event.detail }, event.detail));
+    cell("Time", time(event.at_utc), { class: "date" }),
+    cell("Who", element("b", {}, event.actor)),
+    cell("Role", event.actor_role),
+    cell("Action", event.action),
+    cell("Outcome", element("span", { class: refused ? "pill lost" : "soft" }, event.outcome)),
+    cell("From", event.source_address, { class: "code" }),
+    cell("Study", study(event.study_instance_uid), { class: "code uid", title: event.study_instance_uid }),
+    cell("Detail", event.detail, { class: "long", title: event.detail }));
 }
 
 const load = (older) => showing(async () => {
@@ -37,12 +45,14 @@ const load = (older) => showing(async () => {
   next = answer.next_before_id;
   more.hidden = next === null;
   document.getElementById("empty").hidden = body.children.length > 0;
-  document.getElementById("count").textContent = `${body.children.length} events`;
+  // What was asked for stands beside it, on paper as well.
+  const words = [...parameters()].map(([name, value]) => `${form.elements[name].labels[0].firstChild.textContent.trim()} ${value}`);
+  document.getElementById("count").textContent = [`${body.children.length} events`, ...words].join(", ");
   say(delivery(answer.audit_messages), "delivery");
 });
 
 form.addEventListener("submit", (event) => {
-  if (event.submitter?.id === "csv") return;  // the browser posts the form and keeps the answer as a file
+  if ("export" in (event.submitter?.dataset ?? {})) return;  // the browser posts the form and keeps the answer as a file
   event.preventDefault();
   load(false);
 });

@@ -74,8 +74,43 @@ function holdLine(hold) {
       }))));
 }
 
-const erasedLine = (one) => element("li", {}, element("div", {}, uid(one.study_instance_uid), of(one),
-  element("p", { class: "note" }, `objects: ${one.objects}, by ${one.erased_by}, `, time(one.erased_at_utc))));
+/** An erased study; `asked`: the request to take it in again, if there is one. */
+function erasedLine(one, asked) {
+  const said = element("div", {}, uid(one.study_instance_uid), of(one),
+    element("p", { class: "note" }, `objects: ${one.objects}, by ${one.erased_by}, `, time(one.erased_at_utc)));
+  const line = element("li", { "data-erased": one.study_instance_uid }, said);
+  if (!asked) {
+    const reason = element("input", { "aria-label": `Why ${one.study_instance_uid} is taken in again`, minlength: 3,
+      maxlength: 500, placeholder: "Why it is taken in again", autocomplete: "off" });
+    said.append(element("div", { class: "buttons" }, reason,
+      button("Ask to take it in again", `Ask to take in again: ${one.study_instance_uid}`, async () => {
+        await send("POST", "/api/readmissions", {
+          study_instance_uid: one.study_instance_uid, institution: one.institution, reason: reason.value,
+        });
+        await load();
+        done("Asked. Its images stay refused until somebody else confirms it.");
+      }, { "data-ask": true })));
+    return line;
+  }
+  said.append(element("p", {}, `To be taken in again: ${asked.reason}`),
+    element("p", { class: "note" }, `asked by ${asked.is_mine ? "you" : asked.asked_by}, `, time(asked.asked_at_utc), ", ends ",
+      time(asked.until_utc), asked.is_mine ? ". Somebody else confirms it." : ""));
+  line.append(element("div", { class: "buttons" },
+    asked.is_mine ? null : button("Take it in again", `Take in again: ${one.study_instance_uid}`, async () => {
+      if (!confirm("Take images of this erased study in again, from now on?")) return;
+      await send("POST", `/api/readmissions/${asked.request_id}/confirmation`);
+      document.dispatchEvent(new Event("reviewed"));
+      await load();
+      done("Images of this study are taken in again. Queue again what boxes have set aside.");
+    }, { "data-confirm": true }),
+    button("Take back", `Take back the request for ${one.study_instance_uid}`, async () => {
+      await send("DELETE", `/api/readmissions/${asked.request_id}`);
+      document.dispatchEvent(new Event("reviewed"));
+      await load();
+      done("The request is taken back. Its images stay refused.");
+    }, { "data-withdraw": true })));
+  return line;
+}
 
 function list(id, entries, line, none) {
   document.getElementById(id).replaceChildren(...entries.map(line));
@@ -83,10 +118,13 @@ function list(id, entries, line, none) {
 }
 
 async function load() {
-  const { waiting, holds, erased } = await fetchJson("/api/erasures");
-  list("waiting", waiting, waitingLine, "Nothing waits.");
+  const { waiting, holds, erased, readmissions } = await fetchJson("/api/erasures");
+  list("waiting", waiting, waitingLine, "Nothing waits to be erased.");
   list("holds", holds, holdLine, "No study is held.");
-  list("erased", erased, erasedLine, "No study was erased.");
+  const asked = (one) => readmissions.find((request) => request.study_instance_uid === one.study_instance_uid
+    && request.institution === one.institution);
+  const waitingFirst = [...erased].sort((one, other) => Boolean(asked(other)) - Boolean(asked(one)));
+  list("erased", waitingFirst, (one) => erasedLine(one, asked(one)), "No study was erased.");
 }
 
 const study = document.getElementById("study");

@@ -19,6 +19,7 @@ const sections = [
       element("b", { class: "code" }, one.opened_by), " opens to ", element("b", { class: "code" }, one.opened_to),
       ` for ${one.sharing}`, element("p", { class: "note" }, `${one.made_by}, `, time(one.made_at_utc)),
     ],
+    again: ({ sharing, opened_by, opened_to }) => ({ sharing, opened_by, opened_to }),
     done: () => "This holds from now on.",
   }),
 ];

@@ -13,6 +13,7 @@ act(section({
     element("p", { class: "note" }, `${token.owner}, last used `,
       token.last_used_at_utc ? time(token.last_used_at_utc) : "never"),
   ],
+  warning: "End this token? It cannot be had back: the program needs a new one.",
   done: (token) => {
     showSecret(token.token);
     return "The token is made. Give it to the program now.";

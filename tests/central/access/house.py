@@ -23,12 +23,14 @@ import central.viewer
 from central.access.accounts import Accounts
 from central.access.doorkeeper import Doorkeeper
 from central.access.hashes import SecretHashes
+from central.access.onlookers import HousePeer
 from central.access.policy import PatientKey, Role
 from central.access.sign_in import sign_in_routes
 from central.access.web import RequireSignIn
 from central.archive.archive import Archive
 from central.archive.erasure_requests import ErasureRequests
 from central.archive.indexing import ObjectOrigin
+from central.archive.readmissions import Readmissions
 from central.audit.record import Audit
 from central.database import Database
 from central.dicomweb import DepositLimits, Renderer
@@ -37,6 +39,7 @@ from central.identity.authority import CertificateAuthority
 from central.identity.gateways import Gateways
 from central.identity.pairings import Pairings
 from central.portal import routes as portal_routes
+from central.portal.accounts import routes as accounts_routes
 from central.portal.assignments import routes as assignment_routes
 from central.portal.emergencies import EmergencyTerms
 from central.portal.emergencies import routes as emergency_routes
@@ -45,9 +48,11 @@ from central.portal.erasures import routes as erasure_routes
 from central.portal.guests import routes as guest_routes
 from central.portal.institutions import routes as institution_routes
 from central.portal.looks import routes as looks_routes
+from central.portal.readmissions import routes as readmission_routes
 from central.portal.single_sign_on import SignOn
 from central.portal.station import routes as station_routes
 from central.portal.study_access import routes as study_access_routes
+from central.portal.study_onlookers import routes as study_onlooker_routes
 from central.portal.tokens import routes as token_routes
 from central.viewer.delivery import routes as viewer_routes
 from central.workflow.worklist import WorklistStore
@@ -166,6 +171,7 @@ def open_house(
     second_factor_roles: frozenset[Role] = frozenset(),
     public_url: str = "",
     clock: Callable[[], float] = time.time,
+    peers: Sequence[HousePeer] = (),
 ) -> Iterator[House]:
     """A house in `root`, with its people, served on a loopback port."""
     db = open_index(root)
@@ -196,6 +202,8 @@ def open_house(
         return "" if gateways.revoke(gateway_id) else None
 
     worklist = WorklistStore(db)
+    erasure_requests = ErasureRequests.open(db, archive.erasures, clock)
+    readmissions = Readmissions.open(db, archive.erasures, clock)
     with Renderer(1) as renderer:
         app = Starlette(
             routes=[
@@ -203,12 +211,15 @@ def open_house(
                 *portal_routes(
                     doorkeeper, audit, lambda institution, gateway_ids: boxes, pair, sign_ons=sign_ons
                 ),  # type: ignore[arg-type, return-value]
-                *looks_routes(archive, audit, "St. Elsewhere", lambda: None),
+                *looks_routes(archive, audit, "St. Elsewhere", lambda: None, "central-of-tests"),
                 *enrolment_routes(audit, pairings, gateways.is_known, replace, revoke),
                 *study_access_routes(doorkeeper, archive, audit),
                 *assignment_routes(doorkeeper, archive, audit),
+                *accounts_routes(doorkeeper, audit, gateways.is_known),
                 *institution_routes(doorkeeper, audit),
-                *erasure_routes(ErasureRequests.open(db, archive.erasures, clock), archive, audit),
+                *erasure_routes(erasure_requests, readmissions, archive, audit),
+                *readmission_routes(readmissions, archive, audit),
+                *study_onlooker_routes(doorkeeper, archive, audit, erasure_requests.extent, lambda: peers),
                 *station_routes(worklist.entries, archive, audit),
                 *token_routes(doorkeeper, audit),
                 *guest_routes(doorkeeper, archive, audit),
@@ -242,7 +253,7 @@ def served(app: object, port: int = 0) -> Iterator[str]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        assert ready.wait(20), "the server did not start"
+        assert ready.wait(60), "the server did not start"
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True

@@ -50,9 +50,9 @@ def test_a_wrong_password_and_an_unknown_user_look_alike(accounts: Accounts) -> 
     accounts.create_user("ann", GOOD, Role.DOCTOR)
     took = {}
     for username in ("ann", "bob"):
-        started = time.perf_counter()
+        started = time.process_time()
         assert accounts.verify(username, "wrong password", "::1") is None
-        took[username] = time.perf_counter() - started
+        took[username] = time.process_time() - started
     # The work is the same; a loaded machine blurs it, a missing hash would be a factor of a thousand.
     assert took["bob"] > took["ann"] / 5
 

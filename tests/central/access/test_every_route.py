@@ -93,6 +93,35 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/api/consent-withdrawals"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
     ("POST", "/api/consent-withdrawals"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("DELETE", "/api/consent-withdrawals/{withdrawal_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
+    ("GET", "/access"): (PAGE, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/study-access"): (
+        DATA,
+        400,
+        400,
+        400,
+        400,
+        400,
+        400,
+        400,
+        403,
+    ),  # the rest: test_study_onlookers
+    ("GET", "/accounts"): (PAGE, 200, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/accounts/search"): (
+        DATA,
+        400,
+        400,
+        400,
+        400,
+        400,
+        400,
+        400,
+        403,
+    ),  # the rest: test_accounts
+    ("POST", "/api/accounts/sessions"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("POST", "/api/accounts/sign-out"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("POST", "/api/accounts/block"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("POST", "/api/accounts/unblock"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("POST", "/api/accounts/places"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("GET", "/emergency"): (PAGE, 200, 403, 200, 200, 403, 403, 403, 403),
     ("GET", "/api/emergencies"): (DATA, 200, 403, 200, 200, 403, 403, 403, 403),
     ("POST", "/api/emergencies"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # an empty body
@@ -116,6 +145,9 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/api/erasures/preview"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),  # test_erasures
     ("POST", "/api/erasures/{request_id}/confirmation"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("DELETE", "/api/erasures/{request_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/readmissions"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("DELETE", "/api/readmissions/{request_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/readmissions/{request_id}/confirmation"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
     ("POST", "/api/legal-holds"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/legal-holds/end"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("GET", "/tokens"): (PAGE, 200, 200, 200, 200, 200, 200, 403, 403),
@@ -139,6 +171,8 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
         403,
     ),  # no form; the rest: test_looks
     ("POST", "/api/audit/records.csv"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("POST", "/api/audit/records.ndjson"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("POST", "/api/audit/records.fhir"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/gateways/pairing"): (DATA, 201, 403, 403, 403, 403, 403, 403, 403),
     ("POST", "/api/gateways/command"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),  # for no box
     ("POST", "/api/gateways/settings"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),

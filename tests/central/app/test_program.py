@@ -57,7 +57,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
     yield program
     if program.process is not None:
         program.process.kill()
-        program.process.wait(10)
+        program.process.wait(60)
 
 
 def test_it_starts_answers_keeps_accounts_and_stops_in_order(program: Program) -> None:

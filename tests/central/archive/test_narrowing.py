@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bench.anything import any_query
 from bench.studies import BIG, INSTITUTIONS, ISSUER, NOW_S, SMALL, fill, made_studies
 from central.access.policy import (
     Arrivals,
@@ -18,7 +20,7 @@ from central.access.policy import (
     department_key,
     person_name_key,
 )
-from central.archive import narrowing
+from central.archive import by_sets, candidates, narrowing, postings
 from central.archive.archive import Archive
 from central.archive.query import StudyQuery
 from central.archive.tables import Study
@@ -70,10 +72,12 @@ QUERIES = (
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Archive, Database]]:
+    """Most of the studies are in the sets of `central.archive.postings`, some not yet."""
     root: Path = tmp_path_factory.mktemp("filled")
     db = open_index(root)
     archive = open_archive_in(root, db)
     fill(db, STUDIES, 3)
+    postings.fold(db, STUDIES - 30)
     yield archive, db
     db.end()
 
@@ -126,3 +130,26 @@ def test_few_or_the_newest_make_no_difference(
             whole = [row.id for row in archive.find_studies(scope, narrowed(query, limit=None))]
             monkeypatch.setattr(narrowing, "FEW", few)
             assert pages(archive, scope, query, 90) == whole
+
+
+@pytest.mark.parametrize("few", [0, 4000])
+def test_any_search_finds_what_comparing_every_study_finds(
+    filled: tuple[Archive, Database], monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """Of keys drawn by chance; what has no limit goes by no set."""
+    archive, _ = filled
+    chance = random.Random(few)
+    monkeypatch.setattr(narrowing, "FEW", 0)
+    monkeypatch.setattr(by_sets, "FEW", few)
+    monkeypatch.setattr(candidates, "_TOGETHER", 2)
+    monkeypatch.setattr(by_sets, "_FIRST", 1)
+    something = 0
+    for _ in range(120):
+        query = any_query(chance, MADE, most_offset=100)
+        scope = chance.choice(list(SCOPES.values()))
+        assert query.limit is not None
+        whole = archive.find_studies(scope, narrowed(query, limit=None))
+        page = whole[query.offset : query.offset + query.limit]
+        assert archive.find_studies(scope, query) == page, query
+        something += bool(page)
+    assert something > 20

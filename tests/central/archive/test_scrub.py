@@ -23,7 +23,7 @@ from contract.receipt import Outcome
 from tests.central.archive.conftest import MakeFile, Stocked
 from tests.central.databases import change_object, open_index
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 LONG_AGO = time.time() - 7200
 
 
@@ -73,6 +73,21 @@ def test_changed_bytes_are_found_named_and_not_shown_until_they_come_again(
     assert stocked.put(contents[2]) is Outcome.DUPLICATE
     assert compare(stocked.archive) == []
     assert open_one(stocked, "1.2.2").path.read_bytes() == contents[2]
+
+
+def test_a_file_that_was_cut_is_not_taken_for_the_whole(
+    stocked: Stocked, made: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C-GET, for one, reads it to its end; only one look in 64 compares all of it."""
+    monkeypatch.setattr("central.archive.archive._SAMPLED", 0.0)
+    stocked_with(stocked, made, 2)
+    cut = name_in_store(stocked, "1.2.1")
+    change_object(stocked.root, cut, lambda content: content[:-2])
+    with pytest.raises(ObjectDamagedError):
+        _ = open_one(stocked, "1.2.1").path
+    assert stocked.archive.faults.is_unreadable(cut)
+    with open_one(stocked, "1.2.0").path.open("rb") as whole:
+        assert whole.read()
 
 
 def test_what_one_side_lost_is_named_and_ends_when_both_have_it(stocked: Stocked, made: MakeFile) -> None:

@@ -15,7 +15,7 @@ from central.archive.together import Together
 from contract.receipt import Outcome
 from tests.central.archive.conftest import MakeFile, Stocked
 
-BOUND_S = 30
+BOUND_S = 60
 
 
 class Writer:

@@ -107,7 +107,7 @@ def test_what_was_begun_is_in_the_file_when_the_wait_ends_and_not_before(tmp_pat
             ended = waiting.submit(begun[1].wait)
             assert other.execute("SELECT actor FROM audit_record").fetchall() == []
             assert not ended.done()
-        ended.result(30)
+        ended.result(60)
         rows = other.execute("SELECT actor FROM audit_record ORDER BY id").fetchall()
     assert rows == [("ann",), ("bob",)]  # with one commit for both
     begun[0].wait()

@@ -60,6 +60,6 @@ def test_rsyslog_files_what_we_send(tmp_path: Path) -> None:
                 until(lambda: sender.arrived() == 150)
         finally:
             server.terminate()
-            server.wait(30)
+            server.wait(60)
     lines = (tmp_path / "messages").read_bytes().splitlines()
     assert actors(lines) == [f"user{number}" for number in range(150)], (tmp_path / "log").read_text()

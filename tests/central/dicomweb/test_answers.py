@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from central.dicomweb.multipart import CHUNK_BYTES, ClosingResponse, answered
 
-BOUND_S = 30
+BOUND_S = 60
 
 
 class Body:

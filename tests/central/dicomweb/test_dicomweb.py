@@ -452,7 +452,7 @@ def test_an_answer_is_prepared_and_held_back_until_its_record_is_durable(house: 
             answer = asking.submit(client.get, path)
             with pytest.raises(TimeoutError):
                 answer.result(0.5)
-        assert answer.result(30).status_code in (200, 404)
+        assert answer.result(60).status_code in (200, 404)
         assert house.audit.search(limit=1)[0].event.action in (Action.SEARCH, Action.EXPORT)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,12 +18,14 @@ from dicomweb_client import DICOMwebClient
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, HTJ2KLossless, JPEGLSLossless
 
+from central.archive.object_names import name_of
 from central.archive.tables import Rendition
 from central.audit.record import Wanted
 from central.dicomweb.conversion import FrameCoding
 from central.dicomweb.errors import NotAnImageError
 from central.dicomweb.render import Job, Renderer
 from tests.central.access.house import STUDY, House, open_house, pydicom_file
+from tests.central.databases import change_object
 
 SERIES = "1.2.6"
 METADATA = f"/dicom-web/studies/{STUDY}/series/{SERIES}/metadata"
@@ -96,6 +99,21 @@ def test_a_series_metadata_is_packed_once(house: House, monkeypatch: pytest.Monk
     assert not any(tag.startswith("W/") for tag in tags)
     assert {answer.headers["vary"] for answer in (first, plain)} == {"Accept, Accept-Encoding"}
     assert first.headers["cache-control"] == "no-store"
+
+
+def test_nothing_is_kept_that_was_made_from_a_damaged_original(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be shown for ever, even when the original was mended."""
+    monkeypatch.setattr("central.archive.archive._SAMPLED", 0.0)
+    name = name_of(house.db, hashlib.sha256(image(1)).hexdigest())
+    change_object(house.root, name, lambda kept: kept[:-400] + bytes(byte ^ 0xFF for byte in kept[-400:]))
+    of_image = f"/dicom-web/studies/{STUDY}/series/{SERIES}/instances/{SERIES}.1"
+    frame = {"Accept": f"multipart/related; type=application/octet-stream; transfer-syntax={JPEG_LS}"}
+    with house.client("radiologist") as client:
+        assert client.get(f"{of_image}/frames/1", headers=frame).status_code == 500
+        assert client.get(THUMBNAIL).status_code == 500
+    assert renditions(house) == 0
 
 
 def test_who_has_it_is_told_so_and_a_late_image_shows(house: House) -> None:

@@ -151,7 +151,7 @@ def dcmtk_listening(port: int, name: str, *arguments: object) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 IMAGES = 3
 UIDS = [f"{STUDY}.{number}" for number in range(IMAGES)]
 CONTEXTS = [(CT, (ExplicitVRLittleEndian,)), (CT, (ImplicitVRLittleEndian,)), (MR, (ExplicitVRLittleEndian,))]
-BOUND_S = 30
+BOUND_S = 60
 RELEASE_RQ, RELEASE_RP, ABORT = pdu(5, bytes(4)), pdu(6, bytes(4)), pdu(7, bytes(4))
 
 

@@ -27,7 +27,7 @@ from tests.peers.scripted_scu import c_store_rq, command, element, p_data, pdu
 CT = "1.2.840.10008.5.1.4.1.1.2"
 IMAGES = 3
 GET_ID = 7
-BOUND_S = 30
+BOUND_S = 60
 
 
 @pytest.fixture(scope="module")

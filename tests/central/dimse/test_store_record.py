@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from pydicom import Dataset, dcmread
 from pynetdicom import AE
 
-from central.audit.record import Action
-from tests.central.access.house import pydicom_file
-from tests.central.databases import contents_in
+from central.archive.archive import Indexable
+from central.audit.errors import AuditUnavailableError
+from central.audit.record import Action, AuditEvent
+from contract.receipt import Outcome
+from tests.central.access.house import ORIGIN, pydicom_file
+from tests.central.databases import arriving_in, contents_in
 from tests.central.dimse.house import PEER, House, open_house
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -97,3 +102,25 @@ def test_without_the_record_nothing_is_kept(house: House) -> None:
     assert send(house, image(ONE, 1)) == [0xA700]
     assert house.archive.facts(ONE) is None
     assert contents_in(house.root) == []
+
+
+def test_what_is_not_kept_is_not_taken_from_whoever_brings_the_same(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two send the very same bytes, and only what one of them does cannot be recorded."""
+    others: list[Indexable] = []
+
+    def meanwhile(_event: AuditEvent) -> NoReturn:
+        if not others:
+            (same,) = [path.read_bytes() for path in arriving_in(house.root)] or contents_in(house.root)
+            with house.archive.new_object() as sink:
+                sink.write(same)
+                others.append(house.archive.keep(sink, ORIGIN))
+        raise AuditUnavailableError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(house.audit, "record", meanwhile)
+        assert send(house, image(ONE, 1)) == [0xA700]
+    assert house.archive.index_together(others) == [Outcome.ARCHIVED]
+    (content,) = contents_in(house.root)
+    assert hashlib.sha256(content).hexdigest() == others[0].stored.sha256

@@ -103,7 +103,7 @@ def test_a_rewritten_record_is_found_out_by_what_the_box_kept(tmp_path: Path) ->
 
         def beat(*said: tuple[str, object]) -> list[str]:
             body = {"letters": [{"below": below, "payload": payload} for below, payload in said]}
-            with httpx.Client(base_url=house.gateways_url, verify=box.tls(), timeout=30) as client:
+            with httpx.Client(base_url=house.gateways_url, verify=box.tls(), timeout=60) as client:
                 answer = Post.model_validate_json(client.post(HEARTBEAT_PATH, json=body).content)
             return [letter.payload["word"] for letter in answer.letters if letter.below == WITNESS]  # type: ignore[call-overload, index, misc]
 

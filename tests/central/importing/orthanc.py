@@ -80,7 +80,7 @@ class Orthanc:
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.wait(30)
+            self.process.wait(60)
             self.process = None
 
     def __enter__(self) -> Self:

@@ -193,7 +193,13 @@ def test_what_is_erased_is_what_both_saw(house: House, admin: httpx.Client, seco
     assert confirm(second, request_id, instances=2).status_code == 409
     assert house.archive.facts(STUDY) is not None
     assert admin.delete(f"/api/erasures/{request_id}").status_code == 204
-    assert confirm(second, ask(admin, instances=2), instances=2).json() == {"objects": 2}
+    request_id = ask(admin, instances=2)
+    house.put(
+        pydicom_file("CT_small.dcm", SOPInstanceUID="1.2.3.4.5", StudyID="another content under its UID")
+    )
+    assert confirm(second, request_id, instances=2).status_code == 409
+    assert admin.delete(f"/api/erasures/{request_id}").status_code == 204
+    assert confirm(second, ask(admin, instances=3), instances=3).json() == {"objects": 3}
 
 
 def test_a_request_ends_by_itself(
@@ -217,7 +223,12 @@ def test_another_institutions_studies_are_not_there(house: House, admin: httpx.C
                 assert north.post(path, json=wish(**named)).status_code == 404, path
         assert confirm(north, request_id).status_code == 404
         assert north.delete(f"/api/erasures/{request_id}").status_code == 404
-        assert north.get("/api/erasures").json() == {"waiting": [], "holds": [], "erased": []}
+        assert north.get("/api/erasures").json() == {
+            "waiting": [],
+            "holds": [],
+            "erased": [],
+            "readmissions": [],
+        }
         house.put(
             pydicom_file("CT_small.dcm"),
             ObjectOrigin("gw-north", "0" * 32, ORIGIN.received_at_utc, "north"),

@@ -195,6 +195,7 @@ def test_the_audit_page_and_sign_out(house: House, browser: Browser) -> None:
     actors = "[...document.querySelectorAll('#events tbody tr')].map(row => row.children[1].textContent)"
     browser.wait_for(f"{actors}.length && {actors}.every(actor => actor === 'doctor')")
     assert browser.eval("document.querySelectorAll('#events img').length") == 0
+    assert browser.eval("document.getElementById('count').textContent").endswith(" events, User doctor")
     browser.click(".who button")
     browser.wait_for("location.pathname === '/signin'")
     browser.open(f"{house.base_url}/audit")

@@ -80,7 +80,9 @@ def test_nobody_else_has_own_studies(house: House, who: str) -> None:
     assert (refused.event.actor, refused.event.outcome) == (who, "refused")
 
 
-@pytest.mark.parametrize("path", ["/api/audit/records", "/api/audit/records.csv"])
+@pytest.mark.parametrize(
+    "path", ["/api/audit/records", "/api/audit/records.csv", "/api/audit/records.ndjson"]
+)
 @pytest.mark.parametrize("who", ["radiologist", "doctor", "patient", "service"])
 def test_who_is_no_auditor_is_refused_and_recorded(house: House, who: str, path: str) -> None:
     with house.client(who) as client:
@@ -146,6 +148,34 @@ def test_the_csv_holds_all_of_them_and_no_formula(house: House) -> None:
     assert rows[1]["detail"] == '\'+1,"x"\n'
     [exported, *_] = house.audit.search(limit=1)
     assert (exported.event.actor, exported.event.action) == ("admin", Action.EXPORT)
+
+
+def test_the_whole_record_comes_with_its_checkpoints_and_a_part_without(house: House) -> None:
+    look(house, "radiologist")
+    with house.client("admin") as client:
+        whole = client.post("/api/audit/records.ndjson", data={"actor": ""})
+        part = client.post("/api/audit/records.ndjson", data={"actor": "radiologist"})
+    assert whole.headers["content-type"] == "application/x-ndjson"
+    lines = [json.loads(line) for line in whole.text.splitlines()]
+    records = [line for line in lines if "checkpoint" not in line]
+    assert records[-1]["detail"] == "audit record, ndjson"  # the export itself, which is signed with the rest
+    assert "checkpoint" in lines[-1]
+    assert [json.loads(line)["actor"] for line in part.text.splitlines()] == ["radiologist"]
+    with house.client("north-admin") as north:  # whose part of it could not be checked
+        theirs = [
+            json.loads(line)
+            for line in north.post("/api/audit/records.ndjson", data={"actor": ""}).text.splitlines()
+        ]
+    assert [one["actor"] for one in theirs] == ["north-admin"]
+
+
+def test_records_are_given_out_as_fhir(house: House) -> None:
+    look(house, "radiologist")
+    with house.client("admin") as client:
+        answer = client.post("/api/audit/records.fhir", data={"study_instance_uid": STUDY, "action": "view"})
+    assert answer.headers["content-disposition"] == 'attachment; filename="audit-fhir.ndjson"'
+    (event,) = [json.loads(line) for line in answer.text.splitlines()]
+    assert (event["resourceType"], event["agent"][0]["requestor"]) == ("AuditEvent", True)
 
 
 @pytest.mark.parametrize(

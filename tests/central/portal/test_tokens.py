@@ -144,6 +144,7 @@ def test_a_token_is_made_and_ended_in_a_browser(house: House) -> None:
         browser.wait_for("document.querySelector('#made input').value.startsWith('dicomnet_')")
         browser.wait_for("document.querySelectorAll('#tokens li button').length === 1")
         assert browser.eval("document.querySelectorAll('#tokens img').length") == 0
+        browser.eval("window.confirm = () => true")  # what cannot be had back is asked about
         browser.eval("document.querySelector('#tokens li button').click()")
         browser.wait_for("document.querySelectorAll('#tokens li button').length === 0")
     assert house.doorkeeper.tokens.listed() == []

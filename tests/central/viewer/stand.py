@@ -179,7 +179,7 @@ def serving(stand: Stand) -> Iterator[Stand]:
         yield stand
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
 
 
 def _metadata_of(ds: Dataset, *, announce: bool) -> dict[str, Any]:

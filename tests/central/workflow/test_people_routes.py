@@ -60,7 +60,7 @@ def client(house: House, role: Role) -> httpx.Client:
     principal = Principal(user_ids(house)[role], role.value, role)
     token = accounts.sessions.start(principal, "bearer", 600)
     return httpx.Client(
-        base_url=house.people_url, headers={"Authorization": f"Bearer {token}"}, timeout=30, trust_env=False
+        base_url=house.people_url, headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False
     )
 
 

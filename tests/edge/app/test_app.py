@@ -38,7 +38,7 @@ class RunningBox:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            self.code = self.process.wait(20)
+            self.code = self.process.wait(60)
             assert self.process.stderr is not None
             self.stderr = self.process.stderr.read()
             return
@@ -49,10 +49,10 @@ class RunningBox:
         self.socket = Path(listening["control_socket"])
 
     def status(self) -> BoxStatus:
-        return BoxStatus.model_validate(ask(self.socket, "status", {}, timeout_s=10))
+        return BoxStatus.model_validate(ask(self.socket, "status", {}, timeout_s=60))
 
     def enrol(self, central: ScriptedCentral) -> BoxStatus:
-        answer = ask(self.socket, "enrol", {"pairing": str(central.pairing)}, timeout_s=20)
+        answer = ask(self.socket, "enrol", {"pairing": str(central.pairing)}, timeout_s=60)
         return BoxStatus.model_validate(answer)
 
     def store(self, **changes: str) -> int:
@@ -74,7 +74,7 @@ class RunningBox:
     def stop(self) -> tuple[int, str]:
         """SIGTERM; exit code and log."""
         self.process.send_signal(signal.SIGTERM)
-        _, log = self.process.communicate(timeout=30)
+        _, log = self.process.communicate(timeout=60)
         return self.process.returncode, log
 
 
@@ -155,7 +155,7 @@ def test_the_life_of_a_box(start: Start, central: ScriptedCentral) -> None:
     assert status.link.last_receipt_at_utc is not None
     assert status.received_objects == 1
     assert status.memory_bytes > 1 << 20
-    scanners = ScannerList.model_validate(ask(box.socket, "scanners", {}, timeout_s=5)).scanners
+    scanners = ScannerList.model_validate(ask(box.socket, "scanners", {}, timeout_s=60)).scanners
     assert [(one.ae_title, one.echo_port) for one in scanners] == [("CT1", 1)]
     assert scanners[0].seen is not None
     assert scanners[0].seen.instances == 1
@@ -165,7 +165,7 @@ def test_the_life_of_a_box(start: Start, central: ScriptedCentral) -> None:
     assert log.rstrip().endswith("stopped")
     assert not box.socket.exists()
     with pytest.raises(NoBoxError):
-        ask(box.socket, "status", {}, timeout_s=1)
+        ask(box.socket, "status", {}, timeout_s=60)
 
 
 def test_what_waits_is_sent_after_kill_and_restart(
@@ -175,7 +175,7 @@ def test_what_waits_is_sent_after_kill_and_restart(
     box.enrol(central)
     central.stop()
     assert box.store() == 0x0000
-    queue = QueueList.model_validate(ask(box.socket, "queue", {}, timeout_s=5))
+    queue = QueueList.model_validate(ask(box.socket, "queue", {}, timeout_s=60))
     assert (queue.total, queue.entries[0].calling_ae_title, queue.entries[0].modality) == (1, "CT1", "CT")
     box.process.kill()
     box.process.wait()
@@ -307,7 +307,7 @@ def test_no_patient_data_reaches_the_log_or_the_control_socket(
     central.revoked = True
     assert box.store(**canaries) == 0x0000
     told = json.dumps(
-        [ask(box.socket, method, {}, timeout_s=5) for method in ("status", "queue", "scanners")]
+        [ask(box.socket, method, {}, timeout_s=60) for method in ("status", "queue", "scanners")]
     )
     central.revoked = False
     eventually(lambda: len(central.archived) == 1)
@@ -323,7 +323,7 @@ def test_status_is_readable(start: Start, config: Path) -> None:
         [sys.executable, "-m", "edge.start", "status", "--config", str(config)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=True,
     ).stdout
     assert "accepting     NO: Not enrolled" in said
@@ -335,7 +335,7 @@ def test_the_printed_default_configuration_is_valid(tmp_path: Path) -> None:
         [sys.executable, "-m", "edge.start", "--print-default-config"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=True,
     ).stdout
     path = tmp_path / "edge.toml"

@@ -46,14 +46,14 @@ def test_a_study_is_put_first_by_command(tmp_path: Path) -> None:
                 tmp_path / "c.sock",
                 "prioritise",
                 {"study_instance_uid": "1.1", "priority": "x"},
-                timeout_s=30,
+                timeout_s=60,
             )
         with pytest.raises(ControlError, match="nothing of this study waits"):
             ask(
                 tmp_path / "c.sock",
                 "prioritise",
                 {"study_instance_uid": "9", "priority": "low"},
-                timeout_s=30,
+                timeout_s=60,
             )
         answer = ask(
             tmp_path / "c.sock", "prioritise", {"study_instance_uid": "1.1", "priority": "low"}, timeout_s=30

@@ -71,7 +71,7 @@ def echo(port: int, ae_title: str) -> AE | None:
 
 
 def change(box: RunningBox, method: str, **params: object) -> list[KnownScanner]:
-    return ScannerList.model_validate(ask(box.socket, method, params, timeout_s=10)).scanners
+    return ScannerList.model_validate(ask(box.socket, method, params, timeout_s=60)).scanners
 
 
 def standings(scanners: list[KnownScanner]) -> dict[str, str]:
@@ -97,7 +97,7 @@ def test_a_technicians_decisions_hold_at_once_and_after_a_kill(box: RunningBox, 
         change(box, "save_scanner", **ScannerEntry(ae_title="MR1", addresses=["nowhere"]).model_dump())
 
     box.process.send_signal(signal.SIGKILL)
-    box.process.wait(10)
+    box.process.wait(60)
     again = RunningBox(config)
     try:
         assert echo(again.port, "CT1") is not None

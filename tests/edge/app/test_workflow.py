@@ -49,10 +49,10 @@ class Running:
         self._box.stop()
 
     def status(self) -> BoxStatus:
-        return BoxStatus.model_validate(ask(self._control, "status", {}, timeout_s=10))
+        return BoxStatus.model_validate(ask(self._control, "status", {}, timeout_s=60))
 
     def studies(self) -> object:
-        return ask(self._control, "studies", {}, timeout_s=10)["studies"]
+        return ask(self._control, "studies", {}, timeout_s=60)["studies"]
 
     def wait(self, true: Callable[[BoxStatus], bool]) -> BoxStatus:
         for _ in range(400):

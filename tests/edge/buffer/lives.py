@@ -67,8 +67,10 @@ def main() -> None:
     spool.depth()  # its row is in the index
     if how in DELIVERY_POINTS:
         deliver(how, spool)
-    end_at(how, spool)
+    told = threading.Event()
+    end_at(how, spool, told)
     say(spool, 2)
+    told.set()
     claimed = spool.claim(lease_s=60)
     assert claimed is not None
     if how == "before quarantine move":
@@ -90,7 +92,7 @@ def deliver(point: str, spool: Spool) -> None:
         dies_before(Spool, "_let_go")
         spool.acknowledge(claimed.object_id, "receipt")
     else:
-        dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is SETTLE)
+        dies_after(SpoolIndex, "step", when=lambda arguments, _: arguments[2] is SETTLE)
         spool.acknowledge(claimed.object_id, "receipt")
     spool.deliveries.deliver(delivery)
 
@@ -115,8 +117,11 @@ def say(spool: Spool, number: int) -> None:
     os.write(1, f"{number} {stored.object_id}\n".encode())
 
 
-def end_at(point: str, spool: Spool) -> None:
-    """Arrange for the process to end at `point`, by the hand of the spool's own code."""
+def end_at(point: str, spool: Spool, told: threading.Event) -> None:
+    """Arrange for the process to end at `point`, by the hand of the spool's own code.
+
+    Rows are written by another thread: at the points in there it dies when the success was `told`.
+    """
     if point == "before names are durable":
         spool_without_names(spool)
         dies_before(files_module, "fsync_directory")
@@ -133,15 +138,15 @@ def end_at(point: str, spool: Spool) -> None:
     elif point == "before success":
         dies_after(Spool, "register")
     elif point == "inside the rows' transaction":
-        dies_after(SpoolIndex, "insert_answered")
+        dies_after(SpoolIndex, "insert_answered", when=lambda *_: told.wait(60))
     elif point == "after the rows":
-        dies_after(Arrivals, "flush")
+        dies_after(Arrivals, "flush", when=lambda _, rows: rows and told.wait(60))
     elif point == "after acknowledge":
         dies_before(Spool, "_let_go")
     elif point == "before unlink":
         dies_before(Spool, "_unlink_freed")
     elif point == "before quarantine move":
-        dies_after(SpoolIndex, "step", when=lambda arguments: arguments[2] is SET_ASIDE)
+        dies_after(SpoolIndex, "step", when=lambda arguments, _: arguments[2] is SET_ASIDE)
 
 
 def spool_without_names(spool: Spool) -> None:
@@ -170,12 +175,12 @@ def dies_before(owner: Any, name: str) -> None:
     setattr(owner, name, lambda *_, **__: os._exit(9))
 
 
-def dies_after(owner: Any, name: str, when: Callable[[Any], bool] = lambda _: True) -> None:
+def dies_after(owner: Any, name: str, when: Callable[[Any, Any], bool] = lambda *_: True) -> None:
     original = getattr(owner, name)
 
     def run(*arguments: Any, **values: Any) -> Any:
         result = original(*arguments, **values)
-        if when(arguments):
+        if when(arguments, result):
             os._exit(9)
         return result
 

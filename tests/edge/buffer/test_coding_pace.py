@@ -71,6 +71,18 @@ def test_while_the_line_is_slow_everything_is_coded(world: World) -> None:
     assert not any(world.images(20, own_s=0.0001)[2:])
 
 
+def test_a_machine_without_idle_processors_codes_for_nobody_s_pace(world: World) -> None:
+    world.pace.processors_are_busy = lambda: True
+    assert not any(world.images(20, own_s=0.25))
+    world.pace.processors_are_busy = lambda: False
+    assert all(world.images(20, own_s=0.25))
+
+
+def test_a_slow_line_wins_over_busy_processors(world: World) -> None:
+    world.pace.processors_are_busy = world.pace.line_is_slow = lambda: True
+    assert all(world.images(20, own_s=0.0001))
+
+
 def test_a_site_that_wants_no_coding_gets_none_on_a_slow_line_either() -> None:
     pace = CodingPace(Coding.NEVER)
     pace.line_is_slow = lambda: True

@@ -170,7 +170,7 @@ def test_a_worker_wakes_for_what_arrives_and_for_the_end(open_spool: OpenSpool) 
     spool.depth()
     worker.join(0.5)
     spool.close()
-    worker.join(10)
+    worker.join(60)
     assert not worker.is_alive()
     assert woken[0] is True
     assert isinstance(woken[1], SpoolClosedError)

@@ -169,6 +169,25 @@ def test_two_identical_instances_at_the_same_moment_become_one(spool: Spool, tmp
     assert leftovers(spool) == [f"{kept.object_id}.sealed"]
 
 
+def test_an_instance_that_is_overtaken_between_question_and_row_is_a_duplicate(spool: Spool) -> None:
+    first, second = spool.receive(ORIGIN), spool.receive(ORIGIN)
+    first.write(b"same")
+    second.write(b"same")
+    original = spool.duplicate_of
+
+    def overtaken(sop_instance_uid: str, sha256: str) -> ObjectId | None:
+        answer = original(sop_instance_uid, sha256)
+        spool.duplicate_of = original  # type: ignore[method-assign]
+        first.commit(identity(1))
+        return answer
+
+    spool.duplicate_of = overtaken  # type: ignore[method-assign]
+    absorbed = second.commit(identity(1))
+
+    assert (absorbed.outcome, absorbed.object_id) == ("duplicate", first.object_id)
+    assert leftovers(spool) == [f"{first.object_id}.sealed"]
+
+
 def test_after_central_has_it_a_resend_is_stored_again(spool: Spool) -> None:
     store(spool, 1)
     claimed = spool.claim(lease_s=60)

@@ -280,6 +280,25 @@ def test_the_same_bytes_twice_are_taken_in_once(
     assert len(taken_files(spool, root)) == 3
 
 
+def test_nothing_is_the_double_of_a_file_that_is_missing(open_spool: OpenSpool, root: Path) -> None:
+    """A broken disk took the file of an object, and a crash left the same bytes, sent again, without a row."""
+    spool = open_spool()
+    first = store(spool, 1)
+    spool.close()
+    path = root / "objects" / first.object_id[:2] / f"{first.object_id}.sealed"
+    again = replace(label_of(1), sha256=first.sha256)
+    write_object(root, again)
+    path.unlink()
+    spool = open_spool()
+    assert spool.recovery == RecoveryReport(files_adopted=1, files_missing=1)
+    claimed = spool.claim(lease_s=1)
+    assert claimed is not None
+    assert (claimed.object_id, [path.stem for path in taken_files(spool, root)]) == (
+        again.object_id,
+        [again.object_id],
+    )
+
+
 @pytest.mark.parametrize("index_is_lost", [False, True])
 def test_a_file_the_disk_cannot_read_is_kept_and_the_box_opens(
     index_is_lost: bool, open_spool: OpenSpool, root: Path, monkeypatch: pytest.MonkeyPatch

@@ -26,7 +26,7 @@ from edge.buffer.states import State
 from tests.edge.buffer.conftest import OpenSpool
 from tests.edge.buffer.instances import ORIGIN, Central, content_of, store
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 FAST = 1 << 40
 NEVER_AGAIN = timedelta(days=365)
 

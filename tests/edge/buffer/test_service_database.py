@@ -88,7 +88,7 @@ def test_threads_wait_for_each_other(path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
 
     assert len(texts(database)) == 100
     database.close()

@@ -21,6 +21,7 @@ from edge.buffer.errors import (
     UnknownObjectError,
     WrongStateError,
 )
+from edge.buffer.label import Label
 from edge.buffer.records import Claimed, Origin, RecoveryReport
 from edge.buffer.spool import RECEIPTS_KEPT, Spool
 from edge.buffer.states import UNFREED, State
@@ -199,7 +200,7 @@ def test_waiting_ends_with_an_arrival_a_timeout_and_the_close(spool: Spool) -> N
         thread = threading.Thread(target=wait)
         thread.start()
         wake()
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
         if len(answers) == 1:
             claim(spool)
@@ -449,3 +450,19 @@ def test_whoever_asked_is_told_of_each_stored_instance_once_it_is_durable(open_s
     store(spool, 2)
     quarantine(spool, 10)
     assert depths == [1, 2]
+
+
+def test_an_instance_that_nobody_could_be_told_of_is_kept_all_the_same(
+    open_spool: OpenSpool, tmp_path: Path
+) -> None:
+    """Else its resend would be the duplicate of a file that is gone, and be answered with success."""
+
+    def failing(_label: Label) -> None:
+        raise ValueError("whoever listens has a fault")
+
+    spool = open_spool(on_stored=failing)
+    stored = store(spool, 1)
+    assert [path.stem for path in taken_files(spool, tmp_path / "spool")] == [stored.object_id]
+    assert store(spool, 1).outcome == "duplicate"
+    with spool.open_object(stored.object_id) as file:
+        assert file.read()

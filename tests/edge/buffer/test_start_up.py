@@ -28,7 +28,7 @@ JPEG = Origin("CT1", "DICOMNET", "192.0.2.7", "1.2.840.10008.1.2.4.70")
 MOST_S = 10.0
 MOST_BYTES_EACH = 160  # while it compares; nothing of it is left afterwards
 
-pytestmark = pytest.mark.timeout(3400 if SOAK else 180)
+pytestmark = pytest.mark.timeout(3400 if SOAK else 600)
 
 
 def fill(spool: Spool, count: int) -> None:

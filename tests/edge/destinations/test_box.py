@@ -70,7 +70,7 @@ class RunningBox:
         return done.stdout
 
     def status(self) -> BoxStatus:
-        return BoxStatus.model_validate(ask(self.socket, "status", {}, timeout_s=30))
+        return BoxStatus.model_validate(ask(self.socket, "status", {}, timeout_s=60))
 
     def destination(self, name: str) -> DestinationStatus:
         (found,) = [one for one in self.status().destinations if one.name == name]
@@ -144,7 +144,7 @@ def test_a_box_with_a_live_and_a_dead_destination(
 ) -> None:
     pacs.start()
     box.start()
-    ask(box.socket, "enrol", {"pairing": str(central.pairing)}, timeout_s=30)
+    ask(box.socket, "enrol", {"pairing": str(central.pairing)}, timeout_s=60)
     box.store(1)
     box.store(2, ae_title="MG1", modality="MG")
     wait_until(lambda: len(central.archived) == 2 and pacs.uids() == {"1.2.3.1", "1.2.3.2"})
@@ -193,7 +193,7 @@ def test_the_dry_run(box: RunningBox, central: ScriptedCentral, tmp_path: Path) 
     assert "has this box run with this configuration" in box.run("routes").stderr
     box.start()
     assert box.says("routes") == "no study has come yet\n"
-    ask(box.socket, "enrol", {"pairing": str(central.pairing)}, timeout_s=30)
+    ask(box.socket, "enrol", {"pairing": str(central.pairing)}, timeout_s=60)
     box.store(1)
     box.store(2, ae_title="MG1", modality="MG")
     box.store(3)

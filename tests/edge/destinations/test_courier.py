@@ -62,7 +62,7 @@ def forwarding(box: SendingBox, central: ScriptedCentral) -> Iterator[None]:
     finally:
         forwarder.stop(5)
         box.stop()
-        forwarder.join(30)
+        forwarder.join(60)
 
 
 @pytest.mark.needs("dcmtk")
@@ -219,7 +219,7 @@ def test_a_box_that_stops_lets_go_in_the_middle_and_blames_nobody(make_box: Make
     courier = courier_to(box, destination)
     box.store(pixels=os.urandom(3_000_000))
     courier.start()
-    assert destination.begun.wait(30)
+    assert destination.begun.wait(60)
     courier.stop()
     destination.go.set()
     courier.wait_until_idle(30)
@@ -228,7 +228,7 @@ def test_a_box_that_stops_lets_go_in_the_middle_and_blames_nobody(make_box: Make
     assert delivery.attempts == 0
     assert courier.trouble == ""
     box.spool.close()
-    courier.join(30)
+    courier.join(60)
     assert destination.rests == 1
 
 
@@ -247,7 +247,7 @@ def test_a_fault_in_the_program_is_waited_out_and_loses_nothing(make_box: MakeBo
     assert box.reasons("PACS") == []
     courier.stop()
     box.spool.close()
-    courier.join(30)
+    courier.join(60)
 
 
 def test_an_idle_courier_lets_go_of_its_connection(make_box: MakeBox) -> None:
@@ -261,4 +261,4 @@ def test_an_idle_courier_lets_go_of_its_connection(make_box: MakeBox) -> None:
     wait_until(lambda: box.waits("PACS") == 0)
     courier.stop()
     box.spool.close()
-    courier.join(30)
+    courier.join(60)

@@ -334,7 +334,7 @@ def test_approvals_and_associations_at_the_same_time(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert failures == []
     assert len(admission(file=tmp_path / "scanners.json").listed()) == 4
 

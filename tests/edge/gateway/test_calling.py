@@ -51,7 +51,7 @@ def test_what_is_no_acceptance(answer: bytes, reason: str) -> None:
         thread.start()
         with pytest.raises(CallFailedError, match=reason):
             connect(listener.getsockname()[1])
-        thread.join(30)
+        thread.join(60)
 
 
 def test_nobody_there() -> None:
@@ -76,7 +76,7 @@ def test_a_data_set_goes_out_in_pieces_the_other_side_takes() -> None:
     try:
         with connect(server.server_address[1]) as association:
             assert dict(association.peer.contexts) == {1: CONTEXTS[0]}
-            answer = association.peer.call(store([data[:10], b"", data[10:]]), timeout_s=10)
+            answer = association.peer.call(store([data[:10], b"", data[10:]]), timeout_s=60)
     finally:
         server.shutdown()
 
@@ -97,8 +97,8 @@ def test_an_object_that_breaks_off_ends_the_association() -> None:
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
     try:
         with pytest.raises(GatewayError, match="could not finish"), connect(server.server_address[1]) as to:
-            to.peer.call(Call(1, CommandField.C_STORE_RQ, ELEMENTS, broken()), timeout_s=10)
-        assert ended.wait(30)
+            to.peer.call(Call(1, CommandField.C_STORE_RQ, ELEMENTS, broken()), timeout_s=60)
+        assert ended.wait(60)
     finally:
         server.shutdown()
     assert received == []

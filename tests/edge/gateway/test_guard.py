@@ -49,7 +49,7 @@ def test_no_honest_request_is_taken_for_another_protocol() -> None:
 def test_half_open_connections_from_many_addresses_do_not_keep_a_scanner_out(
     start_gateway: StartGateway,
 ) -> None:
-    gateway = start_gateway(max_connections=24, request_timeout_s=30)
+    gateway = start_gateway(max_connections=24, request_timeout_s=60)
     request = associate_rq([(1, CT_STORAGE, [EXPLICIT_LITTLE])])
     held = []
     for number in range(60):  # six machines, more than enough to take every place
@@ -83,7 +83,7 @@ def test_an_association_never_goes_for_a_newcomer(start_gateway: StartGateway) -
 
 
 def test_a_storm_of_refusals_leaves_the_database_alone(start_gateway: StartGateway) -> None:
-    gateway = start_gateway(max_connections_per_address=1, request_timeout_s=30)
+    gateway = start_gateway(max_connections_per_address=1, request_timeout_s=60)
     with gateway.connect():
         wait_until(lambda: len(gateway.server._running) == 1)
         for _ in range(200):

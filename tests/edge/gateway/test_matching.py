@@ -132,10 +132,10 @@ def test_an_unknown_character_set_is_no_failure() -> None:
 def test_a_key_made_to_take_long_does_not() -> None:
     item = dict(ITEM)
     item[0x00104000] = Element("LT", b"a" * 60_000)
-    began = time.perf_counter()
+    began_s = time.thread_time()  # others may have the processor meanwhile
     assert not matches({0x00104000: Element("LT", b"*a" * 400 + b"b")}, item)
     assert not matches({0x00104000: Element("LT", b"*a" * 500_000 + b"b")}, item)
-    assert time.perf_counter() - began < 10
+    assert time.thread_time() - began_s < 10
 
 
 def test_a_sequence_key_against_what_is_none() -> None:

@@ -222,7 +222,7 @@ def test_movescu_sends_to_the_configured_destination_only(querying: Querying) ->
         unknown = move(querying, "ATTACKER")
     finally:
         storescp.terminate()
-        storescp.wait(10)
+        storescp.wait(60)
 
     assert done.returncode == 0, done.stderr
     got = {dcmread(path).SOPInstanceUID: path.read_bytes() for path in querying.folder.iterdir()}

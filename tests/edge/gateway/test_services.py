@@ -54,7 +54,7 @@ class Echoing:
         if request.command.field == CommandField.N_ACTION_RQ:
             raise ValueError("quotes DOE^JANE")
         if request.command.field == CommandField.N_CREATE_RQ:
-            self.answers.append(peer.call(report(), timeout_s=5))
+            self.answers.append(peer.call(report(), timeout_s=60))
             yield Reply(0x0000, elements={0x1000: b"1.2.3"})
             return
         for _ in count() if request.data_set == b"endless!" else range(3):
@@ -252,12 +252,12 @@ def test_a_task_runs_between_messages_even_while_the_peer_sends(serving: Gateway
         for _ in range(4):
             read_message(scu)
         assert service.peer is not None
-        told: Future[Answer] = service.peer.submit(lambda peer: peer.call(report(), timeout_s=5))
+        told: Future[Answer] = service.peer.submit(lambda peer: peer.call(report(), timeout_s=60))
         asked, _, _ = read_message(scu)
         stored = scu.store(small_data_set(), "1.2.3.1")  # before the answer is given
         assert not told.done()
         scu.send(response_to(asked))
-        assert told.result(30).status == 0
+        assert told.result(60).status == 0
         scu.release()
 
     assert stored.status == 0
@@ -282,13 +282,13 @@ def test_a_task_learns_that_the_association_ended(
             scu.send(pdu(0x07, bytes(4)))
         elif ending == "cut":
             scu.socket.close()
-        assert told.exception(30) is not None
+        assert told.exception(60) is not None
 
     # After mere silence the association goes on; it ends when the box has seen that the connection has.
     wait_until(lambda: service.peer is not None and not service.peer.is_open)
     late: Future[None] = service.peer.submit(lambda _: None)
     with pytest.raises(PeerGoneError):
-        late.result(30)
+        late.result(60)
 
 
 def test_a_task_that_fails_by_itself_disturbs_nobody(serving: Gateway, service: Echoing) -> None:
@@ -299,7 +299,7 @@ def test_a_task_that_fails_by_itself_disturbs_nobody(serving: Gateway, service: 
             read_message(scu)
         assert service.peer is not None
         with pytest.raises(ZeroDivisionError):
-            service.peer.submit(lambda _: 1 // 0).result(30)
+            service.peer.submit(lambda _: 1 // 0).result(60)
         assert scu.store(small_data_set(), "1.2.3.1").status == 0
         scu.release()
 
@@ -330,7 +330,7 @@ def test_stopping_the_box_ends_an_association_that_waits(serving: Gateway, servi
         stopper = threading.Thread(target=serving.server.stop)
         stopper.start()
         assert scu.wait_for_close()[:1] == b"\x07"
-        stopper.join(30)
+        stopper.join(60)
         assert not stopper.is_alive()
 
 
@@ -356,7 +356,7 @@ def test_a_stop_inside_a_request_ends_the_association_behind_its_answer(
         go_on.set()
         assert status_of(read_message(scu)[0]) == 0x0000
         assert scu.wait_for_close()[:1] == b"\x07"
-        stopper.join(30)
+        stopper.join(60)
         assert not stopper.is_alive()
 
 

@@ -11,7 +11,6 @@ import ssl
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -124,7 +123,7 @@ def test_an_object_of_many_records_arrives_whole(
         assert scu.store(data, "1.2.3.1", fragment_bytes=200_000).status == 0
         assert scu.store(small_data_set("1.2.3.2"), "1.2.3.2").status == 0
         scu.release()
-        scu.socket.settimeout(5)
+        scu.socket.settimeout(60)
         assert scu.tls.recv(1) == b""  # a close_notify, not a cut line: a cut one raises
         scu.tls.unwrap()
     rows = {row.sop_instance_uid: row for row in gateway.rows(State.READY)}
@@ -356,23 +355,31 @@ def test_a_port_check_is_no_event(start_tls: StartTls, authority: Authority, ct1
     assert gateway.spool.scanners_seen() == []
 
 
-def test_half_and_trickled_handshakes_are_cut_by_the_wall_and_lock_nobody_out(
+def test_half_handshakes_lock_nobody_out(start_tls: StartTls, authority: Authority, ct1: Pair) -> None:
+    gateway = start_tls(request_timeout_s=60, max_connections_per_address=14)
+    attackers = [plain_to_tls_port(gateway) for _ in range(12)]
+    for scu in attackers[1:]:  # the first is silent
+        scu.send(b"\x16\x03\x01")
+    with SecureScu(gateway, client_context(authority, ct1)) as scanner:
+        scanner.associate()
+        assert scanner.store(small_data_set(), "1.2.3.1").status == 0
+    wait_until(lambda: len(gateway.server._running) == 12)  # they are all still there
+    for scu in attackers:
+        scu.socket.close()
+
+
+def test_half_and_trickled_handshakes_are_cut_by_the_wall(
     start_tls: StartTls, authority: Authority, ct1: Pair
 ) -> None:
-    gateway = start_tls(request_timeout_s=4.0, max_connections_per_address=14)
+    gateway = start_tls(request_timeout_s=1.0, max_connections_per_address=14)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context(authority, ct1).wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
     with pytest.raises(ssl.SSLWantReadError):
         client.do_handshake()
     hello = outgoing.read()
-    began_s = time.monotonic()
     silent, half = plain_to_tls_port(gateway), plain_to_tls_port(gateway)
     tricklers = [plain_to_tls_port(gateway) for _ in range(10)]
     half.send(hello[: len(hello) // 2])
-    with SecureScu(gateway, client_context(authority, ct1)) as scu:
-        scu.associate()
-        assert scu.store(small_data_set(), "1.2.3.1").status == 0
-    assert time.monotonic() - began_s < 4.0, "a scanner had to wait for the attackers"
     pause = threading.Event()
     for byte in hello[:40]:
         for scu in tricklers:
@@ -381,7 +388,7 @@ def test_half_and_trickled_handshakes_are_cut_by_the_wall_and_lock_nobody_out(
             except OSError:
                 break
         pause.wait(0.05)
-    wait_until(lambda: not gateway.server._running, timeout_s=30)
+    wait_until(lambda: not gateway.server._running, timeout_s=60)
     for scu in (silent, half, *tricklers):
         scu.socket.close()
     assert "not complete in time" in str([one.last_error for one in gateway.spool.scanners_seen()])
@@ -412,12 +419,12 @@ def test_an_object_cut_off_in_the_middle_leaves_nothing(
 def test_a_stall_inside_an_object_and_a_silent_association_are_ended(
     start_tls: StartTls, authority: Authority, ct1: Pair
 ) -> None:
-    gateway = start_tls(stall_timeout_s=0.3, idle_timeout_s=0.3)
+    gateway = start_tls(stall_timeout_s=0.3, idle_timeout_s=1.0)
     context = client_context(authority, ct1)
     with SecureScu(gateway, context) as stalled, SecureScu(gateway, context) as idle:
-        for scu in (stalled, idle):
-            scu.associate()
+        stalled.associate()
         stalled.send(p_data(1, 3, c_store_rq(CT_STORAGE, "1.2.3.1")))
+        idle.associate()
         assert stalled.wait_for_close()[:1] == bytes((ABORT,))
         assert idle.wait_for_close()[:1] == bytes((ABORT,))
     wait_until(lambda: not gateway.server._running)
@@ -446,7 +453,7 @@ def test_stopping_lets_the_instance_in_progress_finish_and_aborts_the_idle_insid
         busy.send(p_data(1, 2, pieces[-1]))
         assert busy.read_response().status == 0
         assert busy.wait_for_close()[:1] == bytes((ABORT,))
-        stopping.join(30)
+        stopping.join(60)
         assert not stopping.is_alive()
     half.socket.close()
     assert len(gateway.rows(State.READY)) == 1

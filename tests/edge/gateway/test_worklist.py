@@ -105,7 +105,7 @@ def test_findscu_gets_every_name_in_its_own_bytes(box: Box, tmp_path: Path, synt
             *("127.0.0.1", str(box.port)),
         ],
         capture_output=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -270,7 +270,7 @@ def wlmscpfs(folder: Path, items: Sequence[Dataset]) -> Iterator[int]:
         yield port
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(60)
 
 
 def wait_for_port(port: int) -> None:
@@ -332,10 +332,10 @@ def test_the_refresher_notes_news_and_outages(tmp_path: Path) -> None:
 
         refresher = WorklistRefresher(cache, fetch, interval_s=3600)  # type: ignore[arg-type]
         refresher.start()
-        assert refreshed.wait(20)
+        assert refreshed.wait(60)
     refreshed.clear()
     refresher.soon()
-    assert refreshed.wait(20)
+    assert refreshed.wait(60)
     refresher.stop(10)
     state = refresher.state()
     assert (state.source, state.items) == ("upstream", 1)

@@ -73,7 +73,7 @@ class Uplink:
             self._forwarder.stop(5)
         self.spool.close()
         if self._forwarder is not None:
-            self._forwarder.join(30)
+            self._forwarder.join(60)
             self._forwarder = None
 
     def restart(self) -> None:

@@ -72,5 +72,5 @@ def test_what_is_sent_keeps_to_the_limit_and_stops_at_once(
     began_s = time.monotonic()
     forwarder.stop(5)
     uplink.spool.close()
-    forwarder.join(30)
+    forwarder.join(60)
     assert time.monotonic() - began_s < 20  # at this rate the rest would take half a minute

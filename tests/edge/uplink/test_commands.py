@@ -34,7 +34,7 @@ class Scene:
         self.answers.put((answer, detail))
 
     def pause(self) -> str:
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         self.done.append("pause")
         return "paused"
 
@@ -64,7 +64,7 @@ class Scene:
         return command
 
     def answer(self) -> tuple[CommandAnswer, str]:
-        return self.answers.get(timeout=20)
+        return self.answers.get(timeout=60)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,6 +10,7 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from contract.pack import HEADER_BYTES, Fate, PackAnswer, head_bytes, read_count, read_head
 from contract.receipt import Receipt, receipt_key_id, sign_receipt, verify_receipt
 from contract.sealed_object import Content
 from contract.transfer import CHUNK_BYTES, UPLOADS_PATH, Problem
@@ -99,6 +101,46 @@ def test_a_receipt_that_does_not_fit_frees_nothing(
     assert uplink.states()[stored.object_id] in (State.READY, State.SENDING)
     assert sealed_files(uplink) == 1
     central.make_receipt = central.honest_receipt  # and once central comes to its senses:
+    eventually(lambda: all_freed(uplink))
+
+
+def answer_pack(handler: ScriptedHandler) -> None:
+    """Take a pack that comes in one request, and give each object in it the receipt that central makes for it."""
+    central, body = handler.central, handler.body()
+    pack_id = base64.b64decode(handler.headers["Upload-Metadata"].split(" ")[1]).decode()
+    head = body[: head_bytes(read_count(body[:HEADER_BYTES]))]
+    fates = []
+    with central.lock:
+        for entry in read_head(head, pack_id=pack_id, length_bytes=len(body)).entries:
+            sealed = body[entry.offset_bytes : entry.offset_bytes + entry.stored_bytes]
+            central.uploads[entry.object_id] = bytearray(sealed)
+            central.lengths[entry.object_id] = len(sealed)
+            receipt = central.complete(entry.object_id)
+            fates.append(Fate(object_id=entry.object_id, receipt=receipt))
+    answer = PackAnswer(pack_id=pack_id, objects=tuple(fates)).model_dump_json(exclude_none=True)
+    handler.reply(201, answer.encode(), Upload_Offset=str(len(body)), Upload_Length=str(len(body)))
+
+
+def test_of_a_pack_only_those_are_freed_whose_own_receipt_fits(
+    central: ScriptedCentral, uplink: Uplink, eventually: Eventually
+) -> None:
+    lies = [wrong_object, wrong_hash, wrong_size, wrong_box, wrong_central, wrong_key, broken_signature]
+    stored = [uplink.store() for _ in (*lies, "honest")]
+    lie_about = {one.object_id: lie for one, lie in zip(stored, lies, strict=False)}
+    honest = stored[-1].object_id
+
+    def receipt(object_id: str, content: Content) -> str:
+        return lie_about.get(object_id, ScriptedCentral.honest_receipt)(central, object_id, content)
+
+    central.make_receipt = receipt
+    central.fault("POST", answer_pack)
+    uplink.forward()
+    eventually(lambda: uplink.states()[honest] is State.FREED)
+    assert central.wait_for(lambda: [method for method, *_ in central.log].count("HEAD") > 2 * len(lies))
+    assert set(central.archived) == {one.object_id for one in stored}, "they came, in one pack"
+    assert {state for one, state in uplink.states().items() if one != honest} <= {State.READY, State.SENDING}
+    assert sealed_files(uplink) == len(lies)
+    central.make_receipt = central.honest_receipt
     eventually(lambda: all_freed(uplink))
 
 

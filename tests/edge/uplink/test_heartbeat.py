@@ -82,7 +82,7 @@ class Broker:
         self._watcher.disconnect()
         self._watcher.loop_stop()
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(60)
         for topic, payload in self.log:
             if "/up/" in topic:
                 check_said(topic, payload)
@@ -314,7 +314,7 @@ def test_a_broker_that_knows_no_mqtt_5_is_spoken_to_in_3_1_1(
         box.heartbeat.stop()
     finally:
         old.terminate()
-        old.wait(10)
+        old.wait(60)
 
 
 def test_commands_over_a_plain_line_are_not_heard(

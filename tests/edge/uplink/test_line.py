@@ -50,7 +50,7 @@ def test_after_a_failure_one_worker_probes_and_the_others_wait_for_it() -> None:
     assert entered == []
     line.passed()
     for thread in others:
-        thread.join(30)
+        thread.join(60)
     assert entered == [Pass.SEND] * 3
 
 
@@ -85,7 +85,7 @@ def test_a_worker_wakes_at_once_when_it_may_try_again() -> None:
     worker = threading.Thread(target=lambda: entered.append(line.enter()))
     worker.start()
     line.try_now()
-    worker.join(30)
+    worker.join(60)
     assert entered == [Pass.PROBE]
 
 
@@ -98,5 +98,5 @@ def test_without_an_identity_nobody_tries_and_stop_ends_the_wait() -> None:
     worker.join(0.05)
     assert entered == []
     line.stop()
-    worker.join(30)
+    worker.join(60)
     assert entered == [Pass.STOP]

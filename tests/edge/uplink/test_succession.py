@@ -55,14 +55,14 @@ def test_who_waits_is_woken_by_what_changes_and_by_the_end() -> None:
     waiting.start()
     scene.out[0] = 80.0
     scene.succession.tell()
-    waiting.join(30)
+    waiting.join(60)
     assert woken == [True]
 
     scene.out[0] = None
     waiting = threading.Thread(target=wait)
     waiting.start()
     scene.succession.end()
-    waiting.join(30)
+    waiting.join(60)
     assert woken == [True, False]
     assert not scene.succession.await_turn(0), "it is over for everybody"
 

@@ -1,0 +1,169 @@
+"""The studies that a search may find, from the newest on, by intersecting sets (`central.archive.postings`).
+
+Always true: what is not a candidate is not found by the search; of the candidates most are, which whoever asked
+finds out by SQL. So a candidate is nothing that anybody may be shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from central.archive.postings import (
+    BEGIN,
+    DATE_LENGTH,
+    DATES,
+    DAY,
+    END,
+    HOUR,
+    INSTITUTION,
+    MINUTE,
+    MODALITY,
+    MONTH,
+    PAIRED,
+    PHYSICIAN,
+    SERVICE,
+    YEAR,
+    Sets,
+    ids_of,
+    intersection,
+    members,
+    size,
+    terms_between,
+)
+from central.archive.query import StudyQuery, code_list, fold
+from central.archive.tables import Study
+from central.database import Database
+
+_LAST_CHARACTER: Final = "\U0010ffff"
+_TOGETHER: Final = 512  # candidates that one day or month may have to be looked at as a whole
+_TEXTS: Final = (
+    # The column, the key of a query, and whether it is compared folded.
+    (Study.patient_name_key, "patient_name", True),
+    (Study.referring_physician_key, "referring_physician_name", True),
+    (Study.study_description_key, "study_description", True),
+    (Study.patient_id, "patient_id", False),
+    (Study.accession_number, "accession_number", False),
+    (Study.study_id, "study_id", False),
+    (Study.issuer_of_patient_id, "issuer_of_patient_id", False),
+)
+_PERSON_NAMES: Final = ("patient_name", "referring_physician_name")
+_DAYS_APART: Final = 100  # as numbers YYYYMMDD: within a month, or from one to the next
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """Studies that have one of `terms`, or one in one of `ranges`."""
+
+    terms: tuple[str, ...] = ()
+    ranges: tuple[tuple[str, str], ...] = ()
+
+    def members(self, db: Database) -> Sets:
+        return members(db, self.terms, self.ranges)
+
+
+def terms_of(query: StudyQuery) -> list[AnyOf]:
+    """What a study has that `query` finds, all of it; the keys are ones that `study_keys` understood."""
+    found = []
+    for column, name, folded in _TEXTS:
+        key = getattr(query, name)
+        pattern = fold(key) if folded else key.strip(" ")
+        if name in _PERSON_NAMES:
+            pattern = pattern.rstrip("^ ")
+        # What is in another alphabet may be in the other groups as well.
+        if pattern.strip("*") and (name != "patient_name" or pattern.isascii()):
+            found += _of_text(PAIRED[column], pattern)
+    if codes := code_list(query.modalities_in_study):
+        found.append(AnyOf(tuple(MODALITY + code for code in codes)))
+    return [*found, *_of_date(query.study_date), *_of_time(query.study_time)]
+
+
+def of_institutions(institutions: Sequence[str]) -> AnyOf:
+    return AnyOf(tuple(INSTITUTION + one for one in institutions))
+
+
+def of_departments(physicians: Sequence[str], services: Sequence[str]) -> AnyOf:
+    """Of a referring physician, or asked for by a department."""
+    return AnyOf((*(PHYSICIAN + key for key in physicians), *(SERVICE + key for key in services)))
+
+
+def narrowed(db: Database, found: Sets | None, conditions: Sequence[AnyOf]) -> Sets:
+    """What of `found` (None: of all) has everything in `conditions`."""
+    for condition in conditions:
+        its = condition.members(db)
+        found = its if found is None else intersection(found, its)
+        if not found:
+            break
+    return found or {}
+
+
+def from_newest(
+    db: Database, found: Sets, wanted: int, level: str = YEAR, within: str = ""
+) -> Iterator[list[int]]:
+    """The ids of `found` in groups: all of a group have later dates than those of the next one.
+
+    `wanted`: of how many studies the groups may be without being cut into smaller ones; each costs a statement or two.
+    """
+    begin = level + within
+    # One after the other: the newest are enough for most pages.
+    for term in terms_between(db, begin, begin + _LAST_CHARACTER):
+        its = intersection(found, members(db, [term]))
+        count = size(its)
+        if not count:
+            continue
+        date = term[len(level) :]
+        if level == DAY or count <= max(_TOGETHER, wanted) or len(date) < DATE_LENGTH[level]:
+            yield list(ids_of(its))
+        else:
+            yield from from_newest(db, its, wanted, DATES[DATES.index(level) + 1], date)
+
+
+def _of_text(letter: str, pattern: str) -> list[AnyOf]:
+    found = []
+    for run in re.split(r"[*?]", f"{BEGIN}{pattern}{END}"):
+        if len(run) == 1 and run not in (BEGIN, END):
+            found.append(AnyOf(ranges=((letter + run, letter + run + _LAST_CHARACTER),)))
+        found += [AnyOf((letter + one + other,)) for one, other in pairwise(run)]
+    return list(dict.fromkeys(found))
+
+
+def _of_date(key: str) -> list[AnyOf]:
+    first, last = _ends(key)
+    if not (first or last):
+        return []
+    if first and last and int(last) - int(first) <= _DAYS_APART:
+        return [_between(DAY, first, last)]
+    if first[:4] == last[:4]:
+        return [_between(MONTH, first[:6], last[:6])]
+    # Whole years, and the months of the first and of the last.
+    ranges = [(YEAR + (first[:4] and first[:4] + _LAST_CHARACTER), YEAR + (last[:4] or _LAST_CHARACTER))]
+    if first:
+        ranges.append((MONTH + first[:6], MONTH + first[:4] + _LAST_CHARACTER))
+    if last:
+        ranges.append((MONTH + last[:4], MONTH + last[:6] + _LAST_CHARACTER))
+    return [AnyOf(ranges=tuple(ranges))]
+
+
+def _of_time(key: str) -> list[AnyOf]:
+    first, last = _ends(key)
+    if not (first or last):
+        return []
+    if first[:2] == last[:2]:
+        # "08" as a minute is all of that hour; what is shorter in a study begins with it.
+        return [_between(MINUTE, first[:4], last[:4])]
+    return [_between(HOUR, first[:2], last[:2])]
+
+
+def _ends(key: str) -> tuple[str, str]:
+    text = key.replace(" ", "").replace(":", "")
+    if not text.strip("*"):
+        return "", ""
+    first, dash, last = text.partition("-")
+    return (first, last) if dash else (first, first)
+
+
+def _between(letter: str, first: str, last: str) -> AnyOf:
+    return AnyOf(ranges=((letter + first, letter + last + _LAST_CHARACTER),))

@@ -1,0 +1,337 @@
+"""Which studies have what: for every word of a search the set of studies, as bits, in slices of 32,768.
+
+Why it exists: two things that many studies have, and hardly one has both, are found by no ordinary index. Sets of bits
+are intersected in microseconds, whatever they hold (decision 67). `central.archive.candidates` asks them.
+
+Always true
+-----------
+- A study that is not in `study_unfolded` is in the set of each of its terms, and in no other. The triggers of the
+  database put a study there whenever what its terms are made of changes, in the same transaction.
+- The sets only say where to look: each study that is answered is compared by SQL, scope and all.
+- An erased study leaves every set with its row (`forget`): pairs of letters would tell of the patient.
+
+What a crash leaves: studies that are unfolded still.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import peewee
+
+from central.archive.tables import Study
+from central.database import Database, Sqlite, make_tables
+
+_log = logging.getLogger(__name__)
+
+SLICE: Final = 1 << 15
+FOLDED_AT_ONCE: Final = 1024
+"""Studies: what is unfolded is compared one by one in every search; folding more of them at once costs less each."""
+_STILL_CHANGING: Final = 256  # the last that came: their series are arriving
+_FILLED_AT_ONCE: Final = 1 << 14
+_AT_ONCE: Final = 500  # terms in a statement
+_LEVEL: Final = 1
+BEGIN, END = "\x02", "\x03"  # around a text, so that its first and last character are in a pair each
+
+# Which column is under which letter, cut into pairs of characters.
+PAIRED: Final = {
+    Study.patient_name_key: "n",
+    Study.patient_name_other_keys: "o",
+    Study.patient_id: "p",
+    Study.issuer_of_patient_id: "u",
+    Study.accession_number: "a",
+    Study.study_id: "s",
+    Study.study_description_key: "t",
+    Study.referring_physician_key: "r",
+}
+INSTITUTION, MODALITY, PHYSICIAN, SERVICE, FOLDED = "i", "m", "R", "Q", "x"
+YEAR, MONTH, DAY = DATES = ("y", "d", "D")
+DATE_LENGTH: Final = {YEAR: 4, MONTH: 6, DAY: 1 << 30}
+HOUR, MINUTE = "h", "H"
+
+_COLUMNS: Final = (
+    *PAIRED,
+    Study.institution,
+    Study.modalities,
+    Study.requesting_service_key,
+    Study.study_date,
+    Study.study_time,
+)
+Sets = dict[int, int]
+"""A set of studies: the bits of each slice that is not empty. Bit b of slice s is the study s * SLICE + b."""
+
+
+class Posting(peewee.Model):
+    """The studies of a slice that have a term; `members` is packed."""
+
+    term = peewee.TextField()
+    slice = peewee.IntegerField()
+    members = peewee.BlobField()
+
+    class Meta:
+        table_name = "study_posting"
+        primary_key = peewee.CompositeKey("term", "slice")
+        indexes = ((("slice",), False),)
+
+
+class Unfolded(peewee.Model):
+    """A study whose terms the postings do not say yet, or of which they say what was."""
+
+    study_id = peewee.IntegerField(primary_key=True)
+
+    class Meta:
+        table_name = "study_unfolded"
+
+
+def make_postings(db: Database) -> None:
+    """Make the tables where they are missing, and fill them from the studies that are there."""
+    with db.writing():
+        is_new = Unfolded._meta.table_name not in db.get_tables()
+        make_tables(db, (Posting, Unfolded))
+        if is_new:
+            for statement in (
+                *_TRIGGERS[isinstance(db, Sqlite)],
+                "INSERT INTO study_unfolded (study_id) SELECT id FROM study",
+            ):
+                _run(db, statement)
+    count = unfolded(db)
+    if count > 2 * _FILLED_AT_ONCE:
+        _log.info("event=folding-for-searches studies=%d about_s=%d", count, count // 10_000)
+    while unfolded(db, FOLDED_AT_ONCE + _STILL_CHANGING) >= FOLDED_AT_ONCE + _STILL_CHANGING:
+        fold(db, _FILLED_AT_ONCE)
+
+
+def unfolded(db: Database, most: int | None = None) -> int:
+    """How many studies are not folded, counted no further than `most`."""
+    some = Unfolded.select(Unfolded.study_id)
+    return int((some.limit(most) if most is not None else some).count(db))
+
+
+def fold_some(db: Database) -> None:
+    """Fold, if there are many to be folded; the writer does it after its own transactions."""
+    if unfolded(db, FOLDED_AT_ONCE + _STILL_CHANGING) >= FOLDED_AT_ONCE + _STILL_CHANGING:
+        fold(db, FOLDED_AT_ONCE)
+
+
+def fold(db: Database, most: int) -> None:
+    """Put up to `most` studies into the sets of their terms, those first that came first."""
+    with db.writing():
+        waiting = Unfolded.select(Unfolded.study_id).order_by(Unfolded.study_id).limit(most)
+        ids = [at for (at,) in waiting.tuples().execute(db)]
+        if not ids:
+            return
+        forget(db, ids)
+        having: dict[tuple[int, str], list[int]] = defaultdict(list)
+        for some in _pieces(ids):
+            rows = Study.select(Study.id, *_COLUMNS).where(Study.id.in_(some)).tuples().execute(db)
+            for at, *texts in rows:
+                number, bit = divmod(at, SLICE)
+                for term in _terms(texts):
+                    having[number, term].append(bit)
+        by_slice: dict[int, dict[str, int]] = defaultdict(dict)
+        for (number, term), bits in having.items():
+            by_slice[number][term] = _bits(bits)
+        for number, terms in by_slice.items():
+            _add(db, number, terms)
+
+
+def forget(db: Database, ids: Sequence[int]) -> None:
+    """Take studies out of every set; inside a transaction."""
+    gone: dict[int, list[int]] = defaultdict(list)
+    for at in ids:
+        number, bit = divmod(at, SLICE)
+        gone[number].append(bit)
+    for number, bits in gone.items():
+        mask = _bits(bits)
+        its = Posting.slice == number
+        folded = Posting.select(Posting.members).where(its, Posting.term == FOLDED).scalar(db)
+        if folded is None or not unpacked(folded) & mask:
+            continue
+        rows = Posting.select(Posting.term, Posting.members).where(its).tuples().execute(db)
+        for term, members in list(rows):
+            known = unpacked(members)
+            if known & mask:
+                _put(db, number, term, known & ~mask)
+    for some in _pieces(ids):
+        Unfolded.delete().where(Unfolded.study_id.in_(some)).execute(db)
+
+
+def unpacked(members: bytes) -> int:
+    return int.from_bytes(zlib.decompress(members), "little")
+
+
+def pairs(text: str) -> frozenset[str]:
+    """What stands side by side in `text`, with its begin and its end."""
+    whole = f"{BEGIN}{text}{END}"
+    return frozenset(map("".join, pairwise(whole)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _paired(letter: str, text: str) -> tuple[str, ...]:
+    return tuple(letter + pair for pair in pairs(text))
+
+
+def _terms(texts: Sequence[str]) -> Iterator[str]:
+    """Of a study, whose `_COLUMNS` are `texts`."""
+    for letter, text in zip(PAIRED.values(), texts, strict=False):
+        yield from _paired(letter, text)
+    institution, modalities, service, date, time = texts[len(PAIRED) :]
+    yield FOLDED
+    yield INSTITUTION + institution
+    yield PHYSICIAN + texts[len(PAIRED) - 1]
+    yield SERVICE + service
+    for modality in modalities.split("\\"):
+        yield MODALITY + modality
+    for level in DATES:
+        yield level + date[: DATE_LENGTH[level]]
+    yield HOUR + time[:2]
+    yield MINUTE + time[:4]
+
+
+def _bits(places: Iterable[int]) -> int:
+    members = bytearray(SLICE // 8)
+    for bit in places:
+        members[bit >> 3] |= 1 << (bit & 7)
+    return int.from_bytes(members, "little")
+
+
+def _packed(members: int) -> bytes:
+    return zlib.compress(members.to_bytes((members.bit_length() + 7) // 8, "little"), _LEVEL)
+
+
+def _add(db: Database, number: int, terms: dict[str, int]) -> None:
+    names = sorted(terms)
+    for some in _pieces(names):
+        known = Posting.select(Posting.term, Posting.members).where(
+            Posting.slice == number, Posting.term.in_(some)
+        )
+        for term, members in known.tuples().execute(db):
+            terms[term] |= unpacked(members)
+    for some in _pieces(names):
+        rows = [(term, number, _packed(terms[term])) for term in some]
+        Posting.insert_many(rows, [Posting.term, Posting.slice, Posting.members]).on_conflict(
+            conflict_target=[Posting.term, Posting.slice], preserve=[Posting.members]
+        ).execute(db)
+
+
+def _put(db: Database, number: int, term: str, members: int) -> None:
+    its = (Posting.term == term) & (Posting.slice == number)
+    if members:
+        Posting.update({Posting.members: _packed(members)}).where(its).execute(db)
+    else:
+        Posting.delete().where(its).execute(db)
+
+
+def _pieces(some: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for at in range(0, len(some), _AT_ONCE):
+        yield some[at : at + _AT_ONCE]
+
+
+def _rows(db: Database, query: Any) -> list[tuple[Any, ...]]:
+    """As the database has them: a search reads thousands."""
+    return list(db.execute(query).fetchall())  # type: ignore[no-untyped-call]  # left out by the stubs
+
+
+def _run(db: Database, statement: str) -> None:
+    db.execute(peewee.SQL(statement))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+
+
+_NAMES: Final = tuple(column.name for column in _COLUMNS)
+_ANY: Final = ", ".join(_NAMES)
+
+
+def _changed(differs: str) -> str:
+    return " OR ".join(f"old.{name} {differs} new.{name}" for name in _NAMES)
+
+
+def _sqlite(name: str, when: str, row: str) -> str:
+    put = f"INSERT OR IGNORE INTO study_unfolded (study_id) VALUES ({row}.id)"  # noqa: S608  # our own names
+    return f"CREATE TRIGGER IF NOT EXISTS study_{name} AFTER {when} BEGIN {put}; END"
+
+
+def _postgresql(name: str, when: str, differs: str = "") -> list[str]:
+    return [
+        f"DROP TRIGGER IF EXISTS study_{name} ON study",
+        f"CREATE TRIGGER study_{name} AFTER {when} ON study FOR EACH ROW {differs} EXECUTE FUNCTION study_unfold()",
+    ]
+
+
+_TRIGGERS: Final = {
+    True: [
+        _sqlite("unfolded_insert", "INSERT ON study", "new"),
+        _sqlite("unfolded_update", f"UPDATE OF {_ANY} ON study WHEN {_changed('IS NOT')}", "new"),
+        _sqlite("unfolded_delete", "DELETE ON study", "old"),
+    ],
+    False: [
+        "CREATE OR REPLACE FUNCTION study_unfold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "INSERT INTO study_unfolded (study_id) VALUES (CASE WHEN TG_OP = 'DELETE' THEN old.id ELSE new.id END) "
+        "ON CONFLICT DO NOTHING; RETURN NULL; END $$",
+        *_postgresql("unfolded_insert", "INSERT"),
+        *_postgresql("unfolded_update", f"UPDATE OF {_ANY}", f"WHEN ({_changed('IS DISTINCT FROM')})"),
+        *_postgresql("unfolded_delete", "DELETE"),
+    ],
+}
+
+
+def members(db: Database, terms: Sequence[str], ranges: Sequence[tuple[str, str]] = ()) -> Sets:
+    """The studies that have one of `terms`, or one that lies in one of `ranges` (from, up to and without)."""
+    conditions = [(Posting.term >= first) & (Posting.term < last) for first, last in ranges]
+    if terms:
+        conditions.append(Posting.term.in_(terms))
+    found: Sets = {}
+    for condition in conditions:
+        query = Posting.select(Posting.slice, Posting.members).where(condition)
+        for number, some in _rows(db, query):
+            found[number] = found.get(number, 0) | unpacked(some)
+    return found
+
+
+def terms_between(db: Database, first: str, last: str) -> list[str]:
+    """Every term from `first` up to, and without, `last`, the last one first."""
+    query = Posting.select(Posting.term).where(Posting.term >= first, Posting.term < last).distinct()
+    return sorted((term for (term,) in _rows(db, query)), reverse=True)
+
+
+def union(sets: Iterable[Sets]) -> Sets:
+    whole: Sets = {}
+    for one in sets:
+        for number, bits in one.items():
+            whole[number] = whole.get(number, 0) | bits
+    return whole
+
+
+def intersection(some: Sets, others: Sets) -> Sets:
+    both = {number: bits & others.get(number, 0) for number, bits in some.items()}
+    return {number: bits for number, bits in both.items() if bits}
+
+
+def without(some: Sets, others: Sets) -> Sets:
+    left = {number: bits & ~others.get(number, 0) for number, bits in some.items()}
+    return {number: bits for number, bits in left.items() if bits}
+
+
+def of_ids(ids: Iterable[int]) -> Sets:
+    places: dict[int, list[int]] = defaultdict(list)
+    for at in ids:
+        number, bit = divmod(at, SLICE)
+        places[number].append(bit)
+    return {number: _bits(bits) for number, bits in places.items()}
+
+
+def size(some: Sets) -> int:
+    return sum(bits.bit_count() for bits in some.values())
+
+
+def ids_of(some: Sets) -> Iterator[int]:
+    for number, bits in some.items():
+        written = bin(bits)[:1:-1]
+        at = written.find("1")
+        while at >= 0:
+            yield number * SLICE + at
+            at = written.find("1", at + 1)
