@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NOT_BY_THEMSELVES = {"orthanc", "plain", "studies"}
+NOT_BY_THEMSELVES = {"anything", "orthanc", "plain", "studies"}
 
 
 def _run(tmp_path: Path, names: str, *options: str) -> tuple[int, list[str], str]:
