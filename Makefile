@@ -9,6 +9,7 @@ SHELL := /bin/sh
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$python; break; }; done)
 ARGS ?=
+BENCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 WEB := central/viewer/web
@@ -28,6 +29,8 @@ help: ## this list
 	@echo "make test     every test, against the real peers (DCMTK, mosquitto, Chromium, PostgreSQL)"
 	@echo "make check    ruff, mypy --strict, import-linter, tsc"
 	@echo "make bench    measurements, as ratios against DCMTK and Orthanc in the same run"
+	@echo '              BENCH="ingest size visible wan archive search qidoscale" (default: all);'
+	@echo '              of one: BENCH=ingest ARGS="--rounds 5", BENCH=qidoscale ARGS=--help'
 	@echo "make soak     the long tests: power cuts, disk faults, kills, mutated PDUs, 1 GB through the gateway"
 	@echo "make viewer   build the web viewer only"
 	@echo "make clean    remove everything that make made (not var/, where the demo keeps its data)"
@@ -53,13 +56,7 @@ check: .stamps/test .stamps/node_modules
 
 bench: .stamps/test .stamps/viewer
 	@tools/peers.sh
-	@$(BIN)/python -m bench.ingest $(ARGS)
-	@$(BIN)/python -m bench.size $(ARGS)
-	@$(BIN)/python -m bench.visible $(ARGS)
-	@$(BIN)/python -m bench.wan $(ARGS)
-	@$(BIN)/python -m bench.archive $(ARGS)
-	@$(BIN)/python -m bench.search $(ARGS)
-	@$(BIN)/python -m bench.qidoscale $(ARGS)
+	@tools/bench.sh $(BIN)/python "$(BENCH)" $(ARGS)
 
 soak: .stamps/test .stamps/viewer .stamps/ohif
 	@tools/peers.sh

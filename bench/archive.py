@@ -75,9 +75,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60, help="images a study, 0.5 MB each (default: 60)")
     options = parser.parse_args()
     if program("Orthanc") is None or orthanc_dicomweb() is None:
-        raise SystemExit(
-            "Orthanc and its DICOMweb plugin are not installed (Debian: orthanc, orthanc-dicomweb)"
-        )
+        print("not measured: Orthanc and its DICOMweb plugin are not installed (orthanc, orthanc-dicomweb)")
+        return
     with (
         tempfile.TemporaryDirectory(prefix="dicomnet-archive-") as scratch,
         contextlib.ExitStack() as running,

@@ -253,7 +253,8 @@ def main() -> None:
         serve(int(options.serve[0]), Path(options.serve[1]))
         return
     if shutil.which("storescu") is None:
-        raise SystemExit("DCMTK is not installed: apt install dcmtk")
+        print("not measured: DCMTK is not installed (apt install dcmtk)")
+        return
     receivers = [GATEWAY, STORESCP] + ([ORTHANC] if shutil.which("Orthanc") else []) + list(LIMITS)
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch_name:
         scratch = Path(scratch_name)
