@@ -80,7 +80,8 @@ class BufferSettings(Section):
     coding: Coding = Field(
         default=Coding.PACE,
         description="Whether pixels are coded as images, which shrinks them to a quarter: "
-        "pace (when the scanner leaves time for it), always (also right for a slow SD card), never",
+        "pace (when the scanner leaves time for it and a processor is idle, or the line is slow), "
+        "always (also right for a slow SD card), never",
     )
     quarantine_max_bytes: int = Field(
         default=1 << 30,

@@ -12,7 +12,7 @@ from central.archive.erasure import Erased, Hold
 from central.archive.indexing import ObjectOrigin
 from central.archive.query import StudyQuery
 from central.audit.record import AuditEvent, Wanted
-from central.database import Database
+from central.database import Database, Postgres
 from central.dimse.commitment_store import CommitmentStore
 from central.identity.authority import CertificateAuthority
 from central.identity.gateways import Gateways
@@ -74,7 +74,12 @@ def put(archive: Archive, content: bytes, institution: str) -> Outcome:
 
 
 def make_older(db: Database) -> None:
-    """Take away what came with institutions."""
+    """Take away what came with institutions, and the sets of studies that came after them."""
+    of_study = " ON study" if isinstance(db, Postgres) else ""
+    for what in ("insert", "update", "delete"):
+        db.execute_sql(f"DROP TRIGGER study_unfolded_{what}{of_study}")
+    for table in ("study_unfolded", "study_posting"):
+        db.execute_sql(f"DROP TABLE {table}")
     for table, columns in _CAME_LATER.items():
         for index in db.get_indexes(table):
             if set(index.columns) & set(columns):

@@ -137,6 +137,7 @@ def test_two_administrators_in_a_browser(house: House, admin: httpx.Client) -> N
         assert ask(admin).status_code == 201
         browser.open(f"{house.base_url}/erasing")
         browser.wait_for("document.querySelector('nav .badge')?.ariaLabel === '1 to confirm'")
+        browser.wait_for(f"document.querySelector('#erased [data-confirm]') && {READY}")
         assert not browser.eval("document.documentElement.scrollWidth > innerWidth")
         browser.eval("window.confirm = () => true")
         browser.click("#erased [data-confirm]")
