@@ -182,13 +182,19 @@ class Browser:
         self._call("WebAuthn.removeCredential", **held)
         self._call("WebAuthn.addCredential", authenticatorId=name, credential=credential)
 
+    def activate(self, selector: str) -> None:
+        """Activate an element as a screen reader does, wherever it stands, once it is there."""
+        self._wait_until_there(selector)
+        self.eval(f"document.querySelector({json.dumps(selector)}).click()")
+
     def click(self, selector: str) -> None:
-        """Click in the middle of an element with the left button."""
+        """Click in the middle of an element with the left button, once it is there."""
         x, y = self._middle_of(selector)
         self.drag((x, y), (x, y), steps=0)
 
     def type_into(self, selector: str, text: str) -> None:
         """Focus an element and type text, as a keyboard would."""
+        self._wait_until_there(selector)
         self.eval(f"document.querySelector({json.dumps(selector)}).focus()")
         self._call("Input.insertText", text=text)
 
@@ -268,14 +274,16 @@ class Browser:
             time.sleep(0.05)  # a file that appears: there is no event to wait for
         raise BrowserError("the browser did not open its debugging port")
 
+    def _wait_until_there(self, selector: str) -> None:
+        self.wait_for(f"document.querySelector({json.dumps(selector)})")
+
     def _middle_of(self, selector: str) -> tuple[float, float]:
+        self._wait_until_there(selector)
         box = self.eval(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); if (!e) return null;"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             "e.scrollIntoView({block: 'nearest'}); const b = e.getBoundingClientRect();"
             "return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
-        if box is None:
-            raise BrowserError(f"the page has no {selector}")
         return box[0], box[1]
 
     def _mouse(self, kind: str, x: float, y: float, **more: Any) -> None:

@@ -240,11 +240,14 @@ def test_in_a_browser_in_and_out(place: Place, house: House) -> None:
     with place.provider(new_key("one")), Browser(width=360, height=740) as browser:
         browser.open(f"{house.base_url}/viewer-is-not-this?x=1")
         browser.wait_for("location.pathname === '/signin'")
-        button = "document.querySelector('.signin .button')"
-        assert browser.eval(f"{button}.textContent") == "Sign in with <b>the hospital</b>"
+        browser.wait_for("document.querySelector('.signin .button')")
+        assert (
+            browser.eval("document.querySelector('.signin .button').textContent")
+            == "Sign in with <b>the hospital</b>"
+        )
         assert not browser.eval("document.documentElement.scrollWidth > innerWidth")
         browser.open(f"{house.base_url}/signin?next=/tokens")
-        browser.eval(f"{button}.click()")
+        browser.activate(".signin .button")
         browser.wait_for(
             f"location.port === '{place.provider_port}' && document.querySelector('[name=login]')"
         )
@@ -252,13 +255,13 @@ def test_in_a_browser_in_and_out(place: Place, house: House) -> None:
         browser.type_into("[name=password]", "x")
         browser.press("Enter")
         browser.wait_for("document.querySelector('[name=prompt][value=consent]')")
-        browser.eval("document.querySelector('form [type=submit]').click()")
+        browser.activate("form [type=submit]")
         browser.wait_for("location.pathname === '/tokens'")
         browser.wait_for("document.documentElement.dataset.state === 'ready'")
         assert browser.eval("document.querySelector('.who .user').textContent") == "gregory"
         browser.click(".who button")
         browser.wait_for("location.pathname === '/signin/oidc/out'")
-        browser.eval("document.querySelector('.signin a[rel=noreferrer]').click()")
+        browser.activate(".signin a[rel=noreferrer]")
         browser.wait_for(f"location.port === '{place.provider_port}'")
         assert "/session/end" in browser.eval("location.pathname")
 

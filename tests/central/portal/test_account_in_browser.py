@@ -53,7 +53,7 @@ def on_account(browser: Browser) -> None:
 
 
 def sign_out(browser: Browser) -> None:
-    browser.eval("document.querySelector('.who button').click()")
+    browser.activate(".who button")
     browser.wait_for(
         "location.pathname === '/signin' && !document.getElementById('passkey').hidden "
         "&& document.activeElement?.name === 'username'"

@@ -175,7 +175,7 @@ def test_from_the_reason_to_the_review_in_a_browser(house: House) -> None:
         assert not browser.eval("document.documentElement.scrollWidth > innerWidth")
         browser.type_into("[name=accession_number]", "A17")
         browser.type_into("[name=reason]", f"{markup} {REASON}")
-        browser.eval("document.querySelector('#open button').click()")
+        browser.activate("#open button")
         browser.wait_for(f"location.pathname === '/viewer/' && location.search === '?study={STUDY}'")
         browser.wait_for("document.documentElement.dataset.viewerState === 'ready'", timeout_s=60)
     with Browser(width=360, height=740) as browser:
@@ -185,6 +185,6 @@ def test_from_the_reason_to_the_review_in_a_browser(house: House) -> None:
         assert markup in browser.eval("document.querySelector('[data-opening]').textContent")
         assert browser.eval("document.querySelectorAll('#openings img').length") == 0
         assert not browser.eval("document.documentElement.scrollWidth > innerWidth")
-        browser.eval("document.querySelector('[data-verdict=justified]').click()")
+        browser.activate("[data-verdict=justified]")
         browser.wait_for("document.querySelector('nav .badge') === null")
         browser.wait_for("document.querySelector('[data-opening]').textContent.includes('Justified')")

@@ -233,6 +233,6 @@ def test_institutions_agree_and_a_study_is_assigned(house: House, browser: Brows
     browser.wait_for(READY)
     browser.type_into("#assignment [name=username]", "doctor-other")
     browser.eval(f"document.querySelector('#assignment [name=until]').value = '{day}'")
-    browser.eval("document.querySelector('#assignment button').click()")
+    browser.activate("#assignment button")
     browser.wait_for("document.getElementById('assignments').textContent.includes('doctor-other')")
     assert not browser.eval("document.documentElement.scrollWidth > innerWidth")

@@ -191,7 +191,7 @@ def test_the_page(house: House, admin: httpx.Client, width: int) -> None:
         assert admin.post("/api/study-rules", json=rule("grant", "doctor-other")).status_code == 201
         browser.click("#study button")
         browser.wait_for(f"{body}.includes('doctor-other') && {READY}")
-        browser.eval("document.querySelector('.behind button').click()")
+        browser.activate(".behind button")
         browser.wait_for(f"!{body}.includes('doctor-other') && {READY}")
         browser.press("Enter")
         browser.wait_for(f"{body}.includes('doctor-other') && {READY}")
