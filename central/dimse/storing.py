@@ -91,7 +91,8 @@ class StoringLane:
                         self._leave(pdu, used)
                         whole, arriving = arriving, None
                         return whole
-                self._check_rate(began_s, data_bytes)
+                if self._limits.is_trickle(began_s, data_bytes):
+                    raise PeerTooSlowError("a message trickles in")
         finally:
             if arriving is not None:
                 arriving.incoming.discard()
@@ -113,11 +114,6 @@ class StoringLane:
         if left:
             self._at -= left + _HEAD.size
             _HEAD.pack_into(self._held, self._at, P_DATA_TF, left)
-
-    def _check_rate(self, began_s: float, came: int) -> None:
-        took_s = time.monotonic() - began_s
-        if took_s > self._limits.stall_timeout_s and came < took_s * self._limits.min_rate_bytes_per_s:
-            raise PeerTooSlowError("a message trickles in")
 
     def _pdu(self) -> memoryview | None:
         """The body of the next P-DATA-TF, valid until the next; None: what comes is something else, and unread."""

@@ -61,6 +61,11 @@ class Limits:
     stall_timeout_s: float
     min_rate_bytes_per_s: int
 
+    def is_trickle(self, began_s: float, came_bytes: int) -> bool:
+        """Whether `came_bytes` since `began_s`, on the monotonic clock, are fewer than a peer has to send."""
+        took_s = time.monotonic() - began_s
+        return took_s > self.stall_timeout_s and came_bytes < took_s * self.min_rate_bytes_per_s
+
 
 class Outgoing(queue.Queue[Any]):
     """pynetdicom's queue of what is to be sent, which says when something comes into it."""
@@ -234,15 +239,14 @@ def fill(sock: socket.socket, out: bytearray, at: int, limits: Limits, until: in
     ------
     OSError : the connection is broken, or nothing or too little comes.
     """
-    view, began_s = memoryview(out), time.monotonic()
+    view, began_s, first = memoryview(out), time.monotonic(), at
     wanted = len(out) if until is None else until
     while at < wanted:
         got = sock.recv_into(view[at:])
         if not got:
             break
         at += got
-        took_s = time.monotonic() - began_s
-        if took_s > limits.stall_timeout_s and at < took_s * limits.min_rate_bytes_per_s:
+        if limits.is_trickle(began_s, at - first):
             raise TimeoutError("a PDU trickles in")
     return at
 
@@ -418,7 +422,5 @@ class BoundedDimse(DIMSEServiceProvider):
         super().receive_primitive(one)
 
     def _check_rate(self) -> None:
-        took_s = time.monotonic() - self._began_s
-        came = self._command_bytes + self._data_bytes
-        if took_s > self.limits.stall_timeout_s and came < took_s * self.limits.min_rate_bytes_per_s:
+        if self.limits.is_trickle(self._began_s, self._command_bytes + self._data_bytes):
             raise PeerTooSlowError("a message trickles in")

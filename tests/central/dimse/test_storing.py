@@ -14,6 +14,7 @@ import pytest
 from central.access.policy import Action, Grant, Principal, Role, authorize
 from central.dimse import store
 from central.dimse.association import STUDY_ROOT_FIND
+from central.dimse.transport import Limits, fill
 from contract.part10 import file_meta
 from tests.central.databases import arriving_in
 from tests.central.dimse.house import PEER, House, open_house
@@ -197,3 +198,24 @@ def test_the_server_stops_while_a_sender_says_nothing(house: House) -> None:
         house.server.stop()
         assert not [one for one in threading.enumerate() if one.name == "dicom-connection"]
         scu.wait_for_close()
+
+
+def test_what_came_before_counts_nothing_for_a_trickle() -> None:
+    """The buffer holds earlier PDUs: where a read begins in it is no rate."""
+    limits = Limits(max_pdu_bytes=1 << 16, max_object_bytes=0, stall_timeout_s=0.2, min_rate_bytes_per_s=1000)
+    ours, theirs = socket.socketpair()
+    over = threading.Event()
+
+    def trickle() -> None:
+        while not over.wait(0.01):
+            theirs.send(b"x")
+
+    peer = threading.Thread(target=trickle)
+    with ours, theirs:
+        peer.start()
+        try:
+            with pytest.raises(TimeoutError, match="trickles"):
+                fill(ours, bytearray(100_000), 99_000, limits)
+        finally:
+            over.set()
+            peer.join()
