@@ -77,8 +77,8 @@ def people_app(
     gateways_settings, access = foundation.settings.gateways, foundation.settings.access
 
     worklist = WorklistStore(foundation.db)
-    erasure_requests = ErasureRequests.open(foundation.db, archive.erasures)
-    readmissions = Readmissions.open(foundation.db, archive.erasures)
+    erasure_requests = ErasureRequests(foundation.db, archive.erasures)
+    readmissions = Readmissions(foundation.db, archive.erasures)
 
     def pair(name: str, institution: str | None, replaces: str | None = None) -> Pairing | None:
         ticket = foundation.pairings.new_pairing(name, replaces=replaces, institution=institution)

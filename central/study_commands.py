@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 import peewee
 
 from central.archive.archive import Archive
-from central.archive.erasure_requests import check_reason
 from central.archive.errors import ErasureRefusedError, StorageError
+from central.archive.second_person import check_reason
 from central.audit.record import Action, AuditEvent, Outcome
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError

@@ -1,10 +1,7 @@
 """Requests to erase a study: one person asks, another one confirms, and until then anybody of them takes it back.
 
-Always true
------------
-- A row is a request that waits. It goes in the transaction that erases, or when it is withdrawn; it counts no more once
-  its time is over. What was asked, by whom and why stays on the audit record.
-- Nobody confirms what they asked themselves.
+Always true, besides what `central.archive.second_person` says
+--------------------------------------------------------------
 - What is erased is what both saw: a study that has got or lost instances since is asked for anew.
 - A legal hold that is set after the request counts.
 
@@ -17,37 +14,23 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import peewee
 
 from central.archive.erasure import Erasures, Hold
 from central.archive.errors import ErasureRefusedError
+from central.archive.second_person import Asked, RequestRow, Requests
 from central.archive.tables import Instance, Series, Study
-from central.database import Database, make_tables
-
-LIFE_S: Final = 7 * 86400
-"""So long a request waits: a study is not erased for a reason that nobody remembers."""
-
-_MIN_REASON_CHARACTERS: Final = 3
-_MAX_REASON_CHARACTERS: Final = 500
+from central.database import Database
 
 
-class ErasureRequest(peewee.Model):
-    """Table ``erasure_request``. `asked_by_id` is an account's; `instances` is how many were there then."""
+class ErasureRequest(RequestRow):
+    """Table ``erasure_request``. `instances` is how many were there then."""
 
-    request_id = peewee.CharField(primary_key=True)
-    study_instance_uid = peewee.TextField()
-    institution = peewee.TextField()
-    asked_by_id = peewee.TextField()
-    asked_by = peewee.TextField()
-    reason = peewee.TextField()
     instances = peewee.BigIntegerField()
-    asked_at_s = peewee.DoubleField()
 
     class Meta:
         table_name = "erasure_request"
-        indexes = ((("study_instance_uid", "institution"), True),)
 
 
 @dataclass(frozen=True)
@@ -65,48 +48,18 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """A request that waits. Times are seconds since 1970."""
+class Waiting(Asked):
+    """A request that waits, for so many `instances` to be erased."""
 
-    request_id: str
-    study_instance_uid: str
-    institution: str
-    asked_by_id: str
-    asked_by: str
-    reason: str
     instances: int
-    asked_at_s: float
-
-    @property
-    def until_s(self) -> float:
-        return self.asked_at_s + LIFE_S
 
 
-def check_reason(reason: str) -> str:
-    """`reason`, without spaces around it, if it is one. ErasureRefusedError: it is none."""
-    reason = reason.strip()
-    if not _MIN_REASON_CHARACTERS <= len(reason) <= _MAX_REASON_CHARACTERS or not reason.isprintable():
-        raise ErasureRefusedError(
-            f"give a reason of {_MIN_REASON_CHARACTERS} to {_MAX_REASON_CHARACTERS} characters, on one line"
-        )
-    return reason
-
-
-class ErasureRequests:
+class ErasureRequests(Requests[Waiting]):
     """Requests in `db`; safe to call from many threads and processes."""
 
     def __init__(self, db: Database, erasures: Erasures, clock: Callable[[], float] = time.time) -> None:
-        self._db = db
+        super().__init__(db, ErasureRequest, Waiting, clock)
         self._erasures = erasures
-        self._clock = clock
-
-    @classmethod
-    def open(
-        cls, db: Database, erasures: Erasures, clock: Callable[[], float] = time.time
-    ) -> ErasureRequests:
-        """Make the table if it is missing. `clock` gives UTC seconds since 1970."""
-        make_tables(db, [ErasureRequest])
-        return cls(db, erasures, clock)
 
     def extent(self, study_instance_uid: str, institution: str) -> Extent | None:
         """What an institution has of the study; None if it has nothing of it."""
@@ -132,8 +85,7 @@ class ErasureRequests:
     def require_askable(self, study_instance_uid: str, institution: str, instances: int) -> None:
         """ErasureRefusedError: the study is not here, held, asked for already, or has not that many instances."""
         self._require_as_seen(study_instance_uid, institution, instances)
-        if any(self._waiting(*_of(study_instance_uid, institution))):
-            raise ErasureRefusedError("somebody has asked for this already: confirm it, or take it back")
+        self._require_unasked(study_instance_uid, institution)
 
     def ask(
         self,
@@ -153,31 +105,14 @@ class ErasureRequests:
             asked_by_id,
             asked_by,
             reason,
-            instances,
             self._clock(),
+            instances,
         )
-        with self._db.writing():
-            self.require_askable(study_instance_uid, institution, instances)
-            over = ErasureRequest.asked_at_s <= self._clock() - LIFE_S
-            ErasureRequest.delete().where(over).execute(self._db)
-            ErasureRequest.insert(**vars(asked)).execute(self._db)
-        return asked
-
-    def listed(self, institution: str | None = None) -> list[Waiting]:
-        """What waits, the oldest first: all, or about studies of one institution."""
-        return self._waiting(*([ErasureRequest.institution == institution] if institution else []))
-
-    def get(self, request_id: str, institution: str | None = None) -> Waiting | None:
-        return next((one for one in self.listed(institution) if one.request_id == request_id), None)
-
-    def withdraw(self, request_id: str) -> bool:
-        """False if there is no such request any more."""
-        return bool(ErasureRequest.delete().where(ErasureRequest.request_id == request_id).execute(self._db))
+        return self._put(asked, lambda: self.require_askable(study_instance_uid, institution, instances))
 
     def require_confirmable(self, asked: Waiting, confirmed_by_id: str, instances: int) -> None:
         """ErasureRefusedError: it is the same person's, or the study is held, gone or not as both saw it."""
-        if asked.asked_by_id == confirmed_by_id:
-            raise ErasureRefusedError("you asked for this yourself: somebody else confirms it")
+        self.require_another(asked, confirmed_by_id)
         if instances != asked.instances:
             raise ErasureRefusedError("this is not what was asked for: look at it again")
         self._require_as_seen(asked.study_instance_uid, asked.institution, asked.instances)
@@ -192,8 +127,7 @@ class ErasureRequests:
 
         def settle() -> None:
             self.require_confirmable(asked, confirmed_by_id, instances)
-            if self.get(asked.request_id) is None or not self.withdraw(asked.request_id):
-                raise ErasureRefusedError("the request was taken back, or its time is over")
+            self._settle(asked)
 
         return self._erasures.erase(
             asked.study_instance_uid,
@@ -209,15 +143,3 @@ class ErasureRequests:
             raise ErasureRefusedError(
                 "the study has got or lost instances since it was looked at: look again, and ask anew"
             )
-
-    def _waiting(self, *conditions: peewee.Expression) -> list[Waiting]:
-        still = ErasureRequest.asked_at_s > self._clock() - LIFE_S
-        query = ErasureRequest.select().where(still, *conditions).order_by(ErasureRequest.asked_at_s)
-        return [Waiting(**row) for row in query.dicts().execute(self._db)]
-
-
-def _of(study_instance_uid: str, institution: str) -> tuple[peewee.Expression, peewee.Expression]:
-    return (
-        ErasureRequest.study_instance_uid == study_instance_uid,
-        ErasureRequest.institution == institution,
-    )

@@ -22,10 +22,10 @@ from central.access.problems import problem
 from central.access.web import principal_of
 from central.archive.archive import Archive
 from central.archive.erasure_requests import ErasureRequests, Waiting
-from central.archive.errors import ErasureRefusedError, StorageError
+from central.archive.errors import StorageError
 from central.archive.readmissions import Readmissions
 from central.audit.record import Action, Audit
-from central.portal.readmissions import readmission_json
+from central.portal.requests_desk import RequestsDesk, asked_json
 from central.portal.study_steps import (
     NOT_HERE,
     WrongWishError,
@@ -39,7 +39,7 @@ from central.portal.study_steps import (
     with_wish,
 )
 from central.portal.templating import page
-from central.portal.wishes import NO_STORE, admit, iso
+from central.portal.wishes import NO_STORE, admit
 
 _LISTED: Final = 200  # of the erased ones, the newest
 _log = logging.getLogger(__name__)
@@ -63,15 +63,15 @@ def routes(
     ]
 
 
-class _Desk:
+class _Desk(RequestsDesk[Waiting]):
     def __init__(
         self, requests: ErasureRequests, readmissions: Readmissions, archive: Archive, audit: Audit
     ) -> None:
+        super().__init__(requests, audit)
         self._requests = requests
         self._readmissions = readmissions
         self._removal = archive.removal
         self._erasures = archive.erasures
-        self._audit = audit
 
     def show(self, request: Request) -> Response:
         principal = principal_of(request)
@@ -99,7 +99,7 @@ class _Desk:
                     for one in reversed(self._erasures.erased())
                     if own in (None, one.institution)
                 ][:_LISTED],
-                "readmissions": [readmission_json(one, principal) for one in self._readmissions.listed(own)],
+                "readmissions": [asked_json(one, principal) for one in self._readmissions.listed(own)],
             },
             headers=NO_STORE,
         )
@@ -184,39 +184,7 @@ class _Desk:
             )
 
         detail = f"confirmed: {instances} instances, asked by {asked.asked_by}: {asked.reason}"
-        return step(
-            self._audit,
-            request,
-            Action.ERASE,
-            asked.study_instance_uid,
-            asked.institution,
-            detail,
-            check,
-            erase,
-        )
-
-    def withdraw(self, request: Request) -> Response:
-        """Take a request back, one's own or somebody else's."""
-        asked = self._asked(request)
-        if asked is None:
-            return self._no_such_request(request)
-
-        def withdraw(_institution: str) -> Response:
-            if not self._requests.withdraw(asked.request_id):
-                raise ErasureRefusedError("it was confirmed or taken back meanwhile")
-            return Response(status_code=204)
-
-        detail = f"taken back: asked by {asked.asked_by}: {asked.reason}"
-        return step(
-            self._audit,
-            request,
-            Action.ERASE,
-            asked.study_instance_uid,
-            asked.institution,
-            detail,
-            nothing,
-            withdraw,
-        )
+        return self._step(request, asked, detail, check, erase)
 
     def _hold(self, request: Request, wish: Mapping[str, Any]) -> Response:
         study, reason = study_of(wish), reason_of(wish)
@@ -241,24 +209,10 @@ class _Desk:
             self._audit, request, Action.LEGAL_HOLD, study, holder, f"ended: {reason}", nothing, release
         )
 
-    def _asked(self, request: Request) -> Waiting | None:
-        principal = principal_of(request)
-        if may_not(principal) is not None:
-            return None
-        return self._requests.get(str(request.path_params["request_id"]), managed(principal))
-
-    def _no_such_request(self, request: Request) -> Response:
-        refusal = may_not(principal_of(request)) or problem(404, "there is no such request that waits")
-        detail = f"request {str(request.path_params['request_id'])[:64]}"
-        return admit(self._audit, request, refusal, Action.ERASE, detail) or refusal
-
     def _waiting_json(self, one: Waiting, principal: Principal) -> dict[str, Any]:
         extent = self._requests.extent(one.study_instance_uid, one.institution)
-        said = {name: value for name, value in asdict(one).items() if name != "asked_by_id"}
         return {
-            **with_times(said),
-            "until_utc": iso(int(one.until_s)),
-            "is_mine": one.asked_by_id == principal.user_id,
+            **asked_json(one, principal),
             "study_date": extent.study_date if extent else "",
             "modalities": extent.modalities if extent else (),
             "instances_now": extent.instances if extent else 0,

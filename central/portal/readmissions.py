@@ -5,32 +5,22 @@ Always true: nobody confirms what they asked. What holds of every step is in `ce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from central.access.policy import Principal, managed
-from central.access.problems import problem
 from central.access.web import principal_of
 from central.archive.archive import Archive
 from central.archive.errors import ErasureRefusedError, StorageError
-from central.archive.readmissions import Asked, Readmissions
+from central.archive.readmissions import Readmissions
+from central.archive.second_person import Asked
 from central.audit.record import Action, Audit
-from central.portal.study_steps import (
-    may_not,
-    nothing,
-    reason_of,
-    step,
-    study_of,
-    whose,
-    with_times,
-    with_wish,
-)
-from central.portal.wishes import NO_STORE, admit, iso
+from central.portal.requests_desk import RequestsDesk, asked_json
+from central.portal.study_steps import reason_of, step, study_of, whose, with_wish
+from central.portal.wishes import NO_STORE
 
 
 def routes(readmissions: Readmissions, archive: Archive, audit: Audit) -> list[BaseRoute]:
@@ -43,21 +33,11 @@ def routes(readmissions: Readmissions, archive: Archive, audit: Audit) -> list[B
     ]
 
 
-def readmission_json(one: Asked, principal: Principal) -> dict[str, Any]:
-    """A request that waits, as `principal` is told it."""
-    said = {name: value for name, value in asdict(one).items() if name != "asked_by_id"}
-    return {
-        **with_times(said),
-        "until_utc": iso(int(one.until_s)),
-        "is_mine": one.asked_by_id == principal.user_id,
-    }
-
-
-class _Desk:
+class _Desk(RequestsDesk[Asked]):
     def __init__(self, readmissions: Readmissions, archive: Archive, audit: Audit) -> None:
+        super().__init__(readmissions, audit, "to take it in again, ")
         self._readmissions = readmissions
         self._erasures = archive.erasures
-        self._audit = audit
 
     async def ask(self, request: Request) -> Response:
         return await with_wish(request, self._ask)
@@ -78,7 +58,7 @@ class _Desk:
                 asked_by=principal.username,
                 reason=reason,
             )
-            return JSONResponse(readmission_json(asked, principal), 201, headers=NO_STORE)
+            return JSONResponse(asked_json(asked, principal), 201, headers=NO_STORE)
 
         detail = f"asked to take it in again: {reason}"
         return step(self._audit, request, Action.ERASE, study, holder, detail, check, ask)
@@ -90,7 +70,7 @@ class _Desk:
             return self._no_such_request(request)
 
         def check(_institution: str) -> None:
-            self._readmissions.require_confirmable(asked, principal.user_id)
+            self._readmissions.require_another(asked, principal.user_id)
 
         def allow(_institution: str) -> Response:
             try:
@@ -101,47 +81,3 @@ class _Desk:
 
         detail = f"taken in again, asked by {asked.asked_by}: {asked.reason}"
         return self._step(request, asked, detail, check, allow)
-
-    def withdraw(self, request: Request) -> Response:
-        """Take a request back, one's own or somebody else's."""
-        asked = self._asked(request)
-        if asked is None:
-            return self._no_such_request(request)
-
-        def withdraw(_institution: str) -> Response:
-            if not self._readmissions.withdraw(asked.request_id):
-                raise ErasureRefusedError("it was confirmed or taken back meanwhile")
-            return Response(status_code=204)
-
-        detail = f"taken back: to take it in again, asked by {asked.asked_by}: {asked.reason}"
-        return self._step(request, asked, detail, nothing, withdraw)
-
-    def _step(
-        self,
-        request: Request,
-        asked: Asked,
-        detail: str,
-        check: Callable[[str], None],
-        do: Callable[[str], Response],
-    ) -> Response:
-        return step(
-            self._audit,
-            request,
-            Action.ERASE,
-            asked.study_instance_uid,
-            asked.institution,
-            detail,
-            check,
-            do,
-        )
-
-    def _asked(self, request: Request) -> Asked | None:
-        principal = principal_of(request)
-        if may_not(principal) is not None:
-            return None
-        return self._readmissions.get(str(request.path_params["request_id"]), managed(principal))
-
-    def _no_such_request(self, request: Request) -> Response:
-        refusal = may_not(principal_of(request)) or problem(404, "there is no such request that waits")
-        detail = f"request {str(request.path_params['request_id'])[:64]}"
-        return admit(self._audit, request, refusal, Action.ERASE, detail) or refusal

@@ -17,8 +17,8 @@ from starlette.responses import Response
 from central.access.policy import Principal, Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
-from central.archive.erasure_requests import check_reason
 from central.archive.errors import ErasureRefusedError
+from central.archive.second_person import check_reason
 from central.audit.record import Action, Audit
 from central.portal.wishes import admit, iso, wish_of
 from contract.identifiers import InvalidIdentifierError, check_uid

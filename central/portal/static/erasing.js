@@ -36,6 +36,15 @@ function button(text, label, what, attributes = {}) {
   return made;
 }
 
+/** Takes back a request that waits at `address`; `left` is how things stand then. */
+const takeBack = (asked, address, left) =>
+  button("Take back", `Take back the request for ${asked.study_instance_uid}`, async () => {
+    await send("DELETE", `${address}/${asked.request_id}`);
+    document.dispatchEvent(new Event("reviewed"));
+    await load();
+    done(`The request is taken back. ${left}`);
+  }, { "data-withdraw": true });
+
 const waitingLine = (one) => element("li", { "data-request": one.request_id }, element("div", {},
   uid(one.study_instance_uid), `${of(one)}: ${day(one.study_date)}, ${one.modalities.join(", ")}, images: ${one.instances}`,
   element("p", {}, one.reason),
@@ -51,12 +60,7 @@ const waitingLine = (one) => element("li", { "data-request": one.request_id }, e
       await load();
       done(`The study is erased; objects: ${objects}.`);
     }, { class: "danger", "data-confirm": true, disabled: one.is_held }),
-    button("Take back", `Take back the request for ${one.study_instance_uid}`, async () => {
-      await send("DELETE", `/api/erasures/${one.request_id}`);
-      document.dispatchEvent(new Event("reviewed"));
-      await load();
-      done("The request is taken back. Nothing was erased.");
-    }, { "data-withdraw": true })));
+    takeBack(one, "/api/erasures", "Nothing was erased.")));
 
 function holdLine(hold) {
   const reason = element("input", { "aria-label": `Why the hold of ${hold.study_instance_uid} ends`, minlength: 3,
@@ -103,12 +107,7 @@ function erasedLine(one, asked) {
       await load();
       done("Images of this study are taken in again. Queue again what boxes have set aside.");
     }, { "data-confirm": true }),
-    button("Take back", `Take back the request for ${one.study_instance_uid}`, async () => {
-      await send("DELETE", `/api/readmissions/${asked.request_id}`);
-      document.dispatchEvent(new Event("reviewed"));
-      await load();
-      done("The request is taken back. Its images stay refused.");
-    }, { "data-withdraw": true })));
+    takeBack(asked, "/api/readmissions", "Its images stay refused.")));
   return line;
 }
 

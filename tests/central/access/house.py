@@ -202,8 +202,8 @@ def open_house(
         return "" if gateways.revoke(gateway_id) else None
 
     worklist = WorklistStore(db)
-    erasure_requests = ErasureRequests.open(db, archive.erasures, clock)
-    readmissions = Readmissions.open(db, archive.erasures, clock)
+    erasure_requests = ErasureRequests(db, archive.erasures, clock)
+    readmissions = Readmissions(db, archive.erasures, clock)
     with Renderer(1) as renderer:
         app = Starlette(
             routes=[

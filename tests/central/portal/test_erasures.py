@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from central.access.policy import Role
-from central.archive import erasure_requests
+from central.archive import second_person
 from central.archive.indexing import ObjectOrigin
 from central.audit.record import Action
 from tests.browser import Browser
@@ -34,18 +34,6 @@ def house(tmp_path: Path) -> Iterator[House]:
     with house_of_two_patients(tmp_path) as opened:
         opened.accounts.create_user("admin-two", PASSWORD, Role.ADMIN)
         yield opened
-
-
-@pytest.fixture
-def admin(house: House) -> Iterator[httpx.Client]:
-    with house.client("admin") as client:
-        yield client
-
-
-@pytest.fixture
-def second(house: House) -> Iterator[httpx.Client]:
-    with house.client("admin-two") as client:
-        yield client
 
 
 def wish(**changes: object) -> dict[str, object]:
@@ -207,7 +195,7 @@ def test_a_request_ends_by_itself(
 ) -> None:
     request_id = ask(admin)
     with monkeypatch.context() as later:
-        later.setattr(erasure_requests, "LIFE_S", 0)
+        later.setattr(second_person, "LIFE_S", 0)
         assert listed(second, "waiting") == []
         assert confirm(second, request_id).status_code == 404
         ask(admin)  # which takes the place of the old one

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from central.access.policy import Role
-from central.archive import erasure, readmissions
+from central.archive import erasure, second_person
 from central.archive.errors import StudyErasedError
 from central.audit.record import Action
 from tests.browser import Browser
@@ -27,18 +27,6 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
         opened.accounts.create_user("admin-two", PASSWORD, Role.ADMIN)
         opened.archive.erasures.erase(STUDY, "admin, admin-two")
         yield opened
-
-
-@pytest.fixture
-def admin(house: House) -> Iterator[httpx.Client]:
-    with house.client("admin") as client:
-        yield client
-
-
-@pytest.fixture
-def second(house: House) -> Iterator[httpx.Client]:
-    with house.client("admin-two") as client:
-        yield client
 
 
 def ask(client: httpx.Client, study: str = STUDY) -> httpx.Response:
@@ -90,7 +78,7 @@ def test_it_is_taken_back_and_ends_by_itself(
     assert answers == [204, 404]
     request_id = ask(admin).json()["request_id"]
     with monkeypatch.context() as later:
-        later.setattr(readmissions, "LIFE_S", 0)
+        later.setattr(second_person, "LIFE_S", 0)
         assert confirm(second, request_id).status_code == 404
         assert ask(second).status_code == 201  # which takes the place of the old one
     assert not is_taken_in(house)
