@@ -108,8 +108,8 @@ def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow
     sets = (
         wide and pageful and not (is_narrow or _names_one(query) or all(key.probes is None for key in keys))
     )
-    if sets and (ids := _by_sets(db, scope, ways, keys, query)) is not None:
-        found = _these(scope, keys, ids)
+    if sets and (page := _by_sets(db, scope, ways, keys, query)) is not None:
+        found = page
     elif not is_narrow and pageful and len(ways) > 1:
         assert query.limit is not None
         found = _newest_of_each(db, scope, ways, conditions, keys, query.limit, query.offset)
@@ -125,10 +125,8 @@ def _names_one(query: StudyQuery) -> bool:
     return bool(query.study_instance_uid) or any(key.strip() and not has_wildcard(key) for key in whole)
 
 
-def _by_sets(
-    db: Database, scope: Scope, ways: Sequence[Way], keys: Sequence[Key], query: StudyQuery
-) -> list[int] | None:
-    """The page's studies, where sets say which may be on it."""
+def _by_sets(db: Database, scope: Scope, ways: Sequence[Way], keys: Sequence[Key], query: StudyQuery) -> Any:
+    """The page as a query of its studies, where sets say which may be on it; None: sets are of no use here."""
     assert query.limit is not None
     reached: AnyOf | None = None
     if not scope.everything:
@@ -141,12 +139,9 @@ def _by_sets(
     few = [] if everywhere else [way.condition for way in ways if not way.in_order]
     said = [within(scope, narrow=True), *(key.looking for key in keys)]
     newest = newest_by_sets(db, few, reached, said, terms_of(query), query.offset + query.limit)
-    return None if newest is None else newest[query.offset :]
-
-
-def _these(scope: Scope, keys: Sequence[Key], ids: Sequence[int]) -> Any:
-    said = [within(scope, narrow=True), *(key.looking for key in keys)]
-    named = reduce(and_, said, Among(Study.id, ids))
+    if newest is None:
+        return None
+    named = reduce(and_, said, Among(Study.id, newest[query.offset :]))
     return Study.select(*_STUDY).where(named).order_by(*_NEWEST_FIRST)
 
 

@@ -56,9 +56,7 @@ def purge_words(db: Database) -> None:
     if not isinstance(db, Sqlite):
         return
     with db.overwriting():
-        pages = (
-            -_MERGED_AT_ONCE
-        )  # begins to merge everything; the next go on (SQLite, FTS5, "The merge command")
+        pages = -_MERGED_AT_ONCE  # begins to merge everything; the next go on (FTS5, "The merge command")
         while _merged(db, pages):
             pages = _MERGED_AT_ONCE
 

@@ -122,9 +122,8 @@ class Opening:
         """ArchiveError if it is not here any more, or not granted."""
         self._standing.require(grant)
         series = grant.study_instance_uid, row.series.series_instance_uid
-        if (
-            series != self._asked
-        ):  # of many series often one instance is asked for: the second one shows that it is not so
+        # Of many series often one instance is asked for: the second one shows that it is not so.
+        if series != self._asked:
             self._asked, self._of_series = series, {}
             return self._archive.open_instance(grant, series[1], row.sop_instance_uid)
         if row.sop_instance_uid not in self._of_series:

@@ -80,7 +80,10 @@ class _Desk:
             "app": held.app,
             "recovery_codes": held.recovery_codes,
             "passkeys": [passkey_json(one) for one in self._doorkeeper.passkeys.of(principal.user_id)],
-            "sessions": [_session_json(one, here) for one in self._accounts.sessions.of(principal.user_id)],
+            "sessions": [
+                session_json(one) | {"is_this": one.session_id == here.session_id}
+                for one in self._accounts.sessions.of(principal.user_id)
+            ],
         }
         return JSONResponse(answer, headers=NO_STORE)
 
@@ -136,10 +139,10 @@ def passkey_json(kept: Kept) -> dict[str, Any]:
     }
 
 
-def _session_json(session: Session, here: Session) -> dict[str, Any]:
+def session_json(session: Session) -> dict[str, Any]:
+    """Where somebody is signed in, for who may end it."""
     return {
         "session_id": session.session_id,
-        "is_this": session.session_id == here.session_id,
         "is_of_a_program": session.kind == "bearer",
         "started_at_utc": iso(session.started_at_utc),
         "expires_at_utc": iso(session.expires_at_utc),

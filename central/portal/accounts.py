@@ -21,12 +21,12 @@ from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccountError
 from central.access.policy import Principal, Privilege, Role, has_privilege, managed
 from central.access.problems import problem
-from central.access.sessions import Session
 from central.access.web import principal_of
 from central.audit.record import Action, Audit
+from central.portal.account import session_json
 from central.portal.study_steps import WrongWishError, with_wish
 from central.portal.templating import page
-from central.portal.wishes import NO_STORE, admit, iso
+from central.portal.wishes import NO_STORE, admit
 
 PAGE_ROWS: Final = 100
 _MAX_NAME_CHARACTERS: Final = 64
@@ -106,7 +106,7 @@ class _Desk:
         username = _text(wish, "username")
 
         def tell(one: Listed) -> Response:
-            sessions = [_session_json(session) for session in self._accounts.sessions.of(one.user_id)]
+            sessions = [session_json(session) for session in self._accounts.sessions.of(one.user_id)]
             return JSONResponse({"sessions": sessions}, headers=NO_STORE)
 
         return self._step(request, username, Action.SEARCH, f"sessions of {username}", tell)
@@ -226,16 +226,4 @@ def _json(one: Listed, caller: Principal) -> dict[str, Any]:
         "gateway_ids": one.gateway_ids,
         "has_places": one.role in _AT_PLACES,
         "second_factors": str(one.held),
-    }
-
-
-def _session_json(session: Session) -> dict[str, Any]:
-    return {
-        "session_id": session.session_id,
-        "is_of_a_program": session.kind == "bearer",
-        "started_at_utc": iso(session.started_at_utc),
-        "expires_at_utc": iso(session.expires_at_utc),
-        "means": session.arrival.means,
-        "source_address": session.arrival.source_address,
-        "browser": session.arrival.browser,
     }

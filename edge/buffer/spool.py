@@ -154,9 +154,8 @@ class Spool:
         self._copies = frozenset(copies)
         self._closed = False
         self._turn = 0  # of whoever took the lock
-        self._absent: tuple[int, str, str] | None = (
-            None  # turn, SOP instance and hash that were not here then
-        )
+        # Turn, SOP instance and hash that were not here then.
+        self._absent: tuple[int, str, str] | None = None
         self._received = 0
         self._pruned_at_s = time.monotonic()
         # Guards index, book and every move of a sealed file; notified when something may be claimable.

@@ -94,29 +94,11 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/api/consent-withdrawals"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("DELETE", "/api/consent-withdrawals/{withdrawal_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
     ("GET", "/access"): (PAGE, 200, 403, 403, 403, 403, 403, 403, 403),
-    ("POST", "/api/study-access"): (
-        DATA,
-        400,
-        400,
-        400,
-        400,
-        400,
-        400,
-        400,
-        403,
-    ),  # the rest: test_study_onlookers
+    # The rest: test_study_onlookers.
+    ("POST", "/api/study-access"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("GET", "/accounts"): (PAGE, 200, 403, 403, 403, 403, 403, 403, 403),
-    ("POST", "/api/accounts/search"): (
-        DATA,
-        400,
-        400,
-        400,
-        400,
-        400,
-        400,
-        400,
-        403,
-    ),  # the rest: test_accounts
+    # The rest: test_accounts.
+    ("POST", "/api/accounts/search"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/accounts/sessions"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/accounts/sign-out"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/accounts/block"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
@@ -159,17 +141,8 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/api/fleet"): (DATA, 200, 200, 403, 403, 403, 403, 403, 403),
     ("GET", "/looks"): (PAGE, 403, 403, 403, 403, 200, 200, 403, 403),
     ("GET", "/api/looks"): (DATA, 403, 403, 403, 403, 200, 200, 403, 403),  # of the own studies: test_looks
-    ("POST", "/api/audit/records"): (
-        DATA,
-        400,
-        400,
-        400,
-        400,
-        400,
-        400,
-        400,
-        403,
-    ),  # no form; the rest: test_looks
+    # No form; the rest: test_looks.
+    ("POST", "/api/audit/records"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/audit/records.csv"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/audit/records.ndjson"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/audit/records.fhir"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
