@@ -145,7 +145,7 @@ def change_object(root: Path, name: str, change: Callable[[bytes], bytes | None]
 
 
 def arriving_in(root: Path) -> list[Path]:
-    """Files that are being written, or that a crash left; names that are kept ready are empty, and any may go meanwhile."""
+    """Files that are being written, or that a crash left; names kept ready are empty, and any may go meanwhile."""
     folder = "objects-at-hand" if storage(root).s3.endpoint else "objects"
     found = []
     for path in (root / folder / "incoming").iterdir():

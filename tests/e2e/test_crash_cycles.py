@@ -22,6 +22,7 @@ import pytest
 from contract.part10 import file_meta
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
+from tests.edge.buffer.instances import held_files
 from tests.edge.scripted_central import ScriptedCentral
 from tests.peers.real_box import wait_until
 from tests.peers.scripted_scu import CT_STORAGE, EXPLICIT_LITTLE, ScriptedScu, small_data_set
@@ -163,5 +164,5 @@ def _check_spool(root: Path) -> None:
         assert spool.recovery.files_missing == 0
     finally:
         spool.close()
-    files = {path.stem for path in root.rglob("*.sealed") if path.stat().st_size}
+    files = {path.stem for path in held_files(root)}
     assert files == {row.object_id for row in left}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
-from tests.edge.buffer.instances import Central
+from tests.edge.buffer.instances import Central, held_files
 
 
 class Promises:
@@ -62,7 +62,7 @@ class Promises:
             assert found == claimed.sha256, f"{claimed.object_id} is not what its row says"
         assert [one for one, count in waiting.items() if count > 1] == [], "would be sent twice"
         kept = {object_id for object_id, row in rows.items() if row.state is not State.FREED}
-        files = {path.stem for path in root.rglob("*.sealed") if path.stat().st_size}
+        files = {path.stem for path in held_files(root)}
         assert files == kept, "the files are not those of the rows"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -41,6 +42,16 @@ def taken_files(spool: Spool, root: Path) -> list[Path]:
     paths = list(root.rglob("*.sealed"))  # before the names: one that is taken meanwhile counts as taken
     ready = set(spool._files._names)
     return [path for path in paths if path.stem not in ready]
+
+
+def held_files(root: Path) -> list[Path]:
+    """Every sealed file below `root` that holds something: names made ahead are empty, and any may go meanwhile."""
+    found = []
+    for path in root.rglob("*.sealed"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size:
+                found.append(path)
+    return found
 
 
 class Central:

@@ -20,7 +20,7 @@ from edge.buffer.records import Origin
 from edge.buffer.retention import Upkeep
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
-from tests.edge.buffer.instances import Central, identity
+from tests.edge.buffer.instances import Central, held_files, identity
 
 JPEG = Origin(
     "CT1", "DICOMNET", "192.0.2.7", "1.2.840.10008.1.2.4.70"
@@ -158,7 +158,7 @@ def grows(root: Path) -> dict[str, object]:
         store(spool, 1, size_bytes=200 * MB)
     except DiskFullError:
         failed = True
-    left = [path.name for path in root.rglob("*.sealed") if path.stat().st_size]
+    left = [path.name for path in held_files(root)]
     return {"failed": failed, "left": left, "taken": not is_refused(spool, 2)}
 
 

@@ -17,7 +17,7 @@ from edge.buffer.spool import Spool
 from edge.buffer.states import State
 from edge.buffer.tables import SpoolObject, utc_text
 from tests.edge.buffer.conftest import OpenSpool
-from tests.edge.buffer.instances import Central, content_of, store
+from tests.edge.buffer.instances import Central, content_of, held_files, store
 
 DAY = timedelta(days=1)
 
@@ -37,7 +37,7 @@ def counts(spool: Spool) -> dict[State, int]:
 
 
 def files(root: Path) -> set[str]:
-    return {path.stem for path in root.rglob("*.sealed") if path.stat().st_size}
+    return {path.stem for path in held_files(root)}
 
 
 def let_age(spool: Spool, object_id: ObjectId, by: timedelta) -> None:

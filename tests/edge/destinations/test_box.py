@@ -17,6 +17,7 @@ from pynetdicom import AE
 
 from contract.control import BoxStatus, DestinationStatus
 from edge.control import ask
+from tests.edge.buffer.instances import held_files
 from tests.edge.destinations.sending import StoreScp, wait_until
 from tests.edge.scripted_central import ScriptedCentral
 from tests.ports import free_base_port
@@ -175,7 +176,7 @@ def test_a_box_with_a_live_and_a_dead_destination(
     finally:
         mammo.kill()
     assert len(central.archived) == 2
-    assert not [path for path in (tmp_path / "state" / "spool").rglob("*.sealed") if path.stat().st_size]
+    assert held_files(tmp_path / "state" / "spool") == []
 
     box.store(3, modality="MG")
     wait_until(lambda: box.destination("MAMMO").waiting_objects == 1)

@@ -10,6 +10,7 @@ from edge.buffer.records import Disk, Tally
 from edge.buffer.retention import Freeing, free_all
 from edge.buffer.states import State
 from edge.report import not_accepting_because
+from tests.edge.buffer.instances import held_files
 from tests.edge.destinations.conftest import MakeBox
 
 FULL = Disk(total_bytes=10 << 30, free_bytes=1 << 30, reserve_bytes=2 << 30)
@@ -47,4 +48,4 @@ def test_a_full_disk_names_the_destinations_where_they_are_the_reason() -> None:
 
 
 def _sealed(folder: Path) -> set[str]:
-    return {path.stem for path in folder.rglob("*.sealed") if path.stat().st_size}
+    return {path.stem for path in held_files(folder)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from edge.gateway.quirks import Quirks, profiles
 from edge.gateway.server import GatewayServer
 from edge.gateway.service import Service
 from edge.gateway.settings import GatewaySettings, ScannerSettings
-from tests.edge.buffer.instances import Central
+from tests.edge.buffer.instances import Central, held_files
 from tests.peers.scripted_scu import ScriptedScu
 
 
@@ -50,13 +49,8 @@ class Gateway:
         return self.central.unseal(self.spool, object_id)
 
     def files(self) -> list[str]:
-        """Names of every file with something of an instance in it; names made beforehand are empty."""
-        found = []
-        for path in self.folder.rglob("*.sealed"):
-            with contextlib.suppress(FileNotFoundError):  # another thread takes it away
-                if path.stat().st_size:
-                    found.append(path.name)
-        return found
+        """Names of every file with something of an instance in it."""
+        return [path.name for path in held_files(self.folder)]
 
     def is_receiving(self) -> bool:
         """Whether some association is inside a message."""

@@ -17,6 +17,7 @@ from contract.transfer import CHUNK_BYTES, UPLOADS_PATH, Problem
 from edge.buffer.states import State
 from edge.uplink.box_key import FileKey
 from edge.uplink.identity import Enrolment, IdentityStore
+from tests.edge.buffer.instances import held_files
 from tests.edge.scripted_central import ScriptedCentral, ScriptedHandler
 from tests.edge.uplink.conftest import Uplink
 
@@ -29,7 +30,7 @@ def all_freed(uplink: Uplink) -> bool:
 
 def sealed_files(uplink: Uplink) -> int:
     """Those that hold something: the spool keeps empty names ready."""
-    return sum(path.stat().st_size > 0 for path in uplink.directory.rglob("*.sealed"))
+    return len(held_files(uplink.directory))
 
 
 def test_what_is_stored_arrives_unchanged_and_is_freed(
