@@ -13,6 +13,8 @@ from typing import Final
 from contract.identifiers import ObjectId
 from edge.buffer.index import SpoolIndex
 from edge.buffer.label import Label
+from edge.buffer.new_rows import NewRow, NewRows
+from edge.buffer.states import SAFE_HERE
 
 BATCH: Final = 256
 """So many are written without waiting for more."""
@@ -23,13 +25,18 @@ LINGER_S: Final = 0.05
 _MAX_WAITING: Final = (
     1024  # an index that takes nothing must not grow the memory: then scanners are told to wait
 )
+_FIND: Final = """
+    SELECT object_id FROM objects
+    WHERE freed_at_utc IS NULL AND sop_instance_uid = ? AND sha256 = ? AND state IN (?, ?, ?, ?, ?) LIMIT 1
+"""
 
 
 class Arrivals:
     """Callers hold the spool's lock."""
 
-    def __init__(self, index: SpoolIndex) -> None:
+    def __init__(self, index: SpoolIndex, rows: NewRows) -> None:
         self._index = index
+        self._rows = rows
         self._labels: list[Label] = []
         self._known: dict[tuple[str, str], ObjectId] = {}
 
@@ -50,8 +57,12 @@ class Arrivals:
         self._known[label.identity.sop_instance_uid, label.sha256] = label.object_id
 
     def find(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
-        """One that waits here and holds these very bytes."""
-        return self._known.get((sop_instance_uid, sha256))
+        """An object that holds these very bytes and is on its way to central already, with a row or without."""
+        waits = self._known.get((sop_instance_uid, sha256))
+        if waits is not None:
+            return waits
+        found = self._index.first(_FIND, (sop_instance_uid, sha256, *SAFE_HERE))
+        return None if found is None else ObjectId(found[0])
 
     def flush(self) -> int:
         """Write what waits, all or nothing; how many that was. TransientSpoolError: it still waits."""
@@ -59,7 +70,7 @@ class Arrivals:
         if not written:
             return 0
         with self._index.transaction(durable=False):
-            self._index.insert_answered(self._labels)
+            self._rows.insert([NewRow(label) for label in self._labels])
         self._labels.clear()
         self._known.clear()
         return written

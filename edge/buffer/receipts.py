@@ -15,15 +15,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from contract.identifiers import ObjectId
+from edge.buffer.damage import MISSING, lose
 from edge.buffer.files import SpoolFiles
 from edge.buffer.index import SpoolIndex
 from edge.buffer.retention import AT_ONCE
 from edge.buffer.states import FREED_IF_LOST, MISS, RECALL
-from edge.buffer.tables import utc_from_text, utc_text
+from edge.buffer.tables import SpoolObject, utc_from_text, utc_text
+
+RECEIPTS_KEPT: Final = timedelta(days=30)
+"""As long as a radiology department takes to ask where a study went; 1,000,000 receipts are about 1 GB."""
 
 _COLUMNS: Final = "receipt_number, object_id, sha256, receipt"
 _SINCE: Final = f"""
@@ -34,6 +38,18 @@ _BELOW: Final = f"""
     SELECT {_COLUMNS} FROM objects INDEXED BY receipts_by_number
     WHERE receipt_number < ? ORDER BY receipt_number DESC LIMIT ?
 """  # noqa: S608  # put together from the constant above alone
+# What was checked counts, too: receipts go with their age, the newest among them on a box that was idle for long.
+_NEWEST: Final = """
+    SELECT MAX(number) FROM (
+        SELECT MAX(receipt_number) AS number FROM objects INDEXED BY receipts_by_number
+        WHERE receipt_number IS NOT NULL
+        UNION ALL SELECT checked_through FROM receipt_check
+    )
+"""
+_FORGET_ENDED: Final = """
+    DELETE FROM deliveries WHERE state IN ('delivered', 'given-up', 'lost')
+        AND object_id IN (SELECT object_id FROM objects WHERE freed_at_utc < ?)
+"""
 _KEEP_PROGRESS: Final = """
     INSERT INTO receipt_check (number, checked_through, searching_below) VALUES (?, ?, ?)
     ON CONFLICT (number) DO UPDATE SET checked_through = excluded.checked_through,
@@ -55,6 +71,16 @@ _LOST: Final = """
 _TOLD: Final = "UPDATE objects SET last_error = ? WHERE state = 'lost' AND last_error IS NULL"
 RECALLED: Final = "central lost it after it had signed for it; it is sent again"
 MISSED: Final = "central lost it after it had signed for it, and it is not here any more"
+
+
+def forget_receipts(index: SpoolIndex, *, older_than: timedelta = RECEIPTS_KEPT) -> int:
+    """Forget the rows of objects that were freed so long ago, with all that belongs to them; how many rows went."""
+    limit = utc_text(datetime.now(UTC) - older_than)
+    with index.transaction():
+        index.execute(_FORGET_ENDED, (limit,))
+        index.execute("DELETE FROM study_priorities WHERE set_at_utc < ?", (limit,))
+        gone: int = SpoolObject.delete().where(SpoolObject.freed_at_utc < limit).execute(index.db)
+    return gone
 
 
 @dataclass(frozen=True)
@@ -196,7 +222,7 @@ class ReceiptLedger(ABC):
                 ]
                 gone = [ObjectId(row["object_id"]) for row in rows if self._is_gone(row)]
                 if gone:
-                    self._index.lose(gone, reason="the sealed file is missing")
+                    lose(self._index, gone, reason=MISSING)
                 with self._index.transaction():
                     back = sum(self._take_back(row, is_gone=row["object_id"] in gone) for row in rows)
                 if back:
@@ -256,7 +282,8 @@ class Receipts(ReceiptLedger):
 
     def newest_number(self) -> int:
         with self._held():
-            return self._index.next_receipt_number() - 1
+            newest: int | None = self._index.execute(_NEWEST, ()).fetchone()[0]
+            return newest or 0
 
     def _is_in_force(self, row: dict[str, Any]) -> bool:
         return row["receipt_number"] is not None

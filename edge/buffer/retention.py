@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -20,11 +21,18 @@ from edge.buffer.errors import SpoolClosedError, SpoolError
 from edge.buffer.forecast import SAMPLE_S
 from edge.buffer.index import SpoolIndex
 from edge.buffer.records import Disk
+from edge.buffer.states import FREE
+from edge.buffer.tables import utc_from_text, utc_text
 
 AT_ONCE = 64
 """Objects freed under one hold of the spool's lock: a reception waits for no more than these."""
 
 _PAUSE_S = 5.0
+# The state stands in the text because SQLite must see that the partial index `retained_by_sequence` covers it.
+_FIND_RETAINED = """
+    SELECT object_id, stored_bytes, received_at_utc FROM objects INDEXED BY retained_by_sequence
+    WHERE state = 'retained' ORDER BY sequence LIMIT ?
+"""
 _LOG = logging.getLogger(__name__)
 
 
@@ -70,13 +78,24 @@ def choose(index: SpoolIndex, freeing: Freeing) -> dict[ObjectId, int]:
     """The next batch to go, at most `AT_ONCE`, with the bytes each has on the disk."""
     chosen: dict[ObjectId, int] = {}
     won_bytes = 0
-    for object_id, stored_bytes, received_at_utc in index.oldest_retained(AT_ONCE):
+    for object_id, stored_bytes, received_at_utc in index.execute(_FIND_RETAINED, (AT_ONCE,)):
         enough = won_bytes >= freeing.want_bytes and len(chosen) >= freeing.want_files
-        if enough and received_at_utc >= freeing.before_utc:
+        if enough and utc_from_text(received_at_utc) >= freeing.before_utc:
             break
-        chosen[object_id] = stored_bytes
+        chosen[ObjectId(object_id)] = stored_bytes
         won_bytes += stored_bytes
     return chosen
+
+
+def free(index: SpoolIndex, object_ids: Collection[ObjectId]) -> None:
+    """Free some in one transaction; the caller unlinks the files after it.
+
+    Not synced: what a power cut takes back is in its former state, and its file is freed again.
+    """
+    now = utc_text(datetime.now(UTC))
+    with index.transaction(durable=False):
+        for object_id in object_ids:
+            index.step_within(object_id, FREE, freed_at_utc=now)
 
 
 def free_all(cache: Cache, freeing: Freeing) -> Freed:

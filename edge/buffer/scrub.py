@@ -9,7 +9,6 @@ then while it runs, and never otherwise; a crash repeats what was read since.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import io
 import json
@@ -24,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from contract.identifiers import ObjectId
+from edge.buffer.damage import MISSING, find_damage
 from edge.buffer.durable_file import replace_file
 from edge.buffer.errors import SpoolClosedError, SpoolError
-from edge.buffer.label import UnlabelledError, is_sound, read_label
+from edge.buffer.label import UnlabelledError
 from edge.buffer.records import SealedRow
 from edge.buffer.states import State
 from edge.buffer.tables import utc_from_text, utc_text
@@ -46,7 +46,6 @@ _LEAST_WAIT_S: Final = 0.05
 _SAVE_EVERY_S: Final = 900.0
 _RETRY_S: Final = 600.0
 _LOOK_AGAIN_S: Final = 3600.0  # the wall clock may jump; and an hour is soon enough
-DAMAGE_ERRNOS: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
 _LOG = logging.getLogger(__name__)
 
 
@@ -92,35 +91,6 @@ class Scrubbed(Protocol):
     def open_file(self, object_id: ObjectId) -> BinaryIO | None: ...
 
     def condemn(self, object_id: ObjectId, reason: str) -> State | None: ...
-
-
-def find_damage(file: BinaryIO, row: SealedRow) -> str | None:
-    """Read a sealed file and compare it with label and row; None if it is as it was written.
-
-    Raises
-    ------
-    UnlabelledError : a file of an older program, which has no label to compare with.
-    OSError : it could not be read, for a reason that is not the disk's.
-    """
-    try:
-        if file.seek(0, os.SEEK_END) == row.stored_bytes or not row.sha256:
-            raise UnlabelledError("the file has no label")
-        try:
-            found = read_label(file)
-        except UnlabelledError as error:
-            return str(error)
-        label = found.label
-        if (label.object_id, label.stored_bytes, label.sha256) != (
-            row.object_id,
-            row.stored_bytes,
-            row.sha256,
-        ):
-            return "the file is another object's"
-        return None if is_sound(file, found) else "the disk has changed the file's bytes"
-    except OSError as error:
-        if error.errno not in DAMAGE_ERRNOS:
-            raise
-        return f"the disk cannot read the file ({errno.errorcode[error.errno]})"
 
 
 class _StoppedError(Exception):
@@ -263,7 +233,7 @@ class Scrub:
         self._pay(_LEAST_CHARGE_BYTES)
         file = self._spool.open_file(row.object_id)
         if file is None:
-            return "the sealed file is missing"
+            return MISSING
         with file:
             _read_from_disk(file.fileno())
             with io.BufferedReader(_Paced(file, self._pay)) as paced:

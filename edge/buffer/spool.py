@@ -28,8 +28,10 @@ from edge.buffer.catalogue import Present, present
 from edge.buffer.coding import choose_aead
 from edge.buffer.coding_pace import Coding, CodingPace
 from edge.buffer.copy_receipts import CopyReceipts
+from edge.buffer.damage import condemn, find_damage, sealed_after, sealed_row
 from edge.buffer.deliveries import Deliveries
 from edge.buffer.delivery_queue import DeliveryQueue
+from edge.buffer.departure import forget_lost_twins, is_owed, replace_damaged_twins
 from edge.buffer.desk import Desk
 from edge.buffer.errors import (
     DiskFullError,
@@ -41,7 +43,7 @@ from edge.buffer.errors import (
 )
 from edge.buffer.files import Place, SpoolFiles
 from edge.buffer.forecast import RoomHistory
-from edge.buffer.index import Rank, Route, SpoolIndex, as_routine, sealed_row, to_central_alone
+from edge.buffer.index import SpoolIndex
 from edge.buffer.label import Label
 from edge.buffer.listing import (
     newest_received_behind,
@@ -51,8 +53,10 @@ from edge.buffer.listing import (
     retained_bytes,
     tallies,
 )
+from edge.buffer.new_rows import NewRow, NewRows, Rank, Route, as_routine, to_central_alone
 from edge.buffer.order import ClaimOrder, Waiting
-from edge.buffer.receipts import LostStudy, Receipts
+from edge.buffer.quarantine import evict
+from edge.buffer.receipts import LostStudy, Receipts, forget_receipts
 from edge.buffer.reception import Reception
 from edge.buffer.records import (
     Claimed,
@@ -68,9 +72,8 @@ from edge.buffer.records import (
 )
 from edge.buffer.recovery import open_index, recover
 from edge.buffer.remote_spool import Terms
-from edge.buffer.retention import Freed, Freeing, choose, free_all, stays
+from edge.buffer.retention import Freed, Freeing, choose, free, free_all, stays
 from edge.buffer.scanners import ScannerBook
-from edge.buffer.scrub import find_damage
 from edge.buffer.sealed_file import SealedBytes
 from edge.buffer.standing import Standing, standing
 from edge.buffer.states import (
@@ -87,9 +90,6 @@ from edge.buffer.states import (
     State,
 )
 from edge.buffer.tables import utc_from_text, utc_text
-
-RECEIPTS_KEPT = timedelta(days=30)
-"""As long as a radiology department takes to ask where a study went; 1,000,000 receipts are about 1 GB."""
 
 _PRUNE_EVERY_S = 3600.0
 _TRY_ROWS_AGAIN_S = 1.0
@@ -116,6 +116,7 @@ class Spool:
         self,
         files: SpoolFiles,
         index: SpoolIndex,
+        rows: NewRows,
         recovery: RecoveryReport,
         *,
         reserve_bytes: int,
@@ -141,7 +142,8 @@ class Spool:
         self._touched_at_s = float("-inf")
         self._files = files
         self._index = index
-        self._arrivals = Arrivals(index)
+        self._rows = rows
+        self._arrivals = Arrivals(index, rows)
         self._order = ClaimOrder(index)
         self._book = ScannerBook(index)
         self._quarantine_max_bytes = quarantine_max_bytes
@@ -213,12 +215,11 @@ class Spool:
         """
         files = SpoolFiles(root)
         try:
-            index, rebuilt = open_index(
-                root / "index.sqlite3", reserve_bytes=reserve_bytes, route=route, rank=rank
-            )
+            index, rebuilt = open_index(root / "index.sqlite3", reserve_bytes=reserve_bytes)
+            rows = NewRows(index, route, rank)
             try:
-                report = recover(files, index, index_rebuilt=rebuilt)
-                index.prune_freed(older_than=RECEIPTS_KEPT)
+                report = recover(files, index, rows, index_rebuilt=rebuilt)
+                forget_receipts(index)
             except BaseException:
                 index.close()
                 raise
@@ -230,6 +231,7 @@ class Spool:
         return cls(
             files,
             index,
+            rows,
             report,
             reserve_bytes=reserve_bytes,
             low_water_bytes=low_water_bytes,
@@ -354,7 +356,7 @@ class Spool:
     def duplicate_of(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
         """For `Reception`: an object on its way to central that holds these very bytes."""
         with self._locked():
-            known = self._known(sop_instance_uid, sha256)
+            known = self._arrivals.find(sop_instance_uid, sha256)
             self._absent = None if known else (self._turn, sop_instance_uid, sha256)
             return known
 
@@ -363,7 +365,11 @@ class Spool:
         with self._locked():
             # Asked before the sync. Where nobody has had the lock since, the answer holds.
             asked = (self._turn - 1, identity.sop_instance_uid, label.sha256)
-            known = None if self._absent == asked else self._known(identity.sop_instance_uid, label.sha256)
+            known = (
+                None
+                if self._absent == asked
+                else self._arrivals.find(identity.sop_instance_uid, label.sha256)
+            )
             if known is None:
                 self._arrivals.add(self._complete(label))
                 if len(self._arrivals) in (1, BATCH):
@@ -379,11 +385,6 @@ class Spool:
             # It is among the arrivals: were its file given up now, a resend would be the duplicate of nothing.
             _LOG.exception("nobody was told of a stored instance", extra={"object_id": label.object_id})
         return known or label.object_id
-
-    def _known(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
-        return self._arrivals.find(sop_instance_uid, sha256) or self._index.duplicate_of(
-            sop_instance_uid, sha256
-        )
 
     def _write_rows(self) -> None:
         """On a thread of its own: bring arrivals into the index, then wake those who send."""
@@ -415,8 +416,8 @@ class Spool:
         with self._held():
             self._files.move(label.object_id, Place.QUARANTINE)
             with self._index.transaction():
-                self._index.insert(label, success_answered=False)
-                evicted = self._index.evict(max_bytes=self._quarantine_max_bytes)
+                self._rows.insert([NewRow(label, success_answered=False)])
+                evicted = evict(self._index, max_bytes=self._quarantine_max_bytes)
             for gone in evicted:
                 self._unlink_freed(gone)
                 _LOG.warning("evicted from quarantine", extra={"object_id": gone})
@@ -500,7 +501,7 @@ class Spool:
             while not self._closed:
                 self._flush_arrivals()
                 now_s = time.monotonic()
-                due_s = self._index.earliest_due_s(opened_by)
+                due_s = self._order.earliest_due_s(opened_by)
                 if due_s is not None and due_s <= now_s:
                     return True
                 if deadline_s is not None and deadline_s <= now_s:
@@ -530,7 +531,7 @@ class Spool:
     def acknowledge_all(self, receipts: Sequence[tuple[ObjectId, str]]) -> None:
         """The same of several objects, with one sync: all of them, or none. Raises as `acknowledge`."""
         with self._held():
-            first = self._index.next_receipt_number()
+            first = 1 + self.receipts.newest_number()
             with self._index.transaction():
                 for number, (object_id, receipt) in enumerate(receipts, first):
                     self._index.step_within(
@@ -539,20 +540,19 @@ class Spool:
             # The receipts are durable from here on; a crash leaves the rest of this to recovery.
             self._let_go([object_id for object_id, _ in receipts])
             for object_id, _ in receipts:
-                for twin in self._index.damaged_twins(object_id):
-                    self._index.replace(twin)
+                for twin in replace_damaged_twins(self._index, object_id):
                     self._unlink_freed(twin)
-                self._index.forget_lost(object_id)
+                forget_lost_twins(self._index, object_id)
             if time.monotonic() - self._pruned_at_s >= _PRUNE_EVERY_S:
                 self._pruned_at_s = time.monotonic()
-                self._index.prune_freed(older_than=RECEIPTS_KEPT)
+                forget_receipts(self._index)
 
     def _let_go(self, object_ids: Collection[ObjectId]) -> None:
         """Central has them: each stays for whom it is owed to, or for the site, or goes."""
         freed = []
         with self._index.transaction(durable=False):
             for object_id in object_ids:
-                if self._index.is_owed(object_id):
+                if is_owed(self._index, object_id):
                     self._index.step_within(object_id, OWE)
                 elif self.retain and self._stays(object_id):
                     self._index.step_within(object_id, RETAIN)
@@ -566,7 +566,7 @@ class Spool:
         """A delivery of each has ended, durably; under the lock."""
         for object_id in object_ids:
             row = self._index.find(object_id)
-            if row is not None and row["state"] == State.OWED and not self._index.is_owed(object_id):
+            if row is not None and row["state"] == State.OWED and not is_owed(self._index, object_id):
                 self._index.step(object_id, SETTLE, durable=False)
                 self._let_go([object_id])
 
@@ -632,7 +632,7 @@ class Spool:
         with self._held():
             chosen = choose(self._index, freeing)
             if chosen:
-                self._index.free(chosen)
+                free(self._index, chosen)
             for object_id in chosen:
                 self._unlink_freed(object_id)
         return Freed(len(chosen), sum(chosen.values()))
@@ -657,7 +657,7 @@ class Spool:
     def sealed_after(self, sequence: int, *, limit: int) -> list[SealedRow]:
         """For `edge.buffer.scrub`: objects from behind `sequence`, in the order they came."""
         with self._held():
-            return self._index.sealed_after(sequence, limit=limit)
+            return sealed_after(self._index, sequence, limit=limit)
 
     def last_sequence(self) -> int:
         """The newest object's place in the order."""
@@ -680,7 +680,7 @@ class Spool:
             state = State(row["state"]) if row else State.FREED
             if state not in (*FREED_IF_LOST, *CONDEMN.from_states):
                 return None
-            step = self._index.condemn(object_id, state, reason)
+            step = condemn(self._index, object_id, state, reason)
             if step.to is State.FREED:
                 self._unlink_freed(object_id)
             elif self._files.place_of(object_id) is not None:

@@ -19,6 +19,7 @@ from edge.buffer import files as files_module
 from edge.buffer.arrivals import Arrivals
 from edge.buffer.index import SpoolIndex
 from edge.buffer.label import BLOCK_BYTES
+from edge.buffer.new_rows import NewRows
 from edge.buffer.sealed_file import SealedFile
 from edge.buffer.spool import Spool
 from edge.buffer.states import SET_ASIDE, SETTLE
@@ -138,7 +139,7 @@ def end_at(point: str, spool: Spool, told: threading.Event) -> None:
     elif point == "before success":
         dies_after(Spool, "register")
     elif point == "inside the rows' transaction":
-        dies_after(SpoolIndex, "insert_answered", when=lambda *_: told.wait(60))
+        dies_after(NewRows, "insert", when=lambda *_: told.wait(60))
     elif point == "after the rows":
         dies_after(Arrivals, "flush", when=lambda _, rows: rows and told.wait(60))
     elif point == "after acknowledge":

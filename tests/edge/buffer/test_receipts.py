@@ -14,7 +14,7 @@ import pytest
 from contract.identifiers import ObjectId
 from edge.buffer.errors import SpoolError
 from edge.buffer.files import Place
-from edge.buffer.receipts import Progress
+from edge.buffer.receipts import Progress, forget_receipts
 from edge.buffer.spool import Spool
 from edge.buffer.states import MISS, RECALL, State
 from tests.edge.buffer.instances import Central, content_of, identity, store
@@ -154,7 +154,7 @@ def test_numbers_are_not_given_twice_after_receipts_were_forgotten(open_spool: O
     spool = open_spool()
     receipted(spool, 1)
     spool.receipts.advance(Progress(checked_through=1))
-    spool._index.prune_freed(older_than=timedelta(seconds=-1))
+    forget_receipts(spool._index, older_than=timedelta(seconds=-1))
     assert states(spool) == {}
     receipted(spool, 2)
     assert [one.number for one in spool.receipts.given_since(1, limit=10)] == [2]

@@ -21,8 +21,8 @@ from edge.buffer import files as files_module
 from edge.buffer import spool as spool_module
 from edge.buffer.errors import DiskFullError, NotEnrolledError, StorageFailedError
 from edge.buffer.files import SpoolFiles
-from edge.buffer.index import SpoolIndex
 from edge.buffer.label import read_label
+from edge.buffer.new_rows import NewRows
 from edge.buffer.records import Origin
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
@@ -86,7 +86,7 @@ def test_durability_comes_in_order(spool: Spool, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "fsync", syncing("fsync"))
     monkeypatch.setattr(os, "fdatasync", syncing("fdatasync"))
     monkeypatch.setattr(os, "write", watched("write", os.write))
-    monkeypatch.setattr(SpoolIndex, "insert_answered", watched("rows", SpoolIndex.insert_answered))
+    monkeypatch.setattr(NewRows, "insert", watched("rows", NewRows.insert))
     monkeypatch.setattr(spool_module, "LINGER_S", 60.0)
 
     first = store(spool, 1)

@@ -18,8 +18,8 @@ import pytest
 from contract.identifiers import ObjectId, new_object_id
 from edge.buffer import strangers as strangers_module
 from edge.buffer.files import SpoolFiles
-from edge.buffer.index import NewRow, SpoolIndex
 from edge.buffer.label import BLOCK_BYTES, Label, Labelled, encode_label, is_sound
+from edge.buffer.new_rows import NewRow, NewRows
 from edge.buffer.records import Origin, RecoveryReport
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
@@ -240,16 +240,16 @@ def test_a_crash_while_rows_are_made_again_is_repaired_by_the_next(
     older.write_bytes(b"sealed by an older program")
     os.utime(older, (1_800_000_009, 1_800_000_009))
     forget_index(root)
-    insert_rows, calls = SpoolIndex.insert_rows, iter(range(9))
+    insert, calls = NewRows.insert, iter(range(9))
 
-    def breaking(index: SpoolIndex, rows: list[NewRow]) -> None:
-        insert_rows(index, rows)
+    def breaking(maker: NewRows, rows: list[NewRow]) -> None:
+        insert(maker, rows)
         if next(calls) == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(strangers_module, "_ROWS_AT_ONCE", 2)
     with monkeypatch.context() as patched:
-        patched.setattr(SpoolIndex, "insert_rows", breaking)
+        patched.setattr(NewRows, "insert", breaking)
         with pytest.raises(KeyboardInterrupt):
             open_spool()
 

@@ -16,6 +16,7 @@ import pytest
 
 from contract.identifiers import ObjectId
 from edge import report
+from edge.buffer import damage as damage_module
 from edge.buffer import scrub as scrub_module
 from edge.buffer import strangers as strangers_module
 from edge.buffer.errors import WrongStateError
@@ -274,7 +275,7 @@ def test_a_disk_that_cannot_read_a_file(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(scrub_module, "is_sound", fail)
+        patched.setattr(damage_module, "is_sound", fail)
         scrubbing.whole_pass(spool)
 
         (row,) = spool.list_objects(states=[State.QUARANTINED], limit=9)

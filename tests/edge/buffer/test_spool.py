@@ -22,8 +22,9 @@ from edge.buffer.errors import (
     WrongStateError,
 )
 from edge.buffer.label import Label
+from edge.buffer.receipts import RECEIPTS_KEPT
 from edge.buffer.records import Claimed, Origin, RecoveryReport
-from edge.buffer.spool import RECEIPTS_KEPT, Spool
+from edge.buffer.spool import Spool
 from edge.buffer.states import UNFREED, State
 from edge.buffer.tables import SpoolObject, utc_text
 from tests.edge.buffer.conftest import OpenSpool
