@@ -15,10 +15,12 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final
 
 from contract.identifiers import ObjectId
+from edge.buffer.files import Place, SpoolFiles
 from edge.buffer.index import SpoolIndex
 from edge.buffer.label import UnlabelledError, is_sound, read_label
+from edge.buffer.lock import SpoolLock
 from edge.buffer.records import SealedRow
-from edge.buffer.states import CONDEMN, FREE, FREED_IF_LOST, State, Step
+from edge.buffer.states import CONDEMN, FREE, FREED_IF_LOST, State
 from edge.buffer.tables import utc_text
 
 DAMAGE_ERRNOS: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
@@ -76,26 +78,6 @@ def sealed_row(row: dict[str, Any]) -> SealedRow:
     )
 
 
-def sealed_after(index: SpoolIndex, sequence: int, *, limit: int) -> list[SealedRow]:
-    """Objects with a file that counts as sound, in the order they came, from behind `sequence`."""
-    return [
-        SealedRow(at, ObjectId(object_id), State(state), *rest)
-        for at, object_id, state, *rest in index.execute(_FIND_SEALED, (sequence, limit))
-    ]
-
-
-def condemn(index: SpoolIndex, object_id: ObjectId, state: State, reason: str) -> Step:
-    """The file of an object in `state` is damaged or lost; nobody can be sent it any more."""
-    step = FREED_IF_LOST.get(state, CONDEMN)
-    values: dict[str, Any] = {"damaged": True, "last_error": reason}
-    if step is not CONDEMN:
-        values = {"freed_at_utc": utc_text(datetime.now(UTC))}
-    with index.transaction():
-        index.step_within(object_id, step, **values)
-        index.execute(_SET_DELIVERIES_ASIDE, (reason, object_id))
-    return step
-
-
 def lose(
     index: SpoolIndex, object_ids: Collection[ObjectId], *, reason: str
 ) -> tuple[list[ObjectId], list[ObjectId]]:
@@ -113,3 +95,54 @@ def lose(
                 condemned.append(object_id)
             index.execute(_SET_DELIVERIES_ASIDE, (reason, object_id))
     return freed, condemned
+
+
+class Inspection:
+    """What the scrub reads and condemns. Safe from any thread."""
+
+    def __init__(self, lock: SpoolLock, index: SpoolIndex, files: SpoolFiles) -> None:
+        self._lock = lock
+        self._index = index
+        self._files = files
+
+    def sealed_after(self, sequence: int, *, limit: int) -> list[SealedRow]:
+        """Objects with a file that counts as sound, in the order they came, from behind `sequence`."""
+        with self._lock.held():
+            rows = self._index.execute(_FIND_SEALED, (sequence, limit)).fetchall()
+        return [
+            SealedRow(at, ObjectId(object_id), State(state), *rest) for at, object_id, state, *rest in rows
+        ]
+
+    def last_sequence(self) -> int:
+        """The newest object's place in the order."""
+        with self._lock.held():
+            return self._index.last_sequence()
+
+    def open_file(self, object_id: ObjectId) -> BinaryIO | None:
+        """The whole file, label and all; None if it is not here."""
+        with self._lock.held():
+            return self._files.open_file(object_id)
+
+    def condemn(self, object_id: ObjectId, reason: str) -> State | None:
+        """The disk has damaged or lost an object's file: nobody can be sent it any more; its new state.
+
+        None where nothing was to be done: it was freed meanwhile, or is being sent, and then central finds out.
+        What central has is freed; anything else is kept for a person.
+        """
+        with self._lock.held():
+            row = self._index.find(object_id)
+            state = State(row["state"]) if row else State.FREED
+            if state not in (*FREED_IF_LOST, *CONDEMN.from_states):
+                return None
+            step = FREED_IF_LOST.get(state, CONDEMN)
+            values: dict[str, Any] = {"freed_at_utc": utc_text(datetime.now(UTC))}
+            if step is CONDEMN:
+                values = {"damaged": True, "last_error": reason}
+            with self._index.transaction():
+                self._index.step_within(object_id, step, **values)
+                self._index.execute(_SET_DELIVERIES_ASIDE, (reason, object_id))
+            if step.to is State.FREED:
+                self._files.unlink_freed(object_id)
+            elif self._files.place_of(object_id) is not None:
+                self._files.move(object_id, Place.QUARANTINE)
+            return step.to

@@ -9,11 +9,9 @@ stands for. A crash repeats a batch at most, and what of it was done is passed o
 
 from __future__ import annotations
 
-import threading
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -22,6 +20,7 @@ from contract.identifiers import ObjectId
 from edge.buffer.damage import MISSING, lose
 from edge.buffer.files import SpoolFiles
 from edge.buffer.index import SpoolIndex
+from edge.buffer.lock import SpoolLock
 from edge.buffer.retention import AT_ONCE
 from edge.buffer.states import FREED_IF_LOST, MISS, RECALL
 from edge.buffer.tables import SpoolObject, utc_from_text, utc_text
@@ -140,24 +139,21 @@ class CheckProgress:
     Parameters
     ----------
     number : of the row in `receipt_check`; 1 is the first central's.
-    held : the spool's lock, on an open spool.
     """
 
-    def __init__(
-        self, index: SpoolIndex, held: Callable[[], AbstractContextManager[None]], number: int
-    ) -> None:
+    def __init__(self, index: SpoolIndex, lock: SpoolLock, number: int) -> None:
         self._index = index
-        self._held = held
+        self._lock = lock
         self._number = number
 
     def get(self) -> Progress:
-        with self._held():
+        with self._lock.held():
             question = "SELECT checked_through, searching_below FROM receipt_check WHERE number = ?"
             found = self._index.execute(question, (self._number,)).fetchone()
         return Progress(*found) if found else Progress()
 
     def keep(self, progress: Progress) -> None:
-        with self._held(), self._index.transaction():
+        with self._lock.held(), self._index.transaction():
             values = (self._number, progress.checked_through, progress.searching_below)
             self._index.execute(_KEEP_PROGRESS, values)
 
@@ -167,8 +163,6 @@ class ReceiptLedger(ABC):
 
     Parameters
     ----------
-    held : the spool's lock, on an open spool.
-    changed : to be notified, under that lock, when something can be sent.
     progress_row : of the row in `receipt_check`.
     """
 
@@ -176,15 +170,13 @@ class ReceiptLedger(ABC):
         self,
         index: SpoolIndex,
         files: SpoolFiles,
-        held: Callable[[], AbstractContextManager[None]],
-        changed: threading.Condition,
+        lock: SpoolLock,
         progress_row: int,
     ) -> None:
         self._index = index
         self._files = files
-        self._held = held
-        self._changed = changed
-        self._progress = CheckProgress(index, held, progress_row)
+        self._lock = lock
+        self._progress = CheckProgress(index, lock, progress_row)
 
     @abstractmethod
     def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]:
@@ -214,7 +206,7 @@ class ReceiptLedger(ABC):
         unknown = list(object_ids)
         for at in range(0, len(unknown), AT_ONCE):
             # All of these or none; a reception waits for no more than that.
-            with self._held():
+            with self._lock.held():
                 rows = [
                     row
                     for one in unknown[at : at + AT_ONCE]
@@ -226,7 +218,7 @@ class ReceiptLedger(ABC):
                 with self._index.transaction():
                     back = sum(self._take_back(row, is_gone=row["object_id"] in gone) for row in rows)
                 if back:
-                    self._changed.notify_all()
+                    self._lock.changed.notify_all()
             recalled, missed = recalled + back, missed + len(rows) - back
         self._progress.keep(progress)
         return Voided(recalled, missed)
@@ -248,7 +240,7 @@ class ReceiptLedger(ABC):
         """People were told of everything that is lost."""
 
     def _read(self, question: str, *values: object) -> list[HeldReceipt]:
-        with self._held():
+        with self._lock.held():
             rows = self._index.execute(question, values).fetchall()
         return [HeldReceipt(at, ObjectId(object_id), *rest) for at, object_id, *rest in rows]
 
@@ -263,16 +255,15 @@ class Receipts(ReceiptLedger):
         self,
         index: SpoolIndex,
         files: SpoolFiles,
-        held: Callable[[], AbstractContextManager[None]],
-        changed: threading.Condition,
+        lock: SpoolLock,
         progress_row: int = 1,
     ) -> None:
-        super().__init__(index, files, held, changed, progress_row)
+        super().__init__(index, files, lock, progress_row)
 
     def checked_with(self, central: str) -> Receipts:
         """The same receipts, with the progress of a further central."""
         row = 2 + zlib.crc32(central.encode())
-        return Receipts(self._index, self._files, self._held, self._changed, row)
+        return Receipts(self._index, self._files, self._lock, row)
 
     def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]:
         return self._read(_SINCE, number, limit)
@@ -281,7 +272,7 @@ class Receipts(ReceiptLedger):
         return self._read(_BELOW, number, limit)
 
     def newest_number(self) -> int:
-        with self._held():
+        with self._lock.held():
             newest: int | None = self._index.execute(_NEWEST, ()).fetchone()[0]
             return newest or 0
 
@@ -300,7 +291,7 @@ class Receipts(ReceiptLedger):
         return back
 
     def lost(self, *, untold: bool = False) -> list[LostStudy]:
-        with self._held():
+        with self._lock.held():
             rows = self._index.execute(_LOST, (not untold,)).fetchall()
         return [
             LostStudy(ae_title, study, count, utc_from_text(first), utc_from_text(last), bool(at_another))
@@ -308,5 +299,5 @@ class Receipts(ReceiptLedger):
         ]
 
     def note_told(self) -> None:
-        with self._held(), self._index.transaction():
+        with self._lock.held(), self._index.transaction():
             self._index.execute(_TOLD, (MISSED,))
