@@ -70,12 +70,12 @@ class CopyReceipts(ReceiptLedger):
     def __init__(
         self,
         name: str,
+        lock: SpoolLock,
         index: SpoolIndex,
         files: SpoolFiles,
-        lock: SpoolLock,
     ) -> None:
         # Not the row of `Receipts.checked_with`, which counts other receipts: it may be left from a time as stand-in.
-        super().__init__(index, files, lock, 2 + zlib.crc32(f"copy/{name}".encode()))
+        super().__init__(lock, index, files, 2 + zlib.crc32(f"copy/{name}".encode()))
         self._name = name
 
     def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]:

@@ -158,8 +158,8 @@ class Deliveries:
 
     def __init__(
         self,
-        index: SpoolIndex,
         lock: SpoolLock,
+        index: SpoolIndex,
         settled: Callable[[Collection[ObjectId]], None],
     ) -> None:
         self._index = index

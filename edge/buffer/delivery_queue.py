@@ -62,20 +62,20 @@ class DeliveryQueue:
     Parameters
     ----------
     name : the central's; the `destination` of its rows.
+    receipts : this central's; they number what it signs.
     settled : as for `Deliveries`.
     open_object : the sealed bytes.
-    receipts : this central's; they number what it signs.
     """
 
     def __init__(
         self,
         name: str,
+        lock: SpoolLock,
         index: SpoolIndex,
         deliveries: Deliveries,
-        lock: SpoolLock,
+        receipts: CopyReceipts,
         settled: Callable[[Collection[ObjectId]], None],
         open_object: Callable[[ObjectId], BinaryIO],
-        receipts: CopyReceipts,
     ) -> None:
         self._name = name
         self._index = index

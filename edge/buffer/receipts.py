@@ -141,7 +141,7 @@ class CheckProgress:
     number : of the row in `receipt_check`; 1 is the first central's.
     """
 
-    def __init__(self, index: SpoolIndex, lock: SpoolLock, number: int) -> None:
+    def __init__(self, lock: SpoolLock, index: SpoolIndex, number: int) -> None:
         self._index = index
         self._lock = lock
         self._number = number
@@ -168,15 +168,15 @@ class ReceiptLedger(ABC):
 
     def __init__(
         self,
+        lock: SpoolLock,
         index: SpoolIndex,
         files: SpoolFiles,
-        lock: SpoolLock,
         progress_row: int,
     ) -> None:
         self._index = index
         self._files = files
         self._lock = lock
-        self._progress = CheckProgress(index, lock, progress_row)
+        self._progress = CheckProgress(lock, index, progress_row)
 
     @abstractmethod
     def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]:
@@ -253,17 +253,17 @@ class Receipts(ReceiptLedger):
 
     def __init__(
         self,
+        lock: SpoolLock,
         index: SpoolIndex,
         files: SpoolFiles,
-        lock: SpoolLock,
         progress_row: int = 1,
     ) -> None:
-        super().__init__(index, files, lock, progress_row)
+        super().__init__(lock, index, files, progress_row)
 
     def checked_with(self, central: str) -> Receipts:
         """The same receipts, with the progress of a further central."""
         row = 2 + zlib.crc32(central.encode())
-        return Receipts(self._index, self._files, self._lock, row)
+        return Receipts(self._lock, self._index, self._files, row)
 
     def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]:
         return self._read(_SINCE, number, limit)

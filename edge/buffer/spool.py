@@ -103,7 +103,7 @@ class Spool:
         )
         self.quarantine = Quarantine(lock, index, files, rows, max_bytes=quarantine_max_bytes)
         self.inspection = Inspection(lock, index, files)
-        self.receipts = Receipts(index, files, lock)
+        self.receipts = Receipts(lock, index, files)
         self._departure = Departure(index, files, self.room, self.retained)
         self.queue = SendingQueue(
             lock,
@@ -114,7 +114,7 @@ class Spool:
             self._departure,
             self.holdings.open_object,
         )
-        self.deliveries = Deliveries(index, lock, self._departure.settle)
+        self.deliveries = Deliveries(lock, index, self._departure.settle)
         self.entrance = Entrance(
             lock,
             index,
@@ -212,17 +212,17 @@ class Spool:
         receipts = self.receipts_of_copy(central)
         return DeliveryQueue(
             central,
+            self._lock,
             self._index,
             self.deliveries,
-            self._lock,
+            receipts,
             self._departure.settle,
             self.holdings.open_object,
-            receipts,
         )
 
     def receipts_of_copy(self, central: str) -> CopyReceipts:
         """Those of a further central that gets a copy, and what becomes of objects it has lost."""
-        return CopyReceipts(central, self._index, self._files, self._lock)
+        return CopyReceipts(central, self._lock, self._index, self._files)
 
     def lost_studies(self) -> list[LostStudy]:
         """What a central signed for and lost and is not here: the first's, then that of each that gets a copy."""

@@ -166,7 +166,7 @@ def test_an_unexpected_failure_is_answered_and_survived(
     with gateway.connect() as scu:
         scu.associate()
         with monkeypatch.context() as patched:
-            patched.setattr(gateway.spool, "register", broken)
+            patched.setattr(gateway.spool.entrance, "register", broken)
             response = scu.store(small_data_set(), "1.2.3.1")
         after = scu.store(small_data_set(), "1.2.3.1")
 
