@@ -8,11 +8,7 @@ import pytest
 
 from edge.buffer.spool import Spool
 from edge.buffer.states import UNFREED, State
-from tests.edge.buffer.instances import (
-    claim,
-    quarantine,
-    store,
-)
+from tests.edge.buffer.instances import claim, quarantine, store
 
 
 def test_the_newest_that_came_in_are_given_page_by_page_oldest_first(

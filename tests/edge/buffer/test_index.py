@@ -7,16 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.buffer.errors import (
-    IndexUnreadableError,
-    StorageFailedError,
-)
+from edge.buffer.errors import IndexUnreadableError, StorageFailedError
 from edge.buffer.spool import Spool
 from edge.buffer.tables import SpoolObject
 from tests.edge.buffer.conftest import OpenSpool
-from tests.edge.buffer.instances import (
-    store,
-)
+from tests.edge.buffer.instances import store
 
 
 def test_an_index_of_a_newer_program_is_left_alone(open_spool: OpenSpool, tmp_path: Path) -> None:

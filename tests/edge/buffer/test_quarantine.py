@@ -6,21 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.buffer.errors import (
-    WrongStateError,
-)
+from edge.buffer.errors import WrongStateError
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
 from tests.edge.buffer.conftest import OpenSpool
-from tests.edge.buffer.instances import (
-    Central,
-    claim,
-    content_of,
-    quarantine,
-    state_of,
-    store,
-    taken_files,
-)
+from tests.edge.buffer.instances import Central, claim, content_of, quarantine, state_of, store, taken_files
 
 
 def test_what_central_refuses_for_good_is_kept_and_can_be_requeued(

@@ -25,15 +25,7 @@ from edge.buffer.records import Origin
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
 from tests.edge.buffer.conftest import OpenSpool
-from tests.edge.buffer.instances import (
-    ORIGIN,
-    Central,
-    content_of,
-    identity,
-    leftovers,
-    store,
-    taken_files,
-)
+from tests.edge.buffer.instances import ORIGIN, Central, content_of, identity, leftovers, store, taken_files
 
 
 def test_what_was_committed_is_there_sealed_and_unchanged(spool: Spool, receiving_central: Central) -> None:

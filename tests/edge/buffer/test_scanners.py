@@ -8,10 +8,7 @@ from edge.buffer import scanners as scanners_module
 from edge.buffer.records import Origin
 from edge.buffer.spool import Spool
 from tests.edge.buffer.conftest import OpenSpool
-from tests.edge.buffer.instances import (
-    content_of,
-    store,
-)
+from tests.edge.buffer.instances import content_of, store
 
 
 def test_scanners_are_counted_and_refusals_remembered(open_spool: OpenSpool) -> None:

@@ -10,20 +10,10 @@ from pathlib import Path
 import pytest
 
 from contract.identifiers import ObjectId, new_object_id
-from edge.buffer.errors import (
-    SpoolClosedError,
-    UnknownObjectError,
-    WrongStateError,
-)
+from edge.buffer.errors import SpoolClosedError, UnknownObjectError, WrongStateError
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
-from tests.edge.buffer.instances import (
-    ORIGIN,
-    claim,
-    content_of,
-    store,
-    taken_files,
-)
+from tests.edge.buffer.instances import ORIGIN, claim, content_of, store, taken_files
 
 
 def test_objects_are_claimed_oldest_first_and_once(spool: Spool) -> None:

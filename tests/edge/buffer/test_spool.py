@@ -7,26 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from edge.buffer.errors import (
-    SpoolClosedError,
-    SpoolInUseError,
-    UnknownObjectError,
-)
+from edge.buffer.errors import SpoolClosedError, SpoolInUseError, UnknownObjectError
 from edge.buffer.receipts import RECEIPTS_KEPT
 from edge.buffer.records import RecoveryReport
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
 from edge.buffer.tables import SpoolObject, utc_text
 from tests.edge.buffer.conftest import OpenSpool
-from tests.edge.buffer.instances import (
-    ORIGIN,
-    Central,
-    claim,
-    content_of,
-    identity,
-    store,
-    taken_files,
-)
+from tests.edge.buffer.instances import ORIGIN, Central, claim, content_of, identity, store, taken_files
 
 
 def test_a_reception_open_at_the_close_fails_and_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
