@@ -127,18 +127,23 @@ def fold(db: Database, most: int) -> None:
         if not ids:
             return
         forget(db, ids)
-        having: dict[tuple[int, str], list[int]] = defaultdict(list)
-        for some in _pieces(ids):
-            rows = Study.select(Study.id, *_COLUMNS).where(Study.id.in_(some)).tuples().execute(db)
-            for at, *texts in rows:
-                number, bit = divmod(at, SLICE)
-                for term in _terms(texts):
-                    having[number, term].append(bit)
-        by_slice: dict[int, dict[str, int]] = defaultdict(dict)
-        for (number, term), bits in having.items():
-            by_slice[number][term] = _bits(bits)
-        for number, terms in by_slice.items():
+        for number, terms in terms_of_studies(db, ids).items():
             _add(db, number, terms)
+
+
+def terms_of_studies(db: Database, ids: Sequence[int]) -> dict[int, dict[str, int]]:
+    """For each slice the terms that the studies `ids` have, with the bits of who has them."""
+    having: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for some in pieces(ids):
+        rows = Study.select(Study.id, *_COLUMNS).where(Study.id.in_(some)).tuples().execute(db)
+        for at, *texts in rows:
+            number, bit = divmod(at, SLICE)
+            for term in _terms(texts):
+                having[number, term].append(bit)
+    by_slice: dict[int, dict[str, int]] = defaultdict(dict)
+    for (number, term), bits in having.items():
+        by_slice[number][term] = _bits(bits)
+    return by_slice
 
 
 def forget(db: Database, ids: Sequence[int]) -> None:
@@ -157,8 +162,8 @@ def forget(db: Database, ids: Sequence[int]) -> None:
         for term, members in list(rows):
             known = unpacked(members)
             if known & mask:
-                _put(db, number, term, known & ~mask)
-    for some in _pieces(ids):
+                put_members(db, number, term, known & ~mask)
+    for some in pieces(ids):
         Unfolded.delete().where(Unfolded.study_id.in_(some)).execute(db)
 
 
@@ -206,29 +211,31 @@ def _packed(members: int) -> bytes:
 
 
 def _add(db: Database, number: int, terms: dict[str, int]) -> None:
-    names = sorted(terms)
-    for some in _pieces(names):
+    for some in pieces(sorted(terms)):
         known = Posting.select(Posting.term, Posting.members).where(
             Posting.slice == number, Posting.term.in_(some)
         )
         for term, members in known.tuples().execute(db):
             terms[term] |= unpacked(members)
-    for some in _pieces(names):
-        rows = [(term, number, _packed(terms[term])) for term in some]
-        Posting.insert_many(rows, [Posting.term, Posting.slice, Posting.members]).on_conflict(
-            conflict_target=[Posting.term, Posting.slice], preserve=[Posting.members]
-        ).execute(db)
+        _write(db, number, {term: terms[term] for term in some})
 
 
-def _put(db: Database, number: int, term: str, members: int) -> None:
-    its = (Posting.term == term) & (Posting.slice == number)
+def put_members(db: Database, number: int, term: str, members: int) -> None:
+    """Make `members` the studies of slice `number` that have `term`; inside a transaction."""
     if members:
-        Posting.update({Posting.members: _packed(members)}).where(its).execute(db)
+        _write(db, number, {term: members})
     else:
-        Posting.delete().where(its).execute(db)
+        Posting.delete().where(Posting.term == term, Posting.slice == number).execute(db)
 
 
-def _pieces(some: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def _write(db: Database, number: int, terms: dict[str, int]) -> None:
+    rows = [(term, number, _packed(members)) for term, members in terms.items()]
+    Posting.insert_many(rows, [Posting.term, Posting.slice, Posting.members]).on_conflict(
+        conflict_target=[Posting.term, Posting.slice], preserve=[Posting.members]
+    ).execute(db)
+
+
+def pieces(some: Sequence[Any]) -> Iterator[Sequence[Any]]:
     for at in range(0, len(some), _AT_ONCE):
         yield some[at : at + _AT_ONCE]
 
