@@ -18,12 +18,12 @@ from typing import Any, Final
 import peewee
 
 from central.archive.candidates import AnyOf, from_newest, narrowed
-from central.archive.postings import FOLDED_AT_ONCE, Sets, Unfolded, ids_of, of_ids, size, union, without
+from central.archive.postings import FOLDED_AT_ONCE, Sets, ids_of, of_ids, size, unfolded, union, without
 from central.archive.tables import Study
-from central.database import Among, Database
+from central.database import Among, Database, rows_of
 
 MOST_UNFOLDED: Final = 4 * FOLDED_AT_ONCE
-FEW: Final = 4000
+FEW: Final = 1000
 """So many candidates are compared at once, without an order."""
 _MOST_IN_A_DAY: Final = 20_000
 _FIRST: Final = 128
@@ -46,17 +46,15 @@ def newest_by_sets(
     keys : what a study has that is found.
     """
     # Before the sets are read: what is folded meanwhile is in both.
-    unfolded = [
-        at for (at,) in Unfolded.select(Unfolded.study_id).limit(MOST_UNFOLDED + 1).tuples().execute(db)
-    ]
-    if len(unfolded) > MOST_UNFOLDED:
+    waiting = unfolded(db, MOST_UNFOLDED + 1)
+    if len(waiting) > MOST_UNFOLDED:
         return None
     found: Sets | None = None
     if within is not None or reach:
         few = of_ids(_ids(db, reach)) if reach else {}
         found = union([within.members(db) if within is not None else {}, few])
-    candidates = without(narrowed(db, found, keys), of_ids(unfolded))
-    places = _holding(db, unfolded, conditions)
+    candidates = without(narrowed(db, found, keys), of_ids(waiting))
+    places = _holding(db, waiting, conditions)
     if size(candidates) <= FEW:
         places += _holding(db, list(ids_of(candidates)), conditions)
         return _newest(places, wanted)
@@ -96,8 +94,9 @@ def _holding(db: Database, ids: Sequence[int], conditions: Sequence[Any]) -> lis
     if not ids:
         return []
     query = Study.select(Study.study_date, Study.study_time, Study.id)
-    return list(query.where(reduce(and_, conditions, Among(Study.id, ids))).tuples().execute(db))
+    found = rows_of(db, query.where(reduce(and_, conditions, Among(Study.id, ids))))
+    return [(date, time, at) for date, time, at in found]
 
 
 def _ids(db: Database, reach: Iterable[peewee.Expression]) -> list[int]:
-    return [at for way in reach for (at,) in Study.select(Study.id).where(way).tuples().execute(db)]
+    return [at for way in reach for (at,) in rows_of(db, Study.select(Study.id).where(way))]

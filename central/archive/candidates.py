@@ -33,6 +33,7 @@ from central.archive.postings import (
     members,
     size,
     terms_between,
+    with_all,
 )
 from central.archive.query import StudyQuery, code_list, fold
 from central.archive.tables import Study
@@ -92,11 +93,16 @@ def of_departments(physicians: Sequence[str], services: Sequence[str]) -> AnyOf:
 
 def narrowed(db: Database, found: Sets | None, conditions: Sequence[AnyOf]) -> Sets:
     """What of `found` (None: of all) has everything in `conditions`."""
-    for condition in conditions:
-        its = condition.members(db)
+    plain = {one.terms[0] for one in conditions if len(one.terms) == 1 and not one.ranges}
+    if plain:
+        its = with_all(db, sorted(plain))
         found = its if found is None else intersection(found, its)
-        if not found:
+    for condition in conditions:
+        if found is not None and not found:
             break
+        if len(condition.terms) != 1 or condition.ranges:
+            its = condition.members(db)
+            found = its if found is None else intersection(found, its)
     return found or {}
 
 

@@ -26,7 +26,7 @@ from typing import Any, Final
 import peewee
 
 from central.archive.tables import Study
-from central.database import Database, Sqlite, make_tables
+from central.database import Database, Sqlite, make_tables, rows_of
 
 _log = logging.getLogger(__name__)
 
@@ -100,30 +100,37 @@ def make_postings(db: Database) -> None:
                 "INSERT INTO study_unfolded (study_id) SELECT id FROM study",
             ):
                 _run(db, statement)
-    count = unfolded(db)
+    count = len(unfolded(db))
     if count > 2 * _FILLED_AT_ONCE:
         _log.info("event=folding-for-searches studies=%d about_s=%d", count, count // 10_000)
-    while unfolded(db, FOLDED_AT_ONCE + _STILL_CHANGING) >= FOLDED_AT_ONCE + _STILL_CHANGING:
+    while _are_many(db):
         fold(db, _FILLED_AT_ONCE)
 
 
-def unfolded(db: Database, most: int | None = None) -> int:
-    """How many studies are not folded, counted no further than `most`."""
-    some = Unfolded.select(Unfolded.study_id)
-    return int((some.limit(most) if most is not None else some).count(db))
+def unfolded(db: Database, most: int | None = None) -> list[int]:
+    """Ids of the studies that are not folded, those that came first, up to `most`.
+
+    In their order, so that PostgreSQL goes by the index: the table grew when an older archive was folded, and would be
+    read through to its end, where what waits is.
+    """
+    waiting = Unfolded.select(Unfolded.study_id).order_by(Unfolded.study_id).limit(most)
+    return [at for (at,) in rows_of(db, waiting)]
 
 
 def fold_some(db: Database) -> None:
     """Fold, if there are many to be folded; the writer does it after its own transactions."""
-    if unfolded(db, FOLDED_AT_ONCE + _STILL_CHANGING) >= FOLDED_AT_ONCE + _STILL_CHANGING:
+    if _are_many(db):
         fold(db, FOLDED_AT_ONCE)
+
+
+def _are_many(db: Database) -> bool:
+    return len(unfolded(db, FOLDED_AT_ONCE + _STILL_CHANGING)) == FOLDED_AT_ONCE + _STILL_CHANGING
 
 
 def fold(db: Database, most: int) -> None:
     """Put up to `most` studies into the sets of their terms, those first that came first."""
     with db.writing():
-        waiting = Unfolded.select(Unfolded.study_id).order_by(Unfolded.study_id).limit(most)
-        ids = [at for (at,) in waiting.tuples().execute(db)]
+        ids = unfolded(db, most)
         if not ids:
             return
         forget(db, ids)
@@ -135,7 +142,7 @@ def terms_of_studies(db: Database, ids: Sequence[int]) -> dict[int, dict[str, in
     """For each slice the terms that the studies `ids` have, with the bits of who has them."""
     having: dict[tuple[int, str], list[int]] = defaultdict(list)
     for some in pieces(ids):
-        rows = Study.select(Study.id, *_COLUMNS).where(Study.id.in_(some)).tuples().execute(db)
+        rows = rows_of(db, Study.select(Study.id, *_COLUMNS).where(Study.id.in_(some)))
         for at, *texts in rows:
             number, bit = divmod(at, SLICE)
             for term in _terms(texts):
@@ -240,11 +247,6 @@ def pieces(some: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield some[at : at + _AT_ONCE]
 
 
-def _rows(db: Database, query: Any) -> list[tuple[Any, ...]]:
-    """As the database has them: a search reads thousands."""
-    return list(db.execute(query).fetchall())  # type: ignore[no-untyped-call]  # left out by the stubs
-
-
 def _run(db: Database, statement: str) -> None:
     db.execute(peewee.SQL(statement))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
 
@@ -294,15 +296,35 @@ def members(db: Database, terms: Sequence[str], ranges: Sequence[tuple[str, str]
     found: Sets = {}
     for condition in conditions:
         query = Posting.select(Posting.slice, Posting.members).where(condition)
-        for number, some in _rows(db, query):
+        for number, some in rows_of(db, query):
             found[number] = found.get(number, 0) | unpacked(some)
+    return found
+
+
+def with_all(db: Database, terms: Sequence[str]) -> Sets:
+    """The studies that have every one of `terms`, of which there is one at least; in one statement."""
+    query = Posting.select(Posting.slice, Posting.members).where(Posting.term.in_(terms))
+    having: dict[int, list[bytes]] = defaultdict(list)
+    for number, some in rows_of(db, query):
+        having[number].append(some)
+    found: Sets = {}
+    for number, sets in having.items():
+        if len(sets) < len(terms):
+            continue
+        both = -1
+        for some in sorted(sets, key=len):  # of the smallest, few are left to be intersected
+            both &= unpacked(some)
+            if not both:
+                break
+        else:
+            found[number] = both
     return found
 
 
 def terms_between(db: Database, first: str, last: str) -> list[str]:
     """Every term from `first` up to, and without, `last`, the last one first."""
     query = Posting.select(Posting.term).where(Posting.term >= first, Posting.term < last).distinct()
-    return sorted((term for (term,) in _rows(db, query)), reverse=True)
+    return sorted((term for (term,) in rows_of(db, query)), reverse=True)
 
 
 def union(sets: Iterable[Sets]) -> Sets:

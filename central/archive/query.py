@@ -15,12 +15,12 @@ from typing import Final
 import peewee
 
 from central.archive.errors import QueryError
-from central.database import Contains, Wildcard
+from central.database import Among, Contains, Wildcard
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 MAX_KEY_CHARACTERS: Final = 1024
 MAX_LIST_VALUES: Final = 500
-Condition = peewee.Expression | Wildcard | Contains
+Condition = peewee.Expression | Wildcard | Contains | Among
 _LAST_CHARACTER: Final = "\U0010ffff"  # nothing sorts after it: the end of a prefix's range
 _DATE: Final = re.compile(r"\d{8}")
 _TIME: Final = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
