@@ -20,10 +20,10 @@ from typing import Any, Final, NamedTuple
 import peewee
 
 from central.access.policy import Scope
-from central.archive.by_sets import newest_by_sets
-from central.archive.candidates import AnyOf, of_departments, of_institutions, terms_of
+from central.archive.by_sets import Passing, page_by_sets
+from central.archive.candidates import of_departments, of_everything, of_institutions, says_all, terms_of
 from central.archive.granted import BY_NUMBER, IN_STUDY
-from central.archive.narrowing import Key, study_keys, with_narrowest
+from central.archive.narrowing import study_keys, with_narrowest
 from central.archive.query import (
     Condition,
     InstanceQuery,
@@ -35,7 +35,7 @@ from central.archive.query import (
     matches_text,
     matches_uids,
 )
-from central.archive.reach import Way, limits, readable, ways_of, within
+from central.archive.reach import Way, limits, readable, refusable, ways_of, within
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 from central.archive.tables import Instance, Series, Study
 from central.database import Among, Database, Sqlite, rows_of
@@ -46,6 +46,9 @@ _NEWEST_FIRST: Final = (Study.study_date.desc(), Study.study_time.desc(), Study.
 _PLACE: Final = (Study.study_date, Study.study_time, Study.id)
 _WALKED: Final = 1000
 """So many of the newest are looked through before sets are asked: a millisecond, for what many studies have."""
+_DEEP: Final = 2_000
+_FAR: Final = 10_000
+"""Studies before a page, from which on sets pass over them: an index that has them in order passes over more."""
 
 # In the order of the rows' fields: an answer can have thousands of rows, and is taken by position.
 _STUDY: Final = (
@@ -108,12 +111,13 @@ def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow
         )
     newest = _Newest(scope, ways, conditions, looking, query.limit, query.offset)
     # By date alone: the index in the order of the answer has them side by side.
-    if wide and not (_names_one(query) or all(key.probes is None for key in keys)):
+    in_order = all(key.probes is None for key in keys) and query.offset < (_FAR if len(ways) == 1 else _DEEP)
+    if wide and not (in_order or _names_one(query)):
         dates = [key.within_order for key in keys if key.probes is None]
         walked = newest._replace(conditions=[key.within_order for key in keys])
         if query.offset + query.limit <= _WALKED // 4 and (page := _among_newest(db, walked, dates)):
             return page
-        if (found := _by_sets(db, scope, ways, keys, query)) is not None:
+        if (found := _by_sets(db, scope, ways, looking, query)) is not None:
             return _rows(db, found)
     return _rows(db, newest.page())
 
@@ -124,24 +128,26 @@ def _names_one(query: StudyQuery) -> bool:
     return bool(query.study_instance_uid) or any(key.strip() and not has_wildcard(key) for key in whole)
 
 
-def _by_sets(db: Database, scope: Scope, ways: Sequence[Way], keys: Sequence[Key], query: StudyQuery) -> Any:
+def _by_sets(
+    db: Database, scope: Scope, ways: Sequence[Way], looking: Sequence[Condition], query: StudyQuery
+) -> Any:
     """The page as a query of its studies, where sets say which may be on it; None: sets are of no use here."""
     assert query.limit is not None
-    reached: AnyOf | None = None
+    reached = (
+        [of_everything()] if scope.institutions is None else [of_institutions(sorted(scope.institutions))]
+    )
     if not scope.everything:
-        reached = of_departments(
-            sorted(scope.referring_physician_keys), sorted(scope.requesting_service_keys)
-        )
-    elif scope.institutions is not None:
-        reached = of_institutions(sorted(scope.institutions))
-    everywhere = scope.everything and scope.institutions is None
-    few = [] if everywhere else [way.condition for way in ways if not way.in_order]
-    said = [within(scope, narrow=True), *(key.looking for key in keys)]
-    newest = newest_by_sets(db, few, reached, said, terms_of(query), query.offset + query.limit)
-    if newest is None:
+        physicians, services = scope.referring_physician_keys, scope.requesting_service_keys
+        reached.append(of_departments(sorted(physicians), sorted(services)))
+    few = [way.condition for way in ways if not way.in_order]
+    passing = None
+    if query.offset >= _DEEP and says_all(query):
+        passing = Passing(refusable(scope), query.study_date, query.offset)
+    said = [within(scope, narrow=True), *looking]
+    ids = page_by_sets(db, few, reached, said, terms_of(query), (query.offset, query.limit), passing)
+    if ids is None:
         return None
-    named = reduce(and_, said, Among(Study.id, newest[query.offset :]))
-    return Study.select(*_STUDY).where(named).order_by(*_NEWEST_FIRST)
+    return Study.select(*_STUDY).where(reduce(and_, said, Among(Study.id, ids))).order_by(*_NEWEST_FIRST)
 
 
 class _Newest(NamedTuple):

@@ -26,7 +26,7 @@ from typing import Any, Final
 import peewee
 
 from central.archive.tables import Study
-from central.database import Database, Sqlite, make_tables, rows_of
+from central.database import Database, Sqlite, Unindexed, make_tables, rows_of
 
 _log = logging.getLogger(__name__)
 
@@ -321,10 +321,16 @@ def with_all(db: Database, terms: Sequence[str]) -> Sets:
     return found
 
 
-def terms_between(db: Database, first: str, last: str) -> list[str]:
-    """Every term from `first` up to, and without, `last`, the last one first."""
-    query = Posting.select(Posting.term).where(Posting.term >= first, Posting.term < last).distinct()
-    return sorted((term for (term,) in rows_of(db, query)), reverse=True)
+def each_between(db: Database, first: str, last: str, found: Sets) -> Iterator[tuple[str, Sets]]:
+    """Every term from `first` up to, and without, `last`, and which of `found` have it; the last term first."""
+    query = Posting.select(Posting.term, Posting.slice, Posting.members).where(
+        Posting.term >= first, Posting.term < last, Unindexed(Posting.slice).in_(sorted(found))
+    )
+    having: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
+    for term, number, some in rows_of(db, query):
+        having[term].append((number, some))
+    for term in sorted(having, reverse=True):
+        yield term, intersection({number: unpacked(some) for number, some in having[term]}, found)
 
 
 def union(sets: Iterable[Sets]) -> Sets:

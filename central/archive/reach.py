@@ -42,14 +42,25 @@ def limits(scope: Scope) -> list[peewee.Expression]:
     """What holds in every way: withdrawn consent, the one study of a guest, refusals."""
     # Of most patients the first settles it, which PostgreSQL hashes once: it would go through all withdrawals for each
     # study that it looks at.
-    named = Study.patient_id.in_(
-        ConsentWithdrawal.select(ConsentWithdrawal.patient_id).where(ConsentWithdrawal.ended_at_utc.is_null())
-    )
-    consents = [~(named & consent_withdrawn()), *map(_is_of, sorted(scope.despite_withdrawal_of))]
+    consents = [~(_of_withdrawals() & consent_withdrawn()), *map(_is_of, sorted(scope.despite_withdrawal_of))]
     limits: list[peewee.Expression] = [reduce(or_, consents)]
     if scope.only_study is not None:
         limits.append(Study.study_instance_uid == scope.only_study)
     return [*limits, *(~named for named in _named(scope.refused_studies, Unindexed))]
+
+
+def refusable(scope: Scope) -> list[peewee.Expression]:
+    """What leads to all that `limits` takes away, and to some that it does not."""
+    return [_of_withdrawals(), *_named(scope.refused_studies, _as_it_is)]
+
+
+def _of_withdrawals() -> peewee.Expression:
+    """Of a patient with the ID of one who withdrew consent."""
+    named = ConsentWithdrawal.select(ConsentWithdrawal.patient_id).where(
+        ConsentWithdrawal.ended_at_utc.is_null()
+    )
+    found: peewee.Expression = Study.patient_id.in_(named)
+    return found
 
 
 Column = Callable[[peewee.Field], peewee.ColumnBase]
