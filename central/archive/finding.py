@@ -34,6 +34,7 @@ from central.archive.query import (
     matches_number,
     matches_text,
     matches_uids,
+    matches_until,
 )
 from central.archive.reach import Way, limits, readable, refusable, ways_of, within
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
@@ -115,7 +116,8 @@ def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow
     if wide and not (in_order or _names_one(query)):
         dates = [key.within_order for key in keys if key.probes is None]
         walked = newest._replace(conditions=[key.within_order for key in keys])
-        if query.offset + query.limit <= _WALKED // 4 and (page := _among_newest(db, walked, dates)):
+        until = matches_until(Study.study_date, query.study_date)
+        if query.offset + query.limit <= _WALKED // 4 and (page := _among_newest(db, walked, dates, until)):
             return page
         if (found := _by_sets(db, scope, ways, looking, query)) is not None:
             return _rows(db, found)
@@ -177,7 +179,9 @@ class _Newest(NamedTuple):
         return Study.select(*_STUDY).where(Study.id.in_(named)).order_by(*_NEWEST_FIRST)
 
 
-def _among_newest(db: Database, newest: _Newest, dates: Sequence[Condition]) -> list[StudyRow] | None:
+def _among_newest(
+    db: Database, newest: _Newest, dates: Sequence[Condition], until: Condition | None
+) -> list[StudyRow] | None:
     """The page, where the first `_WALKED` or so have it full: what many have is soon found. None: they do not.
 
     Always right: all that are as new as the oldest of those are looked through, so nothing else comes before its end.
@@ -190,7 +194,14 @@ def _among_newest(db: Database, newest: _Newest, dates: Sequence[Condition]) -> 
     if not last:
         return _rows(db, newest.page())
     # Of several ways the one that has most of lately: of the others there are fewer to be looked through then.
-    page = _rows(db, newest.page(peewee.Tuple(*_PLACE) >= peewee.Tuple(*max(last))))
+    bound = peewee.Tuple(*_PLACE) >= peewee.Tuple(*max(last))
+    if isinstance(db, Sqlite):
+        # It enters by one begin, which is to be the bound and not that of the dates.
+        bounded = newest._replace(conditions=newest.looking if until is None else [*newest.looking, until])
+        page = _rows(db, bounded.page(bound))
+    else:
+        # Its statistics are of single columns: it takes a bound of several for a third of everything.
+        page = _rows(db, newest.page(bound, Study.study_date >= max(last)[0]))
     return page if len(page) == newest.limit else None
 
 

@@ -120,6 +120,14 @@ def matches_date(column: peewee.ColumnBase, key: str) -> peewee.Expression | Non
     return _matches_range(column, key, _DATE, "date", "YYYYMMDD")
 
 
+def matches_until(column: peewee.ColumnBase, key: str) -> Condition | None:
+    """As `matches_date`, of a range its end alone; None where it has none."""
+    first, dash, last = key.replace(" ", "").partition("-")
+    if first and not dash:
+        return matches_date(column, key)
+    return column < last + _LAST_CHARACTER if last else None
+
+
 def matches_time(column: peewee.ColumnBase, key: str) -> peewee.Expression | None:
     """A time or a range of times; a shorter end of a range includes everything that begins with it."""
     return _matches_range(column, key, _TIME, "time", "HHMMSS")
