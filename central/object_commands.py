@@ -1,4 +1,5 @@
-"""``dicomnet-central objects``: compare every object with its name and with the index, encrypt what lies plain."""
+"""``dicomnet-central objects``: compare every object with its name and with the index, the index with what searches
+go by, encrypt what lies plain."""
 
 from __future__ import annotations
 
@@ -16,8 +17,10 @@ from central.archive.comparison import FIRST
 from central.archive.errors import ArchiveError
 from central.archive.faults import Fault, FaultKind, Faults
 from central.archive.scrub import scrub_report
+from central.archive.set_comparison import compare_sets
 from central.audit.record import Action
 from central.command_group import AddCommand, CommandGroup
+from central.database import Database
 from central.errors import StartError
 from central.foundation import Foundation, open_archive, open_record_beside
 from central.identity.errors import KeyFileError
@@ -32,11 +35,17 @@ class ObjectCommands(CommandGroup):
         """Add every command through `command` (name, what it does, function)."""
         verify = command(
             "verify",
-            "read every object at full speed, compare it with its hash and with the index, and name what is wrong",
+            "read every object at full speed, compare it with its hash and with the index, and the index with what "
+            "searches go by, and name what is wrong",
             self._verify,
         )
         verify.add_argument(
             "--known", action="store_true", help="only what is listed as wrong already: is it mended?"
+        )
+        command(
+            "mend-searches",
+            "make again what searches go by where it does not say what the studies say; beside a running central",
+            self._mend_searches,
         )
         command("faults", "print what is known to be wrong, and when the last scrub ended", self._faults)
 
@@ -69,11 +78,25 @@ class ObjectCommands(CommandGroup):
                     foundation.audit.record(fault.event())
                 archive.faults.told(untold)
             count = _print_all(archive.faults)
+            amiss = 0 if options.known else _print_sets(foundation.db, mend=False)
         if damaged:
             raise StartError("a database file is damaged: copy the folder as it is, then put back a backup")
         if count:
             raise StartError(f"{count} objects are wrong; each line above says what, and how it is mended")
+        if amiss:
+            raise StartError(
+                "the images are whole, but searches may not find every study; "
+                "put that right with: dicomnet-central objects mend-searches"
+            )
         print("every object is whole, and the index names it")
+
+    def _mend_searches(self, options: argparse.Namespace) -> None:
+        settings = self._settings(options)
+        with closing(Foundation.open(settings)) as foundation, _one_sentence():
+            open_archive(settings.storage, foundation.db)
+            foundation.audit.record(self._event(Action.READ_OBJECTS, "mend-searches"))
+            count = _print_sets(foundation.db, mend=True)
+        print(f"{count} faults were mended: searches find every study")
 
     def _encrypt(self, options: argparse.Namespace) -> None:
         settings = self._settings(options)
@@ -149,6 +172,23 @@ def _compare_all(archive: Archive) -> None:
             said_at_s = time.monotonic()
             print(f"{_size(objects, read_bytes)} of {expected}", file=sys.stderr, flush=True)
     print(_size(objects, read_bytes))
+
+
+def _print_sets(db: Database, *, mend: bool) -> int:
+    """Print where the sets of studies that searches go by do not say what the studies say; how many faults."""
+    count = studies = 0
+    said_at_s = time.monotonic()
+    for compared in compare_sets(db, mend=mend):
+        studies += compared.studies
+        count += len(compared.faults) + compared.unreadable
+        for fault in compared.faults:
+            print(fault.sentence())
+        if compared.unreadable:
+            print(f"{compared.unreadable} sets of studies cannot be read: searches that need one fail")
+        if time.monotonic() - said_at_s >= _PROGRESS_S:
+            said_at_s = time.monotonic()
+            print(f"{studies} studies", file=sys.stderr, flush=True)
+    return count
 
 
 def _size(objects: int, read_bytes: int) -> str:

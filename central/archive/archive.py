@@ -21,7 +21,7 @@ import peewee
 
 from central.access.consent import make_consent_tables
 from central.access.policy import Grant, PatientKey, Scope, StudyFacts, department_key, scope_of
-from central.archive import finding
+from central.archive import finding, granted
 from central.archive.attributes import Attributes, attributes_of, text_of
 from central.archive.comparison import Comparison
 from central.archive.dicom_json import dicom_json, with_bulk_data_at
@@ -37,6 +37,7 @@ from central.archive.objects import ObjectSink, ObjectStore, StoredObject
 from central.archive.placing import Placing
 from central.archive.postings import fold_some, make_postings
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
+from central.archive.reach import is_patient
 from central.archive.removal import Removal
 from central.archive.renditions import Renditions, RenditionSpace
 from central.archive.rows import InstanceRow, SeriesRow, StoredInstance, StudyRow
@@ -324,7 +325,7 @@ class Archive:
         """What the policy needs to know of a study, as each institution holds it; None when it is not here."""
         held = [
             StudyFacts(**{**row, "consent_withdrawn": bool(row["consent_withdrawn"])})
-            for row in finding.FACTS.rows(self._db, study_instance_uid=study_instance_uid)
+            for row in granted.FACTS.rows(self._db, study_instance_uid=study_instance_uid)
         ]
         return replace(held[0], elsewhere=tuple(held[1:])) if held else None
 
@@ -343,7 +344,7 @@ class Archive:
 
     def studies_of(self, patient: PatientKey, institution: str | None = None) -> list[str]:
         """Study Instance UIDs that carry exactly this Patient ID and issuer, in one institution or in all."""
-        query = Study.select(Study.study_instance_uid).where(finding.is_patient(patient)).distinct()
+        query = Study.select(Study.study_instance_uid).where(is_patient(patient)).distinct()
         if institution is not None:
             query = query.where(Study.institution == institution)
         return [uid for (uid,) in query.tuples().execute(self._db)]
@@ -498,7 +499,7 @@ class Archive:
     def _granted(
         self, grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None
     ) -> list[dict[str, Any]]:
-        query = finding.in_study(
+        query = granted.in_study(
             everything=_scope(grant).everything,
             holders=len(grant.institutions),
             one_series=series_instance_uid is not None,

@@ -10,85 +10,139 @@ folded yet is compared one by one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import reduce
-from itertools import islice
 from operator import and_
 from typing import Any, Final
 
 import peewee
 
-from central.archive.candidates import AnyOf, from_newest, narrowed
-from central.archive.postings import FOLDED_AT_ONCE, Sets, Unfolded, ids_of, of_ids, size, union, without
+from central.archive.candidates import AnyOf, from_newest, is_within, narrowed
+from central.archive.postings import (
+    FOLDED_AT_ONCE,
+    Sets,
+    ids_of,
+    intersection,
+    of_ids,
+    size,
+    unfolded,
+    union,
+    without,
+)
 from central.archive.tables import Study
-from central.database import Among, Database
+from central.database import Among, Database, rows_of
 
 MOST_UNFOLDED: Final = 4 * FOLDED_AT_ONCE
-FEW: Final = 4000
+FEW: Final = 1000
 """So many candidates are compared at once, without an order."""
 _MOST_IN_A_DAY: Final = 20_000
 _FIRST: Final = 128
 _Place = tuple[str, str, int]
 
 
-def newest_by_sets(
+@dataclass
+class Passing:
+    """Passes over what is before a deep page without looking at it; where sets say all, but for `refusable`.
+
+    Attributes
+    ----------
+    refusable : what leads to all that conditions may not hold of, though it is in every set.
+    dates : the key of days, if there is one.
+    """
+
+    refusable: Sequence[peewee.Expression]
+    dates: str
+    offset: int
+    places: Sequence[_Place] = ()
+    passed: int = 0
+    _before: int = 0
+
+    def __call__(self, date: str, count: int) -> bool:
+        """Whether these are before the page, whatever becomes of those that were not passed over."""
+        as_new = sum(day[: len(date)] >= date for day, _, _ in self.places)
+        if not is_within(self.dates, date) or self._before + count + as_new > self.offset:
+            return False
+        self._before += count
+        self.passed += count
+        return True
+
+    def look_at(self, count: int) -> None:
+        """So many are looked at, and may be before the page, all of them."""
+        self._before += count
+
+
+def page_by_sets(
     db: Database,
     reach: Sequence[peewee.Expression],
-    within: AnyOf | None,
+    within: Sequence[AnyOf],
     conditions: Sequence[Any],
     keys: Sequence[AnyOf],
-    wanted: int,
+    page: tuple[int, int],
+    passing: Passing | None,
 ) -> list[int] | None:
-    """Ids of the `wanted` newest studies that `conditions` hold of, newest first; None: sets are of no use here.
+    """Ids of a page of the studies that `conditions` hold of, newest first; None: sets are of no use here.
 
     Parameters
     ----------
-    within, reach : where the studies are that whoever asks reaches: in a set, or found by SQL as few; all if neither.
+    within, reach : where the studies are that whoever asks reaches: in all of these sets, or found by SQL as few.
     keys : what a study has that is found.
+    page : how many come before it, and how many are on it.
+    passing : None where sets do not say all: then everything before the page is compared.
     """
     # Before the sets are read: what is folded meanwhile is in both.
-    unfolded = [
-        at for (at,) in Unfolded.select(Unfolded.study_id).limit(MOST_UNFOLDED + 1).tuples().execute(db)
-    ]
-    if len(unfolded) > MOST_UNFOLDED:
+    waiting = unfolded(db, MOST_UNFOLDED + 1)
+    if len(waiting) > MOST_UNFOLDED:
         return None
-    found: Sets | None = None
-    if within is not None or reach:
-        few = of_ids(_ids(db, reach)) if reach else {}
-        found = union([within.members(db) if within is not None else {}, few])
-    candidates = without(narrowed(db, found, keys), of_ids(unfolded))
-    places = _holding(db, unfolded, conditions)
+    few = of_ids(_ids(db, reach)) if reach else {}
+    found = union([narrowed(db, None, within), few])
+    candidates = without(narrowed(db, found, keys), of_ids(waiting))
+    places = _holding(db, waiting, conditions)
+    offset, limit = page
     if size(candidates) <= FEW:
         places += _holding(db, list(ids_of(candidates)), conditions)
-        return _newest(places, wanted)
-    return _from_newest(db, candidates, conditions, places, wanted)
+        return _newest(places, offset, limit)
+    if passing is not None:
+        doubtful = intersection(candidates, of_ids(_ids(db, passing.refusable)))
+        held = _holding(db, list(ids_of(doubtful)), conditions)
+        candidates = without(candidates, without(doubtful, of_ids(at for _, _, at in held)))
+        passing.places = tuple(places)
+    return _from_newest(db, candidates, conditions, places, page, passing)
 
 
 def _from_newest(
-    db: Database, candidates: Sets, conditions: Sequence[Any], places: list[_Place], wanted: int
+    db: Database,
+    candidates: Sets,
+    conditions: Sequence[Any],
+    places: list[_Place],
+    page: tuple[int, int],
+    passing: Passing | None,
 ) -> list[int] | None:
-    """As `newest_by_sets`. What holds among `candidates` is looked for in growing groups, until there is enough."""
-    groups = from_newest(db, candidates, wanted)
+    """As `page_by_sets`. What holds among `candidates` is looked for in growing groups, until there is enough."""
+    offset, limit = page
+    wanted = offset + limit if passing is None else limit
+    groups = from_newest(db, candidates, wanted, passing or (lambda _date, _count: False))
     held, at_once = 0, max(_FIRST, wanted + wanted // 8)
     while True:
         ids: list[int] = []
         for group in groups:
             ids += group
+            if passing is not None:
+                passing.look_at(len(group))
             if len(group) > _MOST_IN_A_DAY:
                 return None
             if len(ids) >= at_once:
                 break
-        if not ids:
-            return _newest(places, wanted)
         some = _holding(db, ids, conditions)
         places += some
         held += len(some)
-        if held >= wanted:
-            return _newest(places, wanted)
+        before = offset - (passing.passed if passing is not None else 0)
+        if not ids or held >= before + limit:
+            return _newest(places, before, limit)
         at_once = min(2 * at_once, max(FEW, at_once))
 
 
-def _newest(places: list[_Place], wanted: int) -> list[int]:
-    return [at for _, _, at in islice(sorted(places, reverse=True), wanted)]
+def _newest(places: list[_Place], before: int, limit: int) -> list[int]:
+    return [at for _, _, at in sorted(places, reverse=True)[before : before + limit]]
 
 
 def _holding(db: Database, ids: Sequence[int], conditions: Sequence[Any]) -> list[_Place]:
@@ -96,8 +150,9 @@ def _holding(db: Database, ids: Sequence[int], conditions: Sequence[Any]) -> lis
     if not ids:
         return []
     query = Study.select(Study.study_date, Study.study_time, Study.id)
-    return list(query.where(reduce(and_, conditions, Among(Study.id, ids))).tuples().execute(db))
+    found = rows_of(db, query.where(reduce(and_, conditions, Among(Study.id, ids))))
+    return [(date, time, at) for date, time, at in found]
 
 
 def _ids(db: Database, reach: Iterable[peewee.Expression]) -> list[int]:
-    return [at for way in reach for (at,) in Study.select(Study.id).where(way).tuples().execute(db)]
+    return [at for way in reach for (at,) in rows_of(db, Study.select(Study.id).where(way))]

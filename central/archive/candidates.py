@@ -7,10 +7,12 @@ finds out by SQL. So a candidate is nothing that anybody may be shown.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
+
+import peewee
 
 from central.archive.postings import (
     BEGIN,
@@ -18,6 +20,7 @@ from central.archive.postings import (
     DATES,
     DAY,
     END,
+    FOLDED,
     HOUR,
     INSTITUTION,
     MINUTE,
@@ -28,11 +31,12 @@ from central.archive.postings import (
     SERVICE,
     YEAR,
     Sets,
+    each_between,
     ids_of,
     intersection,
     members,
     size,
-    terms_between,
+    with_all,
 )
 from central.archive.query import StudyQuery, code_list, fold
 from central.archive.tables import Study
@@ -68,17 +72,28 @@ class AnyOf:
 def terms_of(query: StudyQuery) -> list[AnyOf]:
     """What a study has that `query` finds, all of it; the keys are ones that `study_keys` understood."""
     found = []
+    for column, name, pattern in _patterns(query):
+        # What is in another alphabet may be in the other groups as well.
+        if name != "patient_name" or pattern.isascii():
+            found += _of_text(PAIRED[column], pattern)
+    if codes := code_list(query.modalities_in_study):
+        found.append(AnyOf(tuple(MODALITY + code for code in codes)))
+    return [*found, *_of_date(query.study_date), *_of_time(query.study_time)]
+
+
+def _patterns(query: StudyQuery) -> Iterator[tuple[peewee.TextField, str, str]]:
+    """The keys that are of texts: the column, the key's name, and the pattern as it is compared."""
     for column, name, folded in _TEXTS:
         key = getattr(query, name)
         pattern = fold(key) if folded else key.strip(" ")
         if name in _PERSON_NAMES:
             pattern = pattern.rstrip("^ ")
-        # What is in another alphabet may be in the other groups as well.
-        if pattern.strip("*") and (name != "patient_name" or pattern.isascii()):
-            found += _of_text(PAIRED[column], pattern)
-    if codes := code_list(query.modalities_in_study):
-        found.append(AnyOf(tuple(MODALITY + code for code in codes)))
-    return [*found, *_of_date(query.study_date), *_of_time(query.study_time)]
+        if pattern.strip("*"):
+            yield column, name, pattern
+
+
+def of_everything() -> AnyOf:
+    return AnyOf((FOLDED,))
 
 
 def of_institutions(institutions: Sequence[str]) -> AnyOf:
@@ -92,33 +107,66 @@ def of_departments(physicians: Sequence[str], services: Sequence[str]) -> AnyOf:
 
 def narrowed(db: Database, found: Sets | None, conditions: Sequence[AnyOf]) -> Sets:
     """What of `found` (None: of all) has everything in `conditions`."""
-    for condition in conditions:
-        its = condition.members(db)
+    plain = {one.terms[0] for one in conditions if len(one.terms) == 1 and not one.ranges}
+    if plain:
+        its = with_all(db, sorted(plain))
         found = its if found is None else intersection(found, its)
-        if not found:
+    for condition in conditions:
+        if found is not None and not found:
             break
+        if len(condition.terms) != 1 or condition.ranges:
+            its = condition.members(db)
+            found = its if found is None else intersection(found, its)
     return found or {}
 
 
+def says_all(query: StudyQuery) -> bool:
+    """Whether what has everything in `terms_of` is found, but for its date and for who asks."""
+    for _, name, pattern in _patterns(query):
+        runs = [run for run in pattern.split("*") if run]
+        edges = (not pattern.startswith("*")) + (not pattern.endswith("*"))
+        one_pair = len(runs) == 1 and len(runs[0]) + edges <= 2
+        if not one_pair or "?" in pattern or BEGIN in pattern or END in pattern:
+            return False
+        if name == "patient_name" and not pattern.isascii():
+            return False
+    first, last = _ends(query.study_time)
+    # Of whole hours; what has no time is before none of them.
+    return not (first or last) or (len(first) == 2 and len(last) in (0, 2) and first != last)
+
+
+def is_within(key: str, date: str) -> bool:
+    """Whether all dates that begin with `date` are within the range of days `key`."""
+    first, last = _ends(key)
+    return bool(date) and (not first or date > first[: len(date)]) and (not last or date < last[: len(date)])
+
+
 def from_newest(
-    db: Database, found: Sets, wanted: int, level: str = YEAR, within: str = ""
+    db: Database,
+    found: Sets,
+    wanted: int,
+    passes: Callable[[str, int], bool],
+    level: str = YEAR,
+    within: str = "",
 ) -> Iterator[list[int]]:
     """The ids of `found` in groups: all of a group have later dates than those of the next one.
 
-    `wanted`: of how many studies the groups may be without being cut into smaller ones; each costs a statement or two.
+    Parameters
+    ----------
+    wanted : of how many studies the groups may be without being cut into smaller ones; each costs a statement or two.
+    passes : told what a date begins with and of how many studies it is; whether these are passed over.
     """
     begin = level + within
     # One after the other: the newest are enough for most pages.
-    for term in terms_between(db, begin, begin + _LAST_CHARACTER):
-        its = intersection(found, members(db, [term]))
+    for term, its in each_between(db, begin, begin + _LAST_CHARACTER, found):
         count = size(its)
-        if not count:
-            continue
         date = term[len(level) :]
+        if not count or passes(date, count):
+            continue
         if level == DAY or count <= max(_TOGETHER, wanted) or len(date) < DATE_LENGTH[level]:
             yield list(ids_of(its))
         else:
-            yield from from_newest(db, its, wanted, DATES[DATES.index(level) + 1], date)
+            yield from from_newest(db, its, wanted, passes, DATES[DATES.index(level) + 1], date)
 
 
 def _of_text(letter: str, pattern: str) -> list[AnyOf]:

@@ -3,30 +3,29 @@
 Always true: every query built here carries the scope, so a search reaches no row that the policy would not
 grant; nothing is filtered afterwards.
 
-How a search among studies reaches its rows is settled here and not left to the database (decision 63). Where a key
-leads to few studies (`central.archive.narrowing`), these are fetched and sorted. Else the newest are looked through, by
-an index in their order: one for each way in which somebody reaches studies, such as an institution, a physician or a
-department, and the newest of all ways put together. What SQLite is not to enter an index by is `Unindexed`.
+How a search among studies reaches its rows is settled here and not left to the database, from what costs least on
+(decisions 63 and 67). Where a key leads to few studies (`central.archive.narrowing`), these are fetched and sorted.
+Else the newest are looked through, by an index in their order: one for each way in which somebody reaches studies
+(`central.archive.reach`), and the newest of all ways put together. What the newest thousand do not fill a page with is
+found by sets (`central.archive.by_sets`).
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import and_, or_
 from typing import Any, Final, NamedTuple
 
 import peewee
 
-from central.access.consent import EVERYWHERE, ConsentWithdrawal
-from central.access.policy import Arrivals, PatientKey, PatientOf, Scope
-from central.access.policy import StudyKey as StudyOf
-from central.archive.by_sets import newest_by_sets
-from central.archive.candidates import AnyOf, of_departments, of_institutions, terms_of
-from central.archive.narrowing import Key, planned, study_keys, with_narrowest
-from central.archive.object_names import NAME, SEALED
+from central.access.policy import Scope
+from central.archive.by_sets import Passing, page_by_sets
+from central.archive.candidates import of_departments, of_everything, of_institutions, says_all, terms_of
+from central.archive.granted import BY_NUMBER, IN_STUDY, granted_in
+from central.archive.narrowing import study_keys, with_narrowest
 from central.archive.query import (
     Condition,
     InstanceQuery,
@@ -37,20 +36,24 @@ from central.archive.query import (
     matches_number,
     matches_text,
     matches_uids,
+    matches_until,
 )
+from central.archive.reach import Way, consent_withdrawn, limits, readable, refusable, ways_of, within
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
-from central.archive.tables import Instance, ObjectFault, SealedContent, Series, Study, StudyKey
-from central.database import Among, Database, Sqlite, Unindexed
-from central.prepared import Prepared, given
+from central.archive.tables import Instance, Series, Study
+from central.database import Among, Database, Sqlite, rows_of
+from central.prepared import Prepared
 
 Conditions = list[Condition | None]
 
 _ONE_UID: Final = re.compile(r"[0-9.]{1,64}")
 _NEWEST_FIRST: Final = (Study.study_date.desc(), Study.study_time.desc(), Study.id.desc())
-_BY_NUMBER: Final = (Series.series_number.asc(nulls="FIRST"), Series.id)
-IN_STUDY: Final = (*_BY_NUMBER, Instance.instance_number.asc(nulls="FIRST"), Instance.id)
-"""Order of a study's instances: by Series and Instance Number, what has none first."""
-
+_PLACE: Final = (Study.study_date, Study.study_time, Study.id)
+_WALKED: Final = 1000
+"""So many of the newest are looked through before sets are asked: a millisecond, for what many studies have."""
+_DEEP: Final = 2_000
+_FAR: Final = 10_000
+"""Studies before a page, from which on sets pass over them: an index that has them in order passes over more."""
 
 # In the order of the rows' fields: an answer can have thousands of rows, and is taken by position.
 _STUDY: Final = (
@@ -101,24 +104,28 @@ _AT_MODALITIES: Final = [column.name for column in _STUDY].index("modalities")
 
 def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow]:
     """Newest first. A study that two institutions of the scope hold is there twice, as each holds it."""
-    keys, ways = study_keys(db, query), _ways(scope)
+    keys, ways = study_keys(db, query), ways_of(scope)
     # Who reaches but few studies needs no key that leads to few.
     wide = any(way.in_order for way in ways)
-    conditions, is_narrow = with_narrowest(db, keys) if wide else (planned(db, keys), False)
-    pageful = query.limit is not None and scope.only_study is None
-    # By date alone: the index in the order of the answer has them side by side.
-    sets = (
-        wide and pageful and not (is_narrow or _names_one(query) or all(key.probes is None for key in keys))
-    )
-    if sets and (page := _by_sets(db, scope, ways, keys, query)) is not None:
-        found = page
-    elif not is_narrow and pageful and len(ways) > 1:
-        assert query.limit is not None
-        found = _newest_of_each(db, scope, ways, conditions, keys, query.limit, query.offset)
-    else:
+    looking = [key.looking for key in keys]
+    conditions, is_narrow = with_narrowest(db, keys) if wide else (looking, False)
+    if is_narrow or query.limit is None or scope.only_study is not None:
         said = [within(scope, narrow=is_narrow and isinstance(db, Sqlite)), *conditions]
-        found = _page(Study.select(*_STUDY).order_by(*_NEWEST_FIRST), said, query.limit, query.offset)
-    return [_study_row(columns) for columns in _found(db, found)]
+        return _rows(
+            db, _page(Study.select(*_STUDY).order_by(*_NEWEST_FIRST), said, query.limit, query.offset)
+        )
+    newest = _Newest(scope, ways, conditions, looking, query.limit, query.offset)
+    # By date alone: the index in the order of the answer has them side by side.
+    in_order = all(key.probes is None for key in keys) and query.offset < (_FAR if len(ways) == 1 else _DEEP)
+    if wide and not (in_order or _names_one(query)):
+        dates = [key.within_order for key in keys if key.probes is None]
+        walked = newest._replace(conditions=[key.within_order for key in keys])
+        until = matches_until(Study.study_date, query.study_date)
+        if query.offset + query.limit <= _WALKED // 4 and (page := _among_newest(db, walked, dates, until)):
+            return page
+        if (found := _by_sets(db, scope, ways, looking, query)) is not None:
+            return _rows(db, found)
+    return _rows(db, newest.page())
 
 
 def _names_one(query: StudyQuery) -> bool:
@@ -127,47 +134,79 @@ def _names_one(query: StudyQuery) -> bool:
     return bool(query.study_instance_uid) or any(key.strip() and not has_wildcard(key) for key in whole)
 
 
-def _by_sets(db: Database, scope: Scope, ways: Sequence[Way], keys: Sequence[Key], query: StudyQuery) -> Any:
+def _by_sets(
+    db: Database, scope: Scope, ways: Sequence[Way], looking: Sequence[Condition], query: StudyQuery
+) -> Any:
     """The page as a query of its studies, where sets say which may be on it; None: sets are of no use here."""
     assert query.limit is not None
-    reached: AnyOf | None = None
+    reached = (
+        [of_everything()] if scope.institutions is None else [of_institutions(sorted(scope.institutions))]
+    )
     if not scope.everything:
-        reached = of_departments(
-            sorted(scope.referring_physician_keys), sorted(scope.requesting_service_keys)
-        )
-    elif scope.institutions is not None:
-        reached = of_institutions(sorted(scope.institutions))
-    everywhere = scope.everything and scope.institutions is None
-    few = [] if everywhere else [way.condition for way in ways if not way.in_order]
-    said = [within(scope, narrow=True), *(key.looking for key in keys)]
-    newest = newest_by_sets(db, few, reached, said, terms_of(query), query.offset + query.limit)
-    if newest is None:
+        physicians, services = scope.referring_physician_keys, scope.requesting_service_keys
+        reached.append(of_departments(sorted(physicians), sorted(services)))
+    few = [way.condition for way in ways if not way.in_order]
+    passing = None
+    if query.offset >= _DEEP and says_all(query):
+        passing = Passing(refusable(scope), query.study_date, query.offset)
+    said = [within(scope, narrow=True), *looking]
+    ids = page_by_sets(db, few, reached, said, terms_of(query), (query.offset, query.limit), passing)
+    if ids is None:
         return None
-    named = reduce(and_, said, Among(Study.id, newest[query.offset :]))
-    return Study.select(*_STUDY).where(named).order_by(*_NEWEST_FIRST)
+    return Study.select(*_STUDY).where(reduce(and_, said, Among(Study.id, ids))).order_by(*_NEWEST_FIRST)
 
 
-def _newest_of_each(
-    db: Database,
-    scope: Scope,
-    ways: Sequence[Way],
-    conditions: Sequence[Condition],
-    keys: Sequence[Key],
-    limit: int,
-    offset: int,
-) -> Any:
-    """The newest that each way leads to, put together: no index has those of several in one order."""
-    in_order = (Study.study_date, Study.study_time, Study.id)
-    each = []
-    for way in ways:
-        # Few studies are reached by name: a key is compared, and no index entered by it.
-        keyed = conditions if way.in_order else planned(db, keys)
-        said = [way.condition, *_limits(scope), *keyed]
-        newest = Study.select(*in_order).where(reduce(and_, said)).order_by(*_NEWEST_FIRST)
-        each.append(_columns_of(newest.limit(offset + limit)))
-    page = reduce(or_, each).order_by(*[peewee.SQL(f"{number} DESC") for number in (1, 2, 3)])
-    named = _columns_of(page.limit(limit).offset(offset), "id")
-    return Study.select(*_STUDY).where(Study.id.in_(named)).order_by(*_NEWEST_FIRST)
+class _Newest(NamedTuple):
+    """A page of what `ways` lead to, from the newest on. `conditions` and `looking`: the keys for ways in order, and
+    for others: few studies are reached by name, so a key is compared there, and no index entered by it."""
+
+    scope: Scope
+    ways: Sequence[Way]
+    conditions: Sequence[Condition]
+    looking: Sequence[Condition]
+    limit: int
+    offset: int
+
+    def page(self, *also: Any) -> Any:
+        """The studies that `also` holds of. The newest of each way are put together: no index has those of several."""
+        if len(self.ways) < 2:
+            said = [within(self.scope), *self.conditions, *also]
+            return _page(Study.select(*_STUDY).order_by(*_NEWEST_FIRST), said, self.limit, self.offset)
+        each = []
+        for way in self.ways:
+            keyed = self.conditions if way.in_order else self.looking
+            said = [way.condition, *limits(self.scope), *keyed, *also]
+            newest = _page(Study.select(*_PLACE).order_by(*_NEWEST_FIRST), said, self.offset + self.limit, 0)
+            each.append(_columns_of(newest))
+        page = reduce(or_, each).order_by(*[peewee.SQL(f"{number} DESC") for number in (1, 2, 3)])
+        named = _columns_of(page.limit(self.limit).offset(self.offset), "id")
+        return Study.select(*_STUDY).where(Study.id.in_(named)).order_by(*_NEWEST_FIRST)
+
+
+def _among_newest(
+    db: Database, newest: _Newest, dates: Sequence[Condition], until: Condition | None
+) -> list[StudyRow] | None:
+    """The page, where the first `_WALKED` or so have it full: what many have is soon found. None: they do not.
+
+    Always right: all that are as new as the oldest of those are looked through, so nothing else comes before its end.
+    """
+    last: list[tuple[str, str, int]] = []
+    for way in newest.ways:
+        if way.in_order:
+            some = Study.select(*_PLACE).order_by(*_NEWEST_FIRST)
+            last += rows_of(db, _page(some, [way.condition, *dates], 1, _WALKED))
+    if not last:
+        return _rows(db, newest.page())
+    # Of several ways the one that has most of lately: of the others there are fewer to be looked through then.
+    bound = peewee.Tuple(*_PLACE) >= peewee.Tuple(*max(last))
+    if isinstance(db, Sqlite):
+        # It enters by one begin, which is to be the bound and not that of the dates.
+        bounded = newest._replace(conditions=newest.looking if until is None else [*newest.looking, until])
+        page = _rows(db, bounded.page(bound))
+    else:
+        # Its statistics are of single columns: it takes a bound of several for a third of everything.
+        page = _rows(db, newest.page(bound, Study.study_date >= max(last)[0]))
+    return page if len(page) == newest.limit else None
 
 
 def _columns_of(query: Any, *names: str) -> Any:
@@ -179,7 +218,7 @@ def _columns_of(query: Any, *names: str) -> Any:
 
 def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRow]:
     """Newest study first, then by Series Number."""
-    select = Series.select(*_SERIES).join(Study).order_by(*_NEWEST_FIRST, *_BY_NUMBER)
+    select = Series.select(*_SERIES).join(Study).order_by(*_NEWEST_FIRST, *BY_NUMBER)
     keys, is_narrow = with_narrowest(db, study_keys(db, query.study))
     conditions = [
         within(scope, narrow=is_narrow or bool(query.series_instance_uid)),
@@ -187,7 +226,7 @@ def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRo
         *_series_keys(query),
     ]
     found = _page(select, conditions, query.limit, query.offset)
-    return [_series_row(columns) for columns in _found(db, found)]
+    return [_series_row(columns) for columns in rows_of(db, found)]
 
 
 def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[InstanceRow]:
@@ -206,7 +245,7 @@ def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[Ins
         matches_uids(Instance.sop_class_uid, query.sop_class_uid),
         matches_number(Instance.instance_number, query.instance_number),
     ]
-    return _instance_rows(_found(db, _page(select, conditions, query.limit, query.offset)))
+    return _instance_rows(rows_of(db, _page(select, conditions, query.limit, query.offset)))
 
 
 def _by_uids(db: Database, scope: Scope, query: InstanceQuery) -> list[InstanceRow] | None:
@@ -247,212 +286,6 @@ def _of_uids(*, holders: int, one_series: bool, one_instance: bool) -> Prepared:
     )
 
 
-class Way(NamedTuple):
-    """How somebody reaches some of the studies. `in_order`: there is an index that has them by date."""
-
-    condition: peewee.Expression
-    in_order: bool
-
-
-def within(scope: Scope, *, narrow: bool = False) -> peewee.Expression:
-    """`Scope.covers` as SQL on the study's columns. `narrow`: something else leads to few studies, so that SQLite is to
-    enter no index here."""
-    ways = [way.condition for way in _ways(scope, Unindexed if narrow else _as_it_is)]
-    whole: peewee.Expression = reduce(
-        and_, [*_limits(scope), reduce(or_, ways)] if ways else [Study.id.is_null()]
-    )
-    return whole
-
-
-def _limits(scope: Scope) -> list[peewee.Expression]:
-    """What holds in every way: withdrawn consent, the one study of a guest, refusals."""
-    consents = [~consent_withdrawn(), *map(_is_of, sorted(scope.despite_withdrawal_of))]
-    limits: list[peewee.Expression] = [reduce(or_, consents)]
-    if scope.only_study is not None:
-        limits.append(Study.study_instance_uid == scope.only_study)
-    return [*limits, *(~named for named in _named(scope.refused_studies, Unindexed))]
-
-
-Column = Callable[[peewee.Field], peewee.ColumnBase]
-
-
-def _as_it_is(column: peewee.Field) -> peewee.ColumnBase:
-    return column
-
-
-def _ways(scope: Scope, column: Column = _as_it_is) -> list[Way]:
-    """The ways in which `scope` reaches studies. `column`: how a column is named that has an index."""
-    ways = []
-    if scope.everything:
-        institutions = [None] if scope.institutions is None else sorted(scope.institutions)
-        ways += [Way(_in(institution, column), in_order=True) for institution in institutions]
-    else:
-        for keys, field in (
-            (scope.referring_physician_keys, Study.referring_physician_key),
-            (scope.requesting_service_keys, Study.requesting_service_key),
-        ):
-            ways += [
-                Way((column(field) == key) & _among(scope.institutions), in_order=True)
-                for key in sorted(keys)
-            ]
-        if scope.arrivals is not None:
-            ways.append(Way(_arrived(scope.arrivals) & _among(scope.institutions), in_order=False))
-    named = [*_named(scope.studies, column), *(_is_of(patient, column) for patient in sorted(scope.patients))]
-    if named:
-        ways.append(Way(reduce(or_, named), in_order=False))
-    return ways
-
-
-def _in(institution: str | None, column: Column = Unindexed) -> peewee.Expression:
-    """Held by it; None: by any. An institution is as a rule most of the archive: its index has only the order."""
-    return (
-        Study.id.is_null(is_null=False) if institution is None else column(Study.institution) == institution
-    )
-
-
-def _among(institutions: frozenset[str] | None) -> peewee.Expression:
-    if institutions is None:
-        return _in(None)
-    column = Unindexed(Study.institution)
-    if len(institutions) == 1:
-        (only,) = institutions
-        return column == only
-    return column.in_(sorted(institutions))
-
-
-def _named(studies: Iterable[StudyOf], column: Column) -> list[peewee.Expression]:
-    """A condition for each institution among them."""
-    uids: dict[str, list[str]] = {}
-    for institution, uid in sorted(studies):
-        uids.setdefault(institution, []).append(uid)
-    return [
-        column(Study.study_instance_uid).in_(some) & _in(institution) for institution, some in uids.items()
-    ]
-
-
-def _arrived(arrivals: Arrivals) -> peewee.Expression:
-    """Found by the time of arrival first: few came since yesterday, wherever they stand in the order by date."""
-    come = Study.alias()
-    ways = []
-    if arrivals.gateway_ids:
-        ways.append(come.arrived_from.in_(sorted(arrivals.gateway_ids)))
-    if arrivals.department_keys:
-        ways.append(come.institutional_department_key.in_(sorted(arrivals.department_keys)))
-    return Study.id.in_(
-        come.select(come.id).where(come.arrived_at_utc >= arrivals.since_utc, reduce(or_, ways))
-    )
-
-
-def consent_withdrawn() -> Any:
-    """Whether the study's patient has withdrawn consent, as SQL."""
-    return peewee.fn.EXISTS(
-        ConsentWithdrawal.select(ConsentWithdrawal.withdrawal_id).where(
-            ConsentWithdrawal.patient_id == Study.patient_id,
-            ConsentWithdrawal.issuer_of_patient_id == Study.issuer_of_patient_id,
-            ConsentWithdrawal.institution.in_([Study.institution, EVERYWHERE]),
-            ConsentWithdrawal.ended_at_utc.is_null(),
-        )
-    )
-
-
-def is_patient(patient: PatientKey, column: Column = _as_it_is) -> peewee.Expression:
-    """Whether the study carries exactly this Patient ID and issuer, as SQL."""
-    return (column(Study.patient_id) == patient.patient_id) & (
-        Unindexed(Study.issuer_of_patient_id) == patient.issuer
-    )
-
-
-def _is_of(patient: PatientOf, column: Column = Unindexed) -> peewee.Expression:
-    return is_patient(patient.patient, column) & _in(patient.institution)
-
-
-def readable(scope: Scope) -> peewee.Expression:
-    """The contents that reads return; an instance that names another patient only to those who see everything."""
-    current = Instance.current == True  # noqa: E712  # SQL
-    return current if scope.everything else current & (Instance.other_patient == False)  # noqa: E712  # SQL
-
-
-FACTS: Final = Prepared(
-    Study.select(
-        Study.study_instance_uid,
-        Study.patient_id,
-        Study.issuer_of_patient_id,
-        Study.referring_physician_name,
-        consent_withdrawn().alias("consent_withdrawn"),
-        Study.institution,
-        Study.requesting_service_key.alias("requesting_service"),
-        Study.institutional_department_key.alias("institutional_department_name"),
-        Study.arrived_from,
-        Study.arrived_at_utc,
-    )
-    .where(Study.study_instance_uid == given("study_instance_uid"))
-    .order_by(Study.institution)
-)
-"""What `StudyFacts` says of a study, as each institution holds it."""
-
-
-@functools.cache
-def in_study(*, everything: bool, holders: int, one_series: bool, one_instance: bool) -> Prepared:
-    """The readable instances of a study that was granted, in `IN_STUDY`: all, or what the given UIDs name.
-
-    `holders`: how many institutions' holding of it was granted, given as ``institution_0`` and so on. The row says
-    which one's an instance is (``held_by``).
-    """
-    query = (
-        Instance.select(
-            Instance.id,
-            Instance.sha256,
-            Instance.size_bytes,
-            Instance.sop_class_uid,
-            Instance.sop_instance_uid,
-            Instance.transfer_syntax_uid,
-            Series.series_instance_uid,
-            Study.institution.alias("held_by"),
-            ObjectFault.kind,
-            SealedContent.address,
-            SealedContent.wrapped_key,
-            SealedContent.study_instance_uid,
-            StudyKey.storage_key_id,
-            StudyKey.wrapped_key.alias("wrapped_study_key"),
-        )
-        .join(Series)
-        .join(Study)
-        .join_from(Instance, SealedContent, peewee.JOIN.LEFT_OUTER, on=SEALED)
-        .join(
-            StudyKey,
-            peewee.JOIN.LEFT_OUTER,
-            on=(StudyKey.study_instance_uid == SealedContent.study_instance_uid),
-        )
-        .join_from(Instance, ObjectFault, peewee.JOIN.LEFT_OUTER, on=(ObjectFault.sha256 == NAME))
-    )
-    return granted_in(
-        query, everything=everything, holders=holders, one_series=one_series, one_instance=one_instance
-    )
-
-
-def granted_in(
-    query: peewee.ModelSelect[Instance],
-    *,
-    everything: bool,
-    holders: int,
-    one_series: bool,
-    one_instance: bool,
-    order: Sequence[Any] = IN_STUDY,
-) -> Prepared:
-    """`query` of instances, joined with series and study, kept to what `in_study` says, in that `order`."""
-    granted = [given(f"institution_{number}") for number in range(holders)]
-    query = query.where(
-        Study.study_instance_uid == given("study_instance_uid"),
-        Unindexed(Study.institution).in_(granted),
-        readable(Scope(everything=everything)),
-    ).order_by(*order)
-    if one_series:
-        query = query.where(Series.series_instance_uid == given("series_instance_uid"))
-    if one_instance:
-        query = query.where(Instance.sop_instance_uid == given("sop_instance_uid"))
-    return Prepared(query)
-
-
 def _series_keys(query: SeriesQuery) -> Conditions:
     return [
         matches_uids(Series.series_instance_uid, query.series_instance_uid),
@@ -472,9 +305,8 @@ def _page(select: Any, conditions: Iterable[Condition | None], limit: int | None
     return select.offset(offset) if offset else select
 
 
-def _found(db: Database, query: Any) -> list[tuple[Any, ...]]:
-    rows: list[tuple[Any, ...]] = db.execute(query).fetchall()  # type: ignore[no-untyped-call]  # left out by the stubs
-    return rows
+def _rows(db: Database, query: Any) -> list[StudyRow]:
+    return [_study_row(columns) for columns in rows_of(db, query)]
 
 
 def _study_row(columns: tuple[Any, ...]) -> StudyRow:

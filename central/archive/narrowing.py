@@ -1,8 +1,8 @@
 """The matching keys of a study, and which of them leads to few studies.
 
 Why it exists: SQLite cannot know how many studies a key leads to. So it is asked, by the key's own index and no
-further than `FEW`, and then told by which index to enter. PostgreSQL has statistics of what columns begin with and
-are equal to, and plans by them; of the modalities in a study neither has any.
+further than `FEW`, and then told by which index to enter. PostgreSQL has statistics, which know what is frequent and
+guess what is not: it is asked as well where an index can tell, and is given the few that there are by their ids.
 
 Always true: which way is taken changes how long a search takes, never what it finds.
 """
@@ -32,11 +32,13 @@ from central.archive.query import (
 )
 from central.archive.tables import Series, Study
 from central.archive.text_index import has_trigram, words_with
-from central.database import Contains, Database, Sqlite, Unindexed
+from central.database import Among, Contains, Database, Sqlite, Unindexed, rows_of
 
 FEW: Final = 4000
 """What is found at most so often is fetched whole and sorted; of what is found more often, the newest are looked for
 among all, and soon found."""
+_FEW_IDS: Final = 1000
+"""As `FEW`, on PostgreSQL, which fetches a row to know its id."""
 _WITH_INDEX: Final = (
     "accession_number",
     "patient_id",
@@ -54,11 +56,11 @@ class Key:
 
     Attributes
     ----------
-    looking : on a row that is there; SQLite enters no index by it.
+    looking : on a row that is there; no index is entered by it.
     entering : the same, so that an index is entered by it; None: none can be.
     probes : queries that together find what the key leads to, to be counted; none in it: they are few; None: the
         index is one in the order of an answer, and entered by it whatever it leads to.
-    counted_everywhere : PostgreSQL has no statistics of it, either.
+    counted_everywhere : on PostgreSQL, too, by the one probe.
     """
 
     looking: Condition
@@ -96,23 +98,33 @@ def study_keys(db: Database, query: StudyQuery) -> list[Key]:
 
 
 def with_narrowest(db: Database, keys: Sequence[Key]) -> tuple[list[Condition], bool]:
-    """All of `keys` as SQL for `db`; whether one leads to few studies, so that SQLite was told to enter by it."""
-    narrowest = next((key for key in keys if _leads_to_few(db, key)), None)
+    """All of `keys` as SQL for `db`; whether one leads to few studies, so that the database was told to enter by it."""
     if not isinstance(db, Sqlite):
-        return [_planned(key, key is narrowest) for key in keys], False
+        ids = _ids_of_narrowest(db, keys)
+        if ids is not None:
+            return [Among(Study.id, ids), *(key.looking for key in keys)], True
+        return [key.looking if key.counted_everywhere else key.entering or key.looking for key in keys], False
+    narrowest = next((key for key in keys if _leads_to_few(db, key)), None)
     if narrowest is None:
         return [key.within_order for key in keys], False
     assert narrowest.entering is not None, "only what has an index leads to few"
     return [narrowest.entering, *(key.looking for key in keys if key is not narrowest)], True
 
 
-def planned(db: Database, keys: Sequence[Key]) -> list[Condition]:
-    """All of `keys` as SQL for `db`, where something else than they leads to few studies."""
-    return [key.looking if isinstance(db, Sqlite) else _planned(key, is_few=False) for key in keys]
+def _ids_of_narrowest(db: Database, keys: Sequence[Key]) -> list[int] | None:
+    """The studies that the first key leads to which leads to few."""
+    most = min(FEW, _FEW_IDS)
+    for key in keys:
+        if key.counted_everywhere and key.probes is not None:
+            (probe,) = key.probes
+            ids = [at for (at,) in rows_of(db, probe.limit(most + 1))]
+            if len(ids) <= most:
+                return ids
+    return None
 
 
 def _leads_to_few(db: Database, key: Key) -> bool:
-    if key.entering is None or key.probes is None or not (isinstance(db, Sqlite) or key.counted_everywhere):
+    if key.entering is None or key.probes is None:
         return False
     return all(_count(db, probe) <= FEW for probe in key.probes)
 
@@ -123,16 +135,13 @@ def _count(db: Database, probe: Any) -> int:
     return int(peewee.Select([some], [peewee.fn.COUNT(peewee.SQL("*"))]).scalar(db))
 
 
-def _planned(key: Key, is_few: bool) -> Condition:
-    """For PostgreSQL, which plans by itself."""
-    return (
-        key.entering if key.entering is not None and (is_few or not key.counted_everywhere) else key.looking
-    )
+def _looked_at(column: peewee.Field) -> peewee.ColumnBase:
+    return Unindexed(column, everywhere=True)
 
 
 def _uid_key(key: str) -> Key | None:
     entering = matches_uids(Study.study_instance_uid, key)
-    looking = matches_uids(Unindexed(Study.study_instance_uid), key)
+    looking = matches_uids(_looked_at(Study.study_instance_uid), key)
     return None if entering is None or looking is None else Key(looking, entering)
 
 
@@ -154,12 +163,16 @@ def _key(
     pattern: str,
     compared: Callable[[peewee.ColumnBase], Condition | None],
 ) -> Key | None:
-    looking, by_index = compared(Unindexed(column)), compared(column)
+    looking, by_index = compared(_looked_at(column)), compared(column)
     if looking is None or by_index is None:
         return None
-    if not isinstance(db, Sqlite):
-        return Key(looking, by_index)
     begins = column.name in _WITH_INDEX and not has_wildcard(pattern.rstrip("*"))
+    if not isinstance(db, Sqlite):
+        if not begins or others is not None:
+            return Key(looking, by_index)
+        # In the index's order: PostgreSQL would rather read the table if it thinks that there are many.
+        probe = Study.select(Study.id).where(by_index).order_by(column)
+        return Key(looking, by_index, (probe,), counted_everywhere=True)
     in_groups = group_pattern(pattern)
     if not (begins or has_trigram(pattern, column)) or not (others is None or has_trigram(in_groups, others)):
         return Key(looking)
@@ -185,10 +198,10 @@ def _modality_key(key: str) -> Key | None:
 
 
 def _date_key(key: str) -> Key | None:
-    entering, looking = matches_date(Study.study_date, key), matches_date(Unindexed(Study.study_date), key)
+    entering, looking = matches_date(Study.study_date, key), matches_date(_looked_at(Study.study_date), key)
     return None if entering is None or looking is None else Key(looking, entering, None)
 
 
 def _time_key(key: str) -> Key | None:
-    looking = matches_time(Unindexed(Study.study_time), key)
+    looking = matches_time(_looked_at(Study.study_time), key)
     return None if looking is None else Key(looking)

@@ -26,7 +26,7 @@ from typing import Any, Final
 import peewee
 
 from central.archive.tables import Study
-from central.database import Database, Sqlite, make_tables
+from central.database import Database, Sqlite, Unindexed, make_tables, rows_of
 
 _log = logging.getLogger(__name__)
 
@@ -100,45 +100,57 @@ def make_postings(db: Database) -> None:
                 "INSERT INTO study_unfolded (study_id) SELECT id FROM study",
             ):
                 _run(db, statement)
-    count = unfolded(db)
+    count = len(unfolded(db))
     if count > 2 * _FILLED_AT_ONCE:
         _log.info("event=folding-for-searches studies=%d about_s=%d", count, count // 10_000)
-    while unfolded(db, FOLDED_AT_ONCE + _STILL_CHANGING) >= FOLDED_AT_ONCE + _STILL_CHANGING:
+    while _are_many(db):
         fold(db, _FILLED_AT_ONCE)
 
 
-def unfolded(db: Database, most: int | None = None) -> int:
-    """How many studies are not folded, counted no further than `most`."""
-    some = Unfolded.select(Unfolded.study_id)
-    return int((some.limit(most) if most is not None else some).count(db))
+def unfolded(db: Database, most: int | None = None) -> list[int]:
+    """Ids of the studies that are not folded, those that came first, up to `most`.
+
+    In their order, so that PostgreSQL goes by the index: the table grew when an older archive was folded, and would be
+    read through to its end, where what waits is.
+    """
+    waiting = Unfolded.select(Unfolded.study_id).order_by(Unfolded.study_id).limit(most)
+    return [at for (at,) in rows_of(db, waiting)]
 
 
 def fold_some(db: Database) -> None:
     """Fold, if there are many to be folded; the writer does it after its own transactions."""
-    if unfolded(db, FOLDED_AT_ONCE + _STILL_CHANGING) >= FOLDED_AT_ONCE + _STILL_CHANGING:
+    if _are_many(db):
         fold(db, FOLDED_AT_ONCE)
+
+
+def _are_many(db: Database) -> bool:
+    return len(unfolded(db, FOLDED_AT_ONCE + _STILL_CHANGING)) == FOLDED_AT_ONCE + _STILL_CHANGING
 
 
 def fold(db: Database, most: int) -> None:
     """Put up to `most` studies into the sets of their terms, those first that came first."""
     with db.writing():
-        waiting = Unfolded.select(Unfolded.study_id).order_by(Unfolded.study_id).limit(most)
-        ids = [at for (at,) in waiting.tuples().execute(db)]
+        ids = unfolded(db, most)
         if not ids:
             return
         forget(db, ids)
-        having: dict[tuple[int, str], list[int]] = defaultdict(list)
-        for some in _pieces(ids):
-            rows = Study.select(Study.id, *_COLUMNS).where(Study.id.in_(some)).tuples().execute(db)
-            for at, *texts in rows:
-                number, bit = divmod(at, SLICE)
-                for term in _terms(texts):
-                    having[number, term].append(bit)
-        by_slice: dict[int, dict[str, int]] = defaultdict(dict)
-        for (number, term), bits in having.items():
-            by_slice[number][term] = _bits(bits)
-        for number, terms in by_slice.items():
+        for number, terms in terms_of_studies(db, ids).items():
             _add(db, number, terms)
+
+
+def terms_of_studies(db: Database, ids: Sequence[int]) -> dict[int, dict[str, int]]:
+    """For each slice the terms that the studies `ids` have, with the bits of who has them."""
+    having: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for some in pieces(ids):
+        rows = rows_of(db, Study.select(Study.id, *_COLUMNS).where(Study.id.in_(some)))
+        for at, *texts in rows:
+            number, bit = divmod(at, SLICE)
+            for term in _terms(texts):
+                having[number, term].append(bit)
+    by_slice: dict[int, dict[str, int]] = defaultdict(dict)
+    for (number, term), bits in having.items():
+        by_slice[number][term] = _bits(bits)
+    return by_slice
 
 
 def forget(db: Database, ids: Sequence[int]) -> None:
@@ -157,8 +169,8 @@ def forget(db: Database, ids: Sequence[int]) -> None:
         for term, members in list(rows):
             known = unpacked(members)
             if known & mask:
-                _put(db, number, term, known & ~mask)
-    for some in _pieces(ids):
+                put_members(db, number, term, known & ~mask)
+    for some in pieces(ids):
         Unfolded.delete().where(Unfolded.study_id.in_(some)).execute(db)
 
 
@@ -206,36 +218,33 @@ def _packed(members: int) -> bytes:
 
 
 def _add(db: Database, number: int, terms: dict[str, int]) -> None:
-    names = sorted(terms)
-    for some in _pieces(names):
+    for some in pieces(sorted(terms)):
         known = Posting.select(Posting.term, Posting.members).where(
             Posting.slice == number, Posting.term.in_(some)
         )
         for term, members in known.tuples().execute(db):
             terms[term] |= unpacked(members)
-    for some in _pieces(names):
-        rows = [(term, number, _packed(terms[term])) for term in some]
-        Posting.insert_many(rows, [Posting.term, Posting.slice, Posting.members]).on_conflict(
-            conflict_target=[Posting.term, Posting.slice], preserve=[Posting.members]
-        ).execute(db)
+        _write(db, number, {term: terms[term] for term in some})
 
 
-def _put(db: Database, number: int, term: str, members: int) -> None:
-    its = (Posting.term == term) & (Posting.slice == number)
+def put_members(db: Database, number: int, term: str, members: int) -> None:
+    """Make `members` the studies of slice `number` that have `term`; inside a transaction."""
     if members:
-        Posting.update({Posting.members: _packed(members)}).where(its).execute(db)
+        _write(db, number, {term: members})
     else:
-        Posting.delete().where(its).execute(db)
+        Posting.delete().where(Posting.term == term, Posting.slice == number).execute(db)
 
 
-def _pieces(some: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def _write(db: Database, number: int, terms: dict[str, int]) -> None:
+    rows = [(term, number, _packed(members)) for term, members in terms.items()]
+    Posting.insert_many(rows, [Posting.term, Posting.slice, Posting.members]).on_conflict(
+        conflict_target=[Posting.term, Posting.slice], preserve=[Posting.members]
+    ).execute(db)
+
+
+def pieces(some: Sequence[Any]) -> Iterator[Sequence[Any]]:
     for at in range(0, len(some), _AT_ONCE):
         yield some[at : at + _AT_ONCE]
-
-
-def _rows(db: Database, query: Any) -> list[tuple[Any, ...]]:
-    """As the database has them: a search reads thousands."""
-    return list(db.execute(query).fetchall())  # type: ignore[no-untyped-call]  # left out by the stubs
 
 
 def _run(db: Database, statement: str) -> None:
@@ -287,15 +296,41 @@ def members(db: Database, terms: Sequence[str], ranges: Sequence[tuple[str, str]
     found: Sets = {}
     for condition in conditions:
         query = Posting.select(Posting.slice, Posting.members).where(condition)
-        for number, some in _rows(db, query):
+        for number, some in rows_of(db, query):
             found[number] = found.get(number, 0) | unpacked(some)
     return found
 
 
-def terms_between(db: Database, first: str, last: str) -> list[str]:
-    """Every term from `first` up to, and without, `last`, the last one first."""
-    query = Posting.select(Posting.term).where(Posting.term >= first, Posting.term < last).distinct()
-    return sorted((term for (term,) in _rows(db, query)), reverse=True)
+def with_all(db: Database, terms: Sequence[str]) -> Sets:
+    """The studies that have every one of `terms`, of which there is one at least; in one statement."""
+    query = Posting.select(Posting.slice, Posting.members).where(Posting.term.in_(terms))
+    having: dict[int, list[bytes]] = defaultdict(list)
+    for number, some in rows_of(db, query):
+        having[number].append(some)
+    found: Sets = {}
+    for number, sets in having.items():
+        if len(sets) < len(terms):
+            continue
+        both = -1
+        for some in sorted(sets, key=len):  # of the smallest, few are left to be intersected
+            both &= unpacked(some)
+            if not both:
+                break
+        else:
+            found[number] = both
+    return found
+
+
+def each_between(db: Database, first: str, last: str, found: Sets) -> Iterator[tuple[str, Sets]]:
+    """Every term from `first` up to, and without, `last`, and which of `found` have it; the last term first."""
+    query = Posting.select(Posting.term, Posting.slice, Posting.members).where(
+        Posting.term >= first, Posting.term < last, Unindexed(Posting.slice).in_(sorted(found))
+    )
+    having: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
+    for term, number, some in rows_of(db, query):
+        having[term].append((number, some))
+    for term in sorted(having, reverse=True):
+        yield term, intersection({number: unpacked(some) for number, some in having[term]}, found)
 
 
 def union(sets: Iterable[Sets]) -> Sets:

@@ -15,12 +15,12 @@ from typing import Final
 import peewee
 
 from central.archive.errors import QueryError
-from central.database import Contains, Wildcard
+from central.database import Among, Contains, Wildcard
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 MAX_KEY_CHARACTERS: Final = 1024
 MAX_LIST_VALUES: Final = 500
-Condition = peewee.Expression | Wildcard | Contains
+Condition = peewee.Expression | Wildcard | Contains | Among
 _LAST_CHARACTER: Final = "\U0010ffff"  # nothing sorts after it: the end of a prefix's range
 _DATE: Final = re.compile(r"\d{8}")
 _TIME: Final = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
@@ -118,6 +118,14 @@ def group_pattern(pattern: str) -> str:
 def matches_date(column: peewee.ColumnBase, key: str) -> peewee.Expression | None:
     """A day or a range of days (PS3.4 C.2.2.2.5)."""
     return _matches_range(column, key, _DATE, "date", "YYYYMMDD")
+
+
+def matches_until(column: peewee.ColumnBase, key: str) -> Condition | None:
+    """As `matches_date`, of a range its end alone; None where it has none."""
+    first, dash, last = key.replace(" ", "").partition("-")
+    if first and not dash:
+        return matches_date(column, key)
+    return column < last + _LAST_CHARACTER if last else None
 
 
 def matches_time(column: peewee.ColumnBase, key: str) -> peewee.Expression | None:

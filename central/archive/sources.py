@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from central.archive.finding import granted_in
+from central.archive.granted import granted_in
 from central.archive.tables import Instance, Series, Study
 from central.prepared import Prepared
 
@@ -41,7 +41,7 @@ class Sources:
 
 @functools.cache
 def sources_in_study(*, everything: bool, holders: int, one_series: bool, one_instance: bool) -> Prepared:
-    """As `finding.in_study`, with the columns of `Source`."""
+    """As `granted.in_study`, with the columns of `Source`."""
     query = (
         Instance.select(
             Instance.id,

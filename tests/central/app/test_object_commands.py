@@ -11,6 +11,7 @@ import pytest
 from central.access.policy import Action as PolicyAction
 from central.access.policy import Grant, authorize
 from central.app import run
+from central.archive import postings
 from central.audit.record import Action
 from central.commands import run_command
 from central.foundation import open_archive
@@ -66,6 +67,22 @@ def test_verify_names_what_is_wrong_and_says_when_it_is_mended(desk: Desk, tmp_p
     change_object(tmp_path / "root", name, lambda _: whole[0])  # put back from a backup
     code, out, _ = desk.type("verify", "--known")
     assert (code, out.splitlines()[0]) == (0, f"mended {name}")
+
+
+def test_a_study_that_searches_do_not_find_is_named_and_mended(desk: Desk) -> None:
+    put(desk, pydicom_file("CT_small.dcm"))
+    foundation = desk.foundation()
+    postings.fold(foundation.db, 1)
+    postings.put_members(foundation.db, 0, "mCT", 0)
+    foundation.close()
+    code, out, err = desk.type("verify")
+    said = f"study {STUDY} of default: in searches it is not found by modality"
+    assert (code, said in out.splitlines()) == (2, True), out
+    assert "dicomnet-central objects mend-searches" in err
+    assert desk.type("verify", "--known")[0] == 0, "that is of objects"
+    code, out, _ = desk.type("mend-searches")
+    assert (code, out) == (0, f"{said}\n1 faults were mended: searches find every study\n")
+    assert desk.type("verify")[0] == 0
 
 
 def test_what_lay_plain_is_encrypted_and_keys_rotate(

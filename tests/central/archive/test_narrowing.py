@@ -20,7 +20,7 @@ from central.access.policy import (
     department_key,
     person_name_key,
 )
-from central.archive import by_sets, candidates, narrowing, postings
+from central.archive import by_sets, candidates, finding, narrowing, postings
 from central.archive.archive import Archive
 from central.archive.query import StudyQuery
 from central.archive.tables import Study
@@ -153,3 +153,46 @@ def test_any_search_finds_what_comparing_every_study_finds(
         assert archive.find_studies(scope, query) == page, query
         something += bool(page)
     assert something > 20
+
+
+@pytest.mark.parametrize("who", SCOPES)
+def test_a_deep_page_is_the_same_though_what_is_before_it_is_not_looked_at(
+    filled: tuple[Archive, Database], monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Where sets say all but the date and consent, and where they do not; some studies are not folded yet."""
+    archive, db = filled
+    for name, value in (("_DEEP", 1), ("_FAR", 1), ("_WALKED", 0)):
+        monkeypatch.setattr(finding, name, value)
+    monkeypatch.setattr(narrowing, "FEW", 0)
+    monkeypatch.setattr(by_sets, "FEW", 0)
+    monkeypatch.setattr(by_sets, "_FIRST", 1)
+    monkeypatch.setattr(candidates, "_TOGETHER", 2)
+    passed = []
+    called = by_sets.Passing.__call__
+    monkeypatch.setattr(
+        by_sets.Passing,
+        "__call__",
+        lambda self, date, count: called(self, date, count) and not passed.append(count),
+    )
+    before = MADE[100].study_date
+    for query in (
+        StudyQuery(),
+        StudyQuery(study_date=f"-{before}"),
+        StudyQuery(study_date=f"{MADE[20].study_date}-{MADE[280].study_date}"),
+        StudyQuery(study_date="20200101-20251231", modalities_in_study="CT,DX"),
+        StudyQuery(modalities_in_study="SR"),
+        StudyQuery(patient_name="*a*", issuer_of_patient_id="*H*"),
+        StudyQuery(patient_name="b*", study_time="08-14"),
+        StudyQuery(patient_name="*ar*", study_time="11-"),
+        StudyQuery(study_time="-12"),
+        StudyQuery(study_description="*ab*do*", referring_physician_name="*a*"),
+        StudyQuery(patient_name="?a*"),
+        StudyQuery(patient_name="*a*a*"),
+        StudyQuery(patient_name="*ć*"),
+        StudyQuery(study_time="1130-14"),
+    ):
+        whole = [row.id for row in archive.find_studies(SCOPES[who], narrowed(query, limit=None))]
+        assert pages(archive, SCOPES[who], query, 7) == whole, query
+    assert bool(passed) == (who in ("one house", "three houses", "every house", "doctor"))
+    waiting = {row.id for row in Study.select().execute(db)} & set(postings.unfolded(db))
+    assert len(waiting) == 30

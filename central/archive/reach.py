@@ -1,0 +1,162 @@
+"""Which studies somebody reaches, as SQL: the `Scope` of the policy, said of the study's columns.
+
+Always true: what is built here covers what `Scope.covers` does, and no more; every search and read carries it.
+
+There is more than one way to reach studies: an institution, a physician, a department, by name. Each has an index of
+its own, and one `OR` of all has none, so that they are given one by one as well (decision 63).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import reduce
+from operator import and_, or_
+from typing import Any, NamedTuple
+
+import peewee
+
+from central.access.consent import EVERYWHERE, ConsentWithdrawal
+from central.access.policy import Arrivals, PatientKey, PatientOf, Scope, StudyKey
+from central.archive.tables import Instance, Study
+from central.database import Unindexed
+
+
+class Way(NamedTuple):
+    """How somebody reaches some of the studies. `in_order`: there is an index that has them by date."""
+
+    condition: peewee.Expression
+    in_order: bool
+
+
+def within(scope: Scope, *, narrow: bool = False) -> peewee.Expression:
+    """`Scope.covers` as SQL on the study's columns. `narrow`: something else leads to few studies, so that SQLite is to
+    enter no index here."""
+    ways = [way.condition for way in ways_of(scope, Unindexed if narrow else _as_it_is)]
+    whole: peewee.Expression = reduce(
+        and_, [*limits(scope), reduce(or_, ways)] if ways else [Study.id.is_null()]
+    )
+    return whole
+
+
+def limits(scope: Scope) -> list[peewee.Expression]:
+    """What holds in every way: withdrawn consent, the one study of a guest, refusals."""
+    # Of most patients the first settles it, which PostgreSQL hashes once: it would go through all withdrawals for each
+    # study that it looks at.
+    consents = [~(_of_withdrawals() & consent_withdrawn()), *map(_is_of, sorted(scope.despite_withdrawal_of))]
+    limits: list[peewee.Expression] = [reduce(or_, consents)]
+    if scope.only_study is not None:
+        limits.append(Study.study_instance_uid == scope.only_study)
+    return [*limits, *(~named for named in _named(scope.refused_studies, Unindexed))]
+
+
+def refusable(scope: Scope) -> list[peewee.Expression]:
+    """What leads to all that `limits` takes away, and to some that it does not."""
+    return [_of_withdrawals(), *_named(scope.refused_studies, _as_it_is)]
+
+
+def _of_withdrawals() -> peewee.Expression:
+    """Of a patient with the ID of one who withdrew consent."""
+    named = ConsentWithdrawal.select(ConsentWithdrawal.patient_id).where(
+        ConsentWithdrawal.ended_at_utc.is_null()
+    )
+    found: peewee.Expression = Study.patient_id.in_(named)
+    return found
+
+
+Column = Callable[[peewee.Field], peewee.ColumnBase]
+
+
+def _as_it_is(column: peewee.Field) -> peewee.ColumnBase:
+    return column
+
+
+def ways_of(scope: Scope, column: Column = _as_it_is) -> list[Way]:
+    """The ways in which `scope` reaches studies. `column`: how a column is named that has an index."""
+    ways = []
+    if scope.everything:
+        institutions = [None] if scope.institutions is None else sorted(scope.institutions)
+        ways += [Way(_in(institution, column), in_order=True) for institution in institutions]
+    else:
+        for keys, field in (
+            (scope.referring_physician_keys, Study.referring_physician_key),
+            (scope.requesting_service_keys, Study.requesting_service_key),
+        ):
+            ways += [
+                Way((column(field) == key) & _among(scope.institutions), in_order=True)
+                for key in sorted(keys)
+            ]
+        if scope.arrivals is not None:
+            ways.append(Way(_arrived(scope.arrivals) & _among(scope.institutions), in_order=False))
+    named = [*_named(scope.studies, column), *(_is_of(patient, column) for patient in sorted(scope.patients))]
+    if named:
+        ways.append(Way(reduce(or_, named), in_order=False))
+    return ways
+
+
+def _in(institution: str | None, column: Column = Unindexed) -> peewee.Expression:
+    """Held by it; None: by any. An institution is as a rule most of the archive: its index has only the order."""
+    return (
+        Study.id.is_null(is_null=False) if institution is None else column(Study.institution) == institution
+    )
+
+
+def _among(institutions: frozenset[str] | None) -> peewee.Expression:
+    if institutions is None:
+        return _in(None)
+    column = Unindexed(Study.institution)
+    if len(institutions) == 1:
+        (only,) = institutions
+        return column == only
+    return column.in_(sorted(institutions))
+
+
+def _named(studies: Iterable[StudyKey], column: Column) -> list[peewee.Expression]:
+    """A condition for each institution among them."""
+    uids: dict[str, list[str]] = {}
+    for institution, uid in sorted(studies):
+        uids.setdefault(institution, []).append(uid)
+    return [
+        column(Study.study_instance_uid).in_(some) & _in(institution) for institution, some in uids.items()
+    ]
+
+
+def _arrived(arrivals: Arrivals) -> peewee.Expression:
+    """Found by the time of arrival first: few came since yesterday, wherever they stand in the order by date."""
+    come = Study.alias()
+    ways = []
+    if arrivals.gateway_ids:
+        ways.append(come.arrived_from.in_(sorted(arrivals.gateway_ids)))
+    if arrivals.department_keys:
+        ways.append(come.institutional_department_key.in_(sorted(arrivals.department_keys)))
+    return Study.id.in_(
+        come.select(come.id).where(come.arrived_at_utc >= arrivals.since_utc, reduce(or_, ways))
+    )
+
+
+def consent_withdrawn() -> Any:
+    """Whether the study's patient has withdrawn consent, as SQL."""
+    return peewee.fn.EXISTS(
+        ConsentWithdrawal.select(ConsentWithdrawal.withdrawal_id).where(
+            ConsentWithdrawal.patient_id == Study.patient_id,
+            ConsentWithdrawal.issuer_of_patient_id == Study.issuer_of_patient_id,
+            ConsentWithdrawal.institution.in_([Study.institution, EVERYWHERE]),
+            ConsentWithdrawal.ended_at_utc.is_null(),
+        )
+    )
+
+
+def is_patient(patient: PatientKey, column: Column = _as_it_is) -> peewee.Expression:
+    """Whether the study carries exactly this Patient ID and issuer, as SQL."""
+    return (column(Study.patient_id) == patient.patient_id) & (
+        Unindexed(Study.issuer_of_patient_id) == patient.issuer
+    )
+
+
+def _is_of(patient: PatientOf, column: Column = Unindexed) -> peewee.Expression:
+    return is_patient(patient.patient, column) & _in(patient.institution)
+
+
+def readable(scope: Scope) -> peewee.Expression:
+    """The contents that reads return; an instance that names another patient only to those who see everything."""
+    current = Instance.current == True  # noqa: E712  # SQL
+    return current if scope.everything else current & (Instance.other_patient == False)  # noqa: E712  # SQL
