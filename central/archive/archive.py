@@ -6,6 +6,7 @@ the policy. What a crash leaves: a durable file without a row (the resend finds 
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import zlib
@@ -27,12 +28,12 @@ from central.archive.comparison import Comparison
 from central.archive.dicom_json import dicom_json, with_bulk_data_at
 from central.archive.encrypting import Encrypting
 from central.archive.erasure import Erasures, Incoming
-from central.archive.errors import NoSuchInstanceError, NoSuchObjectError, ObjectDamagedError
+from central.archive.errors import NoSuchInstanceError, NoSuchObjectError, ObjectDamagedError, StorageError
 from central.archive.faults import UNREADABLE, FaultKind, Faults
 from central.archive.header import Header, read_header
 from central.archive.indexing import ObjectOrigin, add_to_index, expect_order
 from central.archive.object_files import ObjectFiles
-from central.archive.object_names import is_indexed
+from central.archive.object_names import is_indexed, name_of
 from central.archive.objects import ObjectSink, ObjectStore, StoredObject
 from central.archive.placing import Placing
 from central.archive.postings import fold_some, make_postings
@@ -66,6 +67,7 @@ _STORED: Final = (
     "sop_instance_uid",
     "transfer_syntax_uid",
 )
+_log = logging.getLogger(__name__)
 _SYNCS: Final = 16  # at once, beside who reads; a disk takes no more
 _SAMPLED: Final = 1 / 64
 _SAMPLED_BYTES: Final = 16 << 20  # somebody waits: what is larger is left to the scrub
@@ -119,7 +121,7 @@ class Archive:
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
         self._not_folded = 0
-        self._together = Together(self.index_all, _TOGETHER)
+        self._together = Together(self._index_all, _TOGETHER)
         self._syncs = ThreadPoolExecutor(_SYNCS, thread_name_prefix="object-sync")
 
     @classmethod
@@ -228,6 +230,10 @@ class Archive:
         For each what became of it, or why it is not findable: a fault of the database fails all that shared the
         transaction, any other fault the one object that it is of.
         """
+        try:
+            self._look_at_held(objects)
+        except (StorageError, peewee.PeeweeException) as error:
+            return [error for _ in objects]
         return self._together.write(objects)
 
     def index_all(
@@ -244,8 +250,30 @@ class Archive:
         Raises
         ------
         StudyErasedError : one is of a study that was erased; its file stays, `forget` removes it.
-        StoreUnavailableError : one cannot be taken just now, since its object may be on its way out of the store.
+        StorageError : one cannot be taken just now: its object may be on its way out of the store, or what is held of
+            it cannot be read to be compared.
         """
+        self._look_at_held(objects)
+        return self._index_all(objects, in_transaction)
+
+    def _look_at_held(self, objects: Sequence[Indexable]) -> None:
+        """Compare what is held of a content that comes once more under another name, as encrypted ones do.
+
+        Who sends it takes an answer for our word that it is here, and gives up its own: so damage that nobody has seen
+        is found now, while what mends it is at hand. It costs one reading, before anybody else has to wait for it.
+        """
+        for one in objects:
+            held = name_of(self._db, one.stored.sha256)
+            if held is None or held == one.stored.name:
+                continue
+            if self.comparison(_free).look(held):
+                _log.error("event=object-fault found by a resend, which mends it: %s", held)
+
+    def _index_all(
+        self,
+        objects: Sequence[Indexable],
+        in_transaction: Callable[[Sequence[Outcome]], None] | None = None,
+    ) -> list[Outcome]:
         with self._write_lock, self._db.writing():
             self._not_folded += len(objects)
             if self._not_folded >= _BETWEEN_FOLDS:
@@ -259,10 +287,9 @@ class Archive:
             )
             outcomes, not_needed = [], []
             for one in objects:
-                # Known to somebody before this one has its row, be it another institution.
-                is_known = self._placing.is_known(one.stored)
+                former = name_of(self._db, one.stored.sha256)  # before this one has its row
                 outcomes.append(add_to_index(self._db, one.attributes, one.metadata, one.stored, one.origin))
-                if not self._placing.place(one.stored, one.attributes.study_instance_uid, is_known=is_known):
+                if not self._placing.place(one.stored, one.attributes.study_instance_uid, former):
                     not_needed.append(one.stored)
             if in_transaction is not None:
                 in_transaction(outcomes)
@@ -511,6 +538,10 @@ class Archive:
             lambda row: row["held_by"],
             lambda row: (row["series_instance_uid"], row["sop_instance_uid"]),
         )
+
+
+def _free(_bytes: int) -> None:
+    """Costs nobody anything."""
 
 
 def examined(path: ObjectFile) -> Examined:
