@@ -21,7 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian, HTJ2KLossless, JPEGLSLossless
 
 from central.archive.object_names import name_of
 from central.archive.tables import Rendition
-from central.audit.record import Wanted
+from central.audit.reading import Wanted
 from central.dicomweb import frames
 from central.dicomweb.conversion import FrameCoding
 from central.dicomweb.errors import NotAnImageError
