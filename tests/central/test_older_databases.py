@@ -116,7 +116,7 @@ def test_everything_is_the_default_institutions_and_reached_as_before(tmp_path: 
     admin, radiologist, doctor = (
         admitted.principal
         for name in ("admin", "radiologist", "doctor")
-        if (admitted := door.accounts.verify(name, PASSWORD, "::1")) is not None
+        if (admitted := door.accounts.passwords.verify(name, PASSWORD, "::1")) is not None
     )
     assert (admin.institution, radiologist.institution) == (WHOLE_CENTRAL, "default")
     excepted = door.principal(radiologist.user_id)

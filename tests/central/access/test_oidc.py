@@ -164,7 +164,7 @@ def test_a_doctor_and_a_patient_sign_on_and_see_what_their_claims_say(place: Pla
             signed_in = house.audit.search(limit=9, action=Action.SIGN_IN, actor=name)
             assert [(row.event.outcome, row.event.actor_role) for row in signed_in] == [("success", role)]
         # The account has no password, and is blocked like any other.
-        assert house.accounts.verify("jane", "", "::1") is None
+        assert house.accounts.passwords.verify("jane", "", "::1") is None
         house.accounts.block("jane")
         assert client.get("/api/me").status_code == 401
         assert sign_on(house, "jane")[1].status_code == 403
