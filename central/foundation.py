@@ -30,7 +30,7 @@ from central.audit.chain import Notary
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
 from central.config import EVERYWHERE, Settings, StorageSettings
-from central.database import AUDIT_LOCK, Database, DatabaseUnfitError, Postgres, open_sqlite
+from central.database import Database, open_sqlite
 from central.errors import StartError
 from central.identity.errors import KeyFileError
 from central.identity.gateways import Gateways
@@ -39,6 +39,7 @@ from central.identity.keyfiles import make_private_folder
 from central.identity.pairings import Pairings
 from central.identity.standings import Standings
 from central.identity.storage_keys import StorageKeys
+from central.postgres import AUDIT_LOCK, DatabaseUnfitError, Postgres
 
 _ALWAYS_CALLED: Final = ("localhost", "127.0.0.1", "::1")
 

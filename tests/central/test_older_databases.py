@@ -13,12 +13,13 @@ from central.archive.indexing import ObjectOrigin
 from central.archive.query import StudyQuery
 from central.audit.reading import Wanted
 from central.audit.record import AuditEvent
-from central.database import Database, Postgres
+from central.database import Database
 from central.dimse.commitment_store import CommitmentStore
 from central.identity.authority import CertificateAuthority
 from central.identity.gateways import Gateways
 from central.identity.pairings import Pairings
 from central.institution import WHOLE_CENTRAL
+from central.postgres import Postgres
 from central.workflow.data_sets import scheduled_item
 from central.workflow.worklist import Entry, WorklistStore
 from contract.receipt import Outcome
