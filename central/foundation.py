@@ -25,13 +25,15 @@ from central.archive.object_files import ObjectFiles
 from central.archive.objects import INCOMING, ObjectStore
 from central.archive.renditions import RenditionSpace
 from central.archive.s3 import S3Objects, S3Place
+from central.archive.settings import StorageSettings
 from central.archive.unsynced_files import UnsyncedFiles
 from central.audit.chain import Notary
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
-from central.config import EVERYWHERE, Settings, StorageSettings
+from central.config import Settings
 from central.database import Database, open_sqlite
 from central.errors import StartError
+from central.hosts import EVERYWHERE
 from central.identity.errors import KeyFileError
 from central.identity.gateways import Gateways
 from central.identity.identity import Identity

@@ -26,7 +26,7 @@ from typing import Final
 
 from central.archive.errors import StorageError, StudyErasedError
 from central.archive.receiving import Receiving
-from central.config import StorageSettings
+from central.archive.settings import StorageSettings
 from central.importing.errors import NoRoomError, WorkerLostError
 from central.importing.examination import Failed, Ignored, Listed, Result, Taken, begin, examine_all
 from central.importing.ledger import Ledger

@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 from pydantic import ValidationError
 
-from central.config import StorageSettings
+from central.archive.settings import StorageSettings
 from central.database import (
     Database,
     Wildcard,

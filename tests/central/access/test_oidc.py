@@ -23,9 +23,10 @@ from jwt.algorithms import RSAAlgorithm
 
 from central.access.claims import ClaimRules, principal_from
 from central.access.oidc import Attempt, Client, Provider, SignOnRefusedError
+from central.access.oidc_settings import OidcSettings
 from central.access.policy import PatientKey, Role
 from central.audit.record import Action
-from central.config import OidcSettings, Settings
+from central.config import Settings
 from central.errors import StartError
 from central.people_app import sign_ons_of
 from central.portal.sign_in import at_provider
