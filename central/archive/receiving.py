@@ -21,7 +21,6 @@ from central.access.policy import department_key
 from central.archive.attributes import Attributes
 from central.archive.comparison import Comparison
 from central.archive.erasure import Erasures, Incoming
-from central.archive.errors import StorageError
 from central.archive.examining import Examined, Indexable, examined
 from central.archive.faults import Faults
 from central.archive.indexing import ObjectOrigin, add_to_index, expect_order
@@ -143,11 +142,14 @@ class Receiving:
         For each what became of it, or why it is not findable: a fault of the database fails all that shared the
         transaction, any other fault the one object that it is of.
         """
-        try:
-            self._look_at_held(objects)
-        except (StorageError, peewee.PeeweeException) as error:
-            return [error for _ in objects]
-        return self._together.write(objects)
+        refused: dict[int, Exception] = {}
+        for at, one in enumerate(objects):
+            try:
+                self._look_at_held(one.stored)
+            except Exception as error:  # one object's fault is its own
+                refused[at] = error
+        written = iter(self._together.write([one for at, one in enumerate(objects) if at not in refused]))
+        return [refused[at] if at in refused else next(written) for at in range(len(objects))]
 
     def index_all(
         self,
@@ -166,21 +168,21 @@ class Receiving:
         StorageError : one cannot be taken just now: its object may be on its way out of the store, or what is held of
             it cannot be read to be compared.
         """
-        self._look_at_held(objects)
+        for one in objects:
+            self._look_at_held(one.stored)
         return self._index_all(objects, in_transaction)
 
-    def _look_at_held(self, objects: Sequence[Indexable]) -> None:
+    def _look_at_held(self, stored: StoredObject) -> None:
         """Compare what is held of a content that comes once more under another name, as encrypted ones do.
 
         Who sends it takes an answer for our word that it is here, and gives up its own: so damage that nobody has seen
         is found now, while what mends it is at hand. It costs one reading, before anybody else has to wait for it.
         """
-        for one in objects:
-            held = name_of(self._db, one.stored.sha256)
-            if held is None or held == one.stored.name:
-                continue
-            if Comparison(self._db, self._objects, self._study_keys, self.faults, _free).look(held):
-                _log.error("event=object-fault found by a resend, which mends it: %s", held)
+        held = name_of(self._db, stored.sha256)
+        if held is None or held == stored.name:
+            return
+        if Comparison(self._db, self._objects, self._study_keys, self.faults, _free).look(held):
+            _log.error("event=object-fault found by a resend, which mends it: %s", held)
 
     def _index_all(
         self,

@@ -240,7 +240,7 @@ def test_what_comes_plain_mends_what_is_damaged_and_encrypted(place: Place) -> N
 
 @pytest.mark.parametrize("together", [False, True])
 def test_a_resend_is_put_off_while_the_store_cannot_say_what_it_holds(
-    place: Place, monkeypatch: pytest.MonkeyPatch, *, together: bool
+    place: Place, made: MakeFile, monkeypatch: pytest.MonkeyPatch, *, together: bool
 ) -> None:
     stocked = place.open()
     content = sample("CT_small.dcm")
@@ -252,10 +252,14 @@ def test_a_resend_is_put_off_while_the_store_cannot_say_what_it_holds(
     with stocked.archive.new_object() as sink:
         sink.write(content)
         again = stocked.archive.read(sink.commit(), ORIGIN)
+    with stocked.archive.new_object() as sink:
+        sink.write(made(StudyInstanceUID="1.9"))
+        fresh = stocked.archive.read(sink.commit(), ORIGIN)
     monkeypatch.setattr(stocked.archive._objects, "read_through", away)
     if together:
-        (error,) = stocked.archive.index_together([again])
+        error, outcome = stocked.archive.index_together([again, fresh])
         assert isinstance(error, StorageError)
+        assert outcome is Outcome.ARCHIVED, "the fault is of one object"
     else:
         with pytest.raises(StorageError):
             stocked.archive.index_all([again])
