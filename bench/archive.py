@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Final
@@ -155,23 +156,28 @@ def _round(archive: Archive, study: str, files: list[Path], folder: Path, scratc
         answer = archive.client.get(f"studies/{study}/metadata", headers={"Accept": "application/dicom+json"})
         assert len(answer.json()) == len(contents)
 
-    def get() -> None:
+    def keys(one: bool) -> list[str]:
+        """What a C-GET or C-MOVE names: the study, or an image of it."""
+        named = {"QueryRetrieveLevel": "IMAGE" if one else "STUDY", "StudyInstanceUID": study}
+        if one:
+            named["SeriesInstanceUID"], named["SOPInstanceUID"] = instances[0]
+        return [word for keyword, value in named.items() for word in ("-k", f"{keyword}={value}")]
+
+    def get(*, one: bool = False) -> None:
         port, ae_title = archive.dicom
         with tempfile.TemporaryDirectory(dir=scratch) as out:
-            _run(
-                *("getscu", "-S", "-aet", "BENCH", "-aec", ae_title, "127.0.0.1", str(port), "-od", out),
-                *("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study}"),
-            )
-            assert len(list(Path(out).iterdir())) == len(contents), archive.name
+            to = ("-S", "-aet", "BENCH", "-aec", ae_title, "127.0.0.1", str(port), "-od", out)
+            _run("getscu", *to, *keys(one))
+            assert len(list(Path(out).iterdir())) == (1 if one else len(contents)), archive.name
 
-    def move() -> None:
+    def move(*, one: bool = False) -> None:
         port, ae_title = archive.dicom
-        _run(
-            *("movescu", "-S", "-aet", "BENCH", "-aec", ae_title, "-aem", "SINK", "127.0.0.1", str(port)),
-            *("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study}"),
-        )
+        to = ("-S", "-aet", "BENCH", "-aec", ae_title, "-aem", "SINK", "127.0.0.1", str(port))
+        _run("movescu", *to, *keys(one))
         came = list((scratch / "sink").iterdir())
-        assert len(came) == len(contents), (archive.name, len(came))
+        assert len(came) == (1 if one else len(contents)), (archive.name, len(came))
+        for left in came:
+            left.unlink()
 
     _time(archive, "STOW-RS, images a second", store, len(first))
     _time(archive, "C-STORE, images a second", send, len(second))
@@ -183,8 +189,8 @@ def _round(archive: Archive, study: str, files: list[Path], folder: Path, scratc
     _time(archive, "WADO-RS metadata, images a second", metadata, len(contents))
     _time(archive, "C-GET, images a second", get, len(contents))
     _time(archive, "C-MOVE, images a second", move, len(contents))
-    for left in (scratch / "sink").iterdir():
-        left.unlink()
+    _time(archive, "C-GET of one image, calls a second", partial(get, one=True), 20, times=20)
+    _time(archive, "C-MOVE of one image, calls a second", partial(move, one=True), 20, times=20)
 
 
 def _time(archive: Archive, what: str, do: Callable[[], None], count: int, *, times: int = 1) -> None:

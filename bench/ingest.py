@@ -121,8 +121,8 @@ def serve(port: int, folder: Path) -> None:
         quarantine_max_bytes=1 << 20,
         keys=DataKeyRing((private.public_key(),)),
     )
-    spool.pace.processors_are_busy = Processors().are_busy
-    server = GatewayServer(GatewaySettings(host="127.0.0.1", port=port), spool, workers=workers)
+    spool.entrance.pace.processors_are_busy = Processors().are_busy
+    server = GatewayServer(GatewaySettings(host="127.0.0.1", port=port), spool.entrance, workers=workers)
     # Blocked before any thread starts, so that sigwait alone gets it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     server.start()

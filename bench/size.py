@@ -52,7 +52,7 @@ class Instance:
 
     def store(self, spool: Spool) -> None:
         origin = Origin("BENCH", "DICOMNET", "127.0.0.1", self.transfer_syntax_uid)
-        incoming = IncomingInstance(spool, origin, self.command)
+        incoming = IncomingInstance(spool.entrance, origin, self.command)
         view = memoryview(self.data_set)
         for at in range(0, len(view), FRAGMENT_BYTES):
             incoming.write(view[at : at + FRAGMENT_BYTES])

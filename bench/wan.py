@@ -176,14 +176,14 @@ def send_from_box(pairing: str, folder: Path, connections: int) -> None:
         instances = [Instance(path) for path in sorted(folder.iterdir())]
         for instance in instances:
             instance.store(spool)
-        waiting = spool.depth().unsent
+        waiting = spool.holdings.depth().unsent
 
         def note_receipt() -> None:
-            if spool.depth().unsent.objects == 0:
+            if spool.holdings.depth().unsent.objects == 0:
                 finished.set()
 
         forwarder = Forwarder(
-            spool,
+            spool.queue,
             Link(),
             connections=connections,
             lease_s=LONG_S,
@@ -198,7 +198,7 @@ def send_from_box(pairing: str, folder: Path, connections: int) -> None:
         if not finished.wait(LONG_S):
             raise RuntimeError("not everything was sent within an hour")
         took_s = time.perf_counter() - began_s
-        rows = spool.list_objects(states=[State.FREED], limit=10_000)
+        rows = spool.holdings.list_objects(states=[State.FREED], limit=10_000)
         closing.callback(forwarder.join, 5.0)
         forwarder.stop(5.0)
         print(

@@ -24,8 +24,7 @@ from central.archive.archive import Archive
 from central.archive.object_files import ObjectFiles
 from central.archive.objects import INCOMING, ObjectStore
 from central.archive.renditions import RenditionSpace
-from central.archive.s3 import S3Objects, S3Place
-from central.archive.settings import StorageSettings
+from central.archive.settings import S3Settings, StorageSettings
 from central.archive.unsynced_files import UnsyncedFiles
 from central.audit.chain import Notary
 from central.audit.errors import AuditUnavailableError
@@ -147,8 +146,7 @@ def open_objects(settings: StorageSettings, incoming: str) -> ObjectStore:
     if not s3.endpoint:
         # What the server has not in its place after a crash, its next start puts there, with the index.
         return ObjectFiles.open(settings.root / "objects", incoming, relies_on_sweep=incoming == INCOMING)
-    place = S3Place(s3.endpoint, s3.bucket, s3.prefix, s3.region, s3.credentials, s3.cache_bytes)
-    return S3Objects.open(place, settings.root / "objects-at-hand", incoming)
+    return _on_s3(s3, s3.prefix, s3.cache_bytes, settings.root / "objects-at-hand", incoming)
 
 
 def open_renditions(settings: StorageSettings, incoming: str) -> ObjectStore:
@@ -157,10 +155,17 @@ def open_renditions(settings: StorageSettings, incoming: str) -> ObjectStore:
     if not s3.endpoint:
         return UnsyncedFiles.open(settings.root / "renditions", incoming)
     at_hand_bytes = min(s3.cache_bytes, settings.renditions_bytes)
-    place = S3Place(
-        s3.endpoint, s3.bucket, f"renditions/{s3.prefix}", s3.region, s3.credentials, at_hand_bytes
+    return _on_s3(
+        s3, f"renditions/{s3.prefix}", at_hand_bytes, settings.root / "renditions-at-hand", incoming
     )
-    return S3Objects.open(place, settings.root / "renditions-at-hand", incoming)
+
+
+def _on_s3(s3: S3Settings, prefix: str, cache_bytes: int, at_hand: Path, incoming: str) -> ObjectStore:
+    # Its library is 4 MB of memory, which a house without S3 need not give.
+    from central.archive.s3 import S3Objects, S3Place
+
+    place = S3Place(s3.endpoint, s3.bucket, prefix, s3.region, s3.credentials, cache_bytes)
+    return S3Objects.open(place, at_hand, incoming)
 
 
 def has_room(settings: StorageSettings) -> Callable[[], bool]:

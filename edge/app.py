@@ -40,9 +40,9 @@ from edge import commands, report
 from edge.buffer.errors import SpoolError
 from edge.buffer.label import Label
 from edge.buffer.processors import Processors
-from edge.buffer.retention import Upkeep
 from edge.buffer.scrub import Scrub
 from edge.buffer.spool import Spool
+from edge.buffer.upkeep import Upkeep
 from edge.centrals import CentralKeys, Centrals, folder_of
 from edge.config import Settings
 from edge.control import ControlError, ControlServer
@@ -112,8 +112,8 @@ class Box:
                 complete=self._routing.complete,
                 copies=keys.copies,
             )
-            self._spool.pace.processors_are_busy = Processors().are_busy
-            self._upkeep = Upkeep(self._spool)
+            self._spool.entrance.pace.processors_are_busy = Processors().are_busy
+            self._upkeep = Upkeep(self._spool.room, self._spool.retained)
             self._scrub = self._make_scrub()
             self._centrals = Centrals(settings, self._spool, keys, on_receipt=self._report_soon)
             self._centrals.start()
@@ -129,7 +129,7 @@ class Box:
                 profiles=profiles(settings.quirks),
                 file=ApprovedFile(settings.box.state_directory / "scanners.json"),
             )
-            self._services = Services(settings, self._spool, find_scanner=self._admission.find)
+            self._services = Services(settings, self._spool.holdings, find_scanner=self._admission.find)
             started.callback(self._services.stop)
             self._services.start()
             # Joined after the spool has closed, which is what wakes an idle courier.
@@ -150,13 +150,13 @@ class Box:
                 on_worklist=lambda items: self._rank_again(orders.learn(items)),
             )
             self._workflow.studies.restore(
-                self._spool.received_since(self._workflow.studies.restore_from_utc())
+                self._spool.holdings.received_since(self._workflow.studies.restore_from_utc())
             )
             started.callback(self._workflow.stop)
             self._workflow.start()
             self._gateway = GatewayServer(
                 settings.gateway,
-                self._spool,
+                self._spool.entrance,
                 [*self._services.installed, *self._workflow.installed],
                 admission=self._admission,
                 on_association_end=self._workflow.studies.association_ended,
@@ -246,7 +246,7 @@ class Box:
         return report.queue(self._spool)
 
     def scanners(self) -> ScannerList:
-        return scanner_list(self._spool, self._admission)
+        return scanner_list(self._spool.scanners, self._admission)
 
     def approve(self, params: CallerParams) -> ScannerList:
         self._admission.approve(check_ae_title(params.ae_title), params.address)
@@ -279,13 +279,13 @@ class Box:
         if params.destination:
             self._destinations.try_again(params.destination, object_id)
         else:
-            self._spool.requeue(object_id)
+            self._spool.quarantine.requeue(object_id)
         return self.queue()
 
     def prioritise(self, params: PriorityParams) -> QueueList:
         study = check_uid(params.study_instance_uid)
         priority = Priority.named(params.priority)
-        if not self._spool.prioritise(study, priority):
+        if not self._spool.queue.prioritise(study, priority):
             raise ControlError("nothing of this study waits on this box")
         _log.info("priority changed", extra={"study_instance_uid": study, "priority": priority.word})
         return self.queue()
@@ -320,8 +320,9 @@ class Box:
     def _make_scrub(self) -> Scrub:
         buffer = self._settings.buffer
         return Scrub(
-            self._spool,
+            self._spool.inspection,
             self._settings.spool_directory / "scrub.json",
+            quiet_s=self._spool.entrance.quiet_s,
             unverified_from=self._spool.recovery.unverified_from,
             bytes_per_s=buffer.scrub_bytes_per_s,
             interval=timedelta(days=buffer.scrub_days),
@@ -345,7 +346,7 @@ class Box:
             ],
             echo=self._echo_scanner,
             bundle_parts=lambda: {"status": self.status(), "queue": self.queue()},
-            prioritise=self._spool.prioritise,
+            prioritise=self._spool.queue.prioritise,
             destinations=lambda: self._destinations.status(),
             log_level=settings.box.log_level,
             echo_interval_s=settings.heartbeat.echo_interval_s,
@@ -360,7 +361,7 @@ class Box:
 
     def _rank_again(self, studies: Collection[str]) -> None:
         """The worklist has changed; what waits of its studies may be more urgent now, or less."""
-        moved = self._spool.rank_again(self._routing.rank_again, studies)
+        moved = self._spool.queue.rank_again(self._routing.rank_again, studies)
         if moved:
             _log.info("priorities follow the worklist", extra={"objects": moved})
 

@@ -120,14 +120,14 @@ class Centrals:
             )
             self._succession.add(forwarder.out_since_s)
             self._all[name] = _Central(name, link, forwarder)
-        spool.pace.line_is_slow = self._all[CENTRAL].forwarder.line_is_slow
+        spool.entrance.pace.line_is_slow = self._all[CENTRAL].forwarder.line_is_slow
 
     def _queue(self, name: str, place: int) -> Queue:
         if name == CENTRAL:
-            return self._spool
+            return self._spool.queue
         if name in self._keys.copies:
             return self._spool.owed_to(name)
-        return StandInQueue(self._spool, self._succession, place, lambda: self._keys.of(name))
+        return StandInQueue(self._spool.queue, self._succession, place, lambda: self._keys.of(name))
 
     @property
     def first(self) -> Membership:
@@ -193,12 +193,12 @@ class Centrals:
             self._recipients[name] = recipient
             if CENTRAL in self._recipients:
                 ordered = (self._recipients[known] for known in self._all if known in self._recipients)
-                self._spool.set_keys(DataKeyRing((*ordered, *own_recipients)))
+                self._spool.entrance.set_keys(DataKeyRing((*ordered, *own_recipients)))
 
     def _waiting(self, name: str) -> int:
         """What waits that only this central can be sent."""
         if name == CENTRAL:
-            return self._spool.depth().unsent.objects
+            return self._spool.holdings.depth().unsent.objects
         return self._spool.deliveries.tallies().get(name, NOTHING_OWED).waiting
 
     def enrol(self, name: str, pairing: Pairing) -> None:

@@ -17,6 +17,7 @@ from contract.control import DestinationStatus, SetAsideEntry
 from contract.errors import PermanentError
 from contract.identifiers import ObjectId
 from edge.buffer.deliveries import NOTHING_OWED
+from edge.buffer.holdings import Holdings
 from edge.buffer.local_recipient import LocalRecipient
 from edge.buffer.spool import Spool
 from edge.config import Settings
@@ -73,7 +74,7 @@ class Destinations:
                 one.name,
                 _destination(one, settings.gateway.ae_title),
                 spool.deliveries,
-                _opener(spool, recipient),
+                _opener(spool.holdings, recipient),
                 backoff_ceiling_s=settings.destinations.backoff_ceiling_s,
                 on_delivered=on_delivered,
             )
@@ -148,9 +149,9 @@ class Destinations:
 
 
 def _opener(
-    spool: Spool, recipient: LocalRecipient
+    holdings: Holdings, recipient: LocalRecipient
 ) -> Callable[[ObjectId], AbstractContextManager[Iterator[bytes]]]:
-    return lambda object_id: recipient.open(spool.open_object(object_id), object_id)
+    return lambda object_id: recipient.open(holdings.open_object(object_id), object_id)
 
 
 def _destination(

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from edge.buffer.catalogue import Catalogue
 from edge.buffer.device_key import DeviceKey
+from edge.buffer.holdings import Holdings
 from edge.buffer.local_recipient import LocalRecipient
 from edge.buffer.service_database import ServiceDatabase
-from edge.buffer.spool import Spool
 from edge.config import Settings
 from edge.gateway.query import Doorkeeper, QueryService
 from edge.gateway.query_index import QueryIndex
@@ -28,14 +28,14 @@ class LocalQuery:
     SpoolError, OSError : a key cannot be read or made.
     """
 
-    def __init__(self, settings: Settings, spool: Spool, database: ServiceDatabase) -> None:
+    def __init__(self, settings: Settings, holdings: Holdings, database: ServiceDatabase) -> None:
         self.recipient = LocalRecipient.load(settings.box.state_directory / "local_key" / "local.key")
         catalogue = Catalogue(database, DeviceKey.load(settings.identity_directory / "device.key"))
-        self._index = QueryIndex(catalogue, spool, self.recipient)
+        self._index = QueryIndex(catalogue, holdings, self.recipient)
         doorkeeper = Doorkeeper(settings.query.destinations)
         self.installed: Sequence[Service] = (
             QueryService(catalogue, doorkeeper),
-            RetrieveService(catalogue, spool, self.recipient, doorkeeper),
+            RetrieveService(catalogue, holdings, self.recipient, doorkeeper),
         )
 
     def start(self) -> None:

@@ -31,6 +31,7 @@ from contract.heartbeat import MAX_DESTINATIONS, DestinationHealth, Equipment, I
 from edge.buffer.deliveries import SetAside
 from edge.buffer.receipts import LostStudy
 from edge.buffer.records import Disk, ObjectRow, ScannerSeen, Tally
+from edge.buffer.scanners import ScannerBook
 from edge.buffer.scrub import ScrubReport
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
@@ -76,7 +77,7 @@ def box_status(
     started_at_utc: datetime,
     scrubbed: ScrubReport | None,
 ) -> BoxStatus:
-    depth, disk = spool.depth(), spool.disk()
+    depth, disk = spool.holdings.depth(), spool.room.disk()
     process = psutil.Process()
     because = not_accepting_because(link, disk, depth.by_state[State.OWED])
     return BoxStatus(
@@ -140,7 +141,7 @@ def telemetry(
     destinations: Sequence[DestinationStatus],
 ) -> Telemetry:
     """How the box is now."""
-    depth, disk = spool.depth(), spool.disk()
+    depth, disk = spool.holdings.depth(), spool.room.disk()
     now = datetime.now(UTC)
     return Telemetry(
         captured_at_utc=now,
@@ -217,8 +218,8 @@ def info(*, ae_title: str, dicom_port: int, started_at_utc: datetime) -> Info:
 
 def queue(spool: Spool) -> QueueList:
     """What waits for central, and what central or a destination did not take."""
-    depth, tallies = spool.depth(), spool.deliveries.tallies()
-    rows = spool.list_objects(states=QUEUE_STATES, limit=QUEUE_LIMIT)
+    depth, tallies = spool.holdings.depth(), spool.deliveries.tallies()
+    rows = spool.holdings.list_objects(states=QUEUE_STATES, limit=QUEUE_LIMIT)
     refused = spool.deliveries.set_aside_rows(limit=QUEUE_LIMIT)
     return QueueList(
         total=sum(depth.by_state[state].objects for state in QUEUE_STATES)
@@ -279,9 +280,9 @@ def equipment(seen: ScannerSeen) -> Equipment:
     )
 
 
-def equipment_seen(spool: Spool) -> list[Equipment]:
+def equipment_seen(scanners: ScannerBook) -> list[Equipment]:
     """For the heartbeat: everybody who called with a name."""
-    return [equipment(seen) for seen in spool.scanners_seen() if seen.calling_ae_title][:MAX_EQUIPMENT]
+    return [equipment(seen) for seen in scanners.all() if seen.calling_ae_title][:MAX_EQUIPMENT]
 
 
 def status_text(status: BoxStatus) -> str:

@@ -111,7 +111,7 @@ class Reporting:
         self._watch = EquipmentWatch(
             directory,
             configured=configured,
-            seen=lambda: report.equipment_seen(spool),
+            seen=lambda: report.equipment_seen(spool.scanners),
             echo=echo,
             notice=self._tell,
             echo_interval_s=echo_interval_s,

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from contract.control import KnownScanner, ScannerEntry, ScannerList
 from edge.buffer.records import ScannerSeen
-from edge.buffer.spool import Spool
+from edge.buffer.scanners import ScannerBook
 from edge.gateway.admission import Admission, Listed
 from edge.gateway.approved import RefusedScanner
 from edge.gateway.settings import ScannerSettings
@@ -21,9 +21,9 @@ MAX_UNLISTED: Final = 256
 """Callers that nobody listed, the latest first: whoever makes up AE titles must not fill the screen."""
 
 
-def scanner_list(spool: Spool, admission: Admission) -> ScannerList:
+def scanner_list(scanners: ScannerBook, admission: Admission) -> ScannerList:
     """Those that wait, then those that may send, then those refused, then whoever else called."""
-    seen = spool.scanners_seen()
+    seen = scanners.all()
     known = [_waiting(one, _take(seen, one.ae_title, one.address)) for one in admission.waiting()]
     known += [_listed(one, _take(seen, one.scanner.ae_title)) for one in admission.listed()]
     known += [_refused(one, _take(seen, one.ae_title, one.address)) for one in admission.refused()]

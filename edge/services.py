@@ -12,9 +12,9 @@ from contract.control import CommitmentStatus
 from contract.sealing import RecipientPublicKey
 from edge.buffer.catalogue import forget_catalogue
 from edge.buffer.commitments import CommitmentState, CommitmentStore
+from edge.buffer.holdings import Holdings
 from edge.buffer.local_recipient import LocalRecipient
 from edge.buffer.service_database import ServiceDatabase
-from edge.buffer.spool import Spool
 from edge.config import Settings
 from edge.gateway.commitment import CommitmentService
 from edge.gateway.commitment_reports import CommitmentReports
@@ -36,17 +36,17 @@ class Services:
     """
 
     def __init__(
-        self, settings: Settings, spool: Spool, *, find_scanner: Callable[[str], ScannerSettings | None]
+        self, settings: Settings, holdings: Holdings, *, find_scanner: Callable[[str], ScannerSettings | None]
     ) -> None:
         self._find_scanner = find_scanner
         self.database = ServiceDatabase(settings.box.state_directory / "services.sqlite3")
         commitments = CommitmentStore(self.database)
         self._reports = CommitmentReports(
-            commitments, spool, settings.commitment, find_address=self._find_address
+            commitments, holdings, settings.commitment, find_address=self._find_address
         )
         self._query: LocalQuery | None = None
         if settings.query.enabled:
-            self._query = LocalQuery(settings, spool, self.database)
+            self._query = LocalQuery(settings, holdings, self.database)
         else:
             forget_catalogue(self.database)
         self.installed: Sequence[Service] = (

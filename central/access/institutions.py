@@ -21,6 +21,7 @@ from central.access.errors import AccessRuleError
 from central.access.policy import Agreement, Sharing
 from central.database import Database, make_tables
 from central.institution import DEFAULT_INSTITUTION, InvalidInstitutionError, check_institution
+from central.prepared import Prepared, given
 
 MAX_INSTITUTIONS: Final = 200
 MAX_NAME_CHARACTERS: Final = 200
@@ -49,6 +50,13 @@ class InstitutionAgreement(peewee.Model):
 
     class Meta:
         table_name = "institution_agreement"
+
+
+def _live(*conditions: peewee.Expression) -> peewee.ModelSelect[InstitutionAgreement]:
+    return InstitutionAgreement.select().where(InstitutionAgreement.ended_at_utc.is_null(), *conditions)
+
+
+_OPENED_TO: Final = Prepared(_live(InstitutionAgreement.opened_to == given("institution")))
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,7 @@ class Institutions:
                 & (InstitutionAgreement.opened_by == opened_by)
                 & (InstitutionAgreement.opened_to == opened_to)
             )
-            if self._live(same).count(self._db):
+            if _live(same).count(self._db):
                 raise AccessRuleError("this is agreed already")
             InstitutionAgreement.insert(
                 agreement_id=agreement_id,
@@ -148,9 +156,7 @@ class Institutions:
 
     def agreements(self) -> list[Opened]:
         """What is agreed now, the newest first."""
-        query = self._live().order_by(
-            InstitutionAgreement.made_at_utc.desc(), InstitutionAgreement.agreement_id
-        )
+        query = _live().order_by(InstitutionAgreement.made_at_utc.desc(), InstitutionAgreement.agreement_id)
         rows: list[dict[str, Any]] = list(query.dicts().execute(self._db))
         return [
             Opened(
@@ -166,8 +172,5 @@ class Institutions:
 
     def opened_to(self, institution: str) -> frozenset[Agreement]:
         """What others have opened to this one, as the policy takes it."""
-        rows = self._live(InstitutionAgreement.opened_to == institution).dicts().execute(self._db)
+        rows = _OPENED_TO.rows(self._db, institution=institution)
         return frozenset(Agreement(Sharing(row["sharing"]), row["opened_by"]) for row in rows)
-
-    def _live(self, *conditions: peewee.Expression) -> peewee.ModelSelect[InstitutionAgreement]:
-        return InstitutionAgreement.select().where(InstitutionAgreement.ended_at_utc.is_null(), *conditions)

@@ -12,6 +12,7 @@ department, and the newest of all ways put together. What SQLite is not to enter
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import and_, or_
@@ -44,6 +45,7 @@ from central.prepared import Prepared, given
 
 Conditions = list[Condition | None]
 
+_ONE_UID: Final = re.compile(r"[0-9.]{1,64}")
 _NEWEST_FIRST: Final = (Study.study_date.desc(), Study.study_time.desc(), Study.id.desc())
 _BY_NUMBER: Final = (Series.series_number.asc(nulls="FIRST"), Series.id)
 IN_STUDY: Final = (*_BY_NUMBER, Instance.instance_number.asc(nulls="FIRST"), Instance.id)
@@ -190,6 +192,8 @@ def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRo
 
 def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[InstanceRow]:
     """Newest study first, then by Series Number and Instance Number."""
+    if (found := _by_uids(db, scope, query)) is not None:
+        return found
     select = Instance.select(*_INSTANCE).join(Series).join(Study).order_by(*_NEWEST_FIRST, *IN_STUDY)
     keys, is_narrow = with_narrowest(db, study_keys(db, query.series.study))
     is_narrow = is_narrow or bool(query.series.series_instance_uid or query.sop_instance_uid)
@@ -203,6 +207,44 @@ def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[Ins
         matches_number(Instance.instance_number, query.instance_number),
     ]
     return _instance_rows(_found(db, _page(select, conditions, query.limit, query.offset)))
+
+
+def _by_uids(db: Database, scope: Scope, query: InstanceQuery) -> list[InstanceRow] | None:
+    """What retrievals ask most: a study, or a series or instance of it, of whole institutions. None: it asks more."""
+    study, series, instance = (
+        query.series.study.study_instance_uid,
+        query.series.series_instance_uid,
+        query.sop_instance_uid,
+    )
+    plain = InstanceQuery(
+        sop_instance_uid=instance,
+        series=SeriesQuery(series_instance_uid=series, study=StudyQuery(study_instance_uid=study)),
+        limit=None,
+    )
+    if not scope.institutions or scope != Scope(everything=True, institutions=scope.institutions):
+        return None
+    if query != plain or not all(
+        _ONE_UID.fullmatch(uid) for uid in (study, series or study, instance or study)
+    ):
+        return None  # lists, and what is no UID at all
+    asked = _of_uids(holders=len(scope.institutions), one_series=bool(series), one_instance=bool(instance))
+    holders = {f"institution_{number}": held_by for number, held_by in enumerate(sorted(scope.institutions))}
+    named = {"study_instance_uid": study, "series_instance_uid": series, "sop_instance_uid": instance}
+    return _instance_rows(asked.tuples(db, **holders, **named))
+
+
+@functools.cache
+def _of_uids(*, holders: int, one_series: bool, one_instance: bool) -> Prepared:
+    """The question of `_by_uids`, as `granted_in` puts it, among studies whose patients have not withdrawn consent."""
+    query = Instance.select(*_INSTANCE).join(Series).join(Study).where(~consent_withdrawn())
+    return granted_in(
+        query,
+        everything=True,
+        holders=holders,
+        one_series=one_series,
+        one_instance=one_instance,
+        order=(*_NEWEST_FIRST, *IN_STUDY),
+    )
 
 
 class Way(NamedTuple):
@@ -395,14 +437,15 @@ def granted_in(
     holders: int,
     one_series: bool,
     one_instance: bool,
+    order: Sequence[Any] = IN_STUDY,
 ) -> Prepared:
-    """`query` of instances, joined with series and study, kept to what `in_study` says, in that order."""
+    """`query` of instances, joined with series and study, kept to what `in_study` says, in that `order`."""
     granted = [given(f"institution_{number}") for number in range(holders)]
     query = query.where(
         Study.study_instance_uid == given("study_instance_uid"),
         Unindexed(Study.institution).in_(granted),
         readable(Scope(everything=everything)),
-    ).order_by(*IN_STUDY)
+    ).order_by(*order)
     if one_series:
         query = query.where(Series.series_instance_uid == given("series_instance_uid"))
     if one_instance:

@@ -190,7 +190,15 @@ class Asker:
         self, contexts: Sequence[tuple[str, Sequence[str]]], as_scp_of: Sequence[str] = ()
     ) -> Iterator[Association]:
         with called(self._settings, self._source, contexts, as_scp_of=as_scp_of) as association:
-            messages = BoundedDimse(association, self._limits, self._new_object if as_scp_of else None)
+            accepted = association.accepted_contexts
+            messages = BoundedDimse(
+                association,
+                self._limits,
+                self._new_object if as_scp_of else None,
+                syntaxes={one.context_id: one.transfer_syntax[0] for one in accepted if one.context_id},
+                address=self._source.host,
+                peer_max_pdu_bytes=association.acceptor.maximum_length or 0,
+            )
             association.dimse = messages
             try:
                 yield association

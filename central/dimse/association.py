@@ -1,8 +1,9 @@
-"""One association as central serves it: pynetdicom negotiates and frames, the services here answer.
+"""One association as central serves it: pynetdicom frames messages, the services here answer.
 
-pynetdicom's own service classes want data sets decoded and whole; ours stream. So the one method that dispatches a
-message is replaced, and each service gets a `Request` and answers it itself. (pynetdicom is pinned; a test of every
-service on a real port notices if that method moves.)
+pynetdicom's own service classes want data sets decoded and whole; ours stream. And its thread for an association only
+waits for what another of its threads reads. So an association that was agreed on (`negotiation.py`) begins in the state
+where messages are exchanged, on the thread of its connection, which hands each service a `Request` to answer.
+(pynetdicom is pinned; a test of every service on a real port notices if what is replaced moves.)
 
 Always true: a message is served only if its peer may use that service, whatever was negotiated; a service that fails
 ends the association, never the server.
@@ -35,13 +36,20 @@ from pynetdicom.dimse_primitives import (
 from pynetdicom.dsutils import decode, encode
 from pynetdicom.pdu_primitives import P_DATA
 
-from central.dimse.command_set import store_rsp
+from central.dimse.command_set import C_STORE_RSP, response
 from central.dimse.errors import DimseError
 from central.dimse.peers import Peer
 from central.dimse.settings import Service
-from central.dimse.transport import MAX_COMMAND_BYTES, PDV_BYTES, BoundedDimse
+from central.dimse.transport import (
+    COMMAND_FRAGMENT,
+    LAST_FRAGMENT,
+    MAX_COMMAND_BYTES,
+    PDV_BYTES,
+    BoundedDimse,
+)
 
 if TYPE_CHECKING:
+    from central.dimse.associate import Agreed
     from central.dimse.incoming import Incoming
     from central.dimse.store_record import StoreRecord
 
@@ -53,8 +61,7 @@ PROCESSING_FAILURE: Final = 0x0110
 UNRECOGNIZED_OPERATION: Final = 0x0211
 UNABLE_TO_PROCESS: Final = 0xC000
 _COMMENT_CHARACTERS: Final = 64  # VR LO
-_COMMAND_FRAGMENT: Final = b"\x01"  # message control headers (PS3.8 Annex E.2)
-_LAST_COMMAND_FRAGMENT: Final = b"\x03"
+_DATA_TRANSFER: Final = "Sta6"  # PS3.8 Table 9-9
 _LOOK_EVERY_S: Final = 0.5  # for what makes no news: the idle timer
 _log = logging.getLogger(__name__)
 
@@ -82,62 +89,52 @@ class Request:
             return Dataset()
         return decode(encoded, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
 
-    def encoded(self, data_set: Dataset) -> BytesIO:
-        syntax = self.transfer_syntax_uid
-        made = encode(data_set, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
-        if made is None:
-            raise DimseError("an answer cannot be encoded")
-        return BytesIO(made)
-
     def respond(
         self,
         status: int,
         comment: str = "",
         *,
         data_set: Dataset | None = None,
-        fields: Mapping[str, object] | None = None,
+        fields: Mapping[str, int] | None = None,
     ) -> None:
         """Send a response. `fields` are elements of its command by keyword, such as counts of sub-operations."""
-        if isinstance(self.message, C_STORE):
-            self._respond_to_store(status, comment)
-            return
-        answer = type(self.message)()
-        answer.MessageIDBeingRespondedTo = self.message.MessageID
-        answer.Status = status
-        for keyword in ("SOPClassUID", "SOPInstanceUID"):
-            asked = next(
-                (
-                    value
-                    for prefix in ("Affected", "Requested")
-                    if (value := getattr(self.message, prefix + keyword, None)) is not None
-                ),
-                None,
-            )
-            if asked is not None and hasattr(answer, "Affected" + keyword):
-                setattr(answer, "Affected" + keyword, asked)
-        if comment and hasattr(answer, "ErrorComment"):
-            answer.ErrorComment = comment[:_COMMENT_CHARACTERS]
-        for keyword, value in (fields or {}).items():
-            setattr(answer, keyword, value)
-        if data_set is not None:
-            setattr(answer, _DATA_SETS[type(self.message)], self.encoded(data_set))
-        self.association.dimse.send_msg(answer, self.context_id)
-
-    def _respond_to_store(self, status: int, comment: str) -> None:
-        message = self.message
-        command = store_rsp(
-            str(message.AffectedSOPClassUID or ""),
-            str(message.AffectedSOPInstanceUID or ""),
-            message.MessageID,
+        encoded = self._encoded(data_set) if data_set is not None else b""
+        command = response(
+            _RESPONSES[type(self.message)],
+            self.message.MessageID,
             status,
+            (self._affected("SOPClassUID"), self._affected("SOPInstanceUID")),
             comment[:_COMMENT_CHARACTERS],
+            numbers=fields,
+            has_data_set=bool(encoded),
         )
+        self._send(command, COMMAND_FRAGMENT)
+        if encoded:
+            self._send(encoded, 0)
+
+    def _affected(self, keyword: str) -> str | None:
+        for prefix in ("Affected", "Requested"):
+            uid = getattr(self.message, prefix + keyword, None)
+            if uid is not None:
+                return str(uid)
+        return None
+
+    def _encoded(self, data_set: Dataset) -> bytes:
+        syntax = self.transfer_syntax_uid
+        made = encode(data_set, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
+        if made is None:
+            raise DimseError("an answer cannot be encoded")
+        return made
+
+    def _send(self, data: bytes, kind: int) -> None:
         room = max(1, (self.association.dimse.maximum_pdu_size or MAX_COMMAND_BYTES) - PDV_BYTES)
-        for at in range(0, len(command), room):
-            control = _COMMAND_FRAGMENT if at + room < len(command) else _LAST_COMMAND_FRAGMENT
-            answer = P_DATA()
-            answer.presentation_data_value_list.append((self.context_id, control + command[at : at + room]))
-            self.association.dul.send_pdu(answer)
+        for at in range(0, len(data), room):
+            control = kind if at + room < len(data) else kind | LAST_FRAGMENT
+            piece = P_DATA()
+            piece.presentation_data_value_list.append(
+                (self.context_id, bytes((control,)) + data[at : at + room])
+            )
+            self.association.dul.send_pdu(piece)
 
     def take_incoming(self) -> Incoming:
         """What a C-STORE-RQ brought."""
@@ -162,13 +159,16 @@ class Handler(Protocol):
     def serve(self, request: Request) -> None: ...
 
 
-_DATA_SETS: Final[Mapping[type, str]] = {
-    C_FIND: "Identifier",
-    C_GET: "Identifier",
-    C_MOVE: "Identifier",
-    N_CREATE: "AttributeList",
-    N_SET: "AttributeList",
-    N_ACTION: "ActionReply",
+_RESPONSES: Final[Mapping[type, int]] = {  # Command Fields (PS3.7 Table E.1-1)
+    C_STORE: C_STORE_RSP,
+    C_GET: 0x8010,
+    C_FIND: 0x8020,
+    C_MOVE: 0x8021,
+    C_ECHO: 0x8030,
+    N_GET: 0x8110,
+    N_SET: 0x8120,
+    N_ACTION: 0x8130,
+    N_CREATE: 0x8140,
 }
 
 
@@ -186,17 +186,20 @@ class Routes:
 
     def __init__(self) -> None:
         self._routes: dict[tuple[type, str | None], Route] = {}
+        self._services: dict[str, set[Service | None]] = {}
 
     def add(self, message: type, handler: Handler, service: Service | None, *sop_classes: str) -> None:
         for sop_class in sop_classes or (None,):
             self._routes[message, sop_class] = Route(message, handler, service)
+            if sop_class is not None:
+                self._services.setdefault(sop_class, set()).add(service)
 
     def find(self, message: type, sop_class_uid: str) -> Route | None:
         return self._routes.get((message, sop_class_uid)) or self._routes.get((message, None))
 
     def services_of(self, sop_class_uid: str) -> set[Service | None]:
         """The services that the routes of a named SOP class belong to; empty for one that is not named."""
-        return {route.service for (_, uid), route in self._routes.items() if uid == sop_class_uid}
+        return self._services.get(sop_class_uid, set())
 
     def table(self) -> dict[tuple[str, str | None], Service | None]:
         """(message, SOP class) → service; what the matrix test walks."""
@@ -204,20 +207,21 @@ class Routes:
 
 
 class CentralAssociation(Association):
-    """An association that `routes` answer for.
+    """An association that `routes` answer for, as it was `agreed` on.
 
     Attributes
     ----------
-    relational : SOP classes for which relational queries or retrievals were agreed (PS3.4 C.5.1.1, C.5.2.1).
+    contexts : id → each presentation context that was accepted.
     news : set when something has come that is to be looked at.
     certificate_sha256 : of the certificate that the peer proved; None without one.
     store_record : what it stored, once it has.
     """
 
-    def __init__(self, ae: AE, routes: Routes, peer: Peer) -> None:
+    def __init__(self, ae: AE, routes: Routes, peer: Peer, agreed: Agreed) -> None:
         super().__init__(ae, "acceptor")
         self.peer = peer
-        self.relational: frozenset[str] = frozenset()
+        self.agreed = agreed
+        self.contexts = agreed.accepted
         self.news = threading.Event()
         self.certificate_sha256: str | None = None
         self.store_record: StoreRecord | None = None
@@ -228,12 +232,12 @@ class CentralAssociation(Association):
         assert isinstance(self.dimse, BoundedDimse)
         return self.dimse
 
-    def extended(self, event: evt.Event) -> dict[UID, bytes]:
-        """Answer SOP Class Extended Negotiation: relational, and nothing more of what its later bytes name."""
-        asked: dict[UID, bytes] = event.app_info  # type: ignore[attr-defined]  # set when it is triggered
-        wanted = {uid for uid, info in asked.items() if info[:1] == b"\x01" and uid in RELATIONAL}
-        self.relational = frozenset(map(str, wanted))
-        return dict.fromkeys(wanted, b"\x01")
+    def serve(self) -> None:
+        """Serve it, on the thread that calls, from when the A-ASSOCIATE-AC has left until it is over."""
+        self.is_established = True
+        self.dul.state_machine.current_state = _DATA_TRANSFER
+        self.dul.start()
+        self._run_reactor()
 
     def _bind_defaults(self) -> None:
         """Without pynetdicom's logging of every PDU and message, which is most of their cost."""
@@ -267,16 +271,17 @@ class CentralAssociation(Association):
                 self.kill()
 
     def _serve_request(self, msg: Any, context_id: int) -> None:
-        context = self._accepted_cx.get(context_id)
+        context = self.contexts.get(context_id)
         if context is not None and getattr(msg, "AffectedSOPClassUID", "") is None:
-            msg.AffectedSOPClassUID = context.abstract_syntax  # left out by some; there is only one it can be
-        if not msg.is_valid_request or context is None or type(msg) not in _SERVED:
+            msg.AffectedSOPClassUID = (
+                context.abstract_syntax_uid
+            )  # left out by some; there is only one it can be
+        if not msg.is_valid_request or context is None or type(msg) not in _RESPONSES:
             _log.warning("event=message-refused peer=%s message=%s", self.peer.address, type(msg).__name__)
             self.abort()
             return
-        assert context.abstract_syntax is not None
         request = Request(
-            msg, context_id, context.abstract_syntax, context.transfer_syntax[0], self.peer, self
+            msg, context_id, context.abstract_syntax_uid, context.transfer_syntax_uid, self.peer, self
         )
         self.dimse.cancel_req = {}
         self._is_paused = True
@@ -304,6 +309,3 @@ class CentralAssociation(Association):
             request.respond(NOT_AUTHORIZED, f"not configured for {route.service}")
         else:
             route.handler.serve(request)
-
-
-_SERVED: Final = frozenset({C_ECHO, C_FIND, C_GET, C_MOVE, C_STORE, N_ACTION, N_CREATE, N_GET, N_SET})

@@ -1,4 +1,4 @@
-"""The few command sets of C-STORE, written and read by hand (PS3.7 sections 6.3.1, 9.3.1 and E.1).
+"""Command sets of C-STORE and of responses, written and read by hand (PS3.7 sections 6.3.1, 9.3, 10.3 and E.1).
 
 Always implicit VR little endian, and of the same few elements each time: pydicom takes longer for one than the image
 behind it takes on the wire.
@@ -7,6 +7,7 @@ behind it takes on the wire.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,14 @@ MESSAGE_ID_RESPONDED_TO: Final = 0x0120
 STATUS: Final = 0x0900
 _C_STORE_RQ: Final = 0x0001
 _MEDIUM_PRIORITY: Final = 0
+_NUMBERS: Final = {
+    "ErrorID": 0x0903,
+    "ActionTypeID": 0x1008,
+    "NumberOfRemainingSuboperations": 0x1020,
+    "NumberOfCompletedSuboperations": 0x1021,
+    "NumberOfFailedSuboperations": 0x1022,
+    "NumberOfWarningSuboperations": 0x1023,
+}
 _PRIORITIES: Final = (0, 1, 2)
 _DATA_SET_TYPE: Final = 0x0800
 _DATA_SET_FOLLOWS: Final = 0x0001
@@ -49,16 +58,43 @@ def store_rq(
 
 def store_rsp(sop_class_uid: str, sop_instance_uid: str, message_id: int, status: int, comment: str) -> bytes:
     """A C-STORE-RSP (PS3.7 Table 9.3-2)."""
+    return response(C_STORE_RSP, message_id, status, (sop_class_uid, sop_instance_uid), comment)
+
+
+def response(
+    field: int,
+    message_id: int,
+    status: int,
+    affected: tuple[str | None, str | None],
+    comment: str = "",
+    *,
+    numbers: Mapping[str, int] | None = None,
+    has_data_set: bool = False,
+) -> bytes:
+    """A response of any service (PS3.7 sections 9.3 and 10.3).
+
+    Parameters
+    ----------
+    field : its Command Field.
+    message_id : of the request.
+    affected : SOP Class UID and SOP Instance UID, None where it names none.
+    numbers : further elements, by keyword; of those in `_NUMBERS`.
+    """
     said = comment.encode("ascii", "replace")
-    body = (
-        _element(0x0002, _uid(sop_class_uid))
-        + _element(COMMAND_FIELD, _US.pack(C_STORE_RSP))
-        + _element(MESSAGE_ID_RESPONDED_TO, _US.pack(message_id))
-        + _element(_DATA_SET_TYPE, _US.pack(_NO_DATA_SET))
-        + _element(STATUS, _US.pack(status))
-        + (_element(0x0902, said + b" " * (len(said) % 2)) if said else b"")
-        + _element(0x1000, _uid(sop_instance_uid))
-    )
+    elements = {
+        COMMAND_FIELD: _US.pack(field),
+        MESSAGE_ID_RESPONDED_TO: _US.pack(message_id),
+        _DATA_SET_TYPE: _US.pack(_DATA_SET_FOLLOWS if has_data_set else _NO_DATA_SET),
+        STATUS: _US.pack(status),
+    }
+    for element, uid in zip((0x0002, 0x1000), affected, strict=True):
+        if uid is not None:
+            elements[element] = _uid(uid)
+    if said:
+        elements[0x0902] = said + b" " * (len(said) % 2)
+    for keyword, value in (numbers or {}).items():
+        elements[_NUMBERS[keyword]] = _US.pack(value)
+    body = b"".join(_element(element, value) for element, value in sorted(elements.items()))
     return _element(0x0000, struct.pack("<I", len(body))) + body
 
 

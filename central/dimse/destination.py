@@ -19,40 +19,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from central.dimse.errors import CallFailedError, CannotListenError
-from central.dimse.lane import Lane
-from central.dimse.negotiation import (
+from central.dimse.associate import (
     ABSTRACT_SYNTAX,
-    ITEM_HEAD,
+    ANSWERED_CONTEXT,
+    APPLICATION_CONTEXT,
+    APPLICATION_CONTEXT_NAME,
     ITEMS_AT,
+    MAXIMUM_LENGTH,
+    PDU_HEAD,
     PRESENTATION_CONTEXT,
+    PROTOCOL_VERSION,
     TRANSFER_SYNTAX,
     USER_INFORMATION,
+    item,
     items_of,
+    of_ourselves,
     read_uid,
 )
+from central.dimse.errors import CallFailedError, CannotListenError
+from central.dimse.lane import Lane
 from central.dimse.settings import DimseSettings, PeerSettings
 from central.dimse.tls import client_context
 from central.dimse.transport import LEAST_PDU_BYTES, Limits, fill
-from contract.part10 import IMPLEMENTATION_CLASS_UID
 
 Taken = Mapping[str, Mapping[str, int]]
 """SOP class → transfer syntax → id of the presentation context that was accepted for both."""
 
 _CONNECT_TIMEOUT_S: Final = 10.0  # also for each answer of the upper layer
-_PDU_HEAD: Final = struct.Struct(">BxL")
 _A_ASSOCIATE_RQ, _A_ASSOCIATE_AC, _A_ASSOCIATE_RJ = 0x01, 0x02, 0x03
 _A_RELEASE_RQ: Final = struct.pack(">BxL4x", 0x05, 4)
 _A_RELEASE_RP: Final = struct.pack(">BxL4x", 0x06, 4)
 _A_ABORT: Final = struct.pack(">BxL4x", 0x07, 4)  # by the service user (PS3.8 Table 9-26)
 _P_DATA_TF: Final = 0x04
-_PROTOCOL_VERSION: Final = 1
-_APPLICATION_CONTEXT: Final = 0x10
-_APPLICATION_CONTEXT_NAME: Final = b"1.2.840.10008.3.1.1.1"
-_ACCEPTED_CONTEXT: Final = 0x21
-_MAXIMUM_LENGTH: Final = 0x51
-_IMPLEMENTATION_CLASS: Final = 0x52
-_IMPLEMENTATION_VERSION: Final = 0x55
 _MAX_PDUS_TO_RELEASE: Final = 8  # what may still come before the answer to an A-RELEASE-RQ
 
 
@@ -88,9 +86,9 @@ class _Wire:
     def pdu(self) -> tuple[int, bytearray]:
         """The next PDU's type and body. OSError : none came."""
         if self.has_data(_CONNECT_TIMEOUT_S):
-            head = self.recv(_PDU_HEAD.size)
-            if len(head) == _PDU_HEAD.size:
-                kind, length = _PDU_HEAD.unpack(head)
+            head = self.recv(PDU_HEAD.size)
+            if len(head) == PDU_HEAD.size:
+                kind, length = PDU_HEAD.unpack(head)
                 body = self.recv(length)
                 if len(body) == length:
                     return kind, body
@@ -190,23 +188,18 @@ def associate_rq(
     """An A-ASSOCIATE-RQ (PS3.8 Table 9-11); the contexts' ids are 1, 3, 5 and so on."""
     body = struct.pack(
         ">H2x16s16s32x",
-        _PROTOCOL_VERSION,
+        PROTOCOL_VERSION,
         called_ae_title.encode("ascii").ljust(16),
         settings.ae_title.encode("ascii").ljust(16),
     )
-    body += _item(_APPLICATION_CONTEXT, _APPLICATION_CONTEXT_NAME)
+    body += item(APPLICATION_CONTEXT, APPLICATION_CONTEXT_NAME)
     for number, (abstract_syntax, transfer_syntaxes) in enumerate(contexts):
-        named = _item(ABSTRACT_SYNTAX, abstract_syntax.encode("ascii"))
+        named = item(ABSTRACT_SYNTAX, abstract_syntax.encode("ascii"))
         for syntax in transfer_syntaxes:
-            named += _item(TRANSFER_SYNTAX, syntax.encode("ascii"))
-        body += _item(PRESENTATION_CONTEXT, struct.pack(">B3x", 2 * number + 1) + named)
-    body += _item(
-        USER_INFORMATION,
-        _item(_MAXIMUM_LENGTH, struct.pack(">L", settings.max_pdu_bytes))
-        + _item(_IMPLEMENTATION_CLASS, IMPLEMENTATION_CLASS_UID.encode("ascii"))
-        + _item(_IMPLEMENTATION_VERSION, b"DICOMNET"),
-    )
-    return _PDU_HEAD.pack(_A_ASSOCIATE_RQ, len(body)) + body
+            named += item(TRANSFER_SYNTAX, syntax.encode("ascii"))
+        body += item(PRESENTATION_CONTEXT, struct.pack(">B3x", 2 * number + 1) + named)
+    body += item(USER_INFORMATION, of_ourselves(settings.max_pdu_bytes))
+    return PDU_HEAD.pack(_A_ASSOCIATE_RQ, len(body)) + body
 
 
 def read_associate_ac(
@@ -219,23 +212,18 @@ def read_associate_ac(
     ValueError, struct.error : it cannot be read.
     """
     max_pdu_bytes, taken = 0, dict[str, dict[str, int]]()
-    for kind, item in items_of(body[ITEMS_AT - _PDU_HEAD.size :]):
-        value = item[ITEM_HEAD.size :]
-        if kind == _ACCEPTED_CONTEXT:
+    for kind, value in items_of(body[ITEMS_AT - PDU_HEAD.size :]):
+        if kind == ANSWERED_CONTEXT:
             context_id, result = struct.unpack_from(">BxB", value)
             if result or not context_id % 2 or context_id // 2 >= len(contexts):
                 continue
             abstract_syntax, proposed = contexts[context_id // 2]
-            for sub_kind, sub_item in items_of(value[4:]):
-                syntax = str(read_uid(sub_item[ITEM_HEAD.size :])) if sub_kind == TRANSFER_SYNTAX else ""
+            for sub_kind, raw in items_of(value[4:]):
+                syntax = str(read_uid(raw)) if sub_kind == TRANSFER_SYNTAX else ""
                 if syntax in proposed:
                     taken.setdefault(abstract_syntax, {}).setdefault(syntax, context_id)
         elif kind == USER_INFORMATION:
-            for sub_kind, sub_item in items_of(value):
-                if sub_kind == _MAXIMUM_LENGTH:
-                    (max_pdu_bytes,) = struct.unpack(">L", sub_item[ITEM_HEAD.size :])
+            for sub_kind, raw in items_of(value):
+                if sub_kind == MAXIMUM_LENGTH:
+                    (max_pdu_bytes,) = struct.unpack(">L", raw)
     return max_pdu_bytes, taken
-
-
-def _item(kind: int, value: bytes) -> bytes:
-    return ITEM_HEAD.pack(kind, len(value)) + value

@@ -42,7 +42,7 @@ class Query:
         recording = self._audit.begin(peer.event(Action.SEARCH, "success", f"C-FIND {shown(identifier)}"))
         try:
             try:
-                relational = request.abstract_syntax_uid in request.association.relational
+                relational = request.abstract_syntax_uid in request.association.agreed.relational
                 find = understood(identifier, request.abstract_syntax_uid, relational=relational)
                 rows = self._distinct(find, scope_of(peer.principal, Action.SEARCH))
                 first = [row for row in [next(rows, None)] if row is not None]

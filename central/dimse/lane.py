@@ -24,14 +24,18 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from central.dimse import command_set
 from central.dimse.errors import OverLimitError, PeerGoneError
-from central.dimse.transport import MAX_COMMAND_BYTES, PDV_BYTES, GuardedSocket
+from central.dimse.transport import (
+    COMMAND_FRAGMENT,
+    LAST_FRAGMENT,
+    MAX_COMMAND_BYTES,
+    PDV_BYTES,
+    GuardedSocket,
+)
 
 _HEAD: Final = struct.Struct(">BxL")
 _PDV: Final = struct.Struct(">LBB")
 _PDU_HEAD: Final = struct.Struct(">BxLLBB")
 P_DATA_TF: Final = 0x04  # PDU type
-COMMAND: Final = 0x01  # of a message control header (PS3.8 Annex E.2)
-LAST: Final = 0x02
 _NO_LIMIT_PDU_BYTES: Final = 131_072  # what is sent to a peer that names no maximum
 _MAX_CANCELS: Final = 10  # as many as pynetdicom keeps
 
@@ -113,12 +117,12 @@ class Lane:
         whole = bytearray()
         while True:
             for _, control, data in fragments(self._pdu()):
-                if not control & COMMAND or len(whole) + len(data) > MAX_COMMAND_BYTES:
+                if not control & COMMAND_FRAGMENT or len(whole) + len(data) > MAX_COMMAND_BYTES:
                     raise OverLimitError(
                         "a data set where an answer belongs, or a longer command than any has"
                     )
                 whole += data
-                if control & LAST:
+                if control & LAST_FRAGMENT:
                     return command_set.elements(bytes(whole))
 
     def _pdu(self) -> memoryview:
@@ -208,8 +212,8 @@ def packed(
     pieces: list[bytes | memoryview] = []
     for at in range(0, len(data), room):
         piece = data[at : at + room]
-        ends = LAST if is_last and at + room >= len(data) else 0
-        control = ends | (COMMAND if is_command else 0)
+        ends = LAST_FRAGMENT if is_last and at + room >= len(data) else 0
+        control = ends | (COMMAND_FRAGMENT if is_command else 0)
         pieces.append(_PDU_HEAD.pack(P_DATA_TF, len(piece) + 6, len(piece) + 2, context_id, control))
         pieces.append(piece)
     return b"".join(pieces)

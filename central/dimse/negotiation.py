@@ -1,38 +1,34 @@
-"""Which presentation contexts a peer gets: those of the services it may use, each in the best transfer syntax.
+"""What a peer gets of what it asks for: the services that it may use, each in the best transfer syntax.
 
-pynetdicom chooses by the acceptor's list, so the list is made for each request from what that request proposes. Who
-retrieves proposes a hundred contexts and more, each with several transfer syntaxes: they are read here, and once, for
-pynetdicom takes as long over them as over twenty images. The same goes for the roles that it selects.
+Each presentation context is answered by itself (PS3.8 section 9.3.3.2), and each role by what the peer may do with that
+SOP class (PS3.7 Annex D.3.3.4).
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom.pdu import A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
-from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
-from central.dimse.association import Routes
-from central.dimse.errors import RefusedError
+from central.dimse.associate import (
+    ABSTRACT_SYNTAX_NOT_SUPPORTED,
+    ACCEPTED,
+    TRANSFER_SYNTAXES_NOT_SUPPORTED,
+    USER_REJECTION,
+    Agreed,
+    Answered,
+    AssociateRequest,
+    Proposed,
+)
+from central.dimse.association import RELATIONAL, Routes
 from central.dimse.peers import Peer
 from central.dimse.settings import Service
 
-ITEMS_AT: Final = 74  # in an A-ASSOCIATE-RQ with its header
-ITEM_HEAD: Final = struct.Struct(">BxH")
-PRESENTATION_CONTEXT: Final = 0x20
-_LENGTH: Final = struct.Struct(">H")
-ABSTRACT_SYNTAX: Final = 0x30
-TRANSFER_SYNTAX: Final = 0x40
-USER_INFORMATION: Final = 0x50
-_ROLE_SELECTION: Final = 0x54
-_UID_CHARACTERS: Final = 64
 _SERVICE_SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 NATIVE_SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 _STORAGE_ROOT: Final = "1.2.840.10008.5.1.4.1.1."
@@ -40,95 +36,6 @@ _MEDIA_DIRECTORY: Final = "1.2.840.10008.1.3.10"  # a DICOMDIR is a file on a di
 _JPIP: Final = frozenset(
     f"1.2.840.10008.1.2.4.{last}" for last in (94, 95, 204, 205)
 )  # pixels stay elsewhere
-
-
-class AssociateRequest(A_ASSOCIATE_RQ):
-    """A whole A-ASSOCIATE-RQ PDU (PS3.8 Table 9-11) that was decoded once, into `asked`.
-
-    Raises
-    ------
-    RefusedError : it cannot be decoded.
-    """
-
-    def __init__(self, request: bytes) -> None:
-        super().__init__()
-        try:
-            contexts, others = list[PresentationContext](), request[:ITEMS_AT]
-            roles = list[SCP_SCU_RoleSelectionNegotiation]()
-            for kind, item in items_of(request[ITEMS_AT:]):
-                if kind == PRESENTATION_CONTEXT:
-                    contexts.append(_read_context(item[ITEM_HEAD.size :]))
-                elif kind == USER_INFORMATION:
-                    of_others, selected = _read_user_information(item[ITEM_HEAD.size :])
-                    roles += selected
-                    others += ITEM_HEAD.pack(USER_INFORMATION, len(of_others)) + of_others
-                else:
-                    others += item
-            self.decode(others)
-            self.asked: A_ASSOCIATE = super().to_primitive()
-            self.asked.presentation_context_definition_list = contexts
-            self.asked.user_information.extend(roles)
-        except (
-            Exception
-        ) as error:  # pynetdicom raises whatever its parsing runs into; all of it means one thing here
-            raise RefusedError(f"the A-ASSOCIATE-RQ cannot be read ({type(error).__name__})") from error
-        if not all(context.abstract_syntax and context.transfer_syntax for context in contexts):
-            raise RefusedError("a presentation context is not complete")
-
-    def to_primitive(self) -> A_ASSOCIATE:
-        return self.asked
-
-
-def items_of(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type of each item or sub-item, and all of its bytes. ValueError for one that is cut short."""
-    at = 0
-    while at < len(data):
-        kind, length = ITEM_HEAD.unpack_from(data, at)
-        end = at + ITEM_HEAD.size + length
-        if end > len(data):
-            raise ValueError("an item that is cut short")
-        yield kind, data[at:end]
-        at = end
-
-
-def _read_context(body: bytes) -> PresentationContext:
-    """A Presentation Context Item (PS3.8 Table 9-13), from its id on."""
-    abstract, transfer = list[UID](), list[UID]()
-    for kind, item in items_of(body[4:]):
-        if kind in (ABSTRACT_SYNTAX, TRANSFER_SYNTAX):
-            (abstract if kind == ABSTRACT_SYNTAX else transfer).append(read_uid(item[ITEM_HEAD.size :]))
-    if len(abstract) != 1:
-        raise ValueError("a presentation context has one abstract syntax")
-    context = _context(abstract[0], list(dict.fromkeys(transfer)))
-    context.context_id = body[0]  # ValueError for an even one
-    return context
-
-
-def _read_user_information(body: bytes) -> tuple[bytes, list[SCP_SCU_RoleSelectionNegotiation]]:
-    """The sub-items that pynetdicom decodes, and what the SCP/SCU Role Selections say (PS3.7 Table D.3-9)."""
-    others, roles = b"", list[SCP_SCU_RoleSelectionNegotiation]()
-    for kind, item in items_of(body):
-        if kind != _ROLE_SELECTION:
-            others += item
-            continue
-        (length,) = _LENGTH.unpack_from(item, ITEM_HEAD.size)
-        at = ITEM_HEAD.size + _LENGTH.size
-        if at + length + 2 != len(item):
-            raise ValueError("a role selection of a length that is none")
-        role = SCP_SCU_RoleSelectionNegotiation()
-        role._sop_class_uid = read_uid(item[at : at + length])  # looked at, as for a context
-        role.scu_role, role.scp_role = (bool(flag) for flag in item[at + length :])
-        roles.append(role)
-    return others, roles
-
-
-@lru_cache(4096)  # they are the same few hundred in every request
-def read_uid(raw: bytes) -> UID:
-    """ValueError for what is none by its length or its characters."""
-    text = raw.decode("ascii").rstrip("\0 ")
-    if not 0 < len(text) <= _UID_CHARACTERS:
-        raise ValueError("a UID of a length that is none")
-    return UID(text)
 
 
 @lru_cache(4096)
@@ -143,55 +50,64 @@ def is_storage(sop_class_uid: str) -> bool:
     return name == sop_class_uid or sop_class_uid.startswith(_STORAGE_ROOT) or "Storage" in name
 
 
-def contexts_for(asked: A_ASSOCIATE, peer: Peer, routes: Routes) -> list[PresentationContext]:
-    """What this peer may have of what it asks for."""
-    proposed: dict[UID, dict[UID, None]] = {}
-    for context in asked.presentation_context_definition_list:
-        assert context.abstract_syntax is not None, "a request with another one was refused"
-        proposed.setdefault(context.abstract_syntax, {}).update(dict.fromkeys(context.transfer_syntax))
-    receives = {
-        str(item.sop_class_uid)
-        for item in asked.user_information
-        if isinstance(item, SCP_SCU_RoleSelectionNegotiation) and item.scp_role
-    }
-    contexts = []
-    for sop_class, syntaxes in proposed.items():
-        services = routes.services_of(sop_class)
+def agreement(asked: AssociateRequest, peer: Peer, routes: Routes) -> Agreed:
+    """How `asked` is answered."""
+    may_store, may_retrieve = peer.may(Service.STORE), peer.may(Service.RETRIEVE)
+    answered, roles = list[Answered](), dict[UID, tuple[bool, bool]]()
+    for proposed in asked.contexts:
+        uid = proposed.abstract_syntax_uid
+        services = routes.services_of(uid)
         if services:
-            if any(service is None or peer.may(service) for service in services):
-                contexts.append(_context(sop_class, _SERVICE_SYNTAXES))
-        elif is_storage(sop_class):
-            gets = peer.may(Service.RETRIEVE) and sop_class in receives
-            if gets or peer.may(Service.STORE):
-                in_order = native_first if gets else compressed_first
-                context = _context(sop_class, in_order(tuple(syntaxes)))
-                context.scu_role, context.scp_role = peer.may(Service.STORE), gets
-                contexts.append(context)
-    return contexts
+            may = any(service is None or peer.may(service) for service in services)
+            answered.append(_answered(proposed, _explicit_first if may else None))
+            continue
+        named = asked.roles.get(uid)
+        wants_scu, wants_scp = named or (True, False)
+        scu, scp = wants_scu and may_store, wants_scp and may_retrieve
+        if not (may_store or (wants_scp and may_retrieve)) or not is_storage(uid):
+            answered.append(_answered(proposed, None))
+            continue
+        one = _answered(proposed, native_first if scp else compressed_first, peer_is_scp=scp)
+        if one.result == ACCEPTED and not (scu or scp):
+            one = replace(one, result=USER_REJECTION)
+        elif one.result == ACCEPTED and named:
+            roles[uid] = scu, scp
+        answered.append(one)
+    accepted = {one.abstract_syntax_uid for one in answered if one.result == ACCEPTED}
+    # Relational, and nothing more of what the later bytes name.
+    relational = {uid for uid, said in asked.extended.items() if uid in accepted and said[:1] == b"\x01"}
+    return Agreed(answered, roles, RELATIONAL & relational)
+
+
+def _answered(
+    proposed: Proposed, best: Callable[[tuple[UID, ...]], UID | None] | None, *, peer_is_scp: bool = False
+) -> Answered:
+    """`best` chooses among the transfer syntaxes; without one this SOP class is not for this peer."""
+    uid, syntaxes = proposed.abstract_syntax_uid, proposed.transfer_syntax_uids
+    if best is None:
+        return Answered(proposed.context_id, ABSTRACT_SYNTAX_NOT_SUPPORTED, uid, syntaxes[0])
+    chosen = best(syntaxes)
+    if chosen is None:
+        return Answered(proposed.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED, uid, syntaxes[0])
+    return Answered(proposed.context_id, ACCEPTED, uid, chosen, peer_is_scp)
 
 
 @lru_cache(256)  # most contexts of a request have the same
-def compressed_first(syntaxes: tuple[UID, ...]) -> tuple[UID, ...]:
+def compressed_first(syntaxes: tuple[UID, ...]) -> UID | None:
     """For what is sent to central: as the sender holds it. Explicit VR where JPEG was offered is ten times the size."""
-    order = sorted(_taken(syntaxes), key=lambda uid: (uid in NATIVE_SYNTAXES, uid != ExplicitVRLittleEndian))
-    return tuple(order)
+    return _best(syntaxes, lambda uid: (uid in NATIVE_SYNTAXES, uid != ExplicitVRLittleEndian))
 
 
 @lru_cache(256)
-def native_first(syntaxes: tuple[UID, ...]) -> tuple[UID, ...]:
+def native_first(syntaxes: tuple[UID, ...]) -> UID | None:
     """For what central sends by C-GET: everything that is archived can be put into Explicit VR Little Endian."""
-    order = sorted(
-        _taken(syntaxes), key=lambda uid: (uid not in NATIVE_SYNTAXES, uid != ExplicitVRLittleEndian)
-    )
-    return tuple(order)
+    return _best(syntaxes, lambda uid: (uid not in NATIVE_SYNTAXES, uid != ExplicitVRLittleEndian))
 
 
-def _taken(syntaxes: Iterable[UID]) -> list[UID]:
-    return [uid for uid in syntaxes if uid not in _JPIP]
+def _explicit_first(syntaxes: tuple[UID, ...]) -> UID | None:
+    """For the messages of the other services."""
+    return next((uid for uid in _SERVICE_SYNTAXES if uid in syntaxes), None)
 
 
-def _context(sop_class: UID, syntaxes: Sequence[UID]) -> PresentationContext:
-    context = PresentationContext()
-    # Its setters look at each UID several times; these were looked at when they were read.
-    context._abstract_syntax, context._transfer_syntax = sop_class, list(syntaxes)
-    return context
+def _best(syntaxes: tuple[UID, ...], order: Callable[[UID], tuple[bool, bool]]) -> UID | None:
+    return min((uid for uid in syntaxes if uid not in _JPIP), key=order, default=None)

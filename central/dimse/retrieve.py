@@ -201,7 +201,7 @@ class Retrieve:
     def _granted(self, request: Request, verb: str) -> list[Granted]:
         """What the identifier names and the peer may have, each study of it on its way into the record."""
         identifier = request.data_set(request.message.Identifier)
-        relational = request.abstract_syntax_uid in request.association.relational
+        relational = request.abstract_syntax_uid in request.association.agreed.relational
         query = selection(identifier, request.abstract_syntax_uid, relational=relational)
         rows = self._named(request, query)
         standing = Standing(partial(self._stands, request, verb))
@@ -276,8 +276,8 @@ class Retrieve:
 def _taken(association: CentralAssociation) -> dict[str, dict[str, int]]:
     """What who asks by C-GET takes, as `_Receiver` has it."""
     taken: dict[str, dict[str, int]] = {}
-    for context in association.accepted_contexts:
-        if context.as_scu and context.context_id is not None:
-            by_syntax = taken.setdefault(str(context.abstract_syntax), {})
-            by_syntax.setdefault(str(context.transfer_syntax[0]), context.context_id)
+    for context in association.contexts.values():
+        if context.peer_is_scp:
+            by_syntax = taken.setdefault(context.abstract_syntax_uid, {})
+            by_syntax.setdefault(context.transfer_syntax_uid, context.context_id)
     return taken

@@ -1,4 +1,4 @@
-"""Central's DICOM port: accepts, guards, finds out who calls, and lets pynetdicom negotiate what that peer may have.
+"""Central's DICOM port: accepts, guards, finds out who calls, and answers what that peer may have.
 
 What is always true
 -------------------
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from pynetdicom import AE, evt
+from pynetdicom import AE
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AddressInformation
@@ -30,22 +30,21 @@ from central.access.policy import Agreement, Role
 from central.archive.objects import ObjectSink
 from central.audit.record import Action, Audit
 from central.audit.refusals import Refusals
+from central.dimse.associate import AssociateRequest, associate_ac
 from central.dimse.association import CentralAssociation, Routes
 from central.dimse.errors import DimseError, RefusedError
 from central.dimse.guard import Guard, Place, read_associate_rq
-from central.dimse.negotiation import AssociateRequest, contexts_for
+from central.dimse.negotiation import agreement
 from central.dimse.peers import Peers, nothing_agreed
 from central.dimse.settings import DimseSettings, Service
 from central.dimse.tls import certificate_sha256, server_context
 from central.dimse.transport import BoundedDimse, EndingStateMachine, GuardedSocket, Limits
-from contract.part10 import IMPLEMENTATION_CLASS_UID
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
 _CALLED_AE_TITLE_NOT_RECOGNIZED: Final = (1, 1, 7)
 _LOCAL_LIMIT_EXCEEDED: Final = (2, 3, 2)
 _STOP_TIMEOUT_S: Final = 5.0
 _BACKLOG: Final = 64
-_ASSOCIATE_RQ_RECEIVED: Final = "Evt6"  # PS3.8 Table 9-10
 _GOODBYE_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
@@ -78,13 +77,9 @@ class DimseServer:
             settings.max_pdu_bytes, max_object_bytes, settings.stall_timeout_s, settings.min_rate_bytes_per_s
         )
         self._ae = AE(settings.ae_title)
-        self._ae.maximum_pdu_size = settings.max_pdu_bytes
-        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        self._ae.implementation_version_name = "DICOMNET"
         self._ae.acse_timeout = settings.request_timeout_s
         self._ae.network_timeout = settings.idle_timeout_s
         self._ae.dimse_timeout = settings.idle_timeout_s
-        self._ae.maximum_associations = settings.max_connections  # counted here, with the places
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         self._serving: dict[threading.Thread, CentralAssociation | None] = {}
@@ -201,39 +196,37 @@ class DimseServer:
             request = read_associate_rq(sock, deadline_s)
             if not request:
                 return
-            association, transport = self._admitted(sock, request, address, certificate)
+            association, transport = self._admitted(place, request, address, certificate)
         except RefusedError as error:
             self._refusals.record(Action.ASSOCIATION_REFUSED, error.ae_title, address[0], str(error))
             if error.result is not None:
                 sock.sendall(_rejection(*error.result))
                 _wait_for_goodbye(sock)
             raise
-        self._guard.settle(place)
         try:
-            association.start()
-            association.join()
+            association.serve()
         finally:
+            association.dul.join(_STOP_TIMEOUT_S)  # which may begin an instance until then
             association.messages.discard_arrived()
             if association.store_record is not None:
                 association.store_record.ends()
-            association.dul.join(_STOP_TIMEOUT_S)
             transport.end()
 
     def _admitted(
-        self, sock: socket.socket, request: bytes, address: tuple[str, int], certificate: str | None
+        self, place: Place, request: bytes, address: tuple[str, int], certificate: str | None
     ) -> tuple[CentralAssociation, GuardedSocket]:
-        """The association that `request` asks for, ready to start. RefusedError if there is none for it."""
-        pdu = AssociateRequest(request)
-        asked = pdu.asked
-        calling, called = _title(asked.calling_ae_title), _title(asked.called_ae_title)
+        """The association that `request` asks for, accepted. RefusedError if there is none for it."""
+        asked = AssociateRequest.read(request)
+        calling, called = asked.calling_ae_title, asked.called_ae_title
         if called != self._settings.ae_title:
             raise RefusedError(f"it calls {called!r}", _CALLED_AE_TITLE_NOT_RECOGNIZED, calling)
         peer = self._peers.caller(calling, address[0], certificate)
-        contexts = contexts_for(asked, peer, self._routes)
-        if peer.settings is None and not contexts:
+        agreed = agreement(asked, peer, self._routes)
+        if peer.settings is None and not agreed.accepted:
             raise self._peers.refuse(peer, certificate)
-        association = CentralAssociation(self._ae, self._routes, peer)
+        association = CentralAssociation(self._ae, self._routes, peer, agreed)
         association.certificate_sha256 = certificate
+        association.requestor.address_info = AddressInformation.from_tuple(address)
         with self._lock:
             others = sum(one is not None for one in self._serving.values())
             if others >= self._settings.max_associations:
@@ -242,27 +235,19 @@ class DimseServer:
                 )
             self._serving[threading.current_thread()] = association
         association.dimse = BoundedDimse(
-            association, self._limits, self._new_object if peer.may(Service.STORE) else None
+            association,
+            self._limits,
+            self._new_object if peer.may(Service.STORE) else None,
+            syntaxes={number: one.transfer_syntax_uid for number, one in association.contexts.items()},
+            address=address[0],
+            peer_max_pdu_bytes=asked.max_pdu_bytes,
         )
         EndingStateMachine.take_over(association.dul, association.news.set)
-        transport = GuardedSocket(association, sock, b"", self._limits)
-        association.set_socket(transport)
-        association.dul._recv_pdu.put(pdu)
-        association.dul.event_queue.put(_ASSOCIATE_RQ_RECEIVED)
-        acceptor = association.acceptor
-        acceptor.maximum_length = self._settings.max_pdu_bytes
-        acceptor.ae_title = self._settings.ae_title
-        acceptor.address_info = AddressInformation.from_tuple(sock.getsockname())
-        acceptor.implementation_class_uid = self._ae.implementation_class_uid
-        acceptor.implementation_version_name = self._ae.implementation_version_name
-        acceptor.supported_contexts = contexts
-        association.requestor.address_info = AddressInformation.from_tuple(address)
-        association.bind(evt.EVT_SOP_EXTENDED, association.extended)
+        self._guard.settle(place)
+        place.sock.settimeout(self._limits.stall_timeout_s)
+        place.sock.sendall(associate_ac(asked, agreed, self._settings.max_pdu_bytes))
+        transport = association.dul.socket = GuardedSocket(association, place.sock, self._limits)
         return association, transport
-
-
-def _title(value: str | None) -> str:
-    return (value or "").strip(" \0")
 
 
 def _rejection(result: int, source: int, reason: int) -> bytes:

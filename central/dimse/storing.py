@@ -22,8 +22,15 @@ from central.dimse.association import CentralAssociation
 from central.dimse.command_set import StoreRequest, store_rsp
 from central.dimse.errors import OverLimitError, PeerGoneError, PeerTooSlowError
 from central.dimse.incoming import OUT_OF_RESOURCES, Incoming
-from central.dimse.lane import COMMAND, LAST, P_DATA_TF, fragments, packed
-from central.dimse.transport import LEAST_PDU_BYTES, MAX_COMMAND_BYTES, PDV_BYTES, GuardedSocket
+from central.dimse.lane import P_DATA_TF, fragments, packed
+from central.dimse.transport import (
+    COMMAND_FRAGMENT,
+    LAST_FRAGMENT,
+    LEAST_PDU_BYTES,
+    MAX_COMMAND_BYTES,
+    PDV_BYTES,
+    GuardedSocket,
+)
 
 _HEAD: Final = struct.Struct(">BxL")
 
@@ -80,14 +87,14 @@ class StoringLane:
                             return None
                         used += PDV_BYTES + len(data)
                         continue
-                    if control & COMMAND or context_id != arriving.context_id:
+                    if control & COMMAND_FRAGMENT or context_id != arriving.context_id:
                         raise OverLimitError("another message inside a data set")
                     used += PDV_BYTES + len(data)
                     data_bytes += len(data)
                     if data_bytes > self._limits.max_object_bytes:
                         arriving.incoming.refuse(OUT_OF_RESOURCES)
                     arriving.incoming.write(data)
-                    if control & LAST:
+                    if control & LAST_FRAGMENT:
                         self._leave(pdu, used)
                         whole, arriving = arriving, None
                         return whole
@@ -103,7 +110,7 @@ class StoringLane:
         self._wire.put_back(self._held[self._at : self._end])
 
     def _begun(self, context_id: int, control: int, data: memoryview) -> Arrived | None:
-        if control != COMMAND | LAST:
+        if control != COMMAND_FRAGMENT | LAST_FRAGMENT:
             return None
         begun = self._messages.begin_store(context_id, bytes(data))
         return Arrived(context_id, *begun) if begun is not None else None

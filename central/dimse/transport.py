@@ -20,7 +20,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final
@@ -45,8 +45,8 @@ PDV_BYTES: Final = 6  # before a fragment, in a PDU
 MAX_IDENTIFIER_BYTES: Final = 8 << 20  # a commitment request for 65,536 instances is about 6 MB
 _MAX_MESSAGES_WAITING: Final = 4
 LEAST_PDU_BYTES: Final = 65_536  # what an A-ASSOCIATE may have, however small our own PDUs are
-_LAST_FRAGMENT: Final = 0x02
-_COMMAND_FRAGMENT: Final = 0x01
+COMMAND_FRAGMENT: Final = 0x01  # of a message control header (PS3.8 Annex E.2)
+LAST_FRAGMENT: Final = 0x02
 _REST_S: Final = 0.05  # without news; what pynetdicom has no news of, such as its timers, waits as long
 _PAUSE_S: Final = 0.001  # where there is nothing to wait on
 _log = logging.getLogger(__name__)
@@ -80,15 +80,16 @@ class Outgoing(queue.Queue[Any]):
 
 
 class GuardedSocket(AssociationSocket):
-    """pynetdicom's socket with `held` bytes that were read before, a clock and a cap.
+    """pynetdicom's socket with a clock and a cap, of an association that has been agreed on.
 
     Its thread waits here, and nowhere else, until something comes in or is to go out; and it rests here while
     somebody else has the socket (`take`).
     """
 
-    def __init__(self, assoc: Association, sock: socket.socket, held: bytes, limits: Limits) -> None:
+    def __init__(self, assoc: Association, sock: socket.socket, limits: Limits) -> None:
         super().__init__(assoc, client_socket=sock)
-        self._guard(sock, held, limits)
+        assoc.dul.event_queue.queue.clear()  # that somebody has called: it was seen long ago
+        self._guard(sock, limits)
 
     @classmethod
     def take_over(cls, association: Association, limits: Limits) -> None:
@@ -98,12 +99,12 @@ class GuardedSocket(AssociationSocket):
             return
         guarded = cls.__new__(cls)
         vars(guarded).update(vars(transport))
-        guarded._guard(transport.socket, b"", limits)
+        guarded._guard(transport.socket, limits)
         association.dul.socket = guarded
 
-    def _guard(self, sock: socket.socket, held: bytes, limits: Limits) -> None:
+    def _guard(self, sock: socket.socket, limits: Limits) -> None:
         sock.settimeout(limits.stall_timeout_s)
-        self._held = memoryview(held)
+        self._held = memoryview(b"")
         self._limits = limits
         self._ear, self._bell = socket.socketpair()
         self._bell.setblocking(False)
@@ -143,7 +144,7 @@ class GuardedSocket(AssociationSocket):
         if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
             return True
         # The only pause of the reactor: it goes on at once when something comes in or is to go out, and does not begin
-        # while an event waits, as the request does that was read before the reactor began.
+        # while an event waits.
         rest_s = 0 if self.assoc.dul.event_queue.queue else _REST_S
         found = dict(self._any_news.poll(rest_s * 1000))
         if self._ear.fileno() in found:
@@ -284,12 +285,29 @@ class EndingStateMachine(StateMachine):
 
 
 class BoundedDimse(DIMSEServiceProvider):
-    """pynetdicom's message reader under `limits`. What is over one ends the association with an A-ABORT."""
+    """pynetdicom's message reader under `limits`. What is over one ends the association with an A-ABORT.
+
+    Parameters
+    ----------
+    syntaxes : id of each accepted presentation context → its transfer syntax UID.
+    address : the peer's, for the log.
+    peer_max_pdu_bytes : what the peer takes; 0 is no limit.
+    """
 
     def __init__(
-        self, assoc: Association, limits: Limits, new_object: Callable[[], ObjectSink] | None
+        self,
+        assoc: Association,
+        limits: Limits,
+        new_object: Callable[[], ObjectSink] | None,
+        *,
+        syntaxes: Mapping[int, str],
+        address: str,
+        peer_max_pdu_bytes: int,
     ) -> None:
         super().__init__(assoc)
+        self._syntaxes = syntaxes
+        self._address = address
+        self._peer_max_pdu_bytes = peer_max_pdu_bytes
         self.limits = limits
         self._new_object = new_object
         self._plain: tuple[int, C_STORE] | None = (
@@ -301,6 +319,11 @@ class BoundedDimse(DIMSEServiceProvider):
         self._command_bytes = self._data_bytes = 0
         self._began_s = 0.0
         self._is_broken = False
+
+    @property
+    def maximum_pdu_size(self) -> int:
+        """What the peer takes; 0 is no limit."""
+        return self._peer_max_pdu_bytes
 
     @property
     def is_at_rest(self) -> bool:
@@ -332,26 +355,26 @@ class BoundedDimse(DIMSEServiceProvider):
         ) as error:  # pynetdicom raises whatever its parsing runs into; its thread must not end of it
             self._is_broken = True
             why = str(error) if isinstance(error, DimseError) else type(error).__name__
-            _log.warning("event=message-refused peer=%s reason=%s", self.assoc.requestor.address, why)
+            _log.warning("event=message-refused peer=%s reason=%s", self._address, why)
             self.dul.event_queue.put("Evt19")  # an invalid PDU: A-ABORT (PS3.8 Table 9-10)
 
     def _take(self, context_id: int, data: bytes) -> None:
-        if context_id not in self.assoc._accepted_cx or not data:
+        if context_id not in self._syntaxes or not data:
             raise OverLimitError("a fragment on a presentation context that was not accepted")
         if self.message is None and self._plain is None:
             self._command_bytes = self._data_bytes = 0
             self._began_s = time.monotonic()
         self._check_rate()
-        if data[0] & _COMMAND_FRAGMENT:
+        if data[0] & COMMAND_FRAGMENT:
             self._command_bytes += len(data)
             if self._command_bytes > MAX_COMMAND_BYTES:
                 raise OverLimitError("a longer command than any has")
             if self._plain is not None:
                 raise OverLimitError("a command inside a data set")
-            if self.message is None and data[0] & _LAST_FRAGMENT and self._begin_plain(context_id, data[1:]):
+            if self.message is None and data[0] & LAST_FRAGMENT and self._begin_plain(context_id, data[1:]):
                 return
             self._hand_on(context_id, data)
-            if data[0] & _LAST_FRAGMENT and self.message is not None:
+            if data[0] & LAST_FRAGMENT and self.message is not None:
                 self._begin_data(context_id)
             return
         begun = self._plain[0] if self._plain else self.message.context_id if self.message else None
@@ -366,7 +389,7 @@ class BoundedDimse(DIMSEServiceProvider):
         if self._data_bytes > self.limits.max_object_bytes:
             self._arriving.refuse(OUT_OF_RESOURCES)
         self._arriving.write(memoryview(data)[1:])
-        if data[0] & _LAST_FRAGMENT:
+        if data[0] & LAST_FRAGMENT:
             with self._lock:
                 self._arrived.append(self._arriving)
                 self._arriving = None
@@ -374,7 +397,7 @@ class BoundedDimse(DIMSEServiceProvider):
                 self.msg_queue.put(self._plain)
                 self._plain = None
             else:
-                self._hand_on(context_id, bytes((_LAST_FRAGMENT,)))
+                self._hand_on(context_id, bytes((LAST_FRAGMENT,)))
 
     def _begin_plain(self, context_id: int, command: bytes) -> bool:
         """Begin an ordinary C-STORE-RQ, most of what comes, without pynetdicom; False if it is no such thing."""
@@ -396,10 +419,9 @@ class BoundedDimse(DIMSEServiceProvider):
     def begin_store(self, context_id: int, command: bytes) -> tuple[StoreRequest, Incoming] | None:
         """What an ordinary C-STORE-RQ says, and where its data set goes; None if it is no such thing."""
         request = plain_store_rq(command)
-        context = self.assoc._accepted_cx.get(context_id)
-        if self._new_object is None or request is None or context is None:
+        syntax = self._syntaxes.get(context_id)
+        if self._new_object is None or request is None or syntax is None:
             return None
-        syntax = str(context.transfer_syntax[0])
         header = file_meta(request.sop_class_uid, request.sop_instance_uid, syntax)
         return request, Incoming(self._new_object, header)
 
@@ -412,9 +434,9 @@ class BoundedDimse(DIMSEServiceProvider):
         if self._new_object is None:
             raise OverLimitError("nothing is stored on this association")
         command = self.message.command_set
-        syntax = self.assoc._accepted_cx[context_id].transfer_syntax[0]
+        header = header_for(command, self._syntaxes[context_id])
         with self._lock:
-            self._arriving = Incoming(self._new_object, header_for(command, str(syntax)))
+            self._arriving = Incoming(self._new_object, header)
 
     def _hand_on(self, context_id: int, data: bytes) -> None:
         one = P_DATA()

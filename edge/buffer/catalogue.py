@@ -14,36 +14,10 @@ from peewee import SQL, BlobField, IntegerField, Model, TextField, fn
 
 from contract.identifiers import ObjectId
 from edge.buffer.device_key import DeviceKey
-from edge.buffer.index import SpoolIndex
+from edge.buffer.records import Present
 from edge.buffer.service_database import ServiceDatabase
 
-_FIND_PRESENT: Final = """
-    SELECT sequence, object_id, sop_class_uid, sop_instance_uid, study_instance_uid, series_instance_uid,
-        transfer_syntax_uid
-    FROM objects INDEXED BY live_by_sequence
-    WHERE freed_at_utc IS NULL AND sop_instance_uid IS NOT NULL AND sequence > ? ORDER BY sequence LIMIT ?
-"""
 _AT_ONCE: Final = 500
-
-
-@dataclass(frozen=True)
-class Present:
-    """An identified object whose file is on the disk; `sequence` rises with the time it came."""
-
-    sequence: int
-    object_id: ObjectId
-    sop_class_uid: str
-    sop_instance_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-    transfer_syntax_uid: str
-
-
-def present(index: SpoolIndex, *, after: int, limit: int) -> list[Present]:
-    """The next objects behind a sequence number. Callers hold the spool's lock."""
-    return [
-        Present(row[0], ObjectId(row[1]), *row[2:]) for row in index.execute(_FIND_PRESENT, (after, limit))
-    ]
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,14 @@ recalled stays until that central has signed anew; how far the check has come is
 
 from __future__ import annotations
 
-import threading
 import zlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from contract.identifiers import ObjectId
 from edge.buffer.files import SpoolFiles
 from edge.buffer.index import SpoolIndex
+from edge.buffer.lock import SpoolLock
 from edge.buffer.receipts import MISSED, RECALLED, HeldReceipt, LostStudy, ReceiptLedger
 from edge.buffer.states import OWE
 from edge.buffer.tables import utc_from_text, utc_text
@@ -72,13 +70,12 @@ class CopyReceipts(ReceiptLedger):
     def __init__(
         self,
         name: str,
+        lock: SpoolLock,
         index: SpoolIndex,
         files: SpoolFiles,
-        held: Callable[[], AbstractContextManager[None]],
-        changed: threading.Condition,
     ) -> None:
         # Not the row of `Receipts.checked_with`, which counts other receipts: it may be left from a time as stand-in.
-        super().__init__(index, files, held, changed, 2 + zlib.crc32(f"copy/{name}".encode()))
+        super().__init__(lock, index, files, 2 + zlib.crc32(f"copy/{name}".encode()))
         self._name = name
 
     def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]:
@@ -88,7 +85,7 @@ class CopyReceipts(ReceiptLedger):
         return self._read(_BELOW, self._name, number, limit)
 
     def newest_number(self) -> int:
-        with self._held():
+        with self._lock.held():
             newest: int | None = self._index.execute(_NEWEST, (self._name,)).fetchone()[0]
             return max(newest or 0, self._progress.get().checked_through)
 
@@ -108,7 +105,7 @@ class CopyReceipts(ReceiptLedger):
         return back
 
     def lost(self, *, untold: bool = False) -> list[LostStudy]:
-        with self._held():
+        with self._lock.held():
             rows = self._index.execute(_LOST, (self._name, not untold)).fetchall()
         return [
             LostStudy(
@@ -118,5 +115,5 @@ class CopyReceipts(ReceiptLedger):
         ]
 
     def note_told(self) -> None:
-        with self._held(), self._index.transaction():
+        with self._lock.held(), self._index.transaction():
             self._index.execute(_TOLD, (MISSED, self._name))

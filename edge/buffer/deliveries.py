@@ -20,10 +20,8 @@ absorbs.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -32,6 +30,7 @@ from typing import Final
 from contract.identifiers import ObjectId
 from edge.buffer.errors import UnknownObjectError, WrongStateError
 from edge.buffer.index import SpoolIndex
+from edge.buffer.lock import SpoolLock
 from edge.buffer.order import EVERY_FOURTH
 from edge.buffer.tables import utc_from_text
 
@@ -154,21 +153,17 @@ class Deliveries:
 
     Parameters
     ----------
-    held : the spool's lock, on an open spool.
-    changed : notified when something may have become due, and when the spool closes.
     settled : called under the lock with objects of which a delivery has ended.
     """
 
     def __init__(
         self,
+        lock: SpoolLock,
         index: SpoolIndex,
-        held: Callable[[], AbstractContextManager[None]],
-        changed: threading.Condition,
         settled: Callable[[Collection[ObjectId]], None],
     ) -> None:
         self._index = index
-        self._held = held
-        self._changed = changed
+        self._lock = lock
         self._settled = settled
         self._turns: dict[str, int] = {}
 
@@ -177,7 +172,7 @@ class Deliveries:
     def next(self, destination: str) -> Delivery | None:
         """The most urgent that is due, and in every fourth turn the oldest; None if none is."""
         values = (destination, time.monotonic())
-        with self._held():
+        with self._lock.held():
             turn = self._turns[destination] = self._turns.get(destination, 0) + 1
             found = self._index.execute(_NEXT_URGENT, values).fetchone() if turn % EVERY_FOURTH else None
             found = found or self._index.execute(_NEXT, values).fetchone()
@@ -187,7 +182,7 @@ class Deliveries:
         """Block until `next` would give something (True) or the time is over (False). SpoolClosedError at the end."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            with self._held():
+            with self._lock.held():
                 now_s = time.monotonic()
                 due_s: float | None = self._index.execute(_EARLIEST, (destination,)).fetchone()[0]
                 if due_s is not None and due_s <= now_s:
@@ -195,7 +190,7 @@ class Deliveries:
                 if deadline_s is not None and deadline_s <= now_s:
                     return False
                 moments = [moment for moment in (due_s, deadline_s) if moment is not None]
-                self._changed.wait(min(moments) - now_s if moments else None)
+                self._lock.changed.wait(min(moments) - now_s if moments else None)
 
     def deliver(self, delivery: Delivery) -> bool:
         """The destination has it; False if a person gave it up meanwhile. Frees what waited for nothing else."""
@@ -212,7 +207,7 @@ class Deliveries:
             "object_id": delivery.object_id,
             "destination": delivery.destination,
         }
-        with self._held():
+        with self._lock.held():
             with self._index.transaction():
                 changed = self._index.execute(_END, values).rowcount
             if state is DeliveryState.DELIVERED:
@@ -227,19 +222,15 @@ class Deliveries:
             "object_id": delivery.object_id,
             "destination": delivery.destination,
         }
-        with self._held(), self._index.transaction(durable=False):
+        with self._lock.held(), self._index.transaction(durable=False):
             self._index.execute(_PUT_OFF, values)
-
-    def tell(self) -> None:
-        """Something may have become due; under the lock."""
-        self._changed.notify_all()
 
     # For people -------------------------------------------------------------------------------------------
 
     def tallies(self) -> Mapping[str, DeliveryTally]:
         """How each destination stands to which something is owed, configured or not."""
         found: dict[str, DeliveryTally] = {}
-        with self._held():
+        with self._lock.held():
             for destination, state, objects, stored_bytes, first in self._index.execute(
                 _TALLIES, ()
             ).fetchall():
@@ -259,7 +250,7 @@ class Deliveries:
 
     def set_aside_rows(self, *, limit: int) -> list[SetAside]:
         """What was set aside, oldest first."""
-        with self._held():
+        with self._lock.held():
             rows = self._index.execute(_SET_ASIDE_ROWS, (limit,)).fetchall()
         return [
             SetAside(ObjectId(object_id), received and utc_from_text(received), *known)
@@ -275,14 +266,14 @@ class Deliveries:
         ------
         UnknownObjectError, WrongStateError : the one that was named is not open, or its file is gone.
         """
-        with self._held():
+        with self._lock.held():
             with self._index.transaction():
                 changed = self._index.execute(
                     _TRY_AGAIN, {"destination": destination, "object_id": object_id}
                 ).rowcount
             if object_id is not None and not changed:
                 raise self._why_not(destination, object_id, "be sent again")
-            self._changed.notify_all()
+            self._lock.changed.notify_all()
         return changed
 
     def give_up(self, destination: str, object_id: ObjectId | None = None) -> int:
@@ -296,7 +287,7 @@ class Deliveries:
         while batch := self._give_up_some(destination, object_id):
             given_up += batch
         if object_id is not None and not given_up:
-            with self._held():
+            with self._lock.held():
                 raise self._why_not(destination, object_id, "be given up")
         return given_up
 
@@ -306,7 +297,7 @@ class Deliveries:
             "object_id": object_id,
             "limit": _AT_ONCE,
         }
-        with self._held():
+        with self._lock.held():
             with self._index.transaction():
                 found = [ObjectId(row[0]) for row in self._index.execute(_FIND_OPEN, values).fetchall()]
                 for one in found:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, BinaryIO, Final
 
 from contract.identifiers import ObjectId
 from edge.buffer.copy_receipts import CopyReceipts
 from edge.buffer.deliveries import Deliveries, DeliveryState
 from edge.buffer.index import SpoolIndex
+from edge.buffer.lock import SpoolLock
 from edge.buffer.order import CLAIMED_COLUMNS, EVERY_FOURTH, claimed_of, fill
 from edge.buffer.records import Claimed
 
@@ -62,25 +62,25 @@ class DeliveryQueue:
     Parameters
     ----------
     name : the central's; the `destination` of its rows.
-    held, settled : as for `Deliveries`.
-    open_object : the sealed bytes.
     receipts : this central's; they number what it signs.
+    settled : as for `Deliveries`.
+    open_object : the sealed bytes.
     """
 
     def __init__(
         self,
         name: str,
+        lock: SpoolLock,
         index: SpoolIndex,
         deliveries: Deliveries,
-        held: Callable[[], AbstractContextManager[None]],
+        receipts: CopyReceipts,
         settled: Callable[[Collection[ObjectId]], None],
         open_object: Callable[[ObjectId], BinaryIO],
-        receipts: CopyReceipts,
     ) -> None:
         self._name = name
         self._index = index
         self._deliveries = deliveries
-        self._held = held
+        self._lock = lock
         self._settled = settled
         self.open_object = open_object
         self._receipts = receipts
@@ -93,9 +93,9 @@ class DeliveryQueue:
     def claim_several(
         self, *, lease_s: float, max_objects: int, max_bytes: int, these: Collection[ObjectId] = ()
     ) -> list[Claimed]:
-        """As `Spool.claim_several`."""
+        """As `SendingQueue.claim_several`."""
         now_s = time.monotonic()
-        with self._held(), self._index.transaction(durable=False):
+        with self._lock.held(), self._index.transaction(durable=False):
             rows = self._these(these) if these else self._choose(now_s, max_objects, max_bytes)
             for row in rows:
                 values = {"until": now_s + lease_s, "destination": self._name, "object_id": row[0]}
@@ -125,7 +125,7 @@ class DeliveryQueue:
         return self._index.execute(statement, values).fetchall()
 
     def wait_for_work(self, timeout_s: float | None) -> bool:
-        """As `Spool.wait_for_work`; SpoolClosedError at the end."""
+        """As `SendingQueue.wait_for_work`; SpoolClosedError at the end."""
         return self._deliveries.wait(self._name, timeout_s)
 
     def acknowledge_all(self, receipts: Sequence[tuple[ObjectId, str]]) -> None:
@@ -133,7 +133,7 @@ class DeliveryQueue:
 
         One that a person gave up meanwhile stays given up.
         """
-        with self._held():
+        with self._lock.held():
             first = 1 + self._receipts.newest_number()
             with self._index.transaction():
                 for number, (object_id, receipt) in enumerate(receipts, first):
@@ -143,7 +143,7 @@ class DeliveryQueue:
 
     def set_aside(self, object_id: ObjectId, *, reason: str) -> None:
         """This central refuses it for good; a person decides, and the object stays."""
-        with self._held(), self._index.transaction():
+        with self._lock.held(), self._index.transaction():
             self._end(object_id, DeliveryState.SET_ASIDE, reason)
 
     def _end(
@@ -165,7 +165,7 @@ class DeliveryQueue:
         self._index.execute(_END, values)
 
     def release(self, object_id: ObjectId, *, error: str, retry_in_s: float, untried: bool = False) -> None:
-        """Give a lent object back; see `Spool.release`."""
+        """Give a lent object back; see `SendingQueue.release`."""
         values: dict[str, object] = {
             "due_s": time.monotonic() + retry_in_s,
             "error": error,
@@ -173,7 +173,7 @@ class DeliveryQueue:
             "destination": self._name,
             "object_id": object_id,
         }
-        with self._held():
+        with self._lock.held():
             with self._index.transaction(durable=False):
                 self._index.execute(_RELEASE, values)
-            self._deliveries.tell()
+            self._lock.changed.notify_all()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
 import shutil
@@ -25,6 +26,7 @@ from edge.buffer.durable_file import fsync_directory
 from edge.buffer.errors import SpoolInUseError
 from edge.buffer.sealed_file import AlignedBuffers, SealedFile, takes_direct_writes
 
+_LOG = logging.getLogger(__name__)
 _SEALED = ".sealed"
 SHARDS = [f"{number:02x}" for number in range(256)]
 _COPY = ".copy"
@@ -183,6 +185,15 @@ class SpoolFiles:
                 continue
             found = True
         return found
+
+    def unlink_freed(self, object_id: ObjectId) -> None:
+        """Give the room back. The row says freed already, so a failure here is recovery's to repair."""
+        try:
+            self.unlink(object_id)
+        except OSError as error:
+            _LOG.warning(
+                "could not delete a freed file", extra={"object_id": object_id, "reason": error.strerror}
+            )
 
     def write_anew(self, object_id: ObjectId) -> None:
         """Write a file's bytes again, as the kernel shows them, and make them durable.

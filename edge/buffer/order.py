@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from contract.identifiers import ObjectId
 from contract.priority import Priority
-from edge.buffer.index import OPENED_BY, SpoolIndex
+from edge.buffer.index import SpoolIndex
 from edge.buffer.records import Claimed
 from edge.buffer.tables import utc_from_text, utc_text
 
@@ -53,10 +53,12 @@ CLAIMED_COLUMNS: Final = (
 )
 """What `claimed_of` reads, in this order."""
 _COLUMNS: Final = ", ".join(CLAIMED_COLUMNS)
+# A condition: the object was sealed for one of the keys of a JSON list.
+_OPENED_BY: Final = "EXISTS (SELECT 1 FROM json_each({}) AS k WHERE instr(sealed_for, k.value))"
 # `:keys` null: whoever asks opens everything.
 _DUE: Final = f"""
     freed_at_utc IS NULL AND state IN ('ready', 'sending') AND due_s <= :now
-    AND (:keys IS NULL OR {OPENED_BY.format(":keys")})
+    AND (:keys IS NULL OR {_OPENED_BY.format(":keys")})
 """
 _OLDEST: Final = f"""
     SELECT {_COLUMNS} FROM objects INDEXED BY live_by_sequence WHERE {_DUE} ORDER BY sequence LIMIT :limit
@@ -74,6 +76,10 @@ _LENGTHS: Final = """
     SELECT -MAX(priority), SUM(stored_bytes), MIN(sequence), study_instance_uid FROM objects INDEXED BY live_by_study_2
     WHERE freed_at_utc IS NULL AND state = 'ready' AND due_s <= ? GROUP BY study_instance_uid
 """
+_EARLIEST: Final = """
+    SELECT MIN(due_s) FROM objects INDEXED BY live_by_state WHERE freed_at_utc IS NULL AND state IN ('ready', 'sending')
+"""
+_EARLIEST_OPENED_BY: Final = f"{_EARLIEST} AND {_OPENED_BY.format('?')}"
 _CLAIM: Final = f"""
     UPDATE objects SET state = 'sending', due_s = :until, attempts = attempts + 1
     WHERE object_id = :object_id AND {_DUE}
@@ -138,6 +144,19 @@ class ClaimOrder:
         with self._index.transaction(durable=False):  # a lease ends with the process
             chosen = self._choose(now_s, max_objects, max_bytes)
             return [self._take(row, now_s, lease_s) for row in chosen]
+
+    def earliest_due_s(self, opened_by: Collection[str] = ()) -> float | None:
+        """When the next object can be claimed, on the monotonic clock; None if nothing waits.
+
+        Parameters
+        ----------
+        opened_by : as for `claim`.
+        """
+        question, values = (
+            (_EARLIEST_OPENED_BY, (json.dumps(list(opened_by)),)) if opened_by else (_EARLIEST, ())
+        )
+        due_s: float | None = self._index.execute(question, values).fetchone()[0]
+        return due_s
 
     def claim_these(self, object_ids: Collection[ObjectId], *, now_s: float, lease_s: float) -> list[Claimed]:
         """Lease all of these, due or not, or none: what was interrupted goes on as it was."""

@@ -17,14 +17,15 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import IntFlag, StrEnum
+from enum import IntFlag
 from typing import Final
 
-from peewee import AutoField, BlobField, IntegerField, Model, TextField, fn
+from peewee import fn
 
 from contract.workflow import Operation, StepStatus
 from edge.buffer.device_key import DeviceKey, NotSealedHereError
 from edge.buffer.errors import PermanentSpoolError, TransientSpoolError
+from edge.buffer.procedure_rows import MessageState, ProcedureMessage, ProcedureStep
 from edge.buffer.service_database import ServiceDatabase
 from edge.buffer.tables import utc_from_text, utc_text
 
@@ -37,11 +38,6 @@ KEPT_WITHOUT_END: Final = timedelta(days=90)
 """For steps whose modality was switched off in the middle, and for messages that central refused."""
 
 _PRUNE_EVERY_S: Final = 86_400.0
-
-
-class _State(StrEnum):
-    WAITING = "waiting"
-    REFUSED = "refused"  # central will not have it: kept, sealed, for a person
 
 
 class FinalAttribute(IntFlag):
@@ -58,40 +54,6 @@ _NEEDED: Final = {
     # Whatever was broken off need not have come as far as a series.
     StepStatus.DISCONTINUED: FinalAttribute.END_DATE | FinalAttribute.END_TIME,
 }
-
-
-class ProcedureStep(Model):
-    """One step. `messages` counts what was accepted for it; the next message has that number."""
-
-    sop_instance_uid = TextField(primary_key=True)
-    status = TextField()
-    supplied = IntegerField()  # of FinalAttribute
-    messages = IntegerField()
-    calling_ae_title = TextField()
-    changed_at_utc = TextField(index=True)
-
-    class Meta:
-        table_name = "procedure_step"
-
-
-class ProcedureMessage(Model):
-    """One accepted message that central does not have yet."""
-
-    sequence = AutoField()
-    sop_instance_uid = TextField()
-    number = IntegerField()
-    operation = TextField()
-    state = TextField()
-    transfer_syntax_uid = TextField()
-    calling_ae_title = TextField()
-    received_at_utc = TextField()
-    sealed = BlobField()
-    size_bytes = IntegerField()
-    reason = TextField(null=True)
-
-    class Meta:
-        table_name = "procedure_message"
-        indexes = ((("sop_instance_uid", "number"), True), (("state", "sequence"), False))
 
 
 class DuplicateStepError(PermanentSpoolError):
@@ -246,12 +208,6 @@ class PerformedProcedures:
             )
         self._tell()
 
-    def status_of(self, sop_instance_uid: str) -> StepStatus | None:
-        """None where there is no such step."""
-        with self._database.reading():
-            step = self._find(sop_instance_uid)
-        return None if step is None else StepStatus(step.status)
-
     def next_waiting(self) -> WaitingMessage | None:
         """The oldest message that central does not have. One that does not open any more is put among the refused."""
         while True:
@@ -259,7 +215,7 @@ class PerformedProcedures:
                 row = next(
                     iter(
                         ProcedureMessage.select()
-                        .where(ProcedureMessage.state == _State.WAITING)
+                        .where(ProcedureMessage.state == MessageState.WAITING)
                         .order_by(ProcedureMessage.sequence)
                         .limit(1)
                         .execute(self._database.db)
@@ -292,7 +248,7 @@ class PerformedProcedures:
     def refuse(self, sequence: int, reason: str) -> None:
         """Central will not have it, whatever is tried. It is kept, and no longer in the way of others."""
         with self._database.transaction():
-            ProcedureMessage.update(state=_State.REFUSED, reason=reason[:500]).where(
+            ProcedureMessage.update(state=MessageState.REFUSED, reason=reason[:500]).where(
                 ProcedureMessage.sequence == sequence
             ).execute(self._database.db)
 
@@ -316,19 +272,19 @@ class PerformedProcedures:
             )
             oldest = (
                 ProcedureMessage.select(fn.MIN(ProcedureMessage.received_at_utc))
-                .where(ProcedureMessage.state == _State.WAITING)
+                .where(ProcedureMessage.state == MessageState.WAITING)
                 .scalar(self._database.db)
             )
             reason = (
                 ProcedureMessage.select(ProcedureMessage.reason)
-                .where(ProcedureMessage.state == _State.REFUSED)
+                .where(ProcedureMessage.state == MessageState.REFUSED)
                 .order_by(ProcedureMessage.sequence.desc())
                 .limit(1)
                 .scalar(self._database.db)
             )
         return ProceduresState(
-            waiting=counts.get(_State.WAITING, 0),
-            refused=counts.get(_State.REFUSED, 0),
+            waiting=counts.get(MessageState.WAITING, 0),
+            refused=counts.get(MessageState.REFUSED, 0),
             oldest_at_utc=utc_from_text(oldest) if oldest else None,
             last_reason=reason or "",
         )
@@ -365,7 +321,7 @@ class PerformedProcedures:
             sop_instance_uid=sop_instance_uid,
             number=number,
             operation=operation,
-            state=_State.WAITING,
+            state=MessageState.WAITING,
             transfer_syntax_uid=transfer_syntax_uid,
             calling_ae_title=calling_ae_title,
             received_at_utc=now,
@@ -386,7 +342,8 @@ class PerformedProcedures:
         now = datetime.now(UTC)
         abandoned_before = utc_text(now - KEPT_WITHOUT_END)
         ProcedureMessage.delete().where(
-            ProcedureMessage.state == _State.REFUSED, ProcedureMessage.received_at_utc < abandoned_before
+            ProcedureMessage.state == MessageState.REFUSED,
+            ProcedureMessage.received_at_utc < abandoned_before,
         ).execute(self._database.db)
         ended = (ProcedureStep.status != StepStatus.IN_PROGRESS) & (
             ProcedureStep.changed_at_utc < utc_text(now - KEPT_AFTER_END)

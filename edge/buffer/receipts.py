@@ -9,21 +9,24 @@ stands for. A crash repeats a batch at most, and what of it was done is passed o
 
 from __future__ import annotations
 
-import threading
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from contract.identifiers import ObjectId
+from edge.buffer.damage import MISSING, lose
 from edge.buffer.files import SpoolFiles
 from edge.buffer.index import SpoolIndex
+from edge.buffer.lock import SpoolLock
 from edge.buffer.retention import AT_ONCE
 from edge.buffer.states import FREED_IF_LOST, MISS, RECALL
-from edge.buffer.tables import utc_from_text, utc_text
+from edge.buffer.tables import SpoolObject, utc_from_text, utc_text
+
+RECEIPTS_KEPT: Final = timedelta(days=30)
+"""As long as a radiology department takes to ask where a study went; 1,000,000 receipts are about 1 GB."""
 
 _COLUMNS: Final = "receipt_number, object_id, sha256, receipt"
 _SINCE: Final = f"""
@@ -34,6 +37,18 @@ _BELOW: Final = f"""
     SELECT {_COLUMNS} FROM objects INDEXED BY receipts_by_number
     WHERE receipt_number < ? ORDER BY receipt_number DESC LIMIT ?
 """  # noqa: S608  # put together from the constant above alone
+# What was checked counts, too: receipts go with their age, the newest among them on a box that was idle for long.
+_NEWEST: Final = """
+    SELECT MAX(number) FROM (
+        SELECT MAX(receipt_number) AS number FROM objects INDEXED BY receipts_by_number
+        WHERE receipt_number IS NOT NULL
+        UNION ALL SELECT checked_through FROM receipt_check
+    )
+"""
+_FORGET_ENDED: Final = """
+    DELETE FROM deliveries WHERE state IN ('delivered', 'given-up', 'lost')
+        AND object_id IN (SELECT object_id FROM objects WHERE freed_at_utc < ?)
+"""
 _KEEP_PROGRESS: Final = """
     INSERT INTO receipt_check (number, checked_through, searching_below) VALUES (?, ?, ?)
     ON CONFLICT (number) DO UPDATE SET checked_through = excluded.checked_through,
@@ -55,6 +70,16 @@ _LOST: Final = """
 _TOLD: Final = "UPDATE objects SET last_error = ? WHERE state = 'lost' AND last_error IS NULL"
 RECALLED: Final = "central lost it after it had signed for it; it is sent again"
 MISSED: Final = "central lost it after it had signed for it, and it is not here any more"
+
+
+def forget_receipts(index: SpoolIndex, *, older_than: timedelta = RECEIPTS_KEPT) -> int:
+    """Forget the rows of objects that were freed so long ago, with all that belongs to them; how many rows went."""
+    limit = utc_text(datetime.now(UTC) - older_than)
+    with index.transaction():
+        index.execute(_FORGET_ENDED, (limit,))
+        index.execute("DELETE FROM study_priorities WHERE set_at_utc < ?", (limit,))
+        gone: int = SpoolObject.delete().where(SpoolObject.freed_at_utc < limit).execute(index.db)
+    return gone
 
 
 @dataclass(frozen=True)
@@ -114,24 +139,21 @@ class CheckProgress:
     Parameters
     ----------
     number : of the row in `receipt_check`; 1 is the first central's.
-    held : the spool's lock, on an open spool.
     """
 
-    def __init__(
-        self, index: SpoolIndex, held: Callable[[], AbstractContextManager[None]], number: int
-    ) -> None:
+    def __init__(self, lock: SpoolLock, index: SpoolIndex, number: int) -> None:
         self._index = index
-        self._held = held
+        self._lock = lock
         self._number = number
 
     def get(self) -> Progress:
-        with self._held():
+        with self._lock.held():
             question = "SELECT checked_through, searching_below FROM receipt_check WHERE number = ?"
             found = self._index.execute(question, (self._number,)).fetchone()
         return Progress(*found) if found else Progress()
 
     def keep(self, progress: Progress) -> None:
-        with self._held(), self._index.transaction():
+        with self._lock.held(), self._index.transaction():
             values = (self._number, progress.checked_through, progress.searching_below)
             self._index.execute(_KEEP_PROGRESS, values)
 
@@ -141,24 +163,20 @@ class ReceiptLedger(ABC):
 
     Parameters
     ----------
-    held : the spool's lock, on an open spool.
-    changed : to be notified, under that lock, when something can be sent.
     progress_row : of the row in `receipt_check`.
     """
 
     def __init__(
         self,
+        lock: SpoolLock,
         index: SpoolIndex,
         files: SpoolFiles,
-        held: Callable[[], AbstractContextManager[None]],
-        changed: threading.Condition,
         progress_row: int,
     ) -> None:
         self._index = index
         self._files = files
-        self._held = held
-        self._changed = changed
-        self._progress = CheckProgress(index, held, progress_row)
+        self._lock = lock
+        self._progress = CheckProgress(lock, index, progress_row)
 
     @abstractmethod
     def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]:
@@ -188,7 +206,7 @@ class ReceiptLedger(ABC):
         unknown = list(object_ids)
         for at in range(0, len(unknown), AT_ONCE):
             # All of these or none; a reception waits for no more than that.
-            with self._held():
+            with self._lock.held():
                 rows = [
                     row
                     for one in unknown[at : at + AT_ONCE]
@@ -196,11 +214,11 @@ class ReceiptLedger(ABC):
                 ]
                 gone = [ObjectId(row["object_id"]) for row in rows if self._is_gone(row)]
                 if gone:
-                    self._index.lose(gone, reason="the sealed file is missing")
+                    lose(self._index, gone, reason=MISSING)
                 with self._index.transaction():
                     back = sum(self._take_back(row, is_gone=row["object_id"] in gone) for row in rows)
                 if back:
-                    self._changed.notify_all()
+                    self._lock.changed.notify_all()
             recalled, missed = recalled + back, missed + len(rows) - back
         self._progress.keep(progress)
         return Voided(recalled, missed)
@@ -222,7 +240,7 @@ class ReceiptLedger(ABC):
         """People were told of everything that is lost."""
 
     def _read(self, question: str, *values: object) -> list[HeldReceipt]:
-        with self._held():
+        with self._lock.held():
             rows = self._index.execute(question, values).fetchall()
         return [HeldReceipt(at, ObjectId(object_id), *rest) for at, object_id, *rest in rows]
 
@@ -235,18 +253,17 @@ class Receipts(ReceiptLedger):
 
     def __init__(
         self,
+        lock: SpoolLock,
         index: SpoolIndex,
         files: SpoolFiles,
-        held: Callable[[], AbstractContextManager[None]],
-        changed: threading.Condition,
         progress_row: int = 1,
     ) -> None:
-        super().__init__(index, files, held, changed, progress_row)
+        super().__init__(lock, index, files, progress_row)
 
     def checked_with(self, central: str) -> Receipts:
         """The same receipts, with the progress of a further central."""
         row = 2 + zlib.crc32(central.encode())
-        return Receipts(self._index, self._files, self._held, self._changed, row)
+        return Receipts(self._lock, self._index, self._files, row)
 
     def given_since(self, number: int, *, limit: int) -> list[HeldReceipt]:
         return self._read(_SINCE, number, limit)
@@ -255,8 +272,9 @@ class Receipts(ReceiptLedger):
         return self._read(_BELOW, number, limit)
 
     def newest_number(self) -> int:
-        with self._held():
-            return self._index.next_receipt_number() - 1
+        with self._lock.held():
+            newest: int | None = self._index.execute(_NEWEST, ()).fetchone()[0]
+            return newest or 0
 
     def _is_in_force(self, row: dict[str, Any]) -> bool:
         return row["receipt_number"] is not None
@@ -273,7 +291,7 @@ class Receipts(ReceiptLedger):
         return back
 
     def lost(self, *, untold: bool = False) -> list[LostStudy]:
-        with self._held():
+        with self._lock.held():
             rows = self._index.execute(_LOST, (not untold,)).fetchall()
         return [
             LostStudy(ae_title, study, count, utc_from_text(first), utc_from_text(last), bool(at_another))
@@ -281,5 +299,5 @@ class Receipts(ReceiptLedger):
         ]
 
     def note_told(self) -> None:
-        with self._held(), self._index.transaction():
+        with self._lock.held(), self._index.transaction():
             self._index.execute(_TOLD, (MISSED,))

@@ -47,7 +47,7 @@ class Registrar(Protocol):
 
 
 class Reception:
-    """Made by `Spool.receive`. Used by one thread; leaving the ``with`` block undecided discards it."""
+    """Made by `Entrance.receive`. Used by one thread; leaving the ``with`` block undecided discards it."""
 
     def __init__(
         self,

@@ -164,6 +164,19 @@ class ReceivedRow(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Present:
+    """An identified object whose file is on the disk; `sequence` rises with the time it came."""
+
+    sequence: int
+    object_id: ObjectId
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True)
 class ScannerSeen:
     """A sender as known by its calling AE title and address, since the index was made.
 

@@ -16,8 +16,11 @@ from typing import Final
 from peewee import DatabaseError
 
 from contract.identifiers import ObjectId
+from edge.buffer.damage import MISSING, lose
+from edge.buffer.departure import mend_owed
 from edge.buffer.files import SHARDS, Place, SpoolFiles
-from edge.buffer.index import LIVE, Rank, Route, SpoolIndex
+from edge.buffer.index import LIVE, SpoolIndex
+from edge.buffer.new_rows import NewRows
 from edge.buffer.records import RecoveryReport
 from edge.buffer.sqlite_errors import is_damage, sqlite_error
 from edge.buffer.states import FREE, RELEASE, State
@@ -27,7 +30,7 @@ from edge.buffer.tables import DeliveryRow, SpoolObject, utc_text
 _LOG = logging.getLogger(__name__)
 
 
-def open_index(path: Path, *, reserve_bytes: int, route: Route, rank: Rank) -> tuple[SpoolIndex, bool]:
+def open_index(path: Path, *, reserve_bytes: int) -> tuple[SpoolIndex, bool]:
     """The index at `path`; True beside it if it was damaged, has been put aside and begun anew.
 
     Raises
@@ -35,7 +38,7 @@ def open_index(path: Path, *, reserve_bytes: int, route: Route, rank: Rank) -> t
     DiskFullError, StorageFailedError : it cannot be read or written now; nothing says that it is damaged.
     """
     try:
-        return SpoolIndex(path, reserve_bytes=reserve_bytes, route=route, rank=rank), False
+        return SpoolIndex(path, reserve_bytes=reserve_bytes), False
     except DatabaseError as error:
         if not is_damage(error):
             raise sqlite_error(error, reserve_bytes=reserve_bytes) from error
@@ -45,12 +48,12 @@ def open_index(path: Path, *, reserve_bytes: int, route: Route, rank: Rank) -> t
         path.rename(aside)
         _LOG.error("the spool's index is damaged; begun anew", extra={"kept_as": aside.name})
         try:
-            return SpoolIndex(path, reserve_bytes=reserve_bytes, route=route, rank=rank), True
+            return SpoolIndex(path, reserve_bytes=reserve_bytes), True
         except DatabaseError as again:
             raise sqlite_error(again, reserve_bytes=reserve_bytes) from again
 
 
-def recover(files: SpoolFiles, index: SpoolIndex, *, index_rebuilt: bool) -> RecoveryReport:
+def recover(files: SpoolFiles, index: SpoolIndex, rows: NewRows, *, index_rebuilt: bool) -> RecoveryReport:
     """Repair, and say what was found.
 
     Parameters
@@ -59,7 +62,7 @@ def recover(files: SpoolFiles, index: SpoolIndex, *, index_rebuilt: bool) -> Rec
     """
     with index.transaction():
         leases = _move_all(index, State.SENDING, RELEASE.to)
-        index.mend_owed()
+        mend_owed(index)
         freed = _move_all(index, State.ACKNOWLEDGED, FREE.to, freed_at_utc=utc_text(datetime.now(UTC)))
         SpoolObject.update(due_s=0.0).where(LIVE, SpoolObject.due_s != 0.0).execute(index.db)
         DeliveryRow.update(due_s=0.0).where(DeliveryRow.due_s != 0.0).execute(index.db)
@@ -68,8 +71,8 @@ def recover(files: SpoolFiles, index: SpoolIndex, *, index_rebuilt: bool) -> Rec
     # Freed: a power cut took the row's last step, which is not synced, but not the unlink behind it. The rest cannot
     # happen by a crash; a person or a broken disk took the file. Out of the queue, and loud. Before any stranger is
     # judged, so that none counts as the double of a file that is not there.
-    unlinked, lost = index.lose(compared.missing, reason="the sealed file is missing")
-    taken = take_in(compared.strangers, files, index)
+    unlinked, lost = lose(index, compared.missing, reason=MISSING)
+    taken = take_in(compared.strangers, files, index, rows)
     for object_id in lost:
         _LOG.error("a sealed file is missing", extra={"object_id": object_id})
     if index.is_new:
@@ -127,8 +130,9 @@ class _RowsByShard:
 
     def __init__(self, index: SpoolIndex) -> None:
         self._packed = {shard: bytearray() for shard in SHARDS}
-        for object_id, state in index.live_states():
-            place = tuple(Place).index(place_of(state))
+        question = "SELECT object_id, state FROM objects WHERE freed_at_utc IS NULL"
+        for object_id, state in index.execute(question, ()):
+            place = tuple(Place).index(place_of(State(state)))
             self._packed[object_id[:2]] += bytes.fromhex(object_id) + bytes((place,))
 
     def of(self, shard: str) -> Iterator[tuple[ObjectId, Place]]:

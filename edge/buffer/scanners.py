@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from peewee import fn
 
 from edge.buffer.index import SpoolIndex
+from edge.buffer.lock import SpoolLock
 from edge.buffer.records import Origin, ScannerSeen
 from edge.buffer.tables import Scanner, utc_from_text, utc_text
 
@@ -33,14 +34,22 @@ class _Counts:
 
 
 class ScannerBook:
-    """Callers hold the spool's lock."""
+    """Safe from any thread.
 
-    def __init__(self, index: SpoolIndex) -> None:
+    Attributes
+    ----------
+    received : instances that were acknowledged since the spool was opened, duplicates among them.
+    """
+
+    def __init__(self, lock: SpoolLock, index: SpoolIndex) -> None:
+        self.received = 0
+        self._lock = lock
         self._index = index
         self._pending: dict[tuple[str, str], _Counts] = {}
 
     def note_store(self, origin: Origin, *, instances: int, size_bytes: int) -> None:
-        """Count what was stored (zero for a duplicate)."""
+        """Count what was stored (zero for a duplicate). Under the lock."""
+        self.received += 1
         counts = self._counts((origin.calling_ae_title, origin.peer_address))
         if counts is None:
             return
@@ -49,10 +58,12 @@ class ScannerBook:
         counts.last_store_at_utc = counts.last_seen_at_utc
 
     def note_rejection(self, calling_ae_title: str, peer_address: str, reason: str) -> None:
-        counts = self._counts((calling_ae_title, peer_address))
-        if counts is not None:
-            counts.rejected += 1
-            counts.last_error = reason
+        """Remember a refusal for the technician. `calling_ae_title` is empty where it was never learnt."""
+        with self._lock.changed:
+            counts = self._counts((calling_ae_title, peer_address))
+            if counts is not None:
+                counts.rejected += 1
+                counts.last_error = reason
 
     def _counts(self, key: tuple[str, str]) -> _Counts | None:
         """Where to count for a sender, now; None where made-up names have filled the memory."""
@@ -65,7 +76,7 @@ class ScannerBook:
         return counts
 
     def flush(self) -> None:
-        """Write what is held in memory."""
+        """Write what is held in memory. Under the lock, on a spool that may be closing."""
         if self._pending:
             with self._index.transaction(durable=False):
                 for key, counts in self._pending.items():
@@ -73,9 +84,11 @@ class ScannerBook:
             self._pending.clear()
 
     def all(self) -> list[ScannerSeen]:
-        """Everyone who called, latest first."""
-        self.flush()
-        rows = Scanner.select().order_by(Scanner.last_seen_at_utc.desc()).dicts().execute(self._index.db)
+        """Everyone who called this box, latest first."""
+        with self._lock.held():
+            self.flush()
+            found = Scanner.select().order_by(Scanner.last_seen_at_utc.desc()).dicts()
+            rows = list(found.execute(self._index.db))
         return [
             ScannerSeen(
                 calling_ae_title=row["calling_ae_title"],
@@ -92,6 +105,7 @@ class ScannerBook:
         ]
 
     def last_store_at_utc(self) -> datetime | None:
+        """Under the lock."""
         self.flush()
         text = Scanner.select(fn.MAX(Scanner.last_store_at_utc)).scalar(self._index.db)
         return None if text is None else utc_from_text(text)

@@ -9,7 +9,6 @@ then while it runs, and never otherwise; a crash repeats what was read since.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import io
 import json
@@ -21,12 +20,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from contract.identifiers import ObjectId
+from edge.buffer.damage import MISSING, Inspection, find_damage
 from edge.buffer.durable_file import replace_file
 from edge.buffer.errors import SpoolClosedError, SpoolError
-from edge.buffer.label import UnlabelledError, is_sound, read_label
+from edge.buffer.label import UnlabelledError
 from edge.buffer.records import SealedRow
 from edge.buffer.states import State
 from edge.buffer.tables import utc_from_text, utc_text
@@ -46,7 +46,6 @@ _LEAST_WAIT_S: Final = 0.05
 _SAVE_EVERY_S: Final = 900.0
 _RETRY_S: Final = 600.0
 _LOOK_AGAIN_S: Final = 3600.0  # the wall clock may jump; and an hour is soon enough
-DAMAGE_ERRNOS: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
 _LOG = logging.getLogger(__name__)
 
 
@@ -79,50 +78,6 @@ class Damage:
     reason: str
 
 
-class Scrubbed(Protocol):
-    """The part of the spool that is asked. Safe from any thread."""
-
-    @property
-    def quiet_s(self) -> float: ...
-
-    def last_sequence(self) -> int: ...
-
-    def sealed_after(self, sequence: int, *, limit: int) -> list[SealedRow]: ...
-
-    def open_file(self, object_id: ObjectId) -> BinaryIO | None: ...
-
-    def condemn(self, object_id: ObjectId, reason: str) -> State | None: ...
-
-
-def find_damage(file: BinaryIO, row: SealedRow) -> str | None:
-    """Read a sealed file and compare it with label and row; None if it is as it was written.
-
-    Raises
-    ------
-    UnlabelledError : a file of an older program, which has no label to compare with.
-    OSError : it could not be read, for a reason that is not the disk's.
-    """
-    try:
-        if file.seek(0, os.SEEK_END) == row.stored_bytes or not row.sha256:
-            raise UnlabelledError("the file has no label")
-        try:
-            found = read_label(file)
-        except UnlabelledError as error:
-            return str(error)
-        label = found.label
-        if (label.object_id, label.stored_bytes, label.sha256) != (
-            row.object_id,
-            row.stored_bytes,
-            row.sha256,
-        ):
-            return "the file is another object's"
-        return None if is_sound(file, found) else "the disk has changed the file's bytes"
-    except OSError as error:
-        if error.errno not in DAMAGE_ERRNOS:
-            raise
-        return f"the disk cannot read the file ({errno.errorcode[error.errno]})"
-
-
 class _StoppedError(Exception):
     """`Scrub.stop` was called."""
 
@@ -142,6 +97,7 @@ class Scrub:
     Parameters
     ----------
     state_path : a file of its own.
+    quiet_s : how long nothing has been received.
     unverified_from : where those begin that start-up took in unread; 0 if there are none.
     interval : from the end of a pass to the start of the next.
     on_damage : called on the scrubbing thread, after the object was taken out of the queue.
@@ -149,15 +105,17 @@ class Scrub:
 
     def __init__(
         self,
-        spool: Scrubbed,
+        inspection: Inspection,
         state_path: Path,
         *,
+        quiet_s: Callable[[], float],
         unverified_from: int,
         bytes_per_s: int,
         interval: timedelta,
         on_damage: Callable[[Damage], None],
     ) -> None:
-        self._spool = spool
+        self._inspection = inspection
+        self._quiet_s = quiet_s
         self._state_path = state_path
         self._bytes_per_s = bytes_per_s
         self._interval = interval
@@ -209,17 +167,17 @@ class Scrub:
         """Begin a pass or take up the one that was interrupted, and bring it to its end."""
         first, self._unverified_from = self._unverified_from, 0
         if first:
-            last = self._spool.last_sequence()
+            last = self._inspection.last_sequence()
             others = self._progress.todo or ((0, first - 1),)
             self._progress = replace(self._progress, todo=((first - 1, last), *others))
         elif not self._progress.todo:
             self._progress = replace(
-                self._progress, todo=((0, self._spool.last_sequence()),), running=ScrubReport()
+                self._progress, todo=((0, self._inspection.last_sequence()),), running=ScrubReport()
             )
         while self._progress.todo:
             after, through = self._progress.todo[0]
             rest = self._progress.todo[1:]
-            rows = self._spool.sealed_after(after, limit=_BATCH) if after < through else []
+            rows = self._inspection.sealed_after(after, limit=_BATCH) if after < through else []
             for row in rows:
                 if row.sequence > through:
                     break
@@ -248,7 +206,7 @@ class Scrub:
             )
             return
         running = replace(running, files=running.files + 1)
-        state = self._spool.condemn(row.object_id, damage) if damage else None
+        state = self._inspection.condemn(row.object_id, damage) if damage else None
         if damage and state is not None:
             running = replace(running, damaged=running.damaged + 1)
         self._progress = replace(self._progress, running=running)
@@ -261,9 +219,9 @@ class Scrub:
 
     def _read(self, row: SealedRow) -> str | None:
         self._pay(_LEAST_CHARGE_BYTES)
-        file = self._spool.open_file(row.object_id)
+        file = self._inspection.open_file(row.object_id)
         if file is None:
-            return "the sealed file is missing"
+            return MISSING
         with file:
             _read_from_disk(file.fileno())
             with io.BufferedReader(_Paced(file, self._pay)) as paced:
@@ -277,7 +235,7 @@ class Scrub:
             self._stopping.wait(owed_s)
         rested_at_s = time.monotonic() + size_bytes / BUSY_BYTES_PER_S
         while not self._stopping.is_set():
-            left_s = min(QUIET_S - self._spool.quiet_s, rested_at_s - time.monotonic())
+            left_s = min(QUIET_S - self._quiet_s(), rested_at_s - time.monotonic())
             if left_s <= 0:
                 break
             self._stopping.wait(left_s)

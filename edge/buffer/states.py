@@ -75,7 +75,6 @@ class Step:
     answered: bool | None = None
 
 
-CLAIM = Step("be claimed", (State.READY, State.SENDING), State.SENDING)
 RELEASE = Step("be released", (State.SENDING,), State.READY)
 ACKNOWLEDGE = Step("be acknowledged", (State.SENDING,), State.ACKNOWLEDGED)
 RETAIN = Step("be retained", (State.ACKNOWLEDGED,), State.RETAINED)

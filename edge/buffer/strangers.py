@@ -14,11 +14,12 @@ the index counts as new, and a file without a label is not swept.
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,12 +29,13 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from contract.identifiers import ObjectId
+from edge.buffer.damage import DAMAGE_ERRNOS
 from edge.buffer.files import Place, SpoolFiles, sealed_path
-from edge.buffer.index import Content, NewRow, SpoolIndex
+from edge.buffer.index import SpoolIndex
 from edge.buffer.label import Label, Labelled, UnlabelledError, is_sound, read_label_of
+from edge.buffer.new_rows import NewRow, NewRows
 from edge.buffer.records import Origin
-from edge.buffer.scrub import DAMAGE_ERRNOS
-from edge.buffer.states import State
+from edge.buffer.states import SAFE_HERE, State
 
 VERIFIED_AT_START_BYTES = 512 << 20
 """How much is read to compare files with their labels before the box opens; the scrub reads the rest."""
@@ -46,6 +48,11 @@ _READ_AT_ONCE: Final = 64
 _ROWS_AT_ONCE: Final = 1024
 _SAY_EVERY_S: Final = 2.0
 _DOES_NOT_FIT: Final = "the file's bytes do not fit its label"
+_FIND_CONTENTS: Final = """
+    SELECT o.sop_instance_uid, o.sha256
+    FROM json_each(?) AS j CROSS JOIN objects AS o INDEXED BY live_by_instance ON o.sop_instance_uid = j.value
+    WHERE o.freed_at_utc IS NULL AND o.state IN (?, ?, ?, ?, ?)
+"""
 _LOG = logging.getLogger(__name__)
 
 
@@ -59,6 +66,13 @@ class Fate(Enum):
     DOUBLE = auto()  # whole, but the same bytes are here under another id
     ADOPTED = auto()  # whole: its row is made again
     SET_ASIDE = auto()  # neither: for a person
+
+
+class _Content(NamedTuple):
+    """What makes two objects the same."""
+
+    sop_instance_uid: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -93,14 +107,16 @@ class _Read(NamedTuple):
     verified: bool = False
 
 
-def take_in(names: Sequence[tuple[ObjectId, Place]], files: SpoolFiles, index: SpoolIndex) -> Taken:
+def take_in(
+    names: Sequence[tuple[ObjectId, Place]], files: SpoolFiles, index: SpoolIndex, rows: NewRows
+) -> Taken:
     """Judge each by its label, and make the rows of those that are kept.
 
     Parameters
     ----------
     names : each once, with the folder it lies in.
     """
-    return _TakingIn(files, index).run(names) if names else Taken(Counter(), 0)
+    return _TakingIn(files, index, rows).run(names) if names else Taken(Counter(), 0)
 
 
 def place_of(state: State) -> Place:
@@ -109,14 +125,15 @@ def place_of(state: State) -> Place:
 
 
 class _TakingIn:
-    def __init__(self, files: SpoolFiles, index: SpoolIndex) -> None:
+    def __init__(self, files: SpoolFiles, index: SpoolIndex, rows: NewRows) -> None:
         self._files = files
         self._root = str(files.root)
         self._index = index
+        self._new_rows = rows
         self._had_rows = index.last_sequence() > 0
         self._unread_bytes = VERIFIED_AT_START_BYTES
         self._rows: list[NewRow] = []
-        self._contents: set[Content] = set()  # here already
+        self._contents: set[_Content] = set()  # here already
         self._first_unverified: ObjectId | None = None
         # A life that was cut off in the middle of this knew what it had not verified.
         self._unverified_from = 1 if index.is_new and self._had_rows else 0
@@ -128,7 +145,7 @@ class _TakingIn:
         with ThreadPoolExecutor(_READERS, thread_name_prefix="spool-read") as readers:
             read_all = self._read_all(order, readers)
             while some := list(islice(read_all, _ROWS_AT_ONCE)):
-                self._contents = self._index.contents_of(_instances(some))
+                self._contents = _contents_of(self._index, _instances(some))
                 for stranger, read in some:
                     fate = read if isinstance(read, Fate) else self._settle(stranger, read)
                     if fate in (Fate.FREED, Fate.UNUSED, Fate.SWEPT, Fate.DOUBLE):
@@ -222,7 +239,7 @@ class _TakingIn:
             self._rows.append(NewRow(kept, answered, State.QUARANTINED, damaged=True))
             return Fate.SET_ASIDE
         if label.identity is not None:
-            content = Content(label.identity.sop_instance_uid, label.sha256)
+            content = _Content(label.identity.sop_instance_uid, label.sha256)
             if content in self._contents:
                 # Its row could not be written, its sender was told failure and sent it again.
                 return Fate.DOUBLE
@@ -248,11 +265,18 @@ class _TakingIn:
 
     def _write(self, *, durable: bool) -> None:
         with self._index.transaction(durable=durable):
-            self._index.insert_rows(self._rows)
+            self._new_rows.insert(self._rows)
         if self._first_unverified is not None:
-            self._unverified_from = self._index.sequence_of(self._first_unverified)
+            question = "SELECT sequence FROM objects WHERE object_id = ?"
+            (self._unverified_from,) = self._index.execute(question, (self._first_unverified,)).fetchone()
             self._first_unverified = None
         self._rows.clear()
+
+
+def _contents_of(index: SpoolIndex, sop_instance_uids: Collection[str]) -> set[_Content]:
+    """What is here, or on its way to central, of these instances."""
+    values = (json.dumps(list(sop_instance_uids)), *SAFE_HERE)
+    return {_Content(*found) for found in index.execute(_FIND_CONTENTS, values)}
 
 
 def _instances(some: Iterable[tuple[_Stranger, Fate | _Read]]) -> list[str]:

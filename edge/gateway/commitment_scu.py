@@ -9,6 +9,7 @@ from pydicom.filereader import read_dataset
 from pynetdicom import AE, build_role
 
 from edge.buffer.commitments import Asker
+from edge.gateway.asking import associate
 from edge.gateway.commitment_messages import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from edge.gateway.errors import TransientGatewayError
 from edge.gateway.sop_classes import EXPLICIT_VR_LITTLE_ENDIAN, SERVICE_TRANSFER_SYNTAXES
@@ -44,8 +45,8 @@ def report_anew(
     role = build_role(STORAGE_COMMITMENT, scu_role=False, scp_role=True)
     host, port = address
     where = f"{asker.calling_ae_title} at {host} port {port}"
-    association = ae.associate(host, port, ae_title=asker.calling_ae_title, ext_neg=[role])
-    if association.is_rejected:
+    association, refused = associate(ae, host, port, asker.calling_ae_title, roles=[role])
+    if refused:
         raise NotToldError(
             f"{where} refused the association: does it know this box as {asker.called_ae_title}?"
         )

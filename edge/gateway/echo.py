@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pynetdicom import AE
 
+from edge.gateway.asking import associate
 from edge.gateway.sop_classes import VERIFICATION
 
 
@@ -37,8 +38,8 @@ def echo(
     ae = AE(ae_title=calling_ae_title)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
     ae.add_requested_context(VERIFICATION)
-    association = ae.associate(host, port, ae_title=called_ae_title)
-    if association.is_rejected:
+    association, refused = associate(ae, host, port, called_ae_title)
+    if refused:
         return EchoResult(
             False,
             None,

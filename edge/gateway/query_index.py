@@ -13,9 +13,10 @@ import time
 from typing import BinaryIO, Protocol
 
 from contract.identifiers import ObjectId
-from edge.buffer.catalogue import Catalogue, Present
+from edge.buffer.catalogue import Catalogue
 from edge.buffer.errors import SpoolClosedError, SpoolError
 from edge.buffer.local_recipient import CannotOpenError, LocalRecipient
+from edge.buffer.records import Present
 from edge.gateway.data_set import DataSet, text_element, write_data_set
 from edge.gateway.query_attributes import read_attributes
 from edge.gateway.sop_classes import EXPLICIT_VR_LITTLE_ENDIAN

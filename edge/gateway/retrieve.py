@@ -13,9 +13,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from edge.buffer.catalogue import Catalogue, Present
+from edge.buffer.catalogue import Catalogue
 from edge.buffer.errors import SpoolError
 from edge.buffer.local_recipient import CannotOpenError, LocalRecipient
+from edge.buffer.records import Present
 from edge.gateway.calling import CallFailedError, OutgoingAssociation
 from edge.gateway.command_set import CommandField, Element, us
 from edge.gateway.data_set import DataSet, ascii_value, read_data_set, write_data_set

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Protocol
 
-from edge.buffer.spool import Spool
+from edge.buffer.entrance import Entrance
 from edge.gateway.admission import Admission, Caller
 from edge.gateway.arrival import TlsArrival
 from edge.gateway.association import Association
@@ -54,7 +54,7 @@ class GatewayServer:
 
     Parameters
     ----------
-    spool : where instances go, and where refusals are noted.
+    entrance : where instances go, and where refusals are noted.
     services : what is offered beside C-ECHO and C-STORE; no two of them for one SOP class.
     admission : who may come in; without one, whoever the settings let in without a list.
     on_association_end : told the calling AE title when an association that was accepted has ended.
@@ -64,7 +64,7 @@ class GatewayServer:
     def __init__(
         self,
         settings: GatewaySettings,
-        spool: Spool,
+        entrance: Entrance,
         services: Sequence[Service] = (),
         admission: Admission | None = None,
         on_association_end: Callable[[str], None] = lambda _: None,
@@ -75,9 +75,9 @@ class GatewayServer:
         self._on_association_end = on_association_end
         self._settings = settings
         self._services = {uid: service for service in services for uid in service.operations}
-        self._spool = spool
+        self._entrance = entrance
         self._admission = admission or Admission(settings)
-        self._refusals = Refusals(spool.note_rejection)
+        self._refusals = Refusals(entrance.note_rejection)
         self._guard = Guard(
             max_connections=settings.max_connections,
             max_connections_per_address=settings.max_connections_per_address,
@@ -190,7 +190,7 @@ class GatewayServer:
             sock,
             place.address,
             self._settings,
-            self._spool,
+            self._entrance,
             agree=lambda association: self._agree(association, sock, place, caller),
             services=self._services,
             note_refusal=self._refusals.note,
@@ -246,7 +246,9 @@ class GatewayServer:
     ) -> Agreed | None:
         """None once `worker` has served it; `agreed` if it could not begin to."""
         try:
-            seat = worker.seat(sock, agreed, place.address, self._settings, self._spool, self._refusals.note)
+            seat = worker.seat(
+                sock, agreed, place.address, self._settings, self._entrance, self._refusals.note
+            )
         except OSError:
             self._workers.lose(worker)
             return agreed

@@ -16,6 +16,7 @@ from pynetdicom.association import Association
 
 from edge.buffer.worklist_cache import MAX_ITEMS, MAX_TOTAL_BYTES, WorklistItem, WorklistTooLargeError
 from edge.buffer.worklist_refresh import Fetched, WorklistSourceError
+from edge.gateway.asking import associate
 from edge.gateway.worklist import MODALITY_WORKLIST_FIND
 
 _PENDING: Final = frozenset({0xFF00, 0xFF01})
@@ -134,11 +135,9 @@ class UpstreamWorklist:
             (evt.EVT_DATA_RECV, taken.count),
             (evt.EVT_DIMSE_RECV, taken.keep),
         ]
-        association = self._ae.associate(
-            self._host, self._port, ae_title=self._ae_title, evt_handlers=handlers
-        )
+        association, refused = associate(self._ae, self._host, self._port, self._ae_title, handlers=handlers)
         if not association.is_established:
-            raise WorklistSourceError(self._why_not(association))
+            raise WorklistSourceError(self._why_not(association, refused))
         transfer_syntax_uid = str(association.accepted_contexts[0].transfer_syntax[0])
         status = None
         try:
@@ -176,9 +175,9 @@ class UpstreamWorklist:
         query.ScheduledProcedureStepSequence = [step]
         return query
 
-    def _why_not(self, association: Association) -> str:
+    def _why_not(self, association: Association, refused: bool) -> str:
         where = f"the worklist server {self._ae_title} at {self._host} port {self._port}"
-        if association.is_rejected:
+        if refused:
             return f"{where} refused the association: check both AE titles in its configuration"
         if association.rejected_contexts:
             return f"{where} does not offer Modality Worklist"

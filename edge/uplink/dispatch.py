@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 
 class Queue(Protocol):
-    """Lends objects: the spool, or what one of several centrals is owed of it. Everything as `Spool` has it.
+    """Lends objects: the spool, or what one of several centrals is owed of it. Everything as `SendingQueue` has it.
 
     Raises
     ------

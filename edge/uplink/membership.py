@@ -78,8 +78,8 @@ class Membership:
         self._waiting: EnrolmentWait | None = None
         self._enrolling = threading.Lock()
         self._identity: Identity | None = None
-        self._unsent = waiting or (lambda: spool.depth().unsent.objects)
-        self._book = KeyBook(folder / "keys.json", lambda: keys_in_spool(spool))
+        self._unsent = waiting or (lambda: spool.holdings.depth().unsent.objects)
+        self._book = KeyBook(folder / "keys.json", lambda: keys_in_spool(spool.holdings))
         self._upkeep = Upkeep(
             self._store,
             self._clock,

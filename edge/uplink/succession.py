@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 
 from contract.identifiers import ObjectId
 from edge.buffer.records import Claimed
-from edge.buffer.spool import Spool
+from edge.buffer.sending_queue import SendingQueue
 
 _REFUSED_AGAIN_S: Final = 60.0
 _LOOK_AGAIN_S: Final = 60.0
@@ -93,9 +93,9 @@ class StandInQueue:
     """
 
     def __init__(
-        self, spool: Spool, succession: Succession, place: int, keys: Callable[[], Collection[str]]
+        self, queue: SendingQueue, succession: Succession, place: int, keys: Callable[[], Collection[str]]
     ) -> None:
-        self._spool = spool
+        self._queue = queue
         self._succession = succession
         self._place = place
         self._keys = keys
@@ -109,7 +109,7 @@ class StandInQueue:
         keys = self._keys()
         if not keys or not self._succession.is_turn(self._place):
             return []
-        return self._spool.claim_several(
+        return self._queue.claim_several(
             lease_s=lease_s, max_objects=max_objects, max_bytes=max_bytes, these=these, opened_by=keys
         )
 
@@ -118,17 +118,17 @@ class StandInQueue:
             return False
         # Not without end: its keys may change meanwhile.
         longest_s = _LOOK_AGAIN_S if timeout_s is None else min(timeout_s, _LOOK_AGAIN_S)
-        return self._spool.wait_for_work(longest_s, opened_by=self._keys())
+        return self._queue.wait_for_work(longest_s, opened_by=self._keys())
 
     def open_object(self, object_id: ObjectId) -> BinaryIO:
-        return self._spool.open_object(object_id)
+        return self._queue.open_object(object_id)
 
     def acknowledge_all(self, receipts: Sequence[tuple[ObjectId, str]]) -> None:
-        self._spool.acknowledge_all(receipts)
+        self._queue.acknowledge_all(receipts)
 
     def release(self, object_id: ObjectId, *, error: str, retry_in_s: float, untried: bool = False) -> None:
-        self._spool.release(object_id, error=error, retry_in_s=retry_in_s, untried=untried)
+        self._queue.release(object_id, error=error, retry_in_s=retry_in_s, untried=untried)
 
     def set_aside(self, object_id: ObjectId, *, reason: str) -> None:
         """One that stands in refuses it: that is no reason to keep it from the first."""
-        self._spool.release(object_id, error=reason, retry_in_s=_REFUSED_AGAIN_S)
+        self._queue.release(object_id, error=reason, retry_in_s=_REFUSED_AGAIN_S)

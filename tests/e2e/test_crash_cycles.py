@@ -159,7 +159,9 @@ def _check_spool(root: Path) -> None:
     """Nothing is left over: not waiting, not set aside, not half."""
     spool = Spool.open(root, reserve_bytes=0, quarantine_max_bytes=0, keys=None)
     try:
-        left = spool.list_objects(states=[state for state in State if state is not State.FREED], limit=10)
+        left = spool.holdings.list_objects(
+            states=[state for state in State if state is not State.FREED], limit=10
+        )
         assert [(row.state, row.last_error) for row in left if row.success_answered] == []
         assert spool.recovery.files_missing == 0
     finally:

@@ -84,7 +84,7 @@ def fill(root: Path, central: ScriptedCentral, first: int, upto: int) -> None:
                 number = next(numbers, None)
             if number is None:
                 return
-            with spool.receive(Origin("CT1", "DICOMNET", "192.0.2.7", EXPLICIT_LITTLE)) as reception:
+            with spool.entrance.receive(Origin("CT1", "DICOMNET", "192.0.2.7", EXPLICIT_LITTLE)) as reception:
                 reception.write(f"instance {number}".encode())
                 study = f"1.2.8.{number // 500}"
                 reception.commit(

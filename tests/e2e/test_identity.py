@@ -52,7 +52,7 @@ def image() -> bytes:
 
 
 def drained(box: Box) -> bool:
-    return box.spool.depth().unsent.objects == 0
+    return box.spool.holdings.depth().unsent.objects == 0
 
 
 def test_an_administrator_accepts_the_fingerprint_that_the_box_shows(box: Box, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def image(number: int) -> bytes:
 
 
 def drained(box: Box) -> bool:
-    return box.spool.depth().unsent.objects == 0
+    return box.spool.holdings.depth().unsent.objects == 0
 
 
 def private_keys_in(folder: Path) -> list[Path]:

@@ -137,12 +137,12 @@ def test_a_copy_central_set_back_to_a_backup_gets_again_what_it_lost(
     one, two = houses
 
     def is_done() -> bool:
-        states = {row.state for row in box._spool.list_objects(states=list(State), limit=99)}
+        states = {row.state for row in box._spool.holdings.list_objects(states=list(State), limit=99)}
         waits = any(waiting.waiting_objects for waiting in box.status().destinations)
         return not waits and states <= {State.FREED, State.RETAINED}
 
     def stored(count: int, retain_hours: int) -> None:
-        box._spool.retain = timedelta(hours=retain_hours)
+        box._spool.retained.period = timedelta(hours=retain_hours)
         send(box, count)
         until(is_done, "both have signed")
 
@@ -193,6 +193,6 @@ def sealed(box: Box) -> list[Path]:
 def test_a_box_that_queries_itself_seals_for_three(box: Box) -> None:
     """Both centrals, and the box's own key, in one header: the bytes are written once."""
     assert isinstance(box._services._query, LocalQuery)
-    keys = box._spool._desk.keys
+    keys = box._spool.entrance._desk.keys
     assert keys is not None
     assert len(keys.recipients) == 3

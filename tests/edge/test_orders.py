@@ -78,7 +78,7 @@ def open_spool(folder: Path, routing: Routing, central: Central) -> Spool:
 
 
 def store(spool: Spool, uid: str, study: str, **marks: str) -> None:
-    with spool.receive(ORIGIN) as reception:
+    with spool.entrance.receive(ORIGIN) as reception:
         reception.write(uid.encode() * 100)
         reception.commit(
             InstanceIdentity("1.2.840.10008.5.1.4.1.1.2", uid, study, f"{study}.9", "CT", **marks)
@@ -86,7 +86,7 @@ def store(spool: Spool, uid: str, study: str, **marks: str) -> None:
 
 
 def left(spool: Spool, count: int) -> list[str]:
-    claims = (spool.claim(lease_s=60) for _ in range(count))
+    claims = (spool.queue.claim(lease_s=60) for _ in range(count))
     return [claimed.study_instance_uid for claimed in claims if claimed]
 
 
@@ -126,17 +126,17 @@ def test_a_worklist_that_comes_later_ranks_what_waits_but_not_over_a_person(
     spool = open_spool(tmp_path, routing, Central())
     for study in ("1.1", "1.2", "1.3"):
         store(spool, f"{study}.1", study)
-    assert spool.prioritise("1.2", Priority.LOW) == 1
+    assert spool.queue.prioritise("1.2", Priority.LOW) == 1
     news = [item("1.1", "HIGH"), item("1.2", "STAT"), item("1.9", "STAT")]
-    assert spool.rank_again(routing.rank_again, routing._orders.learn(news)) == 1
+    assert spool.queue.rank_again(routing.rank_again, routing._orders.learn(news)) == 1
     store(spool, "1.2.2", "1.2")
-    spool.depth()
+    spool.holdings.depth()
     assert ranks(spool) == {"1.1.1": 1, "1.2.1": -1, "1.3.1": 0, "1.2.2": -1}
-    assert spool.rank_again(routing.rank_again, routing._orders.learn([item("1.1", "ROUTINE")])) == 1
+    assert spool.queue.rank_again(routing.rank_again, routing._orders.learn([item("1.1", "ROUTINE")])) == 1
     assert ranks(spool)["1.1.1"] == 0
     spool.close()
     spool = open_spool(tmp_path, routing, Central())
     store(spool, "1.2.3", "1.2")
-    spool.depth()
+    spool.holdings.depth()
     assert ranks(spool)["1.2.3"] == -1, "a person's word holds over a restart, and for images that come later"
     spool.close()

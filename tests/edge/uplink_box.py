@@ -36,7 +36,7 @@ class Box:
             self.directory / "spool", reserve_bytes=0, quarantine_max_bytes=1 << 20, keys=None
         )
         self.forwarder = Forwarder(
-            self.spool, self.link, connections=1, lease_s=60, backoff_ceiling_s=0.1, timeout_s=5
+            self.spool.queue, self.link, connections=1, lease_s=60, backoff_ceiling_s=0.1, timeout_s=5
         )
         self.forwarder.start()
         folder = self.directory / "identity"
@@ -61,7 +61,7 @@ class Box:
 
     def _seal_for(self, recipient: RecipientPublicKey) -> None:
         self.sealed_for.append(recipient)
-        self.spool.set_keys(DataKeyRing((recipient,)))
+        self.spool.entrance.set_keys(DataKeyRing((recipient,)))
 
     def stop(self) -> None:
         self.membership.stop()
@@ -72,7 +72,9 @@ class Box:
     def store(self, content: bytes = b"x" * 500) -> str:
         """One instance, acknowledged to its scanner; the object id."""
         self.count += 1
-        with self.spool.receive(Origin("CT1", "DICOMNET", "127.0.0.1", "1.2.840.10008.1.2.1")) as reception:
+        with self.spool.entrance.receive(
+            Origin("CT1", "DICOMNET", "127.0.0.1", "1.2.840.10008.1.2.1")
+        ) as reception:
             reception.write(content)
             uid = f"1.2.3.{self.count}"
             return str(

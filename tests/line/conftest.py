@@ -107,7 +107,9 @@ class Scene:
         identity = InstanceIdentity(
             ds.SOPClassUID, uid, ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.Modality
         )
-        with self.spool.receive(Origin("CT1", "BOX", "127.0.0.1", str(ExplicitVRLittleEndian))) as reception:
+        with self.spool.entrance.receive(
+            Origin("CT1", "BOX", "127.0.0.1", str(ExplicitVRLittleEndian))
+        ) as reception:
             reception.write(content)
             stored = reception.commit(identity)
         self.stored[uid] = content
@@ -121,7 +123,7 @@ class Scene:
         self, *, connections: int = 1, timeout_s: float = 5.0, backoff_ceiling_s: float = 0.05
     ) -> Forwarder:
         self._forwarder = Forwarder(
-            self.spool,
+            self.spool.queue,
             self.link,
             connections=connections,
             lease_s=60.0,
@@ -167,14 +169,14 @@ class Scene:
             checker.check(self.identity, client, lambda: False)
 
     def states(self) -> list[State]:
-        return [row.state for row in self.spool.list_objects(states=list(State), limit=1000)]
+        return [row.state for row in self.spool.holdings.list_objects(states=list(State), limit=1000)]
 
     def is_empty(self) -> bool:
         """Whether central has everything that was stored, and the box nothing; however much it was."""
-        return not any(tally.objects for tally in self.spool.depth().by_state.values())
+        return not any(tally.objects for tally in self.spool.holdings.depth().by_state.values())
 
     def waiting_bytes(self) -> int:
-        return self.spool.depth().unsent.stored_bytes
+        return self.spool.holdings.depth().unsent.stored_bytes
 
     def wait(
         self, holds: Callable[[], bool] | None = None, timeout_s: float = 60.0, every_s: float = 0.01

@@ -57,7 +57,7 @@ class Backup:
 
 def store(scene: Scene, objects: int, retain: timedelta = GONE) -> None:
     """Receipted, and kept for a while or freed."""
-    scene.spool.retain = retain
+    scene.spool.retained.period = retain
     for _ in range(objects):
         scene.store()
     wait(scene)
@@ -86,7 +86,7 @@ def test_what_is_still_here_is_sent_again_and_the_rest_is_said_once(scene: Scene
     backup.restore(objects=objects)
     assert indexed(scene.house.root) == sorted(contents[:3])
 
-    scene.spool.retain = KEPT
+    scene.spool.retained.period = KEPT
     scene.check_receipts()
     wait(scene)
     assert indexed(scene.house.root) == sorted(contents[:7])
@@ -98,8 +98,8 @@ def test_what_is_still_here_is_sent_again_and_the_rest_is_said_once(scene: Scene
     assert (study.calling_ae_title, study.instances) == ("CT1", 2)
     assert scene.states().count(State.LOST) == 2
     uids = list(scene.stored)
-    assert scene.spool.standing(uids[:7]).keys() == set(uids[:7])
-    assert scene.spool.standing(uids[7:]) == {}  # Storage Commitment vouches for them no more
+    assert scene.spool.holdings.standing(uids[:7]).keys() == set(uids[:7])
+    assert scene.spool.holdings.standing(uids[7:]) == {}  # Storage Commitment vouches for them no more
 
     for _ in range(2):
         scene.check_receipts()
@@ -143,7 +143,7 @@ def test_a_box_that_restarts_in_the_middle_sends_all_of_it(scene: Scene) -> None
     scene.restart_box()
     assert scene.states() == [State.READY] * 6
     scene.check_receipts()
-    scene.spool.retain = KEPT
+    scene.spool.retained.period = KEPT
     scene.forward()
     wait(scene)
     assert [sent_again for sent_again, _ in scene.told] == [6]

@@ -93,7 +93,7 @@ def test_a_slow_reader_gets_it_without_a_second_try(scene: Scene) -> None:
     scene.wait()
     assert time.monotonic() - began_s > 6.0
     assert scene.proxy.carried <= stored.stored_bytes + 3 * HANDSHAKES_BYTES
-    (row,) = scene.spool.list_objects(states=[State.FREED], limit=10)
+    (row,) = scene.spool.holdings.list_objects(states=[State.FREED], limit=10)
     assert row.attempts == 1
     scene.check()
 
@@ -205,7 +205,7 @@ def test_a_poisoned_object_is_set_aside_and_its_pack_goes_on(scene: Scene) -> No
     scene.wait(lambda: sorted(scene.states()) == [State.FREED] * 4 + [State.QUARANTINED] * 2)
     reasons = {
         row.object_id: row.last_error or ""
-        for row in scene.spool.list_objects(states=[State.QUARANTINED], limit=10)
+        for row in scene.spool.holdings.list_objects(states=[State.QUARANTINED], limit=10)
     }
     assert "422" in reasons[poisoned.object_id]
     assert "shorter" in reasons[stored[4].object_id]

@@ -39,7 +39,7 @@ def test_three_days_offline_then_everything_arrives_and_the_urgent_first(scene: 
     for number in range(OBJECTS):
         if number % (OBJECTS // DAYS) == 0:
             scene.restart_box()
-            scene.spool.set_keys(ring)
+            scene.spool.entrance.set_keys(ring)
             # Seldom: pytest keeps what is logged of each attempt, and that is no memory of the box's.
             scene.forward(connections=2, backoff_ceiling_s=2.0)
         hour = number * HOURS // OBJECTS
@@ -49,8 +49,8 @@ def test_three_days_offline_then_everything_arrives_and_the_urgent_first(scene: 
     assert resident[-1] - resident[1] < GROWTH_BYTES, resident
     for number in range(OBJECTS, OBJECTS + STAT):
         store(scene, template, number, study="1.2.9")
-    assert scene.spool.prioritise("1.2.9") == STAT
-    assert scene.spool.depth().unsent.objects == OBJECTS + STAT
+    assert scene.spool.queue.prioritise("1.2.9") == STAT
+    assert scene.spool.holdings.depth().unsent.objects == OBJECTS + STAT
     assert scene.link.status().state == "waiting"
 
     before = psutil.Process().memory_info().rss
@@ -60,7 +60,7 @@ def test_three_days_offline_then_everything_arrives_and_the_urgent_first(scene: 
 
     def is_drained() -> bool:
         draining.append(psutil.Process().memory_info().rss)
-        return not scene.spool.depth().unsent.objects
+        return not scene.spool.holdings.depth().unsent.objects
 
     scene.wait(is_drained, timeout_s=7200 if SOAK else 120, every_s=2.0 if SOAK else 0.01)
     took_s = time.monotonic() - began_s - made_s
@@ -70,7 +70,7 @@ def test_three_days_offline_then_everything_arrives_and_the_urgent_first(scene: 
     print(f"peak MiB: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10}")
     assert max(draining) - before < 4 * GROWTH_BYTES, "box and central are both in this process"
 
-    rows = scene.spool.list_objects(states=list(State), limit=2 * OBJECTS)
+    rows = scene.spool.holdings.list_objects(states=list(State), limit=2 * OBJECTS)
     assert {row.state for row in rows} == {State.FREED}
     receipts = scene.spool.receipts.given_since(0, limit=2 * OBJECTS)
     assert len(rows) == len(receipts) == OBJECTS + STAT
@@ -96,6 +96,8 @@ def store(scene: Scene, template: bytes, number: int, *, study: str) -> None:
     assert content != template
     ds = scene.source
     identity = InstanceIdentity(ds.SOPClassUID, uid, study, ds.SeriesInstanceUID, ds.Modality)
-    with scene.spool.receive(Origin("CT1", "BOX", "127.0.0.1", ds.file_meta.TransferSyntaxUID)) as reception:
+    with scene.spool.entrance.receive(
+        Origin("CT1", "BOX", "127.0.0.1", ds.file_meta.TransferSyntaxUID)
+    ) as reception:
         reception.write(content)
         reception.commit(identity)

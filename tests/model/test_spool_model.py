@@ -104,7 +104,7 @@ class SpoolMachine(RuleBasedStateMachine):
             if (known.sop_instance_uid, known.content) == (uid, content)
             and known.state in (State.READY, State.SENDING, State.OWED)
         ]
-        with self.spool.receive(ORIGIN) as reception:
+        with self.spool.entrance.receive(ORIGIN) as reception:
             reception.write(content)
             stored = reception.commit(
                 InstanceIdentity("1.2.840.10008.5.1.4.1.1.2", uid, "1.2.9", series, "CT")
@@ -123,12 +123,12 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @rule(content=CONTENTS)
     def hang_up(self, content: bytes) -> None:
-        with self.spool.receive(ORIGIN) as reception:
+        with self.spool.entrance.receive(ORIGIN) as reception:
             reception.write(content)
 
     @rule(content=st.sampled_from([b"what is this" * 100, b"and this" * 3_000]))
     def quarantine(self, content: bytes) -> None:
-        with self.spool.receive(ORIGIN) as reception:
+        with self.spool.entrance.receive(ORIGIN) as reception:
             reception.write(content)
             reception.quarantine("nobody knows")
             object_id = reception.object_id
@@ -158,7 +158,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def _claim(self, lease_s: float) -> ObjectId | None:
         due = [one for one in self.order if self._is_due(one)]
-        found = self.spool.claim(lease_s=lease_s)
+        found = self.spool.queue.claim(lease_s=lease_s)
         if not due:
             assert found is None
             return None
@@ -181,7 +181,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @rule(object_id=consumes(claimed))
     def acknowledge(self, object_id: ObjectId | None) -> None:
-        if self._may(object_id, State.SENDING, lambda one: self.spool.acknowledge(one, "a receipt")):
+        if self._may(object_id, State.SENDING, lambda one: self.spool.queue.acknowledge(one, "a receipt")):
             known = self.known[object_id]  # type: ignore[index]
             known.state = State.OWED if known.delivery else State.FREED
             for one in self._in_state(State.LOST):
@@ -211,14 +211,14 @@ class SpoolMachine(RuleBasedStateMachine):
         if self._may(
             object_id,
             State.SENDING,
-            lambda one: self.spool.release(one, error="the line broke", retry_in_s=retry_in_s),
+            lambda one: self.spool.queue.release(one, error="the line broke", retry_in_s=retry_in_s),
         ):
             known = self.known[object_id]  # type: ignore[index]
             known.state, known.waits = State.READY, wait
 
     @rule(object_id=consumes(claimed))
     def set_aside(self, object_id: ObjectId | None) -> None:
-        if self._may(object_id, State.SENDING, lambda one: self.spool.set_aside(one, reason="refused")):
+        if self._may(object_id, State.SENDING, lambda one: self.spool.queue.set_aside(one, reason="refused")):
             self.known[object_id].state = State.QUARANTINED  # type: ignore[index]
 
     @precondition(lambda self: self.order)
@@ -227,7 +227,7 @@ class SpoolMachine(RuleBasedStateMachine):
         object_id = data.draw(st.sampled_from(self.order))
         known = self.known[object_id]
         try:
-            self.spool.requeue(object_id)
+            self.spool.quarantine.requeue(object_id)
         except (WrongStateError, UnknownObjectError):
             assert known.state is not State.QUARANTINED or not known.answered
         else:
@@ -300,7 +300,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def kill(self, in_progress: bool) -> None:
         dead, before = self.spool, self.folder / str(self.lives)
         self.lives += 1
-        with dead.receive(ORIGIN) as reception:
+        with dead.entrance.receive(ORIGIN) as reception:
             if in_progress:
                 reception.write(b"half of it" * 40_000)
             else:
@@ -326,7 +326,7 @@ class SpoolMachine(RuleBasedStateMachine):
     # Always ---------------------------------------------------------------------------------------------
 
     def _rows(self) -> list:  # type: ignore[type-arg]
-        return self.spool.list_objects(states=list(State), limit=10_000)
+        return self.spool.holdings.list_objects(states=list(State), limit=10_000)
 
     def _in_state(self, *states: State) -> list[ObjectId]:
         return [one for one in self.order if self._is(one, *states)]
@@ -348,11 +348,11 @@ class SpoolMachine(RuleBasedStateMachine):
             assert row.success_answered == known.answered
             assert row.has_receipt == (row.state in (State.FREED, State.OWED, State.LOST) and known.answered)
             assert known.delivery is None or row.state is not State.FREED
-        depth = self.spool.depth()
+        depth = self.spool.holdings.depth()
         for state, tally in depth.by_state.items():
             assert tally.objects == sum(self._is(one, state) for one in self.order)
         assert (depth.oldest_unsent_at_utc is None) == (depth.unsent.objects == 0)
-        assert self.spool.wait_for_work(0) == any(self._is_due(one) for one in self.order)
+        assert self.spool.queue.wait_for_work(0) == any(self._is_due(one) for one in self.order)
 
     @precondition(lambda self: getattr(self, "order", None))
     @rule(data=st.data())
@@ -361,7 +361,7 @@ class SpoolMachine(RuleBasedStateMachine):
         known = self.known[object_id]
         if known.state in (State.FREED, State.LOST):
             try:
-                self.spool.open_object(object_id).close()
+                self.spool.holdings.open_object(object_id).close()
             except UnknownObjectError:
                 return
             raise AssertionError("a freed object can still be read")

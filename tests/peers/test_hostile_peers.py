@@ -67,7 +67,9 @@ def _check_spool(box: RealBox, folder: Path) -> None:
         assert (
             spool.recovery.torn_files == spool.recovery.files_missing == spool.recovery.files_set_aside == 0
         )
-        ready = {row.sop_instance_uid for row in spool.list_objects(states=[State.READY], limit=1_000_000)}
+        ready = {
+            row.sop_instance_uid for row in spool.holdings.list_objects(states=[State.READY], limit=1_000_000)
+        }
     finally:
         spool.close()
     assert {f"2.25.700051{number:05d}" for number in range(1, INSTANCES + 1)} <= ready

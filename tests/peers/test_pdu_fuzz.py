@@ -97,7 +97,7 @@ def _check_spool(root: Path) -> None:
         assert (
             spool.recovery.torn_files == spool.recovery.files_missing == spool.recovery.files_set_aside == 0
         )
-        ready = spool.list_objects(states=[State.READY], limit=1_000_000)
+        ready = spool.holdings.list_objects(states=[State.READY], limit=1_000_000)
         assert "1.2.7.7" in {row.sop_instance_uid for row in ready}
         assert all(row.success_answered for row in ready)
     finally:

@@ -95,40 +95,40 @@ class Day:
         self._spool = Spool.open(self._root, reserve_bytes=0, quarantine_max_bytes=4000, keys=self._keys)
 
     def _store(self, uid: str, data: bytes) -> None:
-        with self._opened.receive(ORIGIN) as reception:
+        with self._opened.entrance.receive(ORIGIN) as reception:
             for at in range(0, len(data), 65_536):
                 reception.write(data[at : at + 65_536])
             stored = reception.commit(identity(uid))
         say(stored=stored.object_id, uid=uid, sha256=hashlib.sha256(data).hexdigest())
 
     def _quarantine(self) -> None:
-        with self._opened.receive(ORIGIN) as reception:
+        with self._opened.entrance.receive(ORIGIN) as reception:
             reception.write(b"what is this" * 200)
             reception.quarantine("nobody knows")
 
     def _acknowledge(self) -> None:
-        claimed = self._opened.claim(lease_s=3600)
+        claimed = self._opened.queue.claim(lease_s=3600)
         if claimed is None:
             return  # what would have been here was refused
         say(acknowledging=claimed.object_id)
-        self._opened.acknowledge(claimed.object_id, "a receipt")
+        self._opened.queue.acknowledge(claimed.object_id, "a receipt")
         say(acknowledged=claimed.object_id)
 
     def _set_aside_and_back(self) -> None:
-        claimed = self._opened.claim(lease_s=3600)
+        claimed = self._opened.queue.claim(lease_s=3600)
         if claimed is None:
             return  # what would have been here was refused
-        self._opened.set_aside(claimed.object_id, reason="central refused it")
-        kept = self._opened.list_objects(states=[State.QUARANTINED], limit=100)
+        self._opened.queue.set_aside(claimed.object_id, reason="central refused it")
+        kept = self._opened.holdings.list_objects(states=[State.QUARANTINED], limit=100)
         for row in kept:
             if row.last_error == "central refused it":
-                self._opened.requeue(row.object_id)
+                self._opened.quarantine.requeue(row.object_id)
 
     def _release(self) -> None:
-        claimed = self._opened.claim(lease_s=3600)
+        claimed = self._opened.queue.claim(lease_s=3600)
         if claimed is None:
             return  # what would have been here was refused
-        self._opened.release(claimed.object_id, error="the line broke", retry_in_s=0)
+        self._opened.queue.release(claimed.object_id, error="the line broke", retry_in_s=0)
 
 
 def main() -> None:

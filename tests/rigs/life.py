@@ -51,7 +51,7 @@ def receive(spool: Spool, life: str, thread: int, random: Random) -> None:
             uid, data = before  # sent twice
         elif before is not None and chance < 0.2:
             uid = before[0]  # the same name for other bytes
-        with spool.receive(origin) as reception:
+        with spool.entrance.receive(origin) as reception:
             for at in range(0, len(data), 65_536):
                 reception.write(data[at : at + 65_536])
             if chance > 0.95:
@@ -67,22 +67,22 @@ def receive(spool: Spool, life: str, thread: int, random: Random) -> None:
 
 def send(spool: Spool, random: Random) -> None:
     while True:
-        spool.wait_for_work(None)
-        claimed = spool.claim(lease_s=3600)
+        spool.queue.wait_for_work(None)
+        claimed = spool.queue.claim(lease_s=3600)
         if claimed is None:
             continue
         chance = random.random()
         if chance < 0.5:
             say(acknowledging=claimed.object_id)
-            spool.acknowledge(claimed.object_id, "a receipt")
+            spool.queue.acknowledge(claimed.object_id, "a receipt")
             say(acknowledged=claimed.object_id)
         elif chance < 0.8:
-            spool.release(claimed.object_id, error="the line broke", retry_in_s=random.random() * 0.05)
+            spool.queue.release(claimed.object_id, error="the line broke", retry_in_s=random.random() * 0.05)
         else:
-            spool.set_aside(claimed.object_id, reason="central refused it")
-            kept = spool.list_objects(states=[State.QUARANTINED], limit=100)
+            spool.queue.set_aside(claimed.object_id, reason="central refused it")
+            kept = spool.holdings.list_objects(states=[State.QUARANTINED], limit=100)
             answered = [row.object_id for row in kept if row.last_error == "central refused it"]
-            spool.requeue(random.choice(answered))
+            spool.quarantine.requeue(random.choice(answered))
 
 
 def main() -> None:

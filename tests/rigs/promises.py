@@ -43,7 +43,10 @@ class Promises:
         """Against a spool that was opened on what the disk kept; claims everything in it."""
         assert spool.recovery.files_missing == 0, "rows without files"
         assert not spool.recovery.index_rebuilt, "the index was thrown away"
-        rows = {str(row.object_id): row for row in spool.list_objects(states=list(State), limit=1_000_000)}
+        rows = {
+            str(row.object_id): row
+            for row in spool.holdings.list_objects(states=list(State), limit=1_000_000)
+        }
         for object_id, (uid, sha256) in self.stored.items():
             row = rows.get(object_id)
             assert row is not None, f"{object_id} was acknowledged to its sender and is gone"
@@ -56,7 +59,7 @@ class Promises:
             assert row.sop_instance_uid == uid, f"{object_id} has another name"
             assert _sha256(central.unseal(spool, row.object_id)) == sha256, f"{object_id} has other bytes"
         waiting: Counter[tuple[str, str]] = Counter()
-        while claimed := spool.claim(lease_s=3600):
+        while claimed := spool.queue.claim(lease_s=3600):
             waiting[claimed.sop_instance_uid, claimed.sha256] += 1
             found = _sha256(central.unseal(spool, claimed.object_id))
             assert found == claimed.sha256, f"{claimed.object_id} is not what its row says"

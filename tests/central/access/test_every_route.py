@@ -5,6 +5,7 @@ The table is compared with the router's own list: a new route without a rule her
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -447,3 +448,26 @@ def test_a_path_without_a_route_is_a_problem(central: Running, path: str) -> Non
 
 def test_a_revoked_token_is_nobody(central: Running, tmp_path: Path) -> None:
     assert central.ask("nobody", "GET", "/api/me").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [route for route, rule in RULES.items() if "{study" in route[1] and rule[1] == 404]
+)
+def test_what_is_not_theirs_takes_the_same_way_as_what_is_not_there(
+    central: Running, method: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not only the same answer: the database is asked the same questions, so that time tells nothing either."""
+    absent = "1.2.826.0.1.3680043.8.498.9"
+
+    def way(caller: str, study: str) -> tuple[object, ...]:
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG, "peewee"):
+            got = central.ask(caller, method, path.replace(":path}", "}").format(**uids() | {"study": study}))
+        asked = [record.msg[0] for record in caplog.records if record.name == "peewee"]
+        # The record is written for either, and now and then signed behind it.
+        questions = [question for question in asked if '"audit_' not in question]
+        headers = {name: value for name, value in got.headers.items() if name != "date"}
+        return got.status_code, got.text.replace(study, "…"), headers, questions
+
+    for caller in {*EVERYBODY[1:]} - SEES_THE_STUDY:
+        assert way(caller, STUDY) == way(caller, absent), caller

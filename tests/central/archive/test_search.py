@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from central.access.consent import Consents
 from central.access.policy import Arrivals, PatientKey, PatientOf, Scope, StudyKey
+from central.archive import finding
 from central.archive.archive import Archive
 from central.archive.errors import QueryError
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
@@ -154,6 +157,56 @@ def test_series_and_instance_keys(hospital: Stocked) -> None:
 
 
 OURS = Scope(everything=True, institutions=frozenset({"default"}))
+
+
+@pytest.mark.parametrize("institutions", [{"default"}, {"north"}, {"default", "north"}])
+def test_what_retrievals_ask_is_answered_like_any_search(
+    hospital: Stocked, made: MakeFile, institutions: set[str]
+) -> None:
+    at_north = {"StudyInstanceUID": "1.1", "StudyDate": "20250101", "SeriesNumber": 1}
+    hospital.put(made(**at_north, SeriesInstanceUID="1.1.1", SOPInstanceUID="1.1.1.1"), "north")
+    hospital.put(made(**at_north, SeriesInstanceUID="1.1.9", SOPInstanceUID="1.1.9.1"), "north")
+    db, scope = hospital.archive._db, Scope(everything=True, institutions=frozenset(institutions))
+
+    def agree(study: str, series: str = "", instance: str = "") -> int:
+        named = SeriesQuery(series_instance_uid=series, study=StudyQuery(study_instance_uid=study))
+        quick = finding._by_uids(db, scope, InstanceQuery(instance, series=named, limit=None))
+        assert quick is not None
+        assert quick == finding.find_instances(db, scope, InstanceQuery(instance, series=named, limit=1000))
+        return len(quick)
+
+    expected = {"default": 2, "north": 2}
+    assert agree("1.1") == sum(expected[one] for one in institutions)
+    assert agree("1.1", "1.1.1") == agree("1.1", "1.1.1", "1.1.1.1") == len(institutions)
+    assert agree("1.1", instance="1.1.2.1") == ("default" in institutions)
+    assert agree("1.2") == ("default" in institutions)
+    assert agree("1.99") == 0
+    # Consent that a patient withdrew is of one institution.
+    Consents.open(db).withdraw(PatientKey("H1", "A[1]"), "admin", institution="default")
+    assert agree("1.1") == (2 if "north" in institutions else 0)
+
+    for more in (
+        InstanceQuery(series=SeriesQuery(study=StudyQuery(study_instance_uid="1.1\\1.2")), limit=None),
+        InstanceQuery(
+            series=SeriesQuery(study=StudyQuery(study_instance_uid="1.1", patient_id="A")), limit=None
+        ),
+        InstanceQuery(
+            series=SeriesQuery(modality="CT", study=StudyQuery(study_instance_uid="1.1")), limit=None
+        ),
+        InstanceQuery(series=SeriesQuery(study=StudyQuery()), limit=None),
+    ):
+        assert finding._by_uids(db, scope, more) is None
+    plain = InstanceQuery(series=SeriesQuery(study=StudyQuery(study_instance_uid="1.1")), limit=None)
+    for less in (
+        EVERYTHING,
+        Scope(institutions=scope.institutions),
+        replace(scope, refused_studies=frozenset({StudyKey("default", "1.1")})),
+        replace(scope, only_study="1.2"),
+        replace(scope, despite_withdrawal_of=frozenset({_of("H1", "A[1]")})),
+    ):
+        assert finding._by_uids(db, less, plain) is None
+
+
 DOCTOR = Scope(
     institutions=frozenset({"default"}),
     referring_physician_keys=frozenset({"a^b"}),

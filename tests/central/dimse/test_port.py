@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import ssl
@@ -153,7 +154,7 @@ def test_a_trickle_inside_a_message_is_cut(house: House) -> None:
 
 
 def test_an_association_begins_and_ends_without_waiting_for_a_clock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(transport, "_REST_S", 3600.0)
     with open_house(tmp_path) as house, ScriptedScu(house.port) as scu:
@@ -161,6 +162,9 @@ def test_an_association_begins_and_ends_without_waiting_for_a_clock(
         scu.send(p_data(1, 3, command(0x0030)))
         assert scu.read_response().status == 0
         scu.release()
+    assert not [
+        record for record in caplog.records if record.levelno >= logging.ERROR
+    ]  # of pynetdicom's, too
 
 
 def test_stopping_ends_associations_that_are_open(tmp_path: Path) -> None:
@@ -197,6 +201,9 @@ def test_mutated_sessions_end_and_the_next_is_served(house: House) -> None:
     sender.run()
     assert sender.hung == []
     assert echoes(house.port)
+    deadline_s = time.monotonic() + 30  # who sent it saw the end of its connection first
+    while arriving_in(house.root) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
     assert arriving_in(house.root) == []
 
 

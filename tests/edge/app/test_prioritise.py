@@ -29,10 +29,12 @@ def test_a_study_is_put_first_by_command(tmp_path: Path) -> None:
     box.start()
     try:
         spool = box._spool
-        spool.set_keys(DataKeyRing((RecipientPrivateKey.generate().public_key(),)))
+        spool.entrance.set_keys(DataKeyRing((RecipientPrivateKey.generate().public_key(),)))
         for study in ("1.1", "1.2", "1.2"):
-            with spool.receive(Origin("CT1", "BOX", "127.0.0.1", "1.2.840.10008.1.2.1")) as reception:
-                uid = f"{study}.{spool.last_sequence()}"
+            with spool.entrance.receive(
+                Origin("CT1", "BOX", "127.0.0.1", "1.2.840.10008.1.2.1")
+            ) as reception:
+                uid = f"{study}.{spool.inspection.last_sequence()}"
                 reception.write(uid.encode() * 100)
                 reception.commit(
                     InstanceIdentity("1.2.840.10008.5.1.4.1.1.2", uid, study, f"{study}.9", "CT")
@@ -60,7 +62,7 @@ def test_a_study_is_put_first_by_command(tmp_path: Path) -> None:
         )
         entries = QueueList.model_validate(answer).entries
         assert [entry.priority for entry in entries] == ["low", "first", "first"]
-        claimed = spool.claim(lease_s=60)
+        claimed = spool.queue.claim(lease_s=60)
         assert claimed is not None
         assert claimed.study_instance_uid == "1.2"
     finally:

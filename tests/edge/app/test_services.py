@@ -31,7 +31,7 @@ def make(tmp_path: Path) -> Iterator[Callable[[bool], Services]]:
             )
             spool = Spool.open(tmp_path / "spool", reserve_bytes=0, quarantine_max_bytes=0, keys=None)
             made.callback(spool.close)
-            services = Services(settings, spool, find_scanner=lambda _: None)
+            services = Services(settings, spool.holdings, find_scanner=lambda _: None)
             made.callback(services.stop)
             services.start()
             return services

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import threading
 import time
@@ -11,8 +12,9 @@ from pathlib import Path
 from contract.identifiers import ObjectId
 from contract.sealed_object import Content, read_sealed
 from contract.sealing import DataKeyRing, RecipientPrivateKey, Unwrapper
-from edge.buffer.records import InstanceIdentity, Origin, Stored
+from edge.buffer.records import Claimed, InstanceIdentity, Origin, Stored
 from edge.buffer.spool import Spool
+from edge.buffer.states import State
 
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 ORIGIN = Origin("CT1", "DICOMNET", "192.0.2.7", EXPLICIT_LITTLE)
@@ -23,7 +25,7 @@ def identity(number: int) -> InstanceIdentity:
 
 
 def store(spool: Spool, number: int, content: bytes | None = None, origin: Origin = ORIGIN) -> Stored:
-    with spool.receive(origin) as reception:
+    with spool.entrance.receive(origin) as reception:
         reception.write(content_of(number) if content is None else content)
         return reception.commit(identity(number))
 
@@ -44,6 +46,11 @@ def taken_files(spool: Spool, root: Path) -> list[Path]:
     return [path for path in paths if path.stem not in ready]
 
 
+def leftovers(spool: Spool) -> list[str]:
+    """Their names."""
+    return [path.name for path in taken_files(spool, spool._files.root)]
+
+
 def held_files(root: Path) -> list[Path]:
     """Every sealed file below `root` that holds something: names made ahead are empty, and any may go meanwhile."""
     found = []
@@ -52,6 +59,31 @@ def held_files(root: Path) -> list[Path]:
             if path.stat().st_size:
                 found.append(path)
     return found
+
+
+def claim(spool: Spool, lease_s: float = 60) -> Claimed:
+    claimed = spool.queue.claim(lease_s=lease_s)
+    assert claimed is not None
+    return claimed
+
+
+def state_of(spool: Spool, object_id: ObjectId) -> State:
+    (row,) = [
+        row
+        for row in spool.holdings.list_objects(states=list(State), limit=999)
+        if row.object_id == object_id
+    ]
+    return row.state
+
+
+def quarantine(spool: Spool, size_bytes: int) -> ObjectId:
+    """An instance nobody could identify, of incompressible bytes."""
+    with spool.entrance.receive(
+        Origin("US1", "DICOMNET", "192.0.2.9", "1.2.840.10008.1.2.4.50")
+    ) as reception:
+        reception.write(os.urandom(size_bytes))
+        reception.quarantine("no SOP Instance UID")
+    return reception.object_id
 
 
 class Central:
@@ -66,7 +98,7 @@ class Central:
 
     def unseal(self, spool: Spool, object_id: ObjectId) -> bytes:
         """The Part 10 file; raises if it is not whole and unchanged."""
-        with spool.open_object(object_id) as sealed:
+        with spool.holdings.open_object(object_id) as sealed:
             *pieces, last = read_sealed(sealed, self._unwrap, expected_object_id=object_id)
         assert isinstance(last, Content)
         return b"".join(piece for piece in pieces if isinstance(piece, bytes))

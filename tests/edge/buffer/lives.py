@@ -17,8 +17,12 @@ from typing import Any
 from contract.sealing import DataKeyRing, RecipientPublicKey
 from edge.buffer import files as files_module
 from edge.buffer.arrivals import Arrivals
+from edge.buffer.departure import Departure
+from edge.buffer.entrance import Entrance
+from edge.buffer.files import SpoolFiles
 from edge.buffer.index import SpoolIndex
 from edge.buffer.label import BLOCK_BYTES
+from edge.buffer.new_rows import NewRows
 from edge.buffer.sealed_file import SealedFile
 from edge.buffer.spool import Spool
 from edge.buffer.states import SET_ASIDE, SETTLE
@@ -64,36 +68,36 @@ def main() -> None:
     if how == "delivering storm":
         delivering_storm(spool, int(sys.argv[4]))
     say(spool, 1)
-    spool.depth()  # its row is in the index
+    spool.holdings.depth()  # its row is in the index
     if how in DELIVERY_POINTS:
         deliver(how, spool)
     told = threading.Event()
     end_at(how, spool, told)
     say(spool, 2)
     told.set()
-    claimed = spool.claim(lease_s=60)
+    claimed = spool.queue.claim(lease_s=60)
     assert claimed is not None
     if how == "before quarantine move":
-        spool.set_aside(claimed.object_id, reason="refused for good")
+        spool.queue.set_aside(claimed.object_id, reason="refused for good")
     else:
-        spool.acknowledge(claimed.object_id, "receipt")
+        spool.queue.acknowledge(claimed.object_id, "receipt")
 
 
 def deliver(point: str, spool: Spool) -> None:
     """Central has it; then the destination has it, and the process ends in between."""
-    claimed, delivery = spool.claim(lease_s=60), spool.deliveries.next("PACS")
+    claimed, delivery = spool.queue.claim(lease_s=60), spool.deliveries.next("PACS")
     assert claimed is not None
     assert delivery is not None
     if point == "after delivered":
-        spool.acknowledge(claimed.object_id, "receipt")
-        dies_before(Spool, "_settle")
-        spool.deliveries._settled = spool._settle
+        spool.queue.acknowledge(claimed.object_id, "receipt")
+        dies_before(Departure, "settle")
+        spool.deliveries._settled = spool._departure.settle
     elif point == "after owed":
-        dies_before(Spool, "_let_go")
-        spool.acknowledge(claimed.object_id, "receipt")
+        dies_before(Departure, "_let_go")
+        spool.queue.acknowledge(claimed.object_id, "receipt")
     else:
         dies_after(SpoolIndex, "step", when=lambda arguments, _: arguments[2] is SETTLE)
-        spool.acknowledge(claimed.object_id, "receipt")
+        spool.queue.acknowledge(claimed.object_id, "receipt")
     spool.deliveries.deliver(delivery)
 
 
@@ -101,8 +105,8 @@ def delivering_storm(spool: Spool, first: int) -> None:
     """Store, forward and deliver at once, until killed."""
     threading.Thread(target=storm, args=(spool, range(first, 1 << 30)), daemon=True).start()
     while True:
-        if (claimed := spool.claim(lease_s=60)) is not None:
-            spool.acknowledge(claimed.object_id, "receipt")
+        if (claimed := spool.queue.claim(lease_s=60)) is not None:
+            spool.queue.acknowledge(claimed.object_id, "receipt")
         if (delivery := spool.deliveries.next("PACS")) is not None and spool.deliveries.deliver(delivery):
             os.write(1, f"delivered {delivery.object_id}\n".encode())
 
@@ -134,17 +138,17 @@ def end_at(point: str, spool: Spool, told: threading.Event) -> None:
     elif point == "after sync":
         dies_after(SealedFile, "finish")
     elif point == "before it is told to the index":
-        dies_before(Spool, "register")
+        dies_before(Entrance, "register")
     elif point == "before success":
-        dies_after(Spool, "register")
+        dies_after(Entrance, "register")
     elif point == "inside the rows' transaction":
-        dies_after(SpoolIndex, "insert_answered", when=lambda *_: told.wait(60))
+        dies_after(NewRows, "insert", when=lambda *_: told.wait(60))
     elif point == "after the rows":
-        dies_after(Arrivals, "flush", when=lambda _, rows: rows and told.wait(60))
+        dies_after(Arrivals, "_flush", when=lambda _, rows: rows and told.wait(60))
     elif point == "after acknowledge":
-        dies_before(Spool, "_let_go")
+        dies_before(Departure, "_let_go")
     elif point == "before unlink":
-        dies_before(Spool, "_unlink_freed")
+        dies_before(SpoolFiles, "unlink_freed")
     elif point == "before quarantine move":
         dies_after(SpoolIndex, "step", when=lambda arguments, _: arguments[2] is SET_ASIDE)
 

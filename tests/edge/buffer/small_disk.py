@@ -17,9 +17,9 @@ from pathlib import Path
 from contract.identifiers import ObjectId
 from edge.buffer.errors import DiskFullError
 from edge.buffer.records import Origin
-from edge.buffer.retention import Upkeep
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
+from edge.buffer.upkeep import Upkeep
 from tests.edge.buffer.instances import Central, held_files, identity
 
 JPEG = Origin(
@@ -36,7 +36,7 @@ class Log(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.said: list[str] = []
-        logging.getLogger("edge.buffer.spool").addHandler(self)
+        logging.getLogger("edge.buffer.room").addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.said.append(record.getMessage())
@@ -55,7 +55,7 @@ def open_spool(root: Path, *, retain_hours: int, on_low_water: Callable[[], None
 
 
 def store(spool: Spool, number: int, size_bytes: int = IMAGE_BYTES) -> ObjectId:
-    with spool.receive(JPEG) as reception:
+    with spool.entrance.receive(JPEG) as reception:
         reception.write(content(number, size_bytes))
         return reception.commit(identity(number)).object_id
 
@@ -65,9 +65,9 @@ def content(number: int, size_bytes: int = IMAGE_BYTES) -> bytes:
 
 
 def acknowledge_next(spool: Spool) -> None:
-    claimed = spool.claim(lease_s=60)
+    claimed = spool.queue.claim(lease_s=60)
     assert claimed is not None
-    spool.acknowledge(claimed.object_id, "a receipt")
+    spool.queue.acknowledge(claimed.object_id, "a receipt")
 
 
 def store_until_refused(spool: Spool, first: int, size_bytes: int = IMAGE_BYTES) -> dict[int, ObjectId]:
@@ -89,7 +89,7 @@ def is_refused(spool: Spool, number: int) -> bool:
 
 
 def counted(spool: Spool, state: State) -> int:
-    return spool.depth().by_state[state].objects
+    return spool.holdings.depth().by_state[state].objects
 
 
 def fills(root: Path) -> dict[str, object]:
@@ -104,7 +104,7 @@ def fills(root: Path) -> dict[str, object]:
     left: list[int] = []
     for number in range(100, 200):
         unsent[number] = store(spool, number)  # not refused while anything is left to free
-        rows = spool.list_objects(states=[State.RETAINED], limit=99)
+        rows = spool.holdings.list_objects(states=[State.RETAINED], limit=99)
         left.append(len(rows))
         oldest_first = [row.sop_instance_uid for row in rows] == [
             f"1.2.3.{n}" for n in range(10 - len(rows), 10)
@@ -114,7 +114,7 @@ def fills(root: Path) -> dict[str, object]:
             break
     unsent |= store_until_refused(spool, 200)
     refused = [is_refused(spool, 1000 + number) for number in range(20)]
-    while_full = spool.disk()
+    while_full = spool.room.disk()
     intact = all(_CENTRAL.unseal(spool, object_id) == content(number) for number, object_id in unsent.items())
     for _ in range(12):
         acknowledge_next(spool)
@@ -143,7 +143,7 @@ def somebody_else(root: Path) -> dict[str, object]:
     spool = open_spool(root, retain_hours=0)
     store(spool, 1)
     ballast = root / "ballast"
-    ballast.write_bytes(bytes(spool.disk().free_bytes - 3 * MB))
+    ballast.write_bytes(bytes(spool.room.disk().free_bytes - 3 * MB))
     refused = [is_refused(spool, number) for number in range(2, 5)]
     ballast.unlink()
     taken = not is_refused(spool, 5)
@@ -170,7 +170,7 @@ def files_run_out(root: Path) -> dict[str, object]:
         acknowledge_next(spool)
     retained = counted(spool, State.RETAINED)
     stored = store_until_refused(spool, 100, size_bytes=400)
-    disk = spool.disk()
+    disk = spool.room.disk()
     retained_after = counted(spool, State.RETAINED)
     for _ in range(150):
         acknowledge_next(spool)
@@ -189,22 +189,22 @@ def low_water(root: Path) -> dict[str, object]:
     """Below the mark, the upkeep frees in the background, and scanners notice nothing."""
     upkeep: list[Upkeep] = []
     spool = open_spool(root, retain_hours=24, on_low_water=lambda: upkeep[0].soon())
-    upkeep.append(Upkeep(spool))
+    upkeep.append(Upkeep(spool.room, spool.retained))
     number = 0
-    while spool.disk().free_bytes >= 10 * MB:
+    while spool.room.disk().free_bytes >= 10 * MB:
         store(spool, number)
         acknowledge_next(spool)
         number += 1
     retained = counted(spool, State.RETAINED)
     for more in range(1000, 1008):
         store(spool, more)
-    below = spool.disk().low_by_bytes
+    below = spool.room.disk().low_by_bytes
     upkeep[0].start()
     upkeep[0].stop(30)
     return {
         "retained": retained,
         "below": below,
-        "above": spool.disk().low_by_bytes,
+        "above": spool.room.disk().low_by_bytes,
         "retained_after": counted(spool, State.RETAINED),
         "ready": counted(spool, State.READY),
     }

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from contract.identifiers import ObjectId, new_object_id
-from edge.buffer.catalogue import Catalogue, Present, forget_catalogue
+from edge.buffer.catalogue import Catalogue, forget_catalogue
 from edge.buffer.device_key import DeviceKey, NotSealedHereError
+from edge.buffer.records import Present
 from edge.buffer.service_database import ServiceDatabase
 from edge.buffer.spool import Spool
 from tests.edge.buffer.instances import store
@@ -78,14 +79,14 @@ def test_records_are_sealed_each_for_its_object(
 def test_the_spool_pages_through_what_is_here(spool: Spool) -> None:
     for number in range(5):
         store(spool, number)
-    claimed = spool.claim(lease_s=60)
+    claimed = spool.queue.claim(lease_s=60)
     assert claimed is not None
-    spool.acknowledge(claimed.object_id, "a verified receipt")
+    spool.queue.acknowledge(claimed.object_id, "a verified receipt")
 
     seen: list[str] = []
     ids: set[ObjectId] = set()
     after = 0
-    while page := spool.present(after=after, limit=2):
+    while page := spool.holdings.present(after=after, limit=2):
         after = page[-1].sequence
         seen += [found.sop_instance_uid for found in page]
         ids |= {found.object_id for found in page}

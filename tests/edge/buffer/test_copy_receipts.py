@@ -36,7 +36,7 @@ def sign(spool: Spool, central: str, object_id: ObjectId, token: str) -> None:
 
 def everywhere(spool: Spool, number: int, retain: timedelta) -> ObjectId:
     """Signed for by all three."""
-    spool.retain = retain
+    spool.retained.period = retain
     object_id = store(spool, number).object_id
     assert receipt(spool) == object_id
     for central in (NORTH, SOUTH):
@@ -45,7 +45,7 @@ def everywhere(spool: Spool, number: int, retain: timedelta) -> ObjectId:
 
 
 def is_at_every_central(spool: Spool, number: int) -> bool | None:
-    found = spool.standing([f"1.2.3.{number}"]).get(f"1.2.3.{number}")
+    found = spool.holdings.standing([f"1.2.3.{number}"]).get(f"1.2.3.{number}")
     return found and found.at_central
 
 
@@ -96,7 +96,7 @@ def test_what_is_here_is_owed_again_and_what_is_not_is_lost_there_alone(
 
     assert spool.owed_to(NORTH).claim(lease_s=0) is not None, "due at once, the oldest first"
     assert receiving_central.unseal(spool, kept) == content_of(1)
-    spool.retain = KEPT
+    spool.retained.period = KEPT
     sign(spool, NORTH, kept, "north's once more")
     assert state_of(spool, kept) is State.RETAINED
     assert is_at_every_central(spool, 1) is True

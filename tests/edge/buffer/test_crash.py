@@ -25,7 +25,7 @@ def live(root: Path, central: Central, *how: str) -> subprocess.Popen[bytes]:
 
 
 def check_files_match_rows(spool: Spool, root: Path) -> None:
-    live_rows = spool.list_objects(
+    live_rows = spool.holdings.list_objects(
         states=[state for state in State if state is not State.FREED], limit=10_000
     )
     wanted = {
@@ -45,7 +45,7 @@ def test_a_crash_at(point: str, tmp_path: Path, open_spool: OpenSpool, receiving
 
     spool = open_spool()
 
-    rows = {row.object_id: row for row in spool.list_objects(states=list(State), limit=10)}
+    rows = {row.object_id: row for row in spool.holdings.list_objects(states=list(State), limit=10)}
     freed = {object_id for object_id, row in rows.items() if row.state is State.FREED}
     for object_id, number in stored.items():
         if object_id in freed:

@@ -30,9 +30,9 @@ def to(*destinations: str) -> Callable[[Label], tuple[str, ...]]:
 
 def receipt(spool: Spool) -> ObjectId:
     """Let central have whatever goes next."""
-    claimed = spool.claim(lease_s=60)
+    claimed = spool.queue.claim(lease_s=60)
     assert claimed is not None
-    spool.acknowledge(claimed.object_id, "a receipt")
+    spool.queue.acknowledge(claimed.object_id, "a receipt")
     return claimed.object_id
 
 
@@ -43,7 +43,9 @@ def due(spool: Spool, destination: str) -> Delivery:
 
 
 def state_of(spool: Spool, object_id: ObjectId) -> State:
-    (row,) = [row for row in spool.list_objects(states=list(State), limit=99) if row.object_id == object_id]
+    (row,) = [
+        row for row in spool.holdings.list_objects(states=list(State), limit=99) if row.object_id == object_id
+    ]
     return row.state
 
 
@@ -76,11 +78,11 @@ def test_an_object_stays_until_everybody_it_is_owed_to_has_it(
     assert counts(spool, "ARCHIVE") == (1, 0)
     receipt(spool)
     assert state_of(spool, object_id) is State.OWED
-    assert spool.depth().unsent.objects == 0
-    assert spool.free_retained(Freeing(want_bytes=1 << 40)).objects == 0
+    assert spool.holdings.depth().unsent.objects == 0
+    assert spool.retained.free(Freeing(want_bytes=1 << 40)).objects == 0
     assert receiving_central.unseal(spool, object_id) == content_of(1)
     with pytest.raises(WrongStateError):
-        spool.acknowledge(object_id, "again")
+        spool.queue.acknowledge(object_id, "again")
 
     assert spool.deliveries.deliver(due(spool, "ARCHIVE"))
     assert state_of(spool, object_id) is State.FREED
@@ -92,7 +94,7 @@ def test_central_is_not_left_out_however_many_others_have_it(open_spool: OpenSpo
     object_id = store(spool, 1).object_id
     spool.deliveries.deliver(due(spool, "PACS"))
     assert state_of(spool, object_id) is State.READY
-    assert spool.claim(lease_s=1) is not None
+    assert spool.queue.claim(lease_s=1) is not None
 
 
 def test_a_site_that_keeps_images_keeps_them_after_the_last_delivery(open_spool: OpenSpool) -> None:
@@ -167,7 +169,7 @@ def test_a_worker_wakes_for_what_arrives_and_for_the_end(open_spool: OpenSpool) 
     worker = threading.Thread(target=work)
     worker.start()
     store(spool, 1)
-    spool.depth()
+    spool.holdings.depth()
     worker.join(0.5)
     spool.close()
     worker.join(60)
@@ -215,7 +217,7 @@ def test_a_destination_that_is_gone_is_given_up_whole(open_spool: OpenSpool, tmp
     assert counts(spool, "GONE") == (150, 0)
     assert spool.deliveries.give_up("GONE") == 150
     assert spool.deliveries.tallies() == {}
-    assert {row.state for row in spool.list_objects(states=list(State), limit=999)} == {State.FREED}
+    assert {row.state for row in spool.holdings.list_objects(states=list(State), limit=999)} == {State.FREED}
     check_files_match_rows(spool, tmp_path / "spool")
 
 
@@ -246,25 +248,25 @@ def test_damage_sets_deliveries_aside_and_a_resend_takes_them_over(open_spool: O
     spool = open_spool(route=to("PACS"))
     waiting, owed = store(spool, 1).object_id, store(spool, 2).object_id
     spool.deliveries.deliver(due(spool, "PACS"))
-    spool.claim(lease_s=60)
+    spool.queue.claim(lease_s=60)
     receipt(spool)
-    spool.release(waiting, error="", retry_in_s=0)
+    spool.queue.release(waiting, error="", retry_in_s=0)
     spool.deliveries.try_again("PACS")
     assert state_of(spool, owed) is State.OWED
 
-    assert spool.condemn(owed, "a block has changed") is State.FREED
+    assert spool.inspection.condemn(owed, "a block has changed") is State.FREED
     assert counts(spool, "PACS") == (0, 1)
     assert spool.deliveries.try_again("PACS") == 0
     with pytest.raises(WrongStateError, match="no longer on this box"):
         spool.deliveries.try_again("PACS", owed)
 
     third = store(spool, 3).object_id
-    assert spool.condemn(third, "a block has changed") is State.QUARANTINED
+    assert spool.inspection.condemn(third, "a block has changed") is State.QUARANTINED
     assert counts(spool, "PACS") == (0, 2)
     again = store(spool, 3).object_id
     assert again != third
-    assert spool.claim_several(lease_s=60, max_objects=1, max_bytes=0, these=[again])
-    spool.acknowledge(again, "a receipt")
+    assert spool.queue.claim_several(lease_s=60, max_objects=1, max_bytes=0, these=[again])
+    spool.queue.acknowledge(again, "a receipt")
     assert state_of(spool, third) is State.FREED
     assert state_of(spool, again) is State.OWED
     assert counts(spool, "PACS") == (1, 1)

@@ -48,7 +48,7 @@ def test_a_lease_holds_for_one_central_and_ends_with_the_process(open_spool: Ope
     assert several(queue, 2) == objects[:2]
     assert several(queue, 2) == objects[2:]
     assert several(queue, 2) == []
-    first = spool.claim(lease_s=LONG_S)
+    first = spool.queue.claim(lease_s=LONG_S)
     assert first is not None
     assert first.object_id == objects[0], "the first central has leases of its own"
     queue.release(objects[1], error="busy", retry_in_s=0)
@@ -80,7 +80,7 @@ def test_several_go_as_far_as_they_fit_and_what_is_urgent_goes_first(open_spool:
         5,
         rank=lambda label: ranks.get(label.identity.sop_instance_uid, Priority.ROUTINE),  # type: ignore[union-attr]
     )
-    size = spool.list_objects(states=[State.READY], limit=1)[0].stored_bytes
+    size = spool.holdings.list_objects(states=[State.READY], limit=1)[0].stored_bytes
     assert several(queue, 9, 3 * size + 9) == [objects[3], objects[2], objects[0]]
     assert several(queue, 9, 1) == [objects[1]], "one goes whatever its size"
 
@@ -90,10 +90,10 @@ def test_a_receipt_is_kept_and_frees_what_waited_for_nothing_else(open_spool: Op
     assert several(queue, 1) == [object_id]
     receipt(spool)
     assert state_of(spool, object_id) is State.OWED
-    assert not spool.standing(["1.2.3.1"])["1.2.3.1"].at_central
+    assert not spool.holdings.standing(["1.2.3.1"])["1.2.3.1"].at_central
     queue.acknowledge_all([(object_id, "north's receipt")])
     assert state_of(spool, object_id) is State.FREED
-    assert spool.standing(["1.2.3.1"])["1.2.3.1"].at_central
+    assert spool.holdings.standing(["1.2.3.1"])["1.2.3.1"].at_central
     kept = spool._index.execute("SELECT state, receipt FROM deliveries", ()).fetchall()
     assert kept == [("delivered", "north's receipt")]
 
@@ -116,7 +116,7 @@ def test_what_it_refuses_is_set_aside_and_given_up_stays_given_up(open_spool: Op
 def test_an_index_and_labels_of_an_older_program_go_on(open_spool: OpenSpool, tmp_path: Path) -> None:
     """Columns and indexes are added; what was there is of no station, and opened by the first central alone."""
     spool, _, (object_id,) = filled(open_spool, 1)
-    spool.prioritise("1.2.9", Priority.FIRST)
+    spool.queue.prioritise("1.2.9", Priority.FIRST)
     spool.close()
     with closing(sqlite3.connect(tmp_path / "spool" / "index.sqlite3")) as older, older:
         for index in ("live_by_study_2", "live_by_priority_2"):
@@ -129,7 +129,7 @@ def test_an_index_and_labels_of_an_older_program_go_on(open_spool: OpenSpool, tm
     spool = open_spool(route=to(NORTH), copies=(NORTH,))
     queue = spool.owed_to(NORTH)
     assert several(queue, 9) == [object_id]
-    assert spool.claim_several(lease_s=1, max_objects=1, max_bytes=0, opened_by=["00" * 16]) == []
+    assert spool.queue.claim_several(lease_s=1, max_objects=1, max_bytes=0, opened_by=["00" * 16]) == []
     assert receipt(spool) == object_id
     queue.acknowledge_all([(object_id, "north's receipt")])
     assert state_of(spool, object_id) is State.FREED

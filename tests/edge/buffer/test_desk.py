@@ -12,11 +12,11 @@ JPEG = Origin("CT1", "DICOMNET", "192.0.2.7", "1.2.840.10008.1.2.4.70")
 
 
 def ready_names(spool: Spool) -> list[str]:
-    return [ready.object_id for ready in spool._desk._ready]
+    return [ready.object_id for ready in spool.entrance._desk._ready]
 
 
 def test_the_next_instance_goes_into_what_is_ready(spool: Spool, receiving_central: Central) -> None:
-    spool.prepare(ORIGIN)
+    spool.entrance.prepare(ORIGIN)
     (ready,) = ready_names(spool)
 
     first, second = store(spool, 1), store(spool, 2)
@@ -27,21 +27,21 @@ def test_the_next_instance_goes_into_what_is_ready(spool: Spool, receiving_centr
 
 
 def test_what_is_ready_in_another_codec_waits_for_its_own_kind(spool: Spool) -> None:
-    spool.prepare(ORIGIN)
+    spool.entrance.prepare(ORIGIN)
     (ready,) = ready_names(spool)
 
     other = store(spool, 1, origin=JPEG)
     own = store(spool, 2)
 
     assert other.object_id != ready == own.object_id
-    with spool.open_object(other.object_id) as sealed:
+    with spool.holdings.open_object(other.object_id) as sealed:
         assert read_header(sealed).codec is Codec.STORED
 
 
 def test_nothing_is_sealed_under_a_key_that_is_not_the_boxs_any_more(spool: Spool) -> None:
-    spool.prepare(ORIGIN)
+    spool.entrance.prepare(ORIGIN)
     newer = Central()
-    spool.set_keys(newer.ring())
+    spool.entrance.set_keys(newer.ring())
 
     stored = store(spool, 1)
 
@@ -52,7 +52,7 @@ def test_nothing_is_sealed_under_a_key_that_is_not_the_boxs_any_more(spool: Spoo
 def test_a_few_are_ready_and_a_clean_stop_leaves_none(open_spool: OpenSpool) -> None:
     spool = open_spool()
     for _ in range(20):
-        spool.prepare(ORIGIN)
+        spool.entrance.prepare(ORIGIN)
     assert len(ready_names(spool)) == 4
 
     spool.close()
@@ -63,5 +63,5 @@ def test_a_few_are_ready_and_a_clean_stop_leaves_none(open_spool: OpenSpool) -> 
 
 def test_a_box_without_keys_makes_nothing_ready(open_spool: OpenSpool) -> None:
     spool = open_spool(keys=None)
-    spool.prepare(ORIGIN)
+    spool.entrance.prepare(ORIGIN)
     assert not ready_names(spool)

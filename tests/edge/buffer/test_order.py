@@ -32,13 +32,13 @@ class Queue:
             self.store_one(study, f"{study}.{number}", size_bytes)
 
     def store_one(self, study: str, name: str, size_bytes: int = 500) -> None:
-        with self.spool.receive(ORIGIN) as reception:
+        with self.spool.entrance.receive(ORIGIN) as reception:
             reception.write(name.encode().ljust(size_bytes, b"\0"))
             identity = InstanceIdentity("1.2.840.10008.5.1.4.1.1.2", name, study, f"{study}.9", "CT")
             self.names[str(reception.commit(identity).object_id)] = name
 
     def next(self, *, max_objects: int = 1, max_bytes: int = 1 << 30) -> list[str]:
-        claims = self.spool.claim_several(lease_s=60, max_objects=max_objects, max_bytes=max_bytes)
+        claims = self.spool.queue.claim_several(lease_s=60, max_objects=max_objects, max_bytes=max_bytes)
         return [self.names[claimed.object_id] for claimed in claims]
 
 
@@ -71,8 +71,8 @@ def test_what_was_put_first_goes_first_newest_first_and_over_a_restart(open_spoo
     queue = Queue(spool)
     queue.store("1.1", 3)
     queue.store("1.2", 30)
-    assert spool.prioritise("1.2") == 30
-    assert spool.prioritise("1.99") == 0
+    assert spool.queue.prioritise("1.2") == 30
+    assert spool.queue.prioritise("1.99") == 0
     spool.close()
     queue.spool = open_spool()
     left = [name for _ in range(4) for name in queue.next()]
@@ -82,7 +82,7 @@ def test_what_was_put_first_goes_first_newest_first_and_over_a_restart(open_spoo
 def test_several_go_together_as_far_as_they_fit(spool: Spool) -> None:
     queue = Queue(spool)
     queue.store("1.1", 5)
-    size = spool.list_objects(states=[State.READY], limit=1)[0].stored_bytes
+    size = spool.holdings.list_objects(states=[State.READY], limit=1)[0].stored_bytes
     assert len(queue.next(max_objects=10, max_bytes=3 * size + size // 2)) == 3
     assert len(queue.next(max_objects=1, max_bytes=10 * size)) == 1
     assert len(queue.next(max_objects=10, max_bytes=1)) == 1, "one goes whatever its size"
@@ -100,8 +100,8 @@ def test_an_object_that_fails_and_fails_goes_by_itself(spool: Spool) -> None:
     queue = Queue(spool)
     queue.store("1.1", 1)
     for _ in range(8):
-        (claimed,) = spool.claim_several(lease_s=60, max_objects=9, max_bytes=1 << 30)
-        spool.release(claimed.object_id, error="central failed", retry_in_s=0)
+        (claimed,) = spool.queue.claim_several(lease_s=60, max_objects=9, max_bytes=1 << 30)
+        spool.queue.release(claimed.object_id, error="central failed", retry_in_s=0)
     queue.store("1.2", 4)
     assert queue.next(max_objects=9) == ["1.1.0"]
     assert len(queue.next(max_objects=9)) == 4
@@ -110,19 +110,19 @@ def test_an_object_that_fails_and_fails_goes_by_itself(spool: Spool) -> None:
 def test_an_interrupted_pack_is_claimed_as_it_was_or_not_at_all(spool: Spool) -> None:
     queue = Queue(spool)
     queue.store("1.1", 3)
-    claims = spool.claim_several(lease_s=60, max_objects=3, max_bytes=1 << 30)
+    claims = spool.queue.claim_several(lease_s=60, max_objects=3, max_bytes=1 << 30)
     these = [claimed.object_id for claimed in claims]
 
     def again() -> list[ObjectId]:
-        found = spool.claim_several(lease_s=60, max_objects=3, max_bytes=1 << 30, these=these)
+        found = spool.queue.claim_several(lease_s=60, max_objects=3, max_bytes=1 << 30, these=these)
         return [claimed.object_id for claimed in found]
 
     assert again() == [], "they are being sent"
     for object_id in these:
-        spool.release(object_id, error="the line broke", retry_in_s=3600)
+        spool.queue.release(object_id, error="the line broke", retry_in_s=3600)
     assert again() == these, "before their time"
     for object_id in these[:2]:
-        spool.release(object_id, error="the line broke", retry_in_s=3600)
+        spool.queue.release(object_id, error="the line broke", retry_in_s=3600)
     assert again() == []
     assert queue.next() == []
 
@@ -145,7 +145,7 @@ def test_claims_stay_quick_with_a_long_queue(spool: Spool) -> None:
         )
     began_s = time.thread_time()
     for _ in range(50):
-        assert len(spool.claim_several(lease_s=60, max_objects=20, max_bytes=1 << 20)) == 20
+        assert len(spool.queue.claim_several(lease_s=60, max_objects=20, max_bytes=1 << 20)) == 20
     assert time.thread_time() - began_s < 5.0
 
 

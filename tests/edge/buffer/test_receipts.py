@@ -14,7 +14,7 @@ import pytest
 from contract.identifiers import ObjectId
 from edge.buffer.errors import SpoolError
 from edge.buffer.files import Place
-from edge.buffer.receipts import Progress
+from edge.buffer.receipts import Progress, forget_receipts
 from edge.buffer.spool import Spool
 from edge.buffer.states import MISS, RECALL, State
 from tests.edge.buffer.instances import Central, content_of, identity, store
@@ -24,15 +24,15 @@ KEPT, GONE = timedelta(hours=1), timedelta(0)
 
 
 def receipted(spool: Spool, number: int, retain: timedelta = GONE) -> ObjectId:
-    spool.retain = retain
+    spool.retained.period = retain
     object_id = store(spool, number).object_id
-    assert spool.claim_several(lease_s=60, max_objects=1, max_bytes=0, these=[object_id])
-    spool.acknowledge(object_id, f"receipt of {number}")
+    assert spool.queue.claim_several(lease_s=60, max_objects=1, max_bytes=0, these=[object_id])
+    spool.queue.acknowledge(object_id, f"receipt of {number}")
     return object_id
 
 
 def states(spool: Spool) -> dict[ObjectId, State]:
-    return {row.object_id: row.state for row in spool.list_objects(states=list(State), limit=100)}
+    return {row.object_id: row.state for row in spool.holdings.list_objects(states=list(State), limit=100)}
 
 
 def test_receipts_are_numbered_in_the_order_they_were_given(spool: Spool) -> None:
@@ -71,8 +71,10 @@ def test_what_is_here_is_recalled_and_what_is_not_is_lost(
     assert states(spool) == {kept: State.READY, freed: State.LOST, waiting: State.READY}
     assert spool.receipts.given_since(0, limit=10) == []
     assert spool.receipts.progress() == progress
-    assert not spool.standing([identity(1).sop_instance_uid])[identity(1).sop_instance_uid].at_central
-    assert identity(2).sop_instance_uid not in spool.standing([identity(2).sop_instance_uid])
+    assert not spool.holdings.standing([identity(1).sop_instance_uid])[
+        identity(1).sop_instance_uid
+    ].at_central
+    assert identity(2).sop_instance_uid not in spool.holdings.standing([identity(2).sop_instance_uid])
     again = spool.receipts.void([kept, freed], progress)  # void already: nothing to be done
     assert (again.recalled, again.missed) == (0, 0)
     assert receiving_central.unseal(spool, kept) == content_of(1)
@@ -122,7 +124,7 @@ def test_an_object_whose_file_is_gone_is_lost_and_not_recalled(spool: Spool) -> 
     spool._files.unlink(object_id)
     spool.receipts.void([object_id], Progress(1))
     assert states(spool) == {object_id: State.LOST}
-    assert spool.claim(lease_s=60) is None
+    assert spool.queue.claim(lease_s=60) is None
 
 
 def test_the_same_bytes_under_another_object_are_not_lost(spool: Spool) -> None:
@@ -133,9 +135,12 @@ def test_the_same_bytes_under_another_object_are_not_lost(spool: Spool) -> None:
     assert spool.receipts.lost() == []
     spool.receipts.void([here], Progress(2))
     assert spool.receipts.lost() == []
-    assert spool.standing([identity(1).sop_instance_uid])[identity(1).sop_instance_uid].at_central is False
-    assert spool.claim(lease_s=60) is not None
-    spool.acknowledge(here, "again")
+    assert (
+        spool.holdings.standing([identity(1).sop_instance_uid])[identity(1).sop_instance_uid].at_central
+        is False
+    )
+    assert spool.queue.claim(lease_s=60) is not None
+    spool.queue.acknowledge(here, "again")
     assert states(spool).keys() == {here}
 
 
@@ -154,7 +159,7 @@ def test_numbers_are_not_given_twice_after_receipts_were_forgotten(open_spool: O
     spool = open_spool()
     receipted(spool, 1)
     spool.receipts.advance(Progress(checked_through=1))
-    spool._index.prune_freed(older_than=timedelta(seconds=-1))
+    forget_receipts(spool._index, older_than=timedelta(seconds=-1))
     assert states(spool) == {}
     receipted(spool, 2)
     assert [one.number for one in spool.receipts.given_since(1, limit=10)] == [2]

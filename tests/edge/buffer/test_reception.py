@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,15 @@ from contract.identifiers import ObjectId
 from contract.sealed_object import Aead, Codec, read_header
 from edge.buffer import arrivals
 from edge.buffer import files as files_module
-from edge.buffer import spool as spool_module
-from edge.buffer.errors import DiskFullError, NotEnrolledError, StorageFailedError
+from edge.buffer.errors import DiskFullError, StorageFailedError
 from edge.buffer.files import SpoolFiles
-from edge.buffer.index import SpoolIndex
 from edge.buffer.label import read_label
+from edge.buffer.new_rows import NewRows
 from edge.buffer.records import Origin
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
 from tests.edge.buffer.conftest import OpenSpool
-from tests.edge.buffer.instances import ORIGIN, Central, content_of, identity, store, taken_files
-
-
-def leftovers(spool: Spool) -> list[str]:
-    return [path.name for path in taken_files(spool, spool._files.root)]
+from tests.edge.buffer.instances import ORIGIN, Central, content_of, identity, leftovers, store, taken_files
 
 
 def test_what_was_committed_is_there_sealed_and_unchanged(spool: Spool, receiving_central: Central) -> None:
@@ -40,9 +34,9 @@ def test_what_was_committed_is_there_sealed_and_unchanged(spool: Spool, receivin
     assert stored.outcome == "stored"
     assert stored.size_bytes == len(content_of(7))
     assert receiving_central.unseal(spool, stored.object_id) == content_of(7)
-    (row,) = spool.list_objects(states=[State.READY], limit=9)
+    (row,) = spool.holdings.list_objects(states=[State.READY], limit=9)
     assert (row.object_id, row.sop_instance_uid, row.success_answered) == (stored.object_id, "1.2.3.7", True)
-    with spool.open_object(stored.object_id) as sealed:
+    with spool.holdings.open_object(stored.object_id) as sealed:
         assert content_of(7)[:64] not in sealed.read()
 
 
@@ -86,8 +80,8 @@ def test_durability_comes_in_order(spool: Spool, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "fsync", syncing("fsync"))
     monkeypatch.setattr(os, "fdatasync", syncing("fdatasync"))
     monkeypatch.setattr(os, "write", watched("write", os.write))
-    monkeypatch.setattr(SpoolIndex, "insert_answered", watched("rows", SpoolIndex.insert_answered))
-    monkeypatch.setattr(spool_module, "LINGER_S", 60.0)
+    monkeypatch.setattr(NewRows, "insert", watched("rows", NewRows.insert))
+    monkeypatch.setattr(arrivals, "_LINGER_S", 60.0)
 
     first = store(spool, 1)
     seen.append("answer")
@@ -97,7 +91,7 @@ def test_durability_comes_in_order(spool: Spool, monkeypatch: pytest.MonkeyPatch
     def one(object_id: str) -> list[str]:
         return ["write", f"fdatasync .sealed {object_id}", "answer"]
 
-    assert spool.depth().unsent.objects == 2  # whoever asks sees them
+    assert spool.holdings.depth().unsent.objects == 2  # whoever asks sees them
     assert seen.count("write") >= 2
     assert [event for event, _ in groupby(seen)] == [
         f"fsync {first.object_id[:2]}",
@@ -111,7 +105,7 @@ def test_a_row_that_was_acknowledged_is_synced_before_its_file_goes(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(spool, 1)
-    claimed = spool.claim(lease_s=60)
+    claimed = spool.queue.claim(lease_s=60)
     assert claimed is not None
     seen: list[tuple[str, int]] = []
     connection = spool._index.db.connection()
@@ -131,7 +125,7 @@ def test_a_row_that_was_acknowledged_is_synced_before_its_file_goes(
         return original(files, object_id)
 
     monkeypatch.setattr(SpoolFiles, "unlink", unlink)
-    spool.acknowledge(claimed.object_id, "receipt")
+    spool.queue.acknowledge(claimed.object_id, "receipt")
     connection.set_trace_callback(None)
 
     full = 2
@@ -140,67 +134,10 @@ def test_a_row_that_was_acknowledged_is_synced_before_its_file_goes(
     assert spool._index.db.pragma("journal_mode") == "wal"
 
 
-def test_an_identical_resend_is_absorbed_and_another_content_is_kept(
-    spool: Spool, tmp_path: Path, receiving_central: Central
-) -> None:
-    first = store(spool, 1)
-
-    again = store(spool, 1)
-    other = store(spool, 1, content=b"the same UID, another image")
-
-    assert (again.outcome, again.object_id) == ("duplicate", first.object_id)
-    assert other.outcome == "stored"
-    assert sorted(leftovers(spool)) == sorted([f"{first.object_id}.sealed", f"{other.object_id}.sealed"])
-    assert receiving_central.unseal(spool, first.object_id) == content_of(1)
-
-
-def test_two_identical_instances_at_the_same_moment_become_one(spool: Spool, tmp_path: Path) -> None:
-    first, second = spool.receive(ORIGIN), spool.receive(ORIGIN)
-    first.write(b"same")
-    second.write(b"same")
-    # Hides the first row from the early question, as a race would; the transaction must still see it.
-    original, spool.duplicate_of = spool.duplicate_of, lambda *_: None  # type: ignore[method-assign]
-
-    kept = first.commit(identity(1))
-    absorbed = second.commit(identity(1))
-
-    spool.duplicate_of = original  # type: ignore[method-assign]
-    assert (absorbed.outcome, absorbed.object_id) == ("duplicate", kept.object_id)
-    assert leftovers(spool) == [f"{kept.object_id}.sealed"]
-
-
-def test_an_instance_that_is_overtaken_between_question_and_row_is_a_duplicate(spool: Spool) -> None:
-    first, second = spool.receive(ORIGIN), spool.receive(ORIGIN)
-    first.write(b"same")
-    second.write(b"same")
-    original = spool.duplicate_of
-
-    def overtaken(sop_instance_uid: str, sha256: str) -> ObjectId | None:
-        answer = original(sop_instance_uid, sha256)
-        spool.duplicate_of = original  # type: ignore[method-assign]
-        first.commit(identity(1))
-        return answer
-
-    spool.duplicate_of = overtaken  # type: ignore[method-assign]
-    absorbed = second.commit(identity(1))
-
-    assert (absorbed.outcome, absorbed.object_id) == ("duplicate", first.object_id)
-    assert leftovers(spool) == [f"{first.object_id}.sealed"]
-
-
-def test_after_central_has_it_a_resend_is_stored_again(spool: Spool) -> None:
-    store(spool, 1)
-    claimed = spool.claim(lease_s=60)
-    assert claimed is not None
-    spool.acknowledge(claimed.object_id, "receipt")
-
-    assert store(spool, 1).outcome == "stored"
-
-
 def test_discard_and_an_abandoned_reception_leave_nothing(spool: Spool, tmp_path: Path) -> None:
-    with spool.receive(ORIGIN) as reception:
+    with spool.entrance.receive(ORIGIN) as reception:
         reception.write(content_of(1))
-    reception = spool.receive(ORIGIN)
+    reception = spool.entrance.receive(ORIGIN)
     reception.write(b"x")
     reception.discard()
 
@@ -235,7 +172,7 @@ def test_a_failure_anywhere_leaves_nothing_and_says_so(
             store(spool, 1)
 
     assert leftovers(spool) == []
-    assert spool.list_objects(states=list(State), limit=9) == []
+    assert spool.holdings.list_objects(states=list(State), limit=9) == []
     assert store(spool, 1).outcome == "stored"
 
 
@@ -255,50 +192,11 @@ def test_an_fsync_that_failed_is_not_tried_again(spool: Spool, monkeypatch: pyte
     assert leftovers(spool) == []
 
 
-def test_an_index_that_is_full_costs_no_instance(
-    spool: Spool, open_spool: OpenSpool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The files are durable: they are kept, known as duplicates, and their rows follow when there is room."""
-    monkeypatch.setattr(spool_module, "_TRY_ROWS_AGAIN_S", 0.01)
-    store(spool, 0)
-    assert spool.depth().unsent.objects == 1
-    spool._index.db.pragma("max_page_count", spool._index.db.pragma("page_count"))
-
-    stored = [store(spool, number, content=b"x").object_id for number in range(1, 200)]
-
-    assert 1 <= spool.depth().unsent.objects < 200  # asking is possible, and says what the index knows
-    assert store(spool, 199, content=b"x").outcome == "duplicate"
-    spool._index.db.pragma("max_page_count", 1 << 20)
-    assert spool.depth().unsent.objects == 200
-    assert set(stored) < {row.object_id for row in spool.list_objects(states=[State.READY], limit=999)}
-
-
-def test_an_index_that_takes_nothing_makes_scanners_wait(
-    spool: Spool, open_spool: OpenSpool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(arrivals, "_MAX_WAITING", 20)
-    spool._index.db.pragma("max_page_count", spool._index.db.pragma("page_count"))
-    stored = []
-
-    def store_many() -> None:
-        for number in range(300):
-            stored.append(store(spool, number, content=b"x"))
-
-    with pytest.raises(DiskFullError):
-        store_many()
-
-    assert len(stored) >= 20
-    assert len(leftovers(spool)) == len(stored), "the one that was refused left no file"
-    spool.close()
-    report = open_spool().recovery
-    assert (report.files_missing, report.torn_files, report.files_set_aside) == (0, 0, 0)
-
-
 def test_a_write_that_fails_half_way(spool: Spool, tmp_path: Path) -> None:
     """A real refusal by the kernel (EFBIG, from the file-size limit of the process) in the middle of a write."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    reception = spool.receive(ORIGIN)
+    reception = spool.entrance.receive(ORIGIN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, old[1]))
     try:
         with pytest.raises(DiskFullError):
@@ -308,27 +206,6 @@ def test_a_write_that_fails_half_way(spool: Spool, tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, ignored)
 
     assert leftovers(spool) == []
-
-
-def test_below_the_reserve_nothing_is_taken_in(open_spool: OpenSpool) -> None:
-    spool = open_spool(reserve_bytes=1 << 62)
-
-    assert not spool.disk().accepting
-    with pytest.raises(DiskFullError) as caught:
-        spool.receive(ORIGIN)
-    assert caught.value.reserve_bytes == 1 << 62
-    assert caught.value.free_bytes is not None
-    assert 0 < caught.value.free_bytes < spool.disk().total_bytes
-
-
-def test_before_enrolment_nothing_is_taken_in(open_spool: OpenSpool, receiving_central: Central) -> None:
-    spool = open_spool(keys=None)
-    with pytest.raises(NotEnrolledError):
-        spool.receive(ORIGIN)
-
-    spool.set_keys(receiving_central.ring())
-
-    assert store(spool, 1).outcome == "stored"
 
 
 @pytest.mark.parametrize(
@@ -349,21 +226,7 @@ def test_cipher_and_codec(
 
     stored = store(spool, 1, origin=Origin("CT1", "DICOMNET", "192.0.2.7", transfer_syntax_uid))
 
-    with spool.open_object(stored.object_id) as sealed:
+    with spool.holdings.open_object(stored.object_id) as sealed:
         header = read_header(sealed)
     assert (header.aead, header.codec) == (aead, codec)
     assert receiving_central.unseal(spool, stored.object_id) == content_of(1)
-
-
-def test_who_waits_for_work_is_woken_whoever_brings_the_rows_in(spool: Spool) -> None:
-    """A look at the queue in between writes them first: the sender must hear of them all the same."""
-    for number in range(20):
-        waiting = ThreadPoolExecutor(1)
-        woken = waiting.submit(spool.wait_for_work, 30)
-        store(spool, number)
-        spool.depth()
-        assert woken.result(60)
-        claimed = spool.claim(lease_s=60)
-        assert claimed is not None
-        spool.acknowledge(claimed.object_id, "receipt")
-        waiting.shutdown()

@@ -18,8 +18,8 @@ import pytest
 from contract.identifiers import ObjectId, new_object_id
 from edge.buffer import strangers as strangers_module
 from edge.buffer.files import SpoolFiles
-from edge.buffer.index import NewRow, SpoolIndex
 from edge.buffer.label import BLOCK_BYTES, Label, Labelled, encode_label, is_sound
+from edge.buffer.new_rows import NewRow, NewRows
 from edge.buffer.records import Origin, RecoveryReport
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
@@ -32,7 +32,7 @@ INDEX = ("index.sqlite3", "index.sqlite3-wal", "index.sqlite3-shm")
 
 def forget_row(spool: Spool, object_id: ObjectId) -> None:
     """As a power cut does, which takes the last rows: they are not synced."""
-    spool.depth()  # it is in the index
+    spool.holdings.depth()  # it is in the index
     SpoolObject.delete().where(SpoolObject.object_id == object_id).execute(spool._index.db)
 
 
@@ -72,7 +72,7 @@ def test_lost_rows_are_made_again_with_every_field_and_in_order(
     spool = open_spool()
     mr = Origin("MR1", "DICOMNET", "192.0.2.8", "1.2.840.10008.1.2")
     stored = [store(spool, 1), store(spool, 2, origin=mr), store(spool, 3), store(spool, 4)]
-    before = spool.list_objects(states=[State.READY], limit=9)
+    before = spool.holdings.list_objects(states=[State.READY], limit=9)
     for position, one in enumerate(stored[1:]):
         forget_row(spool, one.object_id)
         path = next(spool._files.root.rglob(f"{one.object_id}.sealed"))
@@ -82,9 +82,9 @@ def test_lost_rows_are_made_again_with_every_field_and_in_order(
     spool = open_spool()
 
     assert spool.recovery == RecoveryReport(files_adopted=3)
-    assert spool.list_objects(states=list(State), limit=9) == before
+    assert spool.holdings.list_objects(states=list(State), limit=9) == before
     for number, one in enumerate(stored, 1):
-        claimed = spool.claim(lease_s=60)
+        claimed = spool.queue.claim(lease_s=60)
         assert claimed is not None
         assert claimed.object_id == one.object_id
         assert receiving_central.unseal(spool, one.object_id) == content_of(number)
@@ -96,10 +96,10 @@ def test_after_the_loss_of_the_index_everything_is_there_again(
 ) -> None:
     spool = open_spool()
     stored = {store(spool, number).object_id: number for number in range(5)}
-    refused = spool.claim(lease_s=60)
+    refused = spool.queue.claim(lease_s=60)
     assert refused is not None
-    spool.set_aside(refused.object_id, reason="central refuses it")
-    with spool.receive(ORIGIN) as reception:
+    spool.queue.set_aside(refused.object_id, reason="central refuses it")
+    with spool.entrance.receive(ORIGIN) as reception:
         reception.write(b"unreadable")
         reception.quarantine("no SOP Instance UID")
     spool.close()
@@ -108,7 +108,7 @@ def test_after_the_loss_of_the_index_everything_is_there_again(
     spool = open_spool()
 
     assert spool.recovery == RecoveryReport(files_adopted=6)
-    rows = {row.object_id: row for row in spool.list_objects(states=list(State), limit=99)}
+    rows = {row.object_id: row for row in spool.holdings.list_objects(states=list(State), limit=99)}
     assert {object_id for object_id, row in rows.items() if row.state is State.READY} == set(stored) - {
         refused.object_id
     }
@@ -125,7 +125,7 @@ def test_after_the_loss_of_the_index_everything_is_there_again(
     )
     for object_id, number in stored.items():
         assert receiving_central.unseal(spool, object_id) == content_of(number)
-    spool.requeue(refused.object_id)
+    spool.quarantine.requeue(refused.object_id)
     spool.close()
     assert open_spool().recovery == RecoveryReport()
 
@@ -144,7 +144,7 @@ def test_quarantined_before_its_move_is_moved_now(open_spool: OpenSpool, root: P
 def test_unused_names_go_without_a_word(open_spool: OpenSpool, tmp_path: Path) -> None:
     spool = open_spool()
     store(spool, 1)
-    spool.depth()  # its row is in the index
+    spool.holdings.depth()  # its row is in the index
     kept = tmp_path / "as a kill left it"
     shutil.copytree(spool._files.root, kept)
     spool.close()
@@ -166,7 +166,7 @@ def test_a_file_cut_off_on_its_way_in_is_swept(length: int, open_spool: OpenSpoo
     spool = open_spool()
     assert spool.recovery == RecoveryReport(torn_files=1)
     assert taken_files(spool, root) == []
-    assert spool.list_objects(states=list(State), limit=9) == []
+    assert spool.holdings.list_objects(states=list(State), limit=9) == []
 
 
 def test_without_an_index_even_a_file_without_a_label_is_kept(open_spool: OpenSpool, root: Path) -> None:
@@ -176,7 +176,7 @@ def test_without_an_index_even_a_file_without_a_label_is_kept(open_spool: OpenSp
     forget_index(root)
     spool = open_spool()
     assert spool.recovery == RecoveryReport(files_set_aside=1)
-    (row,) = spool.list_objects(states=[State.QUARANTINED], limit=9)
+    (row,) = spool.holdings.list_objects(states=[State.QUARANTINED], limit=9)
     assert (row.object_id, row.success_answered) == (object_id, True)
     assert len(taken_files(spool, root)) == 1
 
@@ -208,12 +208,12 @@ def test_bytes_that_do_not_fit_their_label_are_set_aside_and_say_what_to_send_ag
     spool = open_spool(quarantine_max_bytes=0)
 
     assert spool.recovery == RecoveryReport(files_set_aside=1)
-    (row,) = spool.list_objects(states=[State.QUARANTINED], limit=9)
+    (row,) = spool.holdings.list_objects(states=[State.QUARANTINED], limit=9)
     assert (row.object_id, row.sop_instance_uid) == (label.object_id, "1.2.3.7")
     assert row.success_answered, "what may have been acknowledged must not be evicted"
     assert row.last_error == "the file's bytes do not fit its label"
     assert store(spool, 7).outcome == "stored"
-    with spool.receive(ORIGIN) as reception:
+    with spool.entrance.receive(ORIGIN) as reception:
         reception.write(b"evicts what it may")
         reception.quarantine("no SOP Instance UID")
     assert (root / "quarantine" / f"{label.object_id}.sealed").exists()
@@ -226,7 +226,7 @@ def test_a_label_of_another_object_is_not_believed(open_spool: OpenSpool, root: 
     path.rename(root / "objects" / other[:2] / f"{other}.sealed")
     spool = open_spool()
     assert spool.recovery == RecoveryReport(files_set_aside=1)
-    (row,) = spool.list_objects(states=list(State), limit=9)
+    (row,) = spool.holdings.list_objects(states=list(State), limit=9)
     assert (row.object_id, row.sop_instance_uid, row.state) == (other, None, State.QUARANTINED)
 
 
@@ -240,24 +240,24 @@ def test_a_crash_while_rows_are_made_again_is_repaired_by_the_next(
     older.write_bytes(b"sealed by an older program")
     os.utime(older, (1_800_000_009, 1_800_000_009))
     forget_index(root)
-    insert_rows, calls = SpoolIndex.insert_rows, iter(range(9))
+    insert, calls = NewRows.insert, iter(range(9))
 
-    def breaking(index: SpoolIndex, rows: list[NewRow]) -> None:
-        insert_rows(index, rows)
+    def breaking(maker: NewRows, rows: list[NewRow]) -> None:
+        insert(maker, rows)
         if next(calls) == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(strangers_module, "_ROWS_AT_ONCE", 2)
     with monkeypatch.context() as patched:
-        patched.setattr(SpoolIndex, "insert_rows", breaking)
+        patched.setattr(NewRows, "insert", breaking)
         with pytest.raises(KeyboardInterrupt):
             open_spool()
 
     spool = open_spool()
     assert spool.recovery == RecoveryReport(files_adopted=2, files_set_aside=1, unverified_from=1)
-    in_order = [row.sop_instance_uid for row in spool.list_objects(states=[State.READY], limit=9)]
+    in_order = [row.sop_instance_uid for row in spool.holdings.list_objects(states=[State.READY], limit=9)]
     assert in_order == [f"1.2.3.{number}" for number in range(6)]
-    (kept,) = spool.list_objects(states=[State.QUARANTINED], limit=9)
+    (kept,) = spool.holdings.list_objects(states=[State.QUARANTINED], limit=9)
     assert (kept.object_id, kept.success_answered) == (older.stem, True)
     spool.close()
     assert open_spool().recovery == RecoveryReport()
@@ -275,7 +275,7 @@ def test_the_same_bytes_twice_are_taken_in_once(
     monkeypatch.setattr(strangers_module, "_ROWS_AT_ONCE", at_once)
     spool = open_spool()
     assert spool.recovery == RecoveryReport(files_adopted=3)
-    kept = [row.object_id for row in spool.list_objects(states=[State.READY], limit=9)]
+    kept = [row.object_id for row in spool.holdings.list_objects(states=[State.READY], limit=9)]
     assert kept == [labels[0].object_id, labels[2].object_id, labels[4].object_id]
     assert len(taken_files(spool, root)) == 3
 
@@ -291,7 +291,7 @@ def test_nothing_is_the_double_of_a_file_that_is_missing(open_spool: OpenSpool, 
     path.unlink()
     spool = open_spool()
     assert spool.recovery == RecoveryReport(files_adopted=1, files_missing=1)
-    claimed = spool.claim(lease_s=1)
+    claimed = spool.queue.claim(lease_s=1)
     assert claimed is not None
     assert (claimed.object_id, [path.stem for path in taken_files(spool, root)]) == (
         again.object_id,
@@ -319,7 +319,7 @@ def test_a_file_the_disk_cannot_read_is_kept_and_the_box_opens(
     monkeypatch.setattr(os, "pread", failing)
     spool = open_spool()
     assert spool.recovery == RecoveryReport(files_adopted=2, files_set_aside=1)
-    (row,) = spool.list_objects(states=[State.QUARANTINED], limit=9)
+    (row,) = spool.holdings.list_objects(states=[State.QUARANTINED], limit=9)
     assert (row.object_id, row.last_error) == (labels[1].object_id, "the disk cannot read the file (EIO)")
     assert row.success_answered, "what may have been acknowledged must not be evicted"
 
@@ -356,7 +356,7 @@ def test_the_bodies_read_at_start_up_are_bounded_and_the_rest_is_named(
     spool = open_spool()
 
     assert spool.recovery == RecoveryReport(files_adopted=6, unverified_from=5)
-    rows = spool.list_objects(states=[State.READY], limit=9)
+    rows = spool.holdings.list_objects(states=[State.READY], limit=9)
     assert sorted(read) == sorted(row.object_id for row in rows[:4])
 
 
@@ -369,7 +369,7 @@ keys = DataKeyRing((RecipientPrivateKey.generate().public_key(),))
 tracemalloc.start()
 spool = Spool.open(Path(sys.argv[1]), reserve_bytes=0, quarantine_max_bytes=1 << 20, keys=keys)
 peak_bytes = tracemalloc.get_traced_memory()[1]
-print(spool.recovery.files_adopted, spool.depth().unsent.objects, peak_bytes)
+print(spool.recovery.files_adopted, spool.holdings.depth().unsent.objects, peak_bytes)
 spool.close()
 """
 

@@ -12,7 +12,7 @@ from edge.buffer import retention
 from edge.buffer.coding_pace import Coding
 from edge.buffer.errors import UnknownObjectError, WrongStateError
 from edge.buffer.records import RecoveryReport
-from edge.buffer.retention import Freeing, Upkeep, free_all
+from edge.buffer.retention import Freeing
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
 from edge.buffer.tables import SpoolObject, utc_text
@@ -25,15 +25,15 @@ DAY = timedelta(days=1)
 def receipted(spool: Spool, number: int) -> ObjectId:
     """Store an instance and let central have it."""
     stored = store(spool, number)
-    claimed = spool.claim(lease_s=60)
+    claimed = spool.queue.claim(lease_s=60)
     assert claimed is not None
     assert claimed.object_id == stored.object_id
-    spool.acknowledge(stored.object_id, f"the receipt of {number}")
+    spool.queue.acknowledge(stored.object_id, f"the receipt of {number}")
     return stored.object_id
 
 
 def counts(spool: Spool) -> dict[State, int]:
-    return {state: tally.objects for state, tally in spool.depth().by_state.items() if tally.objects}
+    return {state: tally.objects for state, tally in spool.holdings.depth().by_state.items() if tally.objects}
 
 
 def files(root: Path) -> set[str]:
@@ -42,7 +42,7 @@ def files(root: Path) -> set[str]:
 
 def let_age(spool: Spool, object_id: ObjectId, by: timedelta) -> None:
     received = utc_text(datetime.now(UTC) - by)
-    spool.depth()  # its row is in the index
+    spool.holdings.depth()  # its row is in the index
     SpoolObject.update(received_at_utc=received).where(SpoolObject.object_id == object_id).execute(
         spool._index.db
     )
@@ -61,18 +61,18 @@ def test_what_is_retained_is_there_and_no_work(
     object_id = receipted(spool, 1)
 
     assert counts(spool) == {State.RETAINED: 1}
-    assert spool.depth().unsent.objects == 0
-    assert spool.claim(lease_s=1) is None
-    assert not spool.wait_for_work(0.01)
+    assert spool.holdings.depth().unsent.objects == 0
+    assert spool.queue.claim(lease_s=1) is None
+    assert not spool.queue.wait_for_work(0.01)
     assert receiving_central.unseal(spool, object_id) == content_of(1)
-    (row,) = spool.list_objects(states=[State.RETAINED], limit=9)
+    (row,) = spool.holdings.list_objects(states=[State.RETAINED], limit=9)
     assert row.has_receipt
     assert files(tmp_path) == {object_id}
-    assert spool.standing(["1.2.3.1"])["1.2.3.1"].at_central
+    assert spool.holdings.standing(["1.2.3.1"])["1.2.3.1"].at_central
     with pytest.raises(WrongStateError):
-        spool.acknowledge(object_id, "again")
+        spool.queue.acknowledge(object_id, "again")
     with pytest.raises(WrongStateError):
-        spool.requeue(object_id)
+        spool.quarantine.requeue(object_id)
 
 
 def test_a_resend_of_what_is_retained_adds_nothing(open_spool: OpenSpool, tmp_path: Path) -> None:
@@ -121,24 +121,24 @@ def test_what_arrived_too_long_ago_is_freed_and_nothing_else(open_spool: OpenSpo
     for object_id in (old, unsent):
         let_age(spool, object_id, 2 * DAY)
 
-    freed = free_all(spool, Freeing(before_utc=datetime.now(UTC) - DAY))
+    freed = spool.retained.free(Freeing(before_utc=datetime.now(UTC) - DAY))
 
     assert freed.objects == 1
     assert files(tmp_path) == {young, unsent}
-    (row,) = spool.list_objects(states=[State.FREED], limit=9)
+    (row,) = spool.holdings.list_objects(states=[State.FREED], limit=9)
     assert (row.object_id, row.has_receipt) == (old, True)
     with pytest.raises(UnknownObjectError):
-        spool.open_object(old)
+        spool.holdings.open_object(old)
 
 
 def test_what_waited_for_central_longer_than_that_is_freed_by_its_receipt(open_spool: OpenSpool) -> None:
     spool = open_spool(retain=DAY)
     stored = store(spool, 1)
     let_age(spool, stored.object_id, 2 * DAY)
-    claimed = spool.claim(lease_s=60)
+    claimed = spool.queue.claim(lease_s=60)
     assert claimed is not None
 
-    spool.acknowledge(claimed.object_id, "receipt")
+    spool.queue.acknowledge(claimed.object_id, "receipt")
 
     assert counts(spool) == {}
 
@@ -149,37 +149,10 @@ def test_wanted_room_takes_the_oldest_and_no_more_than_is_wanted(
     monkeypatch.setattr(retention, "AT_ONCE", 2)
     spool = open_spool(retain=DAY, coding=Coding.NEVER)
     retained = [receipted(spool, number) for number in range(6)]
-    one_bytes = spool.depth().by_state[State.RETAINED].stored_bytes // 6
+    one_bytes = spool.holdings.depth().by_state[State.RETAINED].stored_bytes // 6
 
-    assert free_all(spool, Freeing(want_bytes=4 * one_bytes + 1)).objects == 5
+    assert spool.retained.free(Freeing(want_bytes=4 * one_bytes + 1)).objects == 5
     assert files(tmp_path) == set(retained[5:])
-    assert free_all(spool, Freeing()).objects == 0
-    assert free_all(spool, Freeing(want_files=9)).objects == 1
+    assert spool.retained.free(Freeing()).objects == 0
+    assert spool.retained.free(Freeing(want_files=9)).objects == 1
     assert counts(spool) == {}
-
-
-def test_the_upkeep_frees_what_the_site_wants_no_more(open_spool: OpenSpool, tmp_path: Path) -> None:
-    """Retention was switched off since the last life."""
-    spool = open_spool(retain=DAY)
-    for number in range(3):
-        receipted(spool, number)
-    unsent = store(spool, 4).object_id
-    spool.close()
-    spool = open_spool()
-    assert counts(spool) == {State.RETAINED: 3, State.READY: 1}
-
-    upkeep = Upkeep(spool)
-    upkeep.start()
-    upkeep.stop(10)  # it ends what it is doing
-
-    assert counts(spool) == {State.READY: 1}
-    assert files(tmp_path) == {unsent}
-
-
-def test_the_upkeep_ends_with_the_spool(spool: Spool) -> None:
-    upkeep = Upkeep(spool)
-    upkeep.start()
-    spool.close()
-    upkeep.soon()
-    upkeep.stop(10)
-    assert not upkeep._thread.is_alive()

@@ -16,6 +16,7 @@ import pytest
 
 from contract.identifiers import ObjectId
 from edge import report
+from edge.buffer import damage as damage_module
 from edge.buffer import scrub as scrub_module
 from edge.buffer import strangers as strangers_module
 from edge.buffer.errors import WrongStateError
@@ -53,8 +54,9 @@ class Scrubbing:
             on_damage(damage)
 
         scrub = Scrub(
-            spool,
+            spool.inspection,
             self.state_path,
+            quiet_s=spool.entrance.quiet_s,
             unverified_from=unverified_from,
             bytes_per_s=bytes_per_s,
             interval=interval,
@@ -112,15 +114,16 @@ def flip_a_bit(path: Path, at: int) -> None:
 
 
 def acknowledge_next(spool: Spool) -> ObjectId:
-    claimed = spool.claim(lease_s=60)
+    claimed = spool.queue.claim(lease_s=60)
     assert claimed is not None
-    spool.acknowledge(claimed.object_id, "a receipt")
+    spool.queue.acknowledge(claimed.object_id, "a receipt")
     return claimed.object_id
 
 
 def rows(spool: Spool) -> dict[ObjectId, tuple[State, bool]]:
     return {
-        row.object_id: (row.state, row.damaged) for row in spool.list_objects(states=list(State), limit=99)
+        row.object_id: (row.state, row.damaged)
+        for row in spool.holdings.list_objects(states=list(State), limit=99)
     }
 
 
@@ -130,7 +133,7 @@ def stored_three(spool: Spool) -> list[Stored]:
 
 def test_a_sound_spool_is_read_to_its_end(spool: Spool, scrubbing: Scrubbing) -> None:
     stored_three(spool)
-    with spool.receive(ORIGIN) as reception:
+    with spool.entrance.receive(ORIGIN) as reception:
         reception.write(b"what is this")
         reception.quarantine("nobody knows")
 
@@ -173,16 +176,18 @@ def test_a_resend_is_stored_anew_and_ends_the_matter_once_central_has_it(
     damaged = store(spool, 1).object_id
     flip_a_bit(path_of(tmp_path, damaged), 700)
     scrubbing.whole_pass(spool)
-    assert spool.standing(["1.2.3.1"]) == {}  # a scanner that asks for commitment is told to send it again
+    assert (
+        spool.holdings.standing(["1.2.3.1"]) == {}
+    )  # a scanner that asks for commitment is told to send it again
 
     again = store(spool, 1)
 
     assert again.outcome == "stored"
     assert receiving_central.unseal(spool, again.object_id) == content_of(1)
-    assert not spool.standing(["1.2.3.1"])["1.2.3.1"].at_central
+    assert not spool.holdings.standing(["1.2.3.1"])["1.2.3.1"].at_central
     assert acknowledge_next(spool) == again.object_id
     assert rows(spool) == {damaged: (State.FREED, True), again.object_id: (State.FREED, False)}
-    assert spool.standing(["1.2.3.1"])["1.2.3.1"].at_central
+    assert spool.holdings.standing(["1.2.3.1"])["1.2.3.1"].at_central
     assert not list((tmp_path / "spool" / "quarantine").iterdir())
 
 
@@ -197,7 +202,7 @@ def test_other_content_under_its_uid_does_not_replace_what_was_damaged(
     acknowledge_next(spool)
 
     assert rows(spool)[damaged] == (State.QUARANTINED, True)
-    assert spool.standing(["1.2.3.1"]) == {}
+    assert spool.holdings.standing(["1.2.3.1"]) == {}
 
 
 def test_what_central_has_is_freed(open_spool: OpenSpool, tmp_path: Path, scrubbing: Scrubbing) -> None:
@@ -274,15 +279,15 @@ def test_a_disk_that_cannot_read_a_file(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(scrub_module, "is_sound", fail)
+        patched.setattr(damage_module, "is_sound", fail)
         scrubbing.whole_pass(spool)
 
-        (row,) = spool.list_objects(states=[State.QUARANTINED], limit=9)
+        (row,) = spool.holdings.list_objects(states=[State.QUARANTINED], limit=9)
         assert (row.damaged, row.last_error) == (True, "the disk cannot read the file (EIO)")
         with pytest.raises(WrongStateError, match="damaged: the disk cannot read"):
-            spool.requeue(object_id)
+            spool.quarantine.requeue(object_id)
 
-    spool.requeue(object_id)  # it was the cable
+    spool.quarantine.requeue(object_id)  # it was the cable
     assert rows(spool) == {object_id: (State.READY, False)}
     assert acknowledge_next(spool) == object_id
 
@@ -292,7 +297,7 @@ def test_what_is_being_sent_is_for_central_to_judge(
 ) -> None:
     object_id = store(spool, 1).object_id
     flip_a_bit(path_of(tmp_path, object_id), 700)
-    assert spool.claim(lease_s=3600) is not None
+    assert spool.queue.claim(lease_s=3600) is not None
 
     assert scrubbing.whole_pass(spool).damaged == 0
     assert rows(spool) == {object_id: (State.SENDING, False)}
@@ -346,13 +351,13 @@ def test_a_pass_that_was_interrupted_goes_on_where_it_stood(
 
     spool = open_spool()
     opened: list[ObjectId] = []
-    original = spool.open_file
+    original = spool.inspection.open_file
 
     def watched(object_id: ObjectId) -> BinaryIO | None:
         opened.append(object_id)
         return original(object_id)
 
-    spool.open_file = watched  # type: ignore[method-assign]
+    spool.inspection.open_file = watched  # type: ignore[method-assign]
     again = threading.Event()
     scrubbing.begin(spool, on_damage=lambda _: again.set())
     assert again.wait(WAIT_S)
@@ -392,7 +397,7 @@ def test_it_rests_while_images_are_received(
     monkeypatch.setattr(scrub_module, "QUIET_S", 3600.0)
     monkeypatch.setattr(scrub_module, "BUSY_BYTES_PER_S", 1)
     opened: list[ObjectId] = []
-    spool.open_file = opened.append  # type: ignore[method-assign,assignment]
+    spool.inspection.open_file = opened.append  # type: ignore[method-assign,assignment]
 
     scrub = scrubbing.begin(spool)
     scrub._thread.join(0.2)
@@ -424,7 +429,7 @@ def test_a_box_that_never_rests_is_read_as_well_only_slower(
 def test_it_reads_no_faster_than_it_may(spool: Spool, scrubbing: Scrubbing) -> None:
     for number in range(4):
         store(spool, number, content=os.urandom(1 << 20))
-    read = spool.depth().by_state[State.READY].stored_bytes
+    read = spool.holdings.depth().by_state[State.READY].stored_bytes
     began = datetime.now(UTC)
 
     scrub = scrubbing.begin(spool, bytes_per_s=read)  # a second's worth, and a little for each file

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.timeout(3400 if SOAK else 600)
 
 def fill(spool: Spool, count: int) -> None:
     for number in range(count):
-        with spool.receive(JPEG) as reception:
+        with spool.entrance.receive(JPEG) as reception:
             reception.write(b"a small image")
             study = f"1.2.9.{number // 100}"
             reception.commit(
@@ -56,7 +56,7 @@ def test_a_start_opens_no_file_it_knows_and_keeps_no_list(
     spool = open_spool()
     with files_not_synced():
         fill(spool, OBJECTS)
-    claimed = [spool.claim(lease_s=3600) for _ in range(3)]
+    claimed = [spool.queue.claim(lease_s=3600) for _ in range(3)]
     assert all(claimed)
     spool.close()
     touched: list[ObjectId] = []
@@ -74,7 +74,7 @@ def test_a_start_opens_no_file_it_knows_and_keeps_no_list(
 
     assert touched == []
     assert spool.recovery == RecoveryReport(leases_dropped=3)
-    assert spool.depth().by_state[State.READY].objects == OBJECTS
+    assert spool.holdings.depth().by_state[State.READY].objects == OBJECTS
     if SOAK:
         assert took_s < MOST_S
     spool.close()
@@ -82,7 +82,7 @@ def test_a_start_opens_no_file_it_knows_and_keeps_no_list(
     tracemalloc.start()
     try:
         spool = open_spool()
-        spool.depth()
+        spool.holdings.depth()
         left_bytes, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -23,13 +23,13 @@ def enrol(box: Box, central: ScriptedCentral, name: str = "central") -> None:
 
 
 def state_of(box: Box, object_id: ObjectId) -> State:
-    rows = box._spool.list_objects(states=list(State), limit=99)
+    rows = box._spool.holdings.list_objects(states=list(State), limit=99)
     return next(row.state for row in rows if row.object_id == object_id)
 
 
 def is_at_central(box: Box, number: int) -> bool:
     uid = f"1.2.3.{number}"
-    return box._spool.standing([uid])[uid].at_central
+    return box._spool.holdings.standing([uid])[uid].at_central
 
 
 def waits_for_north(status: BoxStatus) -> int:
@@ -83,7 +83,7 @@ def test_each_receipt_is_kept_and_is_that_centrals_own(
     enrol(box, north, "north")
     object_id = store(box._spool, 1).object_id
     wait(box, lambda _: state_of(box, object_id) is State.FREED)
-    with box._spool._held():
+    with box._spool._lock.held():
         index = box._spool._index
         (kept,) = index.execute("SELECT receipt FROM objects", ()).fetchone()
         (copy,) = index.execute("SELECT receipt FROM deliveries WHERE destination = 'north'", ()).fetchone()

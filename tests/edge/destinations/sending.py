@@ -121,14 +121,14 @@ class SendingBox:
         self._count += 1
         uid = f"1.2.3.{self._count}"
         content = data_set(uid, **more) if content is None else content  # type: ignore[arg-type]
-        with self.spool.receive(Origin("CT1", "DICOMNET", "127.0.0.1", syntax)) as reception:
+        with self.spool.entrance.receive(Origin("CT1", "DICOMNET", "127.0.0.1", syntax)) as reception:
             reception.write(file_meta(CT_STORAGE, uid, syntax))
             reception.write(content)
             return reception.commit(InstanceIdentity(CT_STORAGE, uid, "1.2.9", "1.2.9.1", "CT")).object_id
 
     def give_to_central(self) -> None:
-        while (claimed := self.spool.claim(lease_s=60)) is not None:
-            self.spool.acknowledge(claimed.object_id, "a receipt")
+        while (claimed := self.spool.queue.claim(lease_s=60)) is not None:
+            self.spool.queue.acknowledge(claimed.object_id, "a receipt")
 
     def tally(self, name: str) -> DeliveryTally:
         return self.spool.deliveries.tallies().get(name, NOTHING_OWED)
@@ -146,7 +146,7 @@ class SendingBox:
         return status.last_error
 
     def states(self) -> set[State]:
-        return {row.state for row in self.spool.list_objects(states=list(State), limit=999)}
+        return {row.state for row in self.spool.holdings.list_objects(states=list(State), limit=999)}
 
 
 class StoreScp:

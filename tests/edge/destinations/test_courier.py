@@ -53,8 +53,10 @@ def peer(answer: Callable[[str, Event], int]) -> Iterator[tuple[int, Counter[str
 def forwarding(box: SendingBox, central: ScriptedCentral) -> Iterator[None]:
     """Central gets what the box has, as in a whole box."""
     identity = IdentityStore(box.folder / "identity").save(*enrol(central.pairing))
-    box.spool.set_keys(DataKeyRing((*identity.recipients, box.recipient.public_key)))
-    forwarder = Forwarder(box.spool, Link(), connections=1, lease_s=60, backoff_ceiling_s=0.1, timeout_s=5)
+    box.spool.entrance.set_keys(DataKeyRing((*identity.recipients, box.recipient.public_key)))
+    forwarder = Forwarder(
+        box.spool.queue, Link(), connections=1, lease_s=60, backoff_ceiling_s=0.1, timeout_s=5
+    )
     forwarder.start()
     forwarder.use(identity)
     try:
@@ -164,12 +166,12 @@ def test_what_cannot_be_opened_here_is_set_aside_and_says_so(make_box: MakeBox) 
     """Sealed before the box had a key of its own; and one whose bytes the disk has changed."""
     with peer(lambda *_: 0x0000) as (port, given):
         box = make_box(**pacs_settings(port))
-        box.spool.set_keys(DataKeyRing((box.central.private.public_key(),)))
+        box.spool.entrance.set_keys(DataKeyRing((box.central.private.public_key(),)))
         box.store()
-        box.spool.set_keys(DataKeyRing((box.central.private.public_key(), box.recipient.public_key)))
+        box.spool.entrance.set_keys(DataKeyRing((box.central.private.public_key(), box.recipient.public_key)))
         changed = box.store(pixels=os.urandom(3_000_000))
         box.store()
-        box.spool.depth()
+        box.spool.holdings.depth()
         (path,) = box.folder.rglob(f"{changed}.sealed")
         sealed = bytearray(path.read_bytes())
         sealed[len(sealed) // 4] ^= 1
@@ -209,7 +211,7 @@ def courier_to(box: SendingBox, destination: ScriptedDestination) -> Courier:
         "PACS",
         destination,
         box.spool.deliveries,
-        lambda object_id: box.recipient.open(box.spool.open_object(object_id), object_id),
+        lambda object_id: box.recipient.open(box.spool.holdings.open_object(object_id), object_id),
         backoff_ceiling_s=0.1,
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from contract.control import LinkStatus
 from edge.buffer.records import Disk, Tally
-from edge.buffer.retention import Freeing, free_all
+from edge.buffer.retention import Freeing
 from edge.buffer.states import State
 from edge.report import not_accepting_because
 from tests.edge.buffer.instances import held_files
@@ -18,25 +18,27 @@ FULL = Disk(total_bytes=10 << 30, free_bytes=1 << 30, reserve_bytes=2 << 30)
 
 def test_room_is_made_of_what_everybody_has_and_of_nothing_else(make_box: MakeBox) -> None:
     box = make_box(dimse=[{"name": "PACS", "ae_title": "PACS", "host": "127.0.0.1", "port": 1}])
-    box.spool.retain = timedelta(days=1)
+    box.spool.retained.period = timedelta(days=1)
     owed = box.store()
-    box.spool.depth()  # its row is in the index, by the rule so far
+    box.spool.holdings.depth()  # its row is in the index, by the rule so far
     box.route = lambda _: ()
     retained = box.store()
     box.give_to_central()
-    assert box.spool.depth().by_state[State.OWED].objects == 1
-    assert box.spool.depth().by_state[State.RETAINED].objects == 1
+    assert box.spool.holdings.depth().by_state[State.OWED].objects == 1
+    assert box.spool.holdings.depth().by_state[State.RETAINED].objects == 1
 
-    freed = free_all(box.spool, Freeing(want_bytes=1 << 40))
+    freed = box.spool.retained.free(Freeing(want_bytes=1 << 40))
     assert freed.objects == 1
-    states = {row.object_id: row.state for row in box.spool.list_objects(states=list(State), limit=9)}
+    states = {
+        row.object_id: row.state for row in box.spool.holdings.list_objects(states=list(State), limit=9)
+    }
     assert states == {owed: State.OWED, retained: State.FREED}
     assert _sealed(box.folder) == {owed}
-    assert box.spool.disk().hours_to_full is None
+    assert box.spool.room.disk().hours_to_full is None
 
     box.spool.deliveries.give_up("PACS")
-    assert box.spool.depth().by_state[State.RETAINED].objects == 1
-    assert free_all(box.spool, Freeing(want_bytes=1 << 40)).objects == 1
+    assert box.spool.holdings.depth().by_state[State.RETAINED].objects == 1
+    assert box.spool.retained.free(Freeing(want_bytes=1 << 40)).objects == 1
     assert _sealed(box.folder) == set()
 
 

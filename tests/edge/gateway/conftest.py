@@ -43,7 +43,7 @@ class Gateway:
         return ScriptedScu(self.port)
 
     def rows(self, *states: State) -> list[ObjectRow]:
-        return self.spool.list_objects(states=states or list(State), limit=10_000)
+        return self.spool.holdings.list_objects(states=states or list(State), limit=10_000)
 
     def unseal(self, object_id: ObjectId) -> bytes:
         return self.central.unseal(self.spool, object_id)
@@ -59,7 +59,7 @@ class Gateway:
         return any(isinstance(one, Association) and one._busy for one in associations)
 
     def last_error(self) -> str | None:
-        return self.spool.scanners_seen()[0].last_error
+        return self.spool.scanners.all()[0].last_error
 
 
 StartGateway = Callable[..., Gateway]
@@ -101,7 +101,7 @@ def start_gateway(tmp_path: Path, receiving_central: Central) -> Iterator[StartG
             file=ApprovedFile(approved) if approved else None,
         )
         gateway = Gateway(
-            GatewayServer(settings, spool, services, admission),
+            GatewayServer(settings, spool.entrance, services, admission),
             spool,
             receiving_central,
             tmp_path / "spool",

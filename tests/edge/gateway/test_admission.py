@@ -352,7 +352,7 @@ def test_rejections_are_by_the_book_on_the_wire(start_gateway: StartGateway) -> 
             scu.send(associate_rq([(1, CT_STORAGE, [EXPLICIT_LITTLE])], **changes))  # type: ignore[arg-type]
             kind, body = scu.read_pdu()
             assert (kind, tuple(body[1:])) == (3, numbers)
-    reasons = {seen.calling_ae_title: seen.last_error or "" for seen in gateway.spool.scanners_seen()}
+    reasons = {seen.calling_ae_title: seen.last_error or "" for seen in gateway.spool.scanners.all()}
     assert "is not known here" in reasons["WHO"]
     assert "may call from 10.0.0.5 only" in reasons["CT1"]
     assert "it called WRONG, and this box is DICOMNET" in reasons["MR1"]

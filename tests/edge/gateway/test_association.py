@@ -166,7 +166,7 @@ def test_an_unexpected_failure_is_answered_and_survived(
     with gateway.connect() as scu:
         scu.associate()
         with monkeypatch.context() as patched:
-            patched.setattr(gateway.spool, "register", broken)
+            patched.setattr(gateway.spool.entrance, "register", broken)
             response = scu.store(small_data_set(), "1.2.3.1")
         after = scu.store(small_data_set(), "1.2.3.1")
 
@@ -254,7 +254,7 @@ def test_associations_are_rejected_by_the_book(
         kind, body = scu.read_pdu()
         assert (kind, tuple(body[1:])) == (RJ, numbers)
         assert scu.wait_for_close() == b""
-    assert gateway.spool.scanners_seen()[0].rejected == 1
+    assert gateway.spool.scanners.all()[0].rejected == 1
     assert healthy(gateway)
 
 
@@ -314,7 +314,7 @@ def test_connections_of_one_address_are_counted(start_gateway: StartGateway) -> 
     wait_until(lambda: not gateway.server._running)
     assert healthy(gateway)
     assert "3 connections from this address" in str(
-        [seen.last_error for seen in gateway.spool.scanners_seen()]
+        [seen.last_error for seen in gateway.spool.scanners.all()]
     )
 
 
@@ -399,7 +399,7 @@ def test_an_object_cut_off_in_the_middle_leaves_nothing(how: str, gateway: Gatew
     wait_until(lambda: not gateway.server._running)
     assert gateway.files() == []
     assert gateway.rows() == []
-    assert gateway.spool.scanners_seen()[0].rejected == 1
+    assert gateway.spool.scanners.all()[0].rejected == 1
     assert healthy(gateway)
 
 
@@ -420,13 +420,13 @@ def test_a_silent_association_is_ended(start_gateway: StartGateway) -> None:
     with gateway.connect() as scu:
         scu.associate()
         assert scu.wait_for_close()[:1] == bytes((ABORT,))
-    assert gateway.spool.scanners_seen() == []
+    assert gateway.spool.scanners.all() == []
 
 
 def test_a_port_check_is_no_event(gateway: Gateway) -> None:
     gateway.connect().socket.close()
     assert healthy(gateway)
-    assert [seen.rejected for seen in gateway.spool.scanners_seen()] == [0]
+    assert [seen.rejected for seen in gateway.spool.scanners.all()] == [0]
 
 
 def test_no_patient_reaches_log_or_index(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
@@ -485,4 +485,4 @@ def test_stopping_cuts_what_does_not_finish(start_gateway: StartGateway) -> None
 def test_a_taken_port_is_said_in_one_sentence(gateway: Gateway) -> None:
     settings = GatewaySettings(host="127.0.0.1", port=gateway.port)
     with pytest.raises(CannotListenError, match=f"port {gateway.port}: Address already in use"):
-        GatewayServer(settings, gateway.spool).start()
+        GatewayServer(settings, gateway.spool.entrance).start()

@@ -68,9 +68,9 @@ class Committing:
     def receipt(self, count: int = 1) -> None:
         """Central signs for the next objects."""
         for _ in range(count):
-            claimed = self.gateway.spool.claim(lease_s=60)
+            claimed = self.gateway.spool.queue.claim(lease_s=60)
             assert claimed is not None
-            self.gateway.spool.acknowledge(claimed.object_id, "a verified receipt")
+            self.gateway.spool.queue.acknowledge(claimed.object_id, "a verified receipt")
 
     def in_state(self, state: CommitmentState) -> int:
         return self.store.counts()[state]
@@ -96,7 +96,7 @@ def committing(start_gateway: StartGateway, tmp_path: Path) -> Iterator[Committi
                 running.pop().stop()
             reports = CommitmentReports(
                 store,
-                gateway.spool,
+                gateway.spool.holdings,
                 CommitmentSettings.model_validate(settings),
                 find_address=lambda ae_title: (
                     ("127.0.0.1", port or scanner.port) if known and ae_title == scanner.ae_title else None
@@ -157,10 +157,11 @@ def test_the_report_comes_on_the_same_association_while_that_is_open(committing:
         report = committing.scanner.report()
         assert committing.scanner.ask_on(association, "1.9.2", "1.2.3.1") == 0
         second = committing.scanner.report()
+        # A scanner that releases before it has answered has not taken the report.
+        wait_until(lambda: committing.in_state(CommitmentState.DELIVERED) == 2)
 
     assert (report.on, report.event_type, report.committed) == ("same", 1, {"1.2.3.1"})
     assert (second.on, second.transaction_uid) == ("same", "1.9.2")
-    wait_until(lambda: committing.in_state(CommitmentState.DELIVERED) == 2)
 
 
 def test_images_that_come_after_the_request_are_waited_for(committing: Committing) -> None:

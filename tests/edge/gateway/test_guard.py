@@ -38,7 +38,7 @@ def test_other_protocols_are_named(said: bytes, reason: str, gateway: Gateway) -
     with gateway.connect() as peer:
         peer.send(said)
         peer.wait_for_close()
-    wait_until(lambda: gateway.spool.scanners_seen() != [])
+    wait_until(lambda: gateway.spool.scanners.all() != [])
     assert reason in (gateway.last_error() or "")
 
 
@@ -89,6 +89,6 @@ def test_a_storm_of_refusals_leaves_the_database_alone(start_gateway: StartGatew
         for _ in range(200):
             with gateway.connect() as refused:
                 assert refused.wait_for_close() == b""
-    (seen,) = gateway.spool.scanners_seen()
+    (seen,) = gateway.spool.scanners.all()
     assert 1 <= seen.rejected <= 10
     assert "does the scanner leave its associations open?" in (seen.last_error or "")

@@ -43,7 +43,7 @@ class Box:
         self._spool = Spool.open(folder / "spool", reserve_bytes=0, quarantine_max_bytes=0, keys=None)
         settings = GatewaySettings.model_validate({"host": "127.0.0.1", "port": 0})
         service = PerformedProcedureService(self.procedures, self.reports.append)
-        self._server = GatewayServer(settings, self._spool, services=[service])
+        self._server = GatewayServer(settings, self._spool.entrance, services=[service])
 
     def __enter__(self) -> Box:
         self._server.start()
@@ -54,6 +54,10 @@ class Box:
         self._server.stop()
         self._spool.close()
         self.database.close()
+
+    def status_of(self, sop_instance_uid: str) -> StepStatus | None:
+        step = self.procedures._find(sop_instance_uid)
+        return step and StepStatus(step.status)
 
     def waiting(self) -> list[bytes]:
         """Data sets that wait for central; taken off."""
@@ -102,7 +106,7 @@ def test_a_step_from_begin_to_end(box: Box, syntax: str) -> None:
         assert modality.create(new_step()).Status == 0x0000
         assert modality.set(interim).Status == 0x0000
         assert modality.set(ended_step("1.5.1", "1.5.2")).Status == 0x0000
-    assert box.procedures.status_of(UID) is StepStatus.COMPLETED
+    assert box.status_of(UID) is StepStatus.COMPLETED
     sent = [encoded(ds, syntax).data_set for ds in (new_step(), interim, ended_step("1.5.1", "1.5.2"))]
     assert box.waiting() == sent
     begun, between, ended = box.reports
@@ -222,7 +226,7 @@ def test_the_box_names_a_step_that_has_no_name(box: Box, scu: ScriptedScu) -> No
     assert answer.status == 0x0000
     uid = answer.elements[0x1000].rstrip(b"\0").decode()
     assert uid.startswith("2.25.")
-    assert box.procedures.status_of(uid) is StepStatus.IN_PROGRESS
+    assert box.status_of(uid) is StepStatus.IN_PROGRESS
 
 
 @pytest.mark.parametrize("uid", [b"../../etc", b"1.2.x", b"1" * 65])

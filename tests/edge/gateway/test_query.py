@@ -17,9 +17,10 @@ from pynetdicom.events import Event
 
 from contract.identifiers import ObjectId
 from contract.sealing import DataKeyRing
-from edge.buffer.catalogue import Catalogue, Present
+from edge.buffer.catalogue import Catalogue
 from edge.buffer.device_key import DeviceKey
 from edge.buffer.local_recipient import LocalRecipient
+from edge.buffer.records import Present
 from edge.buffer.service_database import ServiceDatabase
 from edge.buffer.spool import Spool
 from edge.gateway.query import STUDY_ROOT_FIND, Doorkeeper, QueryService
@@ -42,10 +43,10 @@ class LateSpool:
     spool: Spool
 
     def present(self, *, after: int, limit: int) -> list[Present]:
-        return self.spool.present(after=after, limit=limit)
+        return self.spool.holdings.present(after=after, limit=limit)
 
     def open_object(self, object_id: ObjectId) -> BinaryIO:
-        return self.spool.open_object(object_id)
+        return self.spool.holdings.open_object(object_id)
 
 
 @dataclass
@@ -144,7 +145,7 @@ def querying(start_gateway: StartGateway, tmp_path: Path) -> Iterator[Querying]:
         ]
     )
     cache.spool = gateway.spool
-    gateway.spool.set_keys(DataKeyRing((gateway.central.private.public_key(), recipient.public_key)))
+    gateway.spool.entrance.set_keys(DataKeyRing((gateway.central.private.public_key(), recipient.public_key)))
     index = QueryIndex(catalogue, cache, recipient, sweep_every_s=0.1)
     index.start()
     folder = tmp_path / "workstation"
@@ -301,7 +302,7 @@ def test_nobody_else_is_answered(ae_title: str, sop_class: str, querying: Queryi
 
 
 def test_what_was_sealed_before_the_key_is_found_by_its_uid_and_not_sent(querying: Querying) -> None:
-    querying.gateway.spool.set_keys(DataKeyRing((querying.gateway.central.private.public_key(),)))
+    querying.gateway.spool.entrance.set_keys(DataKeyRing((querying.gateway.central.private.public_key(),)))
     querying.store("1.2.9.1.1")
 
     found = retrieve(querying, STUDY_ROOT_FIND)
@@ -314,9 +315,9 @@ def test_what_was_sealed_before_the_key_is_found_by_its_uid_and_not_sent(queryin
 
 def test_what_was_freed_is_no_longer_found(querying: Querying) -> None:
     querying.store("1.2.9.1.1")
-    claimed = querying.gateway.spool.claim(lease_s=60)
+    claimed = querying.gateway.spool.queue.claim(lease_s=60)
     assert claimed is not None
-    querying.gateway.spool.acknowledge(claimed.object_id, "a verified receipt")
+    querying.gateway.spool.queue.acknowledge(claimed.object_id, "a verified receipt")
     querying.index.look_again()
 
     wait_until(lambda: not querying.catalogue.objects(sop_instance_uid=["1.2.9.1.1"]), 20)

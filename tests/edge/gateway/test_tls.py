@@ -101,7 +101,7 @@ def plain_to_tls_port(gateway: Gateway) -> ScriptedScu:
 
 
 def last_error(gateway: Gateway) -> str:
-    wait_until(lambda: bool(gateway.spool.scanners_seen()))
+    wait_until(lambda: bool(gateway.spool.scanners.all()))
     return gateway.last_error() or ""
 
 
@@ -159,16 +159,14 @@ def test_dcmtk_sends_and_is_refused_without_a_certificate(
     sent = dcmtk(storescu, "+tls", ct.key, ct.certificate, *trust, *target, sample)
     assert sent.returncode == 0, sent.stderr
     assert len(gateway.rows(State.READY)) == 1
-    assert gateway.spool.scanners_seen()[0].rejected == 0
+    assert gateway.spool.scanners.all()[0].rejected == 0
     echoed = dcmtk(program("echoscu"), "+tls", ct.key, ct.certificate, *trust, *target)
     assert echoed.returncode == 0, echoed.stderr
 
     anonymous = dcmtk(storescu, "+tla", *trust, *target, sample)
     assert anonymous.returncode != 0
     wait_until(
-        lambda: any(
-            "showed no certificate" in (one.last_error or "") for one in gateway.spool.scanners_seen()
-        )
+        lambda: any("showed no certificate" in (one.last_error or "") for one in gateway.spool.scanners.all())
     )
     assert len(gateway.rows()) == 1
 
@@ -180,16 +178,14 @@ def test_dcmtk_on_the_wrong_port_both_ways(start_tls: StartTls, authority: Autho
     plain = dcmtk(storescu, "-aet", "CT1", "127.0.0.1", gateway.server.tls_port, sample)
     assert "Rejected" in plain.stderr
     assert "plain DICOM on the TLS port" in last_error(gateway)
-    assert gateway.spool.scanners_seen()[0].calling_ae_title == "CT1"
+    assert gateway.spool.scanners.all()[0].calling_ae_title == "CT1"
 
     secured = dcmtk(
         storescu, "+tls", ct1.key, ct1.certificate, "+cf", authority.ca, "127.0.0.1", gateway.port, sample
     )
     assert secured.returncode != 0
     wait_until(
-        lambda: any(
-            "TLS on the plain port" in (one.last_error or "") for one in gateway.spool.scanners_seen()
-        )
+        lambda: any("TLS on the plain port" in (one.last_error or "") for one in gateway.spool.scanners.all())
     )
     assert gateway.rows() == []
 
@@ -340,7 +336,7 @@ def test_plain_dicom_on_the_tls_port_is_rejected_in_its_own_words(start_tls: Sta
         kind, body = scu.read_pdu()
         assert (kind, tuple(body[1:])) == (RJ, (1, 1, 1))
     assert "switch TLS on in the scanner" in last_error(gateway)
-    assert gateway.spool.scanners_seen()[0].calling_ae_title == "MR7"
+    assert gateway.spool.scanners.all()[0].calling_ae_title == "MR7"
 
 
 # What a half one costs ---------------------------------------------------------------------------------------
@@ -352,7 +348,7 @@ def test_a_port_check_is_no_event(start_tls: StartTls, authority: Authority, ct1
     with SecureScu(gateway, client_context(authority, ct1)) as scu:
         scu.associate()
         scu.release()
-    assert gateway.spool.scanners_seen() == []
+    assert gateway.spool.scanners.all() == []
 
 
 def test_half_handshakes_lock_nobody_out(start_tls: StartTls, authority: Authority, ct1: Pair) -> None:
@@ -391,7 +387,7 @@ def test_half_and_trickled_handshakes_are_cut_by_the_wall(
     wait_until(lambda: not gateway.server._running, timeout_s=60)
     for scu in (silent, half, *tricklers):
         scu.socket.close()
-    assert "not complete in time" in str([one.last_error for one in gateway.spool.scanners_seen()])
+    assert "not complete in time" in str([one.last_error for one in gateway.spool.scanners.all()])
 
 
 @pytest.mark.parametrize("how", ["abort", "close", "goodbye", "reset"])
@@ -413,7 +409,7 @@ def test_an_object_cut_off_in_the_middle_leaves_nothing(
     wait_until(lambda: not gateway.server._running)
     assert gateway.files() == []
     assert gateway.rows() == []
-    assert gateway.spool.scanners_seen()[0].rejected == 1
+    assert gateway.spool.scanners.all()[0].rejected == 1
 
 
 def test_a_stall_inside_an_object_and_a_silent_association_are_ended(

@@ -46,7 +46,7 @@ class Box:
         )
         self._spool = Spool.open(folder / "spool", reserve_bytes=0, quarantine_max_bytes=0, keys=None)
         settings = GatewaySettings.model_validate({"host": "127.0.0.1", "port": 0})
-        self._server = GatewayServer(settings, self._spool, services=[WorklistService(self.cache)])
+        self._server = GatewayServer(settings, self._spool.entrance, services=[WorklistService(self.cache)])
 
     def __enter__(self) -> Box:
         self._server.start()

@@ -47,7 +47,7 @@ class Uplink:
         self._count += 1
         uid = f"1.2.3.{self._count}"
         origin = Origin("CT1", "DICOMNET", "127.0.0.1", "1.2.840.10008.1.2.1")
-        with self.spool.receive(origin) as reception:
+        with self.spool.entrance.receive(origin) as reception:
             for _ in range(size_bytes >> 20):
                 reception.write(os.urandom(1 << 20))
             reception.write(os.urandom(size_bytes % (1 << 20)))
@@ -57,7 +57,7 @@ class Uplink:
         self, *, connections: int = 1, timeout_s: float = 5.0, backoff_ceiling_s: float = 0.05
     ) -> Forwarder:
         self._forwarder = Forwarder(
-            self.spool,
+            self.spool.queue,
             self.link,
             connections=connections,
             lease_s=60.0,
@@ -83,7 +83,8 @@ class Uplink:
 
     def states(self) -> dict[str, State]:
         return {
-            str(row.object_id): row.state for row in self.spool.list_objects(states=list(State), limit=1000)
+            str(row.object_id): row.state
+            for row in self.spool.holdings.list_objects(states=list(State), limit=1000)
         }
 
 

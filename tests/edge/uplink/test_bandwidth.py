@@ -53,7 +53,7 @@ def test_what_is_sent_keeps_to_the_limit_and_stops_at_once(
     rate = 100_000.0
     bandwidth = Bandwidth([HourlyLimit(frozenset(WEEKDAYS), 0, 24, rate)])
     forwarder = Forwarder(
-        uplink.spool,
+        uplink.spool.queue,
         uplink.link,
         connections=2,
         lease_s=60,
@@ -65,10 +65,10 @@ def test_what_is_sent_keeps_to_the_limit_and_stops_at_once(
     forwarder.start()
     began_s = time.monotonic()
     forwarder.use(uplink.identity)
-    eventually(lambda: uplink.spool.depth().unsent.objects == 0)
+    eventually(lambda: uplink.spool.holdings.depth().unsent.objects == 0)
     assert time.monotonic() - began_s >= (size / rate) * 0.75
     uplink.store(3_000_000)
-    eventually(lambda: threading.Event().wait(0.2) or uplink.spool.depth().unsent.objects == 1)
+    eventually(lambda: threading.Event().wait(0.2) or uplink.spool.holdings.depth().unsent.objects == 1)
     began_s = time.monotonic()
     forwarder.stop(5)
     uplink.spool.close()

@@ -176,8 +176,8 @@ def test_central_away_leaves_everything_ready_and_it_heals_by_itself(
     uplink.forward(connections=2)
     eventually(lambda: uplink.link.status().state == "waiting")
     assert "kept here" in uplink.link.status().detail
-    eventually(lambda: len(uplink.spool.list_objects(states=[State.READY], limit=10)) == 5)
-    rows = uplink.spool.list_objects(states=[State.READY], limit=10)
+    eventually(lambda: len(uplink.spool.holdings.list_objects(states=[State.READY], limit=10)) == 5)
+    rows = uplink.spool.holdings.list_objects(states=[State.READY], limit=10)
     assert {row.attempts for row in rows} == {0}, "nothing of them was sent, so that was no attempt"
     central.start()
     eventually(lambda: all_freed(uplink))
@@ -246,7 +246,7 @@ def test_tampered_on_the_box_is_set_aside_kept_and_disturbs_nothing(
     uplink.forward()
     eventually(lambda: uplink.states()[good.object_id] is State.FREED)
     eventually(lambda: uplink.states()[bad.object_id] is State.QUARANTINED)
-    row = uplink.spool.list_objects(states=[State.QUARANTINED], limit=1)[0]
+    row = uplink.spool.holdings.list_objects(states=[State.QUARANTINED], limit=1)[0]
     assert row.last_error is not None
     assert "422" in row.last_error
     assert sealed_files(uplink) == 1
@@ -266,7 +266,7 @@ def test_a_refused_object_is_set_aside_and_can_be_queued_again(
     uplink.forward()
     eventually(lambda: uplink.states()[stored.object_id] is State.QUARANTINED)
     assert uplink.link.status().state == "connected", "the object is refused, the box is not"
-    uplink.spool.requeue(stored.object_id)
+    uplink.spool.quarantine.requeue(stored.object_id)
     eventually(lambda: all_freed(uplink))
 
 

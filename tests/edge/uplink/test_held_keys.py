@@ -23,12 +23,12 @@ def test_what_is_kept_after_its_receipt_still_needs_its_key(tmp_path: Path) -> N
     )
     try:
         object_id = store(spool, 1).object_id
-        assert spool.claim(lease_s=60)
-        spool.acknowledge(object_id, "receipt")
-        (row,) = spool.list_objects(states=list(State), limit=10)
+        assert spool.queue.claim(lease_s=60)
+        spool.queue.acknowledge(object_id, "receipt")
+        (row,) = spool.holdings.list_objects(states=list(State), limit=10)
         assert row.state is State.RETAINED
-        spool.set_keys(DataKeyRing((newest,)))
+        spool.entrance.set_keys(DataKeyRing((newest,)))
         store(spool, 2)
-        assert keys_in_spool(spool) == {former.key_id.hex(), newest.key_id.hex()}
+        assert keys_in_spool(spool.holdings) == {former.key_id.hex(), newest.key_id.hex()}
     finally:
         spool.close()

@@ -51,7 +51,7 @@ def checked(uplink: Uplink, central: ScriptedCentral, eventually: Eventually) ->
     """Six objects that central has signed for; three of them are still here."""
     uplink.forward()
     for retain in (timedelta(0), timedelta(hours=1)):
-        uplink.spool.retain = retain
+        uplink.spool.retained.period = retain
         for _ in range(3):
             uplink.store()
         eventually(lambda: set(uplink.states().values()) <= {State.FREED, State.RETAINED})
@@ -59,7 +59,7 @@ def checked(uplink: Uplink, central: ScriptedCentral, eventually: Eventually) ->
 
 
 def rows(uplink: Uplink) -> dict[str, tuple[State, bool]]:
-    listed = uplink.spool.list_objects(states=list(State), limit=1000)
+    listed = uplink.spool.holdings.list_objects(states=list(State), limit=1000)
     return {str(row.object_id): (row.state, row.has_receipt) for row in listed}
 
 

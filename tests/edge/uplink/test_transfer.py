@@ -33,7 +33,7 @@ class Sealed:
         stored = uplink.store(size_bytes)
         self.object_id = ObjectId(stored.object_id)
         self.sha256 = stored.sha256
-        with uplink.spool.open_object(stored.object_id) as file:
+        with uplink.spool.holdings.open_object(stored.object_id) as file:
             self.content = file.read()
 
     def send(self, transfer: Transfer, *, resume: bool = False, length: int | None = None) -> str:

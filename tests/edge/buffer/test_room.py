@@ -114,7 +114,7 @@ def test_a_file_system_without_a_bound_for_files_has_room_for_them(
 ) -> None:
     room = spool._files.room()
     monkeypatch.setattr(spool._files, "room", lambda: room._replace(total_files=0, free_files=0))
-    assert spool.disk().accepting
+    assert spool.room.disk().accepting
     assert store(spool, 1).outcome == "stored"
 
 
@@ -122,9 +122,9 @@ def test_what_is_short_is_said(spool: Spool, monkeypatch: pytest.MonkeyPatch) ->
     link = LinkStatus(state="connected")
     room = spool._files.room()
     monkeypatch.setattr(spool._files, "room", lambda: room._replace(total_files=10_000, free_files=7))
-    assert "7 more files fit" in report.not_accepting_because(link, spool.disk(), Tally(0, 0))
+    assert "7 more files fit" in report.not_accepting_because(link, spool.room.disk(), Tally(0, 0))
     with pytest.raises(DiskFullError, match="only 7 files more fit"):
-        spool.receive(ORIGIN)
+        spool.entrance.receive(ORIGIN)
 
     full = Disk(100 << 30, free_bytes=1 << 30, reserve_bytes=2 << 30)
     because = report.not_accepting_because(link, full, Tally(0, 0))
