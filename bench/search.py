@@ -52,8 +52,9 @@ from central.access.policy import (
 from central.archive.archive import Archive
 from central.archive.query import StudyQuery
 from central.archive.tables import Study
-from central.database import Database, Postgres, Sqlite, open_sqlite
+from central.database import Database, Sqlite, open_sqlite
 from central.identity.storage_keys import StorageKeys
+from central.postgres import Postgres
 from tests.postgres import postgres_server
 
 _SEED: Final = 20261128

@@ -23,7 +23,8 @@ from central.archive.postings import make_postings
 from central.archive.query import fold, person_name_groups
 from central.archive.tables import Series, Study
 from central.archive.text_index import make_text_index
-from central.database import Database, Postgres, Sqlite
+from central.database import Database, Sqlite
+from central.postgres import Postgres
 
 BIG, MIDDLE, SMALL = INSTITUTIONS = ("default", "north", "south")
 BOXES: Final = 20

@@ -19,7 +19,8 @@ from central.archive.errors import StorageError
 from central.audit.delivery import DeliveryBook, receiver_of
 from central.audit.formats import Format, lines
 from central.audit.pruning import PruningError, cutoff, prune
-from central.audit.record import Action, Wanted
+from central.audit.reading import Wanted
+from central.audit.record import Action
 from central.command_group import AddCommand, CommandGroup
 from central.config import Settings
 from central.errors import StartError
@@ -103,7 +104,6 @@ class AuditCommands(CommandGroup):
             try:
                 removal = prune(
                     audit,
-                    foundation.identity.receipt_key.public_key(),
                     before_utc=cutoff(datetime.now(UTC), years),
                     delivered_id=_delivered_id(settings),
                     export=options.export,

@@ -20,6 +20,7 @@ from central.archive.object_files import ObjectFiles
 from central.archive.object_names import SEALED
 from central.archive.objects import file_sha256, fsync_folder
 from central.archive.sealed_file import sealed_size
+from central.archive.settings import StorageSettings
 from central.archive.tables import Instance, SealedContent
 from central.audit.record import Action
 from central.backup.copying import Copied, check_objects, copy_objects
@@ -35,7 +36,6 @@ from central.backup.layout import (
     write_manifest,
 )
 from central.command_group import AddCommand, CommandGroup
-from central.config import StorageSettings
 from central.database import Database
 from central.errors import StartError
 from central.foundation import Foundation, lock_folder, open_objects

@@ -5,36 +5,21 @@ From here come the validation, ``--print-default-config`` and the table in docs/
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, field_validator, model_validator
 
+from central.access.oidc_settings import OidcSettings
+from central.archive.settings import StorageSettings
 from central.audit.settings import AuditSettings
 from central.dimse.settings import DimseSettings
-from central.institution import InstitutionName
+from central.hosts import EVERYWHERE, is_address, is_loopback
 from central.workflow.hl7_settings import Hl7Settings
 from contract.settings import Section
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-EVERYWHERE: Final = ("", "0.0.0.0", "::")  # noqa: S104  # compared with, not bound to
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` can only be this machine."""
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host.strip("[]")).is_loopback)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
 
 
 class PeopleSettings(Section):
@@ -84,7 +69,7 @@ class PeopleSettings(Section):
         host = url.hostname or ""
         if not host or url.path.strip("/") or url.query or url.fragment or url.username or url.password:
             raise ValueError("a public_url is https://NAME or https://NAME:PORT")
-        if _is_address(host) or not host.isascii():
+        if is_address(host) or not host.isascii():
             raise ValueError(
                 "passkeys hold for a name in ASCII (xn--…), not for an address: give central one"
             )
@@ -131,97 +116,6 @@ class GatewaySettings(Section):
     @property
     def called_host(self) -> str:
         return self.public_host or self.host
-
-
-class S3Settings(Section):
-    endpoint: str = Field(
-        default="", description="URL of an S3-compatible object store; empty: objects lie in root"
-    )
-    bucket: str = Field(default="dicomnet", description="bucket, which must be there already")
-    prefix: str = Field(default="objects/", description="what the names of our objects begin with")
-    region: str = Field(default="us-east-1", description="region that requests are signed for")
-    credentials: Path = Field(
-        default=Path("/etc/dicomnet/s3-credentials"),
-        description="file with [default], aws_access_key_id and aws_secret_access_key; mode 0600",
-    )
-    cache_bytes: int = Field(
-        default=20 << 30, ge=0, description="bytes of objects used last that are kept below root"
-    )
-
-    @field_validator("endpoint")
-    @classmethod
-    def _closed(cls, value: str) -> str:
-        if not value:
-            return value
-        url = urlsplit(value)
-        if url.scheme not in ("http", "https") or not url.hostname or url.username or url.password:
-            raise ValueError("an endpoint is https://HOST or https://HOST:PORT, without a user or password")
-        if url.scheme == "http" and not is_loopback(url.hostname):
-            raise ValueError("images do not travel in clear: use https://")
-        return value
-
-
-class StorageSettings(Section):
-    root: Path = Field(
-        default=Path("/var/lib/dicomnet-central"),
-        description="folder of the index, the audit record, the objects and the keys; made at first start",
-    )
-    keys: Path | None = Field(
-        default=None,
-        description="folder of the keys; empty: keys in root. Processes on one database share it",
-    )
-    database: str = Field(
-        default="",
-        description="PostgreSQL for index and audit, such as postgresql://dicomnet@db/dicomnet; empty: SQLite in root",
-    )
-    database_connections: int = Field(
-        default=16, ge=2, le=200, description="connections to that PostgreSQL, at most"
-    )
-    s3: S3Settings = Field(
-        default=S3Settings.model_validate({}), description="Objects on S3 instead of files in root."
-    )
-    encrypt: bool = Field(
-        default=False,
-        description="encrypt objects that come from now on, a key a study; back up the keys at once",
-    )
-    renditions_bytes: int = Field(
-        default=20 << 30,
-        ge=0,
-        description="bytes of ready-made metadata and pictures that are kept, those used last; 0: none are kept",
-    )
-    reserve_bytes: int = Field(
-        default=2 << 30, ge=0, description="bytes of the disk that stay free: uploads are put off below that"
-    )
-    scrub_bytes_per_s: int = Field(
-        default=20 << 20,
-        ge=0,
-        description="pace at which objects are read and compared with their hashes; 0: never",
-    )
-    scrub_days: int = Field(
-        default=30, ge=1, description="days from the end of one such pass to the next one's start"
-    )
-
-    @property
-    def keys_folder(self) -> Path:
-        return self.keys or self.root / "keys"
-
-    @property
-    def support_folder(self) -> Path:
-        return self.root / "support"
-
-    @field_validator("database")
-    @classmethod
-    def _no_password(cls, value: str) -> str:
-        try:
-            named = conninfo_to_dict(value)
-        except psycopg.ProgrammingError as error:
-            raise ValueError(f"not a PostgreSQL connection string: {error}") from error
-        if "password" in named:
-            raise ValueError(
-                "a password does not belong into settings: put it into a password file "
-                "(PGPASSFILE, or ~/.pgpass of central's user), mode 0600"
-            )
-        return value
 
 
 class MqttSettings(Section):
@@ -275,82 +169,6 @@ class AccessSettings(Section):
         default=[],
         description="roles whose local accounts reach nothing until they have an authenticator app or a passkey",
     )
-
-
-class OidcProvider(Section):
-    issuer: str = Field(
-        default="", description="issuer of an OpenID Connect provider that people sign on at; empty: none"
-    )
-    name: str = Field(default="single sign-on", description="what the button on the sign-in page calls it")
-    client_id: str = Field(default="", description="central's client id at the provider")
-    client_secret: Path | None = Field(
-        default=None, description="file that holds the client secret; none: a public client, by PKCE alone"
-    )
-    public_url: str = Field(
-        default="",
-        description="how browsers reach central; the provider is told public_url/signin/oidc/callback",
-    )
-    scopes: str = Field(default="openid profile", description="scopes that are asked for")
-    role_claim: str = Field(default="roles", description="claim of the ID token that says the role")
-    admin: list[str] = Field(default=[], description="its values that mean an administrator")
-    radiologist: list[str] = Field(default=[], description="its values that mean a radiologist")
-    doctor: list[str] = Field(default=[], description="its values that mean a referring doctor")
-    technician: list[str] = Field(default=[], description="its values that mean a technician")
-    patient: list[str] = Field(default=[], description="its values that mean a patient")
-    institution: InstitutionName | Literal[""] = Field(
-        default="",
-        description="whose people sign on there; empty: the default institution's, administrators of the whole central",
-    )
-    department_claim: str = Field(
-        default="", description="for doctors and technicians: claim that holds their departments"
-    )
-    physician_name_claim: str = Field(
-        default="", description="for doctors: claim that holds Referring Physician's Name as on the images"
-    )
-    patient_id_claim: str = Field(
-        default="", description="for patients: claim that holds the verified identifier, as Patient ID has it"
-    )
-    issuer_of_patient_id: str = Field(
-        default="", description="Issuer of Patient ID that qualifies it; needed with patient_id_claim"
-    )
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if not self.issuer:
-            return self
-        for url, key in ((self.issuer, "issuer"), (self.public_url, "public_url")):
-            parts = urlsplit(url)
-            if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
-                raise ValueError(f"{key} begins with https://")
-        if not self.client_id:
-            raise ValueError("client_id is missing")
-        if self.patient_id_claim and not self.issuer_of_patient_id:
-            raise ValueError("an identifier counts with its issuer only: set issuer_of_patient_id")
-        return self
-
-
-class OidcOtherProvider(OidcProvider):
-    key: str = Field(
-        pattern="^[a-z0-9][a-z0-9-]{0,31}$",
-        description="a short name for addresses; this one is told public_url/signin/oidc/callback?provider=KEY",
-    )
-
-
-class OidcSettings(OidcProvider):
-    others: list[OidcOtherProvider] = Field(
-        default=[],
-        description="further providers: one [[oidc.others]] table each, with the same keys and one of its own",
-    )
-
-    @model_validator(mode="after")
-    def _told_apart(self) -> OidcSettings:
-        issuers = [self.issuer, *(one.issuer for one in self.others)]
-        keys = [one.key for one in self.others]
-        if self.others and not all(issuers):
-            raise ValueError("each provider has an issuer, and the first one is [oidc] itself")
-        if len(set(issuers)) < len(issuers) or len(set(keys)) < len(keys):
-            raise ValueError("two providers have the same issuer, or the same key")
-        return self
 
 
 class GatewayLimitSettings(Section):

@@ -24,13 +24,15 @@ from central.archive.archive import Archive
 from central.archive.object_files import ObjectFiles
 from central.archive.objects import INCOMING, ObjectStore
 from central.archive.renditions import RenditionSpace
+from central.archive.settings import S3Settings, StorageSettings
 from central.archive.unsynced_files import UnsyncedFiles
 from central.audit.chain import Notary
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
-from central.config import EVERYWHERE, S3Settings, Settings, StorageSettings
-from central.database import AUDIT_LOCK, Database, DatabaseUnfitError, Postgres, open_sqlite
+from central.config import Settings
+from central.database import Database, open_sqlite
 from central.errors import StartError
+from central.hosts import EVERYWHERE
 from central.identity.errors import KeyFileError
 from central.identity.gateways import Gateways
 from central.identity.identity import Identity
@@ -38,6 +40,7 @@ from central.identity.keyfiles import make_private_folder
 from central.identity.pairings import Pairings
 from central.identity.standings import Standings
 from central.identity.storage_keys import StorageKeys
+from central.postgres import AUDIT_LOCK, DatabaseUnfitError, Postgres
 
 _ALWAYS_CALLED: Final = ("localhost", "127.0.0.1", "::1")
 

@@ -19,6 +19,7 @@ import central.viewer
 from central.access.claims import ClaimRules
 from central.access.cross_origin import CrossOrigin
 from central.access.oidc import Client, Provider
+from central.access.oidc_settings import OidcProvider, OidcSettings
 from central.access.onlookers import HousePeer
 from central.access.policy import Action, Role
 from central.access.problems import router_problem
@@ -28,7 +29,6 @@ from central.archive.archive import Archive
 from central.archive.erasure_requests import ErasureRequests
 from central.archive.readmissions import Readmissions
 from central.audit.delivery import SyslogDelivery
-from central.config import OidcProvider, OidcSettings
 from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.render import Renderer
 from central.dicomweb.service import routes as dicomweb_routes

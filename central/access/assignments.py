@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import peewee
 
-from central.access.accounts import UserAccount
+from central.access.account_directory import UserAccount
 from central.access.errors import AccessRuleError
 from central.access.policy import PatientKey, Role, StudyKey, person_name_key
 from central.database import Database, make_tables

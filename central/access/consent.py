@@ -20,7 +20,7 @@ from typing import Final
 
 import peewee
 
-from central.access.accounts import UserAccount
+from central.access.account_directory import UserAccount
 from central.access.errors import AccessRuleError
 from central.access.policy import PatientKey
 from central.database import Database, grow_table, make_tables

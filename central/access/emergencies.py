@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 import peewee
 
-from central.access.accounts import UserAccount
+from central.access.account_directory import UserAccount
 from central.access.errors import AccessRuleError
 from central.database import Database, make_tables
 from central.prepared import Prepared, given

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import peewee
 
-from central.access.accounts import people_of
+from central.access.account_directory import people_of
 from central.access.errors import AccessRuleError
 from central.access.hashes import SecretHashes, digest
 from central.access.throttle import SignInThrottle

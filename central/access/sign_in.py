@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from central.access.accounts import Accounts, Admitted
+from central.access.accounts import Accounts
 from central.access.errors import AccessError, SecondFactorError, ThrottledError
+from central.access.passwords import Admitted
 from central.access.policy import Principal
 from central.access.problems import problem
 from central.access.web import arrival_of, principal_of, source_address
@@ -68,7 +69,7 @@ def check_sign_in(
     admitted: Admitted | None = None
     detail = "wrong username or password"
     try:
-        admitted = accounts.verify(username, password, address, code)
+        admitted = accounts.passwords.verify(username, password, address, code)
     except ThrottledError as error:
         audit.record(sign_in_event(username, None, address, str(error)))
         raise

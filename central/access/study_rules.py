@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 import peewee
 
-from central.access.accounts import UserAccount
+from central.access.account_directory import UserAccount
 from central.access.errors import AccessRuleError
 from central.access.policy import Role, StudyKey
 from central.database import Database, grow_table, make_tables

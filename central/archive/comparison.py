@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from central.archive.errors import NoSuchObjectError
+from central.archive.errors import NoSuchObjectError, StorageError
 from central.archive.faults import FaultKind, Faults
 from central.archive.object_names import before, indexed_after, is_doomed, is_indexed
 from central.archive.objects import ObjectStore
@@ -89,6 +89,18 @@ class Comparison:
             return True
         self._judge(sha256, indexed, kept_at_s)
         return not self._faults.between(before(sha256), sha256)
+
+    def look(self, name: str) -> bool:
+        """Compare one object that a row names, for somebody who waits; whether it was listed anew.
+
+        Raises
+        ------
+        StorageError : it cannot be read just now.
+        """
+        try:
+            return self._judge(name, True, None)
+        except OSError as error:
+            raise StorageError("an object cannot be read to be compared") from error
 
     def _judge(self, sha256: str, indexed: bool, kept_at_s: float | None) -> bool:
         """List the object or take it off; whether it was listed anew."""

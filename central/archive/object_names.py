@@ -8,6 +8,7 @@ import peewee
 
 from central.archive.tables import DoomedObject, Instance, SealedContent
 from central.database import Database
+from central.prepared import Prepared, given
 
 NAME: Final[Any] = peewee.fn.COALESCE(SealedContent.address, Instance.sha256)
 """The name of an instance's object, in a query that joins `SealedContent` to `Instance` where there is one."""
@@ -15,10 +16,18 @@ NAME: Final[Any] = peewee.fn.COALESCE(SealedContent.address, Instance.sha256)
 SEALED: Final[peewee.Expression] = SealedContent.sha256 == Instance.sha256
 
 
-def name_of(db: Database, sha256: str) -> str:
-    """The name under which an indexed content lies."""
-    query = SealedContent.select(SealedContent.address).where(SealedContent.sha256 == sha256)
-    return str(query.scalar(db) or sha256)
+_NAMED: Final = Prepared(
+    Instance.select(NAME.alias("name"))
+    .join(SealedContent, peewee.JOIN.LEFT_OUTER, on=SEALED)
+    .where(Instance.sha256 == given("sha256"))
+    .limit(1)
+)
+
+
+def name_of(db: Database, sha256: str) -> str | None:
+    """The name under which a content lies that the index knows, be it as several institutions'; None: it does not."""
+    row = _NAMED.first(db, sha256=sha256)
+    return str(row["name"]) if row is not None else None
 
 
 def is_indexed(db: Database, name: str) -> bool:

@@ -2,23 +2,18 @@
 
 Always true: an indexed content has one object, which is the one that its row names, however many institutions have it;
 what came beside it and is not needed is doomed in the same transaction. A content that comes again takes the place of
-one that is known to be damaged or lost: so damage is mended by sending the image once more.
+one that is listed as damaged or lost; whoever takes it in has looked at that one first. So damage is mended by sending
+the image once more, whether or not somebody has seen it.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
 from central.archive.faults import Faults
-from central.archive.object_names import name_of
 from central.archive.objects import StoredObject
 from central.archive.removal import Removal
 from central.archive.study_keys import StudyKeys
-from central.archive.tables import Instance, SealedContent
+from central.archive.tables import SealedContent
 from central.database import Database, put
-from central.prepared import Prepared, given
-
-_KNOWN: Final = Prepared(Instance.select(Instance.id).where(Instance.sha256 == given("sha256")).limit(1))
 
 
 class Placing:
@@ -30,22 +25,16 @@ class Placing:
         self._removal = removal
         self._study_keys = study_keys
 
-    def is_known(self, stored: StoredObject) -> bool:
-        """Whether some institution has this content already."""
-        return _KNOWN.first(self._db, sha256=stored.sha256) is not None
-
-    def place(self, stored: StoredObject, study_instance_uid: str, *, is_known: bool) -> bool:
+    def place(self, stored: StoredObject, study_instance_uid: str, former: str | None) -> bool:
         """The object of a content that was just indexed, or was there already; whether it is needed.
 
         Parameters
         ----------
-        is_known : the content had an object before, be it as another institution's.
+        former : what `name_of` said before: the object that the content had, be it as another institution's.
         """
-        if not is_known:
+        if former is None:
             self._take(stored, study_instance_uid)
-            return True
-        former = name_of(self._db, stored.sha256)
-        if former == stored.name:  # the very same bytes under the same name: whole now, whatever it was
+        elif former == stored.name:  # the very same bytes under the same name: whole now, whatever it was
             self._faults.end([former])
         elif self._faults.is_unreadable(former):
             self.replace(stored, study_instance_uid, former)

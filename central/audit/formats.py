@@ -9,7 +9,8 @@ from typing import Any
 
 from central.audit.csv_export import csv_lines
 from central.audit.fhir import audit_event
-from central.audit.record import Audit, Wanted
+from central.audit.reading import Wanted
+from central.audit.record import Audit
 
 
 class Format(StrEnum):

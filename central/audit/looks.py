@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from central.audit.record import Action, AuditRow
+from central.audit.events import Action, AuditRow
 
 PAUSE_S: Final = 900.0
 LOOKED: Final = (Action.VIEW, Action.EXPORT, Action.BREAK_GLASS)

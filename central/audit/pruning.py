@@ -19,7 +19,9 @@ from typing import Any, BinaryIO
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from central.audit.chain import check
+from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
+from central.audit.tables import AuditCheckpoint, AuditConcern, AuditPruned, AuditRecord, unlocked
 
 
 class PruningError(Exception):
@@ -46,7 +48,6 @@ def cutoff(now: datetime, years: int) -> str:
 
 def prune(
     audit: Audit,
-    key: Ed25519PublicKey,
     *,
     before_utc: str,
     delivered_id: int | None,
@@ -57,7 +58,6 @@ def prune(
 
     Parameters
     ----------
-    key : which signs checkpoints.
     delivered_id : up to which record messages have reached a repository; None where they go nowhere.
     export : a file that is not there yet.
     announce : puts the removal, up to a record, on record; raises if it cannot.
@@ -79,9 +79,33 @@ def prune(
         raise PruningError(f"the record does not verify, so all of it stays: {problems[0]}")
     announce(through_id)
     _write(export, _lines(audit, through_id))
-    sha256, records = _verified(export, key, through_id)
-    audit.prune(through_id, before_utc, sha256)
+    sha256, records = _verified(export, audit.notary.key.public_key(), through_id)
+    remove(audit, through_id, before_utc, sha256)
     return Removal(through_id, records, export)
+
+
+def remove(audit: Audit, through_id: int, before_utc: str, export_sha256: str) -> None:
+    """Take out every record and checkpoint up to `through_id`, and leave a signed word; all in one transaction.
+
+    Parameters
+    ----------
+    through_id : of a checkpoint; what is removed was exported and verified.
+    before_utc : what is removed is older.
+
+    Raises
+    ------
+    AuditUnavailableError : nothing was removed.
+    """
+    with audit.writing() as db:
+        chain = AuditRecord.select(AuditRecord.chain).where(AuditRecord.id == through_id).scalar(db)
+        if chain is None:
+            raise AuditUnavailableError(f"there is no record {through_id} to prune up to")
+        word = audit.notary.pruned(through_id, chain, before_utc, export_sha256)
+        AuditPruned.insert(through_id=through_id, word=word).execute(db)
+        with unlocked(db):
+            AuditRecord.delete().where(AuditRecord.id <= through_id).execute(db)
+            AuditConcern.delete().where(AuditConcern.record_id <= through_id).execute(db)
+            AuditCheckpoint.delete().where(AuditCheckpoint.last_id <= through_id).execute(db)
 
 
 def _lines(audit: Audit, through_id: int) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Final
 
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.events import Action, AuditEvent
+from central.audit.record import Audit
 
 _QUIET_S: Final = 60.0
 _REMEMBERED: Final = 4096

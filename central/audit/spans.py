@@ -25,7 +25,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from central.audit.record import Audit, AuditEvent, Recording
+from central.audit.events import AuditEvent
+from central.audit.record import Audit, Recording
 
 SPAN_S: Final = 600.0
 """Shorter than the pause after which a look is another one (`central.audit.looks`)."""

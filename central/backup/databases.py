@@ -17,7 +17,7 @@ from typing import Final
 import psycopg
 
 from central.archive.objects import fsync_folder
-from central.config import StorageSettings
+from central.archive.settings import StorageSettings
 from central.errors import StartError
 
 INDEX: Final = "central.sqlite3"

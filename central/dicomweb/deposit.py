@@ -26,10 +26,11 @@ from typing import Final
 
 import peewee
 
-from central.archive.archive import Archive, Examined, Indexable
 from central.archive.errors import NotDicomError, StorageError, StudyErasedError
+from central.archive.examining import Examined, Indexable
 from central.archive.indexing import ObjectOrigin
 from central.archive.objects import ObjectSink
+from central.archive.receiving import Receiving
 from central.dicomweb.errors import BadRequestError, TooLargeError
 from central.dicomweb.multipart_reader import MultipartReader, PartBegin, PartEnd
 from contract.identifiers import InvalidIdentifierError, check_uid
@@ -109,7 +110,7 @@ class Deposit:
 
     def __init__(
         self,
-        archive: Archive,
+        archive: Receiving,
         limits: DepositLimits,
         openers: Executor,
         boundary: bytes,

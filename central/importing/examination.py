@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from central.archive.archive import Examined, Indexable, examined
 from central.archive.errors import NotDicomError, StorageError
+from central.archive.examining import Examined, Indexable, examined
 from central.archive.indexing import ObjectOrigin
 from central.archive.objects import ObjectStore
 from central.archive.sealing_sink import new_sink
-from central.config import StorageSettings
+from central.archive.settings import StorageSettings
 from central.foundation import open_objects
 from central.importing.media_directory import missing_files
 from central.importing.sources import Candidate, opened

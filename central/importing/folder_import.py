@@ -24,9 +24,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from central.archive.archive import Archive
 from central.archive.errors import StorageError, StudyErasedError
-from central.config import StorageSettings
+from central.archive.receiving import Receiving
+from central.archive.settings import StorageSettings
 from central.importing.errors import NoRoomError, WorkerLostError
 from central.importing.examination import Failed, Ignored, Listed, Result, Taken, begin, examine_all
 from central.importing.ledger import Ledger
@@ -69,7 +69,7 @@ class FolderImport:
 
     def __init__(
         self,
-        archive: Archive,
+        archive: Receiving,
         ledger: Ledger,
         tally: Tally,
         run: Run,

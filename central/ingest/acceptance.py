@@ -15,10 +15,11 @@ from typing import BinaryIO, Final
 
 import peewee
 
-from central.archive.archive import Archive, Indexable
 from central.archive.errors import NotDicomError, StorageError, StorageFullError, StudyErasedError
+from central.archive.examining import Indexable
 from central.archive.indexing import ObjectOrigin
 from central.archive.objects import StoredObject
+from central.archive.receiving import Receiving
 from central.database import Database, make_tables
 from central.identity.receipt_keys import ReceiptKeys
 from central.ingest.errors import ObjectRefusedError, TryAgainError
@@ -68,7 +69,7 @@ class Acceptance:
     def __init__(
         self,
         db: Database,
-        archive: Archive,
+        archive: Receiving,
         *,
         central_id: str,
         sealing_keys: Mapping[bytes, RecipientPrivateKey],

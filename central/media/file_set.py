@@ -14,7 +14,7 @@ from typing import Final
 from pydicom.uid import UID
 
 from central.access.policy import Grant
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.archive.rows import InstanceRow, SeriesRow
 from central.archive.sealed_file import ObjectFile
 from central.media.directory import Directory
@@ -37,7 +37,7 @@ class FileSet:
     """What is to be sent: instances of one granted study."""
 
     def __init__(
-        self, archive: Archive, grant: Grant, series: Sequence[SeriesRow], sop_instance_uid: str | None = None
+        self, archive: Reading, grant: Grant, series: Sequence[SeriesRow], sop_instance_uid: str | None = None
     ) -> None:
         self._archive = archive
         self._grant = grant

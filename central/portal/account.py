@@ -112,7 +112,7 @@ class _Desk:
     def _why_no_new_password(self, principal: Principal, current: str, address: str) -> Response | None:
         if not signs_in_here(principal):
             return problem(403, "you have no password here")
-        if not self._accounts.is_password_of(principal, current, address):
+        if not self._accounts.passwords.is_password_of(principal, current, address):
             return problem(403, "that is not your password")
         return None
 

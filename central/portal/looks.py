@@ -42,7 +42,8 @@ from central.archive.rows import StudyRow
 from central.audit.errors import AuditUnavailableError
 from central.audit.formats import Format, lines
 from central.audit.looks import LOOKED, Look, looks
-from central.audit.record import Action, Audit, AuditRow, Outcome, Wanted
+from central.audit.reading import Wanted
+from central.audit.record import Action, Audit, AuditRow, Outcome
 from central.portal.templating import page
 
 PAGE_ROWS: Final = 100

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from central.access.accounts import people_of
+from central.access.account_directory import people_of
 from central.access.api_tokens import DEFAULT_DAYS, Token
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccessRuleError

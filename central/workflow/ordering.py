@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from central.access.assignments import Assignments
-from central.archive.archive import Archive
+from central.archive.receiving import Receiving
 from central.workflow.data_sets import Scheduled
 
 
 class Ordering:
     """Over what access and archive keep. Safe from any thread."""
 
-    def __init__(self, assignments: Assignments, archive: Archive) -> None:
+    def __init__(self, assignments: Assignments, archive: Receiving) -> None:
         self._assignments = assignments
         self._archive = archive
 

@@ -20,10 +20,10 @@ import obstore
 
 from central.archive.archive import Archive
 from central.archive.sealed_file import SealedFile
+from central.archive.settings import StorageSettings
 from central.archive.study_keys import StudyKeys
 from central.archive.tables import Instance, SealedContent, StudyKey
 from central.audit.record import Audit
-from central.config import StorageSettings
 from central.database import Database
 from central.foundation import open_archive, open_audit, open_database
 from central.identity.storage_keys import StorageKeys

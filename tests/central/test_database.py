@@ -12,11 +12,9 @@ import pytest
 from psycopg import sql
 from pydantic import ValidationError
 
-from central.config import StorageSettings
+from central.archive.settings import StorageSettings
 from central.database import (
     Database,
-    DatabaseUnfitError,
-    Postgres,
     Wildcard,
     make_tables,
     open_sqlite,
@@ -24,6 +22,7 @@ from central.database import (
 )
 from central.errors import StartError
 from central.foundation import Foundation
+from central.postgres import DatabaseUnfitError, Postgres
 from tests.central.app.house import House
 from tests.postgres import PostgresServer, postgres_server
 

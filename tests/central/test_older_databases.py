@@ -11,13 +11,15 @@ from central.archive.archive import Archive
 from central.archive.erasure import Erased, Hold
 from central.archive.indexing import ObjectOrigin
 from central.archive.query import StudyQuery
-from central.audit.record import AuditEvent, Wanted
-from central.database import Database, Postgres
+from central.audit.reading import Wanted
+from central.audit.record import AuditEvent
+from central.database import Database
 from central.dimse.commitment_store import CommitmentStore
 from central.identity.authority import CertificateAuthority
 from central.identity.gateways import Gateways
 from central.identity.pairings import Pairings
 from central.institution import WHOLE_CENTRAL
+from central.postgres import Postgres
 from central.workflow.data_sets import scheduled_item
 from central.workflow.worklist import Entry, WorklistStore
 from contract.receipt import Outcome
@@ -115,7 +117,7 @@ def test_everything_is_the_default_institutions_and_reached_as_before(tmp_path: 
     admin, radiologist, doctor = (
         admitted.principal
         for name in ("admin", "radiologist", "doctor")
-        if (admitted := door.accounts.verify(name, PASSWORD, "::1")) is not None
+        if (admitted := door.accounts.passwords.verify(name, PASSWORD, "::1")) is not None
     )
     assert (admin.institution, radiologist.institution) == (WHOLE_CENTRAL, "default")
     excepted = door.principal(radiologist.user_id)

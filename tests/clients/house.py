@@ -46,14 +46,14 @@ class Served:
     def session(self, username: str, kind: SessionKind = "bearer") -> str:
         """A token as signing in gives it, to a program or to a browser."""
         accounts = self.house.central.foundation.accounts
-        admitted = accounts.verify(username, PASSWORD, "127.0.0.1")
+        admitted = accounts.passwords.verify(username, PASSWORD, "127.0.0.1")
         assert admitted is not None
         return accounts.sessions.start(admitted.principal, kind, 3600)
 
     def api_token(self, username: str, *actions: Action) -> str:
         """An API token as a person makes it on the portal."""
         doorkeeper = self.house.central.foundation.doorkeeper
-        owner = doorkeeper.accounts.verify(username, PASSWORD, "127.0.0.1")
+        owner = doorkeeper.accounts.passwords.verify(username, PASSWORD, "127.0.0.1")
         assert owner is not None
         return doorkeeper.tokens.make(owner.principal.user_id, "a client", frozenset(actions), 1)[1]
 

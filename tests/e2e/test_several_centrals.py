@@ -17,7 +17,8 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
 from central.access.policy import Role
-from central.config import Settings, StorageSettings
+from central.archive.settings import StorageSettings
+from central.config import Settings
 from central.foundation import Foundation
 from contract.enrolment import Pairing
 from contract.receipt import Outcome

@@ -41,7 +41,7 @@ class People:
         people_in(doorkeeper.accounts)
 
     def token(self, username: str) -> str:
-        admitted = self.doorkeeper.accounts.verify(username, PASSWORD, "::1")
+        admitted = self.doorkeeper.accounts.passwords.verify(username, PASSWORD, "::1")
         assert admitted is not None
         return self.doorkeeper.accounts.sessions.start(admitted.principal, "cookie", 10**9)
 

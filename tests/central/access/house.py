@@ -99,7 +99,7 @@ class House:
     def token(self, username: str) -> str:
         """A bearer token; the account is made by `add_people`."""
         if username not in self.tokens:
-            admitted = self.accounts.verify(username, PASSWORD, "127.0.0.1")
+            admitted = self.accounts.passwords.verify(username, PASSWORD, "127.0.0.1")
             assert admitted is not None
             self.tokens[username] = self.accounts.sessions.start(admitted.principal, "bearer", 3600)
         return self.tokens[username]

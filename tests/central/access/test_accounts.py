@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from central.access.accounts import Accounts, Admitted, UserAccount
+from central.access.account_directory import UserAccount
+from central.access.accounts import Accounts
 from central.access.errors import AccountError, ThrottledError
+from central.access.passwords import Admitted
 from central.access.policy import PatientKey, Role
 from central.access.second_factors import SecondFactors
 from central.access.sessions import Arrival, UserSession
@@ -43,7 +45,7 @@ def test_an_account_comes_back_as_it_was_made(accounts: Accounts) -> None:
         patient_ids=[PatientKey("HOSP", "P1")],
     )
     assert made.username == "ann"
-    assert accounts.verify("ANN", GOOD, "::1") == Admitted(made, "password")
+    assert accounts.passwords.verify("ANN", GOOD, "::1") == Admitted(made, "password")
 
 
 def test_a_wrong_password_and_an_unknown_user_look_alike(accounts: Accounts) -> None:
@@ -51,7 +53,7 @@ def test_a_wrong_password_and_an_unknown_user_look_alike(accounts: Accounts) -> 
     took = {}
     for username in ("ann", "bob"):
         started = time.process_time()
-        assert accounts.verify(username, "wrong password", "::1") is None
+        assert accounts.passwords.verify(username, "wrong password", "::1") is None
         took[username] = time.process_time() - started
     # The work is the same; a loaded machine blurs it, a missing hash would be a factor of a thousand.
     assert took["bob"] > took["ann"] / 5
@@ -89,8 +91,8 @@ def test_a_session_ends_at_sign_out_and_at_a_new_password(accounts: Accounts) ->
     assert accounts.sessions.user_of(second, "cookie") == principal.user_id
     accounts.set_password("ann", GOOD + "!")
     assert accounts.sessions.user_of(second, "cookie") is None
-    assert accounts.verify("ann", GOOD, "::1") is None
-    assert accounts.verify("ann", GOOD + "!", "::1") == Admitted(principal, "password")
+    assert accounts.passwords.verify("ann", GOOD, "::1") is None
+    assert accounts.passwords.verify("ann", GOOD + "!", "::1") == Admitted(principal, "password")
 
 
 def test_a_cookies_token_is_no_bearer_token(accounts: Accounts) -> None:
@@ -135,10 +137,10 @@ def test_a_blocked_account_is_let_in_no_more_and_again(accounts: Accounts) -> No
     accounts.block("Ann")
     assert accounts.sessions.user_of(token, "cookie") is None
     assert accounts.account(principal.user_id) is None
-    assert accounts.verify("ann", GOOD, "::1") is None
+    assert accounts.passwords.verify("ann", GOOD, "::1") is None
     assert [(one.username, one.is_blocked) for one in accounts.listed()] == [("ann", True)]
     accounts.unblock("ann")
-    assert accounts.verify("ann", GOOD, "::1") == Admitted(principal, "password")
+    assert accounts.passwords.verify("ann", GOOD, "::1") == Admitted(principal, "password")
     assert accounts.account(principal.user_id) == principal
     assert accounts.sessions.user_of(token, "cookie") is None
     for change in (accounts.block, accounts.unblock, accounts.sign_out):
@@ -168,7 +170,7 @@ def test_a_database_of_an_older_version_is_taken_over(db: Database) -> None:
     assert found is not None
     assert found.arrival.means == "password"
     accounts.block("ann")
-    assert accounts.verify("ann", GOOD, "::1") is None
+    assert accounts.passwords.verify("ann", GOOD, "::1") is None
 
 
 @pytest.mark.parametrize(
@@ -200,9 +202,9 @@ def test_a_password_for_nobody_is_refused(accounts: Accounts) -> None:
 def test_guessing_is_throttled_also_with_the_right_password(accounts: Accounts) -> None:
     accounts.create_user("ann", GOOD, Role.DOCTOR)
     for _ in range(FAILURES_PER_USERNAME):
-        assert accounts.verify("ann", "wrong password", "::1") is None
+        assert accounts.passwords.verify("ann", "wrong password", "::1") is None
     with pytest.raises(ThrottledError) as caught:
-        accounts.verify("ann", GOOD, "::2")
+        accounts.passwords.verify("ann", GOOD, "::2")
     assert 0 < caught.value.retry_after_s <= WINDOW_S
 
 

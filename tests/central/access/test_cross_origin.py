@@ -31,7 +31,7 @@ def preflight(url: str, origin: str, method: str = "GET", headers: str = "author
 
 def bearer(house: House) -> dict[str, str]:
     accounts = house.central.foundation.accounts
-    admitted = accounts.verify("radiologist", PASSWORD, "127.0.0.1")
+    admitted = accounts.passwords.verify("radiologist", PASSWORD, "127.0.0.1")
     assert admitted is not None
     return {"Authorization": f"Bearer {accounts.sessions.start(admitted.principal, 'bearer', 3600)}"}
 

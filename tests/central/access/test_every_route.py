@@ -300,17 +300,17 @@ def tokens_of(doorkeeper: Doorkeeper) -> dict[str, str]:
     """A bearer token for each of CALLERS but nobody."""
     accounts, tokens = doorkeeper.accounts, {}
     for username in {*EVERYBODY[1:]} - {"guest", "token", "north-guest"}:
-        admitted = accounts.verify(username, PASSWORD, "127.0.0.1")
+        admitted = accounts.passwords.verify(username, PASSWORD, "127.0.0.1")
         assert admitted is not None
         tokens[username] = accounts.sessions.start(admitted.principal, "bearer", 3600)
     for name, username in (("guest", "doctor"), ("north-guest", "north-doctor")):
-        host = accounts.verify(username, PASSWORD, "127.0.0.1")
+        host = accounts.passwords.verify(username, PASSWORD, "127.0.0.1")
         assert host is not None
         link, _ = doorkeeper.guests.make(STUDY, host.principal.user_id)
         guest = doorkeeper.principal(guest_user_id(link.link_id))
         assert guest is not None
         tokens[name] = accounts.sessions.start(guest, "bearer", 3600)
-    owner = accounts.verify("radiologist", PASSWORD, "127.0.0.1")
+    owner = accounts.passwords.verify("radiologist", PASSWORD, "127.0.0.1")
     assert owner is not None
     looks = frozenset({Action.SEARCH, Action.VIEW})
     _, tokens["token"] = doorkeeper.tokens.make(owner.principal.user_id, "a script", looks, 1)

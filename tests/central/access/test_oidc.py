@@ -23,9 +23,10 @@ from jwt.algorithms import RSAAlgorithm
 
 from central.access.claims import ClaimRules, principal_from
 from central.access.oidc import Attempt, Client, Provider, SignOnRefusedError
+from central.access.oidc_settings import OidcSettings
 from central.access.policy import PatientKey, Role
 from central.audit.record import Action
-from central.config import OidcSettings, Settings
+from central.config import Settings
 from central.errors import StartError
 from central.people_app import sign_ons_of
 from central.portal.sign_in import at_provider
@@ -164,7 +165,7 @@ def test_a_doctor_and_a_patient_sign_on_and_see_what_their_claims_say(place: Pla
             signed_in = house.audit.search(limit=9, action=Action.SIGN_IN, actor=name)
             assert [(row.event.outcome, row.event.actor_role) for row in signed_in] == [("success", role)]
         # The account has no password, and is blocked like any other.
-        assert house.accounts.verify("jane", "", "::1") is None
+        assert house.accounts.passwords.verify("jane", "", "::1") is None
         house.accounts.block("jane")
         assert client.get("/api/me").status_code == 401
         assert sign_on(house, "jane")[1].status_code == 403

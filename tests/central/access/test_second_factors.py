@@ -5,9 +5,10 @@ from pathlib import Path
 import argon2
 import pytest
 
-from central.access.accounts import Accounts, Admitted
+from central.access.accounts import Accounts
 from central.access.errors import FactorChangeError, SecondFactorError, ThrottledError
 from central.access.hashes import SecretHashes
+from central.access.passwords import Admitted
 from central.access.policy import Principal, Role
 from central.access.second_factors import (
     ENROLMENT_LIFE_S,
@@ -57,17 +58,19 @@ def test_an_app_counts_once_a_code_of_it_was_shown(
     accounts: Accounts, factors: SecondFactors, ann: Principal, clock: Clock
 ) -> None:
     secret = factors.begin_app(ann.user_id)
-    assert accounts.verify("ann", GOOD, "::1") == Admitted(ann, "password")
+    assert accounts.passwords.verify("ann", GOOD, "::1") == Admitted(ann, "password")
     with pytest.raises(FactorChangeError, match="not the code"):
         factors.confirm_app(ann.user_id, code(secret, clock, 5))
     assert len(factors.confirm_app(ann.user_id, code(secret, clock))) == RECOVERY_CODES
     with pytest.raises(SecondFactorError):
-        accounts.verify("ann", GOOD, "::1")
+        accounts.passwords.verify("ann", GOOD, "::1")
     with pytest.raises(SecondFactorError):
-        accounts.verify("ann", GOOD, "::1", code(secret, clock))  # the very code that confirmed
+        accounts.passwords.verify("ann", GOOD, "::1", code(secret, clock))  # the very code that confirmed
     clock.now += STEP_S
     now = code(secret, clock)
-    assert accounts.verify("ann", GOOD, "::1", f" {now[:3]} {now[3:]} ") == Admitted(ann, "password and code")
+    assert accounts.passwords.verify("ann", GOOD, "::1", f" {now[:3]} {now[3:]} ") == Admitted(
+        ann, "password and code"
+    )
     with pytest.raises(FactorChangeError, match="already"):
         factors.begin_app(ann.user_id)
 
@@ -89,10 +92,10 @@ def test_a_code_is_taken_once_and_none_before_it(
 ) -> None:
     secret, _ = set_up(factors, ann, clock)
     ahead = code(secret, clock, 1)
-    assert accounts.verify("ann", GOOD, "::1", ahead) is not None
+    assert accounts.passwords.verify("ann", GOOD, "::1", ahead) is not None
     for used in (ahead, code(secret, clock)):
         with pytest.raises(SecondFactorError):
-            accounts.verify("ann", GOOD, "::1", used)
+            accounts.passwords.verify("ann", GOOD, "::1", used)
 
 
 def test_of_two_who_send_the_same_code_at_once_one_comes_in(
@@ -113,8 +116,8 @@ def test_a_wrong_password_takes_no_code(
 ) -> None:
     secret, recovery = set_up(factors, ann, clock)
     for shown in (code(secret, clock), recovery[0]):
-        assert accounts.verify("ann", "wrong password", "::1", shown) is None
-        assert accounts.verify("ann", GOOD, "::1", shown) is not None
+        assert accounts.passwords.verify("ann", "wrong password", "::1", shown) is None
+        assert accounts.passwords.verify("ann", GOOD, "::1", shown) is not None
     assert factors.held(ann.user_id).recovery_codes == RECOVERY_CODES - 1
 
 
@@ -125,15 +128,15 @@ def test_a_recovery_code_signs_in_once(
     bob = accounts.create_user("bob", GOOD, Role.DOCTOR)
     set_up(factors, bob, clock)
     with pytest.raises(SecondFactorError):
-        accounts.verify("bob", GOOD, "::1", recovery[0])  # somebody else's
+        accounts.passwords.verify("bob", GOOD, "::1", recovery[0])  # somebody else's
     typed = recovery[0].upper().replace("-", " ")
-    assert accounts.verify("ann", GOOD, "::1", typed) == Admitted(ann, "password and recovery code")
+    assert accounts.passwords.verify("ann", GOOD, "::1", typed) == Admitted(ann, "password and recovery code")
     with pytest.raises(SecondFactorError):
-        accounts.verify("ann", GOOD, "::1", recovery[0])
+        accounts.passwords.verify("ann", GOOD, "::1", recovery[0])
     renewed = factors.renew_recovery_codes(ann.user_id)
     with pytest.raises(SecondFactorError):
-        accounts.verify("ann", GOOD, "::1", recovery[1])
-    assert accounts.verify("ann", GOOD, "::1", renewed[1]) is not None
+        accounts.passwords.verify("ann", GOOD, "::1", recovery[1])
+    assert accounts.passwords.verify("ann", GOOD, "::1", renewed[1]) is not None
 
 
 def test_wrong_codes_are_failures_like_wrong_passwords(
@@ -142,9 +145,9 @@ def test_wrong_codes_are_failures_like_wrong_passwords(
     secret, _ = set_up(factors, ann, clock)
     for number in range(FAILURES_PER_USERNAME):
         with pytest.raises(SecondFactorError):
-            accounts.verify("ann", GOOD, f"::{number}", "000000")
+            accounts.passwords.verify("ann", GOOD, f"::{number}", "000000")
     with pytest.raises(ThrottledError):
-        accounts.verify("ann", GOOD, "::9", code(secret, clock))
+        accounts.passwords.verify("ann", GOOD, "::9", code(secret, clock))
 
 
 class Counted(SecretHashes):
@@ -177,7 +180,7 @@ def test_whatever_is_wrong_costs_the_same(
         asked.clear()
         before = hashes.verified
         try:
-            assert accounts.verify(username, password, "::1", shown) is None
+            assert accounts.passwords.verify(username, password, "::1", shown) is None
         except SecondFactorError:
             assert password == GOOD
         cost[username, password, shown] = (hashes.verified - before, tuple(asked))
@@ -219,5 +222,5 @@ def test_a_reset_leaves_the_password_alone(
     token = accounts.sessions.start(ann, "cookie", 60)
     accounts.reset_factors("Ann")
     assert accounts.sessions.user_of(token, "cookie") is None
-    assert accounts.verify("ann", GOOD, "::1") == Admitted(ann, "password")
+    assert accounts.passwords.verify("ann", GOOD, "::1") == Admitted(ann, "password")
     assert not factors.has_any(ann.user_id)

@@ -8,10 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from central.access.oidc_settings import OidcOtherProvider, OidcSettings
 from central.access.policy import Role
 from central.access.web import COOKIE_NAME
 from central.audit.record import Action
-from central.config import OidcOtherProvider, OidcSettings, Settings
+from central.config import Settings
 from central.people_app import sign_ons_of
 from contract.settings import SettingsError, load_settings
 from tests.central.access.house import House, open_house

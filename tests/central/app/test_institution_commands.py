@@ -11,7 +11,8 @@ import pytest
 
 from central.access.policy import Agreement, Sharing
 from central.app import run
-from central.audit.record import Action, Wanted
+from central.audit.reading import Wanted
+from central.audit.record import Action
 from central.commands import run_command
 from central.config import Settings
 from central.foundation import Foundation

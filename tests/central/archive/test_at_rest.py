@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import random
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from central.archive.comparison import FIRST
-from central.archive.errors import ObjectDamagedError
+from central.archive.errors import ObjectDamagedError, StorageError
 from central.archive.faults import FaultKind
 from central.archive.object_files import ObjectFiles
 from central.archive.query import StudyQuery
+from central.archive.rows import StudyRow
 from central.archive.sealed_file import FRAME_BYTES, HEADER, SealedFile, sealed_size
 from central.archive.sealing_sink import SealingSink
 from central.database import Database
@@ -22,6 +24,7 @@ from central.foundation import open_archive
 from central.identity.errors import KeyFileError
 from central.identity.storage_keys import StorageKeys
 from contract.receipt import Outcome
+from tests.central.access.house import ORIGIN
 from tests.central.archive.conftest import MakeFile, Stocked, sample
 from tests.central.archive.test_archive import EVERYTHING
 from tests.central.databases import change_object, contents_in, open_index, storage, written_in
@@ -49,8 +52,12 @@ def place(tmp_path: Path) -> Iterator[Place]:
     place.db.end()
 
 
+def studies_in(stocked: Stocked) -> list[StudyRow]:
+    return stocked.archive.find_studies(EVERYTHING, StudyQuery())
+
+
 def only(stocked: Stocked) -> SealedFile:
-    (study,) = stocked.archive.find_studies(EVERYTHING, StudyQuery())
+    (study,) = studies_in(stocked)
     (stored,) = stocked.archive.open_instances(stocked.grant(study))
     path = stored.path
     assert isinstance(path, SealedFile)
@@ -177,16 +184,85 @@ def test_plain_and_encrypted_stand_side_by_side_and_the_plain_ones_can_follow(
     assert unencrypting.put(before) is Outcome.DUPLICATE, "switched off again, and what is encrypted is read"
 
 
-def test_damage_is_mended_by_the_same_image(place: Place) -> None:
+def a_bit_changed(kept: bytes) -> bytes:
+    return kept[:-1] + bytes([kept[-1] ^ 1])
+
+
+def test_listed_damage_is_mended_by_the_same_image(place: Place) -> None:
     stocked = place.open()
     content = sample("CT_small.dcm")
     stocked.put(content)
     name = only(stocked).name
-    change_object(place.root, name, lambda kept: kept[:-1] + bytes([kept[-1] ^ 1]))
+    change_object(place.root, name, a_bit_changed)
     stocked.archive.faults.note(name, FaultKind.DAMAGED)
     assert stocked.put(content) is Outcome.DUPLICATE
     assert only(stocked).name != name
     assert only(stocked).read_bytes() == content
+    assert stocked.archive.faults.count() == 0
+
+
+@pytest.mark.parametrize(
+    "change", [a_bit_changed, lambda b: b[:-1], lambda _: None], ids=["bit", "cut", "lost"]
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_damage_that_nobody_has_seen_is_mended_by_the_same_image(
+    place: Place, change: Callable[[bytes], bytes | None], *, together: bool
+) -> None:
+    """A receipt for a resend vouches for what is held: so that is looked at, as it comes."""
+    stocked = place.open()
+    content = sample("CT_small.dcm")
+    stocked.put(content)
+    name = only(stocked).name
+    assert stocked.put(content) is Outcome.DUPLICATE
+    assert only(stocked).name == name, "what is whole stays"
+    change_object(place.root, name, change)
+    with stocked.archive.new_object() as sink:
+        sink.write(content)
+        again = stocked.archive.read(sink.commit(), ORIGIN)
+    index = stocked.archive.index_together if together else stocked.archive.index_all
+    assert index([again]) == [Outcome.DUPLICATE]
+    assert only(stocked).name != name
+    assert only(stocked).read_bytes() == content
+    assert stocked.archive.faults.count() == 0
+    assert stocked.archive.removal.run() == 1, "the damaged one goes later"
+
+
+def test_what_comes_plain_mends_what_is_damaged_and_encrypted(place: Place) -> None:
+    stocked = place.open()
+    content = sample("CT_small.dcm")
+    stocked.put(content)
+    change_object(place.root, only(stocked).name, a_bit_changed)
+    later = place.open(encrypt=False)
+    assert later.put(content) is Outcome.DUPLICATE
+    (stored,) = later.archive.open_instances(later.grant(studies_in(later)[0]))
+    assert stored.path.read_bytes() == content
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_resend_is_put_off_while_the_store_cannot_say_what_it_holds(
+    place: Place, made: MakeFile, monkeypatch: pytest.MonkeyPatch, *, together: bool
+) -> None:
+    stocked = place.open()
+    content = sample("CT_small.dcm")
+    stocked.put(content)
+
+    def away(_sha256: str) -> Iterator[bytes]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with stocked.archive.new_object() as sink:
+        sink.write(content)
+        again = stocked.archive.read(sink.commit(), ORIGIN)
+    with stocked.archive.new_object() as sink:
+        sink.write(made(StudyInstanceUID="1.9"))
+        fresh = stocked.archive.read(sink.commit(), ORIGIN)
+    monkeypatch.setattr(stocked.archive._objects, "read_through", away)
+    if together:
+        error, outcome = stocked.archive.index_together([again, fresh])
+        assert isinstance(error, StorageError)
+        assert outcome is Outcome.ARCHIVED, "the fault is of one object"
+    else:
+        with pytest.raises(StorageError):
+            stocked.archive.index_all([again])
     assert stocked.archive.faults.count() == 0
 
 

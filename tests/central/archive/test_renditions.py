@@ -16,9 +16,9 @@ from central.access.policy import Principal, Role
 from central.archive.archive import Archive
 from central.archive.errors import StoreUnavailableError
 from central.archive.renditions import ReadyBytes
+from central.archive.settings import StorageSettings
 from central.archive.sources import Sources
 from central.archive.tables import Rendition
-from central.config import StorageSettings
 from central.database import Database
 from central.foundation import open_archive, open_renditions
 from tests.central.archive.conftest import RADIOLOGIST, MakeFile, Stocked

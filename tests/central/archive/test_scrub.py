@@ -79,7 +79,7 @@ def test_a_file_that_was_cut_is_not_taken_for_the_whole(
     stocked: Stocked, made: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C-GET, for one, reads it to its end; only one look in 64 compares all of it."""
-    monkeypatch.setattr("central.archive.archive._SAMPLED", 0.0)
+    monkeypatch.setattr("central.archive.opening._SAMPLED", 0.0)
     stocked_with(stocked, made, 2)
     cut = name_in_store(stocked, "1.2.1")
     change_object(stocked.root, cut, lambda content: content[:-2])
@@ -120,7 +120,7 @@ def test_a_look_finds_what_the_scrub_has_not_reached(
     stocked_with(stocked, made, 1)
     stored = open_one(stocked, "1.2.0")
     change_object(stocked.root, name_in_store(stocked, "1.2.0"), lambda _: b"something else")
-    monkeypatch.setattr("central.archive.archive._SAMPLED", 1.0)
+    monkeypatch.setattr("central.archive.opening._SAMPLED", 1.0)
     with pytest.raises(ObjectDamagedError):
         _ = stored.path
     assert [fault.kind for fault in stocked.archive.faults.untold(9)] == [FaultKind.DAMAGED]

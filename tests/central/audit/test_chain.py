@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from central.audit import record as record_module
 from central.audit.chain import FIELDS, GENESIS, Notary, link
 from central.audit.fhir import audit_event
-from central.audit.record import Action, Audit, AuditEvent, Wanted
+from central.audit.record import Action, Audit, AuditEvent
 from tests.central.audit.notary import NOTARY
 
 REPOSITORY = Path(__file__).parents[3]
@@ -173,18 +173,6 @@ def test_a_record_of_an_older_version_is_taken_into_the_chain(tmp_path: Path) ->
     again = Audit.open(path, NOTARY)
     assert again.verify().records == 4
     again.close()
-
-
-def test_rows_are_given_out_as_they_are_wanted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record_module, "_PAGE_ROWS", 5)
-    audit = Audit.open(path, NOTARY)
-    assert [row["id"] for row in audit.rows()] == list(range(1, 13))
-    assert [row["id"] for row in audit.rows(Wanted(actor="user7"))] == [7]
-    assert list(audit.rows(Wanted(study_instance_uid="9"))) == []
-    middle = next(iter(audit.rows(Wanted(actor="user7"))))["at_utc"]
-    assert [row["id"] for row in audit.rows(Wanted(since_utc=middle))] == list(range(7, 13))
-    assert [row["id"] for row in audit.rows(Wanted(until_utc=middle))] == list(range(1, 7))
-    audit.close()
 
 
 def test_a_record_as_fhir(path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Action, Audit, AuditEvent
-from central.database import AUDIT_LOCK, Postgres
+from central.postgres import AUDIT_LOCK, Postgres
 from tests.central.audit.notary import NOTARY
 from tests.postgres import PostgresServer, postgres_server
 

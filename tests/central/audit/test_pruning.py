@@ -18,7 +18,7 @@ from central.audit import pruning as pruning_module
 from central.audit import record as record_module
 from central.audit.chain import Pruned
 from central.audit.errors import AuditUnavailableError
-from central.audit.pruning import PruningError, Removal, cutoff, prune
+from central.audit.pruning import PruningError, Removal, cutoff, prune, remove
 from central.audit.record import Action, Audit, AuditEvent
 from central.foundation import open_record_beside
 from tests.central.audit.notary import NOTARY
@@ -64,9 +64,7 @@ def removed(
     delivered_id: int | None = None,
     announce: Callable[[int], None] = lambda _: None,
 ) -> Removal | None:
-    return prune(
-        audit, KEY, before_utc=before_utc, delivered_id=delivered_id, export=export, announce=announce
-    )
+    return prune(audit, before_utc=before_utc, delivered_id=delivered_id, export=export, announce=announce)
 
 
 def script_on(lines: list[object], folder: Path) -> tuple[int, str]:
@@ -130,14 +128,14 @@ def test_a_removal_that_fails_removes_nothing_and_locks_again(
     audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(AuditUnavailableError, match="no record 99"):
-        audit.prune(99, time_of(audit, 11), "0" * 64)
+        remove(audit, 99, time_of(audit, 11), "0" * 64)
 
     def fail() -> None:
         raise peewee.OperationalError("the disk is full")
 
-    monkeypatch.setattr(record_module.AuditCheckpoint, "delete", fail)
+    monkeypatch.setattr(pruning_module.AuditCheckpoint, "delete", fail)
     with pytest.raises(AuditUnavailableError):
-        audit.prune(9, time_of(audit, 11), "0" * 64)
+        remove(audit, 9, time_of(audit, 11), "0" * 64)
     monkeypatch.undo()
     assert ids(audit) == list(range(1, 13))
     assert audit.pruned() == []
@@ -205,7 +203,7 @@ def test_what_was_to_be_kept_cannot_be_explained_away(audit: Audit, tmp_path: Pa
     """Who has the key signs that old records were pruned, up to a number that a box has witnessed lately."""
     witnessed = [("box ct1", word) for _, word in audit.checkpoints()]
     long_ago = (datetime.now(UTC) - timedelta(days=3650)).isoformat()
-    audit.prune(9, long_ago, "0" * 64)
+    remove(audit, 9, long_ago, "0" * 64)
     assert audit.verify().problems == [], "the record alone does not tell"
     problems = audit.verify(witnessed).problems
     assert "were removed as if from before" in problems[0]

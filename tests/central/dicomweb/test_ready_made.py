@@ -21,7 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian, HTJ2KLossless, JPEGLSLossless
 
 from central.archive.object_names import name_of
 from central.archive.tables import Rendition
-from central.audit.record import Wanted
+from central.audit.reading import Wanted
 from central.dicomweb import frames
 from central.dicomweb.conversion import FrameCoding
 from central.dicomweb.errors import NotAnImageError
@@ -107,7 +107,7 @@ def test_nothing_is_kept_that_was_made_from_a_damaged_original(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would be shown for ever, even when the original was mended."""
-    monkeypatch.setattr("central.archive.archive._SAMPLED", 0.0)
+    monkeypatch.setattr("central.archive.opening._SAMPLED", 0.0)
     name = name_of(house.db, hashlib.sha256(image(1)).hexdigest())
     change_object(house.root, name, lambda kept: kept[:-400] + bytes(byte ^ 0xFF for byte in kept[-400:]))
     of_image = f"/dicom-web/studies/{STUDY}/series/{SERIES}/instances/{SERIES}.1"

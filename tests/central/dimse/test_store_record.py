@@ -14,7 +14,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pynetdicom import AE
 
-from central.archive.archive import Indexable
+from central.archive.examining import Indexable
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Action, AuditEvent
 from contract.receipt import Outcome

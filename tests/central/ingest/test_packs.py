@@ -17,8 +17,8 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
-from central.archive.archive import Indexable
 from central.archive.errors import StorageFullError
+from central.archive.examining import Indexable
 from central.audit.refusals import Refusals
 from central.ingest.acceptance import Acceptance
 from central.ingest.pack_acceptance import PackAcceptance

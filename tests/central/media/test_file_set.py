@@ -16,7 +16,7 @@ from pydicom import Dataset, dcmread
 from pydicom.fileset import FileSet, is_conformant_file_id
 
 from central.access.policy import PatientKey
-from central.audit.record import Wanted
+from central.audit.reading import Wanted
 from central.media import zip_stream
 from central.media.zip_stream import Member, zipped
 from tests.central.access.house import STUDY, House, open_house, pydicom_file

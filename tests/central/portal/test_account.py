@@ -150,7 +150,7 @@ def test_who_must_have_a_second_factor_reaches_nothing_else(house: House) -> Non
 
 
 def test_a_token_of_somebody_who_must_have_a_factor_opens_nothing(house: House) -> None:
-    owner = house.accounts.verify("radiologist", PASSWORD, "::1")
+    owner = house.accounts.passwords.verify("radiologist", PASSWORD, "::1")
     assert owner is not None
     looks = frozenset({Action.SEARCH})
     _, secret = house.doorkeeper.tokens.make(owner.principal.user_id, "a script", looks, 1)

@@ -191,4 +191,4 @@ def test_sessions_and_password_on_a_telephone(house: House) -> None:
         browser.type_into("#password [name=new]", "another password for tests")
         browser.press("Enter")
         browser.wait_for("location.pathname === '/signin'")
-    assert house.accounts.verify("doctor", "another password for tests", "::1") is not None
+    assert house.accounts.passwords.verify("doctor", "another password for tests", "::1") is not None

@@ -84,9 +84,9 @@ def test_a_blocked_account_is_let_in_again(house: House, admin: httpx.Client) ->
         assert step(admin, "block", username="doctor").status_code == 204
         assert doctor.get("/api/me").status_code == 401
     assert found(admin, "doctor")["doctor"]["is_blocked"]
-    assert house.accounts.verify("doctor", PASSWORD, "::1") is None
+    assert house.accounts.passwords.verify("doctor", PASSWORD, "::1") is None
     assert step(admin, "unblock", username="doctor").status_code == 204
-    assert house.accounts.verify("doctor", PASSWORD, "::1") is not None
+    assert house.accounts.passwords.verify("doctor", PASSWORD, "::1") is not None
     own = step(admin, "block", username="ADMIN")
     assert (own.status_code, "another administrator" in own.json()["detail"]) == (409, True)
     assert admin.get("/api/me").status_code == 200
@@ -152,7 +152,7 @@ def test_other_roles_learn_nothing_and_without_a_record_nothing_changes(house: H
     with house.client("admin") as admin:
         for what in ("search", "sessions", "sign-out", "block"):
             assert step(admin, what, name="", username="doctor").status_code == 503
-    assert house.accounts.verify("doctor", PASSWORD, "::1") is not None
+    assert house.accounts.passwords.verify("doctor", PASSWORD, "::1") is not None
 
 
 @pytest.mark.needs("chromium")

@@ -76,7 +76,7 @@ def archived(house: House, slices: list[Dataset]) -> str:
 
 
 def signed_in(browser: Browser, house: House) -> None:
-    admitted = house.accounts.verify("radiologist", PASSWORD, "127.0.0.1")
+    admitted = house.accounts.passwords.verify("radiologist", PASSWORD, "127.0.0.1")
     assert admitted is not None
     token = house.accounts.sessions.start(admitted.principal, "cookie", 3600)
     browser.set_cookie(house.base_url, COOKIE_NAME, token)
