@@ -170,7 +170,7 @@ def people_app(
         ],
         middleware=[
             Middleware(CrossOrigin, origins=foundation.settings.people.allowed_origins),
-            Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper),
+            Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper, audit=audit),
         ],
         exception_handlers={HTTPException: router_problem},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -227,7 +228,7 @@ def open_house(
                 *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
                 *dicomweb_routes(archive, audit, renderer, limits),
             ],
-            middleware=[Middleware(RequireSignIn, doorkeeper=doorkeeper)],
+            middleware=[Middleware(RequireSignIn, doorkeeper=doorkeeper, audit=audit)],
         )
         people_in(accounts)
         house = House(root, db, doorkeeper, audit, archive, renderer, app, boxes, gateways, pairings)
@@ -239,8 +240,9 @@ def open_house(
 
 
 @contextmanager
-def served(app: object, port: int = 0) -> Iterator[str]:
-    """`app` on a loopback port (0: one of its own), in a thread; ends with the block."""
+def served(app: object, port: int = 0, *, send_buffer_bytes: int = 0) -> Iterator[str]:
+    """`app` on a loopback port (0: one of its own), in a thread; ends with the block. With `send_buffer_bytes` little
+    of an answer leaves ahead of who reads it."""
     ready = threading.Event()
 
     class Server(uvicorn.Server):
@@ -254,6 +256,9 @@ def served(app: object, port: int = 0) -> Iterator[str]:
     thread.start()
     try:
         assert ready.wait(60), "the server did not start"
+        if send_buffer_bytes:  # connections inherit it
+            listening = server.servers[0].sockets[0]
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
