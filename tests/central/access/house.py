@@ -46,6 +46,7 @@ from central.portal.emergencies import EmergencyTerms
 from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
 from central.portal.erasures import routes as erasure_routes
+from central.portal.gateway_moves import routes as gateway_move_routes
 from central.portal.guests import routes as guest_routes
 from central.portal.institutions import routes as institution_routes
 from central.portal.looks import routes as looks_routes
@@ -218,6 +219,7 @@ def open_house(
                 *assignment_routes(doorkeeper, archive, audit),
                 *accounts_routes(doorkeeper, audit, gateways.is_known),
                 *institution_routes(doorkeeper, audit),
+                *gateway_move_routes(doorkeeper.institutions, gateways, audit),
                 *erasure_routes(erasure_requests, readmissions, archive, audit),
                 *readmission_routes(readmissions, archive, audit),
                 *study_onlooker_routes(doorkeeper, archive, audit, erasure_requests.extent, lambda: peers),

@@ -29,6 +29,7 @@ from central.access.policy import (
     department_key,
     has_privilege,
     person_name_key,
+    renew,
     scope_of,
 )
 from central.archive.archive import Archive
@@ -191,6 +192,106 @@ def test_what_a_token_can_be_made_for() -> None:
         Role.GUEST: nothing,
     }
     assert delegable(principal(Role.RADIOLOGIST, delegation=Delegation("t", frozenset(READS)))) == nothing
+
+
+ABROAD = dataclasses.replace(FACTS, institution="north")
+DOCTOR = principal(Role.DOCTOR, ("House^Gregory",), departments=("Cardiology",))
+PATIENT = principal(Role.PATIENT, (), (P1, PatientKey("", "P1")))
+
+
+@pytest.mark.parametrize(
+    ("who", "sharing", "allowed"),
+    [
+        (RADIOLOGIST, Sharing.READING, READS),
+        (DOCTOR, Sharing.EMERGENCIES, {Action.BREAK_GLASS}),
+        (
+            dataclasses.replace(DOCTOR, emergency_studies=UID),
+            Sharing.EMERGENCIES,
+            LOOKS | {Action.BREAK_GLASS},
+        ),
+        (PATIENT, Sharing.PATIENTS, READS),
+        (principal(Role.PEER), Sharing.PEERS, {Action.SEARCH, Action.EXPORT}),
+        (principal(Role.ADMIN), None, set()),
+        (principal(Role.TECHNICIAN, gateway_ids=("",), arrivals_since_utc=0), None, set()),
+    ],
+)
+def test_an_agreement_opens_what_it_says_to_the_role_it_is_for(
+    who: Principal, sharing: Sharing | None, allowed: set[Action]
+) -> None:
+    def may(facts: StudyFacts, *agreements: Agreement) -> set[Action]:
+        asking = dataclasses.replace(who, agreements=frozenset(agreements))
+        return {action for action in Action if isinstance(authorize(asking, action, facts), Grant)}
+
+    assert may(ABROAD) == set()
+    for agreed in Sharing:
+        expected = allowed if agreed is sharing else set()
+        assert may(ABROAD, Agreement(agreed, "north")) == expected, agreed
+        assert may(ABROAD, Agreement(agreed, "south")) == set(), agreed
+    # Without an issuer a Patient ID says nothing in another house.
+    nobodys = dataclasses.replace(ABROAD, issuer_of_patient_id="")
+    if who is PATIENT:
+        assert may(nobodys, Agreement(Sharing.PATIENTS, "north")) == set()
+        assert may(dataclasses.replace(nobodys, institution="default")) == READS
+
+
+def test_what_several_hold_is_granted_as_far_as_it_is_reached_the_own_first() -> None:
+    held = [dataclasses.replace(FACTS, institution=name) for name in ("west", "default", "east", "north")]
+    facts = dataclasses.replace(held[0], elsewhere=tuple(held[1:]))
+    opened = frozenset({Agreement(Sharing.READING, "west"), Agreement(Sharing.READING, "east")})
+    grant = authorize(dataclasses.replace(RADIOLOGIST, agreements=opened), Action.VIEW, facts)
+    assert isinstance(grant, Grant)
+    assert grant.institutions == ("default", "east", "west")
+
+
+def test_of_another_institutions_holding_a_denial_says_nothing() -> None:
+    refused = principal(Role.RADIOLOGIST, refused_studies=frozenset({StudyKey("north", "1.2.3")}))
+    assert authorize(refused, Action.VIEW, ABROAD) == Denied(DenialReason.NOT_IN_SCOPE)
+    both = dataclasses.replace(ABROAD, elsewhere=(WITHDRAWN,))
+    assert authorize(refused, Action.VIEW, both) == Denied(DenialReason.CONSENT_WITHDRAWN)
+
+
+def test_technicians_see_what_came_lately_from_their_boxes_or_departments() -> None:
+    def may(who: Principal, **changes: Any) -> bool:
+        came = dataclasses.replace(FACTS, arrived_from="gw-1", arrived_at_utc=100, **changes)
+        came = dataclasses.replace(came, institutional_department_name="Röntgen")
+        return isinstance(authorize(who, Action.VIEW, came), Grant)
+
+    for places in ({"gateway_ids": ("gw-1",)}, {"departments": ("RÖNTGEN",)}):
+        assert may(principal(Role.TECHNICIAN, arrivals_since_utc=100, **places))
+        assert not may(principal(Role.TECHNICIAN, arrivals_since_utc=101, **places))
+        assert not may(principal(Role.TECHNICIAN, **places))
+        assert not may(principal(Role.TECHNICIAN, arrivals_since_utc=100, **places), institution="north")
+    others = principal(
+        Role.TECHNICIAN, arrivals_since_utc=0, gateway_ids=("gw-2",), departments=("Cardiology",)
+    )
+    assert not may(others)
+
+
+def test_what_was_granted_is_renewed_only_as_far_as_it_reached() -> None:
+    opened = dataclasses.replace(
+        RADIOLOGIST, agreements=frozenset({Agreement(Sharing.READING, "north")}), granted_studies=STUDY
+    )
+    facts = dataclasses.replace(FACTS, elsewhere=(ABROAD,))
+    grant = authorize(opened, Action.EXPORT, facts)
+    assert isinstance(grant, Grant)
+    assert renew(grant, opened, facts) == grant
+    assert renew(grant, dataclasses.replace(opened, agreements=frozenset()), facts) == Denied(
+        DenialReason.NOT_IN_SCOPE
+    )
+    refused = dataclasses.replace(opened, refused_studies=STUDY, agreements=frozenset())
+    assert renew(grant, refused, facts) == Denied(DenialReason.REFUSED)
+    # A role that reads all images of a study, those that name another patient as well, for one that does not.
+    own = authorize(opened, Action.EXPORT, FACTS)
+    demoted = dataclasses.replace(opened, role=Role.DOCTOR)
+    assert isinstance(own, Grant)
+    assert isinstance(authorize(demoted, Action.EXPORT, FACTS), Grant)
+    assert renew(own, demoted, FACTS) == Denied(DenialReason.NOT_IN_SCOPE)
+    fewer = authorize(demoted, Action.EXPORT, FACTS)
+    assert isinstance(fewer, Grant)
+    assert isinstance(renew(fewer, demoted, FACTS), Grant)
+    promoted = renew(fewer, opened, facts)
+    assert isinstance(promoted, Grant)
+    assert promoted.institutions == ("default", "north")
 
 
 @pytest.mark.parametrize(
