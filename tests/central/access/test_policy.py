@@ -79,6 +79,16 @@ RADIOLOGIST = principal(Role.RADIOLOGIST)
         (principal(Role.PATIENT, granted_studies=STUDY), READS),
         (principal(Role.ADMIN, granted_studies=STUDY), set()),
         (principal(Role.SERVICE, granted_studies=STUDY), set()),
+        (principal(Role.DOCTOR, assigned_studies=UID), READS | {Action.SHARE, Action.BREAK_GLASS}),
+        (
+            principal(Role.DOCTOR, assigned_patients=frozenset({P1})),
+            READS | {Action.SHARE, Action.BREAK_GLASS},
+        ),
+        (
+            principal(Role.DOCTOR, assigned_patients=frozenset({PatientKey("", "P1")})),
+            {Action.BREAK_GLASS},
+        ),
+        (principal(Role.PATIENT, assigned_studies=UID, assigned_patients=frozenset({P1})), set()),
         (principal(Role.DOCTOR, emergency_studies=UID), LOOKS | {Action.BREAK_GLASS}),
         (principal(Role.RADIOLOGIST, refused_studies=STUDY), set()),
         (principal(Role.DOCTOR, ("House^Gregory",), granted_studies=STUDY, refused_studies=STUDY), set()),
@@ -194,8 +204,14 @@ def test_what_a_token_can_be_made_for() -> None:
     assert delegable(principal(Role.RADIOLOGIST, delegation=Delegation("t", frozenset(READS)))) == nothing
 
 
-ABROAD = dataclasses.replace(FACTS, institution="north")
-DOCTOR = principal(Role.DOCTOR, ("House^Gregory",), departments=("Cardiology",))
+ABROAD = dataclasses.replace(FACTS, institution="north", requesting_service="CARDIOLOGY")
+DOCTOR = principal(
+    Role.DOCTOR,
+    ("House^Gregory",),
+    departments=("Cardiology",),
+    assigned_studies=UID,
+    assigned_patients=frozenset({P1}),
+)
 PATIENT = principal(Role.PATIENT, (), (P1, PatientKey("", "P1")))
 
 
@@ -232,6 +248,14 @@ def test_an_agreement_opens_what_it_says_to_the_role_it_is_for(
     if who is PATIENT:
         assert may(nobodys, Agreement(Sharing.PATIENTS, "north")) == set()
         assert may(dataclasses.replace(nobodys, institution="default")) == READS
+
+
+def test_doctors_reach_what_their_department_ordered() -> None:
+    ordered = dataclasses.replace(FACTS, requesting_service="CARDIOLOGY")
+    for name, may in (("Cardiology", True), ("Surgery", False), ("", False)):
+        doctor = principal(Role.DOCTOR, departments=(name,))
+        assert isinstance(authorize(doctor, Action.EXPORT, ordered), Grant) == may
+    assert isinstance(authorize(principal(Role.DOCTOR, departments=("",)), Action.VIEW, FACTS), Denied)
 
 
 def test_what_several_hold_is_granted_as_far_as_it_is_reached_the_own_first() -> None:
