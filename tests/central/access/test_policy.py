@@ -12,15 +12,18 @@ from central.access.consent import EVERYWHERE, Consents, ConsentWithdrawal
 from central.access.policy import (
     Action,
     Agreement,
+    Arrivals,
     Delegation,
     DenialReason,
     Denied,
     Grant,
     Invitation,
     PatientKey,
+    PatientOf,
     Principal,
     Privilege,
     Role,
+    Scope,
     Sharing,
     StudyFacts,
     StudyKey,
@@ -171,6 +174,23 @@ def test_an_empty_name_or_id_is_nobodys() -> None:
     assert scope_of(technician, Action.VIEW).is_nothing
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"everything": True},
+        {"referring_physician_keys": frozenset({"house^gregory"})},
+        {"requesting_service_keys": frozenset({"cardiology"})},
+        {"arrivals": Arrivals(0, frozenset({"gw-1"}), frozenset())},
+        {"patients": frozenset({PatientOf("default", P1)})},
+        {"studies": STUDY},
+    ],
+)
+def test_a_scope_with_any_way_to_a_study_is_something(way: dict[str, Any]) -> None:
+    assert not Scope(**way).is_nothing
+    rest = {"refused_studies": STUDY, "only_study": "1.2.3", "institutions": frozenset({"default"})}
+    assert Scope(**rest).is_nothing
+
+
 def test_privileges() -> None:
     allowed = {role: {p for p in Privilege if has_privilege(principal(role), p)} for role in Role}
     assert allowed == {
@@ -259,12 +279,12 @@ def test_doctors_reach_what_their_department_ordered() -> None:
 
 
 def test_what_several_hold_is_granted_as_far_as_it_is_reached_the_own_first() -> None:
-    held = [dataclasses.replace(FACTS, institution=name) for name in ("west", "default", "east", "north")]
+    held = [dataclasses.replace(FACTS, institution=name) for name in ("west", "default", "alpha", "north")]
     facts = dataclasses.replace(held[0], elsewhere=tuple(held[1:]))
-    opened = frozenset({Agreement(Sharing.READING, "west"), Agreement(Sharing.READING, "east")})
+    opened = frozenset({Agreement(Sharing.READING, "west"), Agreement(Sharing.READING, "alpha")})
     grant = authorize(dataclasses.replace(RADIOLOGIST, agreements=opened), Action.VIEW, facts)
     assert isinstance(grant, Grant)
-    assert grant.institutions == ("default", "east", "west")
+    assert grant.institutions == ("default", "alpha", "west")
 
 
 def test_of_another_institutions_holding_a_denial_says_nothing() -> None:
