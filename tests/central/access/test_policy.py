@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -431,6 +432,98 @@ STUDIES = st.lists(
 )
 
 
+def insert(db: Database, study: dict[str, Any]) -> None:
+    columns: dict[str, object] = dict.fromkeys(Study._meta.fields, "")
+    del columns["id"]
+    columns |= {
+        "study_instance_uid": study["uid"],
+        "institution": study["institution"],
+        "patient_id": study["patient"].patient_id,
+        "issuer_of_patient_id": study["patient"].issuer,
+        "referring_physician_name": study["physician"],
+        "referring_physician_key": person_name_key(study["physician"]),
+        "requesting_service_key": department_key(study["service"]),
+        "institutional_department_key": department_key(study["department"]),
+        "arrived_from": study["arrived_from"],
+        "arrived_at_utc": study["arrived_at_utc"],
+        "number_of_series": 1,
+        "number_of_instances": 1,
+    }
+    Study.insert(**columns).execute(db)
+
+
+HERE = frozenset({"default"})
+GW_1 = frozenset({"gw-1"})
+HOUSES_KEY = frozenset({"house^gregory"})
+CARDIOLOGY = frozenset({"cardiology"})
+EACH_WAY: list[dict[str, Any]] = [
+    {"everything": True},
+    {"everything": True, "institutions": HERE},
+    {"everything": True, "institutions": frozenset({"default", "b"})},
+    {"referring_physician_keys": HOUSES_KEY},
+    {"referring_physician_keys": HOUSES_KEY, "institutions": HERE},
+    {"requesting_service_keys": CARDIOLOGY, "institutions": HERE},
+    {"requesting_service_keys": CARDIOLOGY, "institutions": frozenset({"default", "b"})},
+    {"arrivals": Arrivals(100, GW_1, frozenset()), "institutions": HERE},
+    {"arrivals": Arrivals(100, frozenset(), CARDIOLOGY), "institutions": HERE},
+    {"arrivals": Arrivals(100, GW_1, CARDIOLOGY)},
+    {"arrivals": Arrivals(101, GW_1, CARDIOLOGY)},
+    {"patients": frozenset({PatientOf("b", P1)}), "institutions": HERE},
+    {"studies": frozenset({StudyKey("b", "1.2.21"), StudyKey("default", "1.2.3")}), "institutions": HERE},
+    {"everything": True, "only_study": "1.2.3"},
+    {
+        "everything": True,
+        "refused_studies": frozenset({StudyKey("default", "1.2.3"), StudyKey("b", "1.2.3")}),
+    },
+    {"everything": True, "despite_withdrawal_of": frozenset({PatientOf("default", P1)})},
+]
+
+
+def test_each_way_alone_finds_in_sql_what_it_covers(archive_db: tuple[Archive, Database]) -> None:
+    archive, db = archive_db
+    consents = Consents.open(db)
+    patients = (P1, PatientKey("", "P1"), PatientKey("HOSP", "P2"))
+    arrived = (("gw-1", "", 100), ("gw-1", "Cardiology", 99), ("gw-2", "CARDIOLOGY", 150), ("gw-2", "", 150))
+    all_of_it = product(("default", "b", "c"), patients, ("House^Gregory", ""), ("Cardiology", ""), arrived)
+    for number, (institution, patient, physician, service, (box, department, at_utc)) in enumerate(all_of_it):
+        insert(
+            db,
+            {
+                "uid": f"1.2.{number % 72}",  # so that several hold a study of one UID
+                "institution": institution,
+                "patient": patient,
+                "physician": physician,
+                "service": service,
+                "department": department,
+                "arrived_from": box,
+                "arrived_at_utc": at_utc,
+            },
+        )
+
+    def compare(way: dict[str, Any]) -> int:
+        scope = Scope(**way)
+        rows = archive.find_studies(scope, StudyQuery(limit=None))
+        covered = set()
+        for number in range(72):
+            facts = archive.facts(f"1.2.{number}")
+            assert facts is not None
+            held = (facts, *facts.elsewhere)
+            covered |= {(one.institution, one.study_instance_uid) for one in held if scope.covers(one)}
+        assert {(row.institution, row.study_instance_uid) for row in rows} == covered, way
+        return len(covered)
+
+    before = [compare(way) for way in EACH_WAY]
+    assert min(before) > 0
+    ended = consents.withdraw(PatientKey("HOSP", "P2"), "admin")
+    consents.end(ended)
+    assert [compare(way) for way in EACH_WAY] == before
+    consents.withdraw(P1, "admin")
+    consents.withdraw(PatientKey("", "P1"), "admin", institution="b")
+    after = [compare(way) for way in EACH_WAY]
+    assert after[0] == before[0] - 48 - 16  # everywhere, and at one institution
+    assert after[-1] == after[0] + 16  # the excepted patient's, at one institution
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     who=HOSTS | GUESTS,
@@ -453,23 +546,7 @@ def test_a_search_finds_exactly_what_can_be_opened(
         if patient.patient_id:
             consents.withdraw(patient, "admin", institution=house)
     for study in studies:
-        columns: dict[str, object] = dict.fromkeys(Study._meta.fields, "")
-        del columns["id"]
-        columns |= {
-            "study_instance_uid": study["uid"],
-            "institution": study["institution"],
-            "patient_id": study["patient"].patient_id,
-            "issuer_of_patient_id": study["patient"].issuer,
-            "referring_physician_name": study["physician"],
-            "referring_physician_key": person_name_key(study["physician"]),
-            "requesting_service_key": department_key(study["service"]),
-            "institutional_department_key": department_key(study["department"]),
-            "arrived_from": study["arrived_from"],
-            "arrived_at_utc": study["arrived_at_utc"],
-            "number_of_series": 1,
-            "number_of_instances": 1,
-        }
-        Study.insert(**columns).execute(db)
+        insert(db, study)
     scope = scope_of(who, action)
     rows = archive.find_studies(scope, StudyQuery())
     found = {(row.institution, row.study_instance_uid) for row in rows}
