@@ -37,7 +37,7 @@ from central.access.policy import (
     scope_of,
 )
 from central.archive.archive import Archive
-from central.archive.query import StudyQuery
+from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.tables import Study
 from central.database import Database
 from tests.central.databases import open_archive_in, open_index
@@ -500,6 +500,8 @@ def test_each_way_alone_finds_in_sql_what_it_covers(archive_db: tuple[Archive, D
             },
         )
 
+    nothings: list[dict[str, Any]] = [{}, {"institutions": HERE}, {"only_study": "1.2.3"}]
+
     def compare(way: dict[str, Any]) -> int:
         scope = Scope(**way)
         rows = archive.find_studies(scope, StudyQuery(limit=None))
@@ -512,6 +514,10 @@ def test_each_way_alone_finds_in_sql_what_it_covers(archive_db: tuple[Archive, D
         assert {(row.institution, row.study_instance_uid) for row in rows} == covered, way
         return len(covered)
 
+    for nothing in nothings:
+        assert compare(nothing) == 0
+        assert archive.find_series(Scope(**nothing), SeriesQuery()) == []
+        assert archive.find_instances(Scope(**nothing), InstanceQuery()) == []
     before = [compare(way) for way in EACH_WAY]
     assert min(before) > 0
     ended = consents.withdraw(PatientKey("HOSP", "P2"), "admin")
