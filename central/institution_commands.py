@@ -78,14 +78,9 @@ class InstitutionCommands(CommandGroup):
     def _move(self, options: argparse.Namespace) -> None:
         with closing(Foundation.open(self._settings(options))) as foundation:
             institution = foundation.doorkeeper.institutions.require(options.institution)
-            said = f"gateway {options.gateway_id} is moved to institution {institution}"
-            foundation.audit.record(
-                self._event(
-                    Action.ACCESS_CHANGE,
-                    said,
-                    frozenset({institution, foundation.gateways.institution_of(options.gateway_id)}),
-                )
-            )
-            if not foundation.gateways.move(options.gateway_id, institution):
+            former = foundation.gateways.institution_of(options.gateway_id)
+            said = f"gateway {options.gateway_id} is moved from {former} to institution {institution}"
+            foundation.audit.record(self._event(Action.ACCESS_CHANGE, said, frozenset({institution, former})))
+            if not foundation.gateways.move(options.gateway_id, institution, former=former):
                 raise StartError(f"there is no gateway {options.gateway_id}; gateways list shows them")
         print(said)

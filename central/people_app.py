@@ -45,6 +45,7 @@ from central.portal.emergencies import EmergencyTerms
 from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
 from central.portal.erasures import routes as erasure_routes
+from central.portal.gateway_moves import routes as gateway_move_routes
 from central.portal.guests import routes as guest_routes
 from central.portal.institutions import routes as institution_routes
 from central.portal.looks import routes as looks_routes
@@ -164,13 +165,14 @@ def people_app(
             *worklist_routes(worklist, audit, Ordering(foundation.doorkeeper.assignments, archive)),
             *station_routes(worklist.entries, archive, audit),
             *institution_routes(foundation.doorkeeper, audit),
+            *gateway_move_routes(foundation.doorkeeper.institutions, foundation.gateways, audit),
             *erasure_routes(erasure_requests, readmissions, archive, audit),
             *readmission_routes(readmissions, archive, audit),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
         middleware=[
             Middleware(CrossOrigin, origins=foundation.settings.people.allowed_origins),
-            Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper),
+            Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper, audit=audit),
         ],
         exception_handlers={HTTPException: router_problem},
     )

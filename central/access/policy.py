@@ -74,6 +74,7 @@ __all__ = [
     "managed",
     "manages",
     "person_name_key",
+    "renew",
     "scope_of",
 ]
 
@@ -233,6 +234,19 @@ def authorize(principal: Principal, action: Action, facts: StudyFacts) -> Grant 
         return Denied(why_not.get(principal.institution) or DenialReason.NOT_IN_SCOPE)
     granted.sort(key=lambda institution: (institution != principal.institution, institution))
     return Grant(principal, action, facts.study_instance_uid, _MINT, tuple(granted))
+
+
+def renew(grant: Grant, principal: Principal, facts: StudyFacts) -> Grant | Denied:
+    """Decide anew on what was granted, with `principal` and `facts` as they are now; denied as well where less of the
+    study is reached than before."""
+    decision = authorize(principal, grant.action, facts)
+    if isinstance(decision, Denied):
+        return decision
+    before = scope_of(grant.principal, grant.action)
+    shrunk = before.everything and not scope_of(principal, grant.action).everything
+    if shrunk or not set(grant.institutions) <= set(decision.institutions):
+        return Denied(DenialReason.NOT_IN_SCOPE)
+    return decision
 
 
 def delegable(principal: Principal) -> frozenset[Action]:

@@ -11,6 +11,7 @@ What is always true
   Origin; the cookie itself is SameSite=Strict).
 - An API token reaches DICOMweb and `/api/me`, whatever its owner may.
 - Who must have a second factor and has none reaches what sets one up, and nothing else.
+- An answer that takes long ends early when what it gives out may not be had any more (`central.access.ongoing`).
 - Programs (under ``/api`` and ``/dicom-web``) get 401 as a problem; people get the sign-in page.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import partial
 from typing import Final, Literal
 from urllib.parse import quote, urlsplit
 
@@ -28,10 +30,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from central.access.doorkeeper import Doorkeeper
 from central.access.headers import with_safe_headers
-from central.access.policy import Principal
+from central.access.ongoing import AccessEndedError, Ongoing
+from central.access.policy import Principal, Role
 from central.access.problems import problem
 from central.access.sessions import Arrival, SessionKind, browser_of
-from central.audit.record import Action, AuditEvent, Outcome
+from central.audit.record import Action, Audit, AuditEvent, Outcome
 
 COOKIE_NAME: Final = "dicomnet_session"
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -126,6 +129,13 @@ def principal_of(request: Request) -> Principal:
     return principal
 
 
+def ongoing_of(request: Request) -> Ongoing:
+    """What the answer to `request` gives out, as `RequireSignIn` watches it."""
+    ongoing = request.state.ongoing
+    assert isinstance(ongoing, Ongoing), "this route is not behind RequireSignIn"
+    return ongoing
+
+
 def audit_event(
     request: Request,
     action: Action,
@@ -157,9 +167,10 @@ def audit_event(
 class RequireSignIn:
     """ASGI middleware: default deny. Wraps the whole application of the people listener."""
 
-    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper) -> None:
+    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper, audit: Audit) -> None:
         self._app = app
         self._doorkeeper = doorkeeper
+        self._audit = audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -192,7 +203,30 @@ class RequireSignIn:
                 await refusal(scope, receive, send)
                 return
             scope.setdefault("state", {})["principal"] = principal
+            await self._answer_to(principal, request, receive, send)
+            return
         await self._app(scope, receive, send)
+
+    async def _answer_to(self, principal: Principal, request: Request, receive: Receive, send: Send) -> None:
+        ongoing = Ongoing(partial(self._caller, principal, request), self._audit.record)
+        request.scope["state"]["ongoing"] = ongoing
+        try:
+            await self._app(request.scope, receive, ongoing.sending(send))
+        except AccessEndedError:
+            return  # without the answer's end, which makes the server close the connection
+        except Exception:
+            # What is erased may fail to be read before it is asked about.
+            await run_in_threadpool(ongoing.has_ended)
+            raise
+
+    def _caller(self, before: Principal, request: Request) -> Principal | str:
+        """Who calls now, or why it is nobody any more."""
+        now = authenticate(request, self._doorkeeper)
+        if now is not None:
+            return now
+        if self._doorkeeper.principal(before.user_id) is None:
+            return "the link has ended" if before.role is Role.GUEST else "the account is blocked"
+        return "the API token has ended" if before.delegation is not None else "the session has ended"
 
 
 def _to_enrolment(request: Request) -> Response:

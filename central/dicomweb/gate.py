@@ -2,15 +2,15 @@
 
 What is always true: the policy decides first, the audit record is durable second, bytes leave third. A study
 that is not here and one that the caller may not see end in the same error, and both are recorded. The policy decides
-anew each time; a record may stand for what the same session asks again, and for the frames of a series
-(`central.audit.spans`). While the record is written the answer is prepared: `once_recorded` is around everything that
-answers through a `Gate`, and holds it back.
+anew each time, and again while a long answer leaves (`central.access.ongoing`); a record may stand for what the same
+session asks again, and for the frames of a series (`central.audit.spans`). While the record is written the answer is
+prepared: `once_recorded` is around everything that answers through a `Gate`, and holds it back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from typing import Final
 
 from starlette.requests import Request
@@ -22,11 +22,13 @@ from central.access.policy import (
     DenialReason,
     Denied,
     Grant,
+    Principal,
     Scope,
     authorize,
+    renew,
     scope_of,
 )
-from central.access.web import audit_event, principal_of, session_of
+from central.access.web import audit_event, ongoing_of, principal_of, session_of
 from central.archive.archive import Archive
 from central.archive.rows import StoredInstance
 from central.audit.record import Audit, AuditEvent, Outcome, Recording
@@ -127,7 +129,16 @@ class Gate:
             self._record_span(request, event)
         else:
             self._record(request, event)
+        ongoing_of(request).gives_out(event, partial(self._why_not, decision))
         return decision
+
+    def _why_not(self, grant: Grant, principal: Principal) -> str | None:
+        """What keeps `principal` from what was granted, by now."""
+        facts = self._archive.facts(grant.study_instance_uid)
+        if facts is None:
+            return "not here"
+        decision = renew(grant, principal, facts)
+        return decision.reason.value if isinstance(decision, Denied) else None
 
     def instance(
         self, request: Request, action: Action, detail: str, *, goes_on: bool = False

@@ -24,7 +24,7 @@ from typing import BinaryIO, Final
 
 from pynetdicom.dimse_primitives import C_GET
 
-from central.access.policy import Action, Grant, authorize, scope_of
+from central.access.policy import Action, Grant, authorize, renew, scope_of
 from central.archive.archive import Archive
 from central.archive.errors import ArchiveError, QueryError
 from central.archive.query import InstanceQuery
@@ -237,10 +237,11 @@ class Retrieve:
     def _stands(self, request: Request, verb: str, grant: Grant) -> bool:
         """Whether the policy says the same now; that it does not is on record."""
         facts = self._archive.facts(grant.study_instance_uid)
-        decision = authorize(request.peer.principal, Action.EXPORT, facts) if facts else None
-        if isinstance(decision, Grant) and set(grant.institutions) <= set(decision.institutions):
+        decision = renew(grant, request.peer.principal, facts) if facts else None
+        if isinstance(decision, Grant):
             return True
-        self._record(request, "refused", f"{verb}: ended while it ran", grant.study_instance_uid)
+        why = decision.reason.value if decision else "not here"
+        self._record(request, "refused", f"{verb}: ended while it ran: {why}", grant.study_instance_uid)
         return False
 
     def _named(self, request: Request, query: InstanceQuery) -> list[InstanceRow]:

@@ -9,6 +9,7 @@ from typing import Final
 
 from pydicom import Dataset
 
+from central.access.ongoing import STANDS_S
 from central.access.policy import Grant
 from central.archive.archive import Archive
 from central.archive.errors import NoSuchInstanceError
@@ -17,9 +18,6 @@ from central.audit.record import Recording
 from central.dimse.association import SUCCESS
 from central.dimse.calling import MAX_CONTEXTS
 from central.dimse.negotiation import NATIVE_SYNTAXES
-
-STANDS_S: Final = 10.0
-"""How long a decision counts in a retrieval that goes on."""
 
 _SOME_FAILED: Final = 0xB000
 _ALL_FAILED: Final = 0xA702

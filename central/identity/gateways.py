@@ -238,9 +238,12 @@ class Gateways:
         known = Gateway.select(Gateway.institution).where(Gateway.gateway_id == gateway_id)
         return known.scalar(self._db) or DEFAULT_INSTITUTION
 
-    def move(self, gateway_id: str, institution: str) -> bool:
-        """Make it a box of another institution; what it has sent stays where it came in. False: there is none such."""
-        update = Gateway.update(institution=institution).where(Gateway.gateway_id == gateway_id)
+    def move(self, gateway_id: str, institution: str, *, former: str) -> bool:
+        """Make a box of `former` another institution's; what it has sent stays where it came in. False: `former` has
+        none such."""
+        update = Gateway.update(institution=institution).where(
+            Gateway.gateway_id == gateway_id, Gateway.institution == former
+        )
         return bool(update.execute(self._db))
 
     def listed(

@@ -54,7 +54,7 @@ class _Desk:
         )
 
     def listed(self, request: Request) -> Response:
-        if (refusal := _managers_only(request)) is not None:
+        if (refusal := managers_only(request)) is not None:
             return refusal
         own = managed(principal_of(request))
         found = [
@@ -73,7 +73,7 @@ class _Desk:
 
     def _add(self, request: Request, institution: str, name: str) -> Response:
         detail = f"institution {institution}: {name}"
-        answer = admit(self._audit, request, _whole_central_only(request), Action.ACCESS_CHANGE, detail)
+        answer = admit(self._audit, request, whole_central_only(request), Action.ACCESS_CHANGE, detail)
         if answer is not None:
             return answer
         try:
@@ -83,7 +83,7 @@ class _Desk:
         return JSONResponse({"institution": institution, "name": name}, 201, headers=NO_STORE)
 
     def agreements(self, request: Request) -> Response:
-        if (refusal := _managers_only(request)) is not None:
+        if (refusal := managers_only(request)) is not None:
             return refusal
         own = managed(principal_of(request))
         found = [
@@ -110,7 +110,7 @@ class _Desk:
         answer = admit(
             self._audit,
             request,
-            _whole_central_only(request),
+            whole_central_only(request),
             Action.ACCESS_CHANGE,
             detail,
             institutions=(opened_by, opened_to),
@@ -130,7 +130,7 @@ class _Desk:
         found = next(
             (one for one in self._institutions.agreements() if one.agreement_id == agreement_id), None
         )
-        refusal = _whole_central_only(request)
+        refusal = whole_central_only(request)
         if refusal is None and found is None:
             refusal = problem(404, "there is no such agreement that holds")
         said = f"{found.sharing}: {found.opened_by} to {found.opened_to}" if found else agreement_id[:64]
@@ -149,12 +149,14 @@ class _Desk:
         return Response(status_code=204)
 
 
-def _managers_only(request: Request) -> Response | None:
+def managers_only(request: Request) -> Response | None:
+    """A refusal for everybody but administrators."""
     allowed = has_privilege(principal_of(request), Privilege.MANAGE_ACCESS)
     return None if allowed else problem(403, "your role may not manage access")
 
 
-def _whole_central_only(request: Request) -> Response | None:
+def whole_central_only(request: Request) -> Response | None:
+    """A refusal for everybody but administrators of the whole central."""
     allowed = (
         has_privilege(principal_of(request), Privilege.MANAGE_ACCESS)
         and managed(principal_of(request)) is None

@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from central.access.policy import (
+    DenialReason,
     PatientKey,
     Principal,
     Privilege,
@@ -35,7 +36,7 @@ from central.access.policy import (
 )
 from central.access.problems import problem
 from central.access.sign_in import FormError, small_form
-from central.access.web import audit_event, principal_of
+from central.access.web import audit_event, ongoing_of, principal_of
 from central.archive.archive import Archive
 from central.archive.query import StudyQuery
 from central.archive.rows import StudyRow
@@ -167,6 +168,8 @@ class _Desk:
             return problem(503, _UNAVAILABLE)
         if isinstance(wanted, Response):
             return wanted
+        event = audit_event(request, Action.EXPORT, "success", f"audit record, {kind}")
+        ongoing_of(request).gives_out(event, partial(_why_not, managed(principal_of(request))))
         media_type, name = _FILES[kind]
         return StreamingResponse(
             lines(self._audit, wanted, kind, self._central_id),
@@ -219,6 +222,12 @@ async def _with_form(answer: Callable[[Request, Mapping[str, str]], Response], r
     except FormError as error:
         return problem(400, str(error))
     return await run_in_threadpool(answer, request, form)
+
+
+def _why_not(institution: str | None, auditor: Principal) -> str | None:
+    """What keeps `auditor` from the records of `institution` (None: all) by now."""
+    may = has_privilege(auditor, Privilege.READ_AUDIT) and managed(auditor) == institution
+    return None if may else DenialReason.ROLE_MAY_NOT.value
 
 
 def _conditions(query: Mapping[str, str]) -> Wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,7 @@ from central.portal.emergencies import EmergencyTerms
 from central.portal.emergencies import routes as emergency_routes
 from central.portal.enrolments import routes as enrolment_routes
 from central.portal.erasures import routes as erasure_routes
+from central.portal.gateway_moves import routes as gateway_move_routes
 from central.portal.guests import routes as guest_routes
 from central.portal.institutions import routes as institution_routes
 from central.portal.looks import routes as looks_routes
@@ -217,6 +219,7 @@ def open_house(
                 *assignment_routes(doorkeeper, archive, audit),
                 *accounts_routes(doorkeeper, audit, gateways.is_known),
                 *institution_routes(doorkeeper, audit),
+                *gateway_move_routes(doorkeeper.institutions, gateways, audit),
                 *erasure_routes(erasure_requests, readmissions, archive, audit),
                 *readmission_routes(readmissions, archive, audit),
                 *study_onlooker_routes(doorkeeper, archive, audit, erasure_requests.extent, lambda: peers),
@@ -227,7 +230,7 @@ def open_house(
                 *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
                 *dicomweb_routes(archive, audit, renderer, limits),
             ],
-            middleware=[Middleware(RequireSignIn, doorkeeper=doorkeeper)],
+            middleware=[Middleware(RequireSignIn, doorkeeper=doorkeeper, audit=audit)],
         )
         people_in(accounts)
         house = House(root, db, doorkeeper, audit, archive, renderer, app, boxes, gateways, pairings)
@@ -239,8 +242,9 @@ def open_house(
 
 
 @contextmanager
-def served(app: object, port: int = 0) -> Iterator[str]:
-    """`app` on a loopback port (0: one of its own), in a thread; ends with the block."""
+def served(app: object, port: int = 0, *, send_buffer_bytes: int = 0) -> Iterator[str]:
+    """`app` on a loopback port (0: one of its own), in a thread; ends with the block. With `send_buffer_bytes` little
+    of an answer leaves ahead of who reads it."""
     ready = threading.Event()
 
     class Server(uvicorn.Server):
@@ -254,6 +258,9 @@ def served(app: object, port: int = 0) -> Iterator[str]:
     thread.start()
     try:
         assert ready.wait(60), "the server did not start"
+        if send_buffer_bytes:  # connections inherit it
+            listening = server.servers[0].sockets[0]
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True

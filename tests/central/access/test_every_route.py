@@ -118,6 +118,9 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/institutions"): (PAGE, 200, 403, 403, 403, 403, 403, 403, 403),
     ("GET", "/api/institutions"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
     ("POST", "/api/institutions"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
+    ("GET", "/api/gateways/institutions"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
+    # The rest: test_gateway_moves.
+    ("POST", "/api/gateways/institution"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("GET", "/api/agreements"): (DATA, 200, 403, 403, 403, 403, 403, 403, 403),
     ("POST", "/api/agreements"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("DELETE", "/api/agreements/{agreement_id}"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),

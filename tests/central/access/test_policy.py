@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ from central.access.consent import EVERYWHERE, Consents, ConsentWithdrawal
 from central.access.policy import (
     Action,
     Agreement,
+    Arrivals,
     Delegation,
     DenialReason,
     Denied,
     Grant,
     Invitation,
     PatientKey,
+    PatientOf,
     Principal,
     Privilege,
     Role,
+    Scope,
     Sharing,
     StudyFacts,
     StudyKey,
@@ -29,10 +33,11 @@ from central.access.policy import (
     department_key,
     has_privilege,
     person_name_key,
+    renew,
     scope_of,
 )
 from central.archive.archive import Archive
-from central.archive.query import StudyQuery
+from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.tables import Study
 from central.database import Database
 from tests.central.databases import open_archive_in, open_index
@@ -78,6 +83,16 @@ RADIOLOGIST = principal(Role.RADIOLOGIST)
         (principal(Role.PATIENT, granted_studies=STUDY), READS),
         (principal(Role.ADMIN, granted_studies=STUDY), set()),
         (principal(Role.SERVICE, granted_studies=STUDY), set()),
+        (principal(Role.DOCTOR, assigned_studies=UID), READS | {Action.SHARE, Action.BREAK_GLASS}),
+        (
+            principal(Role.DOCTOR, assigned_patients=frozenset({P1})),
+            READS | {Action.SHARE, Action.BREAK_GLASS},
+        ),
+        (
+            principal(Role.DOCTOR, assigned_patients=frozenset({PatientKey("", "P1")})),
+            {Action.BREAK_GLASS},
+        ),
+        (principal(Role.PATIENT, assigned_studies=UID, assigned_patients=frozenset({P1})), set()),
         (principal(Role.DOCTOR, emergency_studies=UID), LOOKS | {Action.BREAK_GLASS}),
         (principal(Role.RADIOLOGIST, refused_studies=STUDY), set()),
         (principal(Role.DOCTOR, ("House^Gregory",), granted_studies=STUDY, refused_studies=STUDY), set()),
@@ -160,6 +175,23 @@ def test_an_empty_name_or_id_is_nobodys() -> None:
     assert scope_of(technician, Action.VIEW).is_nothing
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"everything": True},
+        {"referring_physician_keys": frozenset({"house^gregory"})},
+        {"requesting_service_keys": frozenset({"cardiology"})},
+        {"arrivals": Arrivals(0, frozenset({"gw-1"}), frozenset())},
+        {"patients": frozenset({PatientOf("default", P1)})},
+        {"studies": STUDY},
+    ],
+)
+def test_a_scope_with_any_way_to_a_study_is_something(way: dict[str, Any]) -> None:
+    assert not Scope(**way).is_nothing
+    rest = {"refused_studies": STUDY, "only_study": "1.2.3", "institutions": frozenset({"default"})}
+    assert Scope(**rest).is_nothing
+
+
 def test_privileges() -> None:
     allowed = {role: {p for p in Privilege if has_privilege(principal(role), p)} for role in Role}
     assert allowed == {
@@ -191,6 +223,120 @@ def test_what_a_token_can_be_made_for() -> None:
         Role.GUEST: nothing,
     }
     assert delegable(principal(Role.RADIOLOGIST, delegation=Delegation("t", frozenset(READS)))) == nothing
+
+
+ABROAD = dataclasses.replace(FACTS, institution="north", requesting_service="CARDIOLOGY")
+DOCTOR = principal(
+    Role.DOCTOR,
+    ("House^Gregory",),
+    departments=("Cardiology",),
+    assigned_studies=UID,
+    assigned_patients=frozenset({P1}),
+)
+PATIENT = principal(Role.PATIENT, (), (P1, PatientKey("", "P1")))
+
+
+@pytest.mark.parametrize(
+    ("who", "sharing", "allowed"),
+    [
+        (RADIOLOGIST, Sharing.READING, READS),
+        (DOCTOR, Sharing.EMERGENCIES, {Action.BREAK_GLASS}),
+        (
+            dataclasses.replace(DOCTOR, emergency_studies=UID),
+            Sharing.EMERGENCIES,
+            LOOKS | {Action.BREAK_GLASS},
+        ),
+        (PATIENT, Sharing.PATIENTS, READS),
+        (principal(Role.PEER), Sharing.PEERS, {Action.SEARCH, Action.EXPORT}),
+        (principal(Role.ADMIN), None, set()),
+        (principal(Role.TECHNICIAN, gateway_ids=("",), arrivals_since_utc=0), None, set()),
+    ],
+)
+def test_an_agreement_opens_what_it_says_to_the_role_it_is_for(
+    who: Principal, sharing: Sharing | None, allowed: set[Action]
+) -> None:
+    def may(facts: StudyFacts, *agreements: Agreement) -> set[Action]:
+        asking = dataclasses.replace(who, agreements=frozenset(agreements))
+        return {action for action in Action if isinstance(authorize(asking, action, facts), Grant)}
+
+    assert may(ABROAD) == set()
+    for agreed in Sharing:
+        expected = allowed if agreed is sharing else set()
+        assert may(ABROAD, Agreement(agreed, "north")) == expected, agreed
+        assert may(ABROAD, Agreement(agreed, "south")) == set(), agreed
+    # Without an issuer a Patient ID says nothing in another house.
+    nobodys = dataclasses.replace(ABROAD, issuer_of_patient_id="")
+    if who is PATIENT:
+        assert may(nobodys, Agreement(Sharing.PATIENTS, "north")) == set()
+        assert may(dataclasses.replace(nobodys, institution="default")) == READS
+
+
+def test_doctors_reach_what_their_department_ordered() -> None:
+    ordered = dataclasses.replace(FACTS, requesting_service="CARDIOLOGY")
+    for name, may in (("Cardiology", True), ("Surgery", False), ("", False)):
+        doctor = principal(Role.DOCTOR, departments=(name,))
+        assert isinstance(authorize(doctor, Action.EXPORT, ordered), Grant) == may
+    assert isinstance(authorize(principal(Role.DOCTOR, departments=("",)), Action.VIEW, FACTS), Denied)
+
+
+def test_what_several_hold_is_granted_as_far_as_it_is_reached_the_own_first() -> None:
+    held = [dataclasses.replace(FACTS, institution=name) for name in ("west", "default", "alpha", "north")]
+    facts = dataclasses.replace(held[0], elsewhere=tuple(held[1:]))
+    opened = frozenset({Agreement(Sharing.READING, "west"), Agreement(Sharing.READING, "alpha")})
+    grant = authorize(dataclasses.replace(RADIOLOGIST, agreements=opened), Action.VIEW, facts)
+    assert isinstance(grant, Grant)
+    assert grant.institutions == ("default", "alpha", "west")
+
+
+def test_of_another_institutions_holding_a_denial_says_nothing() -> None:
+    refused = principal(Role.RADIOLOGIST, refused_studies=frozenset({StudyKey("north", "1.2.3")}))
+    assert authorize(refused, Action.VIEW, ABROAD) == Denied(DenialReason.NOT_IN_SCOPE)
+    both = dataclasses.replace(ABROAD, elsewhere=(WITHDRAWN,))
+    assert authorize(refused, Action.VIEW, both) == Denied(DenialReason.CONSENT_WITHDRAWN)
+
+
+def test_technicians_see_what_came_lately_from_their_boxes_or_departments() -> None:
+    def may(who: Principal, **changes: Any) -> bool:
+        came = dataclasses.replace(FACTS, arrived_from="gw-1", arrived_at_utc=100, **changes)
+        came = dataclasses.replace(came, institutional_department_name="Röntgen")
+        return isinstance(authorize(who, Action.VIEW, came), Grant)
+
+    for places in ({"gateway_ids": ("gw-1",)}, {"departments": ("RÖNTGEN",)}):
+        assert may(principal(Role.TECHNICIAN, arrivals_since_utc=100, **places))
+        assert not may(principal(Role.TECHNICIAN, arrivals_since_utc=101, **places))
+        assert not may(principal(Role.TECHNICIAN, **places))
+        assert not may(principal(Role.TECHNICIAN, arrivals_since_utc=100, **places), institution="north")
+    others = principal(
+        Role.TECHNICIAN, arrivals_since_utc=0, gateway_ids=("gw-2",), departments=("Cardiology",)
+    )
+    assert not may(others)
+
+
+def test_what_was_granted_is_renewed_only_as_far_as_it_reached() -> None:
+    opened = dataclasses.replace(
+        RADIOLOGIST, agreements=frozenset({Agreement(Sharing.READING, "north")}), granted_studies=STUDY
+    )
+    facts = dataclasses.replace(FACTS, elsewhere=(ABROAD,))
+    grant = authorize(opened, Action.EXPORT, facts)
+    assert isinstance(grant, Grant)
+    assert renew(grant, opened, facts) == grant
+    assert renew(grant, dataclasses.replace(opened, agreements=frozenset()), facts) == Denied(
+        DenialReason.NOT_IN_SCOPE
+    )
+    refused = dataclasses.replace(opened, refused_studies=STUDY, agreements=frozenset())
+    assert renew(grant, refused, facts) == Denied(DenialReason.REFUSED)
+    # A role that reads all images of a study, those that name another patient as well, for one that does not.
+    own = authorize(opened, Action.EXPORT, FACTS)
+    demoted = dataclasses.replace(opened, role=Role.DOCTOR)
+    assert isinstance(own, Grant)
+    assert isinstance(authorize(demoted, Action.EXPORT, FACTS), Grant)
+    assert renew(own, demoted, FACTS) == Denied(DenialReason.NOT_IN_SCOPE)
+    fewer = authorize(demoted, Action.EXPORT, FACTS)
+    assert isinstance(fewer, Grant)
+    assert isinstance(renew(fewer, demoted, FACTS), Grant)
+    promoted = renew(fewer, opened, facts)
+    assert isinstance(promoted, Grant)
+    assert promoted.institutions == ("default", "north")
 
 
 @pytest.mark.parametrize(
@@ -286,6 +432,104 @@ STUDIES = st.lists(
 )
 
 
+def insert(db: Database, study: dict[str, Any]) -> None:
+    columns: dict[str, object] = dict.fromkeys(Study._meta.fields, "")
+    del columns["id"]
+    columns |= {
+        "study_instance_uid": study["uid"],
+        "institution": study["institution"],
+        "patient_id": study["patient"].patient_id,
+        "issuer_of_patient_id": study["patient"].issuer,
+        "referring_physician_name": study["physician"],
+        "referring_physician_key": person_name_key(study["physician"]),
+        "requesting_service_key": department_key(study["service"]),
+        "institutional_department_key": department_key(study["department"]),
+        "arrived_from": study["arrived_from"],
+        "arrived_at_utc": study["arrived_at_utc"],
+        "number_of_series": 1,
+        "number_of_instances": 1,
+    }
+    Study.insert(**columns).execute(db)
+
+
+HERE = frozenset({"default"})
+GW_1 = frozenset({"gw-1"})
+HOUSES_KEY = frozenset({"house^gregory"})
+CARDIOLOGY = frozenset({"cardiology"})
+EACH_WAY: list[dict[str, Any]] = [
+    {"everything": True},
+    {"everything": True, "institutions": HERE},
+    {"everything": True, "institutions": frozenset({"default", "b"})},
+    {"referring_physician_keys": HOUSES_KEY},
+    {"referring_physician_keys": HOUSES_KEY, "institutions": HERE},
+    {"requesting_service_keys": CARDIOLOGY, "institutions": HERE},
+    {"requesting_service_keys": CARDIOLOGY, "institutions": frozenset({"default", "b"})},
+    {"arrivals": Arrivals(100, GW_1, frozenset()), "institutions": HERE},
+    {"arrivals": Arrivals(100, frozenset(), CARDIOLOGY), "institutions": HERE},
+    {"arrivals": Arrivals(100, GW_1, CARDIOLOGY)},
+    {"arrivals": Arrivals(101, GW_1, CARDIOLOGY)},
+    {"patients": frozenset({PatientOf("b", P1)}), "institutions": HERE},
+    {"studies": frozenset({StudyKey("b", "1.2.21"), StudyKey("default", "1.2.3")}), "institutions": HERE},
+    {"everything": True, "only_study": "1.2.3"},
+    {
+        "everything": True,
+        "refused_studies": frozenset({StudyKey("default", "1.2.3"), StudyKey("b", "1.2.3")}),
+    },
+    {"everything": True, "despite_withdrawal_of": frozenset({PatientOf("default", P1)})},
+]
+
+
+def test_each_way_alone_finds_in_sql_what_it_covers(archive_db: tuple[Archive, Database]) -> None:
+    archive, db = archive_db
+    consents = Consents.open(db)
+    patients = (P1, PatientKey("", "P1"), PatientKey("HOSP", "P2"))
+    arrived = (("gw-1", "", 100), ("gw-1", "Cardiology", 99), ("gw-2", "CARDIOLOGY", 150), ("gw-2", "", 150))
+    all_of_it = product(("default", "b", "c"), patients, ("House^Gregory", ""), ("Cardiology", ""), arrived)
+    for number, (institution, patient, physician, service, (box, department, at_utc)) in enumerate(all_of_it):
+        insert(
+            db,
+            {
+                "uid": f"1.2.{number % 72}",  # so that several hold a study of one UID
+                "institution": institution,
+                "patient": patient,
+                "physician": physician,
+                "service": service,
+                "department": department,
+                "arrived_from": box,
+                "arrived_at_utc": at_utc,
+            },
+        )
+
+    nothings: list[dict[str, Any]] = [{}, {"institutions": HERE}, {"only_study": "1.2.3"}]
+
+    def compare(way: dict[str, Any]) -> int:
+        scope = Scope(**way)
+        rows = archive.find_studies(scope, StudyQuery(limit=None))
+        covered = set()
+        for number in range(72):
+            facts = archive.facts(f"1.2.{number}")
+            assert facts is not None
+            held = (facts, *facts.elsewhere)
+            covered |= {(one.institution, one.study_instance_uid) for one in held if scope.covers(one)}
+        assert {(row.institution, row.study_instance_uid) for row in rows} == covered, way
+        return len(covered)
+
+    for nothing in nothings:
+        assert compare(nothing) == 0
+        assert archive.find_series(Scope(**nothing), SeriesQuery()) == []
+        assert archive.find_instances(Scope(**nothing), InstanceQuery()) == []
+    before = [compare(way) for way in EACH_WAY]
+    assert min(before) > 0
+    ended = consents.withdraw(PatientKey("HOSP", "P2"), "admin")
+    consents.end(ended)
+    assert [compare(way) for way in EACH_WAY] == before
+    consents.withdraw(P1, "admin")
+    consents.withdraw(PatientKey("", "P1"), "admin", institution="b")
+    after = [compare(way) for way in EACH_WAY]
+    assert after[0] == before[0] - 48 - 16  # everywhere, and at one institution
+    assert after[-1] == after[0] + 16  # the excepted patient's, at one institution
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     who=HOSTS | GUESTS,
@@ -308,23 +552,7 @@ def test_a_search_finds_exactly_what_can_be_opened(
         if patient.patient_id:
             consents.withdraw(patient, "admin", institution=house)
     for study in studies:
-        columns: dict[str, object] = dict.fromkeys(Study._meta.fields, "")
-        del columns["id"]
-        columns |= {
-            "study_instance_uid": study["uid"],
-            "institution": study["institution"],
-            "patient_id": study["patient"].patient_id,
-            "issuer_of_patient_id": study["patient"].issuer,
-            "referring_physician_name": study["physician"],
-            "referring_physician_key": person_name_key(study["physician"]),
-            "requesting_service_key": department_key(study["service"]),
-            "institutional_department_key": department_key(study["department"]),
-            "arrived_from": study["arrived_from"],
-            "arrived_at_utc": study["arrived_at_utc"],
-            "number_of_series": 1,
-            "number_of_instances": 1,
-        }
-        Study.insert(**columns).execute(db)
+        insert(db, study)
     scope = scope_of(who, action)
     rows = archive.find_studies(scope, StudyQuery())
     found = {(row.institution, row.study_instance_uid) for row in rows}

@@ -352,7 +352,7 @@ def test_consent_that_is_withdrawn_while_images_leave_ends_it(
         assert (statuses[-1].Status, statuses[-1].NumberOfFailedSuboperations) == (0xB000, 5 - len(came))
         refused = [row.event for row in house.audit.search(limit=9) if row.event.outcome == "refused"]
         assert [(one.study_instance_uid, one.detail) for one in refused] == [
-            (STUDY, "C-GET: ended while it ran")
+            (STUDY, "C-GET: ended while it ran: consent-withdrawn")
         ]
 
 
