@@ -28,7 +28,7 @@ from central.archive.rows import StoredInstance
 from central.archive.scrub import Scrub
 from central.audit.delivery import DeliveryBook, SyslogDelivery, receiver_of
 from central.audit.dicom_message import PatientObject
-from central.audit.record import Action
+from central.audit.events import Action
 from central.audit.refusals import Refusals
 from central.audit.syslog_line import SyslogUnfitError
 from central.commands import run_command

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives import serialization
 from central.access.policy import PatientKey
 from central.archive.errors import StorageError
 from central.audit.delivery import DeliveryBook, receiver_of
+from central.audit.events import Action
 from central.audit.formats import Format, lines
 from central.audit.pruning import PruningError, cutoff, prune
 from central.audit.reading import Wanted
-from central.audit.record import Action
 from central.command_group import AddCommand, CommandGroup
 from central.config import Settings
 from central.errors import StartError

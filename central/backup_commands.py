@@ -22,7 +22,7 @@ from central.archive.objects import file_sha256, fsync_folder
 from central.archive.sealed_file import sealed_size
 from central.archive.settings import StorageSettings
 from central.archive.tables import Instance, SealedContent
-from central.audit.record import Action
+from central.audit.events import Action
 from central.backup.copying import Copied, check_objects, copy_objects
 from central.backup.databases import require_empty, restore_databases, save_databases
 from central.backup.layout import (

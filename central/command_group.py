@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from central.audit.record import AuditEvent
+from central.audit.events import AuditEvent
 from central.config import Settings
 
 RunCommand = Callable[[argparse.Namespace], int | None]

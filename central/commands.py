@@ -16,7 +16,7 @@ from typing import Final, cast
 
 from central.access.errors import AccessError
 from central.audit.errors import AuditError
-from central.audit.record import Action, AuditEvent
+from central.audit.events import Action, AuditEvent
 from central.audit_commands import AuditCommands
 from central.backup_commands import BackupCommands
 from central.command_group import RunCommand

@@ -22,7 +22,7 @@ from typing import Final
 import peewee
 
 from central.archive.errors import StorageError
-from central.audit.record import Action
+from central.audit.events import Action
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation, has_room, lock_folder, open_archive

@@ -9,7 +9,7 @@ import argparse
 from contextlib import closing
 
 from central.access.policy import Sharing
-from central.audit.record import Action
+from central.audit.events import Action
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation

@@ -18,7 +18,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import TypeAdapter, ValidationError
 
-from central.audit.record import Action
+from central.audit.events import Action
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation, lock_folder

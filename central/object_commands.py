@@ -18,7 +18,7 @@ from central.archive.errors import ArchiveError
 from central.archive.faults import Fault, FaultKind, Faults
 from central.archive.scrub import scrub_report
 from central.archive.set_comparison import compare_sets
-from central.audit.record import Action
+from central.audit.events import Action
 from central.command_group import AddCommand, CommandGroup
 from central.database import Database
 from central.errors import StartError

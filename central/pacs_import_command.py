@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydicom.uid import CTImageStorage
 
 from central.archive.errors import StorageError
-from central.audit.record import Action
+from central.audit.events import Action
 from central.command_group import AddCommand, CommandGroup
 from central.config import Settings
 from central.dimse.asking import Asker

@@ -9,7 +9,7 @@ from pathlib import Path
 import peewee
 
 from central.archive.study_keys import StudyKeys
-from central.audit.record import Action
+from central.audit.events import Action
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation, open_archive

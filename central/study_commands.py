@@ -16,7 +16,7 @@ import peewee
 from central.archive.archive import Archive
 from central.archive.errors import ErasureRefusedError, StorageError
 from central.archive.second_person import check_reason
-from central.audit.record import Action, AuditEvent, Outcome
+from central.audit.events import Action, AuditEvent, Outcome
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation, open_archive

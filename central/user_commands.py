@@ -13,7 +13,7 @@ from contextlib import closing
 from typing import Final
 
 from central.access.policy import PatientKey, Role
-from central.audit.record import Action
+from central.audit.events import Action
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation

@@ -27,7 +27,7 @@ from starlette.types import Message, Send
 
 from central.access.policy import Principal
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import AuditEvent
+from central.audit.events import AuditEvent
 
 STANDS_S: Final = 2.0
 """How long a decision counts in an answer or a retrieval that goes on."""

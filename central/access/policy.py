@@ -46,7 +46,7 @@ from central.access.scope import (
     department_key,
     person_name_key,
 )
-from central.audit.record import Action
+from central.audit.events import Action
 
 __all__ = [
     "NOTHING",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from central.audit.record import Action
+from central.audit.events import Action
 from central.institution import DEFAULT_INSTITUTION
 
 

@@ -23,7 +23,8 @@ from central.access.policy import Principal
 from central.access.problems import problem
 from central.access.web import arrival_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.events import Action, AuditEvent
+from central.audit.record import Audit
 
 MAX_FORM_BYTES: Final = 8192
 TOKEN_LIFE_S: Final = 3600

@@ -34,7 +34,8 @@ from central.access.ongoing import AccessEndedError, Ongoing
 from central.access.policy import Principal, Role
 from central.access.problems import problem
 from central.access.sessions import Arrival, SessionKind, browser_of
-from central.audit.record import Action, Audit, AuditEvent, Outcome
+from central.audit.events import Action, AuditEvent, Outcome
+from central.audit.record import Audit
 
 COOKIE_NAME: Final = "dicomnet_session"
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -15,7 +15,7 @@ from typing import Any, Final
 import peewee
 
 from central.archive.tables import Instance, ObjectFault, SealedContent, Series, Study
-from central.audit.record import Action, AuditEvent
+from central.audit.events import Action, AuditEvent
 from central.database import Database, put
 from central.prepared import Prepared, given
 

@@ -37,13 +37,10 @@ import peewee
 
 from central.audit.chain import Notary, link
 from central.audit.errors import AuditUnavailableError
-from central.audit.events import Action, AuditEvent, AuditRow, Outcome, row_of
+from central.audit.events import Action, AuditEvent, row_of
 from central.audit.reading import ReadableRecord
 from central.audit.tables import ADD, CONCERN, AuditCheckpoint, end_of_chain, last_signed, prepare
 from central.database import Database, open_sqlite
-
-# Who records says what in the same breath: the words are had here as well.
-__all__ = ["CHECKPOINT_RECORDS", "Action", "Audit", "AuditEvent", "AuditRow", "Outcome", "Recording"]
 
 CHECKPOINT_RECORDS: Final = 256
 """A signed checkpoint at least every so many records, and with the first record of each hour."""

@@ -31,7 +31,8 @@ from central.access.policy import (
 from central.access.web import audit_event, ongoing_of, principal_of, session_of
 from central.archive.archive import Archive
 from central.archive.rows import StoredInstance
-from central.audit.record import Audit, AuditEvent, Outcome, Recording
+from central.audit.events import AuditEvent, Outcome
+from central.audit.record import Audit, Recording
 from central.audit.spans import Spans
 from central.dicomweb.errors import BadRequestError, NotHereError
 from central.dicomweb.multipart import ClosingResponse

@@ -23,7 +23,8 @@ from starlette.routing import BaseRoute, Route
 from central.access.policy import Privilege, has_privilege, managed
 from central.access.web import audit_event, principal_of
 from central.archive.archive import Archive
-from central.audit.record import Action, Audit, Outcome
+from central.audit.events import Action, Outcome
+from central.audit.record import Audit
 from central.dicomweb.accept import Offer, accept_of, choose
 from central.dicomweb.deposit import PART_TYPE, Deposit, DepositLimits
 from central.dicomweb.errors import (

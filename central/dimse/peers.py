@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from central.access.policy import Agreement, Principal, Role
-from central.audit.record import Action, AuditEvent, Outcome
+from central.audit.events import Action, AuditEvent, Outcome
 from central.dimse.errors import RefusedError
 from central.dimse.settings import PeerSettings, Service
 from central.institution import DEFAULT_INSTITUTION

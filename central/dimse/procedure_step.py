@@ -22,7 +22,8 @@ from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 from pynetdicom.dimse_primitives import N_CREATE
 
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.dimse.association import PROCESSING_FAILURE, SUCCESS, Request
 from contract.identifiers import InvalidIdentifierError, check_uid
 

@@ -30,7 +30,8 @@ from central.archive.errors import ArchiveError, QueryError
 from central.archive.query import InstanceQuery
 from central.archive.rows import InstanceRow, StoredInstance
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Audit, Outcome, Recording
+from central.audit.events import Outcome
+from central.audit.record import Audit, Recording
 from central.dimse.association import (
     CANCELLED,
     PENDING,

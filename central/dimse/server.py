@@ -28,7 +28,8 @@ from pynetdicom.transport import AddressInformation
 
 from central.access.policy import Agreement, Role
 from central.archive.objects import ObjectSink
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.audit.refusals import Refusals
 from central.dimse.associate import AssociateRequest, associate_ac
 from central.dimse.association import CentralAssociation, Routes

@@ -13,7 +13,8 @@ import logging
 from collections import Counter
 
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit, Outcome
+from central.audit.events import Action, Outcome
+from central.audit.record import Audit
 from central.dimse.peers import Peer
 
 _log = logging.getLogger(__name__)

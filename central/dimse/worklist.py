@@ -14,7 +14,8 @@ from pydicom.dataelem import DataElement
 from pydicom.filereader import read_dataset
 
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.dimse.association import CANCELLED, PENDING, SUCCESS, UNABLE_TO_PROCESS, Request
 from central.dimse.find import shown
 from central.dimse.matching import answered, matches

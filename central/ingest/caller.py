@@ -8,7 +8,7 @@ from typing import Final
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from central.audit.record import Action
+from central.audit.events import Action
 from central.audit.refusals import Refusals
 from central.identity.errors import CertificateRefusedError
 from central.identity.gateways import Gateways

@@ -22,7 +22,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.events import Action, AuditEvent
+from central.audit.record import Audit
 from central.audit.refusals import Refusals
 from central.identity.errors import PairingRefusedError, RenewalRefusedError
 from central.identity.gateways import Gateways

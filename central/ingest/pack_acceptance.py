@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 import peewee
 
-from central.audit.record import Action
+from central.audit.events import Action
 from central.audit.refusals import Refusals
 from central.database import Database, make_tables, put
 from central.ingest.acceptance import Acceptance, Opened

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from central.audit.record import Action
+from central.audit.events import Action
 from central.audit.refusals import Refusals
 from central.ingest.acceptance import Acceptance
 from central.ingest.caller import Callers, read_body, source_address

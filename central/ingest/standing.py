@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from central.audit.record import Action
+from central.audit.events import Action
 from central.audit.refusals import Refusals
 from central.identity.receipt_keys import ReceiptKeys
 from central.identity.standings import Standings

@@ -21,7 +21,8 @@ from central.access.policy import Principal, Privilege, Role, has_privilege
 from central.access.problems import problem
 from central.access.sessions import Session
 from central.access.web import principal_of, source_address, token_of
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.templating import has_account, page
 from central.portal.wishes import NO_STORE, admit, iso, wish_of
 

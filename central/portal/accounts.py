@@ -22,7 +22,8 @@ from central.access.errors import AccountError
 from central.access.policy import Principal, Privilege, Role, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.account import session_json
 from central.portal.study_steps import WrongWishError, with_wish
 from central.portal.templating import page

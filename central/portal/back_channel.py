@@ -21,7 +21,8 @@ from central.access.sign_in import FormError, small_form
 from central.access.throttle import SignInThrottle
 from central.access.web import source_address
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit, AuditEvent, Outcome
+from central.audit.events import Action, AuditEvent, Outcome
+from central.audit.record import Audit
 from central.portal.wishes import NO_STORE
 
 

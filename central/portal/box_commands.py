@@ -20,7 +20,8 @@ from starlette.routing import BaseRoute, Route
 from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.wishes import admit, wish_of
 from contract.command import MAX_SETTINGS, Command, CommandKind, Desired, SettingValue
 from contract.errors import ContractError

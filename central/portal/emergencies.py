@@ -32,7 +32,8 @@ from central.access.problems import problem
 from central.access.web import principal_of
 from central.archive.archive import Archive
 from central.archive.query import StudyQuery
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.templating import may_break_glass, page
 from central.portal.wishes import NO_STORE, admit, iso, wish_of
 from contract.identifiers import InvalidIdentifierError, check_uid

@@ -20,7 +20,8 @@ from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import audit_event, principal_of
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.identity.pairings import Decision, Pairings, PendingBox
 from central.portal.wishes import NO_STORE, wish_of
 from contract.enrolment import PAIRING_LIFE_S, Pairing

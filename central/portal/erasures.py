@@ -24,7 +24,8 @@ from central.archive.archive import Archive
 from central.archive.erasure_requests import ErasureRequests, Waiting
 from central.archive.errors import StorageError
 from central.archive.readmissions import Readmissions
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.requests_desk import RequestsDesk, asked_json
 from central.portal.study_steps import (
     NOT_HERE,

@@ -23,7 +23,8 @@ from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.sessions import Session
 from central.access.web import principal_of
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.account import passkey_json, session_of, signs_in_here
 from central.portal.wishes import NO_STORE, admit, wish_of
 

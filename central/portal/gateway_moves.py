@@ -16,7 +16,8 @@ from central.access.institutions import Institutions
 from central.access.policy import managed
 from central.access.problems import problem
 from central.access.web import principal_of
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.identity.gateways import Gateways
 from central.portal.institutions import managers_only, whole_central_only
 from central.portal.wishes import NO_STORE, admit, wish_of

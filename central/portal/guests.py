@@ -23,7 +23,8 @@ from central.access.problems import problem
 from central.access.web import page_of, principal_of, source_address
 from central.archive.archive import Archive
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit, AuditEvent, Outcome
+from central.audit.events import Action, AuditEvent, Outcome
+from central.audit.record import Audit
 from central.portal.sign_in import COOKIE_LIFE_S, set_session_cookie
 from central.portal.templating import may_invite, page
 from central.portal.wishes import NO_STORE, admit, iso, wish_of

@@ -18,7 +18,8 @@ from central.access.institutions import Opened
 from central.access.policy import Privilege, Sharing, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.templating import page
 from central.portal.wishes import NO_STORE, admit, iso, wish_of
 

@@ -41,10 +41,11 @@ from central.archive.archive import Archive
 from central.archive.query import StudyQuery
 from central.archive.rows import StudyRow
 from central.audit.errors import AuditUnavailableError
+from central.audit.events import Action, AuditRow, Outcome
 from central.audit.formats import Format, lines
 from central.audit.looks import LOOKED, Look, looks
 from central.audit.reading import Wanted
-from central.audit.record import Action, Audit, AuditRow, Outcome
+from central.audit.record import Audit
 from central.portal.templating import page
 
 PAGE_ROWS: Final = 100

@@ -17,7 +17,8 @@ from central.archive.archive import Archive
 from central.archive.errors import ErasureRefusedError, StorageError
 from central.archive.readmissions import Readmissions
 from central.archive.second_person import Asked
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.requests_desk import RequestsDesk, asked_json
 from central.portal.study_steps import reason_of, step, study_of, whose, with_wish
 from central.portal.wishes import NO_STORE

@@ -14,7 +14,8 @@ from central.access.problems import problem
 from central.access.web import principal_of
 from central.archive.errors import ErasureRefusedError
 from central.archive.second_person import Asked, AskedT, Requests
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.study_steps import may_not, nothing, step, with_times
 from central.portal.wishes import admit, iso
 

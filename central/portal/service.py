@@ -18,7 +18,8 @@ from central.access.policy import Privilege, Role, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import audit_event, principal_of
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.account import routes as account_routes
 from central.portal.boxes import BoxView, box_json
 from central.portal.enrolments import pairing_json

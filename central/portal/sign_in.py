@@ -26,7 +26,8 @@ from central.access.sessions import Arrival, Sessions
 from central.access.sign_in import FormError, check_sign_in, small_form
 from central.access.web import COOKIE_NAME, arrival_of, audit_event, page_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.templating import page
 from central.portal.wishes import admit
 

@@ -19,7 +19,8 @@ from central.access.policy import Privilege, Role, has_privilege
 from central.access.problems import problem
 from central.access.web import principal_of
 from central.archive.archive import Archive
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.templating import page
 from central.portal.wishes import NO_STORE, admit, iso
 

@@ -31,7 +31,8 @@ from central.access.problems import problem
 from central.access.study_rules import Kind, Rule
 from central.access.web import principal_of
 from central.archive.archive import Archive
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.templating import may_invite, may_share, page
 from central.portal.wishes import NO_STORE, admit, iso, seconds_of, wish_of
 from contract.identifiers import InvalidIdentifierError, check_uid

@@ -23,7 +23,8 @@ from central.access.problems import problem
 from central.access.web import principal_of
 from central.archive.archive import Archive
 from central.archive.erasure_requests import Extent
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.study_steps import study_of, whose, with_wish
 from central.portal.templating import page
 from central.portal.wishes import NO_STORE, admit, iso

@@ -19,7 +19,8 @@ from central.access.problems import problem
 from central.access.web import principal_of
 from central.archive.errors import ErasureRefusedError
 from central.archive.second_person import check_reason
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.portal.wishes import admit, iso, wish_of
 from contract.identifiers import InvalidIdentifierError, check_uid
 

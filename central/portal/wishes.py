@@ -14,7 +14,8 @@ from starlette.responses import Response
 from central.access.problems import problem
 from central.access.web import audit_event
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit, Outcome
+from central.audit.events import Action, Outcome
+from central.audit.record import Audit
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 _MAX_BODY_BYTES: Final = 4096

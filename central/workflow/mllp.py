@@ -20,7 +20,8 @@ from typing import Final
 import peewee
 
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.events import Action, AuditEvent
+from central.audit.record import Audit
 from central.workflow.data_sets import scheduled_item
 from central.workflow.errors import UnusableItemError, WorklistFullError
 from central.workflow.hl7_message import (

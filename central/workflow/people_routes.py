@@ -28,7 +28,8 @@ from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import audit_event, principal_of
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit
+from central.audit.events import Action
+from central.audit.record import Audit
 from central.institution import DEFAULT_INSTITUTION
 from central.workflow.data_sets import Scheduled, scheduled_item
 from central.workflow.errors import UnusableItemError, WorklistFullError

@@ -11,8 +11,8 @@ from central.archive.archive import Archive
 from central.archive.erasure import Erased, Hold
 from central.archive.indexing import ObjectOrigin
 from central.archive.query import StudyQuery
+from central.audit.events import AuditEvent
 from central.audit.reading import Wanted
-from central.audit.record import AuditEvent
 from central.database import Database
 from central.dimse.commitment_store import CommitmentStore
 from central.identity.authority import CertificateAuthority

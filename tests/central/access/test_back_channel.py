@@ -15,7 +15,7 @@ from central.access.logout_tokens import MAX_AGE_S, signed_out
 from central.access.oidc import SignOnRefusedError
 from central.access.throttle import FAILURES_PER_USERNAME
 from central.access.web import COOKIE_NAME
-from central.audit.record import Action
+from central.audit.events import Action
 from central.portal.sign_in import at_provider
 from tests.central.access.house import House
 from tests.central.access.test_oidc import Answering, Place, house, new_key, place, sign_on

@@ -25,7 +25,7 @@ from central.access.claims import ClaimRules, principal_from
 from central.access.oidc import Attempt, Client, Provider, SignOnRefusedError
 from central.access.oidc_settings import OidcSettings
 from central.access.policy import PatientKey, Role
-from central.audit.record import Action
+from central.audit.events import Action
 from central.config import Settings
 from central.errors import StartError
 from central.people_app import sign_ons_of

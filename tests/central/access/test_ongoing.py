@@ -23,7 +23,7 @@ from central.access.ongoing import Ongoing
 from central.access.policy import Action, PatientKey, Principal, Role
 from central.access.study_rules import Kind
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import AuditEvent
+from central.audit.events import AuditEvent
 from tests.central.access.conftest import Clock
 from tests.central.access.house import STUDY, House, open_house, part10, pydicom_file, served
 

@@ -11,7 +11,7 @@ import pytest
 from central.access.oidc_settings import OidcOtherProvider, OidcSettings
 from central.access.policy import Role
 from central.access.web import COOKIE_NAME
-from central.audit.record import Action
+from central.audit.events import Action
 from central.config import Settings
 from central.people_app import sign_ons_of
 from contract.settings import SettingsError, load_settings

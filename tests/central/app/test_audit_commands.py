@@ -10,7 +10,8 @@ import pytest
 
 from central import audit_commands
 from central.app import run
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.events import Action, AuditEvent
+from central.audit.record import Audit
 from central.commands import run_command
 from central.config import Settings
 from central.foundation import Foundation, open_archive

@@ -11,8 +11,8 @@ import pytest
 
 from central.access.policy import Agreement, Sharing
 from central.app import run
+from central.audit.events import Action
 from central.audit.reading import Wanted
-from central.audit.record import Action
 from central.commands import run_command
 from central.config import Settings
 from central.foundation import Foundation

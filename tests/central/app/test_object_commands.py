@@ -12,7 +12,7 @@ from central.access.policy import Action as PolicyAction
 from central.access.policy import Grant, authorize
 from central.app import run
 from central.archive import postings
-from central.audit.record import Action
+from central.audit.events import Action
 from central.commands import run_command
 from central.foundation import open_archive
 from tests.central.access.house import ORIGIN, STUDY, pydicom_file

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from central.audit.errors import AuditUnavailableError
-from central.audit.events import MAX_DETAIL_CHARACTERS
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.events import MAX_DETAIL_CHARACTERS, Action, AuditEvent
+from central.audit.record import Audit
 from tests.central.audit.notary import NOTARY
 
 

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from central.audit import record as record_module
 from central.audit.chain import FIELDS, GENESIS, Notary, link
+from central.audit.events import Action, AuditEvent
 from central.audit.fhir import audit_event
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.record import Audit
 from tests.central.audit.notary import NOTARY
 
 REPOSITORY = Path(__file__).parents[3]

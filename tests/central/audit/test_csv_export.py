@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 from central.audit.csv_export import csv_lines
-from central.audit.record import Action, AuditEvent
+from central.audit.events import Action, AuditEvent
 from tests.central.databases import open_record
 
 

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from central.audit.dicom_message import PatientObject, audit_message
+from central.audit.events import Action
 from central.audit.fhir import event_codes
-from central.audit.record import Action
 
 CODED = {"csd-code", "codeSystemName", "originalText"}
 # PS3.15 A.5.1.1: the children of an element in their order, each with how often; then required and optional attributes.

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from central.audit.events import Action, AuditEvent, AuditRow
 from central.audit.looks import PAUSE_S, looks
-from central.audit.record import Action, AuditEvent, AuditRow
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 

@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.events import Action, AuditEvent
+from central.audit.record import Audit
 from central.postgres import AUDIT_LOCK, Postgres
 from tests.central.audit.notary import NOTARY
 from tests.postgres import PostgresServer, postgres_server

@@ -18,8 +18,9 @@ from central.audit import pruning as pruning_module
 from central.audit import record as record_module
 from central.audit.chain import Pruned
 from central.audit.errors import AuditUnavailableError
+from central.audit.events import Action, AuditEvent
 from central.audit.pruning import PruningError, Removal, cutoff, prune, remove
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.record import Audit
 from central.foundation import open_record_beside
 from tests.central.audit.notary import NOTARY
 from tests.central.audit.test_chain import run_script

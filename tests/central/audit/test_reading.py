@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from central.audit import reading as reading_module
+from central.audit.events import Action, AuditEvent
 from central.audit.reading import Wanted
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.record import Audit
 from tests.central.audit.notary import NOTARY
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from central.audit.record import Action
+from central.audit.events import Action
 from central.audit.settings import AuditSettings
 from tests.central.audit.repository import Papers, until
 from tests.central.audit.test_syslog import Sender, actors, look

@@ -13,8 +13,9 @@ import pytest
 from central.audit import record as record_module
 from central.audit import spans as spans_module
 from central.audit.errors import AuditUnavailableError
+from central.audit.events import Action, AuditEvent
 from central.audit.looks import PAUSE_S
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.record import Audit
 from central.audit.spans import SPAN_S, Spans
 from tests.central.databases import open_record
 

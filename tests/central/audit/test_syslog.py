@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from central.audit import delivery as delivery_module
 from central.audit.delivery import DeliveryBook, SyslogDelivery
 from central.audit.dicom_message import PatientObject
-from central.audit.record import Action, Audit, AuditEvent
+from central.audit.events import Action, AuditEvent
+from central.audit.record import Audit
 from central.audit.settings import AuditSettings
 from central.audit.syslog_line import SyslogUnfitError, syslog_message
 from central.foundation import open_record_beside

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from central.access.policy import Role
+from central.audit.events import Action, AuditEvent
 from central.audit.reading import Wanted
-from central.audit.record import Action, AuditEvent
 from central.foundation import Foundation, open_archive
 from tests.central.access.house import ORIGIN, PASSWORD, STUDY, pydicom_file
 from tests.central.app.program import CentralProcess

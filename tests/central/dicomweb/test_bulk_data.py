@@ -15,7 +15,7 @@ from pydicom import Dataset, dcmread
 from pydicom.encaps import generate_frames
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from central.audit.record import Action
+from central.audit.events import Action
 from tests.central.access.house import STUDY, House, open_house, part10, pydicom_file
 from tests.central.dicomweb.conftest import IMAGES
 from tests.central.dicomweb.test_dicomweb import JPEG_LS_SERIES, parts, stored

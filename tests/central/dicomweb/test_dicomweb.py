@@ -17,7 +17,7 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
-from central.audit.record import Action
+from central.audit.events import Action
 from tests.central.access.house import ORIGIN, OTHER_STUDY, STUDY, House, open_house, pydicom_file
 from tests.central.dicomweb.conftest import IMAGES
 

@@ -23,7 +23,7 @@ from starlette.routing import Mount, Route
 
 from central.access.policy import Action as PolicyAction
 from central.access.policy import Principal, Role, authorize
-from central.audit.record import Action
+from central.audit.events import Action
 from central.dicomweb import DepositLimits
 from central.dicomweb.deposit import AT_ONCE, MAX_INSTANCES
 from central.dicomweb.store import REQUESTS_AT_ONCE, REQUESTS_OF_ONE_SENDER, Store

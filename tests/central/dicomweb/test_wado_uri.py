@@ -11,7 +11,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
-from central.audit.record import Action
+from central.audit.events import Action
 from tests.central.access.house import OTHER_STUDY, STUDY, House
 from tests.central.dicomweb.conftest import IMAGES
 from tests.central.dicomweb.test_dicomweb import ENHANCED_SERIES, JPEG_LS_SERIES, assert_problem, stored

@@ -13,7 +13,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate
 
-from central.audit.record import Action
+from central.audit.events import Action
 from tests.central.access.house import OTHER_STUDY, STUDY, House, open_house, part10, pydicom_file
 from tests.central.dicomweb.test_bulk_data import DOCUMENT, SERIES, WORDS, named, with_values
 from tests.central.dicomweb.test_dicomweb import outside_client

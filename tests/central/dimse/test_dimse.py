@@ -12,7 +12,7 @@ from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
-from central.audit.record import Action
+from central.audit.events import Action
 from central.dimse.association import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from central.dimse.identifiers import field_name
 from central.dimse.settings import DimseSettings, PeerSettings

@@ -20,7 +20,7 @@ from pynetdicom.presentation import build_role
 
 from central.access.consent import Consents
 from central.access.policy import PatientKey
-from central.audit.record import Action
+from central.audit.events import Action
 from central.dimse import suboperations
 from central.dimse.association import (
     PATIENT_ROOT_GET,

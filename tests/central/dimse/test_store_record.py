@@ -16,7 +16,7 @@ from pynetdicom import AE
 
 from central.archive.examining import Indexable
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, AuditEvent
+from central.audit.events import Action, AuditEvent
 from contract.receipt import Outcome
 from tests.central.access.house import ORIGIN, pydicom_file
 from tests.central.databases import arriving_in, contents_in

@@ -12,7 +12,7 @@ from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE
 
-from central.audit.record import Action
+from central.audit.events import Action
 from central.dimse.matching import matches
 from central.dimse.procedure_step import PERFORMED_PROCEDURE_STEP
 from central.dimse.worklist import MODALITY_WORKLIST_FIND

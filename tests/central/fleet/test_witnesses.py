@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action, AuditEvent
+from central.audit.events import Action, AuditEvent
 from central.database import Database, Sqlite
 from central.fleet.heartbeats import Heartbeats
 from central.fleet.witnesses import Witnesses

@@ -18,8 +18,8 @@ from central.access.policy import Principal, Role, scope_of
 from central.archive.archive import Archive
 from central.archive.query import InstanceQuery
 from central.archive.rows import InstanceRow
+from central.audit.events import Action, AuditRow
 from central.audit.reading import Wanted
-from central.audit.record import Action, AuditRow
 from central.commands import run_command
 from central.config import Settings
 from central.foundation import Foundation, open_archive

@@ -14,7 +14,7 @@ from pydicom import dcmread
 from pydicom.fileset import FileSet
 
 from central.access.policy import Grant, StudyFacts, authorize
-from central.audit.record import Action
+from central.audit.events import Action
 from central.importing.folder_import import _BATCH_FILES
 from tests.central.access.house import STUDY, pydicom_file
 from tests.central.app.program import CentralProcess

@@ -15,7 +15,7 @@ from central.access.policy import Role
 from central.access.sessions import FRESH_S, UserSession, browser_of
 from central.access.totp import STEP_S, code_at
 from central.access.web import COOKIE_NAME
-from central.audit.record import Action
+from central.audit.events import Action
 from tests.central.access.authenticator import Authenticator
 from tests.central.access.conftest import Clock
 from tests.central.access.house import PASSWORD, STUDY, House, open_house, pydicom_file

@@ -15,7 +15,7 @@ import pytest
 from central.access.policy import Role
 from central.access.sessions import FRESH_S, UserSession
 from central.access.totp import STEP_S, code_at
-from central.audit.record import Action
+from central.audit.events import Action
 from tests.browser import Browser
 from tests.central.access.house import PASSWORD, House, open_house, pydicom_file
 from tests.ports import free_base_port

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from central.access.policy import Role
-from central.audit.record import Action
+from central.audit.events import Action
 from central.portal import accounts as accounts_page
 from tests.browser import Browser
 from tests.central.access.house import PASSWORD, STUDY, House, open_house, pydicom_file, sees

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from central.access.policy import Role
-from central.audit.record import Action
+from central.audit.events import Action
 from central.workflow.data_sets import scheduled_item
 from central.workflow.ordering import Ordering
 from central.workflow.worklist import Entry, WorklistStore

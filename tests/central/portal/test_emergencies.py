@@ -9,7 +9,7 @@ import pytest
 
 from central.access.emergencies import MAX_A_DAY
 from central.access.policy import PatientKey
-from central.audit.record import Action
+from central.audit.events import Action
 from tests.browser import Browser
 from tests.central.access.house import (
     OTHER_STUDY,

@@ -12,7 +12,7 @@ import pytest
 from central.access.policy import Role
 from central.archive import second_person
 from central.archive.indexing import ObjectOrigin
-from central.audit.record import Action
+from central.audit.events import Action
 from tests.browser import Browser
 from tests.central.access.house import (
     ORIGIN,

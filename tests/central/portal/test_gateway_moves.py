@@ -10,7 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from central.access.policy import Role
-from central.audit.record import Action, AuditEvent, Wanted
+from central.audit.events import Action, AuditEvent
+from central.audit.record import Wanted
 from tests.browser import Browser
 from tests.central.access.house import PASSWORD, House, open_house
 from tests.central.portal.test_in_browser import READY, sign_in

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from central.access.web import COOKIE_NAME
-from central.audit.record import Action
+from central.audit.events import Action
 from tests.browser import Browser
 from tests.central.access.house import (
     OTHER_STUDY,

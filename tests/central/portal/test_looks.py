@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from central.audit.record import Action, AuditEvent
+from central.audit.events import Action, AuditEvent
 from central.portal import looks as looks_module
 from tests.central.access.house import OTHER_STUDY, STUDY, House, open_house, pydicom_file
 

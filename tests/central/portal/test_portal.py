@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from central.audit.record import Action
+from central.audit.events import Action
 from central.fleet.view import BoxView, DestinationView, EquipmentView
 from central.identity.pairings import PendingBox
 from contract.enrolment import Pairing

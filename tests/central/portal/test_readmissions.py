@@ -11,7 +11,7 @@ import pytest
 from central.access.policy import Role
 from central.archive import erasure, second_person
 from central.archive.errors import StudyErasedError
-from central.audit.record import Action
+from central.audit.events import Action
 from tests.browser import Browser
 from tests.central.access.house import PASSWORD, STUDY, House, house_of_two_patients, pydicom_file
 from tests.central.portal.test_in_browser import MARKUP, READY, sign_in

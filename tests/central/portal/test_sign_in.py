@@ -7,7 +7,7 @@ import pytest
 
 from central.access.throttle import FAILURES_PER_USERNAME
 from central.access.web import COOKIE_NAME
-from central.audit.record import Action
+from central.audit.events import Action
 from central.portal.sign_in import local_path
 from tests.central.access.house import PASSWORD, House, open_house
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from central.audit.record import Action
+from central.audit.events import Action
 from tests.central.access.house import (
     OTHER_STUDY,
     STUDY,

@@ -11,7 +11,7 @@ import pytest
 from dicomweb_client.api import DICOMwebClient
 from dicomweb_client.session_utils import create_session
 
-from central.audit.record import Action
+from central.audit.events import Action
 from tests.browser import Browser
 from tests.central.access.house import STUDY, House, open_house, pydicom_file
 from tests.central.portal.test_in_browser import READY, sign_in

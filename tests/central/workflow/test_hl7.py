@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from central.access.doorkeeper import Doorkeeper
 from central.access.policy import Role
+from central.audit.events import Action
 from central.audit.reading import Wanted
-from central.audit.record import Action, Audit
+from central.audit.record import Audit
 from central.workflow.hl7_message import Delimiters, acknowledgement, read_message
 from central.workflow.hl7_settings import Hl7Settings
 from central.workflow.mllp import MllpServer, OrderDesk

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from central.access.accounts import Accounts
 from central.access.policy import Principal, Role
 from central.audit.errors import AuditUnavailableError
-from central.audit.record import Action
+from central.audit.events import Action
 from central.workflow import worklist as worklist_room
 from tests.central.app.house import House
 

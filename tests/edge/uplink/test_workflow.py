@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from central.audit.record import Action
+from central.audit.events import Action
 from central.config import Settings as CentralSettings
 from central.workflow.data_sets import scheduled_item
 from central.workflow.procedures import ProcedureStore
