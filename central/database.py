@@ -21,7 +21,7 @@ import json
 import os
 import re
 import sqlite3
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,6 +63,10 @@ class Sqlite(peewee.SqliteDatabase):
         finally:
             self._pragma("secure_delete = OFF")
         self._pragma("wal_checkpoint(TRUNCATE)")
+
+    def keeping(self) -> AbstractContextManager[object]:
+        """For all that this thread asks meanwhile; here its connection is its own anyway."""
+        return nullcontext()
 
     def damage(self) -> list[str]:
         """What is wrong with the file's pages, a sentence each; reads all of it."""

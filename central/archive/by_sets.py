@@ -93,9 +93,7 @@ def page_by_sets(
     waiting = unfolded(db, MOST_UNFOLDED + 1)
     if len(waiting) > MOST_UNFOLDED:
         return None
-    few = of_ids(_ids(db, reach)) if reach else {}
-    found = union([narrowed(db, None, within), few])
-    candidates = without(narrowed(db, found, keys), of_ids(waiting))
+    candidates = without(_candidates(db, reach, within, keys, exactly=passing is not None), of_ids(waiting))
     places = _holding(db, waiting, conditions)
     offset, limit = page
     if size(candidates) <= FEW:
@@ -107,6 +105,23 @@ def page_by_sets(
         candidates = without(candidates, without(doubtful, of_ids(at for _, _, at in held)))
         passing.places = tuple(places)
     return _from_newest(db, candidates, conditions, places, page, passing)
+
+
+def _candidates(
+    db: Database,
+    reach: Sequence[peewee.Expression],
+    within: Sequence[AnyOf],
+    keys: Sequence[AnyOf],
+    *,
+    exactly: bool,
+) -> Sets:
+    """What has all of `keys`, of what is reached. Where the keys leave few, and it need not be `exactly` that, whose
+    they are is left to the conditions: the sets of institutions are the largest there are."""
+    if reach or exactly or not keys:
+        found = union([narrowed(db, None, within), of_ids(_ids(db, reach)) if reach else {}])
+        return narrowed(db, found, keys)
+    found = narrowed(db, None, keys)
+    return found if size(found) <= FEW else narrowed(db, found, within)
 
 
 def _from_newest(

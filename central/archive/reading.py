@@ -35,7 +35,8 @@ class Reading:
 
     def find_studies(self, scope: Scope, query: StudyQuery) -> list[StudyRow]:
         """Studies within `scope` that match, newest first. QueryError for a malformed key."""
-        return finding.find_studies(self._db, scope, query)
+        with self._db.keeping():
+            return finding.find_studies(self._db, scope, query)
 
     def find_series(self, scope: Scope, query: SeriesQuery) -> list[SeriesRow]:
         """Series within `scope` that match. QueryError for a malformed key."""
