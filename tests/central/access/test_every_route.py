@@ -466,9 +466,15 @@ def test_what_is_not_theirs_takes_the_same_way_as_what_is_not_there(
         caplog.clear()
         with caplog.at_level(logging.DEBUG, "peewee"):
             got = central.ask(caller, method, path.replace(":path}", "}").format(**uids() | {"study": study}))
-        asked = [record.msg[0] for record in caplog.records if record.name == "peewee"]
+        asked = [
+            record.msg[0]
+            for record in caplog.records
+            # Not the scrub's, and what else is done behind the answers.
+            if record.name == "peewee" and str(record.threadName).startswith("AnyIO")
+        ]
         # The record is written for either, and now and then signed behind it.
         questions = [question for question in asked if '"audit_' not in question]
+        assert questions
         headers = {name: value for name, value in got.headers.items() if name != "date"}
         return got.status_code, got.text.replace(study, "…"), headers, questions
 

@@ -376,7 +376,7 @@ def test_what_a_box_sends_is_its_institutions(house: House, box: Box, ct: bytes)
             return box.receipt(create(client, object_id, len(sealed), sealed)).outcome
 
     assert send() is Outcome.ARCHIVED
-    assert foundation.gateways.move("ct-room-2", "north")
+    assert foundation.gateways.move("ct-room-2", "north", former="default")
     assert [send(), send()] == [Outcome.ARCHIVED, Outcome.DUPLICATE]
     assert len(contents_in(house.root)) == 1  # kept once, whoever sent it
     scope = Scope(everything=True)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from central.access.policy import Role
 from central.audit.events import Action, AuditEvent
-from central.audit.record import Wanted
+from central.audit.reading import Wanted
 from tests.browser import Browser
 from tests.central.access.house import PASSWORD, House, open_house
 from tests.central.portal.test_in_browser import READY, sign_in
@@ -83,7 +83,7 @@ def test_only_of_two_who_move_a_box_at_once_one_does(house: House) -> None:
 
 
 def test_a_page_of_another_site_moves_nothing(house: House) -> None:
-    admitted = house.accounts.verify("admin", PASSWORD, "127.0.0.1")
+    admitted = house.accounts.passwords.verify("admin", PASSWORD, "127.0.0.1")
     assert admitted is not None
     cookie = {"dicomnet_session": house.accounts.sessions.start(admitted.principal, "cookie", 3600)}
     with httpx.Client(base_url=house.base_url, cookies=cookie, timeout=60) as client:
