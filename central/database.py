@@ -64,6 +64,9 @@ class Sqlite(peewee.SqliteDatabase):
             self._pragma("secure_delete = OFF")
         self._pragma("wal_checkpoint(TRUNCATE)")
 
+    def shrink(self, _model: type[peewee.Model]) -> None:
+        """Give back the room of rows that are gone; here it is used for others, and in nobody's way."""
+
     def keeping(self) -> AbstractContextManager[object]:
         """For all that this thread asks meanwhile; here its connection is its own anyway."""
         return nullcontext()
@@ -142,6 +145,18 @@ class Among(peewee.ColumnBase):
             return ctx.sql(peewee.Expression(self._column, "IN", listed))
         every = peewee.Value(list(self._numbers), converter=False, unpack=False)
         return ctx.sql(peewee.Expression(self._column, "=", peewee.fn.ANY(every)))
+
+
+class AmongFound(peewee.ColumnBase):
+    """`column` is one of what `query` finds. peewee's `in_` puts a query together twice, to see if it is empty."""
+
+    def __init__(self, column: peewee.ColumnBase, query: peewee.Node) -> None:
+        self._column = column
+        self._query = query
+
+    def __sql__(self, ctx: Any) -> Any:
+        with ctx(parentheses=True, in_expr=True, converter=None):
+            return ctx.sql(self._column).literal(" IN ").sql(self._query)
 
 
 def _glob(pattern: str) -> str:

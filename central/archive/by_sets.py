@@ -50,7 +50,7 @@ class Passing:
     dates : the key of days, if there is one.
     """
 
-    refusable: Sequence[peewee.Expression]
+    refusable: Sequence[peewee.ColumnBase]
     dates: str
     offset: int
     places: Sequence[_Place] = ()
@@ -94,11 +94,10 @@ def page_by_sets(
     if len(waiting) > MOST_UNFOLDED:
         return None
     candidates = without(_candidates(db, reach, within, keys, exactly=passing is not None), of_ids(waiting))
-    places = _holding(db, waiting, conditions)
     offset, limit = page
     if size(candidates) <= FEW:
-        places += _holding(db, list(ids_of(candidates)), conditions)
-        return _newest(places, offset, limit)
+        return _newest(_holding(db, [*waiting, *ids_of(candidates)], conditions), offset, limit)
+    places = _holding(db, waiting, conditions)
     if passing is not None:
         doubtful = intersection(candidates, of_ids(_ids(db, passing.refusable)))
         held = _holding(db, list(ids_of(doubtful)), conditions)
@@ -169,5 +168,5 @@ def _holding(db: Database, ids: Sequence[int], conditions: Sequence[Any]) -> lis
     return [(date, time, at) for date, time, at in found]
 
 
-def _ids(db: Database, reach: Iterable[peewee.Expression]) -> list[int]:
+def _ids(db: Database, reach: Iterable[peewee.ColumnBase]) -> list[int]:
     return [at for way in reach for (at,) in rows_of(db, Study.select(Study.id).where(way))]

@@ -120,6 +120,11 @@ def narrowed(db: Database, found: Sets | None, conditions: Sequence[AnyOf]) -> S
     return found or {}
 
 
+def has_texts(query: StudyQuery) -> bool:
+    """Whether a key is of a text; most of these are of few studies each."""
+    return next(_patterns(query), None) is not None
+
+
 def says_all(query: StudyQuery) -> bool:
     """Whether what has everything in `terms_of` is found, but for its date and for who asks."""
     for _, name, pattern in _patterns(query):

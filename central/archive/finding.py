@@ -23,7 +23,14 @@ import peewee
 
 from central.access.policy import Scope
 from central.archive.by_sets import Passing, page_by_sets
-from central.archive.candidates import of_departments, of_everything, of_institutions, says_all, terms_of
+from central.archive.candidates import (
+    has_texts,
+    of_departments,
+    of_everything,
+    of_institutions,
+    says_all,
+    terms_of,
+)
 from central.archive.granted import BY_NUMBER, IN_STUDY, granted_in
 from central.archive.narrowing import study_keys, with_narrowest
 from central.archive.query import (
@@ -41,7 +48,7 @@ from central.archive.query import (
 from central.archive.reach import Way, consent_withdrawn, limits, readable, refusable, ways_of, within
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 from central.archive.tables import Instance, Series, Study
-from central.database import Among, Database, Sqlite, rows_of
+from central.database import Among, AmongFound, Database, Sqlite, rows_of
 from central.prepared import Prepared
 
 Conditions = list[Condition | None]
@@ -121,7 +128,8 @@ def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow
         dates = [key.within_order for key in keys if key.probes is None]
         walked = newest._replace(conditions=[key.within_order for key in keys])
         until = matches_until(Study.study_date, query.study_date)
-        if query.offset + query.limit <= _WALKED // 4 and (page := _among_newest(db, walked, dates, until)):
+        is_early = query.offset + query.limit <= _WALKED // 4 and not has_texts(query)
+        if is_early and (page := _among_newest(db, walked, dates, until)):
             return page
         if (found := _by_sets(db, scope, ways, looking, query)) is not None:
             return _rows(db, found)
@@ -180,7 +188,7 @@ class _Newest(NamedTuple):
             each.append(_columns_of(newest))
         page = reduce(or_, each).order_by(*[peewee.SQL(f"{number} DESC") for number in (1, 2, 3)])
         named = _columns_of(page.limit(self.limit).offset(self.offset), "id")
-        return Study.select(*_STUDY).where(Study.id.in_(named)).order_by(*_NEWEST_FIRST)
+        return Study.select(*_STUDY).where(AmongFound(Study.id, named)).order_by(*_NEWEST_FIRST)
 
 
 def _among_newest(

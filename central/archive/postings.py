@@ -105,14 +105,13 @@ def make_postings(db: Database) -> None:
         _log.info("event=folding-for-searches studies=%d about_s=%d", count, count // 10_000)
     while _are_many(db):
         fold(db, _FILLED_AT_ONCE)
+    if count > 2 * _FILLED_AT_ONCE:
+        # PostgreSQL reads a table to its end, and what waits would be there, behind room for all that was folded.
+        db.shrink(Unfolded)
 
 
 def unfolded(db: Database, most: int | None = None) -> list[int]:
-    """Ids of the studies that are not folded, those that came first, up to `most`.
-
-    In their order, so that PostgreSQL goes by the index: the table grew when an older archive was folded, and would be
-    read through to its end, where what waits is.
-    """
+    """Ids of the studies that are not folded, those that came first, up to `most`."""
     waiting = Unfolded.select(Unfolded.study_id).order_by(Unfolded.study_id).limit(most)
     return [at for (at,) in rows_of(db, waiting)]
 

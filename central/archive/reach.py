@@ -18,7 +18,7 @@ import peewee
 from central.access.consent import EVERYWHERE, ConsentWithdrawal
 from central.access.policy import Arrivals, PatientKey, PatientOf, Scope, StudyKey
 from central.archive.tables import Instance, Study
-from central.database import Unindexed
+from central.database import AmongFound, Unindexed
 
 
 class Way(NamedTuple):
@@ -49,18 +49,17 @@ def limits(scope: Scope) -> list[peewee.Expression]:
     return [*limits, *(~named for named in _named(scope.refused_studies, Unindexed))]
 
 
-def refusable(scope: Scope) -> list[peewee.Expression]:
+def refusable(scope: Scope) -> list[peewee.ColumnBase]:
     """What leads to all that `limits` takes away, and to some that it does not."""
     return [_of_withdrawals(), *_named(scope.refused_studies, _as_it_is)]
 
 
-def _of_withdrawals() -> peewee.Expression:
+def _of_withdrawals() -> peewee.ColumnBase:
     """Of a patient with the ID of one who withdrew consent."""
     named = ConsentWithdrawal.select(ConsentWithdrawal.patient_id).where(
         ConsentWithdrawal.ended_at_utc.is_null()
     )
-    found: peewee.Expression = Study.patient_id.in_(named)
-    return found
+    return AmongFound(Study.patient_id, named)
 
 
 Column = Callable[[peewee.Field], peewee.ColumnBase]
@@ -120,7 +119,7 @@ def _named(studies: Iterable[StudyKey], column: Column) -> list[peewee.Expressio
     ]
 
 
-def _arrived(arrivals: Arrivals) -> peewee.Expression:
+def _arrived(arrivals: Arrivals) -> peewee.ColumnBase:
     """Found by the time of arrival first: few came since yesterday, wherever they stand in the order by date."""
     come = Study.alias()
     ways = []
@@ -128,8 +127,8 @@ def _arrived(arrivals: Arrivals) -> peewee.Expression:
         ways.append(come.arrived_from.in_(sorted(arrivals.gateway_ids)))
     if arrivals.department_keys:
         ways.append(come.institutional_department_key.in_(sorted(arrivals.department_keys)))
-    return Study.id.in_(
-        come.select(come.id).where(come.arrived_at_utc >= arrivals.since_utc, reduce(or_, ways))
+    return AmongFound(
+        Study.id, come.select(come.id).where(come.arrived_at_utc >= arrivals.since_utc, reduce(or_, ways))
     )
 
 

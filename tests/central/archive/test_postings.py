@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
+
+from central.archive import postings
 from central.archive.candidates import AnyOf
-from central.archive.postings import Posting, fold, ids_of, pairs, unfolded, unpacked
+from central.archive.postings import (
+    Posting,
+    Unfolded,
+    fold,
+    ids_of,
+    make_postings,
+    pairs,
+    unfolded,
+    unpacked,
+)
 from central.archive.tables import Study
+from central.database import Database, Sqlite
 from tests.central.archive.conftest import MakeFile, Stocked
 from tests.central.databases import open_index
 
@@ -43,6 +56,29 @@ def test_an_erased_study_is_in_no_set(stocked: Stocked, made: MakeFile) -> None:
     assert all(unpacked(members).bit_count() == 1 for _, members in left)
     assert {term[1:] for term, _ in left if term[0] == "n"} == pairs("mei")
     db.end()
+
+
+def test_the_room_of_what_was_folded_at_the_start_is_given_back(
+    stocked: Stocked, made: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every search by sets asks what waits, and PostgreSQL reads a table to its end."""
+    stocked.put(made(StudyInstanceUID="1.2.1", PatientID="P1"))
+    db = open_index(stocked.root)
+    if isinstance(db, Sqlite):
+        pytest.skip("the pages of a file are used again, and read by nobody meanwhile")
+    stayed = unfolded(db)
+    Unfolded.insert_many([(number,) for number in range(1_000_000, 1_005_000)]).execute(db)
+    Unfolded.delete().where(Unfolded.study_id >= 1_000_000).execute(db)
+    assert size_of(db) > 100_000
+    monkeypatch.setattr(postings, "_FILLED_AT_ONCE", 0)
+    make_postings(db)
+    assert unfolded(db) == stayed
+    assert size_of(db) == 8192
+    db.end()
+
+
+def size_of(db: Database) -> int:
+    return int(db.execute_sql("SELECT pg_relation_size('study_unfolded')").fetchone()[0])
 
 
 def of_term(stocked: Stocked, term: str) -> list[str]:
