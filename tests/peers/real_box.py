@@ -134,7 +134,8 @@ class RealBox:
     @property
     def workers(self) -> list[int]:
         """Process ids of those that receive beside the one that owns the spool."""
-        return [pid for pid in self.children if psutil.Process(pid).ppid() != self.process.pid]
+        own = {child.pid for child in psutil.Process(self.process.pid).children()}
+        return [pid for pid in self.children if pid not in own]
 
     @property
     def children(self) -> list[int]:
