@@ -117,7 +117,7 @@ def _candidates(
     """What has all of `keys`, of what is reached. Where the keys leave few, and it need not be `exactly` that, whose
     they are is left to the conditions: the sets of institutions are the largest there are."""
     if reach or exactly or not keys:
-        found = union([narrowed(db, None, within), of_ids(_ids(db, reach)) if reach else {}])
+        found = union([narrowed(db, None, within), of_ids(_ids(db, reach))])
         return narrowed(db, found, keys)
     found = narrowed(db, None, keys)
     return found if size(found) <= FEW else narrowed(db, found, within)

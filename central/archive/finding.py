@@ -31,7 +31,7 @@ from central.archive.candidates import (
     says_all,
     terms_of,
 )
-from central.archive.granted import BY_NUMBER, IN_STUDY, granted_in
+from central.archive.granted import BY_NUMBER, IN_STUDY, granted_in, held_by
 from central.archive.narrowing import study_keys, with_narrowest
 from central.archive.query import (
     Condition,
@@ -275,9 +275,8 @@ def _by_uids(db: Database, scope: Scope, query: InstanceQuery) -> list[InstanceR
     ):
         return None  # lists, and what is no UID at all
     asked = _of_uids(holders=len(scope.institutions), one_series=bool(series), one_instance=bool(instance))
-    holders = {f"institution_{number}": held_by for number, held_by in enumerate(sorted(scope.institutions))}
     named = {"study_instance_uid": study, "series_instance_uid": series, "sop_instance_uid": instance}
-    return _instance_rows(asked.tuples(db, **holders, **named))
+    return _instance_rows(asked.tuples(db, **held_by(sorted(scope.institutions)), **named))
 
 
 @functools.cache

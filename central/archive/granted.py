@@ -6,7 +6,7 @@ Always true: of instances only those are found that `readable` lets whoever was 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import peewee
@@ -39,6 +39,11 @@ FACTS: Final = Prepared(
     .order_by(Study.institution)
 )
 """What `StudyFacts` says of a study, as each institution holds it."""
+
+
+def held_by(institutions: Iterable[object]) -> dict[str, object]:
+    """What is given for the `holders` of a query: ``institution_0`` and so on."""
+    return {f"institution_{number}": held for number, held in enumerate(institutions)}
 
 
 @functools.cache
@@ -90,7 +95,7 @@ def granted_in(
     order: Sequence[Any] = IN_STUDY,
 ) -> Prepared:
     """`query` of instances, joined with series and study, kept to what `in_study` says, in that `order`."""
-    granted = [given(f"institution_{number}") for number in range(holders)]
+    granted = [given(name) for name in held_by(range(holders))]
     query = query.where(
         Study.study_instance_uid == given("study_instance_uid"),
         Unindexed(Study.institution).in_(granted),

@@ -101,11 +101,12 @@ def make_postings(db: Database) -> None:
             ):
                 _run(db, statement)
     count = len(unfolded(db))
-    if count > 2 * _FILLED_AT_ONCE:
+    is_older = count > 2 * _FILLED_AT_ONCE
+    if is_older:
         _log.info("event=folding-for-searches studies=%d about_s=%d", count, count // 10_000)
     while _are_many(db):
         fold(db, _FILLED_AT_ONCE)
-    if count > 2 * _FILLED_AT_ONCE:
+    if is_older:
         # PostgreSQL reads a table to its end, and what waits would be there, behind room for all that was folded.
         db.shrink(Unfolded)
 

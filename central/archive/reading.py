@@ -213,13 +213,13 @@ def _once(
 
 def _granted_values(
     grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None
-) -> dict[str, str | None]:
+) -> dict[str, object]:
     """What is given to a query for granted instances."""
     return {
         "study_instance_uid": grant.study_instance_uid,
         "series_instance_uid": series_instance_uid,
         "sop_instance_uid": sop_instance_uid,
-        **{f"institution_{number}": held for number, held in enumerate(grant.institutions)},
+        **granted.held_by(grant.institutions),
     }
 
 

@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final
 
 from contract.identifiers import ObjectId
+from edge.buffer.errors import UnknownObjectError
 from edge.buffer.files import Place, SpoolFiles
 from edge.buffer.index import SpoolIndex
 from edge.buffer.label import UnlabelledError, is_sound, read_label
 from edge.buffer.lock import SpoolLock
 from edge.buffer.records import SealedRow
-from edge.buffer.states import CONDEMN, FREE, FREED_IF_LOST, State
+from edge.buffer.states import CONDEMN, FREED_IF_LOST, State, Step
 from edge.buffer.tables import utc_text
 
 DAMAGE_ERRNOS: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
@@ -83,18 +84,33 @@ def lose(
 ) -> tuple[list[ObjectId], list[ObjectId]]:
     """Files of these rows are gone: those that central has are freed, others condemned; which were which."""
     freed, condemned = [], []
-    now = utc_text(datetime.now(UTC))
     with index.transaction():
         for object_id in object_ids:
             row = index.find(object_id)
-            if row is None or row["state"] in FREED_IF_LOST:
-                index.step_within(object_id, FREED_IF_LOST[row["state"]] if row else FREE, freed_at_utc=now)
-                freed.append(object_id)
-            elif not row["damaged"]:
-                index.step_within(object_id, CONDEMN, damaged=True, last_error=reason)
+            if row is None:
+                raise UnknownObjectError(object_id)
+            if row["damaged"] and row["state"] not in FREED_IF_LOST:
+                _set_deliveries_aside(index, object_id, reason)
+            elif _give_up(index, object_id, State(row["state"]), reason) is CONDEMN:
                 condemned.append(object_id)
-            index.execute(_SET_DELIVERIES_ASIDE, (reason, object_id))
+            else:
+                freed.append(object_id)
     return freed, condemned
+
+
+def _give_up(index: SpoolIndex, object_id: ObjectId, state: State, reason: str) -> Step:
+    """What central has is freed, anything else condemned; which of them. Inside a transaction."""
+    step = FREED_IF_LOST.get(state, CONDEMN)
+    if step is CONDEMN:
+        index.step_within(object_id, step, damaged=True, last_error=reason)
+    else:
+        index.step_within(object_id, step, freed_at_utc=utc_text(datetime.now(UTC)))
+    _set_deliveries_aside(index, object_id, reason)
+    return step
+
+
+def _set_deliveries_aside(index: SpoolIndex, object_id: ObjectId, reason: str) -> None:
+    index.execute(_SET_DELIVERIES_ASIDE, (reason, object_id))
 
 
 class Inspection:
@@ -134,13 +150,8 @@ class Inspection:
             state = State(row["state"]) if row else State.FREED
             if state not in (*FREED_IF_LOST, *CONDEMN.from_states):
                 return None
-            step = FREED_IF_LOST.get(state, CONDEMN)
-            values: dict[str, Any] = {"freed_at_utc": utc_text(datetime.now(UTC))}
-            if step is CONDEMN:
-                values = {"damaged": True, "last_error": reason}
             with self._index.transaction():
-                self._index.step_within(object_id, step, **values)
-                self._index.execute(_SET_DELIVERIES_ASIDE, (reason, object_id))
+                step = _give_up(self._index, object_id, state, reason)
             if step.to is State.FREED:
                 self._files.unlink_freed(object_id)
             elif self._files.place_of(object_id) is not None:
