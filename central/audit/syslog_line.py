@@ -110,10 +110,14 @@ class SyslogLine:
         return int(struct.unpack_from("=Q", info, _BYTES_ACKED_AT)[0])
 
     def written_bytes(self) -> int:
-        """All that was sent, in the count of `acknowledged_bytes`; never too low."""
+        """All that was sent, in the count of `acknowledged_bytes`."""
         waiting = array.array("i", [0])
-        fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, waiting)
-        return waiting[0] + self.acknowledged_bytes()
+        acknowledged = self.acknowledged_bytes()
+        while True:
+            fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, waiting)
+            before, acknowledged = acknowledged, self.acknowledged_bytes()
+            if before == acknowledged:  # else what was acknowledged between the two looks would count twice
+                return waiting[0] + acknowledged
 
     def end(self) -> bool:
         """Close in order; True if the receiver answered with its own close_notify, having read all before."""

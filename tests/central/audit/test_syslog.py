@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -15,12 +18,13 @@ import pytest
 from pydantic import ValidationError
 
 from central.audit import delivery as delivery_module
+from central.audit import syslog_line
 from central.audit.delivery import DeliveryBook, SyslogDelivery
 from central.audit.dicom_message import PatientObject
 from central.audit.events import Action, AuditEvent
 from central.audit.record import Audit
 from central.audit.settings import AuditSettings
-from central.audit.syslog_line import SyslogUnfitError, syslog_message
+from central.audit.syslog_line import SyslogLine, SyslogUnfitError, syslog_message, tls_context
 from central.foundation import open_record_beside
 from tests.central.audit.repository import Papers, Repository, until
 from tests.central.audit.test_dicom_message import require_valid
@@ -170,7 +174,10 @@ def test_what_was_under_way_when_the_connection_broke_is_sent_again(
         assert repository.messages[:3] == repository.messages[3:], "the same bytes, so that they can be told"
 
 
-def test_a_receiver_that_does_not_read_delays_nobody(tmp_path: Path, papers: Papers, audit: Audit) -> None:
+def test_a_receiver_that_does_not_read_delays_nobody(
+    tmp_path: Path, papers: Papers, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(syslog_line, "TIMEOUT_S", 600.0)  # longer than a slow disk takes for the records
     with Repository(papers) as repository, Sender(tmp_path, repository.settings(papers)) as sender:
         repository.reading.clear()
         repository.wait_for(lambda: repository.connections == 1)
@@ -190,6 +197,32 @@ def test_a_receiver_that_does_not_read_delays_nobody(tmp_path: Path, papers: Pap
         until(lambda: sender.arrived() == count)
         sender.stop()
         assert actors(repository.messages) == [f"user{number}" for number in range(count)]
+
+
+def test_what_is_acknowledged_while_it_is_counted_counts_once(
+    papers: Papers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted twice, the last messages would wait for acknowledgement until another one is sent."""
+    with Repository(papers) as repository:
+        line = SyslogLine("127.0.0.1", repository.port, tls_context(repository.settings(papers)))
+        repository.reading.clear()
+        queued = fcntl.ioctl
+
+        def waiting(file: int, request: int, count: array.array[int]) -> None:
+            queued(file, request, count)
+            if count[0] and not repository.reading.is_set():
+                repository.reading.set()
+                left = array.array("i", count)
+                while left[0]:
+                    time.sleep(0.001)
+                    queued(file, request, left)
+
+        monkeypatch.setattr("central.audit.syslog_line.fcntl.ioctl", waiting)
+        while not repository.reading.is_set():
+            line.send(b"x" * 4096)
+            written = line.written_bytes()
+        assert written == line.acknowledged_bytes()
+        line.abandon()
 
 
 def test_a_certificate_of_somebody_else_gets_nothing(tmp_path: Path, papers: Papers, audit: Audit) -> None:
