@@ -48,7 +48,7 @@ from contract.sealing import DataKey
 from contract.transfer import PATCH_CONTENT_TYPE, RECEIPT_HEADER, TUS_VERSION, UPLOADS_PATH
 from tests.central.databases import open_archive_in, open_index, storage_keys
 
-START_S = 20
+START_S = 60
 RADIOLOGIST = Principal("r", "radiologist", Role.RADIOLOGIST)
 
 
