@@ -11,7 +11,6 @@ import pytest
 from pydicom.dataset import Dataset
 
 from central.audit.events import Action
-from central.config import Settings as CentralSettings
 from central.workflow.data_sets import scheduled_item
 from central.workflow.procedures import ProcedureStore
 from central.workflow.worklist import Entry, WorklistStore
@@ -40,9 +39,6 @@ class Hospital:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.house = House(folder / "central").start()
-        fixed = self.house.settings.model_dump()
-        fixed["gateways"]["port"] = self.house.central.gateways.port
-        self.house.settings = CentralSettings.model_validate(fixed)
         self.box: Box = enrol(self.house, folder / "box", "ct-1")
 
     @property
