@@ -353,7 +353,7 @@ def whole_box(house: House, broker: Broker, tmp_path: Path) -> Iterator[WholeBox
     box = WholeBox(settings)
     box.start()
     try:
-        box.enrol(EnrolParams(pairing=str(house.pairing("ct1"))))
+        box.operations.enrol(EnrolParams(pairing=str(house.pairing("ct1"))))
         yield box
     finally:
         box.stop()
