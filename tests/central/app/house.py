@@ -47,8 +47,9 @@ from contract.sealed_object import Aead, Codec, SealedObjectWriter
 from contract.sealing import DataKey
 from contract.transfer import PATCH_CONTENT_TYPE, RECEIPT_HEADER, TUS_VERSION, UPLOADS_PATH
 from tests.central.databases import open_archive_in, open_index, storage_keys
+from tests.ports import free_base_port
 
-START_S = 20
+START_S = 60
 RADIOLOGIST = Principal("r", "radiologist", Role.RADIOLOGIST)
 
 
@@ -58,7 +59,8 @@ class House:
     def __init__(self, root: Path, **sections: dict[str, Any]) -> None:
         self.root = root
         sections.setdefault("people", {})["port"] = 0
-        sections.setdefault("gateways", {}).setdefault("port", 0)
+        # Boxes find it there again in its next life.
+        sections.setdefault("gateways", {}).setdefault("port", free_base_port(1))
         sections["gateways"].setdefault("acceptance", "pairing-string")  # what else is tested asks for it
         sections.setdefault("dicom", {}).setdefault("enabled", False)  # its shutdown takes half a second
         sections.setdefault("storage", {}).update({**storage_keys(root), "reserve_bytes": 0})

@@ -359,7 +359,7 @@ def test_a_sender_that_hangs_up(store: House, study: str) -> None:
         line.sendall(
             head.encode() + part(instance(study, 1)) + part(instance(study, 2))[:1000] + bytes(300_000)
         )
-    for _ in range(200):
+    for _ in range(1200):
         if recorded():
             break
         gone.wait(0.05)

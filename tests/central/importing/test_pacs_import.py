@@ -138,7 +138,8 @@ def test_a_source_that_is_killed_in_the_middle(tmp_path: Path) -> None:
         for study in range(many):
             for number in range(4):
                 source.put(file_of(study, number, **big))
-        process = begun(config, "import-pacs", source.source, "--by", "get", "--patience", 1)
+        # Slow enough to be in the middle when it is noticed that it has begun.
+        process = begun(config, "import-pacs", source.source, "--by", "get", "--patience", 1, "--mbit", 100)
         wait_for_objects(config, 5, process)
         source.kill()
         said, errors = process.communicate(timeout=120)

@@ -234,7 +234,7 @@ def closed(port: int, sent: bytes) -> bytes:
 
 
 def test_what_is_no_message_ends_the_connection(tmp_path: Path) -> None:
-    with open_ris(tmp_path, max_message_bytes=2048, message_timeout_s=0.3) as ris:
+    with open_ris(tmp_path, max_message_bytes=2048, message_timeout_s=1.5) as ris:
         assert closed(ris.port, b"GET / HTTP/1.1\r\n\r\n") == b""
         assert closed(ris.port, b"\x0b" + b"x" * 5000) == b""
         assert closed(ris.port, b"\x0bMSH|") == b""  # never ends
