@@ -26,6 +26,7 @@ from central.access.policy import Action, Principal, Role, Scope, authorize, sco
 from central.app import Central
 from central.archive.query import StudyQuery
 from central.archive.rows import InstanceRow
+from central.audit.reading import Wanted
 from central.config import Settings
 from central.identity.sealing_keys import ROOT_KEY, read_root
 from contract.enrolment import (
@@ -126,7 +127,7 @@ class House:
 
     def refusals(self) -> list[tuple[str, str]]:
         """(action, detail) of every refusal on record, oldest first."""
-        rows = self.central.foundation.audit.search(limit=100)
+        rows = self.central.foundation.audit.newest(Wanted(), limit=100)
         events = [row.event for row in reversed(rows)]
         return [(event.action, event.detail) for event in events if event.outcome == "refused"]
 

@@ -13,6 +13,7 @@ from central.access.policy import Grant, authorize
 from central.app import run
 from central.archive import postings
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.commands import run_command
 from central.foundation import open_archive
 from tests.central.access.house import ORIGIN, STUDY, pydicom_file
@@ -60,7 +61,7 @@ def test_verify_names_what_is_wrong_and_says_when_it_is_mended(desk: Desk, tmp_p
     events: list[tuple[str, str | None]] = []
     desk.with_audit(
         lambda audit: events.extend(
-            (row.event.action.value, row.event.study_instance_uid) for row in audit.search(limit=9)
+            (row.event.action.value, row.event.study_instance_uid) for row in audit.newest(Wanted(), limit=9)
         )
     )
     assert events.count((Action.OBJECT_FAULT.value, STUDY)) == 1, "found twice, told once"

@@ -24,6 +24,7 @@ from starlette.routing import Mount, Route
 from central.access.policy import Action as PolicyAction
 from central.access.policy import Principal, Role, authorize
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.dicomweb import DepositLimits
 from central.dicomweb.deposit import AT_ONCE, MAX_INSTANCES
 from central.dicomweb.store import REQUESTS_AT_ONCE, REQUESTS_OF_ONE_SENDER, Store
@@ -181,7 +182,7 @@ def test_each_failure_has_its_reason(store: House, study: str) -> None:
     ]
     assert archived(store, study) == {f"{study}.9.1": (good, False)}
     assert store.archive.facts("1.2.3.4") is None
-    refused = store.audit.search(limit=1)[0].event
+    refused = store.audit.newest(Wanted(), limit=1)[0].event
     assert (refused.outcome, refused.action) == ("refused", Action.STORE)
 
 
@@ -352,7 +353,8 @@ def test_a_sender_that_hangs_up(store: House, study: str) -> None:
 
     def recorded() -> bool:
         return any(
-            row.event.study_instance_uid == study for row in store.audit.search(limit=5, action=Action.STORE)
+            row.event.study_instance_uid == study
+            for row in store.audit.newest(Wanted(action=Action.STORE), limit=5)
         )
 
     with socket.create_connection((host, int(port))) as line:
@@ -423,7 +425,7 @@ def test_who_may_store(store: House, study: str, who: str, status: int) -> None:
     answer = send(store, body(instance(study)), who=who)
     assert answer.status_code == status
     assert bool(archived(store, study)) == (status == 200)
-    events = [row.event for row in store.audit.search(limit=5, actor=who, action=Action.STORE)]
+    events = [row.event for row in store.audit.newest(Wanted(actor=who, action=Action.STORE), limit=5)]
     if status == 200:
         assert [(event.outcome, event.study_instance_uid) for event in events[:2]] == [
             ("success", study),

@@ -13,6 +13,7 @@ from pydicom.uid import UID
 from pynetdicom import AE
 
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.dimse.matching import matches
 from central.dimse.procedure_step import PERFORMED_PROCEDURE_STEP
 from central.dimse.worklist import MODALITY_WORKLIST_FIND
@@ -101,7 +102,7 @@ def test_answers_have_what_was_asked_for(house: House) -> None:
     assert (step.ScheduledStationAETitle, step.ScheduledProcedureStepDescription) == ("CT2", "Thorax")
     assert "Modality" not in step
     assert "StudyInstanceUID" not in found
-    event = house.audit.search(limit=1)[0].event
+    event = house.audit.newest(Wanted(), limit=1)[0].event
     assert (event.actor, event.action, event.outcome) == ("PEER", Action.WORKLIST_READ, "success")
 
 
@@ -163,7 +164,7 @@ def test_a_step_from_its_beginning_to_its_end(tmp_path: Path) -> None:
             StepStatus.COMPLETED,
             ["create", "set", "set"],
         )
-        event = house.audit.search(limit=1)[0].event
+        event = house.audit.newest(Wanted(), limit=1)[0].event
         assert (event.action, event.study_instance_uid) == (Action.PROCEDURE_STEP, "1.2.826.0.1.1")
 
 

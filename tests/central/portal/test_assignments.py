@@ -14,6 +14,7 @@ import pytest
 
 from central.access.policy import Role
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.workflow.data_sets import scheduled_item
 from central.workflow.ordering import Ordering
 from central.workflow.worklist import Entry, WorklistStore
@@ -61,7 +62,7 @@ def test_a_study_or_a_patient_is_assigned_and_taken_back(
         assert client.delete(f"/api/assignments/{listed['assignment_id']}").status_code == 204
         assert client.get("/api/assignments").json() == {"assignments": []}
     assert sees(house, "doctor-other") == set()
-    changes = house.audit.search(limit=9, action=Action.ACCESS_CHANGE)
+    changes = house.audit.newest(Wanted(action=Action.ACCESS_CHANGE), limit=9)
     assert [(row.event.actor, row.event.outcome) for row in changes] == [(giver, "success")] * 2
 
 
@@ -162,5 +163,5 @@ def test_the_station_says_what_is_scheduled_and_what_has_come(house: House) -> N
         (one,) = client.get("/api/station", params={"day": "20990101"}).json()["items"]
         assert one["patient_id"] == "9"
         assert client.get("/api/station", params={"day": "tomorrow"}).status_code == 400
-    [read, *_] = house.audit.search(limit=9, action=Action.WORKLIST_READ)
+    [read, *_] = house.audit.newest(Wanted(action=Action.WORKLIST_READ), limit=9)
     assert (read.event.actor, read.event.outcome) == ("technician", "success")

@@ -13,6 +13,7 @@ from central.access.policy import Role
 from central.archive import second_person
 from central.archive.indexing import ObjectOrigin
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from tests.browser import Browser
 from tests.central.access.house import (
     ORIGIN,
@@ -58,7 +59,7 @@ def listed(client: httpx.Client, kind: str) -> list[dict[str, Any]]:
 def recorded(house: House, action: Action = Action.ERASE) -> list[tuple[str, str, str | None, str]]:
     return [
         (row.event.actor, row.event.outcome, row.event.study_instance_uid, row.event.detail)
-        for row in reversed(house.audit.search(limit=50, action=action))
+        for row in reversed(house.audit.newest(Wanted(action=action), limit=50))
     ]
 
 

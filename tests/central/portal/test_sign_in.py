@@ -8,6 +8,7 @@ import pytest
 from central.access.throttle import FAILURES_PER_USERNAME
 from central.access.web import COOKIE_NAME
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.portal.sign_in import local_path
 from tests.central.access.house import PASSWORD, House, open_house
 
@@ -42,7 +43,7 @@ def test_somebody_signs_out_everywhere(house: House) -> None:
         own_page = {"Sec-Fetch-Site": "same-origin"}
         assert here.delete("/api/me/sessions", headers=own_page).status_code == 204
         assert [one.get("/api/me").status_code for one in (here, there, another)] == [401, 401, 200]
-    (ended,) = house.audit.search(limit=1, action=Action.SIGN_OUT)
+    (ended,) = house.audit.newest(Wanted(action=Action.SIGN_OUT), limit=1)
     assert (ended.event.actor, ended.event.detail) == ("doctor", "everywhere")
     house.tokens.pop("doctor", None)  # the house's own token for other tests has ended as well
 
@@ -168,7 +169,7 @@ def test_guessing_ends_in_429_alike_for_all(tmp_path: Path) -> None:
             assert token.status_code == 429
             assert int(token.headers["retry-after"]) > 0
         assert refusals["doctor"] == refusals["nobody"]
-        actions = {row.event.action for row in house.audit.search(limit=50, actor="doctor")}
+        actions = {row.event.action for row in house.audit.newest(Wanted(actor="doctor"), limit=50)}
         assert actions == {Action.SIGN_IN_FAILED}
 
 

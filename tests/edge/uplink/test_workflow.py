@@ -11,6 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.config import Settings as CentralSettings
 from central.workflow.data_sets import scheduled_item
 from central.workflow.procedures import ProcedureStore
@@ -66,7 +67,7 @@ class Hospital:
         return IdentityStore(self._folder / "identity").save(FileKey(self.box.key), enrolment)
 
     def recorded(self, action: Action) -> list[str]:
-        rows = self.house.central.foundation.audit.search(limit=100, action=action)
+        rows = self.house.central.foundation.audit.newest(Wanted(action=action), limit=100)
         return [f"{row.event.actor} {row.event.detail} {row.event.study_instance_uid}" for row in rows]
 
 
