@@ -30,7 +30,7 @@ from central.access.policy import (
 )
 from central.access.problems import problem
 from central.access.web import principal_of
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.wishes import NO_STORE, admit, iso, seconds_of, wish_of
@@ -44,7 +44,7 @@ _SEND: Final = (
 _NOT_HERE: Final = "there is no such study or patient"
 
 
-def routes(doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> list[BaseRoute]:
+def routes(doorkeeper: Doorkeeper, archive: Reading, audit: Audit) -> list[BaseRoute]:
     """Must be behind `RequireSignIn`."""
     desk = _Desk(doorkeeper, archive, audit)
     return [
@@ -55,7 +55,7 @@ def routes(doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> list[BaseR
 
 
 class _Desk:
-    def __init__(self, doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit) -> None:
         self._doorkeeper = doorkeeper
         self._assignments = doorkeeper.assignments
         self._archive = archive

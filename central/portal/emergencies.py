@@ -30,8 +30,8 @@ from central.access.policy import (
 )
 from central.access.problems import problem
 from central.access.web import principal_of
-from central.archive.archive import Archive
 from central.archive.query import StudyQuery
+from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.templating import may_break_glass, page
@@ -52,7 +52,7 @@ class EmergencyTerms:
     life_s: int
 
 
-def routes(doorkeeper: Doorkeeper, archive: Archive, audit: Audit, terms: EmergencyTerms) -> list[BaseRoute]:
+def routes(doorkeeper: Doorkeeper, archive: Reading, audit: Audit, terms: EmergencyTerms) -> list[BaseRoute]:
     """Must be behind `RequireSignIn`."""
     desk = _Desk(doorkeeper, archive, audit, terms)
     return [
@@ -65,7 +65,7 @@ def routes(doorkeeper: Doorkeeper, archive: Archive, audit: Audit, terms: Emerge
 
 
 class _Desk:
-    def __init__(self, doorkeeper: Doorkeeper, archive: Archive, audit: Audit, terms: EmergencyTerms) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit, terms: EmergencyTerms) -> None:
         self._emergencies = doorkeeper.emergencies
         self._archive = archive
         self._audit = audit

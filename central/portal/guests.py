@@ -21,7 +21,7 @@ from central.access.guest_links import DEFAULT_DAYS, DEFAULT_USES, Link, Shut
 from central.access.policy import Denied, Grant, Principal, Privilege, Role, authorize, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import page_of, principal_of, source_address
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action, AuditEvent, Outcome
 from central.audit.record import Audit
@@ -37,7 +37,7 @@ _RECORD_AWAY: Final = "the audit record cannot be written; try again later"
 
 
 def routes(
-    doorkeeper: Doorkeeper, archive: Archive, audit: Audit, cookie_life_s: int = COOKIE_LIFE_S
+    doorkeeper: Doorkeeper, archive: Reading, audit: Audit, cookie_life_s: int = COOKIE_LIFE_S
 ) -> list[BaseRoute]:
     """Must be behind `RequireSignIn`, which lets everybody reach `/guest` and `/api/guest/session`."""
     desk, door = _Desk(doorkeeper, archive, audit), _Door(doorkeeper, archive, audit, cookie_life_s)
@@ -53,7 +53,7 @@ def routes(
 class _Desk:
     """For hosts."""
 
-    def __init__(self, doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit) -> None:
         self._doorkeeper = doorkeeper
         self._archive = archive
         self._audit = audit
@@ -143,7 +143,7 @@ class _Desk:
 class _Door:
     """For guests."""
 
-    def __init__(self, doorkeeper: Doorkeeper, archive: Archive, audit: Audit, cookie_life_s: int) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit, cookie_life_s: int) -> None:
         self._doorkeeper = doorkeeper
         self._archive = archive
         self._audit = audit

@@ -30,7 +30,7 @@ from central.access.policy import (
 from central.access.problems import problem
 from central.access.study_rules import Kind, Rule
 from central.access.web import principal_of
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.templating import may_invite, may_share, page
@@ -41,7 +41,7 @@ _KINDS: Final[dict[str, Kind]] = {"grant": "grant", "refusal": "refusal"}
 _MAX_KEY_CHARACTERS: Final = 256
 
 
-def routes(doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> list[BaseRoute]:
+def routes(doorkeeper: Doorkeeper, archive: Reading, audit: Audit) -> list[BaseRoute]:
     """Must be behind `RequireSignIn`."""
     rules, consents = _Rules(doorkeeper, archive, audit), _Consents(doorkeeper, archive, audit)
     return [
@@ -70,7 +70,7 @@ def _page(request: Request) -> Response:
 
 
 class _Rules:
-    def __init__(self, doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit) -> None:
         self._rules = doorkeeper.rules
         self._archive = archive
         self._audit = audit
@@ -190,7 +190,7 @@ class _Rules:
 
 
 class _Consents:
-    def __init__(self, doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit) -> None:
         self._consents = doorkeeper.consents
         self._archive = archive
         self._audit = audit

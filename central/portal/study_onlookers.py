@@ -21,8 +21,8 @@ from central.access.onlookers import HousePeer, Onlooker, onlookers
 from central.access.policy import Principal, Privilege, Role, StudyFacts, has_privilege, managed, manages
 from central.access.problems import problem
 from central.access.web import principal_of
-from central.archive.archive import Archive
 from central.archive.erasure_requests import Extent
+from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.study_steps import study_of, whose, with_wish
@@ -32,7 +32,7 @@ from central.portal.wishes import NO_STORE, admit, iso
 
 def routes(
     doorkeeper: Doorkeeper,
-    archive: Archive,
+    archive: Reading,
     audit: Audit,
     extent: Callable[[str, str], Extent | None],
     peers: Callable[[], Sequence[HousePeer]],
@@ -49,7 +49,7 @@ class _Desk:
     def __init__(
         self,
         doorkeeper: Doorkeeper,
-        archive: Archive,
+        archive: Reading,
         audit: Audit,
         extent: Callable[[str, str], Extent | None],
         peers: Callable[[], Sequence[HousePeer]],

@@ -34,7 +34,7 @@ from tests.central.access.house import (
     pydicom_file,
     served,
 )
-from tests.central.databases import open_archive_in, open_index, storage_keys
+from tests.central.databases import open_archive_in, open_index, put_in, storage_keys
 
 CALLERS = (
     "anonymous",
@@ -321,9 +321,7 @@ def tokens_of(doorkeeper: Doorkeeper) -> dict[str, str]:
 
 
 def put(archive: Archive) -> None:
-    with archive.new_object() as sink:
-        sink.write(pydicom_file("CT_small.dcm"))
-        archive.index(sink.commit(), ORIGIN)
+    put_in(archive, pydicom_file("CT_small.dcm"), ORIGIN)
 
 
 def uids() -> dict[str, str]:

@@ -312,19 +312,19 @@ def _studies(db: Any, root: Path) -> Sequence[Sequence[Found]]:
     archive = open_archive_in(root, db)
     scope: Scope = scope_of(RADIOLOGIST, Action.VIEW)
     found: list[list[Found]] = []
-    for study in archive.find_studies(scope, StudyQuery(limit=None)):
-        facts = archive.facts(study.study_instance_uid)
+    for study in archive.reading.find_studies(scope, StudyQuery(limit=None)):
+        facts = archive.reading.facts(study.study_instance_uid)
         assert facts is not None
         grant: Any = authorize(RADIOLOGIST, Action.VIEW, facts)
         found.append(
             [
                 Found(
                     row,
-                    archive.open_instance(
+                    archive.reading.open_instance(
                         grant, row.series.series_instance_uid, row.sop_instance_uid
                     ).path.read_bytes(),
                 )
-                for row in archive.instances_of(grant)
+                for row in archive.reading.instances_of(grant)
             ]
         )
     return found

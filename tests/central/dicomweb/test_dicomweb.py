@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 from central.audit.events import Action
 from central.audit.reading import Wanted
-from tests.central.access.house import ORIGIN, OTHER_STUDY, STUDY, House, open_house, pydicom_file
+from tests.central.access.house import OTHER_STUDY, STUDY, House, open_house, pydicom_file
 from tests.central.dicomweb.conftest import IMAGES
 
 JPEG_LS_SERIES = f"1.2.9.{IMAGES.index('emri_small_jpeg_ls_lossless.dcm')}"
@@ -469,10 +469,7 @@ def test_a_transfer_syntax_with_line_breaks_makes_no_header(tmp_path: Path) -> N
             b"1.2.840.10008.1.2.1\0", b"1.2\r\nSet-Cookie: a=b\0"[:20]
         )
         assert content != pydicom_file("CT_small.dcm")
-        with house.archive.new_object() as sink:
-            sink.write(content)
-            archived = sink.commit()
-        house.archive.index(archived, ORIGIN)
+        house.put(content)
         uid, series = dataset.SOPInstanceUID, dataset.SeriesInstanceUID
         with house.client("radiologist") as client:
             path = f"/dicom-web/studies/{STUDY}/series/{series}/instances/{uid}"

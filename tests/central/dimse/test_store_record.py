@@ -102,7 +102,7 @@ def test_what_is_refused_is_on_record_once_with_its_number(house: House) -> None
 def test_without_the_record_nothing_is_kept(house: House) -> None:
     house.audit.close()
     assert send(house, image(ONE, 1)) == [0xA700]
-    assert house.archive.facts(ONE) is None
+    assert house.archive.reading.facts(ONE) is None
     assert contents_in(house.root) == []
 
 
@@ -119,14 +119,14 @@ def test_what_is_not_kept_is_not_taken_from_whoever_brings_the_same(
     def meanwhile(_event: AuditEvent) -> NoReturn:
         if not others:
             (same,) = [path.read_bytes() for path in arriving_in(house.root)] or contents_in(house.root)
-            with house.archive.new_object() as sink:
+            with house.archive.receiving.new_object() as sink:
                 sink.write(same)
-                others.append(house.archive.keep(sink, ORIGIN))
+                others.append(house.archive.receiving.keep(sink, ORIGIN))
         raise AuditUnavailableError("the disk is full")
 
     with monkeypatch.context() as patched:
         patched.setattr(house.audit, "record", meanwhile)
         assert send(house, image(ONE, 1)) == [0xA700]
-    assert house.archive.index_together(others) == [Outcome.ARCHIVED]
+    assert house.archive.receiving.index_together(others) == [Outcome.ARCHIVED]
     (content,) = contents_in(house.root)
     assert hashlib.sha256(content).hexdigest() == others[0].stored.sha256

@@ -91,7 +91,7 @@ def test_a_department_sees_what_it_ordered(tmp_path: Path, order_comes_first: bo
         study = "1.2.826.0.1.4711"  # of the item
         item = item_json("4711", RequestingService="CARDIOLOGIA  2", RequestingPhysician="Wilson^James")
         images = pydicom_file("CT_small.dcm", StudyInstanceUID=study, SOPInstanceUID="1.2.3.8")
-        ordering = Ordering(house.doorkeeper.assignments, house.archive)
+        ordering = Ordering(house.doorkeeper.assignments, house.archive.receiving)
         told: list[str] = []
         steps = [
             lambda: ordering.heed(

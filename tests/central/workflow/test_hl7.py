@@ -85,7 +85,7 @@ def open_ris(root: Path, **settings: object) -> Iterator[Ris]:
     worklist, audit = WorklistStore(db), open_record(root)
     chosen = Hl7Settings.model_validate({"port": 0, "senders": ["127.0.0.0/8"], **settings})
     doorkeeper = Doorkeeper.open(db, hashes=CHEAP, factor_key=FACTOR_KEY)
-    ordering = Ordering(doorkeeper.assignments, open_archive_in(root, db))
+    ordering = Ordering(doorkeeper.assignments, open_archive_in(root, db).receiving)
     server = MllpServer(chosen, OrderDesk(worklist, audit, ordering, chosen))
     server.start()
     try:
