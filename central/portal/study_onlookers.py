@@ -25,9 +25,9 @@ from central.archive.erasure_requests import Extent
 from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
-from central.portal.study_steps import study_of, whose, with_wish
+from central.portal.study_steps import study_of, whose
 from central.portal.templating import page
-from central.portal.wishes import NO_STORE, admit, iso
+from central.portal.wishes import NO_STORE, admit, iso, with_wish
 
 
 def routes(
@@ -41,7 +41,7 @@ def routes(
     desk = _Desk(doorkeeper, archive, audit, extent, peers)
     return [
         Route("/access", desk.show, methods=["GET"]),
-        Route("/api/study-access", desk.tell, methods=["POST"]),
+        Route("/api/study-access", with_wish(desk.tell), methods=["POST"]),
     ]
 
 
@@ -67,10 +67,7 @@ class _Desk:
         # In the navigation it is under the page that it is reached from.
         return page("access.html", principal, path="/sharing", whole_central=managed(principal) is None)
 
-    async def tell(self, request: Request) -> Response:
-        return await with_wish(request, self._tell)
-
-    def _tell(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def tell(self, request: Request, wish: Mapping[str, Any]) -> Response:
         study, principal = study_of(wish), principal_of(request)
         held = self._held(study)
         holder = whose(request, wish, sorted(held))

@@ -150,7 +150,7 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/api/audit/records.csv"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/audit/records.ndjson"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/audit/records.fhir"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
-    ("POST", "/api/gateways/pairing"): (DATA, 201, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/gateways/pairing"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/gateways/command"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),  # for no box
     ("POST", "/api/gateways/settings"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
     ("GET", "/api/gateways/support/{gateway_id}/{command_id}"): (

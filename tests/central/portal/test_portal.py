@@ -146,11 +146,11 @@ def test_a_pairing_string_is_for_administrators_and_recorded_before_it_is_shown(
     assert token not in repr(house.audit.newest(Wanted(), limit=100))
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{", b'{"name": 5}', b"[" * 4000, b" " * 5000])
+@pytest.mark.parametrize("body", [b"[]", b"{", b'{"name": 5}', b"", b"[" * 4000, b" " * 5000])
 def test_pairing_with_nonsense_is_refused(house: House, body: bytes) -> None:
     with house.client("admin") as client:
         answer = client.post("/api/gateways/pairing", content=body)
-    assert answer.status_code in (400, 413)
+    assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
 
 

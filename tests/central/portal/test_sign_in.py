@@ -125,9 +125,13 @@ def test_a_cookie_needs_our_own_page_to_change_anything(house: House) -> None:
             {"Origin": own_origin, "Sec-Fetch-Site": "cross-site"},
             {"Sec-Fetch-Site": "same-site"},
         ):
-            assert client.post("/api/gateways/pairing", json={}, headers=headers).status_code == 403, headers
+            assert (
+                client.post("/api/gateways/pairing", json={"name": ""}, headers=headers).status_code == 403
+            ), headers
         for headers in ({"Origin": own_origin}, {"Sec-Fetch-Site": "same-origin", "Origin": "null"}):
-            assert client.post("/api/gateways/pairing", json={}, headers=headers).status_code == 201, headers
+            assert (
+                client.post("/api/gateways/pairing", json={"name": ""}, headers=headers).status_code == 201
+            ), headers
 
 
 def test_a_bearer_token_needs_no_page_and_outweighs_the_cookie(house: House) -> None:
@@ -135,7 +139,7 @@ def test_a_bearer_token_needs_no_page_and_outweighs_the_cookie(house: House) -> 
         sign_in(client, "admin")
         bearer = {"Authorization": f"Bearer {house.token('doctor')}"}
         assert client.get("/api/me", headers=bearer).json()["username"] == "doctor"
-        assert client.post("/api/gateways/pairing", json={}, headers=bearer).status_code == 403
+        assert client.post("/api/gateways/pairing", json={"name": ""}, headers=bearer).status_code == 403
         assert client.get("/api/me", headers={"Authorization": "Bearer wrong"}).status_code == 401
         assert client.get("/api/me", headers={"Authorization": "Basic eA=="}).status_code == 401
 
