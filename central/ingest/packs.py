@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.web import source_address
 from central.ingest.arriving_pack import ArrivingPack
-from central.ingest.caller import Callers, source_address
+from central.ingest.caller import Callers
 from central.ingest.errors import RequestRefusedError, TryAgainError
 from central.ingest.pack_acceptance import PackAcceptance
 from central.ingest.partial import PartialUpload, PartialUploads

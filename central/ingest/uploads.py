@@ -17,10 +17,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.web import source_address
 from central.audit.events import Action
 from central.audit.refusals import Refusals
 from central.ingest.acceptance import Acceptance
-from central.ingest.caller import Callers, source_address
+from central.ingest.caller import Callers
 from central.ingest.errors import ObjectRefusedError, RequestRefusedError
 from central.ingest.partial import PartialUpload, PartialUploads
 from central.ingest.turns import Turns

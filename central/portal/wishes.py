@@ -17,6 +17,7 @@ from central.access.web import audit_event
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action, Outcome
 from central.audit.record import Audit
+from central.bodies import body_within
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 _MAX_BODY_BYTES: Final = 4096
@@ -43,11 +44,7 @@ def with_wish(
 
 async def _wish_of(request: Request) -> dict[str, Any]:
     """The body's JSON object; empty if it is none, too large, or holds text that no file or database takes."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            return {}
+    body = await body_within(request, _MAX_BODY_BYTES)
     try:
         wish = json.loads(body or b"{}")
         json.dumps(wish, ensure_ascii=False).encode()  # half a surrogate pair, which JSON can spell
