@@ -36,6 +36,7 @@ from central.ingest.tus import (
     offered,
     offset_mismatch,
     patch_offset,
+    unfinished_answer,
     upload_answer,
 )
 from contract.identifiers import ObjectId
@@ -146,13 +147,7 @@ class Uploads:
         """How far the upload is; if it is whole, what becomes of it."""
         location = f"{UPLOADS_PATH}/{object_id}" if status == 201 else None
         if not upload.is_whole:
-            return upload_answer(
-                status,
-                upload.offset_bytes,
-                upload.length_bytes,
-                location=location,
-                expires_at_s=upload.expires_at_s,
-            )
+            return unfinished_answer(status, upload, location)
         # Shielded: a box that hangs up must not leave a thread behind that still works on a free turn.
         receipt = await asyncio.shield(
             asyncio.get_running_loop().run_in_executor(
