@@ -16,6 +16,7 @@ import pytest
 from pydantic import ValidationError
 from pynetdicom import AE
 
+from central.audit.reading import Wanted
 from central.dimse import transport
 from central.dimse.association import STUDY_ROOT_FIND
 from central.dimse.settings import DimseSettings
@@ -238,9 +239,9 @@ def test_a_peer_is_who_its_certificate_says(authority: Authority, tmp_path: Path
 
         assert find(tls_port, *showing(good))
         assert not find(tls_port, *showing(other))
-        assert "another certificate" in house.audit.search(limit=1)[0].event.detail
+        assert "another certificate" in house.audit.newest(Wanted(), limit=1)[0].event.detail
         assert not find(house.port)
-        assert "TLS port only" in house.audit.search(limit=1)[0].event.detail
+        assert "TLS port only" in house.audit.newest(Wanted(), limit=1)[0].event.detail
         assert not find(tls_port, "+tla", "+cf", authority.ca)
 
 
