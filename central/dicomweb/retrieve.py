@@ -110,7 +110,6 @@ class Retrieve:
 
     def _multipart(self, chosen: Sequence[tuple[StoredInstance, Offer]]) -> Response:
         if all(offer.transfer_syntax_uid == stored.transfer_syntax_uid for stored, offer in chosen):
-            _ = chosen[0][0].path  # a store that is away shows before the answer begins
             return multipart_of_files(DICOM, [_part(stored) for stored, _ in chosen])
         parts = self._parts(chosen)
         first = next(
