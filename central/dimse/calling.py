@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from typing import Final
 
 from pydicom.uid import UID
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
@@ -57,6 +58,13 @@ def called(
     ae.connection_timeout = ae.acse_timeout = _CONNECT_TIMEOUT_S
     ae.dimse_timeout = ae.network_timeout = settings.idle_timeout_s
     name = f"{peer.ae_title} at {peer.host} port {peer.port}"
+    rejections: list[A_ASSOCIATE_RJ] = []
+
+    def look(event: evt.Event) -> None:
+        # pynetdicom forgets a rejection when the connection is closed before the thread that asks goes on.
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            rejections.append(event.pdu)
+
     try:
         association = ae.associate(
             peer.host,
@@ -66,11 +74,12 @@ def called(
             max_pdu=settings.max_pdu_bytes,
             ext_neg=[_role(uid) for uid in as_scp_of],
             tls_args=(client_context(settings.tls), peer.host) if peer.tls else None,
+            evt_handlers=[(evt.EVT_PDU_RECV, look)],
         )
     except (CannotListenError, OSError, RuntimeError, ValueError) as error:
         raise CallFailedError(f"{name} cannot be called") from error
     if not association.is_established:
-        why = "rejects the association" if association.is_rejected else "cannot be reached"
+        why = "rejects the association" if rejections else "cannot be reached"
         raise CallFailedError(f"{name} {why}")
     try:
         _take_over(association, _limits(settings))
