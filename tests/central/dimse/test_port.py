@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from pynetdicom import AE
 
 from central.audit.reading import Wanted
-from central.dimse import transport
 from central.dimse.association import STUDY_ROOT_FIND
 from central.dimse.settings import DimseSettings
 from tests.central.access.house import STUDY, pydicom_file
@@ -157,7 +156,6 @@ def test_a_trickle_inside_a_message_is_cut(house: House) -> None:
 def test_an_association_begins_and_ends_without_waiting_for_a_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(transport, "_REST_S", 3600.0)
     with open_house(tmp_path) as house, ScriptedScu(house.port) as scu:
         scu.associate([(1, VERIFICATION, [IMPLICIT_LITTLE])], calling=b"PEER", called=b"DICOMNET")
         scu.send(p_data(1, 3, command(0x0030)))
