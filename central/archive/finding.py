@@ -45,10 +45,10 @@ from central.archive.query import (
     matches_uids,
     matches_until,
 )
-from central.archive.reach import Way, consent_withdrawn, limits, readable, refusable, ways_of, within
+from central.archive.reach import Way, consent_withdrawn, limits, readable, taken_away, ways_of, within
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 from central.archive.tables import Instance, Series, Study
-from central.database import Among, AmongFound, Database, Sqlite, rows_of
+from central.database import Among, AmongFound, Database, Once, Sqlite, rows_of
 from central.prepared import Prepared
 
 Conditions = list[Condition | None]
@@ -156,8 +156,9 @@ def _by_sets(
     few = [way.condition for way in ways if not way.in_order]
     passing = None
     if query.offset >= _DEEP and says_all(query):
-        passing = Passing(refusable(scope), query.study_date, query.offset)
-    said = [within(scope, narrow=True), *looking]
+        passing = Passing(taken_away(scope), query.study_date, query.offset)
+    # Of the candidates, then of those that wait, then of what is on the page: the same each time.
+    said = [Once(Study, reduce(and_, looking, within(scope, narrow=True)))]
     ids = page_by_sets(db, few, reached, said, terms_of(query), (query.offset, query.limit), passing)
     if ids is None:
         return None

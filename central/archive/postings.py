@@ -27,6 +27,7 @@ import peewee
 
 from central.archive.tables import Study
 from central.database import Database, Sqlite, Unindexed, make_tables, rows_of
+from central.prepared import Prepared, given
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ FOLDED_AT_ONCE: Final = 1024
 _STILL_CHANGING: Final = 256  # the last that came: their series are arriving
 _FILLED_AT_ONCE: Final = 1 << 14
 _AT_ONCE: Final = 500  # terms in a statement
+_EVERY_ONE: Final = 1 << 62
 _LEVEL: Final = 1
 BEGIN, END = "\x02", "\x03"  # around a text, so that its first and last character are in a pair each
 
@@ -111,10 +113,14 @@ def make_postings(db: Database) -> None:
         db.shrink(Unfolded)
 
 
-def unfolded(db: Database, most: int | None = None) -> list[int]:
+_WAITING: Final = Prepared(
+    Unfolded.select(Unfolded.study_id).order_by(Unfolded.study_id).limit(given("most"))
+)
+
+
+def unfolded(db: Database, most: int = _EVERY_ONE) -> list[int]:
     """Ids of the studies that are not folded, those that came first, up to `most`."""
-    waiting = Unfolded.select(Unfolded.study_id).order_by(Unfolded.study_id).limit(most)
-    return [at for (at,) in rows_of(db, waiting)]
+    return [at for (at,) in _WAITING.tuples(db, most=most)]
 
 
 def fold_some(db: Database) -> None:
@@ -288,24 +294,47 @@ _TRIGGERS: Final = {
 }
 
 
+_BETWEEN: Final = Prepared(
+    Posting.select(Posting.slice, Posting.members).where(
+        Posting.term >= given("first"), Posting.term < given("last")
+    )
+)
+_EACH_BETWEEN: Final = Prepared(
+    Posting.select(Posting.term, Posting.slice, Posting.members).where(
+        Posting.term >= given("first"),
+        Posting.term < given("last"),
+        Unindexed(Posting.slice) >= given("first_slice"),
+        Unindexed(Posting.slice) <= given("last_slice"),
+    )
+)
+
+
+@functools.lru_cache(maxsize=64)
+def _of_terms(count: int) -> Prepared:
+    terms = [given(str(number)) for number in range(count)]
+    return Prepared(Posting.select(Posting.slice, Posting.members).where(Posting.term.in_(terms)))
+
+
+def _rows_of_terms(db: Database, terms: Sequence[str]) -> list[tuple[Any, ...]]:
+    named = {str(number): term for number, term in enumerate(terms)}
+    return _of_terms(len(terms)).tuples(db, **named) if terms else []
+
+
 def members(db: Database, terms: Sequence[str], ranges: Sequence[tuple[str, str]] = ()) -> Sets:
     """The studies that have one of `terms`, or one that lies in one of `ranges` (from, up to and without)."""
-    conditions = [(Posting.term >= first) & (Posting.term < last) for first, last in ranges]
-    if terms:
-        conditions.append(Posting.term.in_(terms))
+    rows = _rows_of_terms(db, terms)
+    for first, last in ranges:
+        rows += _BETWEEN.tuples(db, first=first, last=last)
     found: Sets = {}
-    for condition in conditions:
-        query = Posting.select(Posting.slice, Posting.members).where(condition)
-        for number, some in rows_of(db, query):
-            found[number] = found.get(number, 0) | unpacked(some)
+    for number, some in rows:
+        found[number] = found.get(number, 0) | unpacked(some)
     return found
 
 
 def with_all(db: Database, terms: Sequence[str]) -> Sets:
     """The studies that have every one of `terms`, of which there is one at least; in one statement."""
-    query = Posting.select(Posting.slice, Posting.members).where(Posting.term.in_(terms))
     having: dict[int, list[bytes]] = defaultdict(list)
-    for number, some in rows_of(db, query):
+    for number, some in _rows_of_terms(db, terms):
         having[number].append(some)
     found: Sets = {}
     for number, sets in having.items():
@@ -323,12 +352,13 @@ def with_all(db: Database, terms: Sequence[str]) -> Sets:
 
 def each_between(db: Database, first: str, last: str, found: Sets) -> Iterator[tuple[str, Sets]]:
     """Every term from `first` up to, and without, `last`, and which of `found` have it; the last term first."""
-    query = Posting.select(Posting.term, Posting.slice, Posting.members).where(
-        Posting.term >= first, Posting.term < last, Unindexed(Posting.slice).in_(sorted(found))
-    )
+    if not found:
+        return
+    rows = _EACH_BETWEEN.tuples(db, first=first, last=last, first_slice=min(found), last_slice=max(found))
     having: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
-    for term, number, some in rows_of(db, query):
-        having[term].append((number, some))
+    for term, number, some in rows:
+        if number in found:
+            having[term].append((number, some))
     for term in sorted(having, reverse=True):
         yield term, intersection({number: unpacked(some) for number, some in having[term]}, found)
 
