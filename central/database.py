@@ -161,12 +161,12 @@ class AmongFound(peewee.ColumnBase):
 
 
 class Once(peewee.ColumnBase):
-    """`condition` on the columns of `model` and of no other table outside of it: put into SQL once, and not again for
-    each statement that says it. Long ones cost more to put together than to be answered."""
+    """`part` of a statement, of `model`'s columns and of no other table's outside of it: put into SQL once, and not
+    again for each statement that says it. Long ones cost more to put together than to be answered."""
 
-    def __init__(self, model: type[peewee.Model], condition: peewee.ColumnBase) -> None:
+    def __init__(self, model: type[peewee.Model], part: peewee.ColumnBase) -> None:
         self._table = model._meta.table
-        self._condition = condition
+        self._part = part
         self._made: dict[tuple[str, str], tuple[str, list[Any]]] = {}
 
     def __sql__(self, ctx: Any) -> Any:
@@ -176,7 +176,7 @@ class Once(peewee.ColumnBase):
             return ctx.sql(peewee.SQL(*made))
         sql, values = ctx.query()
         before = len(values)
-        ctx.sql(self._condition)
+        ctx.sql(self._part)
         whole, values = ctx.query()
         self._made[key] = whole[len(sql) :], values[before:]
         return ctx

@@ -19,16 +19,8 @@ from typing import Any, Final
 import peewee
 
 from central.archive.candidates import AnyOf, from_newest, is_within, narrowed
-from central.archive.postings import (
-    FOLDED_AT_ONCE,
-    Sets,
-    ids_of,
-    of_ids,
-    size,
-    unfolded,
-    union,
-    without,
-)
+from central.archive.postings import FOLDED_AT_ONCE, unfolded
+from central.archive.sets import Sets, ids_of, of_ids, size, union, without
 from central.archive.tables import Study
 from central.database import Among, Database, rows_of
 
@@ -163,8 +155,7 @@ def _holding(db: Database, ids: Sequence[int], conditions: Sequence[Any]) -> lis
     if not ids:
         return []
     query = Study.select(Study.study_date, Study.study_time, Study.id)
-    found = rows_of(db, query.where(reduce(and_, conditions, Among(Study.id, ids))))
-    return [(date, time, at) for date, time, at in found]
+    return rows_of(db, query.where(reduce(and_, conditions, Among(Study.id, ids))))
 
 
 def _ids(db: Database, reach: Iterable[peewee.Expression]) -> list[int]:

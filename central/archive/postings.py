@@ -17,28 +17,26 @@ from __future__ import annotations
 
 import functools
 import logging
-import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
 import peewee
 
+from central.archive.sets import SLICE, Sets, bits_of, intersection, packed, unpacked
 from central.archive.tables import Study
 from central.database import Database, Sqlite, Unindexed, make_tables, rows_of
 from central.prepared import Prepared, given
 
 _log = logging.getLogger(__name__)
 
-SLICE: Final = 1 << 15
 FOLDED_AT_ONCE: Final = 1024
 """Studies: what is unfolded is compared one by one in every search; folding more of them at once costs less each."""
 _STILL_CHANGING: Final = 256  # the last that came: their series are arriving
 _FILLED_AT_ONCE: Final = 1 << 14
 _AT_ONCE: Final = 500  # terms in a statement
 _EVERY_ONE: Final = 1 << 62
-_LEVEL: Final = 1
 BEGIN, END = "\x02", "\x03"  # around a text, so that its first and last character are in a pair each
 
 # Which column is under which letter, cut into pairs of characters.
@@ -65,8 +63,6 @@ _COLUMNS: Final = (
     Study.study_date,
     Study.study_time,
 )
-Sets = dict[int, int]
-"""A set of studies: the bits of each slice that is not empty. Bit b of slice s is the study s * SLICE + b."""
 
 
 class Posting(peewee.Model):
@@ -155,7 +151,7 @@ def terms_of_studies(db: Database, ids: Sequence[int]) -> dict[int, dict[str, in
                 having[number, term].append(bit)
     by_slice: dict[int, dict[str, int]] = defaultdict(dict)
     for (number, term), bits in having.items():
-        by_slice[number][term] = _bits(bits)
+        by_slice[number][term] = bits_of(bits)
     return by_slice
 
 
@@ -166,7 +162,7 @@ def forget(db: Database, ids: Sequence[int]) -> None:
         number, bit = divmod(at, SLICE)
         gone[number].append(bit)
     for number, bits in gone.items():
-        mask = _bits(bits)
+        mask = bits_of(bits)
         its = Posting.slice == number
         folded = Posting.select(Posting.members).where(its, Posting.term == FOLDED).scalar(db)
         if folded is None or not unpacked(folded) & mask:
@@ -178,10 +174,6 @@ def forget(db: Database, ids: Sequence[int]) -> None:
                 put_members(db, number, term, known & ~mask)
     for some in pieces(ids):
         Unfolded.delete().where(Unfolded.study_id.in_(some)).execute(db)
-
-
-def unpacked(members: bytes) -> int:
-    return int.from_bytes(zlib.decompress(members), "little")
 
 
 def pairs(text: str) -> frozenset[str]:
@@ -212,17 +204,6 @@ def _terms(texts: Sequence[str]) -> Iterator[str]:
     yield MINUTE + time[:4]
 
 
-def _bits(places: Iterable[int]) -> int:
-    members = bytearray(SLICE // 8)
-    for bit in places:
-        members[bit >> 3] |= 1 << (bit & 7)
-    return int.from_bytes(members, "little")
-
-
-def _packed(members: int) -> bytes:
-    return zlib.compress(members.to_bytes((members.bit_length() + 7) // 8, "little"), _LEVEL)
-
-
 def _add(db: Database, number: int, terms: dict[str, int]) -> None:
     for some in pieces(sorted(terms)):
         known = Posting.select(Posting.term, Posting.members).where(
@@ -242,7 +223,7 @@ def put_members(db: Database, number: int, term: str, members: int) -> None:
 
 
 def _write(db: Database, number: int, terms: dict[str, int]) -> None:
-    rows = [(term, number, _packed(members)) for term, members in terms.items()]
+    rows = [(term, number, packed(members)) for term, members in terms.items()]
     Posting.insert_many(rows, [Posting.term, Posting.slice, Posting.members]).on_conflict(
         conflict_target=[Posting.term, Posting.slice], preserve=[Posting.members]
     ).execute(db)
@@ -361,42 +342,3 @@ def each_between(db: Database, first: str, last: str, found: Sets) -> Iterator[t
             having[term].append((number, some))
     for term in sorted(having, reverse=True):
         yield term, intersection({number: unpacked(some) for number, some in having[term]}, found)
-
-
-def union(sets: Iterable[Sets]) -> Sets:
-    whole: Sets = {}
-    for one in sets:
-        for number, bits in one.items():
-            whole[number] = whole.get(number, 0) | bits
-    return whole
-
-
-def intersection(some: Sets, others: Sets) -> Sets:
-    both = {number: bits & others.get(number, 0) for number, bits in some.items()}
-    return {number: bits for number, bits in both.items() if bits}
-
-
-def without(some: Sets, others: Sets) -> Sets:
-    left = {number: bits & ~others.get(number, 0) for number, bits in some.items()}
-    return {number: bits for number, bits in left.items() if bits}
-
-
-def of_ids(ids: Iterable[int]) -> Sets:
-    places: dict[int, list[int]] = defaultdict(list)
-    for at in ids:
-        number, bit = divmod(at, SLICE)
-        places[number].append(bit)
-    return {number: _bits(bits) for number, bits in places.items()}
-
-
-def size(some: Sets) -> int:
-    return sum(bits.bit_count() for bits in some.values())
-
-
-def ids_of(some: Sets) -> Iterator[int]:
-    for number, bits in some.items():
-        written = bin(bits)[:1:-1]
-        at = written.find("1")
-        while at >= 0:
-            yield number * SLICE + at
-            at = written.find("1", at + 1)
