@@ -41,7 +41,10 @@ SCOPES = {
         ),
         requesting_service_keys=frozenset(department_key(one.department) for one in MADE[:2]),
         patients=frozenset(
-            PatientOf(one.institution, PatientKey(ISSUER, one.patient_id)) for one in MADE[50:60]
+            {
+                *(PatientOf(one.institution, PatientKey(ISSUER, one.patient_id)) for one in MADE[50:60]),
+                PatientOf(BIG, PatientKey("OTHER", MADE[90].patient_id)),
+            }
         ),
         studies=frozenset(StudyKey(one.institution, one.study_instance_uid) for one in MADE[60:70]),
         refused_studies=frozenset({StudyKey(BIG, MADE[61].study_instance_uid)}),

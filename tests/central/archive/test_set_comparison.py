@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from central.access.policy import Scope
-from central.archive.postings import Posting, Unfolded, fold, ids_of, put_members, unpacked
+from central.archive.postings import Posting, Unfolded, fold, put_members
 from central.archive.query import StudyQuery
 from central.archive.set_comparison import SetFault, compare_sets
+from central.archive.sets import ids_of, unpacked
 from central.archive.tables import Study
 from central.database import Database
 from tests.central.archive.conftest import MakeFile, Stocked
