@@ -100,6 +100,15 @@ class Agreed:
 
 
 @dataclass(frozen=True)
+class UserInformation:
+    """What the other side says of itself: roles that it asks for or grants, extended negotiation, what it takes."""
+
+    roles: dict[UID, tuple[bool, bool]]
+    extended: dict[UID, bytes]
+    max_pdu_bytes: int
+
+
+@dataclass(frozen=True)
 class AssociateRequest:
     """What an A-ASSOCIATE-RQ asks for.
 
@@ -123,7 +132,7 @@ class AssociateRequest:
     def read(cls, pdu: bytes) -> AssociateRequest:
         """Read a whole PDU. RefusedError : it cannot be."""
         contexts = list[Proposed]()
-        said = _UserInformation({}, {}, 0)
+        said = UserInformation({}, {}, 0)
         try:
             version, called, calling = _FIXED_FIELDS.unpack_from(pdu, PDU_HEAD.size)
             called, calling = _title(called), _title(calling)
@@ -131,7 +140,7 @@ class AssociateRequest:
                 if kind == PRESENTATION_CONTEXT:
                     contexts.append(_read_context(value))
                 elif kind == USER_INFORMATION:
-                    said = _read_user_information(value)
+                    said = read_user_information(value)
         except (ValueError, struct.error) as error:  # UnicodeDecodeError is a ValueError
             raise RefusedError(f"the A-ASSOCIATE-RQ cannot be read ({type(error).__name__})") from error
         if len({context.context_id for context in contexts}) < len(contexts):
@@ -153,7 +162,7 @@ def associate_ac(request: AssociateRequest, agreed: Agreed, max_pdu_bytes: int) 
         body.append(item(ANSWERED_CONTEXT, head + _transfer_syntax(one.transfer_syntax_uid)))
     said = [
         of_ourselves(max_pdu_bytes),
-        *(_role(uid, *of_peer) for uid, of_peer in agreed.roles.items()),
+        *(role_selection(uid, *of_peer) for uid, of_peer in agreed.roles.items()),
         *(item(_SOP_CLASS_EXTENDED, _named(uid) + b"\x01") for uid in sorted(agreed.relational)),
     ]
     body.append(item(USER_INFORMATION, b"".join(said)))
@@ -198,11 +207,26 @@ def read_uid(raw: bytes) -> UID:
     return UID(text)
 
 
-@dataclass(frozen=True)
-class _UserInformation:
-    roles: dict[UID, tuple[bool, bool]]
-    extended: dict[UID, bytes]
-    max_pdu_bytes: int
+@lru_cache(1024)
+def role_selection(uid: UID, scu: bool, scp: bool) -> bytes:
+    """An SCP/SCU Role Selection Sub-item (PS3.7 Table D.3-9); the roles are those of who asks for the association."""
+    return item(_ROLE_SELECTION, _named(uid) + bytes((scu, scp)))
+
+
+def read_user_information(value: bytes) -> UserInformation:
+    """A User Information Item (PS3.8 Table 9-16), by its sub-items. ValueError, struct.error : it cannot be read."""
+    roles, extended, max_pdu_bytes = dict[UID, tuple[bool, bool]](), dict[UID, bytes](), 0
+    for kind, raw in items_of(value):
+        if kind == _ROLE_SELECTION:  # PS3.7 Table D.3-9
+            uid, flags = _of_sop_class(raw)
+            if len(flags) != 2:
+                raise ValueError("a role selection of a length that is none")
+            roles[uid] = flags[0] == 1, flags[1] == 1
+        elif kind == _SOP_CLASS_EXTENDED:
+            uid, extended[uid] = _of_sop_class(raw)
+        elif kind == MAXIMUM_LENGTH:
+            (max_pdu_bytes,) = _MAX_PDU.unpack(raw)
+    return UserInformation(roles, extended, max_pdu_bytes)
 
 
 def _title(raw: bytes) -> str:
@@ -236,21 +260,6 @@ def _read_syntaxes(named: bytes) -> tuple[UID, tuple[UID, ...]]:
     return abstract[0], tuple(transfer)
 
 
-def _read_user_information(value: bytes) -> _UserInformation:
-    roles, extended, max_pdu_bytes = dict[UID, tuple[bool, bool]](), dict[UID, bytes](), 0
-    for kind, raw in items_of(value):
-        if kind == _ROLE_SELECTION:  # PS3.7 Table D.3-9
-            uid, flags = _of_sop_class(raw)
-            if len(flags) != 2:
-                raise ValueError("a role selection of a length that is none")
-            roles[uid] = flags[0] == 1, flags[1] == 1
-        elif kind == _SOP_CLASS_EXTENDED:
-            uid, extended[uid] = _of_sop_class(raw)
-        elif kind == MAXIMUM_LENGTH:
-            (max_pdu_bytes,) = _MAX_PDU.unpack(raw)
-    return _UserInformation(roles, extended, max_pdu_bytes)
-
-
 def _of_sop_class(raw: bytes) -> tuple[UID, bytes]:
     """The SOP class that a sub-item is about, and what it says."""
     (length,) = _LENGTH.unpack_from(raw)
@@ -266,8 +275,3 @@ def _named(uid: UID) -> bytes:
 @lru_cache(1024)
 def _transfer_syntax(uid: UID) -> bytes:
     return item(TRANSFER_SYNTAX, uid.encode("ascii"))
-
-
-@lru_cache(1024)
-def _role(uid: UID, scu: bool, scp: bool) -> bytes:
-    return item(_ROLE_SELECTION, _named(uid) + bytes((scu, scp)))

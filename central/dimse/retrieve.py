@@ -25,21 +25,16 @@ from typing import BinaryIO, Final
 from pynetdicom.dimse_primitives import C_GET
 
 from central.access.policy import Action, Grant, authorize, renew, scope_of
-from central.archive.archive import Archive
 from central.archive.errors import ArchiveError, QueryError
 from central.archive.query import InstanceQuery
+from central.archive.reading import Reading
 from central.archive.rows import InstanceRow, StoredInstance
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Outcome
 from central.audit.record import Audit, Recording
-from central.dimse.association import (
-    CANCELLED,
-    PENDING,
-    UNABLE_TO_PROCESS,
-    CentralAssociation,
-    Request,
-)
-from central.dimse.destination import destination_called
+from central.dimse.associate import Answered
+from central.dimse.association import CANCELLED, PENDING, UNABLE_TO_PROCESS, Request
+from central.dimse.calling import line_to
 from central.dimse.errors import (
     CallFailedError,
     IdentifierError,
@@ -48,10 +43,10 @@ from central.dimse.errors import (
     TooManyMatchesError,
 )
 from central.dimse.identifiers import selection
-from central.dimse.lane import AssociationLane, Lane, lane_on
+from central.dimse.lane import Lane, Taken, taken_of
 from central.dimse.negotiation import NATIVE_SYNTAXES
 from central.dimse.peers import Peers
-from central.dimse.sending import Originator, ReadyStore, is_over
+from central.dimse.sending import Originator, ReadyStore
 from central.dimse.settings import DimseSettings, PeerSettings
 from central.dimse.suboperations import Counts, Granted, Opening, Standing, batches, once_each
 
@@ -68,10 +63,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Receiver:
-    """Where instances go: SOP class → transfer syntax → presentation context id, of what is taken there."""
+    """Where instances go, and what is taken there."""
 
     lane: Lane
-    taken: Mapping[str, Mapping[str, int]]
+    taken: Taken
     originator: Originator | None
 
 
@@ -79,7 +74,7 @@ class Retrieve:
     """Serves C-MOVE and C-GET."""
 
     def __init__(
-        self, settings: DimseSettings, peers: Peers, archive: Archive, audit: Audit, convert: Convert
+        self, settings: DimseSettings, peers: Peers, archive: Reading, audit: Audit, convert: Convert
     ) -> None:
         self._settings = settings
         self._peers = peers
@@ -101,9 +96,7 @@ class Retrieve:
             instances = self._granted(request, verb)
             counts = Counts(len(instances))
             if destination is None and instances:
-                with lane_on(request.association, self._settings.idle_timeout_s) as lane:
-                    taken = _taken(request.association)
-                    self._send_all(request, instances, counts, _Receiver(lane, taken, None))
+                self._send_all(request, instances, counts, self._who_asked(request))
             elif destination is not None:
                 self._move(request, instances, counts, destination)
             for one in instances:
@@ -119,6 +112,17 @@ class Retrieve:
             return
         self._finish(request, counts)
 
+    def _who_asked(self, request: Request) -> _Receiver:
+        """Of a C-GET."""
+        association = request.association
+        lane = Lane(
+            association.line,
+            association.peer_max_pdu_bytes,
+            self._settings.idle_timeout_s,
+            association.messages.cancel,
+        )
+        return _Receiver(lane, taken_of(filter(_is_taken, association.contexts.values())), None)
+
     def _move(
         self, request: Request, instances: Sequence[Granted], counts: Counts, destination: PeerSettings
     ) -> None:
@@ -127,11 +131,13 @@ class Retrieve:
             if request.is_cancelled:
                 return
             try:
-                with destination_called(self._settings, destination, contexts) as (lane, taken):
+                with line_to(self._settings, destination, contexts) as (line, accepted):
+                    lane = Lane(line, accepted.max_pdu_bytes, self._settings.idle_timeout_s)
+                    taken = taken_of(accepted.answered)
                     self._send_all(request, batch, counts, _Receiver(lane, taken, originator))
             except (CallFailedError, PeerGoneError) as error:
                 _log.warning("event=move-failed destination=%s reason=%s", destination.ae_title, error)
-                if is_over(request.association):
+                if request.association.line.is_over:
                     raise
                 done = counts.completed + counts.warnings + len(counts.failed)
                 for one in instances[done:]:
@@ -148,7 +154,7 @@ class Retrieve:
                 to.lane.take_in()
                 if request.is_cancelled:
                     return
-                if is_over(request.association):
+                if request.association.line.is_over:
                     raise PeerGoneError("who asked for the images has left")
                 sent = ready
                 if sent is not None:
@@ -162,8 +168,6 @@ class Retrieve:
                 if counts.remaining and time.monotonic() - told_s >= _TOLD_EVERY_S:
                     told_s = time.monotonic()
                     request.respond(PENDING, fields=counts.fields(is_last=False))
-                    if isinstance(to.lane, AssociationLane):
-                        to.lane.send_waiting()
 
     def _made_ready(self, one: Granted, number: int, to: _Receiver, opened: ExitStack) -> ReadyStore | None:
         """One sub-operation, its file in `opened`; None if the receiver takes it in no form that it can be had in."""
@@ -275,11 +279,6 @@ class Retrieve:
         self._audit.record(request.peer.event(Action.EXPORT, outcome, detail, study))
 
 
-def _taken(association: CentralAssociation) -> dict[str, dict[str, int]]:
-    """What who asks by C-GET takes, as `_Receiver` has it."""
-    taken: dict[str, dict[str, int]] = {}
-    for context in association.contexts.values():
-        if context.peer_is_scp:
-            by_syntax = taken.setdefault(context.abstract_syntax_uid, {})
-            by_syntax.setdefault(context.transfer_syntax_uid, context.context_id)
-    return taken
+def _is_taken(context: Answered) -> bool:
+    """Whether who asks by C-GET takes instances there."""
+    return context.peer_is_scp

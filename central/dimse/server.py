@@ -21,10 +21,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from pynetdicom import AE
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
-from pynetdicom.transport import AddressInformation
 
 from central.access.policy import Agreement, Role
 from central.archive.objects import ObjectSink
@@ -33,13 +31,14 @@ from central.audit.record import Audit
 from central.audit.refusals import Refusals
 from central.dimse.associate import AssociateRequest, associate_ac
 from central.dimse.association import CentralAssociation, Routes
+from central.dimse.calling import limits_of
 from central.dimse.errors import DimseError, RefusedError
 from central.dimse.guard import Guard, Place, read_associate_rq
 from central.dimse.negotiation import agreement
 from central.dimse.peers import Peers, nothing_agreed
 from central.dimse.settings import DimseSettings, Service
 from central.dimse.tls import certificate_sha256, server_context
-from central.dimse.transport import BoundedDimse, EndingStateMachine, GuardedSocket, Limits
+from central.dimse.transport import Line
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
 _CALLED_AE_TITLE_NOT_RECOGNIZED: Final = (1, 1, 7)
@@ -74,13 +73,7 @@ class DimseServer:
         self._new_object = new_object
         self._peers = Peers(settings.peers, agreements_of)
         self._guard = Guard(settings.max_connections, settings.max_connections_per_address)
-        self._limits = Limits(
-            settings.max_pdu_bytes, max_object_bytes, settings.stall_timeout_s, settings.min_rate_bytes_per_s
-        )
-        self._ae = AE(settings.ae_title)
-        self._ae.acse_timeout = settings.request_timeout_s
-        self._ae.network_timeout = settings.idle_timeout_s
-        self._ae.dimse_timeout = settings.idle_timeout_s
+        self._limits = limits_of(settings, max_object_bytes)
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         self._serving: dict[threading.Thread, CentralAssociation | None] = {}
@@ -197,25 +190,20 @@ class DimseServer:
             request = read_associate_rq(sock, deadline_s)
             if not request:
                 return
-            association, transport = self._admitted(place, request, address, certificate)
+            association = self._admitted(place, request, address, certificate)
         except RefusedError as error:
             self._refusals.record(Action.ASSOCIATION_REFUSED, error.ae_title, address[0], str(error))
             if error.result is not None:
                 sock.sendall(_rejection(*error.result))
                 _wait_for_goodbye(sock)
             raise
-        try:
-            association.serve()
-        finally:
-            association.dul.join(_STOP_TIMEOUT_S)  # which may begin an instance until then
-            association.messages.discard_arrived()
-            if association.store_record is not None:
-                association.store_record.ends()
-            transport.end()
+        association.serve()
+        if association.line.awaits_close:
+            _wait_for_goodbye(sock)
 
     def _admitted(
         self, place: Place, request: bytes, address: tuple[str, int], certificate: str | None
-    ) -> tuple[CentralAssociation, GuardedSocket]:
+    ) -> CentralAssociation:
         """The association that `request` asks for, accepted. RefusedError if there is none for it."""
         asked = AssociateRequest.read(request)
         calling, called = asked.calling_ae_title, asked.called_ae_title
@@ -225,9 +213,17 @@ class DimseServer:
         agreed = agreement(asked, peer, self._routes)
         if peer.settings is None and not agreed.accepted:
             raise self._peers.refuse(peer, certificate)
-        association = CentralAssociation(self._ae, self._routes, peer, agreed)
-        association.certificate_sha256 = certificate
-        association.requestor.address_info = AddressInformation.from_tuple(address)
+        association = CentralAssociation(
+            Line(place.sock, self._limits),
+            self._routes,
+            peer,
+            agreed,
+            peer_max_pdu_bytes=asked.max_pdu_bytes,
+            limits=self._limits,
+            silence_s=self._settings.idle_timeout_s,
+            new_object=self._new_object if peer.may(Service.STORE) else None,
+            certificate_sha256=certificate,
+        )
         with self._lock:
             others = sum(one is not None for one in self._serving.values())
             if others >= self._settings.max_associations:
@@ -235,20 +231,9 @@ class DimseServer:
                     "too many associations (dicom.max_associations)", _LOCAL_LIMIT_EXCEEDED, calling
                 )
             self._serving[threading.current_thread()] = association
-        association.dimse = BoundedDimse(
-            association,
-            self._limits,
-            self._new_object if peer.may(Service.STORE) else None,
-            syntaxes={number: one.transfer_syntax_uid for number, one in association.contexts.items()},
-            address=address[0],
-            peer_max_pdu_bytes=asked.max_pdu_bytes,
-        )
-        EndingStateMachine.take_over(association.dul, association.news.set)
         self._guard.settle(place)
-        place.sock.settimeout(self._limits.stall_timeout_s)
         place.sock.sendall(associate_ac(asked, agreed, self._settings.max_pdu_bytes))
-        transport = association.dul.socket = GuardedSocket(association, place.sock, self._limits)
-        return association, transport
+        return association
 
 
 def _rejection(result: int, source: int, reason: int) -> bytes:
@@ -258,9 +243,9 @@ def _rejection(result: int, source: int, reason: int) -> bytes:
 
 
 def _wait_for_goodbye(sock: socket.socket) -> None:
-    """The peer closes after an A-ASSOCIATE-RJ (PS3.8 Table 9-10, Sta13), and reads it before it does."""
+    """The peer closes after our last PDU (PS3.8 Table 9-10, Sta13), and reads it before it does."""
     sock.settimeout(_GOODBYE_S)
     deadline_s = time.monotonic() + _GOODBYE_S
     with contextlib.suppress(OSError):
-        while time.monotonic() < deadline_s and sock.recv(4096):
+        while time.monotonic() < deadline_s and sock.recv(65_536):
             pass

@@ -29,6 +29,7 @@ from central.access.policy import Action, Principal, Role, Scope, authorize, sco
 from central.app import Central
 from central.archive.query import StudyQuery
 from central.archive.rows import InstanceRow
+from central.audit.reading import Wanted
 from central.config import Settings
 from central.identity.sealing_keys import ROOT_KEY, read_root
 from contract.enrolment import (
@@ -135,7 +136,7 @@ class House:
 
     def refusals(self) -> list[tuple[str, str]]:
         """(action, detail) of every refusal on record, oldest first."""
-        rows = self.central.foundation.audit.search(limit=100)
+        rows = self.central.foundation.audit.newest(Wanted(), limit=100)
         events = [row.event for row in reversed(rows)]
         return [(event.action, event.detail) for event in events if event.outcome == "refused"]
 
@@ -320,19 +321,19 @@ def _studies(db: Any, root: Path) -> Sequence[Sequence[Found]]:
     archive = open_archive_in(root, db)
     scope: Scope = scope_of(RADIOLOGIST, Action.VIEW)
     found: list[list[Found]] = []
-    for study in archive.find_studies(scope, StudyQuery(limit=None)):
-        facts = archive.facts(study.study_instance_uid)
+    for study in archive.reading.find_studies(scope, StudyQuery(limit=None)):
+        facts = archive.reading.facts(study.study_instance_uid)
         assert facts is not None
         grant: Any = authorize(RADIOLOGIST, Action.VIEW, facts)
         found.append(
             [
                 Found(
                     row,
-                    archive.open_instance(
+                    archive.reading.open_instance(
                         grant, row.series.series_instance_uid, row.sop_instance_uid
                     ).path.read_bytes(),
                 )
-                for row in archive.instances_of(grant)
+                for row in archive.reading.instances_of(grant)
             ]
         )
     return found

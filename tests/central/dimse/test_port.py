@@ -16,7 +16,7 @@ import pytest
 from pydantic import ValidationError
 from pynetdicom import AE
 
-from central.dimse import transport
+from central.audit.reading import Wanted
 from central.dimse.association import STUDY_ROOT_FIND
 from central.dimse.settings import DimseSettings
 from tests.central.access.house import STUDY, pydicom_file
@@ -156,7 +156,6 @@ def test_a_trickle_inside_a_message_is_cut(house: House) -> None:
 def test_an_association_begins_and_ends_without_waiting_for_a_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(transport, "_REST_S", 3600.0)
     with open_house(tmp_path) as house, ScriptedScu(house.port) as scu:
         scu.associate([(1, VERIFICATION, [IMPLICIT_LITTLE])], calling=b"PEER", called=b"DICOMNET")
         scu.send(p_data(1, 3, command(0x0030)))
@@ -238,9 +237,9 @@ def test_a_peer_is_who_its_certificate_says(authority: Authority, tmp_path: Path
 
         assert find(tls_port, *showing(good))
         assert not find(tls_port, *showing(other))
-        assert "another certificate" in house.audit.search(limit=1)[0].event.detail
+        assert "another certificate" in house.audit.newest(Wanted(), limit=1)[0].event.detail
         assert not find(house.port)
-        assert "TLS port only" in house.audit.search(limit=1)[0].event.detail
+        assert "TLS port only" in house.audit.newest(Wanted(), limit=1)[0].event.detail
         assert not find(tls_port, "+tla", "+cf", authority.ca)
 
 

@@ -105,7 +105,7 @@ def test_orthanc_by_c_get_which_lists_three_studies_at_once(tmp_path: Path) -> N
         assert details[0].endswith(f": 1 instances from {source.source}")
         origins = archive._db.execute_sql("select distinct gateway_id from instance").fetchall()
         assert sorted(origin for (origin,) in origins) == ["ae:ORTHANC", "ae:north/ORTHANC"]
-        facts = archive.facts(f"{STUDY}.5")
+        facts = archive.reading.facts(f"{STUDY}.5")
         assert facts is not None
         assert [facts.institution, *(one.institution for one in facts.elsewhere)] == ["default", "north"]
 

@@ -16,7 +16,7 @@ from edge.config import Settings
 from edge.control import ask
 from edge.gateway.performed_procedure import MODALITY_PERFORMED_PROCEDURE_STEP
 from edge.gateway.worklist import MODALITY_WORKLIST_FIND
-from edge.report import status_text
+from edge.status_text import status_text
 from tests.edge.buffer.instances import contents
 from tests.edge.gateway.procedure_samples import new_step
 from tests.edge.gateway.test_worklist import step_query, wlmscpfs
