@@ -98,7 +98,7 @@ class Central:
                 f"the archive in {settings.storage.root} cannot be opened: {reason(error)}"
             ) from error
         quota = DayQuota(
-            archive.brought_by,
+            archive.receiving.brought_by,
             day_bytes=settings.limits.gateway_day_bytes,
             day_bytes_of={name: limits.day_bytes for name, limits in settings.limits.gateway.items()},
         )
@@ -150,7 +150,7 @@ def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> Sys
         return None
 
     def patient_of(study_instance_uid: str) -> PatientObject | None:
-        facts = archive.facts(study_instance_uid)
+        facts = archive.reading.facts(study_instance_uid)
         held = (facts, *facts.elsewhere) if facts else ()
         patients = {PatientObject(one.patient_id, one.issuer_of_patient_id) for one in held}
         # Where institutions hold it for different patients, a message names none rather than a wrong one.
@@ -239,7 +239,7 @@ def _dicom(
         dicom,
         routes_for(dicom, rooms),
         foundation.audit,
-        archive.new_object,
+        archive.receiving.new_object,
         max_object_bytes=settings.limits.max_object_bytes,
         agreements_of=foundation.doorkeeper.institutions.opened_to,
     )
@@ -263,7 +263,7 @@ def _hl7(foundation: Foundation, archive: Archive, closing: ExitStack) -> MllpSe
     settings = foundation.settings.hl7
     if not settings.enabled:
         return None
-    ordering = Ordering(foundation.doorkeeper.assignments, archive)
+    ordering = Ordering(foundation.doorkeeper.assignments, archive.receiving)
     desk = OrderDesk(WorklistStore(foundation.db), foundation.audit, ordering, settings)
     server = MllpServer(settings, desk)
     try:

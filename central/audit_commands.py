@@ -156,4 +156,4 @@ def _studies_of(foundation: Foundation, patient_id: str, issuer: str) -> list[st
         archive = open_archive(foundation.settings.storage, foundation.db)
     except (StorageError, OSError) as error:
         raise StartError(f"the archive cannot be opened to find the patient's studies: {error}") from error
-    return archive.studies_of(PatientKey(issuer, patient_id))
+    return archive.reading.studies_of(PatientKey(issuer, patient_id))

@@ -85,7 +85,7 @@ class ImportCommands(CommandGroup):
                 archive = open_archive(settings.storage, foundation.db, INCOMING)
                 archive.sweep()
                 importing = FolderImport(
-                    archive,
+                    archive.receiving,
                     Ledger(foundation.db, institution),
                     tally,
                     Run(

@@ -110,7 +110,9 @@ class PacsImportCommand(CommandGroup):
             try:
                 archive = open_archive(settings.storage, foundation.db, _INCOMING)
                 archive.sweep()
-                asker = Asker(settings.dicom, peer, archive.new_object, settings.limits.max_object_bytes)
+                asker = Asker(
+                    settings.dicom, peer, archive.receiving.new_object, settings.limits.max_object_bytes
+                )
                 source = Source(
                     peer.ae_title,
                     asker,
@@ -120,7 +122,7 @@ class PacsImportCommand(CommandGroup):
                 pace = Pace(options.hours, options.mbit and options.mbit * 125_000, stopped, say)
                 PacsImport(
                     source,
-                    archive,
+                    archive.receiving,
                     StudyStates(foundation.db, name, run_id, institution),
                     tally,
                     pace,

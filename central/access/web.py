@@ -185,28 +185,29 @@ class RequireSignIn:
         scope = request.scope
         # The path the router will see: request.url would cut a decoded "?" off it.
         if not is_public(request.method, scope["path"]):
-            principal = await run_in_threadpool(authenticate, request, self._doorkeeper)
-            if principal is None:
-                await _not_signed_in(request)(scope, receive, send)
+            admitted = await run_in_threadpool(self._admitted, request)
+            if isinstance(admitted, Response):
+                await admitted(scope, receive, send)
                 return
-            if principal.delegation is not None and not _is_for_api_tokens(scope["path"]):
-                refusal = problem(403, "an API token is for DICOMweb, under /dicom-web")
-                await refusal(scope, receive, send)
-                return
-            if not _is_for_enrolment(scope["path"]) and await run_in_threadpool(
-                self._doorkeeper.must_enrol, principal
-            ):
-                await _to_enrolment(request)(scope, receive, send)
-                return
-            by_cookie = "authorization" not in request.headers
-            if by_cookie and request.method not in SAFE_METHODS and page_of(request) != "own":
-                refusal = problem(403, "a request with a session cookie must come from one of our own pages")
-                await refusal(scope, receive, send)
-                return
-            scope.setdefault("state", {})["principal"] = principal
-            await self._answer_to(principal, request, receive, send)
+            scope.setdefault("state", {})["principal"] = admitted
+            await self._answer_to(admitted, request, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _admitted(self, request: Request) -> Principal | Response:
+        """Whose request this is; or the answer that it gets in place of its own. Reads the database."""
+        principal = authenticate(request, self._doorkeeper)
+        path = str(request.scope["path"])
+        if principal is None:
+            return _not_signed_in(request)
+        if principal.delegation is not None and not _is_for_api_tokens(path):
+            return problem(403, "an API token is for DICOMweb, under /dicom-web")
+        if not _is_for_enrolment(path) and self._doorkeeper.must_enrol(principal):
+            return _to_enrolment(request)
+        by_cookie = "authorization" not in request.headers
+        if by_cookie and request.method not in SAFE_METHODS and page_of(request) != "own":
+            return problem(403, "a request with a session cookie must come from one of our own pages")
+        return principal
 
     async def _answer_to(self, principal: Principal, request: Request, receive: Receive, send: Send) -> None:
         ongoing = Ongoing(partial(self._caller, principal, request), self._audit.record)

@@ -9,6 +9,7 @@ folded yet is compared one by one.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -18,17 +19,8 @@ from typing import Any, Final
 import peewee
 
 from central.archive.candidates import AnyOf, from_newest, is_within, narrowed
-from central.archive.postings import (
-    FOLDED_AT_ONCE,
-    Sets,
-    ids_of,
-    intersection,
-    of_ids,
-    size,
-    unfolded,
-    union,
-    without,
-)
+from central.archive.postings import FOLDED_AT_ONCE, unfolded
+from central.archive.sets import Sets, ids_of, of_ids, size, union, without
 from central.archive.tables import Study
 from central.database import Among, Database, rows_of
 
@@ -42,25 +34,26 @@ _Place = tuple[str, str, int]
 
 @dataclass
 class Passing:
-    """Passes over what is before a deep page without looking at it; where sets say all, but for `refusable`.
+    """Passes over what is before a deep page without looking at it; where sets say all, but for `taken_away`.
 
     Attributes
     ----------
-    refusable : what leads to all that conditions may not hold of, though it is in every set.
+    taken_away : what leads to all that conditions do not hold of, though it is in every set.
     dates : the key of days, if there is one.
+    days : of the studies that are found already, the oldest first.
     """
 
-    refusable: Sequence[peewee.ColumnBase]
+    taken_away: Sequence[peewee.Expression]
     dates: str
     offset: int
-    places: Sequence[_Place] = ()
+    days: Sequence[str] = ()
     passed: int = 0
     _before: int = 0
 
     def __call__(self, date: str, count: int) -> bool:
         """Whether these are before the page, whatever becomes of those that were not passed over."""
-        as_new = sum(day[: len(date)] >= date for day, _, _ in self.places)
-        if not is_within(self.dates, date) or self._before + count + as_new > self.offset:
+        before = self._before + count + len(self.days) - bisect_left(self.days, date)
+        if not is_within(self.dates, date) or before > self.offset:
             return False
         self._before += count
         self.passed += count
@@ -99,10 +92,8 @@ def page_by_sets(
         return _newest(_holding(db, [*waiting, *ids_of(candidates)], conditions), offset, limit)
     places = _holding(db, waiting, conditions)
     if passing is not None:
-        doubtful = intersection(candidates, of_ids(_ids(db, passing.refusable)))
-        held = _holding(db, list(ids_of(doubtful)), conditions)
-        candidates = without(candidates, without(doubtful, of_ids(at for _, _, at in held)))
-        passing.places = tuple(places)
+        candidates = without(candidates, of_ids(_ids(db, passing.taken_away)))
+        passing.days = sorted(day for day, _, _ in places)
     return _from_newest(db, candidates, conditions, places, page, passing)
 
 
@@ -164,9 +155,8 @@ def _holding(db: Database, ids: Sequence[int], conditions: Sequence[Any]) -> lis
     if not ids:
         return []
     query = Study.select(Study.study_date, Study.study_time, Study.id)
-    found = rows_of(db, query.where(reduce(and_, conditions, Among(Study.id, ids))))
-    return [(date, time, at) for date, time, at in found]
+    return rows_of(db, query.where(reduce(and_, conditions, Among(Study.id, ids))))
 
 
-def _ids(db: Database, reach: Iterable[peewee.ColumnBase]) -> list[int]:
+def _ids(db: Database, reach: Iterable[peewee.Expression]) -> list[int]:
     return [at for way in reach for (at,) in rows_of(db, Study.select(Study.id).where(way))]

@@ -30,15 +30,12 @@ from central.archive.postings import (
     PHYSICIAN,
     SERVICE,
     YEAR,
-    Sets,
     each_between,
-    ids_of,
-    intersection,
     members,
-    size,
     with_all,
 )
 from central.archive.query import StudyQuery, code_list, fold
+from central.archive.sets import Sets, ids_of, intersection, size
 from central.archive.tables import Study
 from central.database import Database
 

@@ -45,17 +45,26 @@ from central.archive.query import (
     matches_uids,
     matches_until,
 )
-from central.archive.reach import Way, consent_withdrawn, limits, readable, refusable, ways_of, within
+from central.archive.reach import (
+    Way,
+    consent_withdrawn,
+    has_readable,
+    limits,
+    readable,
+    taken_away,
+    ways_of,
+    within,
+)
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 from central.archive.tables import Instance, Series, Study
-from central.database import Among, AmongFound, Database, Sqlite, rows_of
+from central.database import Among, AmongFound, Database, Once, Sqlite, rows_of
 from central.prepared import Prepared
 
 Conditions = list[Condition | None]
 
 _ONE_UID: Final = re.compile(r"[0-9.]{1,64}")
-_NEWEST_FIRST: Final = (Study.study_date.desc(), Study.study_time.desc(), Study.id.desc())
 _PLACE: Final = (Study.study_date, Study.study_time, Study.id)
+_NEWEST_FIRST: Final = (Once(Study, peewee.NodeList([column.desc() for column in _PLACE], ", ")),)
 _WALKED: Final = 1000
 """So many of the newest are looked through before sets are asked: a millisecond, for what many studies have."""
 _DEEP: Final = 2_000
@@ -82,6 +91,7 @@ _STUDY: Final = (
     Study.number_of_series,
     Study.number_of_instances,
 )
+_WHOLE_STUDY: Final = Once(Study, peewee.NodeList(_STUDY, ", "))
 _SERIES: Final = (
     *_STUDY,
     Series.series_instance_uid,
@@ -119,7 +129,7 @@ def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow
     if is_narrow or query.limit is None or scope.only_study is not None:
         said = [within(scope, narrow=is_narrow and isinstance(db, Sqlite)), *conditions]
         return _rows(
-            db, _page(Study.select(*_STUDY).order_by(*_NEWEST_FIRST), said, query.limit, query.offset)
+            db, _page(Study.select(_WHOLE_STUDY).order_by(*_NEWEST_FIRST), said, query.limit, query.offset)
         )
     newest = _Newest(scope, ways, conditions, looking, query.limit, query.offset)
     # By date alone: the index in the order of the answer has them side by side.
@@ -156,12 +166,13 @@ def _by_sets(
     few = [way.condition for way in ways if not way.in_order]
     passing = None
     if query.offset >= _DEEP and says_all(query):
-        passing = Passing(refusable(scope), query.study_date, query.offset)
-    said = [within(scope, narrow=True), *looking]
+        passing = Passing(taken_away(scope), query.study_date, query.offset)
+    # Of the candidates, then of those that wait, then of what is on the page: the same each time.
+    said = [Once(Study, reduce(and_, looking, within(scope, narrow=True)))]
     ids = page_by_sets(db, few, reached, said, terms_of(query), (query.offset, query.limit), passing)
     if ids is None:
         return None
-    return Study.select(*_STUDY).where(reduce(and_, said, Among(Study.id, ids))).order_by(*_NEWEST_FIRST)
+    return Study.select(_WHOLE_STUDY).where(reduce(and_, said, Among(Study.id, ids))).order_by(*_NEWEST_FIRST)
 
 
 class _Newest(NamedTuple):
@@ -179,7 +190,7 @@ class _Newest(NamedTuple):
         """The studies that `also` holds of. The newest of each way are put together: no index has those of several."""
         if len(self.ways) < 2:
             said = [within(self.scope), *self.conditions, *also]
-            return _page(Study.select(*_STUDY).order_by(*_NEWEST_FIRST), said, self.limit, self.offset)
+            return _page(Study.select(_WHOLE_STUDY).order_by(*_NEWEST_FIRST), said, self.limit, self.offset)
         each = []
         for way in self.ways:
             keyed = self.conditions if way.in_order else self.looking
@@ -188,7 +199,7 @@ class _Newest(NamedTuple):
             each.append(_columns_of(newest))
         page = reduce(or_, each).order_by(*[peewee.SQL(f"{number} DESC") for number in (1, 2, 3)])
         named = _columns_of(page.limit(self.limit).offset(self.offset), "id")
-        return Study.select(*_STUDY).where(AmongFound(Study.id, named)).order_by(*_NEWEST_FIRST)
+        return Study.select(_WHOLE_STUDY).where(AmongFound(Study.id, named)).order_by(*_NEWEST_FIRST)
 
 
 def _among_newest(
@@ -230,6 +241,7 @@ def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRo
     keys, is_narrow = with_narrowest(db, study_keys(db, query.study))
     conditions = [
         within(scope, narrow=is_narrow or bool(query.series_instance_uid)),
+        has_readable(scope),
         *keys,
         *_series_keys(query),
     ]

@@ -117,21 +117,21 @@ def _ids_of_narrowest(db: Database, keys: Sequence[Key]) -> list[int] | None:
     for key in keys:
         if key.counted_everywhere and key.probes is not None:
             (probe,) = key.probes
-            ids = [at for (at,) in rows_of(db, probe.limit(most + 1))]
-            if len(ids) <= most:
-                return ids
+            # Counted in the index alone: asked for ids, it fetches and sorts all rows where it expects few.
+            if _count(db, probe, most) <= most:
+                return [at for (at,) in rows_of(db, probe)]
     return None
 
 
 def _leads_to_few(db: Database, key: Key) -> bool:
     if key.entering is None or key.probes is None:
         return False
-    return all(_count(db, probe) <= FEW for probe in key.probes)
+    return all(_count(db, probe, FEW) <= FEW for probe in key.probes)
 
 
-def _count(db: Database, probe: Any) -> int:
-    """One more than few and no further: of what is everywhere the index need not say where."""
-    some = probe.limit(FEW + 1).alias("some")
+def _count(db: Database, probe: Any, most: int) -> int:
+    """One more than `most` and no further: of what is everywhere the index need not say where."""
+    some = probe.limit(most + 1).alias("some")
     return int(peewee.Select([some], [peewee.fn.COUNT(peewee.SQL("*"))]).scalar(db))
 
 

@@ -17,26 +17,26 @@ from __future__ import annotations
 
 import functools
 import logging
-import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
 import peewee
 
+from central.archive.sets import SLICE, Sets, bits_of, intersection, packed, unpacked
 from central.archive.tables import Study
 from central.database import Database, Sqlite, Unindexed, make_tables, rows_of
+from central.prepared import Prepared, given
 
 _log = logging.getLogger(__name__)
 
-SLICE: Final = 1 << 15
 FOLDED_AT_ONCE: Final = 1024
 """Studies: what is unfolded is compared one by one in every search; folding more of them at once costs less each."""
 _STILL_CHANGING: Final = 256  # the last that came: their series are arriving
 _FILLED_AT_ONCE: Final = 1 << 14
 _AT_ONCE: Final = 500  # terms in a statement
-_LEVEL: Final = 1
+_EVERY_ONE: Final = 1 << 62
 BEGIN, END = "\x02", "\x03"  # around a text, so that its first and last character are in a pair each
 
 # Which column is under which letter, cut into pairs of characters.
@@ -63,8 +63,6 @@ _COLUMNS: Final = (
     Study.study_date,
     Study.study_time,
 )
-Sets = dict[int, int]
-"""A set of studies: the bits of each slice that is not empty. Bit b of slice s is the study s * SLICE + b."""
 
 
 class Posting(peewee.Model):
@@ -111,10 +109,14 @@ def make_postings(db: Database) -> None:
         db.shrink(Unfolded)
 
 
-def unfolded(db: Database, most: int | None = None) -> list[int]:
+_WAITING: Final = Prepared(
+    Unfolded.select(Unfolded.study_id).order_by(Unfolded.study_id).limit(given("most"))
+)
+
+
+def unfolded(db: Database, most: int = _EVERY_ONE) -> list[int]:
     """Ids of the studies that are not folded, those that came first, up to `most`."""
-    waiting = Unfolded.select(Unfolded.study_id).order_by(Unfolded.study_id).limit(most)
-    return [at for (at,) in rows_of(db, waiting)]
+    return [at for (at,) in _WAITING.tuples(db, most=most)]
 
 
 def fold_some(db: Database) -> None:
@@ -149,7 +151,7 @@ def terms_of_studies(db: Database, ids: Sequence[int]) -> dict[int, dict[str, in
                 having[number, term].append(bit)
     by_slice: dict[int, dict[str, int]] = defaultdict(dict)
     for (number, term), bits in having.items():
-        by_slice[number][term] = _bits(bits)
+        by_slice[number][term] = bits_of(bits)
     return by_slice
 
 
@@ -160,7 +162,7 @@ def forget(db: Database, ids: Sequence[int]) -> None:
         number, bit = divmod(at, SLICE)
         gone[number].append(bit)
     for number, bits in gone.items():
-        mask = _bits(bits)
+        mask = bits_of(bits)
         its = Posting.slice == number
         folded = Posting.select(Posting.members).where(its, Posting.term == FOLDED).scalar(db)
         if folded is None or not unpacked(folded) & mask:
@@ -172,10 +174,6 @@ def forget(db: Database, ids: Sequence[int]) -> None:
                 put_members(db, number, term, known & ~mask)
     for some in pieces(ids):
         Unfolded.delete().where(Unfolded.study_id.in_(some)).execute(db)
-
-
-def unpacked(members: bytes) -> int:
-    return int.from_bytes(zlib.decompress(members), "little")
 
 
 def pairs(text: str) -> frozenset[str]:
@@ -206,17 +204,6 @@ def _terms(texts: Sequence[str]) -> Iterator[str]:
     yield MINUTE + time[:4]
 
 
-def _bits(places: Iterable[int]) -> int:
-    members = bytearray(SLICE // 8)
-    for bit in places:
-        members[bit >> 3] |= 1 << (bit & 7)
-    return int.from_bytes(members, "little")
-
-
-def _packed(members: int) -> bytes:
-    return zlib.compress(members.to_bytes((members.bit_length() + 7) // 8, "little"), _LEVEL)
-
-
 def _add(db: Database, number: int, terms: dict[str, int]) -> None:
     for some in pieces(sorted(terms)):
         known = Posting.select(Posting.term, Posting.members).where(
@@ -236,7 +223,7 @@ def put_members(db: Database, number: int, term: str, members: int) -> None:
 
 
 def _write(db: Database, number: int, terms: dict[str, int]) -> None:
-    rows = [(term, number, _packed(members)) for term, members in terms.items()]
+    rows = [(term, number, packed(members)) for term, members in terms.items()]
     Posting.insert_many(rows, [Posting.term, Posting.slice, Posting.members]).on_conflict(
         conflict_target=[Posting.term, Posting.slice], preserve=[Posting.members]
     ).execute(db)
@@ -288,24 +275,47 @@ _TRIGGERS: Final = {
 }
 
 
+_BETWEEN: Final = Prepared(
+    Posting.select(Posting.slice, Posting.members).where(
+        Posting.term >= given("first"), Posting.term < given("last")
+    )
+)
+_EACH_BETWEEN: Final = Prepared(
+    Posting.select(Posting.term, Posting.slice, Posting.members).where(
+        Posting.term >= given("first"),
+        Posting.term < given("last"),
+        Unindexed(Posting.slice) >= given("first_slice"),
+        Unindexed(Posting.slice) <= given("last_slice"),
+    )
+)
+
+
+@functools.lru_cache(maxsize=64)
+def _of_terms(count: int) -> Prepared:
+    terms = [given(str(number)) for number in range(count)]
+    return Prepared(Posting.select(Posting.slice, Posting.members).where(Posting.term.in_(terms)))
+
+
+def _rows_of_terms(db: Database, terms: Sequence[str]) -> list[tuple[Any, ...]]:
+    named = {str(number): term for number, term in enumerate(terms)}
+    return _of_terms(len(terms)).tuples(db, **named) if terms else []
+
+
 def members(db: Database, terms: Sequence[str], ranges: Sequence[tuple[str, str]] = ()) -> Sets:
     """The studies that have one of `terms`, or one that lies in one of `ranges` (from, up to and without)."""
-    conditions = [(Posting.term >= first) & (Posting.term < last) for first, last in ranges]
-    if terms:
-        conditions.append(Posting.term.in_(terms))
+    rows = _rows_of_terms(db, terms)
+    for first, last in ranges:
+        rows += _BETWEEN.tuples(db, first=first, last=last)
     found: Sets = {}
-    for condition in conditions:
-        query = Posting.select(Posting.slice, Posting.members).where(condition)
-        for number, some in rows_of(db, query):
-            found[number] = found.get(number, 0) | unpacked(some)
+    for number, some in rows:
+        found[number] = found.get(number, 0) | unpacked(some)
     return found
 
 
 def with_all(db: Database, terms: Sequence[str]) -> Sets:
     """The studies that have every one of `terms`, of which there is one at least; in one statement."""
-    query = Posting.select(Posting.slice, Posting.members).where(Posting.term.in_(terms))
     having: dict[int, list[bytes]] = defaultdict(list)
-    for number, some in rows_of(db, query):
+    for number, some in _rows_of_terms(db, terms):
         having[number].append(some)
     found: Sets = {}
     for number, sets in having.items():
@@ -323,50 +333,12 @@ def with_all(db: Database, terms: Sequence[str]) -> Sets:
 
 def each_between(db: Database, first: str, last: str, found: Sets) -> Iterator[tuple[str, Sets]]:
     """Every term from `first` up to, and without, `last`, and which of `found` have it; the last term first."""
-    query = Posting.select(Posting.term, Posting.slice, Posting.members).where(
-        Posting.term >= first, Posting.term < last, Unindexed(Posting.slice).in_(sorted(found))
-    )
+    if not found:
+        return
+    rows = _EACH_BETWEEN.tuples(db, first=first, last=last, first_slice=min(found), last_slice=max(found))
     having: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
-    for term, number, some in rows_of(db, query):
-        having[term].append((number, some))
+    for term, number, some in rows:
+        if number in found:
+            having[term].append((number, some))
     for term in sorted(having, reverse=True):
         yield term, intersection({number: unpacked(some) for number, some in having[term]}, found)
-
-
-def union(sets: Iterable[Sets]) -> Sets:
-    whole: Sets = {}
-    for one in sets:
-        for number, bits in one.items():
-            whole[number] = whole.get(number, 0) | bits
-    return whole
-
-
-def intersection(some: Sets, others: Sets) -> Sets:
-    both = {number: bits & others.get(number, 0) for number, bits in some.items()}
-    return {number: bits for number, bits in both.items() if bits}
-
-
-def without(some: Sets, others: Sets) -> Sets:
-    left = {number: bits & ~others.get(number, 0) for number, bits in some.items()}
-    return {number: bits for number, bits in left.items() if bits}
-
-
-def of_ids(ids: Iterable[int]) -> Sets:
-    places: dict[int, list[int]] = defaultdict(list)
-    for at in ids:
-        number, bit = divmod(at, SLICE)
-        places[number].append(bit)
-    return {number: _bits(bits) for number, bits in places.items()}
-
-
-def size(some: Sets) -> int:
-    return sum(bits.bit_count() for bits in some.values())
-
-
-def ids_of(some: Sets) -> Iterator[int]:
-    for number, bits in some.items():
-        written = bin(bits)[:1:-1]
-        at = written.find("1")
-        while at >= 0:
-            yield number * SLICE + at
-            at = written.find("1", at + 1)

@@ -17,7 +17,7 @@ import peewee
 
 from central.access.consent import EVERYWHERE, ConsentWithdrawal
 from central.access.policy import Arrivals, PatientKey, PatientOf, Scope, StudyKey
-from central.archive.tables import Instance, Study
+from central.archive.tables import Instance, Series, Study
 from central.database import AmongFound, Unindexed
 
 
@@ -42,16 +42,21 @@ def limits(scope: Scope) -> list[peewee.Expression]:
     """What holds in every way: withdrawn consent, the one study of a guest, refusals."""
     # Of most patients the first settles it, which PostgreSQL hashes once: it would go through all withdrawals for each
     # study that it looks at.
-    consents = [~(_of_withdrawals() & consent_withdrawn()), *map(_is_of, sorted(scope.despite_withdrawal_of))]
+    consents = [
+        ~(_of_withdrawals() & consent_withdrawn()),
+        *_of_patients(scope.despite_withdrawal_of, Unindexed),
+    ]
     limits: list[peewee.Expression] = [reduce(or_, consents)]
     if scope.only_study is not None:
         limits.append(Study.study_instance_uid == scope.only_study)
     return [*limits, *(~named for named in _named(scope.refused_studies, Unindexed))]
 
 
-def refusable(scope: Scope) -> list[peewee.ColumnBase]:
-    """What leads to all that `limits` takes away, and to some that it does not."""
-    return [_of_withdrawals(), *_named(scope.refused_studies, _as_it_is)]
+def taken_away(scope: Scope) -> list[peewee.Expression]:
+    """All that `limits` takes away, but for what is not the one study of a guest; an index leads to each part of it."""
+    excepted = (~patients for patients in _of_patients(scope.despite_withdrawal_of, Unindexed))
+    withdrawn = reduce(and_, excepted, _of_withdrawals() & consent_withdrawn())
+    return [withdrawn, *_named(scope.refused_studies, _as_it_is)]
 
 
 def _of_withdrawals() -> peewee.ColumnBase:
@@ -86,7 +91,7 @@ def ways_of(scope: Scope, column: Column = _as_it_is) -> list[Way]:
             ]
         if scope.arrivals is not None:
             ways.append(Way(_arrived(scope.arrivals) & _among(scope.institutions), in_order=False))
-    named = [*_named(scope.studies, column), *(_is_of(patient, column) for patient in sorted(scope.patients))]
+    named = [*_named(scope.studies, column), *_of_patients(scope.patients, column)]
     if named:
         ways.append(Way(reduce(or_, named), in_order=False))
     return ways
@@ -122,14 +127,10 @@ def _named(studies: Iterable[StudyKey], column: Column) -> list[peewee.Expressio
 def _arrived(arrivals: Arrivals) -> peewee.ColumnBase:
     """Found by the time of arrival first: few came since yesterday, wherever they stand in the order by date."""
     come = Study.alias()
-    ways = []
-    if arrivals.gateway_ids:
-        ways.append(come.arrived_from.in_(sorted(arrivals.gateway_ids)))
-    if arrivals.department_keys:
-        ways.append(come.institutional_department_key.in_(sorted(arrivals.department_keys)))
-    return AmongFound(
-        Study.id, come.select(come.id).where(come.arrived_at_utc >= arrivals.since_utc, reduce(or_, ways))
+    theirs = come.arrived_from.in_(sorted(arrivals.gateway_ids)) | come.institutional_department_key.in_(
+        sorted(arrivals.department_keys)
     )
+    return AmongFound(Study.id, come.select(come.id).where(come.arrived_at_utc >= arrivals.since_utc, theirs))
 
 
 def consent_withdrawn() -> Any:
@@ -144,15 +145,33 @@ def consent_withdrawn() -> Any:
     )
 
 
-def is_patient(patient: PatientKey, column: Column = _as_it_is) -> peewee.Expression:
+def is_patient(patient: PatientKey) -> peewee.Expression:
     """Whether the study carries exactly this Patient ID and issuer, as SQL."""
-    return (column(Study.patient_id) == patient.patient_id) & (
+    return (Study.patient_id == patient.patient_id) & (
         Unindexed(Study.issuer_of_patient_id) == patient.issuer
     )
 
 
-def _is_of(patient: PatientOf, column: Column = Unindexed) -> peewee.Expression:
-    return is_patient(patient.patient, column) & _in(patient.institution)
+def _of_patients(patients: Iterable[PatientOf], column: Column) -> list[peewee.Expression]:
+    """A condition for each institution and issuer among them."""
+    ids: dict[tuple[str, str], list[str]] = {}
+    for institution, patient in sorted(patients):
+        ids.setdefault((institution, patient.issuer), []).append(patient.patient_id)
+    return [
+        column(Study.patient_id).in_(some)
+        & (Unindexed(Study.issuer_of_patient_id) == issuer)
+        & _in(institution)
+        for (institution, issuer), some in ids.items()
+    ]
+
+
+def has_readable(scope: Scope) -> Any:
+    """Whether a series has contents that reads return; None: every series has. One that only another patient's images
+    are in says of them what kind they are."""
+    if scope.everything:
+        return None
+    its = Instance.select(Instance.id).where(Instance.series == Series.id, readable(scope))
+    return peewee.fn.EXISTS(its)
 
 
 def readable(scope: Scope) -> peewee.Expression:

@@ -12,7 +12,6 @@ What a crash leaves: slices that are mended, and others.
 
 from __future__ import annotations
 
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -31,17 +30,14 @@ from central.archive.postings import (
     PAIRED,
     PHYSICIAN,
     SERVICE,
-    SLICE,
     YEAR,
     Posting,
     Unfolded,
-    ids_of,
-    of_ids,
     pieces,
     put_members,
     terms_of_studies,
-    unpacked,
 )
+from central.archive.sets import SLICE, DamagedSetError, ids_of, of_ids, unpacked
 from central.archive.tables import Study
 from central.database import Database
 
@@ -141,7 +137,7 @@ def _read(db: Database, number: int) -> _Sets:
     for term, members in rows.tuples().execute(db):
         try:
             kept[term] = unpacked(members)
-        except zlib.error:
+        except DamagedSetError:
             lost.append(term)
     right = terms_of_studies(db, ids).get(number, {})
     # What is not folded stays, and is known to be in some set, so that folding takes it out.

@@ -43,20 +43,21 @@ _log = logging.getLogger(__name__)
 
 def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLimits) -> list[BaseRoute]:
     """Everything under ``/dicom-web``. Must be behind `RequireSignIn`. `renderer` is closed by the caller."""
-    gate, ready_made = Gate(archive, audit), ReadyMade(archive, renderer)
+    reading = archive.reading
+    gate, ready_made = Gate(reading, audit), ReadyMade(archive, renderer)
     looks = [
-        *Search(archive, gate).routes(),
-        *Retrieve(archive, gate, renderer, ready_made).routes(),
+        *Search(reading, gate).routes(),
+        *Retrieve(reading, gate, renderer, ready_made).routes(),
         *BulkData(gate, renderer).routes(),
-        *WholeBulkData(archive, gate, renderer).routes(),
-        *Frames(archive, gate, renderer, FrameCoder(archive, renderer)).routes(),
-        *Pictures(archive, gate, renderer, ready_made).routes(),
-        *WadoUri(archive, gate, renderer).routes(),
+        *WholeBulkData(reading, gate, renderer).routes(),
+        *Frames(reading, gate, renderer, FrameCoder(archive, renderer)).routes(),
+        *Pictures(reading, gate, renderer, ready_made).routes(),
+        *WadoUri(reading, gate, renderer).routes(),
     ]
     app = Starlette(
         routes=[
             *once_recorded(looks),
-            *Store(archive, audit, limits).routes(),
+            *Store(archive.receiving, audit, limits).routes(),
             *Capabilities().routes(),
         ],
         exception_handlers={

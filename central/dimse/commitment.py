@@ -65,7 +65,8 @@ class Commitments:
     def __init__(self, settings: DimseSettings, peers: Peers, archive: Archive, db: Database) -> None:
         self._settings = settings
         self._peers = peers
-        self._archive = archive
+        self._archive = archive.reading
+        self._faults = archive.faults
         self._store = CommitmentStore(db)
         self._changed = threading.Event()
         self._stopping = threading.Event()
@@ -127,7 +128,7 @@ class Commitments:
             uids = {one.sop_instance_uid for one in references[at : at + _UIDS_A_SEARCH]}
             query = InstanceQuery(sop_instance_uid="\\".join(sorted(uids)), limit=None)
             rows = self._archive.find_instances(scope, query)
-            broken = self._archive.faults.instances_among(sorted(uids))
+            broken = self._faults.instances_among(sorted(uids))
             held |= {
                 Reference(row.sop_class_uid, row.sop_instance_uid)
                 for row in rows

@@ -25,9 +25,9 @@ from typing import BinaryIO, Final
 from pynetdicom.dimse_primitives import C_GET
 
 from central.access.policy import Action, Grant, Principal, authorize, renew, scope_of
-from central.archive.archive import Archive
 from central.archive.errors import ArchiveError, QueryError
 from central.archive.query import InstanceQuery
+from central.archive.reading import Reading
 from central.archive.rows import InstanceRow, StoredInstance
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Outcome
@@ -74,7 +74,7 @@ class Retrieve:
     """Serves C-MOVE and C-GET."""
 
     def __init__(
-        self, settings: DimseSettings, peers: Peers, archive: Archive, audit: Audit, convert: Convert
+        self, settings: DimseSettings, peers: Peers, archive: Reading, audit: Audit, convert: Convert
     ) -> None:
         self._settings = settings
         self._peers = peers

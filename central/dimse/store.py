@@ -16,9 +16,9 @@ from typing import Final
 
 import peewee
 
-from central.archive.archive import Archive
 from central.archive.errors import NotDicomError, StorageError, StudyErasedError
 from central.archive.indexing import ObjectOrigin
+from central.archive.receiving import Receiving
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
 from central.dimse.association import NOT_AUTHORIZED, SUCCESS, Request
@@ -78,7 +78,7 @@ class StoreService:
 class Store:
     """Archives what came by C-STORE. `has_room` says whether the archive may take more."""
 
-    def __init__(self, archive: Archive, has_room: Callable[[], bool]) -> None:
+    def __init__(self, archive: Receiving, has_room: Callable[[], bool]) -> None:
         self._archive = archive
         self._has_room = has_room
 

@@ -7,9 +7,9 @@ signs nobody in here; every answer is on record before a session exists; why one
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Any, Final
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -23,7 +23,7 @@ from central.access.web import arrival_of, page_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
 from central.portal.sign_in import let_in
-from central.portal.wishes import NO_STORE, wish_of
+from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 
 _COOKIE_NAME: Final = "dicomnet_passkey"
 _PATH: Final = "/api/signin/passkey"
@@ -53,15 +53,12 @@ def routes(doorkeeper: Doorkeeper, audit: Audit, cookie_life_s: int) -> list[Bas
         )
         return response
 
-    async def enter(request: Request) -> Response:
+    def enter(request: Request, wish: Mapping[str, Any]) -> Response:
         if page_of(request) == "foreign":
             return problem(403, "sign in from our own page, please")
-        credential = (await wish_of(request)).get("credential")
+        credential = wish.get("credential")
         if not isinstance(credential, dict):
-            return problem(400, 'send {"credential": {…}}')
-        return await run_in_threadpool(_enter, request, credential)
-
-    def _enter(request: Request, credential: dict[str, Any]) -> Response:
+            raise WrongWishError('send {"credential": {…}}')
         address = source_address(request)
         try:
             binding = request.cookies.get(_COOKIE_NAME, "")
@@ -92,5 +89,5 @@ def routes(doorkeeper: Doorkeeper, audit: Audit, cookie_life_s: int) -> list[Bas
 
     return [
         Route(f"{_PATH}/options", options, methods=["POST"]),
-        Route(_PATH, enter, methods=["POST"]),
+        Route(_PATH, with_wish(enter), methods=["POST"]),
     ]

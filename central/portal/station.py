@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.policy import Privilege, Role, has_privilege
 from central.access.problems import problem
 from central.access.web import principal_of
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.templating import page
@@ -38,7 +38,7 @@ class Item(Protocol):
 
 def routes(
     entries: Callable[..., Sequence[Item]],
-    archive: Archive,
+    archive: Reading,
     audit: Audit,
     today: Callable[[], datetime] = datetime.now,
 ) -> list[BaseRoute]:
@@ -51,7 +51,7 @@ class _Desk:
     def __init__(
         self,
         entries: Callable[..., Sequence[Item]],
-        archive: Archive,
+        archive: Reading,
         audit: Audit,
         today: Callable[[], datetime],
     ) -> None:

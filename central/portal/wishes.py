@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,18 +17,34 @@ from central.access.web import audit_event
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action, Outcome
 from central.audit.record import Audit
+from central.bodies import body_within
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 _MAX_BODY_BYTES: Final = 4096
 
 
-async def wish_of(request: Request) -> dict[str, Any]:
+class WrongWishError(Exception):
+    """A wish that cannot be; the sentence says why."""
+
+
+def with_wish(
+    answer: Callable[[Request, Mapping[str, Any]], Response],
+) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint of a route: what `answer`, on a thread, says to the request and its JSON object."""
+
+    async def endpoint(request: Request) -> Response:
+        wish = await _wish_of(request)
+        try:
+            return await run_in_threadpool(answer, request, wish)
+        except WrongWishError as error:
+            return problem(400, str(error))
+
+    return endpoint
+
+
+async def _wish_of(request: Request) -> dict[str, Any]:
     """The body's JSON object; empty if it is none, too large, or holds text that no file or database takes."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            return {}
+    body = await body_within(request, _MAX_BODY_BYTES)
     try:
         wish = json.loads(body or b"{}")
         json.dumps(wish, ensure_ascii=False).encode()  # half a surrogate pair, which JSON can spell

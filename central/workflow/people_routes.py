@@ -30,6 +30,7 @@ from central.access.web import audit_event, principal_of
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action
 from central.audit.record import Audit
+from central.bodies import body_within
 from central.institution import DEFAULT_INSTITUTION
 from central.workflow.data_sets import Scheduled, scheduled_item
 from central.workflow.errors import UnusableItemError, WorklistFullError
@@ -87,12 +88,10 @@ class _Desk:
         )
 
     async def put(self, request: Request) -> Response:
-        body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > _MAX_BODY_BYTES:
-                return problem(413, "the request is too large")
-        return await run_in_threadpool(self._put, request, bytes(body))
+        body = await body_within(request, _MAX_BODY_BYTES)
+        if body is None:
+            return problem(413, "the request is too large")
+        return await run_in_threadpool(self._put, request, body)
 
     def _put(self, request: Request, body: bytes) -> Response:
         item_id = _item_id(request)

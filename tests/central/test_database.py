@@ -14,11 +14,15 @@ from pydantic import ValidationError
 
 from central.archive.settings import StorageSettings
 from central.database import (
+    Among,
+    AmongFound,
     Database,
+    Once,
     Wildcard,
     make_tables,
     open_sqlite,
     put,
+    rows_of,
 )
 from central.errors import StartError
 from central.foundation import Foundation
@@ -87,6 +91,33 @@ def test_a_wildcard_means_the_same_in_both(
         put(db, Place, {"ward": "w", "bed": bed, "name": name})
     query = Place.select(Place.name).where(Wildcard(Place.name, pattern)).order_by(Place.bed)
     assert [name for (name,) in query.tuples().execute(db)] == found
+
+
+def test_what_is_put_into_sql_once_means_the_same_in_every_statement(
+    databases: tuple[Database, Database],
+) -> None:
+    """Whatever its table is called there; with values of its own, before and after those of others."""
+    db = databases[0]
+    for bed in range(1, 9):
+        put(db, Place, {"ward": "odd" if bed % 2 else "even", "bed": bed, "name": f"{bed % 3}"})
+    beside = Place.alias()
+    full = beside.select(beside.ward).where(beside.bed == 8)
+    condition = Among(Place.bed, [2, 3, 4, 6, 8, 9]) & AmongFound(Place.ward, full) & (Place.name != "1")
+    once = Once(Place, condition)
+
+    def statements(said: peewee.ColumnBase) -> list[peewee.Query]:
+        plain = Place.select(Place.bed).where(Place.bed > 1, said, Place.bed < 8)
+        joined = beside.select(beside.bed, Place.bed).join(Place, on=(beside.name == Place.name))
+        return [
+            plain,
+            Place.select(Place.bed).where(Place.bed == 5) | Place.select(Place.bed).where(said),
+            joined.where(beside.bed < 3, said, beside.bed > 1),
+            plain,
+        ]
+
+    found = [sorted(rows_of(db, query)) for query in statements(once)]
+    assert found == [sorted(rows_of(db, query)) for query in statements(condition)]
+    assert found == [[(2,), (6,)], [(2,), (5,), (6,), (8,)], [(2, 2), (2, 8)], [(2,), (6,)]]
 
 
 def test_text_sorts_by_code_point_in_both(databases: tuple[Database, Database]) -> None:

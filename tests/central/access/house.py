@@ -59,7 +59,7 @@ from central.portal.tokens import routes as token_routes
 from central.viewer.delivery import routes as viewer_routes
 from central.workflow.worklist import WorklistStore
 from contract.enrolment import Pairing, new_token
-from tests.central.databases import open_archive_in, open_index, open_record
+from tests.central.databases import open_archive_in, open_index, open_record, put_in
 
 CHEAP = SecretHashes(argon2.profiles.CHEAPEST)  # what passwords cost is tested elsewhere
 PASSWORD = "a password for tests only"
@@ -93,10 +93,7 @@ class House:
 
     def put(self, content: bytes, origin: ObjectOrigin = ORIGIN) -> None:
         """Archive a Part 10 file."""
-        with self.archive.new_object() as sink:
-            sink.write(content)
-            stored = sink.commit()
-        self.archive.index(stored, origin)
+        put_in(self.archive, content, origin)
 
     def token(self, username: str) -> str:
         """A bearer token; the account is made by `add_people`."""
@@ -206,6 +203,7 @@ def open_house(
     worklist = WorklistStore(db)
     erasure_requests = ErasureRequests(db, archive.erasures, clock)
     readmissions = Readmissions(db, archive.erasures, clock)
+    reading = archive.reading
     with Renderer(1) as renderer:
         app = Starlette(
             routes=[
@@ -213,20 +211,20 @@ def open_house(
                 *portal_routes(
                     doorkeeper, audit, lambda institution, gateway_ids: boxes, pair, sign_ons=sign_ons
                 ),  # type: ignore[arg-type, return-value]
-                *looks_routes(archive, audit, "St. Elsewhere", lambda: None, "central-of-tests"),
+                *looks_routes(reading, audit, "St. Elsewhere", lambda: None, "central-of-tests"),
                 *enrolment_routes(audit, pairings, gateways.is_known, replace, revoke),
-                *study_access_routes(doorkeeper, archive, audit),
-                *assignment_routes(doorkeeper, archive, audit),
+                *study_access_routes(doorkeeper, reading, audit),
+                *assignment_routes(doorkeeper, reading, audit),
                 *accounts_routes(doorkeeper, audit, gateways.is_known),
                 *institution_routes(doorkeeper, audit),
                 *gateway_move_routes(doorkeeper.institutions, gateways, audit),
                 *erasure_routes(erasure_requests, readmissions, archive, audit),
-                *readmission_routes(readmissions, archive, audit),
-                *study_onlooker_routes(doorkeeper, archive, audit, erasure_requests.extent, lambda: peers),
-                *station_routes(worklist.entries, archive, audit),
+                *readmission_routes(readmissions, archive.erasures, audit),
+                *study_onlooker_routes(doorkeeper, reading, audit, erasure_requests.extent, lambda: peers),
+                *station_routes(worklist.entries, reading, audit),
                 *token_routes(doorkeeper, audit),
-                *guest_routes(doorkeeper, archive, audit),
-                *emergency_routes(doorkeeper, archive, audit, EmergencyTerms(emergency, 3600)),
+                *guest_routes(doorkeeper, reading, audit),
+                *emergency_routes(doorkeeper, reading, audit, EmergencyTerms(emergency, 3600)),
                 *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
                 *dicomweb_routes(archive, audit, renderer, limits),
             ],

@@ -10,12 +10,11 @@ from central.archive.postings import (
     Posting,
     Unfolded,
     fold,
-    ids_of,
     make_postings,
     pairs,
     unfolded,
-    unpacked,
 )
+from central.archive.sets import ids_of, unpacked
 from central.archive.tables import Study
 from central.database import Database, Sqlite
 from tests.central.archive.conftest import MakeFile, Stocked

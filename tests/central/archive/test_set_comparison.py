@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from central.access.policy import Scope
-from central.archive.postings import Posting, Unfolded, fold, ids_of, put_members, unpacked
+from central.archive.postings import Posting, Unfolded, fold, put_members
 from central.archive.query import StudyQuery
 from central.archive.set_comparison import SetFault, compare_sets
+from central.archive.sets import ids_of, unpacked
 from central.archive.tables import Study
 from central.database import Database
 from tests.central.archive.conftest import MakeFile, Stocked
@@ -47,7 +48,7 @@ def id_of(db: Database, uid: str) -> int:
 
 def test_a_study_that_a_set_lacks_is_named_and_found_again(stocked: Stocked, folded: Database) -> None:
     def found() -> list[str]:
-        return [row.study_instance_uid for row in stocked.archive.find_studies(EVERYTHING, BY_NAME)]
+        return [row.study_instance_uid for row in stocked.archive.reading.find_studies(EVERYTHING, BY_NAME)]
 
     whole, everybody = rows(folded), found()
     ana = 1 << id_of(folded, "1.2.1")

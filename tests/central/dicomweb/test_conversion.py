@@ -326,7 +326,7 @@ def test_who_hangs_up_leaves_nothing_behind(tmp_path: Path) -> None:
                     assert next(answer.iter_raw())
                     assert house.renderer._places._value == FILES_AT_ONCE - 1
             gone = threading.Event()
-            for _ in range(200):
+            for _ in range(1200):
                 if house.renderer._places._value == FILES_AT_ONCE:
                     break
                 gone.wait(0.05)

@@ -32,7 +32,7 @@ from central.workflow.peer_steps import PeerSteps
 from central.workflow.procedures import ProcedureStore
 from central.workflow.worklist import WorklistStore
 from tests.central.access.house import ORIGIN
-from tests.central.databases import open_archive_in, open_index, open_record
+from tests.central.databases import open_archive_in, open_index, open_record, put_in
 from tests.peers_installed import program
 
 EVERYTHING = ["query", "retrieve", "store", "commitment", "worklist", "procedure-step"]
@@ -59,9 +59,7 @@ class House:
 
     def put(self, content: bytes, institution: str = DEFAULT_INSTITUTION) -> None:
         """Archive a Part 10 file."""
-        with self.archive.new_object() as sink:
-            sink.write(content)
-            self.archive.index(sink.commit(), replace(ORIGIN, institution=institution))
+        put_in(self.archive, content, replace(ORIGIN, institution=institution))
 
     def find(
         self, keys: dict[str, object], model: str, *, ae_title: str = "PEER"
@@ -106,7 +104,7 @@ def open_house(
             chosen,
             routes,
             audit,
-            archive.new_object,
+            archive.receiving.new_object,
             max_object_bytes=max_object_bytes,
             agreements_of=institutions.opened_to,
         )

@@ -256,7 +256,7 @@ def test_one_instance_is_ready_while_another_is_answered(
 ) -> None:
     opened: list[str] = []
     came: list[str] = []
-    open_instance = house.archive.open_instance
+    open_instance = house.archive.reading.open_instance
 
     def opening(grant: object, series: str, uid: str) -> object:
         opened.append(uid)
@@ -270,7 +270,7 @@ def test_one_instance_is_ready_while_another_is_answered(
         assert opened == UIDS[: len(came) + 1]
         return 0
 
-    monkeypatch.setattr(house.archive, "open_instance", opening)
+    monkeypatch.setattr(house.archive.reading, "open_instance", opening)
     ae = AE("DEST")
     ae.supported_contexts = [build_context(CT, ExplicitVRLittleEndian)]
     server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])

@@ -20,6 +20,7 @@ from pynetdicom.presentation import build_role
 from central.access.consent import Consents
 from central.access.policy import PatientKey
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.dimse import suboperations
 from central.dimse.association import (
     PATIENT_ROOT_GET,
@@ -274,7 +275,7 @@ def test_some_fail_and_are_listed(house: House, destination: int) -> None:
 def test_only_configured_destinations_and_those_that_answer(house: House) -> None:
     keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": STUDY}
     assert [status.Status for status in move(house, keys, to="ELSEWHERE")] == [0xA801]
-    event = house.audit.search(limit=1)[0].event
+    event = house.audit.newest(Wanted(), limit=1)[0].event
     assert (event.action, event.outcome) == (Action.EXPORT, "refused")
     assert [status.Status for status in move(house, keys, to="PEER")] == [0xA801]  # a peer without a host
     [last] = move(house, keys, to="NOWHERE")
@@ -314,7 +315,7 @@ def test_a_relational_retrieval_by_image_alone(house: House) -> None:
 def test_each_study_is_on_record_before_it_leaves(house: House) -> None:
     keys = {"QueryRetrieveLevel": "PATIENT", "PatientID": "P1"}
     get(house, keys, {CT: [ExplicitVRLittleEndian]}, PATIENT_ROOT_GET)
-    events = [row.event for row in house.audit.search(limit=2)]
+    events = [row.event for row in house.audit.newest(Wanted(), limit=2)]
     assert {event.study_instance_uid for event in events} == {STUDY, OTHER_STUDY}
     assert {(event.actor, event.action, event.outcome) for event in events} == {
         ("PEER", Action.EXPORT, "success")
@@ -349,7 +350,9 @@ def test_consent_that_is_withdrawn_while_images_leave_ends_it(
         # While the first was answered the second was ready.
         assert 1 <= len(came) <= 2
         assert (statuses[-1].Status, statuses[-1].NumberOfFailedSuboperations) == (0xB000, 5 - len(came))
-        refused = [row.event for row in house.audit.search(limit=9) if row.event.outcome == "refused"]
+        refused = [
+            row.event for row in house.audit.newest(Wanted(), limit=9) if row.event.outcome == "refused"
+        ]
         assert [(one.study_instance_uid, one.detail) for one in refused] == [
             (STUDY, "C-GET: ended while it ran: consent-withdrawn")
         ]

@@ -63,12 +63,14 @@ def store_rq(study: str, number: int) -> bytes:
 
 
 def archived(house: House, study: str) -> dict[str, bytes]:
-    facts = house.archive.facts(study)
+    facts = house.archive.reading.facts(study)
     if facts is None:
         return {}
     grant = authorize(WHO, Action.VIEW, facts)
     assert isinstance(grant, Grant)
-    return {one.sop_instance_uid: one.path.read_bytes() for one in house.archive.open_instances(grant)}
+    return {
+        one.sop_instance_uid: one.path.read_bytes() for one in house.archive.reading.open_instances(grant)
+    }
 
 
 def expected(study: str, numbers: range, size: int = 3000) -> dict[str, bytes]:
