@@ -20,10 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import BinaryIO
 
-import peewee
-
 from central.archive.archive import Archive
-from central.archive.errors import StorageError
 from central.archive.rows import StoredInstance
 from central.archive.scrub import Scrub
 from central.audit.delivery import DeliveryBook, SyslogDelivery, receiver_of
@@ -47,7 +44,6 @@ from central.fleet.opening import BrokerPlace, FleetRooms
 from central.fleet.witnesses import Witnesses
 from central.foundation import Foundation, has_room, lock_folder, open_archive, open_record_beside
 from central.gateway_app import gateway_app
-from central.identity.errors import KeyFileError
 from central.ingest.quota import DayQuota
 from central.memory import share_heaps
 from central.people_app import people_app
@@ -86,19 +82,9 @@ class Central:
         closing.callback(people_socket.close)
         gateway_socket = bind(settings.gateways.host, settings.gateways.port, "gateways.port")
         closing.callback(gateway_socket.close)
-        try:
-            archive = open_archive(settings.storage, foundation.db)
-            archive.sweep()
-        except StorageError as error:
-            raise StartError(f"the object store (storage.s3) cannot be used: {error}") from error
-        except KeyFileError as error:
-            raise StartError(str(error)) from error
-        except (OSError, peewee.PeeweeException) as error:
-            raise StartError(
-                f"the archive in {settings.storage.root} cannot be opened: {reason(error)}"
-            ) from error
+        archive = open_archive(settings.storage, foundation.db, sweeps=True)
         quota = DayQuota(
-            archive.brought_by,
+            archive.receiving.brought_by,
             day_bytes=settings.limits.gateway_day_bytes,
             day_bytes_of={name: limits.day_bytes for name, limits in settings.limits.gateway.items()},
         )
@@ -150,7 +136,7 @@ def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> Sys
         return None
 
     def patient_of(study_instance_uid: str) -> PatientObject | None:
-        facts = archive.facts(study_instance_uid)
+        facts = archive.reading.facts(study_instance_uid)
         held = (facts, *facts.elsewhere) if facts else ()
         patients = {PatientObject(one.patient_id, one.issuer_of_patient_id) for one in held}
         # Where institutions hold it for different patients, a message names none rather than a wrong one.
@@ -239,7 +225,7 @@ def _dicom(
         dicom,
         routes_for(dicom, rooms),
         foundation.audit,
-        archive.new_object,
+        archive.receiving.new_object,
         max_object_bytes=settings.limits.max_object_bytes,
         agreements_of=foundation.doorkeeper.institutions.opened_to,
     )
@@ -263,7 +249,7 @@ def _hl7(foundation: Foundation, archive: Archive, closing: ExitStack) -> MllpSe
     settings = foundation.settings.hl7
     if not settings.enabled:
         return None
-    ordering = Ordering(foundation.doorkeeper.assignments, archive)
+    ordering = Ordering(foundation.doorkeeper.assignments, archive.receiving)
     desk = OrderDesk(WorklistStore(foundation.db), foundation.audit, ordering, settings)
     server = MllpServer(settings, desk)
     try:

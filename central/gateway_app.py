@@ -56,7 +56,7 @@ def gateway_app(
     )
     acceptance = Acceptance(
         foundation.db,
-        archive,
+        archive.receiving,
         central_id=identity.central_id,
         sealing_keys=identity.sealing_keys,
         receipt_keys=identity.receipt_keys,

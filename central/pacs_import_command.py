@@ -108,9 +108,10 @@ class PacsImportCommand(CommandGroup):
             audit.record(self._event(Action.STORE, begins, concerned))
             is_stopped = False
             try:
-                archive = open_archive(settings.storage, foundation.db, _INCOMING)
-                archive.sweep()
-                asker = Asker(settings.dicom, peer, archive.new_object, settings.limits.max_object_bytes)
+                archive = open_archive(settings.storage, foundation.db, _INCOMING, sweeps=True)
+                asker = Asker(
+                    settings.dicom, peer, archive.receiving.new_object, settings.limits.max_object_bytes
+                )
                 source = Source(
                     peer.ae_title,
                     asker,
@@ -120,7 +121,7 @@ class PacsImportCommand(CommandGroup):
                 pace = Pace(options.hours, options.mbit and options.mbit * 125_000, stopped, say)
                 PacsImport(
                     source,
-                    archive,
+                    archive.receiving,
                     StudyStates(foundation.db, name, run_id, institution),
                     tally,
                     pace,

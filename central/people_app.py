@@ -31,6 +31,7 @@ from central.archive.readmissions import Readmissions
 from central.audit.delivery import SyslogDelivery
 from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.render import Renderer
+from central.dicomweb.service import at_once
 from central.dicomweb.service import routes as dicomweb_routes
 from central.dimse.peers import Peer
 from central.dimse.settings import Service
@@ -106,17 +107,16 @@ def people_app(
             }
         )
 
+    dicomweb = dicomweb_routes(
+        archive,
+        audit,
+        renderer,
+        DepositLimits(foundation.settings.limits.max_object_bytes, has_room(foundation.settings.storage)),
+    )
     return Starlette(
         routes=[
             # The first, because it is asked the most, and routes are looked through one after the other.
-            *dicomweb_routes(
-                archive,
-                audit,
-                renderer,
-                DepositLimits(
-                    foundation.settings.limits.max_object_bytes, has_room(foundation.settings.storage)
-                ),
-            ),
+            *dicomweb,
             Route("/healthz", health, methods=["GET"]),
             *sign_in_routes(accounts, audit, sessions.token_life_s),
             *portal_routes(
@@ -128,7 +128,7 @@ def people_app(
                 sign_ons_of(foundation.settings.oidc),
             ),
             *looks_routes(
-                archive,
+                archive.reading,
                 audit,
                 foundation.settings.audit.institution,
                 lambda: vars(syslog.state()) if syslog else None,
@@ -141,20 +141,24 @@ def people_app(
                 lambda gateway_id: pair("", None, gateway_id),
                 lambda gateway_id: revoke(foundation, gateway_id),
             ),
-            *study_access_routes(foundation.doorkeeper, archive, audit),
+            *study_access_routes(foundation.doorkeeper, archive.reading, audit),
             *study_onlooker_routes(
-                foundation.doorkeeper, archive, audit, erasure_requests.extent, lambda: peers_of(foundation)
+                foundation.doorkeeper,
+                archive.reading,
+                audit,
+                erasure_requests.extent,
+                lambda: peers_of(foundation),
             ),
             *accounts_routes(foundation.doorkeeper, audit, foundation.gateways.is_known),
             *emergency_routes(
                 foundation.doorkeeper,
-                archive,
+                archive.reading,
                 audit,
                 EmergencyTerms(access.emergency, access.emergency_minutes * 60),
             ),
-            *assignment_routes(foundation.doorkeeper, archive, audit),
+            *assignment_routes(foundation.doorkeeper, archive.reading, audit),
             *token_routes(foundation.doorkeeper, audit),
-            *guest_routes(foundation.doorkeeper, archive, audit, sessions.browser_life_s),
+            *guest_routes(foundation.doorkeeper, archive.reading, audit, sessions.browser_life_s),
             *box_command_routes(
                 audit,
                 is_admitted=foundation.gateways.is_admitted,
@@ -162,17 +166,19 @@ def people_app(
                 desire=rooms.correspondence.desire,
                 bundle=SupportBundles(foundation.settings.storage.support_folder).find,
             ),
-            *worklist_routes(worklist, audit, Ordering(foundation.doorkeeper.assignments, archive)),
-            *station_routes(worklist.entries, archive, audit),
+            *worklist_routes(worklist, audit, Ordering(foundation.doorkeeper.assignments, archive.receiving)),
+            *station_routes(worklist.entries, archive.reading, audit),
             *institution_routes(foundation.doorkeeper, audit),
             *gateway_move_routes(foundation.doorkeeper.institutions, foundation.gateways, audit),
             *erasure_routes(erasure_requests, readmissions, archive, audit),
-            *readmission_routes(readmissions, archive, audit),
+            *readmission_routes(readmissions, archive.erasures, audit),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
         ],
         middleware=[
             Middleware(CrossOrigin, origins=foundation.settings.people.allowed_origins),
-            Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper, audit=audit),
+            Middleware(
+                RequireSignIn, doorkeeper=foundation.doorkeeper, audit=audit, at_once=at_once(dicomweb)
+            ),
         ],
         exception_handlers={HTTPException: router_problem},
     )

@@ -17,26 +17,9 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from contract.control import (
-    BoxStatus,
-    CallerParams,
-    DeliveryParams,
-    DestinationList,
-    EchoAnswer,
-    EchoParams,
-    EnrolParams,
-    PriorityParams,
-    QueueList,
-    RequeueParams,
-    ScannerEntry,
-    ScannerList,
-)
-from contract.enrolment import Pairing
 from contract.errors import ContractError
-from contract.identifiers import ObjectId, check_ae_title, check_object_id, check_uid
-from contract.priority import Priority
 from contract.settings import load_settings, print_default_config, settings_table
-from edge import commands, report
+from edge import commands
 from edge.buffer.errors import SpoolError
 from edge.buffer.label import Label
 from edge.buffer.processors import Processors
@@ -50,33 +33,37 @@ from edge.destination_settings import CENTRAL
 from edge.destinations import Destinations
 from edge.gateway.admission import Admission
 from edge.gateway.approved import ApprovedFile
-from edge.gateway.echo import echo
 from edge.gateway.errors import GatewayError
 from edge.gateway.quirks import profiles
 from edge.gateway.server import GatewayServer
 from edge.gateway.workers import Workers
 from edge.logs import log_to_stderr
 from edge.memory import share_heaps
+from edge.operations import Operations
 from edge.orders import Orders
 from edge.reporting import Reporting
 from edge.routing import Routing
-from edge.scanner_list import scanner_list, settings_of
 from edge.services import Services
 from edge.uplink.client import go_through
 from edge.uplink.equipment import ConfiguredScanner, Echoed
 from edge.uplink.identity import Identity
+from edge.version import VERSION
 from edge.workflow import Workflow
 
 _log = logging.getLogger(__name__)
 
 _SENDING_GRACE_S: Final = 5.0
 _JOIN_S: Final = 2.0
-_ECHO_TIMEOUT_S: Final = 10.0
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Box:
-    """One running box: `start`, then `stop`. Its public methods are what the control socket offers."""
+    """One running box: `start`, then `stop`.
+
+    Attributes
+    ----------
+    operations : what the control socket offers, once the box has started.
+    """
 
     def __init__(self, settings: Settings, workers: Workers | None = None) -> None:
         self._settings = settings
@@ -162,6 +149,19 @@ class Box:
                 on_association_end=self._workflow.studies.association_ended,
                 workers=self._workers,
             )
+            self.operations = Operations(
+                settings,
+                self._spool,
+                started_at_utc=self._started_at_utc,
+                admission=self._admission,
+                centrals=self._centrals,
+                destinations=self._destinations,
+                gateway=self._gateway,
+                scrub=self._scrub,
+                services=self._services,
+                workers=self._workers,
+                workflow=self._workflow,
+            )
             started.callback(self._centrals.leave)
             self._centrals.begin(
                 own_recipients=self._services.recipients,
@@ -169,7 +169,6 @@ class Box:
                 tell_set_back=self._reporting.tell_set_back,
                 keys=commands.key_maker(settings),
             )
-            self._membership = self._centrals.first
             self._gateway.start()
             self._reporting.start()
             started.callback(self._gateway.stop)
@@ -179,32 +178,11 @@ class Box:
             started.callback(self._upkeep.stop, _JOIN_S)
             self._scrub.start()
             started.callback(self._scrub.stop, _JOIN_S)
-            control = ControlServer(
-                settings.control_socket_path,
-                {
-                    "status": lambda _: self.status(),
-                    "queue": lambda _: self.queue(),
-                    "scanners": lambda _: self.scanners(),
-                    "echo": lambda params: self.echo(EchoParams.model_validate(params)),
-                    "enrol": lambda params: self.enrol(EnrolParams.model_validate(params)),
-                    "requeue": lambda params: self.requeue(RequeueParams.model_validate(params)),
-                    "approve": lambda params: self.approve(CallerParams.model_validate(params)),
-                    "refuse": lambda params: self.refuse(CallerParams.model_validate(params)),
-                    "save_scanner": lambda params: self.save_scanner(ScannerEntry.model_validate(params)),
-                    "remove_scanner": lambda params: self.remove_scanner(CallerParams.model_validate(params)),
-                    "studies": lambda _: self._workflow.list_studies(),
-                    "destinations": lambda _: self.destinations(),
-                    "try_again": lambda params: self.try_again(DeliveryParams.model_validate(params)),
-                    "give_up": lambda params: self.give_up(DeliveryParams.model_validate(params)),
-                    "prioritise": lambda params: self.prioritise(PriorityParams.model_validate(params)),
-                },
-            )
+            control = ControlServer(settings.control_socket_path, self.operations.handlers())
             control.start()
             started.callback(control.stop)
             self._running = started.pop_all()
-        _log.info(
-            "started", extra={"box": settings.box.name, "port": self._gateway.port, "version": report.VERSION}
-        )
+        _log.info("started", extra={"box": settings.box.name, "port": self._gateway.port, "version": VERSION})
 
     def stop(self) -> None:
         self._running.close()
@@ -220,93 +198,6 @@ class Box:
             },
             "control_socket": str(self._settings.control_socket_path),
         }
-
-    def status(self) -> BoxStatus:
-        return report.box_status(
-            self._spool,
-            self._centrals.links[CENTRAL].status(),
-            gateway_id=self._membership.gateway_id,
-            ae_title=self._settings.gateway.ae_title,
-            host=self._settings.gateway.host,
-            port=self._gateway.port,
-            started_at_utc=self._started_at_utc,
-            scrubbed=self._scrub.last_pass(),
-        ).model_copy(
-            update={
-                "workflow": self._workflow.status(),
-                "commitments": self._services.commitment_status(),
-                "tls_port": self._gateway.tls_port,
-                "centrals": self._centrals.status(),
-                "destinations": self._destinations.status(),
-                "receiving_notice": self._workers.notice(),
-            }
-        )
-
-    def queue(self) -> QueueList:
-        return report.queue(self._spool)
-
-    def scanners(self) -> ScannerList:
-        return scanner_list(self._spool.scanners, self._admission)
-
-    def approve(self, params: CallerParams) -> ScannerList:
-        self._admission.approve(check_ae_title(params.ae_title), params.address)
-        return self.scanners()
-
-    def refuse(self, params: CallerParams) -> ScannerList:
-        self._admission.refuse(check_ae_title(params.ae_title), params.address)
-        return self.scanners()
-
-    def save_scanner(self, entry: ScannerEntry) -> ScannerList:
-        self._admission.save(settings_of(entry))
-        return self.scanners()
-
-    def remove_scanner(self, params: CallerParams) -> ScannerList:
-        self._admission.remove(check_ae_title(params.ae_title), params.address)
-        return self.scanners()
-
-    def echo(self, params: EchoParams) -> EchoAnswer:
-        result = echo(
-            params.host,
-            params.port,
-            check_ae_title(params.ae_title),
-            self._settings.gateway.ae_title,
-            _ECHO_TIMEOUT_S,
-        )
-        return EchoAnswer(ok=result.ok, round_trip_ms=result.round_trip_ms, detail=result.detail)
-
-    def requeue(self, params: RequeueParams) -> QueueList:
-        object_id = check_object_id(params.object_id)
-        if params.destination:
-            self._destinations.try_again(params.destination, object_id)
-        else:
-            self._spool.quarantine.requeue(object_id)
-        return self.queue()
-
-    def prioritise(self, params: PriorityParams) -> QueueList:
-        study = check_uid(params.study_instance_uid)
-        priority = Priority.named(params.priority)
-        if not self._spool.queue.prioritise(study, priority):
-            raise ControlError("nothing of this study waits on this box")
-        _log.info("priority changed", extra={"study_instance_uid": study, "priority": priority.word})
-        return self.queue()
-
-    def destinations(self) -> DestinationList:
-        return DestinationList(
-            destinations=self._destinations.status(), set_aside=self._destinations.set_aside()
-        )
-
-    def try_again(self, params: DeliveryParams) -> DestinationList:
-        self._destinations.try_again(params.destination, _object_id(params))
-        return self.destinations()
-
-    def give_up(self, params: DeliveryParams) -> DestinationList:
-        self._destinations.give_up(params.destination, _object_id(params))
-        return self.destinations()
-
-    def enrol(self, params: EnrolParams) -> BoxStatus:
-        """Buy an identity and begin to use it, without a restart; or begin to wait for an administrator's yes."""
-        self._centrals.enrol(params.central, Pairing.parse(params.pairing))
-        return self.status()
 
     def _assume(self, central: str, identity: Identity) -> None:
         if central == CENTRAL:
@@ -345,7 +236,7 @@ class Box:
                 if one.scanner.host
             ],
             echo=self._echo_scanner,
-            bundle_parts=lambda: {"status": self.status(), "queue": self.queue()},
+            bundle_parts=lambda: {"status": self.operations.status(), "queue": self.operations.queue()},
             prioritise=self._spool.queue.prioritise,
             destinations=lambda: self._destinations.status(),
             log_level=settings.box.log_level,
@@ -355,8 +246,7 @@ class Box:
         )
 
     def _echo_scanner(self, scanner: ConfiguredScanner) -> Echoed:
-        calling = self._settings.gateway.ae_title
-        result = echo(scanner.host, scanner.port, scanner.ae_title, calling, _ECHO_TIMEOUT_S)
+        result = self.operations.echo_scanner(scanner.host, scanner.port, scanner.ae_title)
         return Echoed(result.ok, result.round_trip_ms, result.detail)
 
     def _rank_again(self, studies: Collection[str]) -> None:
@@ -431,10 +321,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"dicomnet-edge: {_os_sentence(error)}", file=sys.stderr)
         return 2
     return 0
-
-
-def _object_id(params: DeliveryParams) -> ObjectId | None:
-    return None if params.object_id is None else check_object_id(params.object_id)
 
 
 def _os_sentence(error: OSError) -> str:

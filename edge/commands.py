@@ -14,12 +14,12 @@ from typing import Final
 from contract.control import BoxStatus, DeliveryParams, DestinationList
 from contract.enrolment import Pairing
 from contract.identifiers import InvalidIdentifierError, check_object_id
-from edge import report
 from edge.centrals import IDENTITY, folder_of, names_of
 from edge.config import Settings
 from edge.control import NoBoxError, ask
 from edge.destination_settings import CENTRAL
 from edge.routes import routes_text
+from edge.status_text import destinations_text, status_text
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
 from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError, KeyLostError
@@ -124,7 +124,7 @@ def _fingerprint(settings: Settings, central: str) -> str | None:
 def print_status(settings: Settings) -> None:
     """Say how the running box is."""
     answer = ask(settings.control_socket_path, "status", {}, timeout_s=_ASK_TIMEOUT_S)
-    print(report.status_text(BoxStatus.model_validate(answer)))
+    print(status_text(BoxStatus.model_validate(answer)))
 
 
 def print_destinations(settings: Settings) -> None:
@@ -139,7 +139,7 @@ def decide_on_delivery(settings: Settings, method: str, destination: str, object
 
 
 def _show(answer: dict[str, object]) -> None:
-    print(report.destinations_text(DestinationList.model_validate(answer)))
+    print(destinations_text(DestinationList.model_validate(answer)))
 
 
 def _object_id(text: str) -> str:

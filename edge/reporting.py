@@ -23,11 +23,13 @@ from contract.control import DestinationStatus
 from contract.heartbeat import Equipment, EventKind, Telemetry
 from contract.priority import Priority
 from contract.witness import Witnessed
-from edge import report, support
+from edge import heartbeat, support
+from edge.box_status import lost_sentence
 from edge.buffer.receipts import LostStudy
 from edge.buffer.scrub import Damage
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
+from edge.status_text import size_text
 from edge.uplink.commands import CommandFailedError
 from edge.uplink.equipment import ConfiguredScanner, Echoed, EquipmentWatch
 from edge.uplink.identity import Identity
@@ -35,6 +37,7 @@ from edge.uplink.link import Link
 from edge.uplink.remote import Remote
 from edge.uplink.run import Run
 from edge.uplink.speech import Reports
+from edge.version import VERSION
 from edge.voice import SettingsOfAnother, Voice
 
 _log = logging.getLogger(__name__)
@@ -111,7 +114,7 @@ class Reporting:
         self._watch = EquipmentWatch(
             directory,
             configured=configured,
-            seen=lambda: report.equipment_seen(spool.scanners),
+            seen=lambda: heartbeat.equipment_seen(spool.scanners),
             echo=echo,
             notice=self._tell,
             echo_interval_s=echo_interval_s,
@@ -126,7 +129,7 @@ class Reporting:
         )
         if self._remote.paused:
             sending.pause()  # somebody paused it before the box stopped
-        self._info = report.info(ae_title=ae_title, dicom_port=0, started_at_utc=started_at_utc)
+        self._info = heartbeat.info(ae_title=ae_title, dicom_port=0, started_at_utc=started_at_utc)
         for name, folder in directories.items():
             foreign = SettingsOfAnother(self._remote.reported)
             is_first = name == self._first
@@ -136,7 +139,7 @@ class Reporting:
                 self._run,
                 self,
                 Reports(
-                    version=report.VERSION,
+                    version=VERSION,
                     info=lambda: self._info.model_copy(update={"dicom_port": self._dicom_port()}),
                     telemetry=partial(self._telemetry, name),
                     equipment=self._equipment,
@@ -152,7 +155,7 @@ class Reporting:
     def start(self) -> None:
         """Begin to report; to be called once the gateway listens."""
         logging.getLogger().addHandler(self._recent)
-        self._tell(EventKind.STARTED, f"version {report.VERSION}, start number {self._run.boot}")
+        self._tell(EventKind.STARTED, f"version {VERSION}, start number {self._run.boot}")
         self._watch.start()
         for voice in self._voices.values():
             voice.start()
@@ -190,7 +193,7 @@ class Reporting:
             what = f"{central} lost what it had signed for; images that this box sends again: {sent_again}"
             self._tell(EventKind.CENTRAL_SET_BACK, what)
         for study in lost[:_TOLD_STUDIES]:
-            self._tell(EventKind.CENTRAL_SET_BACK, report.lost_sentence(study))
+            self._tell(EventKind.CENTRAL_SET_BACK, lost_sentence(study))
         if len(lost) > _TOLD_STUDIES:
             more = f"{len(lost) - _TOLD_STUDIES} studies more have to be sent again: the box's log lists them"
             self._tell(EventKind.CENTRAL_SET_BACK, more)
@@ -241,14 +244,14 @@ class Reporting:
         }
         packed = support.bundle(parts, self._recent.lines())
         support.send(identity, command_id, packed)
-        return f"a bundle of {report.size_text(len(packed))} was sent"
+        return f"a bundle of {size_text(len(packed))} was sent"
 
     # What is said ------------------------------------------------------------------------------------------------
 
     def _telemetry(self, central: str) -> Telemetry:
         identity = self._voices[central].identity
         ahead_s = identity.clock.offset_s() if identity is not None else None
-        telemetry = report.telemetry(
+        telemetry = heartbeat.telemetry(
             self._spool,
             self._links[central].status(),
             started_at_utc=self._started_at_utc,
@@ -259,7 +262,9 @@ class Reporting:
         if central == self._first:
             self._notice(telemetry)
             return telemetry
-        return report.as_another_sees_it(telemetry, central, self._first, self._links[self._first].status())
+        return heartbeat.as_another_sees_it(
+            telemetry, central, self._first, self._links[self._first].status()
+        )
 
     def _notice(self, telemetry: Telemetry) -> None:
         with self._noticing:
@@ -269,7 +274,7 @@ class Reporting:
         if before is None:
             return
         if before[0] and not telemetry.accepting:
-            free = report.size_text(telemetry.disk_free_bytes)
+            free = size_text(telemetry.disk_free_bytes)
             self._tell(EventKind.STOPPED_ACCEPTING, f"scanners are told to send later; {free} are free")
         elif telemetry.accepting and not before[0]:
             self._tell(EventKind.ACCEPTING, "images are taken in again")
@@ -281,7 +286,7 @@ class Reporting:
             self._tell(EventKind.QUARANTINED, what)
 
     def _equipment(self) -> list[Equipment]:
-        return self._watch.equipment()[: report.MAX_EQUIPMENT]
+        return self._watch.equipment()[: heartbeat.MAX_EQUIPMENT]
 
     def _desire(self, desired: Desired) -> bool:
         if not self._remote.desire(desired):

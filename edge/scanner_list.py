@@ -15,7 +15,7 @@ from edge.gateway.approved import RefusedScanner
 from edge.gateway.settings import ScannerSettings
 from edge.gateway.tls import PeerCertificate
 from edge.gateway.waiting import Waiting
-from edge.report import equipment
+from edge.heartbeat import equipment
 
 MAX_UNLISTED: Final = 256
 """Callers that nobody listed, the latest first: whoever makes up AE titles must not fill the screen."""

@@ -25,6 +25,7 @@ from central.access.account_directory import UserAccount
 from central.access.errors import AccessRuleError
 from central.access.policy import PatientKey, Role, StudyKey, person_name_key
 from central.database import Database, make_tables
+from central.prepared import Prepared, given
 
 MAX_ASSIGNMENTS: Final = 500
 MAX_DAYS: Final = 366
@@ -53,6 +54,18 @@ class Assignment(peewee.Model):
     class Meta:
         table_name = "assignment"
         indexes = ((("study_instance_uid", "institution"), False),)
+
+
+_ASSIGNED_TO: Final = Prepared(
+    Assignment.select(
+        Assignment.study_instance_uid, Assignment.issuer_of_patient_id, Assignment.patient_id
+    ).where(
+        Assignment.ended_at_utc.is_null(),
+        Assignment.until_utc > given("now"),
+        Assignment.user_id == given("user_id"),
+        Assignment.institution == given("institution"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -190,10 +203,9 @@ class Assignments:
 
     def of(self, user_id: str, institution: str) -> tuple[frozenset[str], frozenset[PatientKey]]:
         """Study Instance UIDs and patients of `institution` that are assigned to this account."""
-        mine = self._holding(Assignment.user_id == user_id, Assignment.institution == institution)
-        rows = list(mine.dicts().execute(self._db))
-        studies = frozenset(row["study_instance_uid"] for row in rows) - {""}
-        patients = (PatientKey(row["issuer_of_patient_id"], row["patient_id"]) for row in rows)
+        rows = _ASSIGNED_TO.tuples(self._db, now=int(self._clock()), user_id=user_id, institution=institution)
+        studies = frozenset(study_instance_uid for study_instance_uid, _, _ in rows) - {""}
+        patients = (PatientKey(issuer, patient_id) for _, issuer, patient_id in rows)
         return studies, frozenset(patient for patient in patients if patient.patient_id)
 
     def _has_room(self, user_id: str) -> bool:

@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 
 from central.access.accounts import Accounts
 from central.access.errors import AccessError, SecondFactorError, ThrottledError
+from central.access.on_record import unrecorded
 from central.access.passwords import Admitted
 from central.access.policy import Principal
 from central.access.problems import problem
@@ -25,6 +26,7 @@ from central.access.web import arrival_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action, AuditEvent
 from central.audit.record import Audit
+from central.bodies import body_within
 
 MAX_FORM_BYTES: Final = 8192
 TOKEN_LIFE_S: Final = 3600
@@ -43,11 +45,9 @@ async def small_form(request: Request) -> Mapping[str, str]:
     """
     if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
         raise FormError("send application/x-www-form-urlencoded")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM_BYTES:
-            raise FormError(f"the form is larger than {MAX_FORM_BYTES} bytes")
+    body = await body_within(request, MAX_FORM_BYTES)
+    if body is None:
+        raise FormError(f"the form is larger than {MAX_FORM_BYTES} bytes")
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=16)
     except ValueError as error:
@@ -98,7 +98,7 @@ def sign_in_routes(accounts: Accounts, audit: Audit, token_life_s: int = TOKEN_L
         except ThrottledError as error:
             return problem(429, str(error), {"Retry-After": str(error.retry_after_s)})
         except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later", {"Retry-After": "10"})
+            return unrecorded()
 
     def _issue(request: Request, form: Mapping[str, str]) -> Response:
         username, password, code = form["username"], form["password"], form.get("code", "")

@@ -1,4 +1,4 @@
-"""The open archive: what comes in (`receiving`), what is read (`reading`), and what is done to all of it.
+"""The open archive: its parts, made for each other, and what is done to all of it. Callers get the part that they use.
 
 Objects lie in a store under names of their content; rows in the index say what they are.
 """
@@ -14,11 +14,13 @@ import peewee
 from central.access.consent import make_consent_tables
 from central.archive.comparison import Comparison
 from central.archive.encrypting import Encrypting
+from central.archive.erasure import Erasures
 from central.archive.faults import Faults
 from central.archive.object_files import ObjectFiles
 from central.archive.object_names import is_indexed
 from central.archive.objects import ObjectStore
 from central.archive.opening import Opening
+from central.archive.placing import Placing
 from central.archive.postings import make_postings
 from central.archive.reading import Reading
 from central.archive.receiving import Receiving
@@ -32,9 +34,17 @@ from central.database import Database
 from central.identity.storage_keys import StorageKeys
 
 
-class Archive(Receiving, Reading):
-    """Open archive; one per process, safe to call from many threads. A room that only reads takes it as a `Reading`, a
-    way in as a `Receiving`."""
+class Archive:
+    """Open archive; one per process, safe to call from many threads.
+
+    Attributes
+    ----------
+    receiving, reading : the archive as ways in see it, and as readers do.
+    renditions : what is made from objects and kept.
+    erasures : studies that are erased, or held so that they cannot be.
+    removal : objects that no row names any more.
+    faults : what is wrong with objects.
+    """
 
     def __init__(
         self,
@@ -45,10 +55,24 @@ class Archive(Receiving, Reading):
         *,
         encrypts: bool,
     ) -> None:
-        faults, removal = Faults(db), Removal(db, objects, space.store)
-        Receiving.__init__(self, db, objects, study_keys, faults, removal, encrypts=encrypts)
-        Reading.__init__(self, db, Opening(db, objects, study_keys, faults))
-        self.renditions = Renditions(db, space, study_keys, removal, encrypts=encrypts)
+        self._db = db
+        self._objects = objects
+        self._study_keys = study_keys
+        self.faults = Faults(db)
+        self.removal = Removal(db, objects, space.store)
+        self.erasures = Erasures(db, self.removal)
+        self._placing = Placing(db, self.faults, self.removal, study_keys)
+        self.receiving = Receiving(
+            db,
+            objects,
+            self._placing,
+            self.erasures,
+            self.removal,
+            lambda: self.comparison(_free),
+            encrypts=encrypts,
+        )
+        self.reading = Reading(db, Opening(db, objects, study_keys, self.faults))
+        self.renditions = Renditions(db, space, study_keys, self.removal, encrypts=encrypts)
 
     @classmethod
     def open(
@@ -98,3 +122,7 @@ class Archive(Receiving, Reading):
     def number_of_objects(self) -> int:
         """How many the index names."""
         return int(Instance.select(peewee.fn.COUNT(Instance.sha256.distinct())).scalar(self._db))
+
+
+def _free(_bytes: int) -> None:
+    """Costs nobody anything."""

@@ -45,7 +45,16 @@ from central.archive.query import (
     matches_uids,
     matches_until,
 )
-from central.archive.reach import Way, consent_withdrawn, limits, readable, taken_away, ways_of, within
+from central.archive.reach import (
+    Way,
+    consent_withdrawn,
+    has_readable,
+    limits,
+    readable,
+    taken_away,
+    ways_of,
+    within,
+)
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 from central.archive.tables import Instance, Series, Study
 from central.database import Among, AmongFound, Database, Once, Sqlite, rows_of
@@ -232,6 +241,7 @@ def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRo
     keys, is_narrow = with_narrowest(db, study_keys(db, query.study))
     conditions = [
         within(scope, narrow=is_narrow or bool(query.series_instance_uid)),
+        has_readable(scope),
         *keys,
         *_series_keys(query),
     ]

@@ -17,7 +17,7 @@ import peewee
 
 from central.access.consent import EVERYWHERE, ConsentWithdrawal
 from central.access.policy import Arrivals, PatientKey, PatientOf, Scope, StudyKey
-from central.archive.tables import Instance, Study
+from central.archive.tables import Instance, Series, Study
 from central.database import AmongFound, Unindexed
 
 
@@ -132,14 +132,10 @@ def _named(studies: Iterable[StudyKey], column: Column) -> list[peewee.Expressio
 def _arrived(arrivals: Arrivals) -> peewee.ColumnBase:
     """Found by the time of arrival first: few came since yesterday, wherever they stand in the order by date."""
     come = Study.alias()
-    ways = []
-    if arrivals.gateway_ids:
-        ways.append(come.arrived_from.in_(sorted(arrivals.gateway_ids)))
-    if arrivals.department_keys:
-        ways.append(come.institutional_department_key.in_(sorted(arrivals.department_keys)))
-    return AmongFound(
-        Study.id, come.select(come.id).where(come.arrived_at_utc >= arrivals.since_utc, reduce(or_, ways))
+    theirs = come.arrived_from.in_(sorted(arrivals.gateway_ids)) | come.institutional_department_key.in_(
+        sorted(arrivals.department_keys)
     )
+    return AmongFound(Study.id, come.select(come.id).where(come.arrived_at_utc >= arrivals.since_utc, theirs))
 
 
 def consent_withdrawn() -> Any:
@@ -172,6 +168,15 @@ def _of_patients(patients: Iterable[PatientOf], column: Column) -> list[peewee.E
         & _in(institution)
         for (institution, issuer), some in ids.items()
     ]
+
+
+def has_readable(scope: Scope) -> Any:
+    """Whether a series has contents that reads return; None: every series has. One that only another patient's images
+    are in says of them what kind they are."""
+    if scope.everything:
+        return None
+    its = Instance.select(Instance.id).where(Instance.series == Series.id, readable(scope))
+    return peewee.fn.EXISTS(its)
 
 
 def readable(scope: Scope) -> peewee.Expression:

@@ -22,7 +22,6 @@ from central.archive.attributes import Attributes
 from central.archive.comparison import Comparison
 from central.archive.erasure import Erasures, Incoming
 from central.archive.examining import Examined, Indexable, examined
-from central.archive.faults import Faults
 from central.archive.indexing import ObjectOrigin, add_to_index, expect_order
 from central.archive.object_names import is_indexed, name_of
 from central.archive.objects import ObjectSink, ObjectStore, StoredObject
@@ -30,7 +29,6 @@ from central.archive.placing import Placing
 from central.archive.postings import fold_some
 from central.archive.removal import Removal
 from central.archive.sealing_sink import new_sink
-from central.archive.study_keys import StudyKeys
 from central.archive.tables import Instance, Series, Study
 from central.archive.together import Together
 from central.database import Database, Unindexed
@@ -48,6 +46,7 @@ class Receiving:
 
     Parameters
     ----------
+    comparison : gives what compares an object of the store with its row.
     encrypts : what comes from now on is encrypted at rest.
     """
 
@@ -55,20 +54,20 @@ class Receiving:
         self,
         db: Database,
         objects: ObjectStore,
-        study_keys: StudyKeys,
-        faults: Faults,
+        placing: Placing,
+        erasures: Erasures,
         removal: Removal,
+        comparison: Callable[[], Comparison],
         *,
         encrypts: bool,
     ) -> None:
         self._db = db
         self._objects = objects
-        self._study_keys = study_keys
+        self._placing = placing
+        self._erasures = erasures
+        self._removal = removal
+        self._comparison = comparison
         self._encrypts = encrypts
-        self.faults = faults
-        self.removal = removal
-        self.erasures = Erasures(db, removal)
-        self._placing = Placing(db, faults, removal, study_keys)
         # SQLite has one writer; waiting here is fair and costs nothing, its busy handler sleeps and polls.
         self._write_lock = threading.Lock()
         self._not_folded = 0
@@ -127,13 +126,6 @@ class Receiving:
         durable.result()
         return Indexable(sink.commit(), origin, said.attributes, said.metadata)
 
-    def index(self, stored: StoredObject, origin: ObjectOrigin) -> Outcome:
-        """Make one durable file findable. Raises as `read`, and peewee's errors."""
-        (outcome,) = self.index_together([self.read(stored, origin)])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
     def index_together(self, objects: Sequence[Indexable]) -> list[Outcome | Exception]:
         """Make durable files findable, in one transaction with those of whoever comes at the same time.
 
@@ -181,7 +173,7 @@ class Receiving:
         held = name_of(self._db, stored.sha256)
         if held is None or held == stored.name:
             return
-        if Comparison(self._db, self._objects, self._study_keys, self.faults, _free).look(held):
+        if self._comparison().look(held):
             _log.error("event=object-fault found by a resend, which mends it: %s", held)
 
     def _index_all(
@@ -194,7 +186,7 @@ class Receiving:
             if self._not_folded >= _BETWEEN_FOLDS:
                 self._not_folded = 0
                 fold_some(self._db)
-            self.erasures.refuse_erased(
+            self._erasures.refuse_erased(
                 [
                     Incoming(one.attributes.study_instance_uid, one.origin.institution, one.stored)
                     for one in objects
@@ -208,11 +200,11 @@ class Receiving:
                     not_needed.append(one.stored)
             if in_transaction is not None:
                 in_transaction(outcomes)
-        self.removal.hurry([stored.name for stored in not_needed if stored.sealed is not None])
+        self._removal.hurry([stored.name for stored in not_needed if stored.sealed is not None])
         return outcomes
 
     def forget(self, stored: StoredObject) -> None:
-        """Remove a file that `index` refused, be it of another process. One that the index knows is left alone."""
+        """Remove a file that was not indexed, be it of another process. One that the index knows is left alone."""
         with self._write_lock, self._db.writing():  # so that no row comes in between
             if not is_indexed(self._db, stored.name):
                 self._objects.remove(stored.name)
@@ -240,7 +232,3 @@ class Receiving:
         """Note which department ordered a study, whether or not images of it have come."""
         with self._write_lock:
             expect_order(self._db, study_instance_uid, institution, department_key(requesting_service))
-
-
-def _free(_bytes: int) -> None:
-    """Costs nobody anything."""

@@ -80,27 +80,14 @@ class ReadableRecord:
         self._closed = False
         self._write_lock = threading.Lock()  # readers take it too: SQLite has one connection here
 
-    def search(
-        self,
-        *,
-        limit: int,
-        before_id: int | None = None,
-        actor: str | None = None,
-        action: Action | None = None,
-        study_instance_uid: str | None = None,
-        institutions: Sequence[str] | None = None,
-    ) -> list[AuditRow]:
-        """The newest rows first, at most `limit`; `before_id` continues below the last row of a page.
+    def newest(self, wanted: Wanted, *, limit: int, before_id: int | None = None) -> list[AuditRow]:
+        """Records that are `wanted`, the newest first, at most `limit`; `before_id` continues below the last row of a
+        page.
 
         Raises
         ------
         AuditUnavailableError : the record cannot be read.
         """
-        wanted = Wanted(actor, action, study_instance_uid, institutions=institutions)
-        return self.newest(wanted, limit=limit, before_id=before_id)
-
-    def newest(self, wanted: Wanted, *, limit: int, before_id: int | None = None) -> list[AuditRow]:
-        """Records that are `wanted`, paged as in `search`. Raises as `search`."""
         first = AuditRecord.id > 0 if before_id is None else AuditRecord.id < before_id
         query = AuditRecord.select().where(first, *wanted.conditions())
         query = query.order_by(AuditRecord.id.desc()).limit(limit)
@@ -128,12 +115,12 @@ class ReadableRecord:
         return [(row["last_id"], row["word"]) for row in found]
 
     def newest_checkpoint(self) -> str | None:
-        """The last signed word. Raises as `search`."""
+        """The last signed word. Raises as `newest`."""
         query = AuditCheckpoint.select(AuditCheckpoint.word).order_by(AuditCheckpoint.id.desc()).limit(1)
         return next((row["word"] for row in self._read(query)), None)
 
     def pruned(self) -> list[str]:
-        """The words on what was removed, in the order in which they were made. Raises as `search`."""
+        """The words on what was removed, in the order in which they were made. Raises as `newest`."""
         return [row["word"] for row in self._read(AuditPruned.select().order_by(AuditPruned.id))]
 
     def last_checkpoint_before(self, at_utc: str) -> int:
@@ -148,7 +135,7 @@ class ReadableRecord:
         return self._read(last)[0]["id"] or 0
 
     def contradicted(self, words: Sequence[str]) -> list[str]:
-        """Those of `words` that central signed, of a record other than this one. Raises as `search`."""
+        """Those of `words` that central signed, of a record other than this one. Raises as `newest`."""
         key = self._key
         said = {word: read for word in words if (read := read_checkpoint(word, key)) is not None}
         ids = sorted({checkpoint.last_id for checkpoint in said.values()})

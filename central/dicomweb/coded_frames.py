@@ -29,7 +29,8 @@ class FrameCoder:
     """Of one archive. Safe to call from every thread. `renderer` is closed by the caller, which ends the waiting."""
 
     def __init__(self, archive: Archive, renderer: Renderer) -> None:
-        self._archive = archive
+        self._archive = archive.reading
+        self._renditions = archive.renditions
         self._renderer = renderer
         self._threads = ThreadPoolExecutor(_AT_ONCE, "frame-coder")
         self._places = threading.BoundedSemaphore(_AT_MOST)
@@ -39,7 +40,7 @@ class FrameCoder:
 
     def kept(self, frames: CodedFrames, number: int, wanted: str) -> ReadyBytes | None:
         sources = self._archive.sources(frames.grant, frames.series_instance_uid, frames.sop_instance_uid)
-        return self._archive.renditions.kept(sources, _form(number, wanted))
+        return self._renditions.kept(sources, _form(number, wanted))
 
     def make(self, frames: CodedFrames, number: int, wanted: str) -> ReadyBytes:
         named = (frames.grant, frames.series_instance_uid, frames.sop_instance_uid)
@@ -49,7 +50,7 @@ class FrameCoder:
             stored = self._archive.open_instance(*named, compared=True)
             return self._renderer.render(FrameCoding(stored.path, stored.transfer_syntax_uid, number, wanted))
 
-        return self._archive.renditions.get(sources, _form(number, wanted), make, (NotAnImageError,))
+        return self._renditions.get(sources, _form(number, wanted), make, (NotAnImageError,))
 
     def make_soon(self, frames: CodedFrames, number: int, wanted: str) -> Future[ReadyBytes] | None:
         """None: too many wait already."""

@@ -35,7 +35,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from central.access.policy import Action
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.archive.renditions import ReadyBytes
 from central.archive.rows import StoredInstance
 from central.dicomweb.accept import Offer, accept_of, choose
@@ -85,7 +85,7 @@ _UNNOTICED_S: Final = 0.05
 class Frames:
     """The retrieve transaction for frames."""
 
-    def __init__(self, archive: Archive, gate: Gate, renderer: Renderer, coder: FrameCoder) -> None:
+    def __init__(self, archive: Reading, gate: Gate, renderer: Renderer, coder: FrameCoder) -> None:
         self._archive = archive
         self._gate = gate
         self._renderer = renderer

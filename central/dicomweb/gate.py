@@ -29,7 +29,7 @@ from central.access.policy import (
     scope_of,
 )
 from central.access.web import audit_event, ongoing_of, principal_of, session_of
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.archive.rows import StoredInstance
 from central.audit.events import AuditEvent, Outcome
 from central.audit.record import Audit, Recording
@@ -51,7 +51,7 @@ class Gate:
     For endpoints of routes that went through `once_recorded` only.
     """
 
-    def __init__(self, archive: Archive, audit: Audit) -> None:
+    def __init__(self, archive: Reading, audit: Audit) -> None:
         self._archive = archive
         self._audit = audit
         self._spans = Spans(audit)

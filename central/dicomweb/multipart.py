@@ -1,7 +1,8 @@
 """``multipart/related`` answers (RFC 2387, PS3.18 section 8.6.1.2), streamed part by part.
 
 What is always true: no file is held whole in memory, and when the sizes are known beforehand the answer says
-its length, so that a cut line is noticed.
+its length, so that a cut line is noticed. What is read from a file is copied once before it is sent: into the piece
+that leaves, beside the heads of its parts.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import contextlib
 import secrets
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import BinaryIO, Final, Protocol
 
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from central.archive.sealed_file import ObjectFile
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 CHUNK_BYTES: Final = 1 << 20
+Piece = bytes | memoryview
 
 
 class Part(Protocol):
@@ -37,7 +41,8 @@ class Part(Protocol):
     @property
     def size_bytes(self) -> int: ...
 
-    def chunks(self) -> Iterator[bytes]: ...
+    def opened(self) -> AbstractContextManager[BinaryIO]:
+        """Where its bytes are read, from the first one on."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,8 @@ class FilePart:
     size_bytes: int
     content_location: str = ""
 
-    def chunks(self) -> Iterator[bytes]:
-        yield from file_chunks(self.locate(), 0, self.size_bytes)
+    def opened(self) -> AbstractContextManager[BinaryIO]:
+        return self.locate().open("rb")
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,14 @@ class OpenPart:
     """`size_bytes` of an open file, from `offset` on."""
 
     content_type: str
-    opened: BinaryIO
+    file: BinaryIO
     offset: int
     size_bytes: int
     content_location: str = ""
 
-    def chunks(self) -> Iterator[bytes]:
-        yield from open_chunks(self.opened, self.offset, self.offset + self.size_bytes)
+    def opened(self) -> AbstractContextManager[BinaryIO]:
+        self.file.seek(self.offset)
+        return contextlib.nullcontext(self.file)
 
 
 @dataclass(frozen=True)
@@ -79,12 +85,12 @@ class BytesPart:
     def size_bytes(self) -> int:
         return len(self.content)
 
-    def chunks(self) -> Iterator[bytes]:
-        yield self.content
+    def opened(self) -> AbstractContextManager[BinaryIO]:
+        return BytesIO(self.content)
 
 
 def answered(
-    body: Generator[bytes, None, None],
+    body: Generator[Piece, None, None],
     status: int = 200,
     headers: dict[str, str] | None = None,
     close: Callable[[], None] = lambda: None,
@@ -95,13 +101,13 @@ def answered(
     keeps the beginning from being read is raised here, before the answer begins, and `close` is called.
     """
     try:
-        first = b""
+        first = next(body, b"")
         while len(first) < CHUNK_BYTES:
             piece = next(body, None)
             if piece is None:
                 close()
                 return Response(first, status, headers)
-            first += piece
+            first = b"".join((first, piece))
     except BaseException:
         body.close()
         close()
@@ -109,43 +115,48 @@ def answered(
     return ClosingResponse(first, body, status, headers, close)
 
 
-class ClosingResponse(StreamingResponse):
+class ClosingResponse(Response):
     """Reads each piece of its body while the one before leaves, and closes it when it is over, also when the client
     went away in the middle."""
 
     def __init__(
         self,
-        first: bytes,
-        following: Generator[bytes, None, None],
+        first: Piece,
+        following: Generator[Piece, None, None],
         status: int,
         headers: dict[str, str] | None,
         close: Callable[[], None],
     ) -> None:
-        super().__init__((), status, headers)
+        self.status_code = status
+        self.background = None
+        self.init_headers(headers)
         self._first = first
         self._following = following
         self._close = close
         self._reading = threading.Lock()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(_gone(receive))
         try:
-            await super().__call__(scope, receive, send)
+            await self._stream(send, gone)
         finally:
+            gone.cancel()
             await run_in_threadpool(self.end)
 
-    async def stream_response(self, send: Send) -> None:
+    async def _stream(self, send: Send, gone: asyncio.Future[None]) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         piece = self._first
-        while piece:
+        while piece and not gone.done():
             following = asyncio.ensure_future(run_in_threadpool(self._next))
             try:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 piece = await following
             finally:
                 following.cancel()  # the thread reads to its end all the same, and `end` waits for it
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if not gone.done():
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _next(self) -> bytes:
+    def _next(self) -> Piece:
         with self._reading:
             return next(self._following, b"")
 
@@ -154,6 +165,12 @@ class ClosingResponse(StreamingResponse):
         with self._reading:
             self._following.close()
         self._close()
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the client has gone away, or has all of its answer."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def typed(media_type: str, transfer_syntax_uid: str) -> str:
@@ -203,29 +220,46 @@ def _response(
     headers: dict[str, str],
     close: Callable[[], None],
 ) -> Response:
-    def body() -> Generator[bytes, None, None]:
-        for part in parts:
-            yield _head(boundary, part)
-            yield from part.chunks()
-            yield b"\r\n"
-        yield _end(boundary)
-
     headers["Content-Type"] = f'multipart/related; type="{media_type}"; boundary={boundary}'
-    return answered(_gathered(body()), headers=headers, close=close)
+    return answered(_filled(_contents(boundary, parts)), headers=headers, close=close)
 
 
-def _gathered(pieces: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
-    """The same bytes in pieces of about `CHUNK_BYTES`: each one costs a change of threads and a write."""
-    with contextlib.closing(pieces):
-        waiting: list[bytes] = []
-        size = 0
-        for piece in pieces:
-            waiting.append(piece)
-            size += len(piece)
-            if size >= CHUNK_BYTES:
-                yield b"".join(waiting)
-                waiting, size = [], 0
-        yield b"".join(waiting)
+def _contents(boundary: str, parts: Iterator[Part]) -> Generator[tuple[BinaryIO, int], None, None]:
+    """What the answer is made of, one after the other, and how many bytes of each; to be read before the next."""
+    before = b""
+    for part in parts:
+        head = before + _head(boundary, part)
+        yield BytesIO(head), len(head)
+        with part.opened() as file:
+            yield file, part.size_bytes
+        before = b"\r\n"
+    end = before + _end(boundary)
+    yield BytesIO(end), len(end)
+
+
+def _filled(contents: Generator[tuple[BinaryIO, int], None, None]) -> Generator[Piece, None, None]:
+    """All of it in pieces of `CHUNK_BYTES`, the last one shorter: each one costs a change of threads and a write.
+
+    OSError if a file is shorter than was said of it.
+    """
+    with contextlib.closing(contents):
+        piece, filled = memoryview(bytearray(CHUNK_BYTES)), 0
+        for file, left in contents:
+            while left:
+                if filled == len(piece):
+                    yield piece
+                    # A new one, for the server may keep what it could not send yet.
+                    piece, filled = memoryview(bytearray(CHUNK_BYTES)), 0
+                read = _read_into(file, piece[filled : filled + left])
+                filled, left = filled + read, left - read
+        yield piece[:filled]
+
+
+def _read_into(file: BinaryIO, room: memoryview) -> int:
+    read: int = file.readinto(room)  # type: ignore[attr-defined]  # every binary file has it; the stubs leave it out
+    if not read:
+        raise OSError("a file is shorter than was said of it")
+    return read
 
 
 def _new_boundary() -> str:

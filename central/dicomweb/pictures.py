@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from central.access.policy import Action, Grant
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.archive.rows import InstanceRow
 from central.dicomweb.accept import Offer, accept_of, choose
 from central.dicomweb.errors import BadRequestError, NotAnImageError, NotHereError
@@ -46,7 +46,7 @@ class _Drawn:
 class Pictures:
     """The transactions for rendered resources and thumbnails."""
 
-    def __init__(self, archive: Archive, gate: Gate, renderer: Renderer, ready_made: ReadyMade) -> None:
+    def __init__(self, archive: Reading, gate: Gate, renderer: Renderer, ready_made: ReadyMade) -> None:
         self._archive = archive
         self._gate = gate
         self._renderer = renderer

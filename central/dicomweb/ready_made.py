@@ -39,7 +39,8 @@ class ReadyMade:
     """Of one archive. Safe to call from every thread."""
 
     def __init__(self, archive: Archive, renderer: Renderer) -> None:
-        self._archive = archive
+        self._archive = archive.reading
+        self._renditions = archive.renditions
         self._renderer = renderer
 
     def series_metadata(self, grant: Grant, series_instance_uid: str, studies_url: str) -> ReadyBytes:
@@ -53,7 +54,7 @@ class ReadyMade:
             objects = self._archive.metadata_of(sources, studies_url=studies_url)
             return b"".join(gzipped(json_array(objects)))
 
-        return self._archive.renditions.get(sources, form, make)
+        return self._renditions.get(sources, form, make)
 
     def picture(
         self,
@@ -84,7 +85,7 @@ class ReadyMade:
         if not is_kept:
             return ReadyBytes.of(make())
         form = f"{_PICTURE} {view.media_type} {frame or 'middle'} {view.viewport}"
-        return self._archive.renditions.get(sources.only(chosen), form, make, (NotAnImageError,))
+        return self._renditions.get(sources.only(chosen), form, make, (NotAnImageError,))
 
 
 def gzip_answer(request: Request, ready: ReadyBytes, media_type: str) -> Response:

@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from central.access.policy import Action
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.archive.rows import StoredInstance
 from central.dicomweb.accept import Offer, accept_of, choose, takes_gzip
 from central.dicomweb.conversion import Conversion, converts_to_native
@@ -57,7 +57,7 @@ _LEVELS: Final = (STUDY, SERIES, INSTANCE)
 class Retrieve:
     """The retrieve transactions for instances and metadata on `archive`."""
 
-    def __init__(self, archive: Archive, gate: Gate, renderer: Renderer, ready_made: ReadyMade) -> None:
+    def __init__(self, archive: Reading, gate: Gate, renderer: Renderer, ready_made: ReadyMade) -> None:
         self._archive = archive
         self._gate = gate
         self._renderer = renderer
@@ -110,7 +110,6 @@ class Retrieve:
 
     def _multipart(self, chosen: Sequence[tuple[StoredInstance, Offer]]) -> Response:
         if all(offer.transfer_syntax_uid == stored.transfer_syntax_uid for stored, offer in chosen):
-            _ = chosen[0][0].path  # a store that is away shows before the answer begins
             return multipart_of_files(DICOM, [_part(stored) for stored, _ in chosen])
         parts = self._parts(chosen)
         first = next(

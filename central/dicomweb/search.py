@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from central.access.policy import Scope
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.dicomweb.accept import Offer, accept_of, choose, takes_gzip
 from central.dicomweb.errors import BadRequestError
 from central.dicomweb.gate import Gate, base_url, path_uid
@@ -32,7 +32,7 @@ AsJson = Callable[[Sequence[RowT], str], str]
 class Search:
     """The search transactions on `archive`."""
 
-    def __init__(self, archive: Archive, gate: Gate) -> None:
+    def __init__(self, archive: Reading, gate: Gate) -> None:
         self._archive = archive
         self._gate = gate
 

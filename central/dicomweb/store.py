@@ -22,7 +22,7 @@ from starlette.routing import BaseRoute, Route
 
 from central.access.policy import Privilege, has_privilege, managed
 from central.access.web import audit_event, principal_of
-from central.archive.archive import Archive
+from central.archive.receiving import Receiving
 from central.audit.events import Action, Outcome
 from central.audit.record import Audit
 from central.dicomweb.accept import Offer, accept_of, choose
@@ -53,7 +53,7 @@ class Store:
     """The store transaction on `archive`."""
 
     def __init__(
-        self, archive: Archive, audit: Audit, limits: DepositLimits, silence_s: float = SILENCE_S
+        self, archive: Receiving, audit: Audit, limits: DepositLimits, silence_s: float = SILENCE_S
     ) -> None:
         self._archive = archive
         self._audit = audit

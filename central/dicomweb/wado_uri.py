@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from central.access.policy import Action, Grant
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.archive.rows import StoredInstance
 from central.dicomweb.accept import Offer, choose
 from central.dicomweb.errors import BadRequestError, NotAcceptableError
@@ -38,7 +38,7 @@ _NOT_SUPPORTED: Final = ("anonymize", "annotation", "region", "presentationUID",
 class WadoUri:
     """The one route of the URI service."""
 
-    def __init__(self, archive: Archive, gate: Gate, renderer: Renderer) -> None:
+    def __init__(self, archive: Reading, gate: Gate, renderer: Renderer) -> None:
         self._archive = archive
         self._gate = gate
         self._renderer = renderer

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from central.access.policy import Action
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.archive.rows import StoredInstance
 from central.dicomweb.accept import Offer, accept_of, choose
 from central.dicomweb.bulk_data import element_of, value_part
@@ -56,7 +56,7 @@ class _Value:
 class WholeBulkData:
     """The retrieve transaction for bulk data of more than one value."""
 
-    def __init__(self, archive: Archive, gate: Gate, renderer: Renderer) -> None:
+    def __init__(self, archive: Reading, gate: Gate, renderer: Renderer) -> None:
         self._archive = archive
         self._gate = gate
         self._renderer = renderer

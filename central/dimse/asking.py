@@ -9,35 +9,31 @@ What is always true
 
 from __future__ import annotations
 
-import queue
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final
 
 from pydicom import Dataset, uid
-from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_CANCEL, C_FIND, C_GET, C_MOVE, C_STORE
 from pynetdicom.dsutils import decode, encode
-from pynetdicom.presentation import PresentationContext
 
 from central.archive.objects import ObjectSink
+from central.dimse.associate import Answered
 from central.dimse.association import PENDING, STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, SUCCESS
-from central.dimse.calling import MAX_CONTEXTS, called
+from central.dimse.calling import MAX_CONTEXTS, Contexts, called, line_to
+from central.dimse.command_set import store_rsp
+from central.dimse.conversation import Conversation
 from central.dimse.errors import CallFailedError, PeerGoneError
 from central.dimse.incoming import Incoming
 from central.dimse.negotiation import NATIVE_SYNTAXES
-from central.dimse.sending import is_over
 from central.dimse.settings import DimseSettings, PeerSettings
-from central.dimse.transport import BoundedDimse, Limits
 
 MAX_ANSWERS: Final = 5_000
 _SERVICE_SYNTAXES: Final = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian)
 _PENDING_WITH_WARNING: Final = 0xFF01
 _MEDIUM_PRIORITY: Final = 0
-_LOOK_EVERY_S: Final = 0.5
 _LEAST_PATIENCE_S: Final = 300.0  # an archive that fetches from tape says nothing for a while
 # In each form that an archive is likely to hold, in a context of its own, so that an instance comes as it is stored.
 _COMPRESSED: Final = (
@@ -105,9 +101,7 @@ class Asker:
         self._settings = settings
         self._source = source
         self._new_object = new_object
-        self._limits = Limits(
-            settings.max_pdu_bytes, max_object_bytes, settings.stall_timeout_s, settings.min_rate_bytes_per_s
-        )
+        self._max_object_bytes = max_object_bytes
         self._patience_s = max(settings.idle_timeout_s, _LEAST_PATIENCE_S)
 
     def find(self, identifiers: Sequence[Dataset], max_answers: int = MAX_ANSWERS) -> list[Found]:
@@ -122,7 +116,7 @@ class Asker:
             return [self._found(association, context, one, max_answers) for one in identifiers]
 
     def _found(
-        self, association: Association, context: PresentationContext, identifier: Dataset, max_answers: int
+        self, association: Conversation, context: Answered, identifier: Dataset, max_answers: int
     ) -> Found:
         self._send(association, context, _request(C_FIND, STUDY_ROOT_FIND), identifier)
         answers: list[Dataset] = []
@@ -136,19 +130,18 @@ class Asker:
             if is_cut or message.Identifier is None:
                 continue
             answers.append(_decoded(message.Identifier, context))
-            if len(answers) == max_answers and context.context_id is not None:
+            if len(answers) == max_answers:
                 is_cut = True
                 cancel = C_CANCEL()
                 cancel.MessageIDBeingRespondedTo = 1
-                association.dimse.send_msg(cancel, context.context_id)
+                association.ask(context.context_id, cancel)
 
     def offers_get(self, sop_class_uid: str) -> bool:
         """Whether the other side sends by C-GET. CallFailedError if it cannot be reached."""
         contexts = [(STUDY_ROOT_GET, _SERVICE_SYNTAXES), (sop_class_uid, _SERVICE_SYNTAXES)]
-        with self._calling(contexts, as_scp_of=[sop_class_uid]) as association:
-            accepted = {str(one.abstract_syntax): one for one in association.accepted_contexts}
-            sends = accepted.get(sop_class_uid)
-            return STUDY_ROOT_GET in accepted and sends is not None and bool(sends.as_scp)
+        with line_to(self._settings, self._source, contexts, [sop_class_uid]) as (_, accepted):
+            offered = {one.abstract_syntax_uid for one in accepted.answered}
+            return {STUDY_ROOT_GET, sop_class_uid} <= offered and sop_class_uid in accepted.scp_of
 
     def get(
         self, identifiers: Sequence[Dataset], sop_classes: Sequence[str], archived: Archived
@@ -185,30 +178,20 @@ class Asker:
                 outcomes.append(outcome)
         return outcomes
 
-    @contextmanager
     def _calling(
-        self, contexts: Sequence[tuple[str, Sequence[str]]], as_scp_of: Sequence[str] = ()
-    ) -> Iterator[Association]:
-        with called(self._settings, self._source, contexts, as_scp_of=as_scp_of) as association:
-            accepted = association.accepted_contexts
-            messages = BoundedDimse(
-                association,
-                self._limits,
-                self._new_object if as_scp_of else None,
-                syntaxes={one.context_id: one.transfer_syntax[0] for one in accepted if one.context_id},
-                address=self._source.host,
-                peer_max_pdu_bytes=association.acceptor.maximum_length or 0,
-            )
-            association.dimse = messages
-            try:
-                yield association
-            finally:
-                messages.discard_arrived()
+        self, contexts: Contexts, as_scp_of: Sequence[str] = ()
+    ) -> AbstractContextManager[Conversation]:
+        return called(
+            self._settings,
+            self._source,
+            contexts,
+            as_scp_of=as_scp_of,
+            new_object=self._new_object if as_scp_of else None,
+            max_object_bytes=self._max_object_bytes,
+        )
 
-    def _served(self, association: Association, archived: Archived) -> Outcome:
+    def _served(self, association: Conversation, archived: Archived) -> Outcome:
         """Take what one C-GET brings."""
-        messages = association.dimse
-        assert isinstance(messages, BoundedDimse), "_calling makes it"
         while True:
             context_id, message = self._next_on(association)
             if not isinstance(message, C_STORE):
@@ -216,47 +199,31 @@ class Asker:
                 if outcome is not None:
                     return outcome
                 continue
-            incoming = messages.take_arrived()
+            incoming = association.messages.take_arrived()
             try:
                 status, comment = archived(incoming)
             finally:
                 incoming.discard()
-            answer: Any = C_STORE()  # pynetdicom's types know None alone where a text may stand
-            answer.MessageIDBeingRespondedTo = message.MessageID
-            answer.AffectedSOPClassUID = message.AffectedSOPClassUID
-            answer.AffectedSOPInstanceUID = message.AffectedSOPInstanceUID
-            answer.Status = status
-            if comment:
-                answer.ErrorComment = comment[:64]
-            messages.send_msg(answer, context_id)
+            uids = str(message.AffectedSOPClassUID), str(message.AffectedSOPInstanceUID)
+            association.send(context_id, store_rsp(*uids, message.MessageID or 0, status, comment[:64]))
 
-    def _send(
-        self, association: Association, context: PresentationContext, request: Any, identifier: Dataset
-    ) -> None:
-        syntax = context.transfer_syntax[0]
+    def _send(self, association: Conversation, context: Answered, request: Any, identifier: Dataset) -> None:
+        syntax = context.transfer_syntax_uid
         encoded = encode(identifier, syntax.is_implicit_VR, syntax.is_little_endian)
-        if encoded is None or context.context_id is None:
+        if encoded is None:
             raise PeerGoneError("an identifier cannot be encoded")
         request.Identifier = BytesIO(encoded)
-        association.dimse.send_msg(request, context.context_id)
+        association.ask(context.context_id, request)
 
-    def _next(self, association: Association) -> Any:
+    def _next(self, association: Conversation) -> Any:
         return self._next_on(association)[1]
 
-    def _next_on(self, association: Association) -> tuple[int, Any]:
+    def _next_on(self, association: Conversation) -> tuple[int, Any]:
         """The next message and its presentation context."""
-        deadline_s = time.monotonic() + self._patience_s
-        while time.monotonic() < deadline_s:
-            try:
-                context_id, message = association.dimse.msg_queue.get(timeout=_LOOK_EVERY_S)
-            except queue.Empty:
-                if is_over(association):
-                    break
-                continue
-            if context_id is None or message is None:
-                break
-            return context_id, message
-        raise PeerGoneError("the association ended, or fell silent, before the answer was whole")
+        came = association.next(self._patience_s)
+        if came is None:
+            raise PeerGoneError("the association ended, or fell silent, before the answer was whole")
+        return came
 
 
 def _request(message: type, sop_class_uid: str) -> Any:
@@ -277,16 +244,16 @@ def _ended(message: Any, kind: type) -> Outcome | None:
     return Outcome(int(status), int(message.NumberOfFailedSuboperations or 0))
 
 
-def _decoded(identifier: BytesIO, context: PresentationContext) -> Dataset:
-    syntax = context.transfer_syntax[0]
+def _decoded(identifier: BytesIO, context: Answered) -> Dataset:
+    syntax = context.transfer_syntax_uid
     try:
         return decode(identifier, syntax.is_implicit_VR, syntax.is_little_endian)
     except Exception as error:  # a parser fed by another program
         raise PeerGoneError(f"an answer cannot be read ({type(error).__name__})") from error
 
 
-def _context(association: Association, sop_class_uid: str) -> PresentationContext:
-    for context in association.accepted_contexts:
-        if context.abstract_syntax == sop_class_uid:
+def _context(association: Conversation, sop_class_uid: str) -> Answered:
+    for context in association.contexts.values():
+        if context.abstract_syntax_uid == sop_class_uid:
             return context
     raise CallFailedError("it does not offer this service to us")

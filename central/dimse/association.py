@@ -1,9 +1,7 @@
-"""One association as central serves it: pynetdicom frames messages, the services here answer.
+"""One association as central serves it: what comes goes to the service that it is for, on its connection's thread.
 
-pynetdicom's own service classes want data sets decoded and whole; ours stream. And its thread for an association only
-waits for what another of its threads reads. So an association that was agreed on (`negotiation.py`) begins in the state
-where messages are exchanged, on the thread of its connection, which hands each service a `Request` to answer.
-(pynetdicom is pinned; a test of every service on a real port notices if what is replaced moves.)
+pynetdicom's own service classes want data sets decoded and whole; ours stream. So an association that was agreed on
+(`negotiation.py`) hands each service a `Request` to answer.
 
 Always true: a message is served only if its peer may use that service, whatever was negotiated; a service that fails
 ends the association, never the server.
@@ -12,16 +10,13 @@ ends the association, never the server.
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pydicom import Dataset
 from pydicom.uid import UID
-from pynetdicom import AE, evt
-from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import (
     C_ECHO,
     C_FIND,
@@ -34,22 +29,17 @@ from pynetdicom.dimse_primitives import (
     N_SET,
 )
 from pynetdicom.dsutils import decode, encode
-from pynetdicom.pdu_primitives import P_DATA
 
+from central.archive.objects import ObjectSink
+from central.dimse.associate import Agreed
 from central.dimse.command_set import C_STORE_RSP, response
-from central.dimse.errors import DimseError
+from central.dimse.conversation import Conversation
+from central.dimse.errors import DimseError, PeerGoneError
 from central.dimse.peers import Peer
 from central.dimse.settings import Service
-from central.dimse.transport import (
-    COMMAND_FRAGMENT,
-    LAST_FRAGMENT,
-    MAX_COMMAND_BYTES,
-    PDV_BYTES,
-    BoundedDimse,
-)
+from central.dimse.transport import Limits, Line
 
 if TYPE_CHECKING:
-    from central.dimse.associate import Agreed
     from central.dimse.incoming import Incoming
     from central.dimse.store_record import StoreRecord
 
@@ -61,8 +51,6 @@ PROCESSING_FAILURE: Final = 0x0110
 UNRECOGNIZED_OPERATION: Final = 0x0211
 UNABLE_TO_PROCESS: Final = 0xC000
 _COMMENT_CHARACTERS: Final = 64  # VR LO
-_DATA_TRANSFER: Final = "Sta6"  # PS3.8 Table 9-9
-_LOOK_EVERY_S: Final = 0.5  # for what makes no news: the idle timer
 _log = logging.getLogger(__name__)
 
 
@@ -80,7 +68,8 @@ class Request:
     @property
     def is_cancelled(self) -> bool:
         """Whether a C-CANCEL-RQ for this request has come."""
-        return self.message.MessageID in self.association.dimse.cancel_req
+        self.association.take_in()
+        return self.message.MessageID in self.association.messages.cancelled
 
     def data_set(self, encoded: BytesIO | None) -> Dataset:
         """A data set of the request decoded. Raises whatever pydicom finds wrong with it."""
@@ -108,9 +97,7 @@ class Request:
             numbers=fields,
             has_data_set=bool(encoded),
         )
-        self._send(command, COMMAND_FRAGMENT)
-        if encoded:
-            self._send(encoded, 0)
+        self.association.send(self.context_id, command, encoded)
 
     def _affected(self, keyword: str) -> str | None:
         for prefix in ("Affected", "Requested"):
@@ -125,16 +112,6 @@ class Request:
         if made is None:
             raise DimseError("an answer cannot be encoded")
         return made
-
-    def _send(self, data: bytes, kind: int) -> None:
-        room = max(1, (self.association.dimse.maximum_pdu_size or MAX_COMMAND_BYTES) - PDV_BYTES)
-        for at in range(0, len(data), room):
-            control = kind if at + room < len(data) else kind | LAST_FRAGMENT
-            piece = P_DATA()
-            piece.presentation_data_value_list.append(
-                (self.context_id, bytes((control,)) + data[at : at + room])
-            )
-            self.association.dul.send_pdu(piece)
 
     def take_incoming(self) -> Incoming:
         """What a C-STORE-RQ brought."""
@@ -206,98 +183,79 @@ class Routes:
         return {(message.__name__, uid): route.service for (message, uid), route in self._routes.items()}
 
 
-class CentralAssociation(Association):
+class CentralAssociation(Conversation):
     """An association that `routes` answer for, as it was `agreed` on.
+
+    Parameters
+    ----------
+    peer_max_pdu_bytes, new_object : as in `Conversation`.
+    silence_s : how long the peer may say nothing between two messages.
 
     Attributes
     ----------
-    contexts : id → each presentation context that was accepted.
-    news : set when something has come that is to be looked at.
     certificate_sha256 : of the certificate that the peer proved; None without one.
     store_record : what it stored, once it has.
     """
 
-    def __init__(self, ae: AE, routes: Routes, peer: Peer, agreed: Agreed) -> None:
-        super().__init__(ae, "acceptor")
+    def __init__(
+        self,
+        line: Line,
+        routes: Routes,
+        peer: Peer,
+        agreed: Agreed,
+        *,
+        peer_max_pdu_bytes: int,
+        limits: Limits,
+        silence_s: float,
+        new_object: Callable[[], ObjectSink] | None,
+        certificate_sha256: str | None,
+    ) -> None:
+        super().__init__(line, agreed.accepted, peer_max_pdu_bytes, limits, new_object)
         self.peer = peer
         self.agreed = agreed
-        self.contexts = agreed.accepted
-        self.news = threading.Event()
-        self.certificate_sha256: str | None = None
+        self.silence_s = silence_s
+        self.certificate_sha256 = certificate_sha256
         self.store_record: StoreRecord | None = None
         self._routes = routes
 
-    @property
-    def messages(self) -> BoundedDimse:
-        assert isinstance(self.dimse, BoundedDimse)
-        return self.dimse
-
     def serve(self) -> None:
-        """Serve it, on the thread that calls, from when the A-ASSOCIATE-AC has left until it is over."""
-        self.is_established = True
-        self.dul.state_machine.current_state = _DATA_TRANSFER
-        self.dul.start()
-        self._run_reactor()
+        """Serve it, from when the A-ASSOCIATE-AC has left until it is over."""
+        try:
+            while not self.line.is_over and (came := self.next(self.silence_s)) is not None:
+                self._serve_request(*came)
+        except PeerGoneError as error:
+            _log.warning("event=message-refused peer=%s reason=%s", self.peer.address, error)
+        finally:
+            self.messages.discard_arrived()
+            if self.store_record is not None:
+                self.store_record.ends()
+        self.line.released()
 
-    def _bind_defaults(self) -> None:
-        """Without pynetdicom's logging of every PDU and message, which is most of their cost."""
-        for event in evt._INTERVENTION_EVENTS:
-            self.bind(event, evt.get_default_handler(event))
-
-    def _run_reactor(self) -> None:
-        """pynetdicom's loop, which waits for news instead of looking every millisecond."""
-        self._is_paused = False
-        while not self._kill:
-            self.news.wait(_LOOK_EVERY_S)
-            self.news.clear()
-            while not self._kill:
-                context_id, message = self.dimse.get_msg(block=False)
-                if message is None or context_id is None:
-                    break
-                self._serve_request(message, context_id)
-            if self.is_established and self.acse.is_release_requested():
-                self.acse.send_release(is_response=True)
-                self.is_released = True
-                self.is_established = False
-                self.kill()
-            elif self.acse.is_aborted():
-                self.is_aborted = True
-                self.is_established = False
-                self.kill()
-            elif not self.dul.is_alive():
-                self.kill()
-            elif self.dul.idle_timer_expired():
-                self.abort()
-                self.kill()
-
-    def _serve_request(self, msg: Any, context_id: int) -> None:
-        context = self.contexts.get(context_id)
-        if context is not None and getattr(msg, "AffectedSOPClassUID", "") is None:
-            msg.AffectedSOPClassUID = (
+    def _serve_request(self, context_id: int, message: Any) -> None:
+        context = self.contexts[context_id]
+        if getattr(message, "AffectedSOPClassUID", "") is None:
+            message.AffectedSOPClassUID = (
                 context.abstract_syntax_uid
             )  # left out by some; there is only one it can be
-        if not msg.is_valid_request or context is None or type(msg) not in _RESPONSES:
-            _log.warning("event=message-refused peer=%s message=%s", self.peer.address, type(msg).__name__)
-            self.abort()
+        if not message.is_valid_request or type(message) not in _RESPONSES:
+            _log.warning(
+                "event=message-refused peer=%s message=%s", self.peer.address, type(message).__name__
+            )
+            self.line.abort()
             return
         request = Request(
-            msg, context_id, context.abstract_syntax_uid, context.transfer_syntax_uid, self.peer, self
+            message, context_id, context.abstract_syntax_uid, context.transfer_syntax_uid, self.peer, self
         )
-        self.dimse.cancel_req = {}
-        self._is_paused = True
+        self.messages.cancelled.clear()
         try:
             self._answer(request)
         except Exception as error:  # the border: whatever it is, it is this association's end
             _log.warning(
                 "event=association-failed peer=%s ae_title=%s message=%s error=%s",
-                self.peer.address, self.peer.ae_title, type(msg).__name__, type(error).__name__,
+                self.peer.address, self.peer.ae_title, type(message).__name__, type(error).__name__,
                 exc_info=not isinstance(error, DimseError),
             )  # fmt: skip
-            self.abort()
-        finally:
-            self._is_paused = False
-            self.dimse.cancel_req = {}
-            self.dul._idle_timer.restart()  # a long C-MOVE is not silence of the peer
+            self.line.abort()
 
     def _answer(self, request: Request) -> None:
         route = self._routes.find(type(request.message), request.abstract_syntax_uid)

@@ -11,7 +11,6 @@ durable, and when nobody has found the file damaged since.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Sequence
@@ -21,10 +20,8 @@ from typing import Any, Final
 import peewee
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.dsutils import encode
-from pynetdicom.pdu_primitives import A_RELEASE
 
 from central.access.policy import Action, scope_of
 from central.archive.archive import Archive
@@ -33,9 +30,9 @@ from central.database import Database
 from central.dimse.association import PROCESSING_FAILURE, SUCCESS, Request
 from central.dimse.calling import called
 from central.dimse.commitment_store import Commitment, CommitmentStore, Reference
+from central.dimse.conversation import Conversation
 from central.dimse.errors import CallFailedError, PeerGoneError
 from central.dimse.peers import Peer, Peers
-from central.dimse.sending import is_over
 from central.dimse.settings import DimseSettings
 from contract.identifiers import InvalidIdentifierError, check_uid
 
@@ -54,7 +51,6 @@ _RESOURCE_LIMITATION: Final = 0x0213
 
 _UIDS_A_SEARCH: Final = 400
 _ANSWER_TIMEOUT_S: Final = 15.0
-_ANSWER_STEP_S: Final = 0.1
 _OTHERS_HELD: Final = 4
 _WAIT_AGAIN_S: Final = 5.0
 _FIRST_RETRY_S: Final = 5.0
@@ -69,7 +65,8 @@ class Commitments:
     def __init__(self, settings: DimseSettings, peers: Peers, archive: Archive, db: Database) -> None:
         self._settings = settings
         self._peers = peers
-        self._archive = archive
+        self._archive = archive.reading
+        self._faults = archive.faults
         self._store = CommitmentStore(db)
         self._changed = threading.Event()
         self._stopping = threading.Event()
@@ -131,7 +128,7 @@ class Commitments:
             uids = {one.sop_instance_uid for one in references[at : at + _UIDS_A_SEARCH]}
             query = InstanceQuery(sop_instance_uid="\\".join(sorted(uids)), limit=None)
             rows = self._archive.find_instances(scope, query)
-            broken = self._archive.faults.instances_among(sorted(uids))
+            broken = self._faults.instances_among(sorted(uids))
             held |= {
                 Reference(row.sop_class_uid, row.sop_instance_uid)
                 for row in rows
@@ -181,10 +178,9 @@ class Commitments:
                 [(STORAGE_COMMITMENT, syntaxes)],
                 as_scp_of=[STORAGE_COMMITMENT],
             ) as association:
-                [context] = association.accepted_contexts
-                assert context.context_id is not None
+                [context] = association.contexts.values()
                 send_report(
-                    association, context.context_id, context.transfer_syntax[0], told, failed=bool(failures)
+                    association, context.context_id, context.transfer_syntax_uid, told, failed=bool(failures)
                 )
         except (CallFailedError, PeerGoneError) as error:
             _log.warning("event=commitment-not-told ae_title=%s reason=%s", commitment.ae_title, error)
@@ -241,7 +237,7 @@ def report(transaction_uid: str, references: Sequence[Reference], failures: dict
 
 
 def send_report(
-    association: Association, context_id: int, transfer_syntax_uid: UID, event: Dataset, *, failed: bool
+    association: Conversation, context_id: int, transfer_syntax_uid: UID, event: Dataset, *, failed: bool
 ) -> None:
     """Send it and wait for the answer.
 
@@ -257,7 +253,7 @@ def send_report(
     encoded = encode(event, transfer_syntax_uid.is_implicit_VR, True)
     assert encoded is not None
     message.EventInformation = BytesIO(encoded)
-    association.dimse.send_msg(message, context_id)
+    association.ask(context_id, message)
     status = _answer(association)
     if status != SUCCESS:
         raise PeerGoneError(
@@ -265,23 +261,14 @@ def send_report(
         )
 
 
-def _answer(association: Association) -> int | None:
+def _answer(association: Conversation) -> int | None:
     """The status of the answer to a report; what else comes before it is left to be served after it."""
-    messages = association.dimse.msg_queue
-    others: list[Any] = []
-    deadline_s = time.monotonic() + _ANSWER_TIMEOUT_S
+    others: list[tuple[int, Any]] = []
     try:
-        while time.monotonic() < deadline_s and len(others) < _OTHERS_HELD:
-            try:
-                came = messages.get(timeout=_ANSWER_STEP_S)
-            except queue.Empty:
-                if is_over(association) or isinstance(association.dul.peek_next_pdu(), A_RELEASE):
-                    return None
-                continue
+        while len(others) < _OTHERS_HELD and (came := association.next(_ANSWER_TIMEOUT_S)) is not None:
             if isinstance(came[1], N_EVENT_REPORT):
                 return came[1].Status
             others.append(came)
         return None
     finally:
-        with messages.mutex:
-            messages.queue.extendleft(reversed(others))
+        association.messages.waiting.extendleft(reversed(others))

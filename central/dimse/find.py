@@ -13,9 +13,9 @@ from typing import Final
 from pydicom import Dataset
 
 from central.access.policy import Action, Scope, scope_of
-from central.archive.archive import Archive
 from central.archive.errors import QueryError
 from central.archive.query import InstanceQuery, SeriesQuery
+from central.archive.reading import Reading
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
 from central.dimse.association import CANCELLED, PENDING, SUCCESS, UNABLE_TO_PROCESS, Request
@@ -30,7 +30,7 @@ _IDENTIFIER_DOES_NOT_MATCH: Final = 0xA900
 class Query:
     """Serves C-FIND."""
 
-    def __init__(self, archive: Archive, audit: Audit, *, ae_title: str, max_matches: int) -> None:
+    def __init__(self, archive: Reading, audit: Audit, *, ae_title: str, max_matches: int) -> None:
         self._archive = archive
         self._audit = audit
         self._ae_title = ae_title

@@ -47,13 +47,13 @@ def routes_for(settings: DimseSettings, rooms: Rooms) -> Routes:
     """Every service that central offers by DIMSE."""
     archive, audit = rooms.archive, rooms.audit
     routes = Routes()
-    query = Query(archive, audit, ae_title=settings.ae_title, max_matches=settings.max_matches)
-    retrieve = Retrieve(settings, Peers(settings.peers), archive, audit, rooms.convert)
+    query = Query(archive.reading, audit, ae_title=settings.ae_title, max_matches=settings.max_matches)
+    retrieve = Retrieve(settings, Peers(settings.peers), archive.reading, audit, rooms.convert)
     routes.add(C_ECHO, Echo(), None, VERIFICATION)
     routes.add(C_FIND, query, Service.QUERY, PATIENT_ROOT_FIND, STUDY_ROOT_FIND)
     routes.add(C_MOVE, retrieve, Service.RETRIEVE, PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE)
     routes.add(C_GET, retrieve, Service.RETRIEVE, PATIENT_ROOT_GET, STUDY_ROOT_GET)
-    routes.add(C_STORE, StoreService(Store(archive, rooms.has_room), audit), Service.STORE)
+    routes.add(C_STORE, StoreService(Store(archive.receiving, rooms.has_room), audit), Service.STORE)
     routes.add(N_ACTION, rooms.commitments, Service.COMMITMENT, STORAGE_COMMITMENT)
     worklist = Worklist(rooms.worklist, audit, settings.max_matches)
     routes.add(C_FIND, worklist, Service.WORKLIST, MODALITY_WORKLIST_FIND)

@@ -19,27 +19,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import BinaryIO, Final
 
 from pynetdicom.dimse_primitives import C_GET
 
-from central.access.policy import Action, Grant, authorize, renew, scope_of
-from central.archive.archive import Archive
+from central.access.policy import Action, Grant, Principal, authorize, renew, scope_of
 from central.archive.errors import ArchiveError, QueryError
 from central.archive.query import InstanceQuery
+from central.archive.reading import Reading
 from central.archive.rows import InstanceRow, StoredInstance
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Outcome
 from central.audit.record import Audit, Recording
-from central.dimse.association import (
-    CANCELLED,
-    PENDING,
-    UNABLE_TO_PROCESS,
-    CentralAssociation,
-    Request,
-)
-from central.dimse.destination import destination_called
+from central.dimse.associate import Agreed
+from central.dimse.association import CANCELLED, PENDING, UNABLE_TO_PROCESS, Request
+from central.dimse.calling import line_to
 from central.dimse.errors import (
     CallFailedError,
     IdentifierError,
@@ -48,10 +43,10 @@ from central.dimse.errors import (
     TooManyMatchesError,
 )
 from central.dimse.identifiers import selection
-from central.dimse.lane import AssociationLane, Lane, lane_on
+from central.dimse.lane import Lane, Taken, taken_of
 from central.dimse.negotiation import NATIVE_SYNTAXES
 from central.dimse.peers import Peers
-from central.dimse.sending import Originator, ReadyStore, is_over
+from central.dimse.sending import Originator, ReadyStore
 from central.dimse.settings import DimseSettings, PeerSettings
 from central.dimse.suboperations import Counts, Granted, Opening, Standing, batches, once_each
 
@@ -68,10 +63,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Receiver:
-    """Where instances go: SOP class → transfer syntax → presentation context id, of what is taken there."""
+    """Where instances go, and what is taken there."""
 
     lane: Lane
-    taken: Mapping[str, Mapping[str, int]]
+    taken: Taken
     originator: Originator | None
 
 
@@ -79,7 +74,7 @@ class Retrieve:
     """Serves C-MOVE and C-GET."""
 
     def __init__(
-        self, settings: DimseSettings, peers: Peers, archive: Archive, audit: Audit, convert: Convert
+        self, settings: DimseSettings, peers: Peers, archive: Reading, audit: Audit, convert: Convert
     ) -> None:
         self._settings = settings
         self._peers = peers
@@ -101,9 +96,10 @@ class Retrieve:
             instances = self._granted(request, verb)
             counts = Counts(len(instances))
             if destination is None and instances:
-                with lane_on(request.association, self._settings.idle_timeout_s) as lane:
-                    taken = _taken(request.association)
-                    self._send_all(request, instances, counts, _Receiver(lane, taken, None))
+                try:
+                    self._send_all(request, instances, counts, self._who_asked(request))
+                finally:
+                    request.association.line.sock.settimeout(self._settings.stall_timeout_s)
             elif destination is not None:
                 self._move(request, instances, counts, destination)
             for one in instances:
@@ -119,6 +115,17 @@ class Retrieve:
             return
         self._finish(request, counts)
 
+    def _who_asked(self, request: Request) -> _Receiver:
+        """Of a C-GET."""
+        association = request.association
+        lane = Lane(
+            association.line,
+            association.peer_max_pdu_bytes,
+            self._settings.idle_timeout_s,
+            association.messages.cancel,
+        )
+        return _Receiver(lane, _taken_by(association.agreed), None)
+
     def _move(
         self, request: Request, instances: Sequence[Granted], counts: Counts, destination: PeerSettings
     ) -> None:
@@ -127,11 +134,13 @@ class Retrieve:
             if request.is_cancelled:
                 return
             try:
-                with destination_called(self._settings, destination, contexts) as (lane, taken):
+                with line_to(self._settings, destination, contexts) as (line, accepted):
+                    lane = Lane(line, accepted.max_pdu_bytes, self._settings.idle_timeout_s)
+                    taken = taken_of(accepted.answered)
                     self._send_all(request, batch, counts, _Receiver(lane, taken, originator))
             except (CallFailedError, PeerGoneError) as error:
                 _log.warning("event=move-failed destination=%s reason=%s", destination.ae_title, error)
-                if is_over(request.association):
+                if request.association.line.is_over:
                     raise
                 done = counts.completed + counts.warnings + len(counts.failed)
                 for one in instances[done:]:
@@ -148,7 +157,7 @@ class Retrieve:
                 to.lane.take_in()
                 if request.is_cancelled:
                     return
-                if is_over(request.association):
+                if request.association.line.is_over:
                     raise PeerGoneError("who asked for the images has left")
                 sent = ready
                 if sent is not None:
@@ -162,8 +171,6 @@ class Retrieve:
                 if counts.remaining and time.monotonic() - told_s >= _TOLD_EVERY_S:
                     told_s = time.monotonic()
                     request.respond(PENDING, fields=counts.fields(is_last=False))
-                    if isinstance(to.lane, AssociationLane):
-                        to.lane.send_waiting()
 
     def _made_ready(self, one: Granted, number: int, to: _Receiver, opened: ExitStack) -> ReadyStore | None:
         """One sub-operation, its file in `opened`; None if the receiver takes it in no form that it can be had in."""
@@ -204,7 +211,8 @@ class Retrieve:
         identifier = request.data_set(request.message.Identifier)
         relational = request.abstract_syntax_uid in request.association.agreed.relational
         query = selection(identifier, request.abstract_syntax_uid, relational=relational)
-        rows = self._named(request, query)
+        principal = request.peer.principal  # as it is now, for all that is granted here
+        rows = self._named(principal, query)
         standing = Standing(partial(self._stands, request, verb))
         grants: dict[str, tuple[Grant, Recording]] = {}
         counted: dict[str, int] = {}
@@ -213,7 +221,7 @@ class Retrieve:
             counted[study] = counted.get(study, 0) + 1
         for study, instances in counted.items():
             facts = self._archive.facts(study)
-            decision = authorize(request.peer.principal, Action.EXPORT, facts) if facts else None
+            decision = authorize(principal, Action.EXPORT, facts) if facts else None
             detail = f"{verb}: {instances} instances"
             if isinstance(decision, Grant):
                 event = request.peer.event(Action.EXPORT, "success", detail, study, decision.institutions)
@@ -245,8 +253,8 @@ class Retrieve:
         self._record(request, "refused", f"{verb}: ended while it ran: {why}", grant.study_instance_uid)
         return False
 
-    def _named(self, request: Request, query: InstanceQuery) -> list[InstanceRow]:
-        scope = scope_of(request.peer.principal, Action.EXPORT)
+    def _named(self, principal: Principal, query: InstanceQuery) -> list[InstanceRow]:
+        scope = scope_of(principal, Action.EXPORT)
         rows = self._archive.find_instances(scope, query)
         if len(rows) > MAX_INSTANCES:
             raise TooManyMatchesError(f"more than {MAX_INSTANCES} instances in one request")
@@ -275,11 +283,7 @@ class Retrieve:
         self._audit.record(request.peer.event(Action.EXPORT, outcome, detail, study))
 
 
-def _taken(association: CentralAssociation) -> dict[str, dict[str, int]]:
-    """What who asks by C-GET takes, as `_Receiver` has it."""
-    taken: dict[str, dict[str, int]] = {}
-    for context in association.contexts.values():
-        if context.peer_is_scp:
-            by_syntax = taken.setdefault(context.abstract_syntax_uid, {})
-            by_syntax.setdefault(context.transfer_syntax_uid, context.context_id)
-    return taken
+@lru_cache(16)
+def _taken_by(agreed: Agreed) -> Taken:
+    """What who asks by C-GET takes."""
+    return taken_of(one for one in agreed.accepted.values() if one.peer_is_scp)

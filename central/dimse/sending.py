@@ -9,11 +9,10 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from pynetdicom.association import Association
-
 from central.dimse.command_set import store_rq
 from central.dimse.errors import PeerGoneError
-from central.dimse.lane import Lane, packed
+from central.dimse.lane import Lane
+from central.dimse.transport import packed
 
 _PACK_BYTES: Final = 256 << 10  # what leaves in one write: nothing leaves while it is packed
 _PREAMBLE_BYTES: Final = 132
@@ -99,7 +98,3 @@ def skip_meta(part10: BinaryIO) -> None:
             return
         length = struct.unpack("<I", part10.read(4))[0] if vr in _LONG_VRS else short
         part10.seek(length, 1)
-
-
-def is_over(association: Association) -> bool:
-    return not association.dul.is_alive() or association.acse.is_aborted()

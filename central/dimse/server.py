@@ -19,12 +19,11 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
-from pynetdicom import AE
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
-from pynetdicom.transport import AddressInformation
 
 from central.access.policy import Agreement, Role
 from central.archive.objects import ObjectSink
@@ -33,19 +32,22 @@ from central.audit.record import Audit
 from central.audit.refusals import Refusals
 from central.dimse.associate import AssociateRequest, associate_ac
 from central.dimse.association import CentralAssociation, Routes
+from central.dimse.calling import limits_of
 from central.dimse.errors import DimseError, RefusedError
 from central.dimse.guard import Guard, Place, read_associate_rq
+from central.dimse.kept_threads import KeptThreads
 from central.dimse.negotiation import agreement
 from central.dimse.peers import Peers, nothing_agreed
 from central.dimse.settings import DimseSettings, Service
 from central.dimse.tls import certificate_sha256, server_context
-from central.dimse.transport import BoundedDimse, EndingStateMachine, GuardedSocket, Limits
+from central.dimse.transport import Line
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
 _CALLED_AE_TITLE_NOT_RECOGNIZED: Final = (1, 1, 7)
 _LOCAL_LIMIT_EXCEEDED: Final = (2, 3, 2)
 _STOP_TIMEOUT_S: Final = 5.0
 _BACKLOG: Final = 64
+_KEPT_THREADS: Final = 4
 _GOODBYE_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
@@ -74,16 +76,11 @@ class DimseServer:
         self._new_object = new_object
         self._peers = Peers(settings.peers, agreements_of)
         self._guard = Guard(settings.max_connections, settings.max_connections_per_address)
-        self._limits = Limits(
-            settings.max_pdu_bytes, max_object_bytes, settings.stall_timeout_s, settings.min_rate_bytes_per_s
-        )
-        self._ae = AE(settings.ae_title)
-        self._ae.acse_timeout = settings.request_timeout_s
-        self._ae.network_timeout = settings.idle_timeout_s
-        self._ae.dimse_timeout = settings.idle_timeout_s
+        self._limits = limits_of(settings, max_object_bytes)
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
-        self._serving: dict[threading.Thread, CentralAssociation | None] = {}
+        self._serving: set[CentralAssociation] = set()
+        self._threads = KeptThreads("dicom-connection", _KEPT_THREADS)
         self._listening: list[tuple[socket.socket, threading.Thread]] = []
         self._stopping = threading.Event()
 
@@ -125,13 +122,11 @@ class DimseServer:
             listener.close()
             thread.join(_STOP_TIMEOUT_S)
         with self._lock:
-            serving, sockets = list(self._serving), list(self._sockets)
+            sockets = list(self._sockets)
         for sock in sockets:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # an SSLSocket's own would drop its TLS layer
-        deadline_s = time.monotonic() + _STOP_TIMEOUT_S
-        for thread in serving:
-            thread.join(max(0.0, deadline_s - time.monotonic()))
+        self._threads.end(_STOP_TIMEOUT_S)
 
     def _listen(self, port: int, tls: ssl.SSLContext | None) -> None:
         family = socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET
@@ -150,13 +145,9 @@ class DimseServer:
                 _log.warning("event=accept-failed error=%s", error)  # such as no descriptors left
                 self._stopping.wait(0.1)
                 continue
-            thread = threading.Thread(
-                target=self._connection, args=(sock, address, tls), name="dicom-connection", daemon=True
-            )
             with self._lock:
-                self._serving[thread] = None
                 self._sockets.add(sock)
-            thread.start()
+            self._threads.run(partial(self._connection, sock, address, tls))
 
     def _connection(self, sock: socket.socket, address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
         """The life of one connection."""
@@ -172,8 +163,6 @@ class DimseServer:
             _log.warning("event=connection-refused peer=%s reason=%s", address[0], error)
         finally:
             self._close(sock)
-            with self._lock:
-                self._serving.pop(threading.current_thread(), None)
 
     def _close(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -197,7 +186,7 @@ class DimseServer:
             request = read_associate_rq(sock, deadline_s)
             if not request:
                 return
-            association, transport = self._admitted(place, request, address, certificate)
+            association, answer = self._admitted(place, request, address, certificate)
         except RefusedError as error:
             self._refusals.record(Action.ASSOCIATION_REFUSED, error.ae_title, address[0], str(error))
             if error.result is not None:
@@ -205,50 +194,45 @@ class DimseServer:
                 _wait_for_goodbye(sock)
             raise
         try:
+            sock.sendall(answer)
             association.serve()
         finally:
-            association.dul.join(_STOP_TIMEOUT_S)  # which may begin an instance until then
-            association.messages.discard_arrived()
-            if association.store_record is not None:
-                association.store_record.ends()
-            transport.end()
+            with self._lock:
+                self._serving.discard(association)
+        if association.line.awaits_close:
+            _wait_for_goodbye(sock)
 
     def _admitted(
         self, place: Place, request: bytes, address: tuple[str, int], certificate: str | None
-    ) -> tuple[CentralAssociation, GuardedSocket]:
-        """The association that `request` asks for, accepted. RefusedError if there is none for it."""
+    ) -> tuple[CentralAssociation, bytes]:
+        """The association that `request` asks for, and the A-ASSOCIATE-AC. RefusedError if there is none for it."""
         asked = AssociateRequest.read(request)
         calling, called = asked.calling_ae_title, asked.called_ae_title
         if called != self._settings.ae_title:
             raise RefusedError(f"it calls {called!r}", _CALLED_AE_TITLE_NOT_RECOGNIZED, calling)
         peer = self._peers.caller(calling, address[0], certificate)
-        agreed = agreement(asked, peer, self._routes)
+        agreed = agreement(asked.proposal, peer, self._routes)
         if peer.settings is None and not agreed.accepted:
             raise self._peers.refuse(peer, certificate)
-        association = CentralAssociation(self._ae, self._routes, peer, agreed)
-        association.certificate_sha256 = certificate
-        association.requestor.address_info = AddressInformation.from_tuple(address)
+        association = CentralAssociation(
+            Line(place.sock, self._limits),
+            self._routes,
+            peer,
+            agreed,
+            peer_max_pdu_bytes=asked.proposal.said.max_pdu_bytes,
+            limits=self._limits,
+            silence_s=self._settings.idle_timeout_s,
+            new_object=self._new_object if peer.may(Service.STORE) else None,
+            certificate_sha256=certificate,
+        )
         with self._lock:
-            others = sum(one is not None for one in self._serving.values())
-            if others >= self._settings.max_associations:
+            if len(self._serving) >= self._settings.max_associations:
                 raise RefusedError(
                     "too many associations (dicom.max_associations)", _LOCAL_LIMIT_EXCEEDED, calling
                 )
-            self._serving[threading.current_thread()] = association
-        association.dimse = BoundedDimse(
-            association,
-            self._limits,
-            self._new_object if peer.may(Service.STORE) else None,
-            syntaxes={number: one.transfer_syntax_uid for number, one in association.contexts.items()},
-            address=address[0],
-            peer_max_pdu_bytes=asked.max_pdu_bytes,
-        )
-        EndingStateMachine.take_over(association.dul, association.news.set)
+            self._serving.add(association)
         self._guard.settle(place)
-        place.sock.settimeout(self._limits.stall_timeout_s)
-        place.sock.sendall(associate_ac(asked, agreed, self._settings.max_pdu_bytes))
-        transport = association.dul.socket = GuardedSocket(association, place.sock, self._limits)
-        return association, transport
+        return association, associate_ac(asked, agreed, self._settings.max_pdu_bytes)
 
 
 def _rejection(result: int, source: int, reason: int) -> bytes:
@@ -258,9 +242,9 @@ def _rejection(result: int, source: int, reason: int) -> bytes:
 
 
 def _wait_for_goodbye(sock: socket.socket) -> None:
-    """The peer closes after an A-ASSOCIATE-RJ (PS3.8 Table 9-10, Sta13), and reads it before it does."""
+    """The peer closes after our last PDU (PS3.8 Table 9-10, Sta13), and reads it before it does."""
     sock.settimeout(_GOODBYE_S)
     deadline_s = time.monotonic() + _GOODBYE_S
     with contextlib.suppress(OSError):
-        while time.monotonic() < deadline_s and sock.recv(4096):
+        while time.monotonic() < deadline_s and sock.recv(65_536):
             pass

@@ -16,17 +16,16 @@ from typing import Final
 
 import peewee
 
-from central.archive.archive import Archive
 from central.archive.errors import NotDicomError, StorageError, StudyErasedError
 from central.archive.indexing import ObjectOrigin
+from central.archive.receiving import Receiving
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
 from central.dimse.association import NOT_AUTHORIZED, SUCCESS, Request
-from central.dimse.command_set import StoreRequest
 from central.dimse.incoming import OUT_OF_RESOURCES, Incoming
 from central.dimse.peers import Peer
 from central.dimse.store_record import StoreRecord
-from central.dimse.storing import storing_on
+from central.dimse.storing import StoringLane
 
 CANNOT_UNDERSTAND: Final = 0xC000
 _COMMENTS: Final = {
@@ -47,21 +46,13 @@ class StoreService:
     def serve(self, request: Request) -> None:
         record = self._record_of(request)
         status, comment = self._archived(request.take_incoming(), request.peer, record)
-        with storing_on(request.association) as lane:
-            if lane is None:
-                request.respond(status, comment)
-                return
-            message = request.message
-            said = StoreRequest(
-                message.MessageID,
-                message.Priority,
-                str(message.AffectedSOPClassUID or ""),
-                str(message.AffectedSOPInstanceUID or ""),
-            )
-            lane.answer(request.context_id, said, status, comment)
-            while (arrived := lane.next()) is not None:
-                status, comment = self._archived(arrived.incoming, request.peer, record)
-                lane.answer(arrived.context_id, arrived.request, status, comment)
+        request.respond(status, comment)
+        if not request.association.messages.is_at_rest:
+            return
+        lane = StoringLane(request.association)
+        while (arrived := lane.next()) is not None:
+            status, comment = self._archived(arrived.incoming, request.peer, record)
+            lane.answer(arrived.context_id, arrived.request, status, comment)
 
     def _archived(self, incoming: Incoming, peer: Peer, record: StoreRecord) -> tuple[int, str]:
         """Status and comment of the answer, on record as `StoreRecord` has it."""
@@ -87,7 +78,7 @@ class StoreService:
 class Store:
     """Archives what came by C-STORE. `has_room` says whether the archive may take more."""
 
-    def __init__(self, archive: Archive, has_room: Callable[[], bool]) -> None:
+    def __init__(self, archive: Receiving, has_room: Callable[[], bool]) -> None:
         self._archive = archive
         self._has_room = has_room
 

@@ -11,8 +11,8 @@ from pydicom import Dataset
 
 from central.access.ongoing import STANDS_S
 from central.access.policy import Grant
-from central.archive.archive import Archive
 from central.archive.errors import NoSuchInstanceError
+from central.archive.reading import Reading
 from central.archive.rows import InstanceRow, StoredInstance
 from central.audit.record import Recording
 from central.dimse.association import SUCCESS
@@ -110,7 +110,7 @@ class Standing:
 class Opening:
     """Opens instances in their order; those of a series that follow each other with one query."""
 
-    def __init__(self, archive: Archive, standing: Standing) -> None:
+    def __init__(self, archive: Reading, standing: Standing) -> None:
         self._archive = archive
         self._standing = standing
         self._asked: tuple[str, str] | None = None

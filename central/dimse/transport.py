@@ -1,54 +1,37 @@
-"""What lies between pynetdicom's state machine and the socket: limits on everything a peer may make central hold.
+"""The upper layer of an association that is agreed on (PS3.8 Table 9-10, Sta6): PDUs, on the one thread that uses it.
 
-Why it exists: pynetdicom reads whatever length a PDU declares, keeps every message whole in memory, queues messages
-without end, and waits on a socket without a clock. Here PDUs and messages are capped before they are held, a peer that
-stops or trickles is ended, and a C-STORE's data set goes to the archive's own file as it comes in. From an
-association's first C-STORE on, those that follow it are read elsewhere (`storing.py`), under the same limits.
+Why it exists: pynetdicom has a second thread for each association, hands each message from one to the other through
+queues, reads whatever length a PDU declares, and waits on a socket without a clock. Where messages are exchanged there
+is nothing but P-DATA, a release and an abort, so whoever serves an association, or asks on one, reads them here.
 
-Always true: what a peer can make central hold is two PDUs, a command, an identifier of `MAX_IDENTIFIER_BYTES` and a few
-waiting messages; an object that did not arrive whole is discarded with its association.
+Always true: what a peer can make central hold here is two PDUs; a peer that is silent, stops or trickles is ended; what
+is no PDU of this state ends the association.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import select
 import socket
 import ssl
-import threading
+import struct
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any, Final
+from typing import Final
 
-from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import C_STORE_RQ, N_EVENT_REPORT_RQ
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.dul import DULServiceProvider
-from pynetdicom.fsm import StateMachine
-from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import AssociationSocket
+from central.dimse.associate import PDU_HEAD
+from central.dimse.errors import OverLimitError, PeerGoneError
 
-from central.archive.objects import ObjectSink
-from central.dimse.command_set import StoreRequest, plain_store_rq
-from central.dimse.errors import DimseError, OverLimitError, PeerTooSlowError
-from central.dimse.incoming import OUT_OF_RESOURCES, Incoming, header_for
-from contract.part10 import file_meta
-
-MAX_COMMAND_BYTES: Final = 65_536
 PDV_BYTES: Final = 6  # before a fragment, in a PDU
-MAX_IDENTIFIER_BYTES: Final = 8 << 20  # a commitment request for 65,536 instances is about 6 MB
-_MAX_MESSAGES_WAITING: Final = 4
 LEAST_PDU_BYTES: Final = 65_536  # what an A-ASSOCIATE may have, however small our own PDUs are
 COMMAND_FRAGMENT: Final = 0x01  # of a message control header (PS3.8 Annex E.2)
 LAST_FRAGMENT: Final = 0x02
-_REST_S: Final = 0.05  # without news; what pynetdicom has no news of, such as its timers, waits as long
-_PAUSE_S: Final = 0.001  # where there is nothing to wait on
+P_DATA_TF: Final = 0x04  # PDU types
+_A_RELEASE_RQ, _A_RELEASE_RP, _A_ABORT = 0x05, 0x06, 0x07
+_PDV: Final = struct.Struct(">LBB")
+_P_DATA_HEAD: Final = struct.Struct(">BxLLBB")
+_MAX_PDUS_TO_RELEASE: Final = 8  # what may still come before the answer to an A-RELEASE-RQ
 _log = logging.getLogger(__name__)
 
 
@@ -67,182 +50,148 @@ class Limits:
         return took_s > self.stall_timeout_s and came_bytes < took_s * self.min_rate_bytes_per_s
 
 
-class Outgoing(queue.Queue[Any]):
-    """pynetdicom's queue of what is to be sent, which says when something comes into it."""
+class Line:
+    """An association's connection. Used by one thread.
 
-    def __init__(self, on_put: Callable[[], None]) -> None:
-        super().__init__()
-        self._on_put = on_put
-
-    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        super().put(item, block, timeout)
-        self._on_put()
-
-
-class GuardedSocket(AssociationSocket):
-    """pynetdicom's socket with a clock and a cap, of an association that has been agreed on.
-
-    Its thread waits here, and nowhere else, until something comes in or is to go out; and it rests here while
-    somebody else has the socket (`take`).
+    Attributes
+    ----------
+    sock : its timeout is for each step of what is read or sent.
+    is_over : nothing can come or be sent any more.
+    is_release_asked : the peer wants to release it, and says no more.
+    awaits_close : we ended it, and the peer is to close the connection (Sta13).
     """
 
-    def __init__(self, assoc: Association, sock: socket.socket, limits: Limits) -> None:
-        super().__init__(assoc, client_socket=sock)
-        assoc.dul.event_queue.queue.clear()  # that somebody has called: it was seen long ago
-        self._guard(sock, limits)
-
-    @classmethod
-    def take_over(cls, association: Association, limits: Limits) -> None:
-        """Put one in place of the socket of an association that is established, and at rest."""
-        transport = association.dul.socket
-        if transport is None or transport.socket is None:
-            return
-        guarded = cls.__new__(cls)
-        vars(guarded).update(vars(transport))
-        guarded._guard(transport.socket, limits)
-        association.dul.socket = guarded
-
-    def _guard(self, sock: socket.socket, limits: Limits) -> None:
+    def __init__(self, sock: socket.socket, limits: Limits) -> None:
         sock.settimeout(limits.stall_timeout_s)
-        self._held = memoryview(b"")
+        self.sock = sock
+        self.is_over = self.is_release_asked = self.awaits_close = False
         self._limits = limits
-        self._ear, self._bell = socket.socketpair()
-        self._bell.setblocking(False)
         self._come_in = select.poll()  # and not select(), which fails from descriptor 1,024 on
         self._come_in.register(sock, select.POLLIN)
-        self._any_news = select.poll()
-        self._any_news.register(sock, select.POLLIN)
-        self._any_news.register(self._ear, select.POLLIN)
-        self._turn = threading.Condition()
-        self._is_wanted = self._is_taken = False
-        self.assoc.dul.to_provider_queue = Outgoing(self._ring)
-        self.assoc.dul._run_loop_delay = 0  # it waits here instead
-
-    def _ring(self) -> None:
-        with contextlib.suppress(OSError):  # rung already, or over
-            self._bell.send(b"\0")
-
-    def end(self) -> None:
-        """Close what is kept beside the socket. To be called when no thread uses the association any more."""
-        self._ear.close()
-        self._bell.close()
-
-    @property
-    def ready(self) -> bool:
-        """Whether a PDU should be read now: there is one, and those before it are being served."""
-        if self._is_wanted:
-            self._rest()
-            return False
-        if self.socket is None or not self._is_connected:
-            time.sleep(_PAUSE_S)  # until the association's thread has seen it
-            return False
-        if self._held:
-            return True
-        if self.assoc.dimse.msg_queue.qsize() >= _MAX_MESSAGES_WAITING:
-            time.sleep(_PAUSE_S)
-            return False
-        if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
-            return True
-        # The only pause of the reactor: it goes on at once when something comes in or is to go out, and does not begin
-        # while an event waits.
-        rest_s = 0 if self.assoc.dul.event_queue.queue else _REST_S
-        found = dict(self._any_news.poll(rest_s * 1000))
-        if self._ear.fileno() in found:
-            self._ear.recv(4096)
-            del found[self._ear.fileno()]
-        return bool(found)
-
-    def take(self, is_alive: Callable[[], bool]) -> bool:
-        """Let pynetdicom's thread rest, once it has sent what it was given; False if it is no more (`is_alive`)."""
-        with self._turn:
-            self._is_wanted = True
-            self._ring()
-            while not self._is_taken:
-                if not is_alive():
-                    self._is_wanted = False
-                    return False
-                self._turn.wait(_REST_S)
-        return True
-
-    def give_back(self) -> None:
-        """Let it go on."""
-        with self._turn:
-            self._is_wanted = self._is_taken = False
-            self._turn.notify_all()
-
-    def _rest(self) -> None:
-        with self._turn:
-            self._is_taken = True
-            self._turn.notify_all()
-            self._turn.wait_for(lambda: not self._is_wanted)
-
-    # For who has taken it.
-
-    def set_timeout(self, timeout_s: float | None) -> float | None:
-        """Set the socket's; the one before."""
-        if self.socket is None:
-            return None
-        before: float | None = self.socket.gettimeout()
-        with contextlib.suppress(OSError):
-            self.socket.settimeout(timeout_s)
-        return before
+        # What was read and is not used yet lies between `_at` and `_end`: a PDU, and the beginning of the next.
+        self._held = bytearray(2 * (PDU_HEAD.size + max(limits.max_pdu_bytes, LEAST_PDU_BYTES)))
+        self._at = self._end = 0
 
     def has_data(self, timeout_s: float) -> bool:
-        """Whether something can be read within so long. OSError: the socket is closed."""
-        if self.socket is None:
-            raise OSError("the socket is closed")
-        if self._held or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()):
-            return True
+        """Whether something, and be it the end, can be read within so long; False where it is over."""
+        if (
+            self.is_over
+            or self._end > self._at
+            or (isinstance(self.sock, ssl.SSLSocket) and self.sock.pending())
+        ):
+            return not self.is_over
         return bool(self._come_in.poll(timeout_s * 1000))
 
-    def send_all(self, data: bytes) -> None:
-        """Send; the timeout is for each step of it. OSError: the socket is closed, or the other side does not read."""
-        if self.socket is None:
-            raise OSError("the socket is closed")
+    def send(self, data: bytes) -> None:
+        """Send encoded PDUs. PeerGoneError : it is over, or the other side does not read.
+
+        The timeout is for each step of it; sendall()'s is for all, and who is slow is not gone.
+        """
+        if self.is_over:
+            raise PeerGoneError("the association is over")
         left = memoryview(data)
-        while left:
-            left = left[self.socket.send(left) :]
+        try:
+            while left:
+                left = left[self.sock.send(left) :]
+        except OSError as error:
+            self.is_over = True
+            raise PeerGoneError("the association ended while something was sent") from error
 
-    def put_back(self, data: bytes | bytearray) -> None:
-        """Let these bytes be read once more."""
-        self._held = memoryview(bytes(data) + bytes(self._held))
+    def p_data(self, silence_s: float) -> memoryview | None:
+        """The body of the next P-DATA-TF, valid until the next; None where there is none any more.
 
-    def recv(self, nr_bytes: int) -> bytearray:
-        """`nr_bytes`, or fewer where the peer closed. OSError for what is too large, too slow or broken."""
-        if nr_bytes > max(self._limits.max_pdu_bytes, LEAST_PDU_BYTES):
-            _log.warning("event=pdu-too-long bytes=%d", nr_bytes)
-            raise OSError("a longer PDU than was agreed")
-        taken = bytearray(self._held[:nr_bytes])
-        self._held = self._held[nr_bytes:]
-        if len(taken) == nr_bytes:
-            return taken
-        assert self.socket is not None
-        out = bytearray(nr_bytes)
-        out[: len(taken)] = taken
-        return out[: fill(self.socket, out, len(taken), self._limits)]
+        OverLimitError : what comes is longer than was agreed.
+        """
+        if self.is_over or self.is_release_asked:
+            return None
+        if not self.has_data(silence_s):
+            _log.info("event=association-silent")
+            self.abort()
+            return None
+        try:
+            kind, body = self.pdu()
+        except OSError:
+            self.is_over = True
+            return None
+        if kind == P_DATA_TF:
+            return body
+        if kind == _A_RELEASE_RQ:
+            self.is_release_asked = True
+        elif kind == _A_ABORT:
+            self.is_over = True
+        else:
+            _log.info("event=association-out-of-order pdu_type=%d", kind)
+            self.abort()
+        return None
 
-    def recv_some(self, out: bytearray, at: int, until: int) -> int:
-        """Read into `out` from `at` on until `until` at least, and what else has come, as `fill` does."""
-        if self.socket is None:
-            raise OSError("the socket is closed")
-        if self._held:
-            took = min(len(self._held), len(out) - at)
-            out[at : at + took] = self._held[:took]
-            self._held = self._held[took:]
-            at += took
-        return fill(self.socket, out, at, self._limits, until)
+    def pdu(self) -> tuple[int, memoryview]:
+        """The next PDU's type and body, valid until the next. OSError : none came. OverLimitError as `p_data`."""
+        self._have(PDU_HEAD.size)
+        kind, length = PDU_HEAD.unpack_from(self._held, self._at)
+        whole = PDU_HEAD.size + length
+        if whole > len(self._held) // 2:
+            raise OverLimitError("a longer PDU than was agreed")
+        self._have(whole)
+        begins = self._at + PDU_HEAD.size
+        self._at += whole
+        return kind, memoryview(self._held)[begins : self._at]
+
+    def leave(self, pdu: memoryview, used: int) -> None:
+        """Leave what stands behind the first `used` bytes of the P-DATA-TF that was read last, as one of its own."""
+        left = len(pdu) - used
+        if left:
+            self._at -= left + PDU_HEAD.size
+            PDU_HEAD.pack_into(self._held, self._at, P_DATA_TF, left)
+
+    def abort(self) -> None:
+        """End it with an A-ABORT (PS3.8 Table 9-26), if it is not over."""
+        if self.is_over:
+            return
+        self.is_over = self.awaits_close = True
+        with contextlib.suppress(OSError):
+            self.sock.settimeout(0)  # there is no room for it where the other side does not read
+            self.sock.send(_control(_A_ABORT))
+
+    def released(self) -> None:
+        """Release it as the peer asked, if it did."""
+        if self.is_release_asked and not self.is_over:
+            with contextlib.suppress(PeerGoneError):
+                self.send(_control(_A_RELEASE_RP))
+            self.is_over = self.awaits_close = True
+
+    def release(self, timeout_s: float) -> None:
+        """Release it, also where both sides do so at once (PS3.8 section 7.2.2.7). `timeout_s` : for each answer."""
+        with contextlib.suppress(OSError, PeerGoneError, OverLimitError):  # all of it has been answered
+            self.sock.settimeout(timeout_s)
+            self.send(_control(_A_RELEASE_RQ))
+            for _ in range(_MAX_PDUS_TO_RELEASE):
+                kind = self.pdu()[0] if self.has_data(timeout_s) else None
+                if kind == _A_RELEASE_RQ:
+                    self.send(_control(_A_RELEASE_RP))
+                elif kind != P_DATA_TF:
+                    break
+        self.is_over = True
+
+    def _have(self, wanted: int) -> None:
+        """Have `wanted` bytes read, and what else has come. OSError : the connection ends before, or trickles."""
+        if self._at + wanted > len(self._held):
+            self._held[: self._end - self._at] = self._held[self._at : self._end]
+            self._at, self._end = 0, self._end - self._at
+        if self._end < self._at + wanted:
+            self._end = fill(self.sock, self._held, self._end, self._limits, self._at + wanted)
+            if self._end < self._at + wanted:
+                raise OSError("the connection ended")
 
 
-def fill(sock: socket.socket, out: bytearray, at: int, limits: Limits, until: int | None = None) -> int:
-    """Read `out` from `at` on, full or until `until`; up to where it is, less than that where the peer closed.
+def fill(sock: socket.socket, out: bytearray, at: int, limits: Limits, until: int) -> int:
+    """Read into `out` from `at` on until `until` at least; up to where it is, less than that where the peer closed.
 
     Raises
     ------
     OSError : the connection is broken, or nothing or too little comes.
     """
     view, began_s, first = memoryview(out), time.monotonic(), at
-    wanted = len(out) if until is None else until
-    while at < wanted:
+    while at < until:
         got = sock.recv_into(view[at:])
         if not got:
             break
@@ -252,197 +201,39 @@ def fill(sock: socket.socket, out: bytearray, at: int, limits: Limits, until: in
     return at
 
 
-class EndingStateMachine(StateMachine):
-    """pynetdicom's, but an event out of order ends the association in order, not its thread with a traceback.
+def fragments(pdu: memoryview) -> list[tuple[int, int, memoryview]]:
+    """Presentation context, control header and bytes of each PDV (PS3.8 section 9.3.5.1).
 
-    Parameters
-    ----------
-    on_news : called when something has come that the association's thread should look at.
+    Raises
+    ------
+    OverLimitError : for lengths that are none.
     """
-
-    def __init__(self, dul: DULServiceProvider, on_news: Callable[[], None]) -> None:
-        super().__init__(dul)
-        self._on_news = on_news
-
-    @classmethod
-    def take_over(cls, dul: DULServiceProvider, on_news: Callable[[], None] = lambda: None) -> None:
-        """Put one in place of the machine that `dul` has, in the state in which that is."""
-        machine = cls(dul, on_news)
-        machine.current_state = dul.state_machine.current_state
-        dul.state_machine = machine
-
-    def do_action(self, event: str) -> None:
-        try:
-            super().do_action(event)
-        except Exception as error:
-            _log.info("event=association-out-of-order error=%s", type(error).__name__)
-            transport = self.dul.socket
-            if transport is not None:
-                transport._shutdown_socket()
-            self.dul._kill_thread = True
-        if self.dul._kill_thread or self.dul.assoc.dimse.msg_queue.queue or self.dul.to_user_queue.queue:
-            self._on_news()
+    found, at = [], 0
+    while at < len(pdu):
+        if len(pdu) - at < _PDV.size:
+            raise OverLimitError("a PDV that is cut short")
+        length, context_id, control = _PDV.unpack_from(pdu, at)
+        end = at + 4 + length
+        if length < 2 or end > len(pdu):
+            raise OverLimitError("a PDV of a length that is none")
+        found.append((context_id, control, pdu[at + _PDV.size : end]))
+        at = end
+    return found
 
 
-class BoundedDimse(DIMSEServiceProvider):
-    """pynetdicom's message reader under `limits`. What is over one ends the association with an A-ABORT.
+def packed(
+    context_id: int, data: bytes | memoryview, room: int, *, is_last: bool, is_command: bool = False
+) -> bytes:
+    """A piece of a message as P-DATA-TF PDUs (PS3.8 Table 9-22 and Annex E.2), so that many leave in one write."""
+    pieces: list[bytes | memoryview] = []
+    for at in range(0, len(data), room):
+        piece = data[at : at + room]
+        ends = LAST_FRAGMENT if is_last and at + room >= len(data) else 0
+        control = ends | (COMMAND_FRAGMENT if is_command else 0)
+        pieces.append(_P_DATA_HEAD.pack(P_DATA_TF, len(piece) + 6, len(piece) + 2, context_id, control))
+        pieces.append(piece)
+    return b"".join(pieces)
 
-    Parameters
-    ----------
-    syntaxes : id of each accepted presentation context → its transfer syntax UID.
-    address : the peer's, for the log.
-    peer_max_pdu_bytes : what the peer takes; 0 is no limit.
-    """
 
-    def __init__(
-        self,
-        assoc: Association,
-        limits: Limits,
-        new_object: Callable[[], ObjectSink] | None,
-        *,
-        syntaxes: Mapping[int, str],
-        address: str,
-        peer_max_pdu_bytes: int,
-    ) -> None:
-        super().__init__(assoc)
-        self._syntaxes = syntaxes
-        self._address = address
-        self._peer_max_pdu_bytes = peer_max_pdu_bytes
-        self.limits = limits
-        self._new_object = new_object
-        self._plain: tuple[int, C_STORE] | None = (
-            None  # a request that was read here: its context and what it says
-        )
-        self._arriving: Incoming | None = None
-        self._arrived: deque[Incoming] = deque()
-        self._lock = threading.Lock()  # arrival is the reactor's thread, serving the association's
-        self._command_bytes = self._data_bytes = 0
-        self._began_s = 0.0
-        self._is_broken = False
-
-    @property
-    def maximum_pdu_size(self) -> int:
-        """What the peer takes; 0 is no limit."""
-        return self._peer_max_pdu_bytes
-
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether no message is on its way or waits. For who has the socket."""
-        begun = self.message is not None or self._plain is not None or self._is_broken
-        return not begun and not self._arrived and not self.msg_queue.qsize()
-
-    def take_arrived(self) -> Incoming:
-        """What the oldest C-STORE-RQ that waits to be served brought."""
-        with self._lock:
-            return self._arrived.popleft()
-
-    def discard_arrived(self) -> None:
-        """Forget what was not served: the association is over."""
-        with self._lock:
-            for incoming in (*self._arrived, *filter(None, [self._arriving])):
-                incoming.discard()
-            self._arrived.clear()
-            self._arriving = None
-
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        if self._is_broken:
-            return
-        try:
-            for context_id, data in primitive.presentation_data_value_list:
-                self._take(context_id, data)
-        except (
-            Exception
-        ) as error:  # pynetdicom raises whatever its parsing runs into; its thread must not end of it
-            self._is_broken = True
-            why = str(error) if isinstance(error, DimseError) else type(error).__name__
-            _log.warning("event=message-refused peer=%s reason=%s", self._address, why)
-            self.dul.event_queue.put("Evt19")  # an invalid PDU: A-ABORT (PS3.8 Table 9-10)
-
-    def _take(self, context_id: int, data: bytes) -> None:
-        if context_id not in self._syntaxes or not data:
-            raise OverLimitError("a fragment on a presentation context that was not accepted")
-        if self.message is None and self._plain is None:
-            self._command_bytes = self._data_bytes = 0
-            self._began_s = time.monotonic()
-        self._check_rate()
-        if data[0] & COMMAND_FRAGMENT:
-            self._command_bytes += len(data)
-            if self._command_bytes > MAX_COMMAND_BYTES:
-                raise OverLimitError("a longer command than any has")
-            if self._plain is not None:
-                raise OverLimitError("a command inside a data set")
-            if self.message is None and data[0] & LAST_FRAGMENT and self._begin_plain(context_id, data[1:]):
-                return
-            self._hand_on(context_id, data)
-            if data[0] & LAST_FRAGMENT and self.message is not None:
-                self._begin_data(context_id)
-            return
-        begun = self._plain[0] if self._plain else self.message.context_id if self.message else None
-        if begun != context_id:
-            raise OverLimitError("a data set without a command")
-        self._data_bytes += len(data)
-        if self._arriving is None:
-            if self._data_bytes > MAX_IDENTIFIER_BYTES:
-                raise OverLimitError("a longer identifier than is taken")
-            self._hand_on(context_id, data)
-            return
-        if self._data_bytes > self.limits.max_object_bytes:
-            self._arriving.refuse(OUT_OF_RESOURCES)
-        self._arriving.write(memoryview(data)[1:])
-        if data[0] & LAST_FRAGMENT:
-            with self._lock:
-                self._arrived.append(self._arriving)
-                self._arriving = None
-            if self._plain is not None:
-                self.msg_queue.put(self._plain)
-                self._plain = None
-            else:
-                self._hand_on(context_id, bytes((LAST_FRAGMENT,)))
-
-    def _begin_plain(self, context_id: int, command: bytes) -> bool:
-        """Begin an ordinary C-STORE-RQ, most of what comes, without pynetdicom; False if it is no such thing."""
-        begun = self.begin_store(context_id, command)
-        if begun is None:
-            return False
-        request, arriving = begun
-        said = C_STORE()
-        said.MessageID = request.message_id
-        said.Priority = request.priority
-        said.AffectedSOPClassUID = request.sop_class_uid
-        said.AffectedSOPInstanceUID = request.sop_instance_uid
-        said.DataSet = BytesIO()  # it goes another way; this one says that it came
-        with self._lock:
-            self._arriving = arriving
-        self._plain = context_id, said
-        return True
-
-    def begin_store(self, context_id: int, command: bytes) -> tuple[StoreRequest, Incoming] | None:
-        """What an ordinary C-STORE-RQ says, and where its data set goes; None if it is no such thing."""
-        request = plain_store_rq(command)
-        syntax = self._syntaxes.get(context_id)
-        if self._new_object is None or request is None or syntax is None:
-            return None
-        header = file_meta(request.sop_class_uid, request.sop_instance_uid, syntax)
-        return request, Incoming(self._new_object, header)
-
-    def _begin_data(self, context_id: int) -> None:
-        """A command is whole and a data set follows."""
-        if isinstance(self.message, N_EVENT_REPORT_RQ):
-            raise OverLimitError("central receives no event reports")  # pynetdicom starts a thread for each
-        if not isinstance(self.message, C_STORE_RQ):
-            return
-        if self._new_object is None:
-            raise OverLimitError("nothing is stored on this association")
-        command = self.message.command_set
-        header = header_for(command, self._syntaxes[context_id])
-        with self._lock:
-            self._arriving = Incoming(self._new_object, header)
-
-    def _hand_on(self, context_id: int, data: bytes) -> None:
-        one = P_DATA()
-        one.presentation_data_value_list.append((context_id, data))
-        super().receive_primitive(one)
-
-    def _check_rate(self) -> None:
-        if self.limits.is_trickle(self._began_s, self._command_bytes + self._data_bytes):
-            raise PeerTooSlowError("a message trickles in")
+def _control(kind: int) -> bytes:
+    return PDU_HEAD.pack(kind, 4) + bytes(4)

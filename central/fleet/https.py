@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from central.bodies import body_within
 from central.fleet.commands import Commands
 from central.fleet.correspondence import Correspondence
 from central.fleet.support import SupportBundles
@@ -55,7 +56,7 @@ class GatewayDesk:
 
     async def _heartbeat(self, request: Request) -> Response:
         gateway_id = await self._gateway_of(request)
-        body = await _body(request, MAX_POST_BYTES)
+        body = await body_within(request, MAX_POST_BYTES)
         if body is None:
             return _problem(413, f"a request has at most {MAX_POST_BYTES} bytes")
         try:
@@ -81,7 +82,7 @@ class GatewayDesk:
         )
         if not asked:
             return _problem(404, "this box was not asked for a support bundle by that command")
-        body = await _body(request, MAX_SUPPORT_BYTES)
+        body = await body_within(request, MAX_SUPPORT_BYTES)
         if body is None or not body.startswith(_GZIP):
             return _problem(413, f"a bundle is gzip and has at most {MAX_SUPPORT_BYTES} bytes")
         try:
@@ -89,16 +90,6 @@ class GatewayDesk:
         except OSError:
             return _problem(507, "central cannot keep the bundle now; give the command again later")
         return JSONResponse({}, 201)
-
-
-async def _body(request: Request, limit_bytes: int) -> bytes | None:
-    """The whole body; None when it is larger."""
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > limit_bytes:
-            return None
-    return bytes(body)
 
 
 def _problem(status: int, detail: str) -> Response:

@@ -22,8 +22,8 @@ from typing import Final, Literal, TypeVar
 
 from pydicom import Dataset
 
-from central.archive.archive import Archive
 from central.archive.indexing import ObjectOrigin
+from central.archive.receiving import Receiving
 from central.dimse.asking import CLASSES_AT_ONCE, Asker
 from central.dimse.errors import CallFailedError, PeerGoneError
 from central.dimse.incoming import Incoming
@@ -76,7 +76,7 @@ class PacsImport:
     def __init__(
         self,
         source: Source,
-        archive: Archive,
+        archive: Receiving,
         states: StudyStates,
         tally: StudyTally,
         pace: Pace,

@@ -124,35 +124,25 @@ class Acceptance:
         TryAgainError : central's disk or database could not take it now; its file stays.
         """
         try:
-            receipt = self.accept_sealed(
+            opened = self.open_sealed(
                 gateway_id, object_id, lambda: upload.path.open("rb"), upload.length_bytes
             )
+            (receipt,) = self.receipt_all([opened])
         except ObjectRefusedError:
             upload.drop()
             raise
         upload.drop()
         return receipt
 
-    def accept_sealed(
+    def open_sealed(
         self, gateway_id: str, object_id: ObjectId, open_sealed: Callable[[], BinaryIO], stored_bytes: int
-    ) -> str:
-        """Archive the sealed object of `stored_bytes` that `open_sealed` gives, and return its receipt.
+    ) -> Opened:
+        """Verify, make durable and read the sealed object of `stored_bytes` that `open_sealed` gives; `receipt_all`
+        makes it findable. Many may run at once.
 
         Raises
         ------
         ObjectRefusedError, TryAgainError : as `accept`; whatever held the bytes is the caller's to keep or drop.
-        """
-        (receipt,) = self.receipt_all([self.open_sealed(gateway_id, object_id, open_sealed, stored_bytes)])
-        return receipt
-
-    def open_sealed(
-        self, gateway_id: str, object_id: ObjectId, open_sealed: Callable[[], BinaryIO], stored_bytes: int
-    ) -> Opened:
-        """Verify, make durable and read one object; `receipt_all` makes it findable. Many may run at once.
-
-        Raises
-        ------
-        ObjectRefusedError, TryAgainError : as `accept_sealed`.
         """
         try:
             stored = self._verified(object_id, open_sealed)

@@ -8,8 +8,10 @@ from typing import Final
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from central.access.web import source_address
 from central.audit.events import Action
 from central.audit.refusals import Refusals
+from central.bodies import body_within
 from central.identity.errors import CertificateRefusedError
 from central.identity.gateways import Gateways
 from central.ingest.errors import RequestRefusedError
@@ -19,19 +21,12 @@ PEER_CERTIFICATE: Final = "peer_certificate_der"
 """Key in the ASGI scope's state: the client's certificate in DER, or None. Put there by the listener."""
 
 
-def source_address(request: Request) -> str:
-    """The caller's address for the audit record."""
-    return request.client.host if request.client else "unknown"
-
-
 async def read_body(request: Request, limit_bytes: int) -> bytes:
     """The whole body; RequestRefusedError as soon as it is longer than that."""
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > limit_bytes:
-            raise RequestRefusedError(Problem.INVALID, f"a request has at most {limit_bytes} bytes")
-    return bytes(body)
+    body = await body_within(request, limit_bytes)
+    if body is None:
+        raise RequestRefusedError(Problem.INVALID, f"a request has at most {limit_bytes} bytes")
+    return body
 
 
 class Callers:

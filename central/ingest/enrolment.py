@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.web import source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action, AuditEvent
 from central.audit.record import Audit
@@ -29,7 +30,7 @@ from central.identity.errors import PairingRefusedError, RenewalRefusedError
 from central.identity.gateways import Gateways
 from central.identity.pairings import Pairings, PendingBox
 from central.identity.standings import Standings
-from central.ingest.caller import PEER_CERTIFICATE, Callers, read_body, source_address
+from central.ingest.caller import PEER_CERTIFICATE, Callers, read_body
 from central.ingest.errors import RequestRefusedError, TryAgainError
 from central.ingest.problems import problem_response
 from contract.enrolment import (

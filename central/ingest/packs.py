@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.web import source_address
 from central.ingest.arriving_pack import ArrivingPack
-from central.ingest.caller import Callers, source_address
+from central.ingest.caller import Callers
 from central.ingest.errors import RequestRefusedError, TryAgainError
 from central.ingest.pack_acceptance import PackAcceptance
 from central.ingest.partial import PartialUpload, PartialUploads
@@ -33,6 +34,7 @@ from central.ingest.tus import (
     offered,
     offset_mismatch,
     patch_offset,
+    unfinished_answer,
     upload_answer,
 )
 from contract.identifiers import ObjectId
@@ -87,7 +89,7 @@ class Packs:
             upload = await run_in_threadpool(self._partials.create, gateway_id, pack_id, length)
             known = await self._append(request, gateway_id, pack_id, upload, 0, give_way)
             if not upload.is_whole:
-                return _unfinished(201, upload, location)
+                return unfinished_answer(201, upload, location)
             answer = await self._wait(self._decide(request, gateway_id, pack_id, upload, known))
             return upload_answer(201, length, length, location=location, body=answer)
 
@@ -106,7 +108,7 @@ class Packs:
                 raise offset_mismatch(here, what="pack")
             known = await self._append(request, gateway_id, pack_id, upload, offset, give_way)
             if not upload.is_whole:
-                return _unfinished(204, upload)
+                return unfinished_answer(204, upload)
             self._decide(request, gateway_id, pack_id, upload, known)
             return upload_answer(204, upload.length_bytes, upload.length_bytes)
 
@@ -122,7 +124,7 @@ class Packs:
                 return upload_answer(200, done[1], done[1], body=done[0] if wants_fates else None)
             upload = await self._begun(gateway_id, pack_id)
             if not wants_fates:
-                return _unfinished(200, upload)
+                return unfinished_answer(200, upload)
             if not upload.is_whole:
                 raise offset_mismatch(upload.offset_bytes, what="pack")
             length = upload.length_bytes
@@ -202,12 +204,6 @@ class Packs:
 
 def _all_receipted(answer: str) -> bool:
     return all(fate.receipt for fate in PackAnswer.model_validate_json(answer).objects)
-
-
-def _unfinished(status: int, upload: PartialUpload, location: str | None = None) -> Response:
-    return upload_answer(
-        status, upload.offset_bytes, upload.length_bytes, location=location, expires_at_s=upload.expires_at_s
-    )
 
 
 def _ask_again() -> TryAgainError:

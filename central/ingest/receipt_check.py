@@ -15,10 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.web import source_address
 from central.audit.events import Action
 from central.audit.refusals import Refusals
 from central.ingest.acceptance import Acceptance
-from central.ingest.caller import Callers, read_body, source_address
+from central.ingest.caller import Callers, read_body
 from central.ingest.errors import RequestRefusedError
 from contract.receipt_check import MAX_CHECK_BYTES, RECEIPT_CHECK_PATH, ReceiptCheck, ReceiptCheckAnswer
 from contract.transfer import Problem

@@ -18,11 +18,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.web import source_address
 from central.audit.events import Action
 from central.audit.refusals import Refusals
 from central.identity.receipt_keys import ReceiptKeys
 from central.identity.standings import Standings
-from central.ingest.caller import Callers, read_body, source_address
+from central.ingest.caller import Callers, read_body
 from central.ingest.errors import RequestRefusedError
 from contract.receipt_keys import RECEIPT_KEYS_PATH
 from contract.signed_time import NONCE_PARAMETER, SignedTime

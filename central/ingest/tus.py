@@ -208,3 +208,10 @@ def upload_answer(
     if expires_at_s is not None:
         headers["Upload-Expires"] = formatdate(expires_at_s, usegmt=True)
     return Response(body, status, headers, "application/json" if body is not None else None)
+
+
+def unfinished_answer(status: int, upload: PartialUpload, location: str | None = None) -> Response:
+    """How far an upload is that is not whole yet."""
+    return upload_answer(
+        status, upload.offset_bytes, upload.length_bytes, location=location, expires_at_s=upload.expires_at_s
+    )

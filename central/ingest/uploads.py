@@ -17,10 +17,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.web import source_address
 from central.audit.events import Action
 from central.audit.refusals import Refusals
 from central.ingest.acceptance import Acceptance
-from central.ingest.caller import Callers, source_address
+from central.ingest.caller import Callers
 from central.ingest.errors import ObjectRefusedError, RequestRefusedError
 from central.ingest.partial import PartialUpload, PartialUploads
 from central.ingest.turns import Turns
@@ -35,6 +36,7 @@ from central.ingest.tus import (
     offered,
     offset_mismatch,
     patch_offset,
+    unfinished_answer,
     upload_answer,
 )
 from contract.identifiers import ObjectId
@@ -145,13 +147,7 @@ class Uploads:
         """How far the upload is; if it is whole, what becomes of it."""
         location = f"{UPLOADS_PATH}/{object_id}" if status == 201 else None
         if not upload.is_whole:
-            return upload_answer(
-                status,
-                upload.offset_bytes,
-                upload.length_bytes,
-                location=location,
-                expires_at_s=upload.expires_at_s,
-            )
+            return unfinished_answer(status, upload, location)
         # Shielded: a box that hangs up must not leave a thread behind that still works on a free turn.
         receipt = await asyncio.shield(
             asyncio.get_running_loop().run_in_executor(

@@ -6,9 +6,9 @@ is done is on record before it counts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.claims import EXTERNAL
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccountError, ThrottledError
+from central.access.on_record import admit
 from central.access.passkeys import Kept
 from central.access.policy import Principal, Privilege, Role, has_privilege
 from central.access.problems import problem
@@ -24,7 +25,7 @@ from central.access.web import principal_of, source_address, token_of
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.templating import has_account, page
-from central.portal.wishes import NO_STORE, admit, iso, wish_of
+from central.portal.wishes import NO_STORE, WrongWishError, iso, with_wish
 
 
 def routes(doorkeeper: Doorkeeper, audit: Audit) -> list[BaseRoute]:
@@ -33,7 +34,7 @@ def routes(doorkeeper: Doorkeeper, audit: Audit) -> list[BaseRoute]:
     return [
         Route("/account", desk.show, methods=["GET"]),
         Route("/api/account", desk.tell, methods=["GET"]),
-        Route("/api/account/password", desk.change_password, methods=["POST"]),
+        Route("/api/account/password", with_wish(desk.change_password), methods=["POST"]),
         Route("/api/account/sessions/{session_id}", desk.end_session, methods=["DELETE"]),
     ]
 
@@ -88,14 +89,10 @@ class _Desk:
         }
         return JSONResponse(answer, headers=NO_STORE)
 
-    async def change_password(self, request: Request) -> Response:
-        wish = await wish_of(request)
+    def change_password(self, request: Request, wish: Mapping[str, Any]) -> Response:
         current, new = wish.get("current"), wish.get("new")
         if not (isinstance(current, str) and isinstance(new, str)):
-            return problem(400, 'send {"current": "…", "new": "…"}')
-        return await run_in_threadpool(self._change_password, request, current, new)
-
-    def _change_password(self, request: Request, current: str, new: str) -> Response:
+            raise WrongWishError('send {"current": "…", "new": "…"}')
         principal = principal_of(request)
         try:
             refusal = self._why_no_new_password(principal, current, source_address(request))

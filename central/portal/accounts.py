@@ -19,15 +19,15 @@ from central.access.account_directory import Listed
 from central.access.claims import EXTERNAL
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccountError
+from central.access.on_record import admit
 from central.access.policy import Principal, Privilege, Role, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.account import session_json
-from central.portal.study_steps import WrongWishError, with_wish
 from central.portal.templating import page
-from central.portal.wishes import NO_STORE, admit
+from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 
 PAGE_ROWS: Final = 100
 _MAX_NAME_CHARACTERS: Final = 64
@@ -41,12 +41,12 @@ def routes(
     desk = _Desk(doorkeeper, audit, is_box)
     return [
         Route("/accounts", desk.show, methods=["GET"]),
-        Route("/api/accounts/search", desk.search, methods=["POST"]),
-        Route("/api/accounts/sessions", desk.sessions, methods=["POST"]),
-        Route("/api/accounts/sign-out", desk.sign_out, methods=["POST"]),
-        Route("/api/accounts/block", desk.block, methods=["POST"]),
-        Route("/api/accounts/unblock", desk.unblock, methods=["POST"]),
-        Route("/api/accounts/places", desk.place, methods=["POST"]),
+        Route("/api/accounts/search", with_wish(desk.search), methods=["POST"]),
+        Route("/api/accounts/sessions", with_wish(desk.sessions), methods=["POST"]),
+        Route("/api/accounts/sign-out", with_wish(desk.sign_out), methods=["POST"]),
+        Route("/api/accounts/block", with_wish(desk.block), methods=["POST"]),
+        Route("/api/accounts/unblock", with_wish(desk.unblock), methods=["POST"]),
+        Route("/api/accounts/places", with_wish(desk.place), methods=["POST"]),
     ]
 
 
@@ -64,28 +64,8 @@ class _Desk:
             return page("refused.html", principal, 403, path="/accounts")
         return page("accounts.html", principal, path="/accounts")
 
-    async def search(self, request: Request) -> Response:
+    def search(self, request: Request, wish: Mapping[str, Any]) -> Response:
         """A page of accounts by name, of those whose name has this in it."""
-        return await with_wish(request, self._search)
-
-    async def sessions(self, request: Request) -> Response:
-        return await with_wish(request, self._sessions)
-
-    async def sign_out(self, request: Request) -> Response:
-        """End one session, or all of them and the API tokens."""
-        return await with_wish(request, self._sign_out)
-
-    async def block(self, request: Request) -> Response:
-        return await with_wish(request, self._block)
-
-    async def unblock(self, request: Request) -> Response:
-        return await with_wish(request, self._unblock)
-
-    async def place(self, request: Request) -> Response:
-        """Say which departments and boxes somebody belongs to."""
-        return await with_wish(request, self._place)
-
-    def _search(self, request: Request, wish: Mapping[str, Any]) -> Response:
         part, after = _text(wish, "name"), _text(wish, "after", optional=True)
         principal = principal_of(request)
         answer = admit(self._audit, request, _may_not(principal), Action.SEARCH, f"accounts: {part}".strip())
@@ -103,7 +83,7 @@ class _Desk:
             headers=NO_STORE,
         )
 
-    def _sessions(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def sessions(self, request: Request, wish: Mapping[str, Any]) -> Response:
         username = _text(wish, "username")
 
         def tell(one: Listed) -> Response:
@@ -112,7 +92,8 @@ class _Desk:
 
         return self._step(request, username, Action.SEARCH, f"sessions of {username}", tell)
 
-    def _sign_out(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def sign_out(self, request: Request, wish: Mapping[str, Any]) -> Response:
+        """End one session, or all of them and the API tokens."""
         username, session_id = _text(wish, "username"), _text(wish, "session_id", optional=True)
 
         def end(one: Listed) -> Response:
@@ -125,7 +106,7 @@ class _Desk:
         what = f"session {session_id[:16]} of {username}" if session_id else username
         return self._step(request, username, Action.USER_CHANGE, f"sign out {what}", end)
 
-    def _block(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def block(self, request: Request, wish: Mapping[str, Any]) -> Response:
         username = _text(wish, "username")
 
         def block(one: Listed) -> Response:
@@ -134,7 +115,7 @@ class _Desk:
 
         return self._step(request, username, Action.USER_CHANGE, f"block {username}", block, _not_oneself)
 
-    def _unblock(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def unblock(self, request: Request, wish: Mapping[str, Any]) -> Response:
         username = _text(wish, "username")
 
         def unblock(one: Listed) -> Response:
@@ -143,7 +124,8 @@ class _Desk:
 
         return self._step(request, username, Action.USER_CHANGE, f"unblock {username}", unblock)
 
-    def _place(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def place(self, request: Request, wish: Mapping[str, Any]) -> Response:
+        """Say which departments and boxes somebody belongs to."""
         username = _text(wish, "username")
         departments, boxes = _names(wish, "departments"), _names(wish, "gateway_ids")
 

@@ -7,10 +7,9 @@ institution, the doctor's, and is seen and ended by who made it and by who manag
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import Any, Final
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -18,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.assignments import Assigned
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccessRuleError
+from central.access.on_record import admit
 from central.access.policy import (
     Grant,
     PatientKey,
@@ -30,10 +30,10 @@ from central.access.policy import (
 )
 from central.access.problems import problem
 from central.access.web import principal_of
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
-from central.portal.wishes import NO_STORE, admit, iso, seconds_of, wish_of
+from central.portal.wishes import NO_STORE, WrongWishError, iso, seconds_of, with_wish
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 _MAX_KEY_CHARACTERS: Final = 256
@@ -44,18 +44,18 @@ _SEND: Final = (
 _NOT_HERE: Final = "there is no such study or patient"
 
 
-def routes(doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> list[BaseRoute]:
+def routes(doorkeeper: Doorkeeper, archive: Reading, audit: Audit) -> list[BaseRoute]:
     """Must be behind `RequireSignIn`."""
     desk = _Desk(doorkeeper, archive, audit)
     return [
         Route("/api/assignments", desk.listed, methods=["GET"]),
-        Route("/api/assignments", desk.add, methods=["POST"]),
+        Route("/api/assignments", with_wish(desk.add), methods=["POST"]),
         Route("/api/assignments/{assignment_id}", desk.end, methods=["DELETE"]),
     ]
 
 
 class _Desk:
-    def __init__(self, doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit) -> None:
         self._doorkeeper = doorkeeper
         self._assignments = doorkeeper.assignments
         self._archive = archive
@@ -73,13 +73,12 @@ class _Desk:
         found = self._assignments.listed(managed(principal), None if all_of_them else principal.username)
         return JSONResponse({"assignments": [_json(one) for one in found]}, headers=NO_STORE)
 
-    async def add(self, request: Request) -> Response:
-        wish = await wish_of(request)
+    def add(self, request: Request, wish: Mapping[str, Any]) -> Response:
         username, study = wish.get("username"), wish.get("study_instance_uid") or ""
         patient_id, issuer = wish.get("patient_id") or "", wish.get("issuer_of_patient_id") or ""
         texts = (username, study, patient_id, issuer)
         if not all(isinstance(text, str) for text in texts) or bool(study) == bool(patient_id):
-            return problem(400, _SEND)
+            raise WrongWishError(_SEND)
         try:
             until_utc = seconds_of(wish.get("until_utc"), "until_utc")
             what: str | PatientKey = (
@@ -91,15 +90,12 @@ class _Desk:
                 )
             )
         except (InvalidIdentifierError, ValueError) as error:
-            return problem(400, str(error))
-        return await run_in_threadpool(self._add, request, what, str(username).strip()[:64], until_utc)
-
-    def _add(self, request: Request, what: str | PatientKey, username: str, until_utc: int) -> Response:
-        principal = principal_of(request)
+            raise WrongWishError(str(error)) from error
+        username, principal = str(username).strip()[:64], principal_of(request)
         # Whose doctor it is says for which institution somebody of the whole central speaks.
         institution = managed(principal) or self._doorkeeper.accounts.institution_of(username) or ""
         said = what if isinstance(what, str) else f"patient {what.patient_id} of {what.issuer or 'no issuer'}"
-        detail = f"assign {said} to {username} until {datetime.fromtimestamp(until_utc, UTC).isoformat()}"
+        detail = f"assign {said} to {username} until {iso(until_utc)}"
         refusal = self._why_not(principal, what, institution)
         study = what if isinstance(what, str) else None
         answer = admit(self._audit, request, refusal, Action.ACCESS_CHANGE, detail, study)

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.on_record import admit
 from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
 from central.audit.events import Action
 from central.audit.record import Audit
-from central.portal.wishes import admit, wish_of
+from central.portal.wishes import WrongWishError, with_wish
 from contract.command import MAX_SETTINGS, Command, CommandKind, Desired, SettingValue
 from contract.errors import ContractError
 from contract.identifiers import check_ae_title, check_gateway_id, check_object_id, check_uid
@@ -54,8 +54,8 @@ def routes(
     """
     desk = _Desk(audit, is_admitted, command, desire, bundle)
     return [
-        Route("/api/gateways/command", desk.command, methods=["POST"]),
-        Route("/api/gateways/settings", desk.settings, methods=["POST"]),
+        Route("/api/gateways/command", with_wish(desk.command), methods=["POST"]),
+        Route("/api/gateways/settings", with_wish(desk.settings), methods=["POST"]),
         Route("/api/gateways/support/{gateway_id}/{command_id}", desk.support),
     ]
 
@@ -75,11 +75,7 @@ class _Desk:
         self._desire = desire
         self._bundle = bundle
 
-    async def command(self, request: Request) -> Response:
-        wish = await wish_of(request)
-        return await run_in_threadpool(self._told, request, wish)
-
-    def _told(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def command(self, request: Request, wish: Mapping[str, Any]) -> Response:
         if (refusal := self._refusal(request, wish)) is not None:
             return refusal
         gateway_id = str(wish["gateway_id"])
@@ -87,29 +83,25 @@ class _Desk:
             kind = CommandKind(wish.get("kind", ""))
             params = _params(kind, wish)
         except ContractError as error:
-            return problem(400, str(error))
+            raise WrongWishError(str(error)) from error
         except ValueError:
-            return problem(400, f"there is no such command; there are {', '.join(CommandKind)}")
+            raise WrongWishError(f"there is no such command; there are {', '.join(CommandKind)}") from None
         said = " ".join((gateway_id, kind.value, *params.values()))
         if (unrecorded := admit(self._audit, request, None, Action.BOX_COMMAND, said)) is not None:
             return unrecorded
         given = self._command(gateway_id, kind, params, principal_of(request).username)
         return JSONResponse({"id": given.id, "expires_at_utc": given.expires_at_utc.isoformat()}, 202)
 
-    async def settings(self, request: Request) -> Response:
-        wish = await wish_of(request)
-        return await run_in_threadpool(self._set, request, wish)
-
-    def _set(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def settings(self, request: Request, wish: Mapping[str, Any]) -> Response:
         if (refusal := self._refusal(request, wish)) is not None:
             return refusal
         gateway_id = str(wish["gateway_id"])
         try:
             settings = _SETTINGS.validate_python(wish.get("settings"), strict=True)
         except ValidationError:
-            return problem(400, 'send {"gateway_id": "…", "settings": {"<name>": <value>}}')
+            raise WrongWishError('send {"gateway_id": "…", "settings": {"<name>": <value>}}') from None
         if len(settings) > MAX_SETTINGS:
-            return problem(400, f"at most {MAX_SETTINGS} settings")
+            raise WrongWishError(f"at most {MAX_SETTINGS} settings")
         said = f"{gateway_id} settings {json.dumps(settings)}"
         if (unrecorded := admit(self._audit, request, None, Action.BOX_COMMAND, said)) is not None:
             return unrecorded

@@ -7,10 +7,10 @@ be opened even so (refused, consent withdrawn) answers like what is not here. No
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, cast
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.doorkeeper import Doorkeeper
 from central.access.emergencies import Opening, Verdict
 from central.access.errors import AccessRuleError
+from central.access.on_record import admit
 from central.access.policy import (
     Denied,
     Grant,
@@ -30,12 +31,12 @@ from central.access.policy import (
 )
 from central.access.problems import problem
 from central.access.web import principal_of
-from central.archive.archive import Archive
 from central.archive.query import StudyQuery
+from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.templating import may_break_glass, page
-from central.portal.wishes import NO_STORE, admit, iso, wish_of
+from central.portal.wishes import NO_STORE, WrongWishError, iso, with_wish
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 _VERDICTS: Final = ("justified", "not-justified")
@@ -52,20 +53,20 @@ class EmergencyTerms:
     life_s: int
 
 
-def routes(doorkeeper: Doorkeeper, archive: Archive, audit: Audit, terms: EmergencyTerms) -> list[BaseRoute]:
+def routes(doorkeeper: Doorkeeper, archive: Reading, audit: Audit, terms: EmergencyTerms) -> list[BaseRoute]:
     """Must be behind `RequireSignIn`."""
     desk = _Desk(doorkeeper, archive, audit, terms)
     return [
         Route("/emergency", desk.show, methods=["GET"]),
         Route("/api/emergencies", desk.listed, methods=["GET"]),
-        Route("/api/emergencies", desk.open, methods=["POST"]),
+        Route("/api/emergencies", with_wish(desk.open), methods=["POST"]),
         Route("/api/emergencies/unreviewed", desk.unreviewed, methods=["GET"]),
-        Route("/api/emergencies/{opening_id}/review", desk.review, methods=["POST"]),
+        Route("/api/emergencies/{opening_id}/review", with_wish(desk.review), methods=["POST"]),
     ]
 
 
 class _Desk:
-    def __init__(self, doorkeeper: Doorkeeper, archive: Archive, audit: Audit, terms: EmergencyTerms) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit, terms: EmergencyTerms) -> None:
         self._emergencies = doorkeeper.emergencies
         self._archive = archive
         self._audit = audit
@@ -105,25 +106,21 @@ class _Desk:
             {"unreviewed": self._emergencies.unreviewed(managed(principal_of(request)))}, headers=NO_STORE
         )
 
-    async def open(self, request: Request) -> Response:
-        wish = await wish_of(request)
+    def open(self, request: Request, wish: Mapping[str, Any]) -> Response:
         study, accession = wish.get("study_instance_uid", ""), wish.get("accession_number", "")
         reason = wish.get("reason")
         if not (isinstance(study, str) and isinstance(accession, str) and isinstance(reason, str)):
-            return problem(
-                400, 'send {"study_instance_uid" or "accession_number": "…", "reason": "…"}, all of it text'
+            raise WrongWishError(
+                'send {"study_instance_uid" or "accession_number": "…", "reason": "…"}, all of it text'
             )
         try:
             if study:
                 check_uid(study, "study_instance_uid")
             elif not _ACCESSION_NUMBER.fullmatch(accession):
-                return problem(400, "give the Study Instance UID or the accession number, as a whole")
+                raise WrongWishError("give the Study Instance UID or the accession number, as a whole")
         except InvalidIdentifierError as error:
-            return problem(400, str(error))
-        return await run_in_threadpool(self._open, request, study, accession, reason.strip())
-
-    def _open(self, request: Request, study: str, accession: str, reason: str) -> Response:
-        principal = principal_of(request)
+            raise WrongWishError(str(error)) from error
+        reason, principal = reason.strip(), principal_of(request)
         if not study:
             study = self._study_of(principal, accession)
         refusal, why = self._why_not(principal, study, reason)
@@ -171,14 +168,11 @@ class _Desk:
             return problem(400, str(error)), str(error)
         return None, ""
 
-    async def review(self, request: Request) -> Response:
-        wish = await wish_of(request)
+    def review(self, request: Request, wish: Mapping[str, Any]) -> Response:
         verdict, comment = wish.get("verdict"), wish.get("comment", "")
         if verdict not in _VERDICTS or not isinstance(comment, str) or len(comment) > _MAX_COMMENT_CHARACTERS:
-            return problem(400, 'send {"verdict": "justified" or "not-justified", "comment": "…"}')
-        return await run_in_threadpool(self._review, request, cast(Verdict, verdict), comment.strip())
-
-    def _review(self, request: Request, verdict: Verdict, comment: str) -> Response:
+            raise WrongWishError('send {"verdict": "justified" or "not-justified", "comment": "…"}')
+        verdict, comment = cast(Verdict, verdict), comment.strip()
         principal, opening_id = principal_of(request), str(request.path_params["opening_id"])
         refusal, detail, study = None, f"opening {opening_id[:64]}", None
         if not _may_review(principal):

@@ -6,24 +6,23 @@ Always true: only who may add boxes sees or decides anything here, and every dec
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import Any, cast
 
 import segno
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.on_record import admit
 from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
-from central.access.web import audit_event, principal_of
-from central.audit.errors import AuditUnavailableError
+from central.access.web import principal_of
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.identity.pairings import Decision, Pairings, PendingBox
-from central.portal.wishes import NO_STORE, wish_of
+from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 from contract.enrolment import PAIRING_LIFE_S, Pairing
 
 
@@ -45,9 +44,9 @@ def routes(
     desk = _Desk(audit, pairings, is_known, replace, revoke)
     return [
         Route("/api/gateways/pending", desk.pending),
-        Route("/api/gateways/decision", desk.decision, methods=["POST"]),
-        Route("/api/gateways/replacement", desk.replacement, methods=["POST"]),
-        Route("/api/gateways/revocation", desk.revocation, methods=["POST"]),
+        Route("/api/gateways/decision", with_wish(desk.decision), methods=["POST"]),
+        Route("/api/gateways/replacement", with_wish(desk.replacement), methods=["POST"]),
+        Route("/api/gateways/revocation", with_wish(desk.revocation), methods=["POST"]),
     ]
 
 
@@ -81,83 +80,59 @@ class _Desk:
         self._revoke = revoke
 
     def pending(self, request: Request) -> Response:
-        if not has_privilege(principal_of(request), Privilege.PAIR_GATEWAY):
-            return problem(403, "your role may not add a box")
+        if (refusal := no_boxes(request)) is not None:
+            return refusal
         boxes = self._pairings.pending(managed(principal_of(request)))
         return JSONResponse({"boxes": [_box_json(box) for box in boxes]}, headers=NO_STORE)
 
-    async def decision(self, request: Request) -> Response:
-        wish = await wish_of(request)
+    def decision(self, request: Request, wish: Mapping[str, Any]) -> Response:
         fingerprint, decision = wish.get("fingerprint"), wish.get("decision")
         if not isinstance(fingerprint, str) or decision not in ("accepted", "refused"):
-            return problem(400, 'send {"fingerprint": "…", "decision": "accepted" or "refused"}')
-        return await run_in_threadpool(self._decide, request, fingerprint[:64], cast(Decision, decision))
-
-    def _decide(self, request: Request, fingerprint: str, decision: Decision) -> Response:
-        allowed = has_privilege(principal_of(request), Privilege.PAIR_GATEWAY)
-        try:
-            self._audit.record(
-                audit_event(
-                    request,
-                    Action.ENROL_DECISION,
-                    "success" if allowed else "refused",
-                    f"{decision}: key {fingerprint}",
-                )
-            )
-        except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later")
-        if not allowed:
-            return problem(403, "your role may not add a box")
-        box = self._pairings.decide(fingerprint, decision, managed(principal_of(request)))
+            raise WrongWishError('send {"fingerprint": "…", "decision": "accepted" or "refused"}')
+        detail = f"{decision}: key {fingerprint[:64]}"
+        answer = admit(self._audit, request, no_boxes(request), Action.ENROL_DECISION, detail)
+        if answer is not None:
+            return answer
+        institution = managed(principal_of(request))
+        box = self._pairings.decide(fingerprint[:64], cast(Decision, decision), institution)
         if box is None:
             return problem(404, "no box with this fingerprint waits any more")
         return JSONResponse(_box_json(box), headers=NO_STORE)
 
-    async def replacement(self, request: Request) -> Response:
-        gateway_id = (await wish_of(request)).get("gateway_id")
-        if not isinstance(gateway_id, str):
-            return problem(400, 'send {"gateway_id": "<the gateway whose box is replaced>"}')
-        return await run_in_threadpool(self._paired, request, gateway_id[:64])
+    def replacement(self, request: Request, wish: Mapping[str, Any]) -> Response:
+        gateway_id = _gateway(wish, "the gateway whose box is replaced")
+        answer = admit(self._audit, request, no_boxes(request), Action.PAIR, f"replaces {gateway_id}")
+        if answer is not None:
+            return answer
+        known = self._is_known(gateway_id, managed(principal_of(request)))
+        pairing = self._replace(gateway_id) if known else None
+        if pairing is None:
+            return problem(404, "there is no such gateway")
+        return JSONResponse(pairing_json(pairing), 201, headers=NO_STORE)
 
-    async def revocation(self, request: Request) -> Response:
-        gateway_id = (await wish_of(request)).get("gateway_id")
-        if not isinstance(gateway_id, str):
-            return problem(400, 'send {"gateway_id": "<the gateway to let in no more>"}')
-        return await run_in_threadpool(self._revoked, request, gateway_id[:64])
-
-    def _revoked(self, request: Request, gateway_id: str) -> Response:
-        allowed = has_privilege(principal_of(request), Privilege.PAIR_GATEWAY)
-        try:
-            self._audit.record(
-                audit_event(request, Action.REVOKE, "success" if allowed else "refused", gateway_id)
-            )
-        except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later")
-        if not allowed:
-            return problem(403, "your role may not revoke a box")
+    def revocation(self, request: Request, wish: Mapping[str, Any]) -> Response:
+        gateway_id = _gateway(wish, "the gateway to let in no more")
+        answer = admit(self._audit, request, no_boxes(request), Action.REVOKE, gateway_id)
+        if answer is not None:
+            return answer
         known = self._is_known(gateway_id, managed(principal_of(request)))
         trouble = self._revoke(gateway_id) if known else None
         if trouble is None:
             return problem(404, "there is no such gateway")
         return JSONResponse({"gateway_id": gateway_id, "trouble": trouble}, headers=NO_STORE)
 
-    def _paired(self, request: Request, gateway_id: str) -> Response:
-        allowed = has_privilege(principal_of(request), Privilege.PAIR_GATEWAY)
-        try:
-            self._audit.record(
-                audit_event(
-                    request, Action.PAIR, "success" if allowed else "refused", f"replaces {gateway_id}"
-                )
-            )
-        except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later")
-        if not allowed:
-            return problem(403, "your role may not add a box")
-        known = self._is_known(gateway_id, managed(principal_of(request)))
-        pairing = self._replace(gateway_id) if known else None
-        if pairing is None:
-            return problem(404, "there is no such gateway")
-        return JSONResponse(pairing_json(pairing), 201, headers=NO_STORE)
+
+def no_boxes(request: Request) -> Response | None:
+    """A refusal for everybody who may not add, replace or revoke boxes."""
+    allowed = has_privilege(principal_of(request), Privilege.PAIR_GATEWAY)
+    return None if allowed else problem(403, "your role may not add or revoke a box")
+
+
+def _gateway(wish: Mapping[str, Any], which: str) -> str:
+    gateway_id = wish.get("gateway_id")
+    if not isinstance(gateway_id, str):
+        raise WrongWishError(f'send {{"gateway_id": "<{which}>"}}')
+    return gateway_id[:64]
 
 
 def _box_json(box: PendingBox) -> dict[str, str | None]:

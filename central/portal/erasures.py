@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.on_record import admit
 from central.access.policy import Principal, managed
 from central.access.problems import problem
 from central.access.web import principal_of
@@ -29,7 +30,6 @@ from central.audit.record import Audit
 from central.portal.requests_desk import RequestsDesk, asked_json
 from central.portal.study_steps import (
     NOT_HERE,
-    WrongWishError,
     may_not,
     nothing,
     reason_of,
@@ -37,10 +37,9 @@ from central.portal.study_steps import (
     study_of,
     whose,
     with_times,
-    with_wish,
 )
 from central.portal.templating import page
-from central.portal.wishes import NO_STORE, admit
+from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 
 _LISTED: Final = 200  # of the erased ones, the newest
 _log = logging.getLogger(__name__)
@@ -54,13 +53,13 @@ def routes(
     return [
         Route("/erasing", desk.show, methods=["GET"]),
         Route("/api/erasures", desk.listed, methods=["GET"]),
-        Route("/api/erasures", desk.ask, methods=["POST"]),
-        Route("/api/erasures/preview", desk.preview, methods=["POST"]),
+        Route("/api/erasures", with_wish(desk.ask), methods=["POST"]),
+        Route("/api/erasures/preview", with_wish(desk.preview), methods=["POST"]),
         Route("/api/erasures/waiting", desk.waiting, methods=["GET"]),
         Route("/api/erasures/{request_id}", desk.withdraw, methods=["DELETE"]),
-        Route("/api/erasures/{request_id}/confirmation", desk.confirm, methods=["POST"]),
-        Route("/api/legal-holds", desk.hold, methods=["POST"]),
-        Route("/api/legal-holds/end", desk.release, methods=["POST"]),
+        Route("/api/erasures/{request_id}/confirmation", with_wish(desk.confirm), methods=["POST"]),
+        Route("/api/legal-holds", with_wish(desk.hold), methods=["POST"]),
+        Route("/api/legal-holds/end", with_wish(desk.release), methods=["POST"]),
     ]
 
 
@@ -116,22 +115,7 @@ class _Desk(RequestsDesk[Waiting]):
         waiting = sum(asker != principal.user_id for asker in asked_by)
         return JSONResponse({"waiting": waiting}, headers=NO_STORE)
 
-    async def preview(self, request: Request) -> Response:
-        return await with_wish(request, self._preview)
-
-    async def ask(self, request: Request) -> Response:
-        return await with_wish(request, self._ask)
-
-    async def confirm(self, request: Request) -> Response:
-        return await with_wish(request, self._confirm)
-
-    async def hold(self, request: Request) -> Response:
-        return await with_wish(request, self._hold)
-
-    async def release(self, request: Request) -> Response:
-        return await with_wish(request, self._release)
-
-    def _preview(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def preview(self, request: Request, wish: Mapping[str, Any]) -> Response:
         study = study_of(wish)
         holder = whose(request, wish, self._erasures.holders(study))
 
@@ -146,7 +130,7 @@ class _Desk(RequestsDesk[Waiting]):
             self._audit, request, Action.SEARCH, study, holder, "what erasing would take", nothing, show
         )
 
-    def _ask(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def ask(self, request: Request, wish: Mapping[str, Any]) -> Response:
         study, instances, reason = study_of(wish), _instances(wish), reason_of(wish)
         holder = whose(request, wish, self._erasures.holders(study))
         principal = principal_of(request)
@@ -168,7 +152,7 @@ class _Desk(RequestsDesk[Waiting]):
         detail = f"asked: {instances} instances: {reason}"
         return step(self._audit, request, Action.ERASE, study, holder, detail, check, ask)
 
-    def _confirm(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def confirm(self, request: Request, wish: Mapping[str, Any]) -> Response:
         instances, principal = _instances(wish), principal_of(request)
         asked = self._asked(request)
         if asked is None:
@@ -187,7 +171,7 @@ class _Desk(RequestsDesk[Waiting]):
         detail = f"confirmed: {instances} instances, asked by {asked.asked_by}: {asked.reason}"
         return self._step(request, asked, detail, check, erase)
 
-    def _hold(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def hold(self, request: Request, wish: Mapping[str, Any]) -> Response:
         study, reason = study_of(wish), reason_of(wish)
         holder = whose(request, wish, self._erasures.holders(study))
 
@@ -197,7 +181,7 @@ class _Desk(RequestsDesk[Waiting]):
 
         return step(self._audit, request, Action.LEGAL_HOLD, study, holder, f"set: {reason}", nothing, hold)
 
-    def _release(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def release(self, request: Request, wish: Mapping[str, Any]) -> Response:
         study, reason = study_of(wish), reason_of(wish)
         held = [one.institution for one in self._erasures.holds() if one.study_instance_uid == study]
         holder = whose(request, wish, held)

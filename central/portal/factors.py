@@ -8,10 +8,10 @@ nowhere else; changes are on record before they count.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any, Final
 
 import segno
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 from central.access import totp
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccountError, FactorChangeError, PasskeyRefusedError
+from central.access.on_record import admit
 from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.sessions import Session
@@ -26,7 +27,7 @@ from central.access.web import principal_of
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.account import passkey_json, session_of, signs_in_here
-from central.portal.wishes import NO_STORE, admit, wish_of
+from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 
 _STALE: Final = "sign in again to change what you sign in with"
 
@@ -37,12 +38,12 @@ def routes(doorkeeper: Doorkeeper, audit: Audit) -> list[BaseRoute]:
     return [
         Route("/api/account/app", desk.begin_app, methods=["POST"]),
         Route("/api/account/app", desk.remove_app, methods=["DELETE"]),
-        Route("/api/account/app/confirmation", desk.confirm_app, methods=["POST"]),
+        Route("/api/account/app/confirmation", with_wish(desk.confirm_app), methods=["POST"]),
         Route("/api/account/app/recovery-codes", desk.renew_recovery_codes, methods=["POST"]),
-        Route("/api/account/passkeys", desk.add_passkey, methods=["POST"]),
+        Route("/api/account/passkeys", with_wish(desk.add_passkey), methods=["POST"]),
         Route("/api/account/passkeys/options", desk.passkey_options, methods=["POST"]),
         Route("/api/account/passkeys/{passkey_id}", desk.remove_passkey, methods=["DELETE"]),
-        Route("/api/factor-resets", desk.reset, methods=["POST"]),
+        Route("/api/factor-resets", with_wish(desk.reset), methods=["POST"]),
     ]
 
 
@@ -68,13 +69,10 @@ class _Desk:
         shown = {"key": totp.secret_text(secret), "qr_svg": _qr_code(totp.uri(secret, principal.username))}
         return JSONResponse(shown, 201, headers=NO_STORE)
 
-    async def confirm_app(self, request: Request) -> Response:
-        code = (await wish_of(request)).get("code")
+    def confirm_app(self, request: Request, wish: Mapping[str, Any]) -> Response:
+        code = wish.get("code")
         if not isinstance(code, str):
-            return problem(400, 'send {"code": "123456"}')
-        return await run_in_threadpool(self._confirm_app, request, code)
-
-    def _confirm_app(self, request: Request, code: str) -> Response:
+            raise WrongWishError('send {"code": "123456"}')
         user_id = principal_of(request).user_id
         here = self._admit(request, "set up an authenticator app")
         if isinstance(here, Response):
@@ -115,15 +113,11 @@ class _Desk:
             return problem(409, str(error))
         return JSONResponse(options, headers=NO_STORE)
 
-    async def add_passkey(self, request: Request) -> Response:
-        wish = await wish_of(request)
+    def add_passkey(self, request: Request, wish: Mapping[str, Any]) -> Response:
         name, credential = wish.get("name"), wish.get("credential")
         if not (isinstance(name, str) and isinstance(credential, dict)):
-            return problem(400, 'send {"name": "…", "credential": {…}}')
-        return await run_in_threadpool(self._add_passkey, request, name.strip(), credential)
-
-    def _add_passkey(self, request: Request, name: str, credential: dict[str, Any]) -> Response:
-        user_id = principal_of(request).user_id
+            raise WrongWishError('send {"name": "…", "credential": {…}}')
+        name, user_id = name.strip(), principal_of(request).user_id
         here = self._admit(request, f"add a passkey: {name}")
         if isinstance(here, Response):
             return here
@@ -148,15 +142,12 @@ class _Desk:
 
     # For administrators ----------------------------------------------------------------------------------------
 
-    async def reset(self, request: Request) -> Response:
-        username = (await wish_of(request)).get("username")
+    def reset(self, request: Request, wish: Mapping[str, Any]) -> Response:
+        username = wish.get("username")
         if not (isinstance(username, str) and username):
-            return problem(400, 'send {"username": "…"}')
-        return await run_in_threadpool(self._reset, request, username.strip())
-
-    def _reset(self, request: Request, username: str) -> Response:
+            raise WrongWishError('send {"username": "…"}')
         refusal: Response | None = None
-        principal = principal_of(request)
+        username, principal = username.strip(), principal_of(request)
         institution, theirs = managed(principal), self._accounts.institution_of(username)
         if not has_privilege(principal, Privilege.MANAGE_ACCESS):
             refusal = problem(403, "your role may not do this")

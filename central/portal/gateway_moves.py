@@ -6,13 +6,16 @@ names the institution that the person saw, and a box that is another's by now is
 
 from __future__ import annotations
 
-from starlette.concurrency import run_in_threadpool
+from collections.abc import Mapping
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from central.access.errors import AccessRuleError
 from central.access.institutions import Institutions
+from central.access.on_record import admit
 from central.access.policy import managed
 from central.access.problems import problem
 from central.access.web import principal_of
@@ -20,7 +23,7 @@ from central.audit.events import Action
 from central.audit.record import Audit
 from central.identity.gateways import Gateways
 from central.portal.institutions import managers_only, whole_central_only
-from central.portal.wishes import NO_STORE, admit, wish_of
+from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 
 
 def routes(institutions: Institutions, gateways: Gateways, audit: Audit) -> list[BaseRoute]:
@@ -28,7 +31,7 @@ def routes(institutions: Institutions, gateways: Gateways, audit: Audit) -> list
     desk = _Desk(institutions, gateways, audit)
     return [
         Route("/api/gateways/institutions", desk.listed, methods=["GET"]),
-        Route("/api/gateways/institution", desk.move, methods=["POST"]),
+        Route("/api/gateways/institution", with_wish(desk.move), methods=["POST"]),
     ]
 
 
@@ -52,18 +55,14 @@ class _Desk:
         ]
         return JSONResponse({"gateways": found}, headers=NO_STORE)
 
-    async def move(self, request: Request) -> Response:
-        wish = await wish_of(request)
+    def move(self, request: Request, wish: Mapping[str, Any]) -> Response:
         names = [wish.get(key) for key in ("gateway_id", "former", "institution")]
         said = [name.strip()[:64] for name in names if isinstance(name, str)]
         if len(said) < len(names):
-            return problem(
-                400,
-                'send {"gateway_id": "…", "former": "<whose it is>", "institution": "<whose it becomes>"}',
+            raise WrongWishError(
+                'send {"gateway_id": "…", "former": "<whose it is>", "institution": "<whose it becomes>"}'
             )
-        return await run_in_threadpool(self._move, request, *said)
-
-    def _move(self, request: Request, gateway_id: str, former: str, institution: str) -> Response:
+        gateway_id, former, institution = said
         refusal = whole_central_only(request) or self._why_not(gateway_id, former, institution)
         answer = admit(
             self._audit,

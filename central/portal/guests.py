@@ -8,9 +8,9 @@ Opening is on record before a session exists.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -18,34 +18,34 @@ from starlette.routing import BaseRoute, Route
 from central.access.doorkeeper import Doorkeeper, guest_user_id
 from central.access.errors import AccessRuleError, ThrottledError
 from central.access.guest_links import DEFAULT_DAYS, DEFAULT_USES, Link, Shut
+from central.access.on_record import admit, unrecorded
 from central.access.policy import Denied, Grant, Principal, Privilege, Role, authorize, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import page_of, principal_of, source_address
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action, AuditEvent, Outcome
 from central.audit.record import Audit
 from central.portal.sign_in import COOKIE_LIFE_S, set_session_cookie
 from central.portal.templating import may_invite, page
-from central.portal.wishes import NO_STORE, admit, iso, wish_of
+from central.portal.wishes import NO_STORE, WrongWishError, iso, with_wish
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 _SHUT: Final = (
     "This link does not open: it has ended or is used up, or the PIN is wrong. Ask whoever sent it to you."
 )
-_RECORD_AWAY: Final = "the audit record cannot be written; try again later"
 
 
 def routes(
-    doorkeeper: Doorkeeper, archive: Archive, audit: Audit, cookie_life_s: int = COOKIE_LIFE_S
+    doorkeeper: Doorkeeper, archive: Reading, audit: Audit, cookie_life_s: int = COOKIE_LIFE_S
 ) -> list[BaseRoute]:
     """Must be behind `RequireSignIn`, which lets everybody reach `/guest` and `/api/guest/session`."""
     desk, door = _Desk(doorkeeper, archive, audit), _Door(doorkeeper, archive, audit, cookie_life_s)
     return [
         Route("/guest", door.show, methods=["GET"]),
-        Route("/api/guest/session", door.enter, methods=["POST"]),
+        Route("/api/guest/session", with_wish(door.enter), methods=["POST"]),
         Route("/api/guest-links", desk.listed, methods=["GET"]),
-        Route("/api/guest-links", desk.make, methods=["POST"]),
+        Route("/api/guest-links", with_wish(desk.make), methods=["POST"]),
         Route("/api/guest-links/{link_id}", desk.end, methods=["DELETE"]),
     ]
 
@@ -53,7 +53,7 @@ def routes(
 class _Desk:
     """For hosts."""
 
-    def __init__(self, doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit) -> None:
         self._doorkeeper = doorkeeper
         self._archive = archive
         self._audit = audit
@@ -73,22 +73,18 @@ class _Desk:
         )
         return JSONResponse({"links": [self._json(link) for link in links]}, headers=NO_STORE)
 
-    async def make(self, request: Request) -> Response:
-        wish = await wish_of(request)
+    def make(self, request: Request, wish: Mapping[str, Any]) -> Response:
         days, uses = wish.get("days", DEFAULT_DAYS), wish.get("max_uses", DEFAULT_USES)
         pin, note = wish.get("pin", ""), wish.get("note", "")
         if not (type(days) is type(uses) is int and isinstance(pin, str) and isinstance(note, str)):
-            return problem(
-                400, 'send {"study_instance_uid": "…", "days": 7, "max_uses": 5, "pin": "…", "note": "…"}'
+            raise WrongWishError(
+                'send {"study_instance_uid": "…", "days": 7, "max_uses": 5, "pin": "…", "note": "…"}'
             )
         try:
             study = check_uid(str(wish.get("study_instance_uid") or ""), "study_instance_uid")
         except InvalidIdentifierError as error:
-            return problem(400, str(error))
-        return await run_in_threadpool(self._make, request, study, days, uses, pin, note.strip())
-
-    def _make(self, request: Request, study: str, days: int, uses: int, pin: str, note: str) -> Response:
-        principal = principal_of(request)
+            raise WrongWishError(str(error)) from error
+        note, principal = note.strip(), principal_of(request)
         facts = self._archive.facts(study)
         allowed = facts is not None and isinstance(authorize(principal, Action.SHARE, facts), Grant)
         refusal = None if allowed else problem(404, "there is no such study")
@@ -143,7 +139,7 @@ class _Desk:
 class _Door:
     """For guests."""
 
-    def __init__(self, doorkeeper: Doorkeeper, archive: Archive, audit: Audit, cookie_life_s: int) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit, cookie_life_s: int) -> None:
         self._doorkeeper = doorkeeper
         self._archive = archive
         self._audit = audit
@@ -152,16 +148,12 @@ class _Door:
     def show(self, _request: Request) -> Response:
         return page("guest.html", None)
 
-    async def enter(self, request: Request) -> Response:
+    def enter(self, request: Request, wish: Mapping[str, Any]) -> Response:
         if page_of(request) == "foreign":  # somebody else's page would sign this browser in as a guest
             return problem(403, "open the link itself, please")
-        wish = await wish_of(request)
         token, pin = wish.get("token"), wish.get("pin", "")
         if not (isinstance(token, str) and token and isinstance(pin, str)):
-            return problem(400, 'send {"token": "…", "pin": "…"}')
-        return await run_in_threadpool(self._enter, request, token, pin)
-
-    def _enter(self, request: Request, token: str, pin: str) -> Response:
+            raise WrongWishError('send {"token": "…", "pin": "…"}')
         address = source_address(request)
         try:
             link = self._doorkeeper.guests.knock(token, pin, address)
@@ -175,7 +167,7 @@ class _Door:
         except ThrottledError as error:
             return problem(429, str(error), {"Retry-After": str(error.retry_after_s)})
         except AuditUnavailableError:
-            return problem(503, _RECORD_AWAY)
+            return unrecorded()
         life_s = max(1, min(self._cookie_life_s, link.ends_at_utc - int(time.time())))
         session = self._doorkeeper.accounts.sessions.start(guest, "cookie", life_s)
         response = JSONResponse({"study_instance_uid": link.study_instance_uid}, headers=NO_STORE)

@@ -5,9 +5,9 @@ Always true: each change is on record before it counts, for the auditors of both
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -15,13 +15,14 @@ from starlette.routing import BaseRoute, Route
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccessRuleError
 from central.access.institutions import Opened
+from central.access.on_record import admit
 from central.access.policy import Privilege, Sharing, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.templating import page
-from central.portal.wishes import NO_STORE, admit, iso, wish_of
+from central.portal.wishes import NO_STORE, WrongWishError, iso, with_wish
 
 
 def routes(doorkeeper: Doorkeeper, audit: Audit) -> list[BaseRoute]:
@@ -30,9 +31,9 @@ def routes(doorkeeper: Doorkeeper, audit: Audit) -> list[BaseRoute]:
     return [
         Route("/institutions", desk.show, methods=["GET"]),
         Route("/api/institutions", desk.listed, methods=["GET"]),
-        Route("/api/institutions", desk.add, methods=["POST"]),
+        Route("/api/institutions", with_wish(desk.add), methods=["POST"]),
         Route("/api/agreements", desk.agreements, methods=["GET"]),
-        Route("/api/agreements", desk.agree, methods=["POST"]),
+        Route("/api/agreements", with_wish(desk.agree), methods=["POST"]),
         Route("/api/agreements/{agreement_id}", desk.end, methods=["DELETE"]),
     ]
 
@@ -65,14 +66,11 @@ class _Desk:
         ]
         return JSONResponse({"institutions": found}, headers=NO_STORE)
 
-    async def add(self, request: Request) -> Response:
-        wish = await wish_of(request)
+    def add(self, request: Request, wish: Mapping[str, Any]) -> Response:
         institution, name = wish.get("institution"), wish.get("name", "")
         if not (isinstance(institution, str) and isinstance(name, str)):
-            return problem(400, 'send {"institution": "north-clinic", "name": "North Clinic"}')
-        return await run_in_threadpool(self._add, request, institution.strip()[:64], name.strip())
-
-    def _add(self, request: Request, institution: str, name: str) -> Response:
+            raise WrongWishError('send {"institution": "north-clinic", "name": "North Clinic"}')
+        institution, name = institution.strip()[:64], name.strip()
         detail = f"institution {institution}: {name}"
         answer = admit(self._audit, request, whole_central_only(request), Action.ACCESS_CHANGE, detail)
         if answer is not None:
@@ -94,8 +92,7 @@ class _Desk:
         ]
         return JSONResponse({"agreements": found}, headers=NO_STORE)
 
-    async def agree(self, request: Request) -> Response:
-        wish = await wish_of(request)
+    def agree(self, request: Request, wish: Mapping[str, Any]) -> Response:
         opened_by, opened_to = wish.get("opened_by"), wish.get("opened_to")
         try:
             sharing = Sharing(str(wish.get("sharing")))
@@ -103,10 +100,8 @@ class _Desk:
             sharing = None
         if sharing is None or not (isinstance(opened_by, str) and isinstance(opened_to, str)):
             kinds = " or ".join(Sharing)
-            return problem(400, f'send {{"sharing": {kinds}, "opened_by": "…", "opened_to": "…"}}')
-        return await run_in_threadpool(self._agree, request, sharing, opened_by[:64], opened_to[:64])
-
-    def _agree(self, request: Request, sharing: Sharing, opened_by: str, opened_to: str) -> Response:
+            raise WrongWishError(f'send {{"sharing": {kinds}, "opened_by": "…", "opened_to": "…"}}')
+        opened_by, opened_to = opened_by[:64], opened_to[:64]
         detail = f"agreement on {sharing}: {opened_by} opens to {opened_to}"
         answer = admit(
             self._audit,

@@ -37,8 +37,8 @@ from central.access.policy import (
 from central.access.problems import problem
 from central.access.sign_in import FormError, small_form
 from central.access.web import audit_event, ongoing_of, principal_of
-from central.archive.archive import Archive
 from central.archive.query import StudyQuery
+from central.archive.reading import Reading
 from central.archive.rows import StudyRow
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action, AuditRow, Outcome
@@ -63,7 +63,7 @@ class _WrongError(Exception):
 
 
 def routes(
-    archive: Archive,
+    archive: Reading,
     audit: Audit,
     institution: str,
     delivery: Callable[[], Mapping[str, object] | None],
@@ -91,7 +91,7 @@ def routes(
 class _Desk:
     def __init__(
         self,
-        archive: Archive,
+        archive: Reading,
         audit: Audit,
         institution: str,
         delivery: Callable[[], Mapping[str, object] | None],

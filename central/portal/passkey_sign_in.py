@@ -7,9 +7,9 @@ signs nobody in here; every answer is on record before a session exists; why one
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Any, Final
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -17,13 +17,14 @@ from starlette.routing import BaseRoute, Route
 from central.access.challenges import LIFE_S
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import FactorChangeError, PasskeyRefusedError, ThrottledError
+from central.access.on_record import unrecorded
 from central.access.problems import problem
 from central.access.sign_in import sign_in_event
 from central.access.web import arrival_of, page_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
 from central.portal.sign_in import let_in
-from central.portal.wishes import NO_STORE, wish_of
+from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 
 _COOKIE_NAME: Final = "dicomnet_passkey"
 _PATH: Final = "/api/signin/passkey"
@@ -53,15 +54,12 @@ def routes(doorkeeper: Doorkeeper, audit: Audit, cookie_life_s: int) -> list[Bas
         )
         return response
 
-    async def enter(request: Request) -> Response:
+    def enter(request: Request, wish: Mapping[str, Any]) -> Response:
         if page_of(request) == "foreign":
             return problem(403, "sign in from our own page, please")
-        credential = (await wish_of(request)).get("credential")
+        credential = wish.get("credential")
         if not isinstance(credential, dict):
-            return problem(400, 'send {"credential": {…}}')
-        return await run_in_threadpool(_enter, request, credential)
-
-    def _enter(request: Request, credential: dict[str, Any]) -> Response:
+            raise WrongWishError('send {"credential": {…}}')
         address = source_address(request)
         try:
             binding = request.cookies.get(_COOKIE_NAME, "")
@@ -75,7 +73,7 @@ def routes(doorkeeper: Doorkeeper, audit: Audit, cookie_life_s: int) -> list[Bas
         except PasskeyRefusedError as error:
             return refuse(address, error)
         except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later")
+            return unrecorded()
         response = Response(status_code=204)
         response.delete_cookie(_COOKIE_NAME, path=_PATH)
         sessions, arrival = doorkeeper.accounts.sessions, arrival_of(request, admitted.means)
@@ -87,10 +85,10 @@ def routes(doorkeeper: Doorkeeper, audit: Audit, cookie_life_s: int) -> list[Bas
         try:
             audit.record(sign_in_event(owner.username if owner else "", None, address, f"passkey: {error}"))
         except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later")
+            return unrecorded()
         return problem(403, _REFUSED)
 
     return [
         Route(f"{_PATH}/options", options, methods=["POST"]),
-        Route(_PATH, enter, methods=["POST"]),
+        Route(_PATH, with_wish(enter), methods=["POST"]),
     ]

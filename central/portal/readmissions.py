@@ -13,37 +13,34 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from central.access.web import principal_of
-from central.archive.archive import Archive
+from central.archive.erasure import Erasures
 from central.archive.errors import ErasureRefusedError, StorageError
 from central.archive.readmissions import Readmissions
 from central.archive.second_person import Asked
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.requests_desk import RequestsDesk, asked_json
-from central.portal.study_steps import reason_of, step, study_of, whose, with_wish
-from central.portal.wishes import NO_STORE
+from central.portal.study_steps import reason_of, step, study_of, whose
+from central.portal.wishes import NO_STORE, with_wish
 
 
-def routes(readmissions: Readmissions, archive: Archive, audit: Audit) -> list[BaseRoute]:
+def routes(readmissions: Readmissions, erasures: Erasures, audit: Audit) -> list[BaseRoute]:
     """Must be behind `RequireSignIn`. What waits is listed with what was erased (`central.portal.erasures`)."""
-    desk = _Desk(readmissions, archive, audit)
+    desk = _Desk(readmissions, erasures, audit)
     return [
-        Route("/api/readmissions", desk.ask, methods=["POST"]),
+        Route("/api/readmissions", with_wish(desk.ask), methods=["POST"]),
         Route("/api/readmissions/{request_id}", desk.withdraw, methods=["DELETE"]),
         Route("/api/readmissions/{request_id}/confirmation", desk.confirm, methods=["POST"]),
     ]
 
 
 class _Desk(RequestsDesk[Asked]):
-    def __init__(self, readmissions: Readmissions, archive: Archive, audit: Audit) -> None:
+    def __init__(self, readmissions: Readmissions, erasures: Erasures, audit: Audit) -> None:
         super().__init__(readmissions, audit, "to take it in again, ")
         self._readmissions = readmissions
-        self._erasures = archive.erasures
+        self._erasures = erasures
 
-    async def ask(self, request: Request) -> Response:
-        return await with_wish(request, self._ask)
-
-    def _ask(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def ask(self, request: Request, wish: Mapping[str, Any]) -> Response:
         study, reason, principal = study_of(wish), reason_of(wish), principal_of(request)
         erased = [one.institution for one in self._erasures.erased() if one.study_instance_uid == study]
         holder = whose(request, wish, erased)

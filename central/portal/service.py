@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from central.access.doorkeeper import Doorkeeper
+from central.access.on_record import admit
 from central.access.policy import Privilege, Role, has_privilege, managed
 from central.access.problems import problem
-from central.access.web import audit_event, principal_of
-from central.audit.errors import AuditUnavailableError
+from central.access.web import principal_of
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.account import routes as account_routes
 from central.portal.boxes import BoxView, box_json
-from central.portal.enrolments import pairing_json
+from central.portal.enrolments import no_boxes, pairing_json
 from central.portal.factors import routes as factor_routes
 from central.portal.passkey_sign_in import routes as passkey_sign_in_routes
 from central.portal.sign_in import COOKIE_LIFE_S, sign_in_pages
 from central.portal.single_sign_on import SignOn
 from central.portal.single_sign_on import routes as single_sign_on_routes
 from central.portal.templating import FOLDER, may_find_studies, may_share, page
+from central.portal.wishes import WrongWishError, with_wish
 from contract.enrolment import Pairing
 from contract.errors import PermanentError
 
 FleetView = Callable[[str | None, Sequence[str] | None], Sequence[BoxView]]
 PairNew = Callable[[str, str | None], Pairing]
-_MAX_BODY_BYTES: Final = 4096
 
 
 def routes(
@@ -61,7 +59,7 @@ def routes(
         Route("/fleet", portal.fleet_page),
         Route("/audit", portal.audit_page),
         Route("/api/fleet", portal.fleet),
-        Route("/api/gateways/pairing", portal.pairing, methods=["POST"]),
+        Route("/api/gateways/pairing", with_wish(portal.pairing), methods=["POST"]),
         Mount("/static", app=StaticFiles(directory=FOLDER / "static")),
     ]
 
@@ -108,30 +106,15 @@ class _Portal:
         boxes = self._fleet_view(managed(principal), only)
         return JSONResponse({"now_utc": now, "boxes": [box_json(box) for box in boxes]})
 
-    async def pairing(self, request: Request) -> Response:
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _MAX_BODY_BYTES:
-                return problem(413, "the request is too large")
-        try:
-            wish = json.loads(body or b"{}")
-        except (ValueError, RecursionError):
-            return problem(400, "the body is not JSON")
-        name = wish.get("name", "") if isinstance(wish, dict) else None
+    def pairing(self, request: Request, wish: Mapping[str, Any]) -> Response:
+        name = wish.get("name")
         if not isinstance(name, str):
-            return problem(400, 'send {"name": "<name of the box>"}')
-        return await run_in_threadpool(self._paired, request, name.strip())
-
-    def _paired(self, request: Request, name: str) -> Response:
-        allowed = has_privilege(principal_of(request), Privilege.PAIR_GATEWAY)
+            raise WrongWishError('send {"name": "<name of the box>"}')
+        answer = admit(self._audit, request, no_boxes(request), Action.PAIR, name.strip())
+        if answer is not None:
+            return answer
         try:
-            self._audit.record(audit_event(request, Action.PAIR, "success" if allowed else "refused", name))
-            if not allowed:
-                return problem(403, "your role may not add a box")
-            pairing = self._pair(name, managed(principal_of(request)))
-        except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later")
+            pairing = self._pair(name.strip(), managed(principal_of(request)))
         except PermanentError as error:
-            return problem(400, str(error))
+            raise WrongWishError(str(error)) from error
         return JSONResponse(pairing_json(pairing), 201)

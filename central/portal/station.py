@@ -15,14 +15,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.on_record import admit
 from central.access.policy import Privilege, Role, has_privilege
 from central.access.problems import problem
 from central.access.web import principal_of
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.templating import page
-from central.portal.wishes import NO_STORE, admit, iso
+from central.portal.wishes import NO_STORE, iso
 
 MAX_ITEMS: Final = 500
 _DAY: Final = re.compile(r"[0-9]{8}")
@@ -38,7 +39,7 @@ class Item(Protocol):
 
 def routes(
     entries: Callable[..., Sequence[Item]],
-    archive: Archive,
+    archive: Reading,
     audit: Audit,
     today: Callable[[], datetime] = datetime.now,
 ) -> list[BaseRoute]:
@@ -51,7 +52,7 @@ class _Desk:
     def __init__(
         self,
         entries: Callable[..., Sequence[Item]],
-        archive: Archive,
+        archive: Reading,
         audit: Audit,
         today: Callable[[], datetime],
     ) -> None:

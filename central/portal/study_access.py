@@ -6,11 +6,9 @@ access and sees none; a study that the caller may not see answers like one that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -18,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.consent import EVERYWHERE, Withdrawal
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccessRuleError
+from central.access.on_record import admit
 from central.access.policy import (
     Grant,
     PatientKey,
@@ -30,27 +29,27 @@ from central.access.policy import (
 from central.access.problems import problem
 from central.access.study_rules import Kind, Rule
 from central.access.web import principal_of
-from central.archive.archive import Archive
+from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.templating import may_invite, may_share, page
-from central.portal.wishes import NO_STORE, admit, iso, seconds_of, wish_of
+from central.portal.wishes import NO_STORE, WrongWishError, iso, seconds_of, with_wish
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 _KINDS: Final[dict[str, Kind]] = {"grant": "grant", "refusal": "refusal"}
 _MAX_KEY_CHARACTERS: Final = 256
 
 
-def routes(doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> list[BaseRoute]:
+def routes(doorkeeper: Doorkeeper, archive: Reading, audit: Audit) -> list[BaseRoute]:
     """Must be behind `RequireSignIn`."""
     rules, consents = _Rules(doorkeeper, archive, audit), _Consents(doorkeeper, archive, audit)
     return [
         Route("/sharing", _page, methods=["GET"]),
         Route("/api/study-rules", rules.listed, methods=["GET"]),
-        Route("/api/study-rules", rules.add, methods=["POST"]),
+        Route("/api/study-rules", with_wish(rules.add), methods=["POST"]),
         Route("/api/study-rules/{rule_id}", rules.end, methods=["DELETE"]),
         Route("/api/consent-withdrawals", consents.listed, methods=["GET"]),
-        Route("/api/consent-withdrawals", consents.add, methods=["POST"]),
+        Route("/api/consent-withdrawals", with_wish(consents.add), methods=["POST"]),
         Route("/api/consent-withdrawals/{withdrawal_id}", consents.end, methods=["DELETE"]),
     ]
 
@@ -70,7 +69,7 @@ def _page(request: Request) -> Response:
 
 
 class _Rules:
-    def __init__(self, doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit) -> None:
         self._rules = doorkeeper.rules
         self._archive = archive
         self._audit = audit
@@ -91,36 +90,21 @@ class _Rules:
         )
         return JSONResponse({"rules": [_rule_json(rule) for rule in rules]}, headers=NO_STORE)
 
-    async def add(self, request: Request) -> Response:
-        wish = await wish_of(request)
+    def add(self, request: Request, wish: Mapping[str, Any]) -> Response:
         kind, wanted = _KINDS.get(str(wish.get("kind"))), str(wish.get("institution") or "")
         username, reason, until = wish.get("username"), wish.get("reason"), wish.get("until_utc")
         if not (kind and isinstance(username, str) and isinstance(reason, str)):
-            return problem(
-                400,
+            raise WrongWishError(
                 'send {"kind": "grant" or "refusal", "study_instance_uid": "…", "username": "…", '
-                '"reason": "…", "until_utc": "2026-01-31T08:00:00+00:00"}; a refusal may have no end',
+                '"reason": "…", "until_utc": "2026-01-31T08:00:00+00:00"}; a refusal may have no end'
             )
         try:
             study = check_uid(str(wish.get("study_instance_uid") or ""), "study_instance_uid")
             until_utc = seconds_of(until, "until_utc") if until is not None else None
         except (InvalidIdentifierError, ValueError) as error:
-            return problem(400, str(error))
-        return await run_in_threadpool(
-            self._add, request, kind, study, wanted, username.strip()[:64], until_utc, reason.strip()
-        )
-
-    def _add(
-        self,
-        request: Request,
-        kind: Kind,
-        study: str,
-        wanted: str,
-        username: str,
-        until_utc: int | None,
-        reason: str,
-    ) -> Response:
-        ends = datetime.fromtimestamp(until_utc, UTC).isoformat() if until_utc is not None else "it is ended"
+            raise WrongWishError(str(error)) from error
+        username, reason = username.strip()[:64], reason.strip()
+        ends = iso(until_utc) if until_utc is not None else "it is ended"
         detail = f"{kind} for {username} until {ends}: {reason}"
         holder = self._holder(request, kind, study, wanted)
         refusal = holder if isinstance(holder, Response) else None
@@ -190,7 +174,7 @@ class _Rules:
 
 
 class _Consents:
-    def __init__(self, doorkeeper: Doorkeeper, archive: Archive, audit: Audit) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit) -> None:
         self._consents = doorkeeper.consents
         self._archive = archive
         self._audit = audit
@@ -204,21 +188,16 @@ class _Consents:
         ]
         return JSONResponse({"withdrawals": withdrawals}, headers=NO_STORE)
 
-    async def add(self, request: Request) -> Response:
-        wish = await wish_of(request)
+    def add(self, request: Request, wish: Mapping[str, Any]) -> Response:
         patient_id, issuer = wish.get("patient_id"), wish.get("issuer_of_patient_id", "")
         exceptions = wish.get("exceptions", [])
         if not (isinstance(patient_id, str) and isinstance(issuer, str) and _is_names(exceptions)):
-            return problem(
-                400,
-                'send {"patient_id": "…", "issuer_of_patient_id": "…", "exceptions": ["<username>", …]}',
+            raise WrongWishError(
+                'send {"patient_id": "…", "issuer_of_patient_id": "…", "exceptions": ["<username>", …]}'
             )
         patient = PatientKey(
             issuer.strip(" ")[:_MAX_KEY_CHARACTERS], patient_id.strip(" ")[:_MAX_KEY_CHARACTERS]
         )
-        return await run_in_threadpool(self._add, request, patient, exceptions)
-
-    def _add(self, request: Request, patient: PatientKey, exceptions: list[str]) -> Response:
         principal = principal_of(request)
         but = f" but {', '.join(exceptions)}" if exceptions else ""
         detail = f"withdrawn: patient {patient.patient_id} of {patient.issuer or 'no issuer'}, nobody{but}"

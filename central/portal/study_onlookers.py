@@ -17,22 +17,23 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from central.access.doorkeeper import Doorkeeper
+from central.access.on_record import admit
 from central.access.onlookers import HousePeer, Onlooker, onlookers
 from central.access.policy import Principal, Privilege, Role, StudyFacts, has_privilege, managed, manages
 from central.access.problems import problem
 from central.access.web import principal_of
-from central.archive.archive import Archive
 from central.archive.erasure_requests import Extent
+from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
-from central.portal.study_steps import study_of, whose, with_wish
+from central.portal.study_steps import study_of, whose
 from central.portal.templating import page
-from central.portal.wishes import NO_STORE, admit, iso
+from central.portal.wishes import NO_STORE, iso, with_wish
 
 
 def routes(
     doorkeeper: Doorkeeper,
-    archive: Archive,
+    archive: Reading,
     audit: Audit,
     extent: Callable[[str, str], Extent | None],
     peers: Callable[[], Sequence[HousePeer]],
@@ -41,7 +42,7 @@ def routes(
     desk = _Desk(doorkeeper, archive, audit, extent, peers)
     return [
         Route("/access", desk.show, methods=["GET"]),
-        Route("/api/study-access", desk.tell, methods=["POST"]),
+        Route("/api/study-access", with_wish(desk.tell), methods=["POST"]),
     ]
 
 
@@ -49,7 +50,7 @@ class _Desk:
     def __init__(
         self,
         doorkeeper: Doorkeeper,
-        archive: Archive,
+        archive: Reading,
         audit: Audit,
         extent: Callable[[str, str], Extent | None],
         peers: Callable[[], Sequence[HousePeer]],
@@ -67,10 +68,7 @@ class _Desk:
         # In the navigation it is under the page that it is reached from.
         return page("access.html", principal, path="/sharing", whole_central=managed(principal) is None)
 
-    async def tell(self, request: Request) -> Response:
-        return await with_wish(request, self._tell)
-
-    def _tell(self, request: Request, wish: Mapping[str, Any]) -> Response:
+    def tell(self, request: Request, wish: Mapping[str, Any]) -> Response:
         study, principal = study_of(wish), principal_of(request)
         held = self._held(study)
         holder = whose(request, wish, sorted(held))

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from central.access.on_record import admit
 from central.access.policy import Principal, Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
@@ -21,23 +21,10 @@ from central.archive.errors import ErasureRefusedError
 from central.archive.second_person import check_reason
 from central.audit.events import Action
 from central.audit.record import Audit
-from central.portal.wishes import admit, iso, wish_of
+from central.portal.wishes import WrongWishError, iso
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 NOT_HERE: Final = "there is no such study"
-
-
-class WrongWishError(Exception):
-    """A wish that cannot be; the sentence says why."""
-
-
-async def with_wish(request: Request, answer: Callable[[Request, Mapping[str, Any]], Response]) -> Response:
-    """What `answer`, on a thread, says to the request and its JSON object."""
-    wish = await wish_of(request)
-    try:
-        return await run_in_threadpool(answer, request, wish)
-    except WrongWishError as error:
-        return problem(400, str(error))
 
 
 def may_not(principal: Principal) -> Response | None:

@@ -5,9 +5,9 @@ Always true: making and ending are on record before they count; the secret is in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -16,12 +16,13 @@ from central.access.account_directory import people_of
 from central.access.api_tokens import DEFAULT_DAYS, Token
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccessRuleError
+from central.access.on_record import admit
 from central.access.policy import Action, Privilege, delegable, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
 from central.audit.record import Audit
 from central.portal.templating import may_use_tokens, page
-from central.portal.wishes import NO_STORE, admit, iso, wish_of
+from central.portal.wishes import NO_STORE, WrongWishError, iso, with_wish
 
 
 def routes(doorkeeper: Doorkeeper, audit: Audit) -> list[BaseRoute]:
@@ -30,7 +31,7 @@ def routes(doorkeeper: Doorkeeper, audit: Audit) -> list[BaseRoute]:
     return [
         Route("/tokens", desk.show, methods=["GET"]),
         Route("/api/tokens", desk.listed, methods=["GET"]),
-        Route("/api/tokens", desk.make, methods=["POST"]),
+        Route("/api/tokens", with_wish(desk.make), methods=["POST"]),
         Route("/api/tokens/{token_id}", desk.end, methods=["DELETE"]),
     ]
 
@@ -57,19 +58,15 @@ class _Desk:
         tokens = self._doorkeeper.tokens.listed(None if everybodys else principal.user_id, owners)
         return JSONResponse({"tokens": [self._json(token) for token in tokens]}, headers=NO_STORE)
 
-    async def make(self, request: Request) -> Response:
-        wish = await wish_of(request)
+    def make(self, request: Request, wish: Mapping[str, Any]) -> Response:
         label, days, names = wish.get("label"), wish.get("days", DEFAULT_DAYS), wish.get("actions")
         if not (isinstance(label, str) and type(days) is int and isinstance(names, list)):
-            return problem(400, 'send {"label": "…", "actions": ["search", "view", "export"], "days": 90}')
+            raise WrongWishError('send {"label": "…", "actions": ["search", "view", "export"], "days": 90}')
         try:
             actions = frozenset(Action(name) for name in names)
         except ValueError:
-            return problem(400, "actions are search, view and export")
-        return await run_in_threadpool(self._make, request, label.strip(), actions, days)
-
-    def _make(self, request: Request, label: str, actions: frozenset[Action], days: int) -> Response:
-        principal = principal_of(request)
+            raise WrongWishError("actions are search, view and export") from None
+        label, principal = label.strip(), principal_of(request)
         refusal = None if actions <= delegable(principal) else problem(403, "your role cannot pass this on")
         detail = f"make for {days} days to {' '.join(sorted(actions))}: {label}"
         answer = admit(self._audit, request, refusal, Action.TOKEN_CHANGE, detail)

@@ -1,62 +1,52 @@
-"""What a page asks for: a small JSON body, and the record that stands before anything is done about it."""
+"""What a page asks for: a small JSON body, and how times are said in it and in the answer."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from central.access.problems import problem
-from central.access.web import audit_event
-from central.audit.errors import AuditUnavailableError
-from central.audit.events import Action, Outcome
-from central.audit.record import Audit
+from central.bodies import body_within
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 _MAX_BODY_BYTES: Final = 4096
 
 
-async def wish_of(request: Request) -> dict[str, Any]:
+class WrongWishError(Exception):
+    """A wish that cannot be; the sentence says why."""
+
+
+def with_wish(
+    answer: Callable[[Request, Mapping[str, Any]], Response],
+) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint of a route: what `answer`, on a thread, says to the request and its JSON object."""
+
+    async def endpoint(request: Request) -> Response:
+        wish = await _wish_of(request)
+        try:
+            return await run_in_threadpool(answer, request, wish)
+        except WrongWishError as error:
+            return problem(400, str(error))
+
+    return endpoint
+
+
+async def _wish_of(request: Request) -> dict[str, Any]:
     """The body's JSON object; empty if it is none, too large, or holds text that no file or database takes."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            return {}
+    body = await body_within(request, _MAX_BODY_BYTES)
     try:
         wish = json.loads(body or b"{}")
         json.dumps(wish, ensure_ascii=False).encode()  # half a surrogate pair, which JSON can spell
     except (ValueError, RecursionError):
         return {}
     return wish if isinstance(wish, dict) else {}
-
-
-def admit(
-    audit: Audit,
-    request: Request,
-    refusal: Response | None,
-    action: Action,
-    detail: str,
-    study_instance_uid: str | None = None,
-    institutions: Iterable[str] = (),
-) -> Response | None:
-    """Record what the caller is about to do, or was refused; the answer if it may not or cannot go on.
-
-    `institutions` are concerned besides the caller's own.
-    """
-    outcome: Outcome = "success" if refusal is None else "refused"
-    try:
-        audit.record(
-            audit_event(request, action, outcome, detail, study_instance_uid, institutions=institutions)
-        )
-    except AuditUnavailableError:
-        return problem(503, "the audit record cannot be written; try again later")
-    return refusal
 
 
 def iso(seconds: int) -> str:

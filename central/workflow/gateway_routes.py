@@ -19,9 +19,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.web import source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action, AuditEvent
 from central.audit.record import Audit
+from central.bodies import body_within
 from central.workflow.data_sets import step_facts
 from central.workflow.errors import UnusableMessageError
 from central.workflow.procedures import ProcedureStore
@@ -109,12 +111,10 @@ class _Desk:
 
     async def performed(self, request: Request) -> Response:
         gateway_id = await self._gateway_of(request)
-        body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > MAX_MESSAGE_JSON_BYTES:
-                return _problem(Problem.TOO_LARGE, 413, "a message is shorter than this")
-        return await run_in_threadpool(self._keep, request, gateway_id, bytes(body))
+        body = await body_within(request, MAX_MESSAGE_JSON_BYTES)
+        if body is None:
+            return _problem(Problem.TOO_LARGE, 413, "a message is shorter than this")
+        return await run_in_threadpool(self._keep, request, gateway_id, body)
 
     def _keep(self, request: Request, gateway_id: str, body: bytes) -> Response:
         try:
@@ -138,14 +138,13 @@ class _Desk:
     def _record(
         self, request: Request, gateway_id: str, action: Action, detail: str, study: str | None = None
     ) -> None:
-        address = request.client.host if request.client else "unknown"
         self._audit.record(
             AuditEvent(
                 gateway_id,
                 "gateway",
                 action,
                 "success",
-                address,
+                source_address(request),
                 study_instance_uid=study,
                 detail=detail,
                 institutions=frozenset({self._institution_of(gateway_id)}),

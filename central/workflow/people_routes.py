@@ -24,12 +24,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.on_record import admit, unrecorded
 from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import audit_event, principal_of
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action
 from central.audit.record import Audit
+from central.bodies import body_within
 from central.institution import DEFAULT_INSTITUTION
 from central.workflow.data_sets import Scheduled, scheduled_item
 from central.workflow.errors import UnusableItemError, WorklistFullError
@@ -87,12 +89,10 @@ class _Desk:
         )
 
     async def put(self, request: Request) -> Response:
-        body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > _MAX_BODY_BYTES:
-                return problem(413, "the request is too large")
-        return await run_in_threadpool(self._put, request, bytes(body))
+        body = await body_within(request, _MAX_BODY_BYTES)
+        if body is None:
+            return problem(413, "the request is too large")
+        return await run_in_threadpool(self._put, request, body)
 
     def _put(self, request: Request, body: bytes) -> Response:
         item_id = _item_id(request)
@@ -112,7 +112,7 @@ class _Desk:
         except WorklistFullError as error:
             return problem(507, str(error))
         except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later")
+            return unrecorded()
         return JSONResponse({"item_id": item_id}, 201 if is_new else 200)
 
     def _heed(self, request: Request, scheduled: Scheduled) -> None:
@@ -148,13 +148,8 @@ class _Desk:
     ) -> Response | None:
         """Record what is to happen; the answer if it may not."""
         allowed = has_privilege(principal_of(request), needed)
-        try:
-            self._audit.record(
-                audit_event(request, action, "success" if allowed else "refused", detail, study)
-            )
-        except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later")
-        return None if allowed else problem(403, "your role may not manage the worklist")
+        refusal = None if allowed else problem(403, "your role may not manage the worklist")
+        return admit(self._audit, request, refusal, action, detail, study)
 
 
 def _institution(request: Request) -> str:

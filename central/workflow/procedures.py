@@ -7,8 +7,6 @@ recognized; a step that ended stays ended whatever comes later. A crash leaves w
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import peewee
@@ -19,23 +17,9 @@ from central.workflow.errors import UnusableMessageError
 from central.workflow.tables import (
     PerformedProcedure,
     PerformedProcedureEntry,
-    PerformedProcedureStudy,
     make_workflow_tables,
 )
 from contract.workflow import PerformedProcedureMessage, StepStatus
-
-
-@dataclass(frozen=True)
-class Procedure:
-    """A step as central knows it. `messages` are (number, operation, bytes as the modality sent them)."""
-
-    gateway_id: str
-    sop_instance_uid: str
-    status: StepStatus
-    study_instance_uids: tuple[str, ...]
-    first_at_utc: datetime
-    changed_at_utc: datetime
-    messages: tuple[tuple[int, str, bytes], ...]
 
 
 class ProcedureStore:
@@ -81,10 +65,6 @@ class ProcedureStore:
                 data_set=message.data_set,
                 sha256=digest,
             ).execute(self._db)
-            for study in facts.study_instance_uids:
-                PerformedProcedureStudy.insert(
-                    procedure=step_id, study_instance_uid=study
-                ).on_conflict_ignore().execute(self._db)
             changes: dict[str, str] = {"changed_at_utc": at}
             if facts.status and (step is None or step["status"] == StepStatus.IN_PROGRESS):
                 changes["status"] = facts.status.value
@@ -121,16 +101,6 @@ class ProcedureStore:
         )
         return [(syntax, bytes(data_set)) for syntax, data_set in query.tuples().execute(self._db)]
 
-    def of_study(self, study_instance_uid: str) -> list[Procedure]:
-        """Every step of a study, the first begun first."""
-        query = (
-            PerformedProcedure.select()
-            .join(PerformedProcedureStudy)
-            .where(PerformedProcedureStudy.study_instance_uid == study_instance_uid)
-            .order_by(PerformedProcedure.id)
-        )
-        return [self._procedure(row) for row in query.dicts().execute(self._db)]
-
     def _begin(self, gateway_id: str, message: PerformedProcedureMessage, at: str) -> int:
         step_id: int = PerformedProcedure.insert(
             gateway_id=gateway_id,
@@ -141,32 +111,6 @@ class ProcedureStore:
             changed_at_utc=at,
         ).execute(self._db)
         return step_id
-
-    def _procedure(self, row: dict[str, Any]) -> Procedure:
-        studies = PerformedProcedureStudy.select(PerformedProcedureStudy.study_instance_uid).where(
-            PerformedProcedureStudy.procedure == row["id"]
-        )
-        entries = (
-            PerformedProcedureEntry.select(
-                PerformedProcedureEntry.number,
-                PerformedProcedureEntry.operation,
-                PerformedProcedureEntry.data_set,
-            )
-            .where(PerformedProcedureEntry.procedure == row["id"])
-            .order_by(PerformedProcedureEntry.number)
-        )
-        return Procedure(
-            gateway_id=row["gateway_id"],
-            sop_instance_uid=row["sop_instance_uid"],
-            status=StepStatus(row["status"]),
-            study_instance_uids=tuple(uid for (uid,) in studies.tuples().execute(self._db)),
-            first_at_utc=datetime.fromisoformat(row["first_at_utc"]),
-            changed_at_utc=datetime.fromisoformat(row["changed_at_utc"]),
-            messages=tuple(
-                (number, operation, bytes(data_set))
-                for number, operation, data_set in entries.tuples().execute(self._db)
-            ),
-        )
 
     def _first(self, query: Any) -> dict[str, Any] | None:
         rows: list[dict[str, Any]] = list(query.limit(1).dicts().execute(self._db))

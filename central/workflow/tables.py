@@ -59,17 +59,6 @@ class PerformedProcedure(peewee.Model):
         indexes = ((("gateway_id", "sop_instance_uid"), True),)
 
 
-class PerformedProcedureStudy(peewee.Model):
-    """A study that a step belongs to."""
-
-    procedure = peewee.ForeignKeyField(PerformedProcedure, on_delete="CASCADE")
-    study_instance_uid = peewee.TextField(index=True)
-
-    class Meta:
-        table_name = "performed_procedure_study"
-        indexes = ((("procedure", "study_instance_uid"), True),)
-
-
 class PerformedProcedureEntry(peewee.Model):
     """One N-CREATE or N-SET, in the bytes of the modality. `number` counts them by step."""
 
@@ -91,7 +80,6 @@ _MODELS: Final = (
     WorklistEntry,
     WorklistVersion,
     PerformedProcedure,
-    PerformedProcedureStudy,
     PerformedProcedureEntry,
 )
 

@@ -27,6 +27,7 @@ from edge.gateway.refusals import Refusals
 from edge.gateway.service import Service
 from edge.gateway.settings import GatewaySettings, plain_address
 from edge.gateway.tls import PeerCertificate, TlsIdentity
+from edge.gateway.wire import send
 from edge.gateway.workers import Worker, Workers
 from edge.memory import Heap
 
@@ -221,7 +222,7 @@ class GatewayServer:
         try:
             stays = caller.certificate is not None or self._has_services(agreed)
             with self._workers.place(here=stays) as worker:  # before the peer knows, and another one asks
-                association.send(agreed.answer)
+                send(sock, agreed.answer, self._settings.stall_timeout_s)
                 _LOG.info(
                     "association accepted",
                     extra={

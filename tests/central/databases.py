@@ -19,6 +19,7 @@ from typing import Any
 import obstore
 
 from central.archive.archive import Archive
+from central.archive.indexing import ObjectOrigin
 from central.archive.sealed_file import SealedFile
 from central.archive.settings import StorageSettings
 from central.archive.study_keys import StudyKeys
@@ -27,6 +28,7 @@ from central.audit.record import Audit
 from central.database import Database
 from central.foundation import open_archive, open_audit, open_database
 from central.identity.storage_keys import StorageKeys
+from contract.receipt import Outcome
 from tests.central.audit.notary import NOTARY
 from tests.peers_installed import program
 from tests.postgres import PostgresServer, postgres_server
@@ -65,6 +67,15 @@ def encrypts() -> bool:
 def open_archive_in(root: Path, db: Database) -> Archive:
     """The archive of a central in `root`, opened once more."""
     return open_archive(storage(root), db)
+
+
+def put_in(archive: Archive, content: bytes, origin: ObjectOrigin) -> Outcome:
+    """Archive a Part 10 file, as ingest does with one that a box sent."""
+    with archive.receiving.new_object() as sink:
+        sink.write(content)
+        indexable = archive.receiving.read(sink.commit(), origin)
+    (outcome,) = archive.receiving.index_all([indexable])
+    return outcome
 
 
 def open_index(root: Path) -> Database:

@@ -24,7 +24,7 @@ from central.workflow.data_sets import scheduled_item
 from central.workflow.worklist import Entry, WorklistStore
 from contract.receipt import Outcome
 from tests.central.access.house import CHEAP, FACTOR_KEY, ORIGIN, PASSWORD, STUDY, people_in, pydicom_file
-from tests.central.databases import open_archive_in, open_index, open_record
+from tests.central.databases import open_archive_in, open_index, open_record, put_in
 from tests.central.workflow.test_people_routes import item_json
 
 _CT = pydicom_file("CT_small.dcm")
@@ -69,10 +69,7 @@ def open_all(root: Path, db: Database) -> tuple[Doorkeeper, Archive, WorklistSto
 
 
 def put(archive: Archive, content: bytes, institution: str) -> Outcome:
-    with archive.new_object() as sink:
-        sink.write(content)
-        origin = ObjectOrigin("gw", "0" * 32, datetime.now(UTC), institution)
-        return archive.index(sink.commit(), origin)
+    return put_in(archive, content, ObjectOrigin("gw", "0" * 32, datetime.now(UTC), institution))
 
 
 def make_older(db: Database) -> None:
@@ -122,9 +119,9 @@ def test_everything_is_the_default_institutions_and_reached_as_before(tmp_path: 
     assert (admin.institution, radiologist.institution) == (WHOLE_CENTRAL, "default")
     excepted = door.principal(radiologist.user_id)
     assert excepted is not None
-    (row,) = archive.find_studies(scope_of(excepted, Action.VIEW), StudyQuery())
+    (row,) = archive.reading.find_studies(scope_of(excepted, Action.VIEW), StudyQuery())
     assert (row.institution, row.study_instance_uid) == ("default", STUDY)
-    facts = archive.facts(STUDY)
+    facts = archive.reading.facts(STUDY)
     assert facts is not None
     assert isinstance(authorize(excepted, Action.VIEW, facts), Grant)
     refused = door.principal(doctor.user_id)

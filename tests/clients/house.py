@@ -15,7 +15,7 @@ from central.access.policy import Action
 from central.access.sessions import SessionKind
 from tests.central.access.house import ORIGIN, OTHER_STUDY, PASSWORD, STUDY, people_in, pydicom_file
 from tests.central.app.house import House
-from tests.central.databases import open_archive_in
+from tests.central.databases import open_archive_in, put_in
 
 FILES = ("CT_small.dcm", "emri_small_jpeg_ls_lossless.dcm", "SC_rgb_2frame.dcm", "test-SR.dcm")
 """What `STUDY` has, in series ``1.2.9.<number from 0>`` with one instance each."""
@@ -79,9 +79,7 @@ def central_with_studies(root: Path, **sections: dict[str, Any]) -> Iterator[Ser
             StudyDate="20250101",
         )
         for content in contents.values():
-            with archive.new_object() as sink:
-                sink.write(content)
-                archive.index(sink.commit(), ORIGIN)
+            put_in(archive, content, ORIGIN)
         yield Served(house, contents)
 
 

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from central.access.policy import Action
 from central.access.web import COOKIE_NAME
+from central.audit.reading import Wanted
 from tests.browser import Browser
 from tests.central.access.house import pydicom_file
 from tests.central.access.house import served as served_app
@@ -112,7 +113,7 @@ def test_ohif_lists_a_study_and_draws_it(tmp_path: Path) -> None:
             browser.eval(f"{with_cookie}.then(() => 'read', () => 'not for this page')")
             == "not for this page"
         )
-        events = [row.event for row in served.house.central.foundation.audit.search(limit=200)]
+        events = [row.event for row in served.house.central.foundation.audit.newest(Wanted(), limit=200)]
         looks = {
             event.series_instance_uid
             for event in events

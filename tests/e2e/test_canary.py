@@ -13,6 +13,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 
 from tests.e2e.running import RunningDemo, wait_visible
+from tests.edge.buffer.instances import contents
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -43,9 +44,8 @@ def canary_image(*, study_uid: str | None) -> Dataset:
 def files_with_the_canary(folder: Path) -> list[str]:
     return [
         str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file()
-        and any(word.encode() in path.read_bytes() for word in (CANARY, CANARY_DATE, CANARY.lower()))
+        for path, content in contents(folder)
+        if any(word.encode() in content for word in (CANARY, CANARY_DATE, CANARY.lower()))
     ]
 
 

@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from central.access.policy import Role
+from central.audit.reading import Wanted
 from central.fleet.mosquitto import write_configuration
 from central.fleet.sessions import BrokerSessions
 from central.fleet.view import BoxView
@@ -324,7 +325,7 @@ class Administrator:
         return state()
 
     def recorded(self) -> list[tuple[str, str, str]]:
-        rows = self._house.central.foundation.audit.search(limit=100)
+        rows = self._house.central.foundation.audit.newest(Wanted(), limit=100)
         return [
             (row.event.actor, row.event.outcome, row.event.detail)
             for row in reversed(rows)
@@ -353,7 +354,7 @@ def whole_box(house: House, broker: Broker, tmp_path: Path) -> Iterator[WholeBox
     box = WholeBox(settings)
     box.start()
     try:
-        box.enrol(EnrolParams(pairing=str(house.pairing("ct1"))))
+        box.operations.enrol(EnrolParams(pairing=str(house.pairing("ct1"))))
         yield box
     finally:
         box.stop()

@@ -16,6 +16,7 @@ from threading import Event
 import pytest
 from pydicom.data import get_testdata_file
 
+from central.audit.reading import Wanted
 from central.foundation import Foundation
 from central.identity.sealing_keys import ROOT_KEY, read_root
 from contract.key_set import sign_key_set
@@ -167,7 +168,7 @@ def test_a_copied_disk_is_one_clear_line_on_a_box_and_at_central(
                     )
                 twin.stop()
         assert standings.all()[0].seen_twice
-        rows = house.central.foundation.audit.search(limit=50)
+        rows = house.central.foundation.audit.newest(Wanted(), limit=50)
         seen = [row.event for row in rows if row.event.action == "identity-seen-twice"]
         assert [event.actor for event in seen] == ["ct"]
     finally:

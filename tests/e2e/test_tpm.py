@@ -15,9 +15,9 @@ from pydicom.data import get_testdata_file
 
 from central.fleet.mosquitto import write_configuration
 from contract.control import EnrolParams
-from edge import report
 from edge.app import Box as WholeBox
 from edge.config import Settings
+from edge.status_text import status_text
 from edge.uplink.enrolment import renew
 from edge.uplink.key_maker import KeyMaker
 from edge.uplink.tpm import Tpm
@@ -138,21 +138,21 @@ def test_a_whole_box_moves_its_key_into_the_tpm_when_it_is_enrolled_again(
         }
         former = WholeBox(Settings.model_validate({**settings, "identity": {"key": "file"}}))
         former.start()
-        former.enrol(EnrolParams(pairing=str(house.pairing("ct"))))
+        former.operations.enrol(EnrolParams(pairing=str(house.pairing("ct"))))
         former.stop()
         in_tpm = {"identity": {"key": "auto", "tpm": chip.tcti}}
         box = WholeBox(Settings.model_validate({**settings, **in_tpm}))
         box.start()
         running.callback(box.stop)
-        eventually(lambda: box.status().link.key_place == "file")
-        box.enrol(EnrolParams(pairing=str(house.pairing(replaces="ct"))))
-        eventually(lambda: box.status().link.heartbeat_connected)
-        assert "key in the TPM" in report.status_text(box.status())
+        eventually(lambda: box.operations.status().link.key_place == "file")
+        box.operations.enrol(EnrolParams(pairing=str(house.pairing(replaces="ct"))))
+        eventually(lambda: box.operations.status().link.heartbeat_connected)
+        assert "key in the TPM" in status_text(box.operations.status())
         chip.stop()
         broker.stop()
         broker.start()
-        eventually(lambda: "the TPM of this box" in box.status().link.heartbeat_detail)
+        eventually(lambda: "the TPM of this box" in box.operations.status().link.heartbeat_detail)
         chip.start()
-        eventually(lambda: box.status().link.heartbeat_connected)
+        eventually(lambda: box.operations.status().link.heartbeat_connected)
         current = tmp_path / "edge" / "identity" / "current"
         assert private_keys_in(current.resolve()) == []

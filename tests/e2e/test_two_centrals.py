@@ -58,8 +58,8 @@ def box(houses: tuple[House, House], tmp_path: Path, request: pytest.FixtureRequ
     )
     box.start()
     try:
-        box.enrol(EnrolParams(pairing=str(houses[0].pairing("ct-one"))))
-        box.enrol(EnrolParams(pairing=str(houses[1].pairing("ct-two")), central="two"))
+        box.operations.enrol(EnrolParams(pairing=str(houses[0].pairing("ct-one"))))
+        box.operations.enrol(EnrolParams(pairing=str(houses[1].pairing("ct-two")), central="two"))
         yield box
     finally:
         box.stop()
@@ -112,7 +112,7 @@ def test_both_archives_hold_the_same_and_a_dead_one_delays_nothing(
     send(box, 5)
     until(lambda: len(hashes(one)) == 17, "the other goes on")
 
-    until(lambda: bool(box.status().destinations[0].last_error), "the box knows why")
+    until(lambda: bool(box.operations.status().destinations[0].last_error), "the box knows why")
     box._reporting.soon()
 
     def waits() -> bool:
@@ -138,7 +138,7 @@ def test_a_copy_central_set_back_to_a_backup_gets_again_what_it_lost(
 
     def is_done() -> bool:
         states = {row.state for row in box._spool.holdings.list_objects(states=list(State), limit=99)}
-        waits = any(waiting.waiting_objects for waiting in box.status().destinations)
+        waits = any(waiting.waiting_objects for waiting in box.operations.status().destinations)
         return not waits and states <= {State.FREED, State.RETAINED}
 
     def stored(count: int, retain_hours: int) -> None:
@@ -164,8 +164,8 @@ def test_a_copy_central_set_back_to_a_backup_gets_again_what_it_lost(
 
     box.start()  # and the first round of its upkeep asks
     until(lambda: len(hashes(two)) == 5, "what the box still had came again")
-    until(lambda: len(box.status().lost_studies) == 1, "and the rest is said")
-    (study,) = box.status().lost_studies
+    until(lambda: len(box.operations.status().lost_studies) == 1, "and the rest is said")
+    (study,) = box.operations.status().lost_studies
     assert study.instances == 2
     assert study.sentence.startswith("two lost 2 images of study ")
     assert "fetch them from another central of this box" in study.sentence
@@ -177,7 +177,7 @@ def test_a_copy_central_set_back_to_a_backup_gets_again_what_it_lost(
     for found in missing:  # the technician sends them again
         send_content(box, found.content)
     until(lambda: hashes(two) == at_one, "it has everything once more")
-    until(lambda: not box.status().lost_studies, "and the line has gone")
+    until(lambda: not box.operations.status().lost_studies, "and the line has gone")
     assert hashes(one) == at_one
     assert not any(found.row.flagged for house in houses for found in everything_in(house.root))
 

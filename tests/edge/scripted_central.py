@@ -51,6 +51,7 @@ from contract.sealing import RecipientPrivateKey, Unwrapper
 from contract.signed_time import SignedTime, sign_time
 from contract.standing import STANDING_PATH, StandingAnswer, StandingReport
 from contract.transfer import PROBLEM_CONTENT_TYPE, RECEIPT_HEADER, TIME_PATH, UPLOADS_PATH, Problem
+from tests.ports import free_base_port
 
 
 class TestAuthority:
@@ -167,7 +168,8 @@ class ScriptedCentral:
         context.load_verify_locations(cadata=self.authority.pem)
         context.verify_mode = ssl.CERT_OPTIONAL
         handler = type("Handler", (ScriptedHandler,), {"central": self})
-        server = _Server(("127.0.0.1", self.port), handler)
+        # Not a port of the kernel's choice: it may lend that to a client while this central is away.
+        server = _Server(("127.0.0.1", self.port or free_base_port(1)), handler)
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         self.port = server.server_address[1]
         self._server = server

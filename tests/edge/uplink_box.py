@@ -36,7 +36,7 @@ class Box:
             self.directory / "spool", reserve_bytes=0, quarantine_max_bytes=1 << 20, keys=None
         )
         self.forwarder = Forwarder(
-            self.spool.queue, self.link, connections=1, lease_s=60, backoff_ceiling_s=0.1, timeout_s=5
+            self.spool.queue, self.link, connections=1, lease_s=60, backoff_ceiling_s=0.1, timeout_s=30
         )
         self.forwarder.start()
         folder = self.directory / "identity"

@@ -120,7 +120,7 @@ class Scene:
         self.restart_central()
 
     def forward(
-        self, *, connections: int = 1, timeout_s: float = 5.0, backoff_ceiling_s: float = 0.05
+        self, *, connections: int = 1, timeout_s: float = 30.0, backoff_ceiling_s: float = 0.05
     ) -> Forwarder:
         self._forwarder = Forwarder(
             self.spool.queue,
@@ -165,7 +165,7 @@ class Scene:
         """One round of the upkeep's check; what it tells people is in `told`."""
         checker = ReceiptChecker(self.spool.receipts, lambda again, lost: self.told.append((again, lost)))
         url = self.identity.central_url
-        with open_client(url, self.identity.tls_context(), timeout_s=5, connections=1) as client:
+        with open_client(url, self.identity.tls_context(), timeout_s=30, connections=1) as client:
             checker.check(self.identity, client, lambda: False)
 
     def states(self) -> list[State]:

@@ -170,7 +170,7 @@ def report(scene: Scene, ticket: str | None) -> StandingAnswer:
     key_id = scene.identity.recipients[0].key_id.hex()
     said = StandingReport(key_set_version=1, needed_key_ids=(key_id,), ticket=ticket)
     url = scene.identity.central_url
-    with open_client(url, scene.identity.tls_context(), timeout_s=5, connections=1) as client:
+    with open_client(url, scene.identity.tls_context(), timeout_s=30, connections=1) as client:
         status, _, body = exchange(client, "POST", STANDING_PATH, 1 << 17, content=said.model_dump_json())
     assert status == 200, body
     return StandingAnswer.model_validate_json(body)

@@ -64,7 +64,7 @@ class Siege:
 
     def __exit__(self, *_: object) -> None:
         try:
-            told, _ = self._process.communicate(timeout=60)
+            told, _ = self._process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()

@@ -29,7 +29,14 @@ START_WITHIN_S = 60.0
 class RealBox:
     """`dicomnet-edge run` on a fixed port. As a context manager it is stopped, and killed if it does not stop."""
 
-    def __init__(self, folder: Path, *, address: str = "127.0.0.1", **gateway: int | float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        address: str = "127.0.0.1",
+        study_idle_s: float = 120.0,
+        **gateway: int | float,
+    ) -> None:
         self.folder = folder
         self.state = folder / "state"
         self.log = folder / "edge.log"
@@ -52,6 +59,8 @@ class RealBox:
             "reserve_bytes = 0",
             "[uplink]",
             "backoff_ceiling_s = 0.2",
+            "[studies]",
+            f"default_idle_s = {study_idle_s}",
         ]
         self._config.write_text("\n".join(lines) + "\n")
 

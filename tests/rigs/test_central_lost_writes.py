@@ -105,11 +105,11 @@ def _check(root: Path, acknowledged: list[tuple[str, bytes]], step: Step) -> Non
     archive = Archive.open(root, db, StorageKeys(root / "keys"), objects, encrypts=False)
     try:
         archive.sweep()
-        facts = archive.facts(STUDY)
+        facts = archive.reading.facts(STUDY)
         assert facts is not None, step
         grant = authorize(WHO, Action.VIEW, facts)
         assert isinstance(grant, Grant)
-        found = {one.sop_instance_uid: one.path.read_bytes() for one in archive.open_instances(grant)}
+        found = {one.sop_instance_uid: one.path.read_bytes() for one in archive.reading.open_instances(grant)}
     finally:
         db.close()
     for uid, content in acknowledged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -26,11 +27,10 @@ def seen(pilot: Pilot[None]) -> str:
 
 
 async def until(pilot: Pilot[None], predicate: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if predicate():
-            return
+    deadline_s = time.monotonic() + 60
+    while not predicate():
+        assert time.monotonic() < deadline_s, f"it did not come about; on the screen:\n{seen(pilot)}"
         await pilot.pause(0.05)
-    raise AssertionError(f"it did not come about; on the screen:\n{seen(pilot)}")
 
 
 async def shows(pilot: Pilot[None], *texts: str) -> None:

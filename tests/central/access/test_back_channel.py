@@ -16,6 +16,7 @@ from central.access.oidc import SignOnRefusedError
 from central.access.throttle import FAILURES_PER_USERNAME
 from central.access.web import COOKIE_NAME
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.portal.sign_in import at_provider
 from tests.central.access.house import House
 from tests.central.access.test_oidc import Answering, Place, house, new_key, place, sign_on
@@ -43,7 +44,7 @@ def test_who_signs_out_at_the_provider_is_signed_out_here(place: Place, house: H
         jane, _ = sign_on(house, "jane")
         sign_out_there(here, place)  # the provider answers once central has
         assert [one.get("/api/me").status_code for one in (here, elsewhere, jane)] == [401, 200, 200]
-        (said,) = house.audit.search(limit=9, action=Action.SIGN_OUT)
+        (said,) = house.audit.newest(Wanted(action=Action.SIGN_OUT), limit=9)
         assert (said.event.actor, said.event.actor_role, said.event.outcome) == (
             "gregory",
             "doctor",
@@ -130,7 +131,7 @@ def test_tokens_that_do_not_verify_end_nothing_and_cost_a_wait(place: Place, hou
         waits = Sender(house, place, key).send()
         assert (waits.status_code, int(waits.headers["retry-after"]) > 0) == (429, True)
         assert here.get("/api/me").status_code == 200
-    refused = house.audit.search(limit=9, action=Action.SIGN_OUT)
+    refused = house.audit.newest(Wanted(action=Action.SIGN_OUT), limit=9)
     assert [row.event.outcome for row in refused] == ["refused"] * FAILURES_PER_USERNAME
     body = httpx.post(f"{house.base_url}/signin/oidc/back-channel", content=b"{}", timeout=60)
     assert body.status_code == 400

@@ -34,7 +34,7 @@ from tests.central.access.house import (
     pydicom_file,
     served,
 )
-from tests.central.databases import open_archive_in, open_index, storage_keys
+from tests.central.databases import open_archive_in, open_index, put_in, storage_keys
 
 CALLERS = (
     "anonymous",
@@ -150,7 +150,7 @@ RULES: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/api/audit/records.csv"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/audit/records.ndjson"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/audit/records.fhir"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
-    ("POST", "/api/gateways/pairing"): (DATA, 201, 403, 403, 403, 403, 403, 403, 403),
+    ("POST", "/api/gateways/pairing"): (DATA, 400, 400, 400, 400, 400, 400, 400, 403),
     ("POST", "/api/gateways/command"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),  # for no box
     ("POST", "/api/gateways/settings"): (DATA, 404, 403, 403, 403, 403, 403, 403, 403),
     ("GET", "/api/gateways/support/{gateway_id}/{command_id}"): (
@@ -321,9 +321,7 @@ def tokens_of(doorkeeper: Doorkeeper) -> dict[str, str]:
 
 
 def put(archive: Archive) -> None:
-    with archive.new_object() as sink:
-        sink.write(pydicom_file("CT_small.dcm"))
-        archive.index(sink.commit(), ORIGIN)
+    put_in(archive, pydicom_file("CT_small.dcm"), ORIGIN)
 
 
 def uids() -> dict[str, str]:

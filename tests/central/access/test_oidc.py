@@ -26,6 +26,7 @@ from central.access.oidc import Attempt, Client, Provider, SignOnRefusedError
 from central.access.oidc_settings import OidcSettings
 from central.access.policy import PatientKey, Role
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.config import Settings
 from central.errors import StartError
 from central.people_app import sign_ons_of
@@ -162,7 +163,7 @@ def test_a_doctor_and_a_patient_sign_on_and_see_what_their_claims_say(place: Pla
             assert any("dicomnet_session=" in one and "SameSite=strict" in one for one in cookies)
             assert client.get("/api/me").json() == {"username": name, "role": role}
             assert len(client.get("/dicom-web/studies").json()) == 1
-            signed_in = house.audit.search(limit=9, action=Action.SIGN_IN, actor=name)
+            signed_in = house.audit.newest(Wanted(action=Action.SIGN_IN, actor=name), limit=9)
             assert [(row.event.outcome, row.event.actor_role) for row in signed_in] == [("success", role)]
         # The account has no password, and is blocked like any other.
         assert house.accounts.passwords.verify("jane", "", "::1") is None
@@ -183,7 +184,7 @@ def test_claims_that_say_nobody_of_ours_let_nobody_in(
         client, answer = sign_on(house, name)
     assert answer.status_code == 403
     assert client.get("/api/me").status_code == 401
-    (failed,) = house.audit.search(limit=9, action=Action.SIGN_IN_FAILED)
+    (failed,) = house.audit.newest(Wanted(action=Action.SIGN_IN_FAILED), limit=9)
     assert why in failed.event.detail
     assert why not in answer.text
 
@@ -221,7 +222,9 @@ def test_an_answer_counts_once_and_in_the_browser_that_asked(place: Place, house
         assert client.get(back).status_code == 200
         client.cookies.set("dicomnet_signon", cookie, path="/signin/oidc", domain="127.0.0.1")
         assert client.get(back).status_code == 403
-    outcomes = {row.event.outcome for row in house.audit.search(limit=9, action=Action.SIGN_IN_FAILED)}
+    outcomes = {
+        row.event.outcome for row in house.audit.newest(Wanted(action=Action.SIGN_IN_FAILED), limit=9)
+    }
     assert outcomes == {"refused"}
 
 

@@ -24,6 +24,7 @@ from central.access.policy import Action, PatientKey, Principal, Role
 from central.access.study_rules import Kind
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import AuditEvent
+from central.audit.reading import Wanted
 from tests.central.access.conftest import Clock
 from tests.central.access.house import STUDY, House, open_house, part10, pydicom_file, served
 
@@ -246,7 +247,7 @@ def test_an_answer_ends_early_when_access_does(
     next(steps, None)
     assert not is_whole
     assert len(came) < SENT_AHEAD
-    newest = stand.house.audit.search(limit=1)[0].event
+    newest = stand.house.audit.newest(Wanted(), limit=1)[0].event
     assert (newest.action, newest.outcome, newest.study_instance_uid) == (Action.VIEW, "refused", study)
     assert "WADO-RS frames" in newest.detail
     assert newest.detail.endswith(f": ended while it ran: {why}")
@@ -278,7 +279,7 @@ def test_every_answer_of_some_length_ends_so(stand: Stand, path: str, accept: st
     came, is_whole = stand.read(path, token, accept, lambda: stand.house.accounts.sessions.end(token))
     assert not is_whole
     assert len(came) < min(len(whole), SENT_AHEAD)
-    ended = stand.house.audit.search(limit=1)[0].event
+    ended = stand.house.audit.newest(Wanted(), limit=1)[0].event
     assert ended.outcome == "refused"
     assert ended.detail.endswith(": ended while it ran: the session has ended")
 
@@ -362,6 +363,6 @@ def test_an_auditors_export_ends_with_the_session(stand: Stand, kind: str) -> No
     asyncio.run(stand.house.app(asked, receive, send))
     assert [message["type"] for message in came] == ["http.response.start"]
     assert came[0]["status"] == 200
-    ended = stand.house.audit.search(limit=1)[0].event
+    ended = stand.house.audit.newest(Wanted(), limit=1)[0].event
     said = f"audit record, {kind}: ended while it ran: the session has ended"
     assert (ended.action, ended.outcome, ended.detail) == (Action.EXPORT, "refused", said)

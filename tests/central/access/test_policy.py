@@ -504,10 +504,10 @@ def test_each_way_alone_finds_in_sql_what_it_covers(archive_db: tuple[Archive, D
 
     def compare(way: dict[str, Any]) -> int:
         scope = Scope(**way)
-        rows = archive.find_studies(scope, StudyQuery(limit=None))
+        rows = archive.reading.find_studies(scope, StudyQuery(limit=None))
         covered = set()
         for number in range(72):
-            facts = archive.facts(f"1.2.{number}")
+            facts = archive.reading.facts(f"1.2.{number}")
             assert facts is not None
             held = (facts, *facts.elsewhere)
             covered |= {(one.institution, one.study_instance_uid) for one in held if scope.covers(one)}
@@ -516,8 +516,8 @@ def test_each_way_alone_finds_in_sql_what_it_covers(archive_db: tuple[Archive, D
 
     for nothing in nothings:
         assert compare(nothing) == 0
-        assert archive.find_series(Scope(**nothing), SeriesQuery()) == []
-        assert archive.find_instances(Scope(**nothing), InstanceQuery()) == []
+        assert archive.reading.find_series(Scope(**nothing), SeriesQuery()) == []
+        assert archive.reading.find_instances(Scope(**nothing), InstanceQuery()) == []
     before = [compare(way) for way in EACH_WAY]
     assert min(before) > 0
     ended = consents.withdraw(PatientKey("HOSP", "P2"), "admin")
@@ -554,12 +554,12 @@ def test_a_search_finds_exactly_what_can_be_opened(
     for study in studies:
         insert(db, study)
     scope = scope_of(who, action)
-    rows = archive.find_studies(scope, StudyQuery())
+    rows = archive.reading.find_studies(scope, StudyQuery())
     found = {(row.institution, row.study_instance_uid) for row in rows}
     assert not (found and scope.is_nothing)
     openable = set()
     for uid in {study["uid"] for study in studies}:
-        facts = archive.facts(uid)
+        facts = archive.reading.facts(uid)
         assert facts is not None
         decision = authorize(who, action, facts)
         if isinstance(decision, Grant):
@@ -567,10 +567,10 @@ def test_a_search_finds_exactly_what_can_be_opened(
     assert found == openable
     # However they are asked for: by a page, by a key that leads to few, all at once.
     assert rows == [
-        row for at in range(9) for row in archive.find_studies(scope, StudyQuery(limit=1, offset=at))
+        row for at in range(9) for row in archive.reading.find_studies(scope, StudyQuery(limit=1, offset=at))
     ]
     for uid in {uid for _, uid in found}:
-        by_uid = archive.find_studies(scope, StudyQuery(study_instance_uid=uid, limit=None))
+        by_uid = archive.reading.find_studies(scope, StudyQuery(study_instance_uid=uid, limit=None))
         assert {(row.institution, uid) for row in by_uid} == {one for one in found if one[1] == uid}
 
 

@@ -12,6 +12,7 @@ from central.access.oidc_settings import OidcOtherProvider, OidcSettings
 from central.access.policy import Role
 from central.access.web import COOKIE_NAME
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.config import Settings
 from central.people_app import sign_ons_of
 from contract.settings import SettingsError, load_settings
@@ -91,7 +92,7 @@ def test_an_answer_counts_at_the_provider_that_was_asked(staff: Place, patients:
         back = go_to_provider(client, house, "gregory")
         assert client.get(back + "&provider=patients").status_code == 403
         assert client.get("/api/me").status_code == 401
-        (failed,) = house.audit.search(limit=9, action=Action.SIGN_IN_FAILED)
+        (failed,) = house.audit.newest(Wanted(action=Action.SIGN_IN_FAILED), limit=9)
         assert "another provider" in failed.event.detail
 
         patient, _ = sign_on(house, "jane", key="patients")

@@ -14,7 +14,9 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from unittest import mock
 
+import argon2
 import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -22,10 +24,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.x509.oid import NameOID
 
+from central.access.hashes import SecretHashes
 from central.access.policy import Action, Principal, Role, Scope, authorize, scope_of
 from central.app import Central
 from central.archive.query import StudyQuery
 from central.archive.rows import InstanceRow
+from central.audit.reading import Wanted
 from central.config import Settings
 from central.identity.sealing_keys import ROOT_KEY, read_root
 from contract.enrolment import (
@@ -47,8 +51,9 @@ from contract.sealed_object import Aead, Codec, SealedObjectWriter
 from contract.sealing import DataKey
 from contract.transfer import PATCH_CONTENT_TYPE, RECEIPT_HEADER, TUS_VERSION, UPLOADS_PATH
 from tests.central.databases import open_archive_in, open_index, storage_keys
+from tests.ports import free_base_port
 
-START_S = 20
+START_S = 60
 RADIOLOGIST = Principal("r", "radiologist", Role.RADIOLOGIST)
 
 
@@ -58,7 +63,8 @@ class House:
     def __init__(self, root: Path, **sections: dict[str, Any]) -> None:
         self.root = root
         sections.setdefault("people", {})["port"] = 0
-        sections.setdefault("gateways", {}).setdefault("port", 0)
+        # Boxes find it there again in its next life.
+        sections.setdefault("gateways", {}).setdefault("port", free_base_port(1))
         sections["gateways"].setdefault("acceptance", "pairing-string")  # what else is tested asks for it
         sections.setdefault("dicom", {}).setdefault("enabled", False)  # its shutdown takes half a second
         sections.setdefault("storage", {}).update({**storage_keys(root), "reserve_bytes": 0})
@@ -73,7 +79,11 @@ class House:
         def run() -> None:
             try:
                 with ExitStack() as closing:
-                    self.central = Central.open(self.settings, closing)
+                    # What passwords cost is tested elsewhere; it is most of a start.
+                    with mock.patch.object(
+                        SecretHashes.__init__, "__defaults__", (argon2.profiles.CHEAPEST,)
+                    ):
+                        self.central = Central.open(self.settings, closing)
                     asyncio.run(self._serve(accepting))
             except BaseException as error:
                 failed.append(error)
@@ -126,7 +136,7 @@ class House:
 
     def refusals(self) -> list[tuple[str, str]]:
         """(action, detail) of every refusal on record, oldest first."""
-        rows = self.central.foundation.audit.search(limit=100)
+        rows = self.central.foundation.audit.newest(Wanted(), limit=100)
         events = [row.event for row in reversed(rows)]
         return [(event.action, event.detail) for event in events if event.outcome == "refused"]
 
@@ -311,19 +321,19 @@ def _studies(db: Any, root: Path) -> Sequence[Sequence[Found]]:
     archive = open_archive_in(root, db)
     scope: Scope = scope_of(RADIOLOGIST, Action.VIEW)
     found: list[list[Found]] = []
-    for study in archive.find_studies(scope, StudyQuery(limit=None)):
-        facts = archive.facts(study.study_instance_uid)
+    for study in archive.reading.find_studies(scope, StudyQuery(limit=None)):
+        facts = archive.reading.facts(study.study_instance_uid)
         assert facts is not None
         grant: Any = authorize(RADIOLOGIST, Action.VIEW, facts)
         found.append(
             [
                 Found(
                     row,
-                    archive.open_instance(
+                    archive.reading.open_instance(
                         grant, row.series.series_instance_uid, row.sop_instance_uid
                     ).path.read_bytes(),
                 )
-                for row in archive.instances_of(grant)
+                for row in archive.reading.instances_of(grant)
             ]
         )
     return found

@@ -17,7 +17,7 @@ from central.config import Settings
 from central.foundation import Foundation, open_archive
 from contract.settings import load_settings
 from tests.central.access.house import ORIGIN, STUDY, pydicom_file
-from tests.central.databases import storage_keys
+from tests.central.databases import put_in, storage_keys
 
 
 class Desk:
@@ -78,9 +78,7 @@ def look(actor: str, study: str = STUDY) -> AuditEvent:
 def test_who_has_seen_a_patient(desk: Desk) -> None:
     foundation = desk.foundation()
     archive = open_archive(foundation.settings.storage, foundation.db)
-    with archive.new_object() as sink:
-        sink.write(pydicom_file("CT_small.dcm"))
-        archive.index(sink.commit(), ORIGIN)
+    put_in(archive, pydicom_file("CT_small.dcm"), ORIGIN)
     foundation.audit.record(look("ann"))
     foundation.audit.record(look("bob", "9.9"))
     foundation.close()

@@ -10,7 +10,7 @@ from central.access.policy import Role
 from tests.central.access.house import ORIGIN, PASSWORD, STUDY, pydicom_file
 from tests.central.app.house import House
 from tests.central.audit.repository import Papers, Repository, until
-from tests.central.databases import open_archive_in, open_index
+from tests.central.databases import open_archive_in, open_index, put_in
 
 
 def test_a_look_is_told_to_the_repository_with_its_patient(tmp_path: Path) -> None:
@@ -20,9 +20,7 @@ def test_a_look_is_told_to_the_repository_with_its_patient(tmp_path: Path) -> No
         with House(tmp_path / "central", audit=section) as house:
             db = open_index(tmp_path / "central")
             archive = open_archive_in(tmp_path / "central", db)
-            with archive.new_object() as sink:
-                sink.write(pydicom_file("CT_small.dcm"))
-                archive.index(sink.commit(), ORIGIN)
+            put_in(archive, pydicom_file("CT_small.dcm"), ORIGIN)
             db.close()
             house.central.foundation.accounts.create_user("anna", PASSWORD, Role.RADIOLOGIST)
             with httpx.Client(base_url=house.people_url, timeout=60) as client:

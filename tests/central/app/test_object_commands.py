@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 from pathlib import Path
@@ -12,13 +13,15 @@ from central.access.policy import Action as PolicyAction
 from central.access.policy import Grant, authorize
 from central.app import run
 from central.archive import postings
+from central.archive.object_names import name_of
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.commands import run_command
 from central.foundation import open_archive
 from tests.central.access.house import ORIGIN, STUDY, pydicom_file
 from tests.central.app.house import RADIOLOGIST
 from tests.central.app.test_audit_commands import Desk
-from tests.central.databases import change_object, storage
+from tests.central.databases import change_object, put_in, storage
 
 
 @pytest.fixture
@@ -30,12 +33,11 @@ def put(desk: Desk, content: bytes) -> str:
     """The object's name."""
     foundation = desk.foundation()
     archive = open_archive(foundation.settings.storage, foundation.db)
-    with archive.new_object() as sink:
-        sink.write(content)
-        stored = sink.commit()
-    archive.index(stored, ORIGIN)
+    put_in(archive, content, ORIGIN)
+    name = name_of(foundation.db, hashlib.sha256(content).hexdigest())
     foundation.close()
-    return stored.name
+    assert name is not None
+    return name
 
 
 def test_verify_names_what_is_wrong_and_says_when_it_is_mended(desk: Desk, tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_verify_names_what_is_wrong_and_says_when_it_is_mended(desk: Desk, tmp_p
     events: list[tuple[str, str | None]] = []
     desk.with_audit(
         lambda audit: events.extend(
-            (row.event.action.value, row.event.study_instance_uid) for row in audit.search(limit=9)
+            (row.event.action.value, row.event.study_instance_uid) for row in audit.newest(Wanted(), limit=9)
         )
     )
     assert events.count((Action.OBJECT_FAULT.value, STUDY)) == 1, "found twice, told once"
@@ -117,11 +119,11 @@ def test_what_lay_plain_is_encrypted_and_keys_rotate(
     assert (code, plain not in out) == (0, True)
     foundation = desk.foundation()
     archive = open_archive(foundation.settings.storage, foundation.db)
-    facts = archive.facts(STUDY)
+    facts = archive.reading.facts(STUDY)
     assert facts is not None
     grant = authorize(RADIOLOGIST, PolicyAction.VIEW, facts)
     assert isinstance(grant, Grant)
-    assert archive.open_instances(grant)[0].path.read_bytes() == content
+    assert archive.reading.open_instances(grant)[0].path.read_bytes() == content
     foundation.close()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from central.audit.reading import Wanted
 from tests.central.access.house import STUDY, pydicom_file
 from tests.central.app.test_audit_commands import Desk
 from tests.central.app.test_object_commands import put
@@ -22,7 +23,7 @@ def recorded(desk: Desk) -> list[tuple[str, str, str | None, str]]:
     desk.with_audit(
         lambda audit: found.extend(
             (row.event.action.value, row.event.outcome, row.event.study_instance_uid, row.event.detail)
-            for row in reversed(audit.search(limit=50))
+            for row in reversed(audit.newest(Wanted(), limit=50))
         )
     )
     return found

@@ -20,7 +20,7 @@ from central.archive.rows import StudyRow
 from central.institution import DEFAULT_INSTITUTION
 from contract.identifiers import new_object_id
 from contract.receipt import Outcome
-from tests.central.databases import open_archive_in, open_index
+from tests.central.databases import open_archive_in, open_index, put_in
 
 RADIOLOGIST = Principal("r", "radiologist", Role.RADIOLOGIST)
 
@@ -33,15 +33,12 @@ class Stocked:
     root: Path
 
     def put(self, content: bytes, institution: str = DEFAULT_INSTITUTION) -> Outcome:
-        with self.archive.new_object() as sink:
-            sink.write(content)
-            stored = sink.commit()
         origin = ObjectOrigin("gw", new_object_id(), datetime.now(UTC), institution)
-        return self.archive.index(stored, origin)
+        return put_in(self.archive, content, origin)
 
     def grant(self, study: StudyRow | str, principal: Principal = RADIOLOGIST) -> Grant:
         uid = study if isinstance(study, str) else study.study_instance_uid
-        facts = self.archive.facts(uid)
+        facts = self.archive.reading.facts(uid)
         assert facts is not None
         granted = authorize(principal, Action.VIEW, facts)
         assert isinstance(granted, Grant)

@@ -43,14 +43,14 @@ def test_every_file_that_names_its_instance_comes_back_identical(stocked: Stocke
     assert len(put) > 100
     read: set[bytes] = set()
     instances = 0
-    for study in stocked.archive.find_studies(EVERYTHING, StudyQuery(limit=None)):
+    for study in stocked.archive.reading.find_studies(EVERYTHING, StudyQuery(limit=None)):
         grant = stocked.grant(study)
-        rows = stocked.archive.instances_of(grant)
-        metadata = [json.loads(text) for text in stocked.archive.metadata(grant)]
+        rows = stocked.archive.reading.instances_of(grant)
+        metadata = [json.loads(text) for text in stocked.archive.reading.metadata(grant)]
         assert len(rows) == len(metadata) == study.number_of_study_related_instances
-        assert len(stocked.archive.series_of(grant)) == study.number_of_study_related_series
+        assert len(stocked.archive.reading.series_of(grant)) == study.number_of_study_related_series
         for row, described in zip(rows, metadata, strict=True):
-            stored = stocked.archive.open_instance(
+            stored = stocked.archive.reading.open_instance(
                 grant, row.series.series_instance_uid, row.sop_instance_uid
             )
             content = stored.path.read_bytes()
@@ -69,9 +69,9 @@ def test_what_a_crash_left_half_written_is_swept_and_what_it_left_unindexed_is_f
     stocked: Stocked,
 ) -> None:
     content = sample("CT_small.dcm")
-    torn = stocked.archive.new_object()
+    torn = stocked.archive.receiving.new_object()
     torn.write(content[:100])
-    with stocked.archive.new_object() as sink:  # durable, but the process died before the index
+    with stocked.archive.receiving.new_object() as sink:  # durable, but the process died before the index
         sink.write(content)
         sink.commit()
     db = open_index(stocked.root)

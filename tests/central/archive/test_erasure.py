@@ -62,7 +62,7 @@ def contents(stocked: Stocked, made: MakeFile) -> dict[str, list[bytes]]:
 
 
 def studies(archive: Archive) -> list[str]:
-    return [row.study_instance_uid for row in archive.find_studies(EVERYTHING, StudyQuery())]
+    return [row.study_instance_uid for row in archive.reading.find_studies(EVERYTHING, StudyQuery())]
 
 
 def compare(archive: Archive) -> int:
@@ -80,7 +80,7 @@ def test_an_erased_study_is_gone_and_the_others_stay(
     announced: list[int] = []
     assert archive.erasures.erase(GONE, "ann", announced.append) == 3
     assert announced == [3]
-    assert (archive.facts(GONE), studies(archive)) == (None, [STAYS])
+    assert (archive.reading.facts(GONE), studies(archive)) == (None, [STAYS])
     assert archive.removal.run() == 0
     assert contents_in(stocked.root) == contents[STAYS]
     assert NAME.encode() not in written_in(stocked.root)
@@ -88,7 +88,7 @@ def test_an_erased_study_is_gone_and_the_others_stay(
         (GONE, "ann", 3)
     ]
     assert compare(archive) == 0
-    (stored,) = archive.open_instances(stocked.grant(STAYS))
+    (stored,) = archive.reading.open_instances(stocked.grant(STAYS))
     assert stored.path.read_bytes() == contents[STAYS][0]
     with pytest.raises(ErasureRefusedError, match="no such study"):
         archive.erasures.erase(GONE, "ann", announced.append)
@@ -121,12 +121,12 @@ def test_what_comes_afterwards_is_refused_until_it_is_allowed(
     archive = stocked.archive
     archive.erasures.erase(GONE, "ann", lambda _: None)
     for content in (contents[GONE][0], made(StudyInstanceUID=GONE)):
-        with archive.new_object() as sink:
+        with archive.receiving.new_object() as sink:
             sink.write(content)
             stored = sink.commit()
         with pytest.raises(StudyErasedError):
-            archive.index(stored, ORIGIN)
-        archive.forget(stored)
+            archive.receiving.index_all([archive.receiving.read(stored, ORIGIN)])
+        archive.receiving.forget(stored)
     archive.removal.run()
     assert contents_in(stocked.root) == contents[STAYS]
     with pytest.raises(ErasureRefusedError, match="no such study was erased"):
@@ -137,7 +137,7 @@ def test_what_comes_afterwards_is_refused_until_it_is_allowed(
     archive.erasures.allow(GONE)
     # Its SOP Instance UID is in the other study as well.
     assert stocked.put(contents[GONE][0]) is Outcome.VERSION
-    (stored_again,) = archive.open_instances(stocked.grant(GONE))
+    (stored_again,) = archive.reading.open_instances(stocked.grant(GONE))
     assert stored_again.path.read_bytes() == contents[GONE][0]
 
 
@@ -202,7 +202,7 @@ def test_without_the_studys_key_a_copy_of_its_objects_is_noise(
 ) -> None:
     stocked = Stocked(open_archive(storage(tmp_path, encrypt=True), db), tmp_path)
     stocked.put(made(StudyInstanceUID=GONE))
-    (stored,) = stocked.archive.open_instances(stocked.grant(GONE))
+    (stored,) = stocked.archive.reading.open_instances(stocked.grant(GONE))
     file = stored.path
     assert isinstance(file, SealedFile)
     copied = file.path.read_bytes()
@@ -247,18 +247,18 @@ def test_what_another_institution_has_of_the_study_stays(
     assert announced == [2]
     assert archive.removal.run() == 0
     assert sorted(contents_in(stocked.root)) == sorted([both, theirs])
-    assert [one.path.read_bytes() for one in archive.open_instances(stocked.grant(GONE, NORTH))] == [
+    assert [one.path.read_bytes() for one in archive.reading.open_instances(stocked.grant(GONE, NORTH))] == [
         both,
         theirs,
     ]
     assert compare(archive) == 0
     # Nothing is taken in there any more, and all as before here.
-    with archive.new_object() as sink:
+    with archive.receiving.new_object() as sink:
         sink.write(both)
         stored = sink.commit()
     with pytest.raises(StudyErasedError):
-        archive.index(stored, ORIGIN)
-    archive.forget(stored)
+        archive.receiving.index_all([archive.receiving.read(stored, ORIGIN)])
+    archive.receiving.forget(stored)
     assert stocked.put(both, "north") is Outcome.DUPLICATE
     assert stocked.put(ours, "north") is Outcome.ARCHIVED
     with pytest.raises(ErasureRefusedError, match="court 17"):
@@ -281,20 +281,20 @@ def test_an_image_that_comes_while_another_institution_erases_it_is_not_lost(
     """Its file is there already, as the other's; then that one's study goes, and only then comes its row."""
     archive, content = stocked.archive, made(StudyInstanceUID=GONE)
     stocked.put(content)
-    with archive.new_object() as sink:
+    with archive.receiving.new_object() as sink:
         sink.write(content)
         stored = sink.commit()
-    indexable = archive.read(stored, replace(ORIGIN, institution="north"))
+    indexable = archive.receiving.read(stored, replace(ORIGIN, institution="north"))
     archive.erasures.erase(GONE, "ann", lambda _: None)
     if is_removed:
         archive.removal.run()
     if is_removed and stored.sealed is None:
         with pytest.raises(StoreUnavailableError, match="send it again"):
-            archive.index_all([indexable])
+            archive.receiving.index_all([indexable])
         assert stocked.put(content, "north") is Outcome.ARCHIVED
     else:
-        assert archive.index_all([indexable]) == [Outcome.ARCHIVED]
+        assert archive.receiving.index_all([indexable]) == [Outcome.ARCHIVED]
     archive.removal.run()
-    (found,) = archive.open_instances(stocked.grant(GONE, NORTH))
+    (found,) = archive.reading.open_instances(stocked.grant(GONE, NORTH))
     assert found.path.read_bytes() == content
     assert compare(archive) == 0

@@ -88,7 +88,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Archive, 
 def pages(archive: Archive, scope: Scope, query: StudyQuery, rows: int) -> list[int]:
     found: list[int] = []
     while True:
-        page = archive.find_studies(scope, narrowed(query, limit=rows, offset=len(found)))
+        page = archive.reading.find_studies(scope, narrowed(query, limit=rows, offset=len(found)))
         found += [row.id for row in page]
         if len(page) < rows:
             return found
@@ -130,7 +130,7 @@ def test_few_or_the_newest_make_no_difference(
     for scope in SCOPES.values():
         for query in QUERIES:
             monkeypatch.setattr(narrowing, "FEW", 4000)
-            whole = [row.id for row in archive.find_studies(scope, narrowed(query, limit=None))]
+            whole = [row.id for row in archive.reading.find_studies(scope, narrowed(query, limit=None))]
             monkeypatch.setattr(narrowing, "FEW", few)
             assert pages(archive, scope, query, 90) == whole
 
@@ -151,9 +151,9 @@ def test_any_search_finds_what_comparing_every_study_finds(
         query = any_query(chance, MADE, most_offset=100)
         scope = chance.choice(list(SCOPES.values()))
         assert query.limit is not None
-        whole = archive.find_studies(scope, narrowed(query, limit=None))
+        whole = archive.reading.find_studies(scope, narrowed(query, limit=None))
         page = whole[query.offset : query.offset + query.limit]
-        assert archive.find_studies(scope, query) == page, query
+        assert archive.reading.find_studies(scope, query) == page, query
         something += bool(page)
     assert something > 20
 
@@ -194,7 +194,7 @@ def test_a_deep_page_is_the_same_though_what_is_before_it_is_not_looked_at(
         StudyQuery(patient_name="*ć*"),
         StudyQuery(study_time="1130-14"),
     ):
-        whole = [row.id for row in archive.find_studies(SCOPES[who], narrowed(query, limit=None))]
+        whole = [row.id for row in archive.reading.find_studies(SCOPES[who], narrowed(query, limit=None))]
         assert pages(archive, SCOPES[who], query, 7) == whole, query
     assert bool(passed) == (who in ("one house", "three houses", "every house", "doctor"))
     waiting = {row.id for row in Study.select().execute(db)} & set(postings.unfolded(db))

@@ -21,18 +21,18 @@ def test_the_first_content_under_a_uid_stays_and_later_ones_are_kept_and_flagged
     assert stocked.put(first) is Outcome.DUPLICATE
     assert stocked.put(second) is Outcome.VERSION
     assert stocked.put(second) is Outcome.DUPLICATE
-    (row,) = stocked.archive.instances_of(stocked.grant("1.2.3"))
+    (row,) = stocked.archive.reading.instances_of(stocked.grant("1.2.3"))
     assert row.flagged
-    stored = stocked.archive.open_instance(stocked.grant("1.2.3"), "1.2.3.4", "1.2.3.4.5")
+    stored = stocked.archive.reading.open_instance(stocked.grant("1.2.3"), "1.2.3.4", "1.2.3.4.5")
     assert stored.path.read_bytes() == first
-    (study,) = stocked.archive.find_studies(EVERYTHING, StudyQuery())
+    (study,) = stocked.archive.reading.find_studies(EVERYTHING, StudyQuery())
     assert study.number_of_study_related_instances == 1
 
 
 def test_one_instance_uid_in_two_studies_hides_neither(stocked: Stocked, made: MakeFile) -> None:
     assert stocked.put(made(StudyInstanceUID="1.1", SOPInstanceUID="1.9")) is Outcome.ARCHIVED
     assert stocked.put(made(StudyInstanceUID="1.2", SOPInstanceUID="1.9")) is Outcome.VERSION
-    rows = stocked.archive.find_instances(EVERYTHING, InstanceQuery(sop_instance_uid="1.9"))
+    rows = stocked.archive.reading.find_instances(EVERYTHING, InstanceQuery(sop_instance_uid="1.9"))
     assert [(row.series.study.study_instance_uid, row.flagged) for row in rows] == [
         ("1.2", True),
         ("1.1", True),
@@ -44,7 +44,7 @@ def test_what_the_first_instance_left_empty_a_later_one_fills_in_but_changes_not
 ) -> None:
     stocked.put(made(StudyInstanceUID="1.1", PatientName="DOE^JANE"))
     stocked.put(made(StudyInstanceUID="1.1", PatientName="ROE^RICHARD", StudyDescription="HEAD"))
-    (study,) = stocked.archive.find_studies(EVERYTHING, StudyQuery(study_description="head"))
+    (study,) = stocked.archive.reading.find_studies(EVERYTHING, StudyQuery(study_description="head"))
     assert (study.patient_name, study.study_description) == ("DOE^JANE", "HEAD")
 
 
@@ -54,43 +54,45 @@ def test_instances_without_study_or_series_uid_are_found_and_not_mixed(
     for patient in ("A", "B"):
         content = made(PatientID=patient, omit=("StudyInstanceUID", "SeriesInstanceUID"))
         assert stocked.put(content) is Outcome.ARCHIVED
-    studies = stocked.archive.find_studies(EVERYTHING, StudyQuery())
+    studies = stocked.archive.reading.find_studies(EVERYTHING, StudyQuery())
     assert {study.patient_id for study in studies} == {"A", "B"}
     assert all(study.study_instance_uid.startswith("2.25.") for study in studies)
 
 
 def test_forget_removes_a_refused_file_and_never_an_indexed_one(stocked: Stocked) -> None:
-    with stocked.archive.new_object() as sink:
+    with stocked.archive.receiving.new_object() as sink:
         sink.write(b"no DICOM")
         refused = sink.commit()
-    stocked.archive.forget(refused)
+    stocked.archive.receiving.forget(refused)
     with pytest.raises(FileNotFoundError):
         refused.path.open("rb")
     content = sample("CT_small.dcm")
     stocked.put(content)
-    with stocked.archive.new_object() as sink:
+    with stocked.archive.receiving.new_object() as sink:
         sink.write(content)
         known = sink.commit()
-    stocked.archive.forget(known)
-    (study,) = stocked.archive.find_studies(EVERYTHING, StudyQuery())
-    (stored,) = stocked.archive.open_instances(stocked.grant(study))
+    stocked.archive.receiving.forget(known)
+    (study,) = stocked.archive.reading.find_studies(EVERYTHING, StudyQuery())
+    (stored,) = stocked.archive.reading.open_instances(stocked.grant(study))
     assert stored.path.read_bytes() == content
 
 
 def test_what_is_examined_and_not_taken_was_never_there(stocked: Stocked, made: MakeFile) -> None:
     """Even when the same content is archived at the same time by somebody else."""
     content = made(StudyInstanceUID="1.3", SOPInstanceUID="1.3.1")
-    with stocked.archive.new_object() as refused:
+    with stocked.archive.receiving.new_object() as refused:
         refused.write(content)
-        said = stocked.archive.examine(refused)
+        said = stocked.archive.receiving.examine(refused)
         assert said.is_filed_as_sent
         assert (said.attributes.study_instance_uid, said.attributes.sop_instance_uid) == ("1.3", "1.3.1")
         assert stocked.put(content) is Outcome.ARCHIVED
-    [row] = stocked.archive.instances_of(stocked.grant("1.3"))
-    stored = stocked.archive.open_instance(stocked.grant("1.3"), row.series.series_instance_uid, "1.3.1")
+    [row] = stocked.archive.reading.instances_of(stocked.grant("1.3"))
+    stored = stocked.archive.reading.open_instance(
+        stocked.grant("1.3"), row.series.series_instance_uid, "1.3.1"
+    )
     assert stored.path.read_bytes() == content
-    with stocked.archive.new_object() as nothing:
+    with stocked.archive.receiving.new_object() as nothing:
         nothing.write(b"nothing")
         with pytest.raises(NotDicomError):
-            stocked.archive.examine(nothing)
+            stocked.archive.receiving.examine(nothing)
     assert arriving_in(stocked.root) == []

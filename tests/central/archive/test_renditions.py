@@ -56,7 +56,7 @@ class Kept:
         return Kept(Stocked(archive, self.stocked.root), self.settings, self.db, self.made)
 
     def sources(self, study: str = STUDY, principal: Principal = RADIOLOGIST) -> Sources:
-        return self.archive.sources(self.stocked.grant(study, principal))
+        return self.archive.reading.sources(self.stocked.grant(study, principal))
 
     def get(self, sources: Sources, form: str = "form", content: bytes = BYTES) -> bytes:
         def make() -> bytes:
@@ -283,7 +283,7 @@ def series_metadata(kept: Kept, before: set[str]) -> None:
     sources = kept.sources()
 
     def make() -> bytes:
-        return zlib.compress(b"[" + b",".join(kept.archive.metadata_of(sources)) + b"]")
+        return zlib.compress(b"[" + b",".join(kept.archive.reading.metadata_of(sources)) + b"]")
 
     found = kept.archive.renditions.get(sources, "metadata", make)
     shown = [one["00080018"]["Value"][0] for one in json.loads(zlib.decompress(found.data))]

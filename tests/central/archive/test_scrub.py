@@ -45,7 +45,7 @@ def name_in_store(stocked: Stocked, study: str) -> str:
 
 
 def open_one(stocked: Stocked, study: str) -> StoredInstance:
-    (stored,) = stocked.archive.open_instances(stocked.grant(study))
+    (stored,) = stocked.archive.reading.open_instances(stocked.grant(study))
     return stored
 
 
@@ -94,7 +94,7 @@ def test_what_one_side_lost_is_named_and_ends_when_both_have_it(stocked: Stocked
     contents = stocked_with(stocked, made)
     lost = name_in_store(stocked, "1.2.1")
     change_object(stocked.root, lost, lambda _: None)
-    with stocked.archive.new_object() as sink:
+    with stocked.archive.receiving.new_object() as sink:
         sink.write(b"nobody indexed this")
         stray = sink.commit().name
     assert compare(stocked.archive) == [(lost, FaultKind.MISSING)], "the other one may be arriving"

@@ -88,7 +88,7 @@ def hospital(stocked: Stocked, made: MakeFile) -> Stocked:
     ],
 )
 def test_study_keys(hospital: Stocked, keys: dict[str, object], expected: list[str]) -> None:
-    found = hospital.archive.find_studies(EVERYTHING, StudyQuery(**keys))  # type: ignore[arg-type]
+    found = hospital.archive.reading.find_studies(EVERYTHING, StudyQuery(**keys))  # type: ignore[arg-type]
     assert [study.study_instance_uid for study in found] == expected
 
 
@@ -107,7 +107,7 @@ def test_study_keys(hospital: Stocked, keys: dict[str, object], expected: list[s
 )
 def test_malformed_keys_are_refused(hospital: Stocked, keys: dict[str, str]) -> None:
     with pytest.raises(QueryError):
-        hospital.archive.find_studies(EVERYTHING, StudyQuery(**keys))
+        hospital.archive.reading.find_studies(EVERYTHING, StudyQuery(**keys))
 
 
 def _of(issuer: str, patient_id: str) -> PatientOf:
@@ -116,9 +116,9 @@ def _of(issuer: str, patient_id: str) -> PatientOf:
 
 def test_scopes_become_sql(hospital: Stocked) -> None:
     def found(scope: Scope) -> set[str]:
-        studies = hospital.archive.find_studies(scope, StudyQuery())
-        series = hospital.archive.find_series(scope, SeriesQuery())
-        instances = hospital.archive.find_instances(scope, InstanceQuery())
+        studies = hospital.archive.reading.find_studies(scope, StudyQuery())
+        series = hospital.archive.reading.find_series(scope, SeriesQuery())
+        instances = hospital.archive.reading.find_instances(scope, InstanceQuery())
         uids = {study.study_instance_uid for study in studies}
         assert {row.study.study_instance_uid for row in series} == uids
         assert {row.series.study.study_instance_uid for row in instances} == uids
@@ -131,7 +131,7 @@ def test_scopes_become_sql(hospital: Stocked) -> None:
 
 
 def test_a_study_tells_what_it_holds(hospital: Stocked) -> None:
-    (study,) = hospital.archive.find_studies(EVERYTHING, StudyQuery(study_instance_uid="1.1"))
+    (study,) = hospital.archive.reading.find_studies(EVERYTHING, StudyQuery(study_instance_uid="1.1"))
     assert study.modalities_in_study == ("CT", "MR")
     assert (study.number_of_study_related_series, study.number_of_study_related_instances) == (2, 2)
     assert study.referring_physician_name == "Weiß^Anna^^Dr"
@@ -139,18 +139,18 @@ def test_a_study_tells_what_it_holds(hospital: Stocked) -> None:
 
 def test_series_and_instance_keys(hospital: Stocked) -> None:
     study = StudyQuery(study_instance_uid="1.1")
-    series = hospital.archive.find_series(EVERYTHING, SeriesQuery(study=study))
+    series = hospital.archive.reading.find_series(EVERYTHING, SeriesQuery(study=study))
     assert [row.series_number for row in series] == [1, 2]
 
     def uids(**keys: str) -> list[str]:
-        rows = hospital.archive.find_series(EVERYTHING, SeriesQuery(study=study, **keys))  # type: ignore[arg-type]
+        rows = hospital.archive.reading.find_series(EVERYTHING, SeriesQuery(study=study, **keys))  # type: ignore[arg-type]
         return [row.series_instance_uid for row in rows]
 
     assert (
         uids(modality="MR") == uids(series_description="t1*") == uids(body_part_examined="head") == ["1.1.2"]
     )
     assert uids(series_number="2") == ["1.1.1"]
-    instances = hospital.archive.find_instances(
+    instances = hospital.archive.reading.find_instances(
         EVERYTHING, InstanceQuery(instance_number="1", series=SeriesQuery(study=study))
     )
     assert [row.sop_instance_uid for row in instances] == ["1.1.1.1"]
@@ -250,7 +250,7 @@ def test_a_search_enters_an_index_that_leads_to_few(
     asked: list[tuple[str, Any]] = []
     execute = db.execute_sql
     monkeypatch.setattr(db, "execute_sql", lambda *said: asked.append(said) or execute(*said))  # type: ignore[func-returns-value]
-    archive.find_studies(scope, query)
+    archive.reading.find_studies(scope, query)
     sql, values = asked[-1]
     plan = " ".join(row[3] for row in execute(f"EXPLAIN QUERY PLAN {sql}", values))
     assert set(re.findall(r"INDEX study_\w+ \((\w+)", plan)) == entered, plan

@@ -48,7 +48,7 @@ def id_of(db: Database, uid: str) -> int:
 
 def test_a_study_that_a_set_lacks_is_named_and_found_again(stocked: Stocked, folded: Database) -> None:
     def found() -> list[str]:
-        return [row.study_instance_uid for row in stocked.archive.find_studies(EVERYTHING, BY_NAME)]
+        return [row.study_instance_uid for row in stocked.archive.reading.find_studies(EVERYTHING, BY_NAME)]
 
     whole, everybody = rows(folded), found()
     ana = 1 << id_of(folded, "1.2.1")

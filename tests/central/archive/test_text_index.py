@@ -46,7 +46,7 @@ def filled(stocked: Stocked, made: MakeFile) -> Stocked:
 
 
 def found(stocked: Stocked, **keys: str) -> list[str]:
-    rows = stocked.archive.find_studies(EVERYTHING, StudyQuery(limit=None, **keys))  # type: ignore[arg-type]
+    rows = stocked.archive.reading.find_studies(EVERYTHING, StudyQuery(limit=None, **keys))  # type: ignore[arg-type]
     return sorted(row.patient_name for row in rows)
 
 
@@ -74,7 +74,7 @@ def test_a_modality_is_found_however_many_have_it(
     assert len(found(filled, modalities_in_study="CT")) == 4
     assert found(filled, modalities_in_study="MR", patient_name="*ana*") == ["ANA", "BANANA^ANA"]
     assert found(filled, modalities_in_study="XA") == []
-    series = filled.archive.find_series(
+    series = filled.archive.reading.find_series(
         EVERYTHING, SeriesQuery(study=StudyQuery(modalities_in_study="MR"), limit=None)
     )
     assert [row.modality for row in series] == ["MR"] * 3

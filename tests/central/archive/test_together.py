@@ -107,7 +107,7 @@ def test_of_a_failed_commit_nobody_is_told_success_and_nothing_is_found(
         told = list(threads.map(put, files[1:]))
     monkeypatch.undo()
     assert not all(told)
-    found = {row.sop_instance_uid for row in stocked.archive.instances_of(stocked.grant("1.2.9"))}
+    found = {row.sop_instance_uid for row in stocked.archive.reading.instances_of(stocked.grant("1.2.9"))}
     expected = {f"1.2.9.{number}" for number, ok in enumerate([True, *told]) if ok}
     assert found == expected
     assert all(stocked.put(content) in (Outcome.ARCHIVED, Outcome.DUPLICATE) for content in files)

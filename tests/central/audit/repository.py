@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from central.audit.settings import AuditSettings
 from central.identity.authority import CertificateAuthority
+from tests.ports import free_base_port
 
 WAIT_S = 60
 
@@ -86,7 +87,7 @@ class Repository:
         self.stop()
 
     def start(self) -> None:
-        self._listening = socket.create_server(("127.0.0.1", self.port))
+        self._listening = socket.create_server(("127.0.0.1", self.port or free_base_port(1)))
         self.port = self._listening.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, args=(self._listening,))
         self._thread.start()

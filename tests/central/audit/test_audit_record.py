@@ -9,6 +9,7 @@ import pytest
 
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import MAX_DETAIL_CHARACTERS, Action, AuditEvent
+from central.audit.reading import Wanted
 from central.audit.record import Audit
 from tests.central.audit.notary import NOTARY
 
@@ -45,7 +46,7 @@ def test_the_file_itself_refuses_changes(tmp_path: Path, statement: str) -> None
         pytest.raises(sqlite3.IntegrityError, match="append-only"),
     ):
         other.execute(statement)
-    assert [row.event.actor for row in audit.search(limit=10)] == ["ann"]
+    assert [row.event.actor for row in audit.newest(Wanted(), limit=10)] == ["ann"]
     audit.close()
 
 
@@ -61,7 +62,7 @@ def test_events_of_many_threads_are_all_there_once(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    actors = [row.event.actor for row in audit.search(limit=1000)]
+    actors = [row.event.actor for row in audit.newest(Wanted(), limit=1000)]
     assert sorted(actors) == sorted(f"{name}-{number}" for name in range(8) for number in range(25))
     audit.close()
 
@@ -72,7 +73,7 @@ def test_a_closed_record_refuses_instead_of_opening_again(tmp_path: Path) -> Non
     with pytest.raises(AuditUnavailableError):
         audit.record(event())
     with pytest.raises(AuditUnavailableError):
-        audit.search(limit=1)
+        audit.newest(Wanted(), limit=1)
 
 
 def test_a_record_that_cannot_be_written_raises(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_a_record_that_cannot_be_written_raises(tmp_path: Path) -> None:
         audit.record(event())
     audit._db.pragma("query_only", 0)
     audit.record(event(actor="again"))
-    assert [row.event.actor for row in audit.search(limit=9)] == ["again"]
+    assert [row.event.actor for row in audit.newest(Wanted(), limit=9)] == ["again"]
     audit.close()
 
 
@@ -117,7 +118,7 @@ def test_nobody_waits_in_vain_for_what_was_not_written(tmp_path: Path) -> None:
 def test_what_comes_from_outside_is_cut(tmp_path: Path) -> None:
     audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
     audit.record(AuditEvent("u" * 9999, "", Action.SIGN_IN_FAILED, "refused", "::1", detail="d" * 99_999))
-    [row] = audit.search(limit=1)
+    [row] = audit.newest(Wanted(), limit=1)
     assert len(row.event.actor) == 128
     assert len(row.event.detail) == MAX_DETAIL_CHARACTERS
     audit.close()
@@ -131,7 +132,7 @@ def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
 def test_text_that_utf8_cannot_hold_is_recorded_escaped(tmp_path: Path) -> None:
     audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
     audit.record(event(actor="a\ud800b"))
-    assert audit.search(limit=1)[0].event.actor == r"a\ud800b"
+    assert audit.newest(Wanted(), limit=1)[0].event.actor == r"a\ud800b"
     audit.close()
 
 
@@ -147,5 +148,5 @@ def test_a_failure_of_an_unforeseen_kind_is_never_taken_for_success(
     with pytest.raises((AuditUnavailableError, MemoryError)):
         audit.record(event())
     monkeypatch.undo()
-    assert audit.search(limit=1) == []
+    assert audit.newest(Wanted(), limit=1) == []
     audit.close()

@@ -17,6 +17,7 @@ from central.audit import record as record_module
 from central.audit.chain import FIELDS, GENESIS, Notary, link
 from central.audit.events import Action, AuditEvent
 from central.audit.fhir import audit_event
+from central.audit.reading import Wanted
 from central.audit.record import Audit
 from tests.central.audit.notary import NOTARY
 
@@ -167,8 +168,8 @@ def test_a_record_of_an_older_version_is_taken_into_the_chain(tmp_path: Path) ->
             "CREATE TRIGGER audit_record_no_update BEFORE UPDATE ON audit_record BEGIN SELECT RAISE(ABORT, 'no'); END"
         )
     audit = Audit.open(path, NOTARY)
-    assert [row.event.actor for row in audit.search(limit=9)] == ["central", "u4", "u2", "u1"]
-    assert "3 records of an older version" in audit.search(limit=1)[0].event.detail
+    assert [row.event.actor for row in audit.newest(Wanted(), limit=9)] == ["central", "u4", "u2", "u1"]
+    assert "3 records of an older version" in audit.newest(Wanted(), limit=1)[0].event.detail
     assert audit.verify().problems == []
     audit.close()
     again = Audit.open(path, NOTARY)

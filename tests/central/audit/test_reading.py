@@ -19,12 +19,15 @@ def test_search_pages_backwards_and_filters(tmp_path: Path) -> None:
     audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
     for number in range(5):
         audit.record(event(actor=f"u{number}", action=Action.VIEW if number % 2 else Action.EXPORT))
-    newest = audit.search(limit=2)
+    newest = audit.newest(Wanted(), limit=2)
     assert [row.event.actor for row in newest] == ["u4", "u3"]
-    assert [row.event.actor for row in audit.search(limit=2, before_id=newest[-1].id)] == ["u2", "u1"]
-    assert [row.event.actor for row in audit.search(limit=9, action=Action.VIEW)] == ["u3", "u1"]
-    assert [row.event.actor for row in audit.search(limit=9, actor="u2")] == ["u2"]
-    assert audit.search(limit=9, study_instance_uid="9.9") == []
+    assert [row.event.actor for row in audit.newest(Wanted(), limit=2, before_id=newest[-1].id)] == [
+        "u2",
+        "u1",
+    ]
+    assert [row.event.actor for row in audit.newest(Wanted(action=Action.VIEW), limit=9)] == ["u3", "u1"]
+    assert [row.event.actor for row in audit.newest(Wanted(actor="u2"), limit=9)] == ["u2"]
+    assert audit.newest(Wanted(study_instance_uid="9.9"), limit=9) == []
     assert newest[0].at_utc.utcoffset() is not None
     audit.close()
 

@@ -15,6 +15,7 @@ from central.audit import spans as spans_module
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action, AuditEvent
 from central.audit.looks import PAUSE_S
+from central.audit.reading import Wanted
 from central.audit.record import Audit
 from central.audit.spans import SPAN_S, Spans
 from tests.central.databases import open_record
@@ -47,7 +48,7 @@ def spans(audit: Audit, clock: Clock) -> Spans:
 
 
 def count(audit: Audit) -> int:
-    return len(audit.search(limit=1000))
+    return len(audit.newest(Wanted(), limit=1000))
 
 
 def test_a_record_stands_for_the_same_again_until_its_time_is_over(

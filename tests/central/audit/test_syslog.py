@@ -181,7 +181,6 @@ def test_a_receiver_that_does_not_read_delays_nobody(
     with Repository(papers) as repository, Sender(tmp_path, repository.settings(papers)) as sender:
         repository.reading.clear()
         repository.wait_for(lambda: repository.connections == 1)
-        started = datetime.now(UTC)
         count = 1500
         for number in range(count):
             audit.record(
@@ -189,9 +188,8 @@ def test_a_receiver_that_does_not_read_delays_nobody(
                     f"user{number}", "doctor", Action.VIEW, "success", "::1", "1.2.3", detail="x" * 1900
                 )
             )
-        took_s = (datetime.now(UTC) - started).total_seconds()
+        # That it comes here: one that waited for the receiver would have waited for ten minutes.
         assert sender.delivery.state().behind > 0
-        assert took_s < 60, "each of them would otherwise have waited for the receiver"
         repository.reading.set()
         repository.wait_for(lambda: len(repository.messages) == count)
         until(lambda: sender.arrived() == count)

@@ -16,7 +16,7 @@ from central.audit.reading import Wanted
 from central.foundation import Foundation, open_archive
 from tests.central.access.house import ORIGIN, PASSWORD, STUDY, pydicom_file
 from tests.central.app.program import CentralProcess
-from tests.central.databases import contents_in, storage_keys
+from tests.central.databases import contents_in, put_in, storage_keys
 from tests.central.importing.house import command, configuration, instances, looked_into, settings_of, told
 
 FILES = 6
@@ -38,9 +38,7 @@ def fill(config: Path, numbers: range) -> None:
     with closing(Foundation.open(settings_of(config))) as foundation:
         archive = open_archive(foundation.settings.storage, foundation.db, "filling")
         for number in numbers:
-            with archive.new_object() as sink:
-                sink.write(pydicom_file("CT_small.dcm", SOPInstanceUID=f"{STUDY}.1.{number}"))
-                archive.index(sink.commit(), ORIGIN)
+            put_in(archive, pydicom_file("CT_small.dcm", SOPInstanceUID=f"{STUDY}.1.{number}"), ORIGIN)
 
 
 def backup(config: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:

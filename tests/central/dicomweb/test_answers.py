@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Generator, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.responses import Response
 
-from central.dicomweb.multipart import CHUNK_BYTES, ClosingResponse, answered
+from central.dicomweb.multipart import CHUNK_BYTES, ClosingResponse, FilePart, answered, multipart_of_files
 
 BOUND_S = 60
 
@@ -103,3 +106,27 @@ def test_who_goes_away_while_a_piece_is_read_ends_it_after_that_piece() -> None:
 
     asyncio.run(leave())
     assert given.closed == ["body", "file"]
+
+
+@pytest.mark.parametrize("size_bytes", [0, CHUNK_BYTES // 3, CHUNK_BYTES - 1, CHUNK_BYTES, 3 * CHUNK_BYTES])
+def test_files_go_into_pieces_that_are_full(size_bytes: int, tmp_path: Path) -> None:
+    contents = [os.urandom(size_bytes) for _ in range(3)]
+    for number, content in enumerate(contents):
+        (tmp_path / str(number)).write_bytes(content)
+    files = [FilePart("a/b", partial(Path, tmp_path / str(number)), size_bytes) for number in range(3)]
+    response = multipart_of_files("a/b", files)
+    pieces = [one["body"] for one in asyncio.run(sent(response))[1:]]
+    body = b"".join(pieces)
+    boundary = response.headers["content-type"].partition("boundary=")[2]
+    head = f"--{boundary}\r\nContent-Type: a/b\r\nContent-Length: {size_bytes}\r\n\r\n".encode()
+    expected = [head + content + b"\r\n" for content in contents]
+    assert body == b"".join(expected) + f"--{boundary}--\r\n".encode()
+    assert response.headers["content-length"] == str(len(body))
+    full, last = divmod(len(body), CHUNK_BYTES)
+    assert list(filter(None, map(len, pieces))) == [CHUNK_BYTES] * full + [last] * bool(last)
+
+
+def test_a_file_shorter_than_its_row_says_ends_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(bytes(10))
+    with pytest.raises(OSError, match="shorter"):
+        multipart_of_files("a/b", [FilePart("a/b", partial(Path, tmp_path / "x"), 11)])

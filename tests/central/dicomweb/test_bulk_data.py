@@ -16,6 +16,7 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from tests.central.access.house import STUDY, House, open_house, part10, pydicom_file
 from tests.central.dicomweb.conftest import IMAGES
 from tests.central.dicomweb.test_dicomweb import JPEG_LS_SERIES, parts, stored
@@ -165,7 +166,7 @@ def test_a_value_that_lies_about_its_length(tmp_path: Path) -> None:
 def test_who_may_and_the_record(valued: House) -> None:
     path = f"/dicom-web/studies/{STUDY}/series/{SERIES}/instances/{SERIES}.1/bulkdata/00420011"
     assert get(valued, path, who="patient").content == DOCUMENT
-    event = valued.audit.search(limit=1)[0].event
+    event = valued.audit.newest(Wanted(), limit=1)[0].event
     assert (event.actor, event.action, event.sop_instance_uid) == ("patient", Action.VIEW, f"{SERIES}.1")
     assert event.detail.endswith("00420011")
     assert get(valued, path, who="doctor-other").status_code == 404
@@ -237,7 +238,7 @@ def test_entity_tags(valued: House, resource: tuple[str, str, bytes]) -> None:
     assert get(valued, path, accept, **{"If-Range": '"x"', "Range": "bytes=0-1"}).content == whole
     # Who may not see it learns nothing by guessing tags, and a look without bytes is on record as well.
     assert get(valued, path, accept, who="doctor-other", **{"If-None-Match": etag}).status_code == 404
-    assert valued.audit.search(limit=2)[1].event.outcome == "success"
+    assert valued.audit.newest(Wanted(), limit=2)[1].event.outcome == "success"
 
 
 def test_head(valued: House, resource: tuple[str, str, bytes]) -> None:

@@ -312,7 +312,7 @@ def test_a_worker_that_dies_while_it_converts_costs_that_answer_only(tmp_path: P
 
 
 def test_who_hangs_up_leaves_nothing_behind(tmp_path: Path) -> None:
-    with open_house(tmp_path) as house:
+    with Renderer(1) as renderer, open_house(tmp_path, renderer=renderer) as house:
         ds = dcmread(BytesIO(pydicom_file("MR_small.dcm", SeriesInstanceUID="1.1", SOPInstanceUID="1.1.1")))
         ds.Rows = ds.Columns = 512
         ds.NumberOfFrames = 128
@@ -326,7 +326,7 @@ def test_who_hangs_up_leaves_nothing_behind(tmp_path: Path) -> None:
                     assert next(answer.iter_raw())
                     assert house.renderer._places._value == FILES_AT_ONCE - 1
             gone = threading.Event()
-            for _ in range(200):
+            for _ in range(1200):
                 if house.renderer._places._value == FILES_AT_ONCE:
                     break
                 gone.wait(0.05)

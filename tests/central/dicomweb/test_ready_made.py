@@ -85,7 +85,9 @@ def renditions(house: House) -> int:
 def test_a_series_metadata_is_packed_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     with house.client("radiologist") as client:
         first, packed = raw(client, METADATA, PACKED)
-        monkeypatch.setattr(house.archive, "metadata_of", lambda *_args, **_said: pytest.fail("made again"))
+        monkeypatch.setattr(
+            house.archive.reading, "metadata_of", lambda *_args, **_said: pytest.fail("made again")
+        )
         again, same = raw(client, METADATA, PACKED)
         plain = client.get(METADATA, headers=PLAIN)
         other = client.get(METADATA, headers=PACKED | {"Accept": "application/json"})

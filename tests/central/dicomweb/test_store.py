@@ -24,6 +24,7 @@ from starlette.routing import Mount, Route
 from central.access.policy import Action as PolicyAction
 from central.access.policy import Principal, Role, authorize
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.dicomweb import DepositLimits
 from central.dicomweb.deposit import AT_ONCE, MAX_INSTANCES
 from central.dicomweb.store import REQUESTS_AT_ONCE, REQUESTS_OF_ONE_SENDER, Store
@@ -78,13 +79,15 @@ def send(
 
 def archived(house: House, study: str) -> dict[str, tuple[bytes, bool]]:
     """SOP Instance UID → what reads return, and whether it is flagged."""
-    facts = house.archive.facts(study)
+    facts = house.archive.reading.facts(study)
     if facts is None:
         return {}
     grant: Any = authorize(WHO, PolicyAction.VIEW, facts)
     found = {}
-    for row in house.archive.instances_of(grant):
-        stored = house.archive.open_instance(grant, row.series.series_instance_uid, row.sop_instance_uid)
+    for row in house.archive.reading.instances_of(grant):
+        stored = house.archive.reading.open_instance(
+            grant, row.series.series_instance_uid, row.sop_instance_uid
+        )
         found[row.sop_instance_uid] = (stored.path.read_bytes(), row.flagged)
     return found
 
@@ -180,8 +183,8 @@ def test_each_failure_has_its_reason(store: House, study: str) -> None:
         ("", 0xC000),
     ]
     assert archived(store, study) == {f"{study}.9.1": (good, False)}
-    assert store.archive.facts("1.2.3.4") is None
-    refused = store.audit.search(limit=1)[0].event
+    assert store.archive.reading.facts("1.2.3.4") is None
+    refused = store.audit.newest(Wanted(), limit=1)[0].event
     assert (refused.outcome, refused.action) == ("refused", Action.STORE)
 
 
@@ -212,7 +215,7 @@ def test_who_stores_at_once_with_who_is_refused(store: House, study: str) -> Non
         answers = set(senders.map(try_it, range(40)))
     assert answers == {(0, 200), (1, 409)}
     assert {content for content, _ in archived(store, study).values()} == set(contents)
-    assert store.archive.facts("1.2.3.5") is None
+    assert store.archive.reading.facts("1.2.3.5") is None
 
 
 def test_the_same_again_is_absorbed_and_another_content_is_kept_beside_it(store: House, study: str) -> None:
@@ -352,14 +355,15 @@ def test_a_sender_that_hangs_up(store: House, study: str) -> None:
 
     def recorded() -> bool:
         return any(
-            row.event.study_instance_uid == study for row in store.audit.search(limit=5, action=Action.STORE)
+            row.event.study_instance_uid == study
+            for row in store.audit.newest(Wanted(action=Action.STORE), limit=5)
         )
 
     with socket.create_connection((host, int(port))) as line:
         line.sendall(
             head.encode() + part(instance(study, 1)) + part(instance(study, 2))[:1000] + bytes(300_000)
         )
-    for _ in range(200):
+    for _ in range(1200):
         if recorded():
             break
         gone.wait(0.05)
@@ -423,7 +427,7 @@ def test_who_may_store(store: House, study: str, who: str, status: int) -> None:
     answer = send(store, body(instance(study)), who=who)
     assert answer.status_code == status
     assert bool(archived(store, study)) == (status == 200)
-    events = [row.event for row in store.audit.search(limit=5, actor=who, action=Action.STORE)]
+    events = [row.event for row in store.audit.newest(Wanted(actor=who, action=Action.STORE), limit=5)]
     if status == 200:
         assert [(event.outcome, event.study_instance_uid) for event in events[:2]] == [
             ("success", study),
@@ -446,7 +450,7 @@ def test_no_record_no_storing(tmp_path: Path) -> None:
         house.audit.close()
         answer = send(house, body(instance("1.2.3")))
         assert answer.status_code == 503
-        assert house.archive.facts("1.2.3") is None
+        assert house.archive.reading.facts("1.2.3") is None
         assert kept(house) == (0, 0)
 
 

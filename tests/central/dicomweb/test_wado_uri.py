@@ -12,6 +12,7 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from tests.central.access.house import OTHER_STUDY, STUDY, House
 from tests.central.dicomweb.conftest import IMAGES
 from tests.central.dicomweb.test_dicomweb import ENHANCED_SERIES, JPEG_LS_SERIES, assert_problem, stored
@@ -108,7 +109,7 @@ def test_who_may_and_the_record(house: House) -> None:
         ("service", 404),
     ):
         assert wado(house, who=who, contentType="image/png").status_code == status
-        event = house.audit.search(limit=1)[0].event
+        event = house.audit.newest(Wanted(), limit=1)[0].event
         assert (event.actor, event.outcome) == (who, "success" if status == 200 else "refused")
         assert (event.study_instance_uid, event.sop_instance_uid) == (STUDY, f"{CT_SERIES}.1")
     for content_type, action in (
@@ -117,4 +118,4 @@ def test_who_may_and_the_record(house: House) -> None:
         ("", Action.EXPORT),
     ):
         wado(house, contentType=content_type)
-        assert house.audit.search(limit=1)[0].event.action is action
+        assert house.audit.newest(Wanted(), limit=1)[0].event.action is action

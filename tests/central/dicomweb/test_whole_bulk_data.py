@@ -14,6 +14,7 @@ from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate
 
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from tests.central.access.house import OTHER_STUDY, STUDY, House, open_house, part10, pydicom_file
 from tests.central.dicomweb.test_bulk_data import DOCUMENT, SERIES, WORDS, named, with_values
 from tests.central.dicomweb.test_dicomweb import outside_client
@@ -117,12 +118,12 @@ def test_what_cannot_be_had(filled: House, path: str, accept: str, status: int) 
 
 def test_who_may_and_the_record(filled: House) -> None:
     assert get(filled, f"{STUDY}/series/{SINGLE}/bulkdata", who="patient").status_code == 200
-    [row] = filled.audit.search(limit=1)
+    [row] = filled.audit.newest(Wanted(), limit=1)
     assert (row.event.actor, row.event.action, row.event.outcome) == ("patient", Action.EXPORT, "success")
     assert (row.event.study_instance_uid, row.event.series_instance_uid) == (STUDY, SINGLE)
     for who in ("patient-other", "doctor-other", "admin", "service"):
         assert get(filled, f"{STUDY}/bulkdata", who=who).status_code == 404
-        assert filled.audit.search(limit=1)[0].event.outcome == "refused"
+        assert filled.audit.newest(Wanted(), limit=1)[0].event.outcome == "refused"
 
 
 def test_what_is_compressed_inside_a_sequence_is_left_out(

@@ -19,8 +19,9 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, MaximumLengthNotification
 from pynetdicom.presentation import PresentationContext, build_context
 
 from central.dimse.association import STUDY_ROOT_MOVE
+from central.dimse.calling import associate_rq, read_associate_ac
 from central.dimse.command_set import store_rsp
-from central.dimse.destination import associate_rq, read_associate_ac
+from central.dimse.lane import taken_of
 from central.dimse.settings import DimseSettings
 from tests.central.access.house import STUDY, pydicom_file
 from tests.central.dimse.house import PEER, House, identifier, open_house
@@ -169,10 +170,11 @@ def test_pynetdicom_reads_the_same_request() -> None:
 def test_what_is_accepted_is_read_from_pynetdicoms_answer() -> None:
     body = accepted([0, 3, 0], max_pdu_bytes=4_096)[6:]
     taken = {CT: {ExplicitVRLittleEndian: 1}, MR: {ExplicitVRLittleEndian: 5}}
-    assert read_associate_ac(body, CONTEXTS) == (4_096, taken)
+    accepts = read_associate_ac(body, CONTEXTS)
+    assert (accepts.max_pdu_bytes, taken_of(accepts.answered)) == (4_096, taken)
     # What was not proposed is not taken, whatever the other side says.
-    assert read_associate_ac(body, CONTEXTS[:1])[1] == {CT: {ExplicitVRLittleEndian: 1}}
-    assert read_associate_ac(body, [(CT, (ImplicitVRLittleEndian,))])[1] == {}
+    assert taken_of(read_associate_ac(body, CONTEXTS[:1]).answered) == {CT: {ExplicitVRLittleEndian: 1}}
+    assert taken_of(read_associate_ac(body, [(CT, (ImplicitVRLittleEndian,))]).answered) == {}
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,7 @@ def test_one_instance_is_ready_while_another_is_answered(
 ) -> None:
     opened: list[str] = []
     came: list[str] = []
-    open_instance = house.archive.open_instance
+    open_instance = house.archive.reading.open_instance
 
     def opening(grant: object, series: str, uid: str) -> object:
         opened.append(uid)
@@ -268,7 +270,7 @@ def test_one_instance_is_ready_while_another_is_answered(
         assert opened == UIDS[: len(came) + 1]
         return 0
 
-    monkeypatch.setattr(house.archive, "open_instance", opening)
+    monkeypatch.setattr(house.archive.reading, "open_instance", opening)
     ae = AE("DEST")
     ae.supported_contexts = [build_context(CT, ExplicitVRLittleEndian)]
     server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])

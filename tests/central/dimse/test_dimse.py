@@ -13,6 +13,7 @@ from pynetdicom import AE
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.dimse.association import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from central.dimse.identifiers import field_name
 from central.dimse.settings import DimseSettings, PeerSettings
@@ -56,7 +57,7 @@ def test_a_peer_finds_studies(house: House) -> None:
     assert {study.StudyInstanceUID for study in found} == {STUDY, OTHER_STUDY}
     assert {str(study.PatientName) for study in found} == {"Doe^Jané"}
     assert all("PatientID" not in study for study in found)  # only what was asked for
-    event = house.audit.search(limit=1)[0].event
+    event = house.audit.newest(Wanted(), limit=1)[0].event
     assert (event.actor, event.actor_role, event.action, event.outcome) == (
         "PEER",
         "peer",
@@ -117,7 +118,7 @@ def rejected(house: House, ae_title: str, *contexts: str) -> bool:
 
 def test_a_stranger_is_rejected_and_recorded(house: House) -> None:
     assert rejected(house, "STRANGER", STUDY_ROOT_FIND)
-    event = house.audit.search(limit=1)[0].event
+    event = house.audit.newest(Wanted(), limit=1)[0].event
     assert (event.actor, event.action, event.outcome, event.source_address) == (
         "STRANGER",
         Action.ASSOCIATION_REFUSED,
@@ -130,7 +131,7 @@ def test_a_stranger_is_rejected_and_recorded(house: House) -> None:
 def test_a_peers_title_from_another_address_is_a_stranger(tmp_path: Path) -> None:
     with open_house(tmp_path, peers=[{"ae_title": "PEER", "address": "192.0.2.0/24"}]) as house:
         assert rejected(house, "PEER", STUDY_ROOT_FIND)
-        assert "another address" in house.audit.search(limit=1)[0].event.detail
+        assert "another address" in house.audit.newest(Wanted(), limit=1)[0].event.detail
 
 
 def test_without_a_record_no_answer(tmp_path: Path) -> None:

@@ -76,4 +76,4 @@ def test_a_message_of_another_service_than_the_contexts_is_not_served(house: Hou
         scu.send(p_data(1, 3, command(0x0010, has_data_set=True)) + p_data(1, 2, b""))
         kind, _ = scu.read_pdu()
     assert kind in (0x04, 0x07)  # unrecognized operation, or an abort
-    assert house.archive.facts(STUDY) is not None
+    assert house.archive.reading.facts(STUDY) is not None

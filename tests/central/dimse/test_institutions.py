@@ -93,7 +93,7 @@ def test_what_a_peer_stores_is_its_institutions(house: House) -> None:
     sent = pydicom_file("CT_small.dcm", StudyInstanceUID="1.2.3.4", SOPInstanceUID="1.2.3.4.5")
     assert assoc.send_c_store(dcmread(BytesIO(sent))).Status == 0x0000
     assoc.release()
-    facts = house.archive.facts("1.2.3.4")
+    facts = house.archive.reading.facts("1.2.3.4")
     assert facts is not None
     assert (facts.institution, facts.elsewhere) == ("north", ())
     assert "1.2.3.4" not in {uid for uid, _ in found(house, "PEER")}

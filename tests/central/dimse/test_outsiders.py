@@ -123,14 +123,14 @@ def test_a_move_may_take_longer_than_an_association_may_be_silent(tmp_path: Path
     port = free_base_port(1)
 
     def slow(_: evt.Event) -> int:
-        time.sleep(0.5)  # the destination's disk
+        time.sleep(1.0)  # the destination's disk
         return 0
 
     ae = AE("DEST")
     ae.add_supported_context("1.2.840.10008.5.1.4.1.1.2")
     server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, slow)])
     try:
-        with open_house(tmp_path, peers=peers(port), idle_timeout_s=0.8) as house:
+        with open_house(tmp_path, peers=peers(port), idle_timeout_s=2.5) as house:
             for number in (1, 2, 3):
                 house.put(pydicom_file("CT_small.dcm", SOPInstanceUID=f"{STUDY}.{number}"))
             asker = AE("PEER")

@@ -53,11 +53,11 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
 
     db = open_index(root)
     archive = open_archive_in(root, db)
-    facts = archive.facts(STUDY)
+    facts = archive.reading.facts(STUDY)
     assert facts is not None
     grant = authorize(WHO, Action.VIEW, facts)
     assert isinstance(grant, Grant)
-    kept = {one.sop_instance_uid: one.path.read_bytes() for one in archive.open_instances(grant)}
+    kept = {one.sop_instance_uid: one.path.read_bytes() for one in archive.reading.open_instances(grant)}
     db.close()
     for uid, data in acknowledged.items():
         assert kept[uid] == file_meta(CT_STORAGE, uid, EXPLICIT_LITTLE) + data

@@ -39,14 +39,16 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 def archived(house: House, study: str) -> dict[str, list[bytes]]:
     """SOP Instance UID → what reads return, and how many contents there are of it."""
-    facts = house.archive.facts(study)
+    facts = house.archive.reading.facts(study)
     if facts is None:
         return {}
     grant = authorize(WHO, Action.VIEW, facts)
     assert not hasattr(grant, "reason")
     found: dict[str, list[bytes]] = {}
-    for row in house.archive.instances_of(grant):  # type: ignore[arg-type]  # it is a Grant
-        stored = house.archive.open_instance(grant, row.series.series_instance_uid, row.sop_instance_uid)  # type: ignore[arg-type]
+    for row in house.archive.reading.instances_of(grant):  # type: ignore[arg-type]  # it is a Grant
+        stored = house.archive.reading.open_instance(
+            grant, row.series.series_instance_uid, row.sop_instance_uid
+        )  # type: ignore[arg-type]
         found.setdefault(row.sop_instance_uid, []).append(stored.path.read_bytes())
     return found
 
@@ -104,10 +106,10 @@ def test_another_content_is_kept_and_flagged(house: House) -> None:
         scu.release()
     [[content]] = archived(house, "1.2.6").values()
     assert content.endswith(first)
-    facts = house.archive.facts("1.2.6")
+    facts = house.archive.reading.facts("1.2.6")
     assert facts is not None
     grant = authorize(WHO, Action.VIEW, facts)
-    assert [row.flagged for row in house.archive.instances_of(grant)] == [True]  # type: ignore[arg-type]
+    assert [row.flagged for row in house.archive.reading.instances_of(grant)] == [True]  # type: ignore[arg-type]
 
 
 def test_an_erased_study_is_refused_and_leaves_nothing(house: House) -> None:

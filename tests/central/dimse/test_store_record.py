@@ -17,6 +17,7 @@ from pynetdicom import AE
 from central.archive.examining import Indexable
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action, AuditEvent
+from central.audit.reading import Wanted
 from contract.receipt import Outcome
 from tests.central.access.house import ORIGIN, pydicom_file
 from tests.central.databases import arriving_in, contents_in
@@ -52,7 +53,7 @@ def recorded(house: House, expected: int) -> list[tuple[str, str | None, str]]:
     """The records of storing, once there are as many: the last ones are written when the association is over."""
     deadline_s = time.monotonic() + 60
     while True:
-        rows = house.audit.search(limit=100, action=Action.STORE)
+        rows = house.audit.newest(Wanted(action=Action.STORE), limit=100)
         if len(rows) >= expected or time.monotonic() > deadline_s:
             assert {(row.event.actor, row.event.actor_role) for row in rows} <= {("CT1", "peer")}
             assert {row.event.source_address for row in rows} <= {"127.0.0.1"}
@@ -81,7 +82,7 @@ def test_it_is_on_record_before_the_answer(house: House) -> None:
     association = ae.associate("127.0.0.1", house.port, ae_title="DICOMNET")
     try:
         assert association.send_c_store(first).Status == 0x0000
-        assert [row.event.study_instance_uid for row in house.audit.search(limit=9)] == [ONE]
+        assert [row.event.study_instance_uid for row in house.audit.newest(Wanted(), limit=9)] == [ONE]
     finally:
         association.release()
 
@@ -101,7 +102,7 @@ def test_what_is_refused_is_on_record_once_with_its_number(house: House) -> None
 def test_without_the_record_nothing_is_kept(house: House) -> None:
     house.audit.close()
     assert send(house, image(ONE, 1)) == [0xA700]
-    assert house.archive.facts(ONE) is None
+    assert house.archive.reading.facts(ONE) is None
     assert contents_in(house.root) == []
 
 
@@ -118,14 +119,14 @@ def test_what_is_not_kept_is_not_taken_from_whoever_brings_the_same(
     def meanwhile(_event: AuditEvent) -> NoReturn:
         if not others:
             (same,) = [path.read_bytes() for path in arriving_in(house.root)] or contents_in(house.root)
-            with house.archive.new_object() as sink:
+            with house.archive.receiving.new_object() as sink:
                 sink.write(same)
-                others.append(house.archive.keep(sink, ORIGIN))
+                others.append(house.archive.receiving.keep(sink, ORIGIN))
         raise AuditUnavailableError("the disk is full")
 
     with monkeypatch.context() as patched:
         patched.setattr(house.audit, "record", meanwhile)
         assert send(house, image(ONE, 1)) == [0xA700]
-    assert house.archive.index_together(others) == [Outcome.ARCHIVED]
+    assert house.archive.receiving.index_together(others) == [Outcome.ARCHIVED]
     (content,) = contents_in(house.root)
     assert hashlib.sha256(content).hexdigest() == others[0].stored.sha256

@@ -63,12 +63,14 @@ def store_rq(study: str, number: int) -> bytes:
 
 
 def archived(house: House, study: str) -> dict[str, bytes]:
-    facts = house.archive.facts(study)
+    facts = house.archive.reading.facts(study)
     if facts is None:
         return {}
     grant = authorize(WHO, Action.VIEW, facts)
     assert isinstance(grant, Grant)
-    return {one.sop_instance_uid: one.path.read_bytes() for one in house.archive.open_instances(grant)}
+    return {
+        one.sop_instance_uid: one.path.read_bytes() for one in house.archive.reading.open_instances(grant)
+    }
 
 
 def expected(study: str, numbers: range, size: int = 3000) -> dict[str, bytes]:
@@ -191,6 +193,21 @@ def test_one_that_breaks_off_leaves_nothing(house: House, end: bytes | None) -> 
     assert archived(house, "1.2.6") == expected("1.2.6", range(1, 2))
 
 
+def test_a_command_inside_the_data_set_of_an_unusual_request_leaves_nothing(house: House) -> None:
+    unusual = store_rq("1.2.8", 1).replace(
+        struct.pack("<HHIH", 0, 0x0700, 2, 0), struct.pack("<HHIH", 0, 0x0700, 2, 9)
+    )
+    assert unusual != store_rq("1.2.8", 1), "a priority that none has: pynetdicom reads it"
+    with ScriptedScu(house.port, timeout_s=BOUND_S) as scu:
+        scu.associate(CONTEXTS)
+        scu.send((p_data(1, 3, unusual) + p_data(1, 0, bytes(5000))) * 2)
+        scu.wait_for_close()
+    deadline_s = time.monotonic() + BOUND_S
+    while arriving_in(house.root):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
 def test_the_server_stops_while_a_sender_says_nothing(house: House) -> None:
     with ScriptedScu(house.port, timeout_s=BOUND_S) as scu:
         scu.associate(CONTEXTS)
@@ -215,7 +232,7 @@ def test_what_came_before_counts_nothing_for_a_trickle() -> None:
         peer.start()
         try:
             with pytest.raises(TimeoutError, match="trickles"):
-                fill(ours, bytearray(100_000), 99_000, limits)
+                fill(ours, bytearray(100_000), 99_000, limits, 100_000)
         finally:
             over.set()
             peer.join()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from central.app import run
+from central.audit.reading import Wanted
 from central.commands import run_command
 from central.config import Settings
 from central.foundation import Foundation
@@ -114,7 +115,7 @@ def test_a_gateway_that_is_lost_is_given_up_by_name(administrator: Administrator
     assert "ct needs it" in administrator.keys("destroy", first, "--despite", "mr", fails=True)
     administrator.keys("destroy", first, "--despite", "ct")
     foundation = administrator.foundation()
-    assert foundation.audit.search(limit=1)[0].event.detail == f"destroy: {first} despite ct"
+    assert foundation.audit.newest(Wanted(), limit=1)[0].event.detail == f"destroy: {first} despite ct"
     foundation.close()
 
 

@@ -158,4 +158,4 @@ def looked_into(config: Path) -> Iterator[tuple[Archive, list[AuditRow]]]:
 
 
 def instances(archive: Archive) -> list[InstanceRow]:
-    return archive.find_instances(scope_of(EVERYBODY, Action.SEARCH), InstanceQuery(limit=None))
+    return archive.reading.find_instances(scope_of(EVERYBODY, Action.SEARCH), InstanceQuery(limit=None))

@@ -91,11 +91,11 @@ def test_a_folder_and_a_zip_beside_a_running_central(tmp_path: Path) -> None:
     assert not arriving_files(tmp_path)
     with looked_into(config) as (archive, rows):
         assert len(instances(archive)) == 5
-        facts = archive.facts(STUDY)
+        facts = archive.reading.facts(STUDY)
         assert facts is not None
         grant = authorize(EVERYBODY, Action.EXPORT, facts)
         assert isinstance(grant, Grant)
-        there = {stored.sha256 for stored in archive.open_instances(grant)}
+        there = {stored.sha256 for stored in archive.reading.open_instances(grant)}
         current = [*list(contents.values())[1:], file_of(100)]
         assert {hashlib.sha256(content).hexdigest() for content in current} <= there
         events = [row.event for row in rows if row.event.detail.startswith("import ")]
@@ -157,11 +157,13 @@ def test_what_we_give_out_we_take_in(tmp_path: Path) -> None:
     first, second = configuration(ours), configuration(theirs)
     assert told(first, "import", source).returncode == 0
     with looked_into(first) as (archive, _):
-        facts = archive.facts(STUDY)
+        facts = archive.reading.facts(STUDY)
         assert isinstance(facts, StudyFacts)
         grant = authorize(EVERYBODY, Action.EXPORT, facts)
         assert isinstance(grant, Grant)
-        (tmp_path / "out.zip").write_bytes(b"".join(Outgoing(archive, grant, archive.series_of(grant)).zip()))
+        (tmp_path / "out.zip").write_bytes(
+            b"".join(Outgoing(archive.reading, grant, archive.reading.series_of(grant)).zip())
+        )
     done = told(second, "import", tmp_path / "out.zip")
     assert done.returncode == 0, done.stdout + done.stderr
     assert counts(done.stdout) == {"files": len(NAMES) + 1, "imported": len(NAMES), "DICOMDIR": 1}

@@ -105,7 +105,7 @@ def test_orthanc_by_c_get_which_lists_three_studies_at_once(tmp_path: Path) -> N
         assert details[0].endswith(f": 1 instances from {source.source}")
         origins = archive._db.execute_sql("select distinct gateway_id from instance").fetchall()
         assert sorted(origin for (origin,) in origins) == ["ae:ORTHANC", "ae:north/ORTHANC"]
-        facts = archive.facts(f"{STUDY}.5")
+        facts = archive.reading.facts(f"{STUDY}.5")
         assert facts is not None
         assert [facts.institution, *(one.institution for one in facts.elsewhere)] == ["default", "north"]
 
@@ -138,7 +138,8 @@ def test_a_source_that_is_killed_in_the_middle(tmp_path: Path) -> None:
         for study in range(many):
             for number in range(4):
                 source.put(file_of(study, number, **big))
-        process = begun(config, "import-pacs", source.source, "--by", "get", "--patience", 1)
+        # Slow enough to be in the middle when it is noticed that it has begun.
+        process = begun(config, "import-pacs", source.source, "--by", "get", "--patience", 1, "--mbit", 100)
         wait_for_objects(config, 5, process)
         source.kill()
         said, errors = process.communicate(timeout=120)

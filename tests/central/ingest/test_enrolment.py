@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from central.audit.reading import Wanted
 from central.identity.authority import CertificateAuthority
 from contract.enrolment import CA_PATH, PairingError, decode_certificates, encode_request
 from contract.transfer import Problem
@@ -158,7 +159,7 @@ def test_a_certificate_of_another_ca_does_not_get_through_tls(house: House, box:
     ):
         head(client, "0" * 32)
     house.stop()  # so that what was under way on threads is on record
-    rows = open_record(house.root).search(limit=5)
+    rows = open_record(house.root).newest(Wanted(), limit=5)
     assert any("client certificate does not verify" in row.event.detail for row in rows)
 
 

@@ -322,7 +322,7 @@ class Inside:
         self.archive = open_archive_in(house.root, self.db)
         acceptance = Acceptance(
             self.db,
-            self.archive,
+            self.archive.receiving,
             central_id="c",
             sealing_keys=identity.sealing_keys,
             receipt_keys=identity.receipt_keys,
@@ -354,14 +354,14 @@ def test_a_disk_that_fills_in_the_middle_keeps_the_pack_for_the_rest(
     made = Made(box, instances)
     room = iter([True, False])
     with Inside(house, made, tmp_path) as inside:
-        new_object = inside.archive.new_object
+        new_object = inside.archive.receiving.new_object
 
         def new_object_while_there_is_room() -> object:
             if not next(room, True):
                 raise StorageFullError("full")
             return new_object()
 
-        monkeypatch.setattr(inside.archive, "new_object", new_object_while_there_is_room)
+        monkeypatch.setattr(inside.archive.receiving, "new_object", new_object_while_there_is_room)
         first = inside.decide()
         # They are opened side by side: which of them met the full disk is chance.
         assert sorted(str(fate.problem) for fate in first.objects) == ["None", "None", Problem.STORAGE]
@@ -379,14 +379,14 @@ def test_a_group_that_cannot_be_indexed_together_is_indexed_one_by_one(
     made = Made(box, instances)
     bad = made.pack.entries[1].object_id
     with Inside(house, made, tmp_path) as inside:
-        index_all = inside.archive.index_all
+        index_all = inside.archive.receiving.index_all
 
         def index_all_but_one(objects: Sequence[Indexable], in_transaction: object) -> list[Outcome]:
             if any(one.origin.object_id == bad for one in objects):
                 raise ValueError("a fault that one object brings about")
             return index_all(objects, in_transaction)  # type: ignore[arg-type]  # passed on as it is
 
-        monkeypatch.setattr(inside.archive, "index_all", index_all_but_one)
+        monkeypatch.setattr(inside.archive.receiving, "index_all", index_all_but_one)
         told = inside.decide()
         assert [fate.problem for fate in told.objects] == [None, Problem.UNAVAILABLE, None]
         assert inside.upload.is_whole, "the pack is kept for the one that has no fate yet"

@@ -380,7 +380,10 @@ def test_what_a_box_sends_is_its_institutions(house: House, box: Box, ct: bytes)
     assert [send(), send()] == [Outcome.ARCHIVED, Outcome.DUPLICATE]
     assert len(contents_in(house.root)) == 1  # kept once, whoever sent it
     scope = Scope(everything=True)
-    assert [row.institution for row in archive.find_studies(scope, StudyQuery())] == ["north", "default"]
+    assert [row.institution for row in archive.reading.find_studies(scope, StudyQuery())] == [
+        "north",
+        "default",
+    ]
     assert foundation.gateways.listed("default") == []
     assert house.central.fleet.boxes("default") == []
     assert [view.institution for view in house.central.fleet.boxes("north")] == ["north"]

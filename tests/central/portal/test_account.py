@@ -16,6 +16,7 @@ from central.access.sessions import FRESH_S, UserSession, browser_of
 from central.access.totp import STEP_S, code_at
 from central.access.web import COOKIE_NAME
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from tests.central.access.authenticator import Authenticator
 from tests.central.access.conftest import Clock
 from tests.central.access.house import PASSWORD, STUDY, House, open_house, pydicom_file
@@ -60,7 +61,7 @@ def set_up_app(client: httpx.Client) -> tuple[str, list[str]]:
 
 
 def details(house: House, action: Action) -> list[tuple[str, str, str]]:
-    rows = house.audit.search(limit=50, action=action)
+    rows = house.audit.newest(Wanted(action=action), limit=50)
     return [(row.event.actor, row.event.outcome, row.event.detail) for row in reversed(rows)]
 
 

@@ -16,6 +16,7 @@ from central.access.policy import Role
 from central.access.sessions import FRESH_S, UserSession
 from central.access.totp import STEP_S, code_at
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from tests.browser import Browser
 from tests.central.access.house import PASSWORD, House, open_house, pydicom_file
 from tests.ports import free_base_port
@@ -92,7 +93,7 @@ def test_a_passkey_is_made_and_signs_in(house: House) -> None:
         assert browser.eval("document.activeElement.id") == "passkey"
         browser.press("Enter")
         browser.wait_for("location.pathname === '/'")
-        assert house.audit.search(limit=1, action=Action.SIGN_IN)[0].event.detail == "passkey"
+        assert house.audit.newest(Wanted(action=Action.SIGN_IN), limit=1)[0].event.detail == "passkey"
 
         sign_out(browser)
         browser.verify_user(False)
@@ -107,7 +108,7 @@ def test_a_passkey_is_made_and_signs_in(house: House) -> None:
         browser.wait_for("!document.getElementById('message').hidden")
         assert "does not sign you in" in browser.eval("document.getElementById('message').textContent")
         assert browser.eval("location.pathname") == "/signin"
-    (refused,) = house.audit.search(limit=1, action=Action.SIGN_IN_FAILED)
+    (refused,) = house.audit.newest(Wanted(action=Action.SIGN_IN_FAILED), limit=1)
     assert "may have been copied" in refused.event.detail
     assert refused.event.actor == "radiologist"
 

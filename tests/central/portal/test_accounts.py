@@ -11,6 +11,7 @@ import pytest
 
 from central.access.policy import Role
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.portal import accounts as accounts_page
 from tests.browser import Browser
 from tests.central.access.house import PASSWORD, STUDY, House, open_house, pydicom_file, sees
@@ -51,7 +52,7 @@ def test_accounts_are_found_by_a_part_of_their_name(
     second = step(admin, "search", name="doctor", after=first["next_after"]).json()
     names = [one["username"] for page in (first, second) for one in page["accounts"]]
     assert (names, second["next_after"]) == (["doctor", "doctor-other", "north-doctor"], None)
-    row = house.audit.search(limit=9, action=Action.SEARCH)[-1]
+    row = house.audit.newest(Wanted(action=Action.SEARCH), limit=9)[-1]
     assert (row.event.actor, row.event.detail) == ("admin", "accounts: doctor")
 
 
@@ -92,7 +93,7 @@ def test_a_blocked_account_is_let_in_again(house: House, admin: httpx.Client) ->
     assert admin.get("/api/me").status_code == 200
     said = [
         (row.event.detail, row.event.outcome)
-        for row in reversed(house.audit.search(limit=9, action=Action.USER_CHANGE))
+        for row in reversed(house.audit.newest(Wanted(action=Action.USER_CHANGE), limit=9))
     ]
     assert said == [("block doctor", "success"), ("unblock doctor", "success"), ("block admin", "refused")]
 

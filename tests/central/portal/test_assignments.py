@@ -14,6 +14,7 @@ import pytest
 
 from central.access.policy import Role
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.workflow.data_sets import scheduled_item
 from central.workflow.ordering import Ordering
 from central.workflow.worklist import Entry, WorklistStore
@@ -61,7 +62,7 @@ def test_a_study_or_a_patient_is_assigned_and_taken_back(
         assert client.delete(f"/api/assignments/{listed['assignment_id']}").status_code == 204
         assert client.get("/api/assignments").json() == {"assignments": []}
     assert sees(house, "doctor-other") == set()
-    changes = house.audit.search(limit=9, action=Action.ACCESS_CHANGE)
+    changes = house.audit.newest(Wanted(action=Action.ACCESS_CHANGE), limit=9)
     assert [(row.event.actor, row.event.outcome) for row in changes] == [(giver, "success")] * 2
 
 
@@ -90,7 +91,7 @@ def test_a_department_sees_what_it_ordered(tmp_path: Path, order_comes_first: bo
         study = "1.2.826.0.1.4711"  # of the item
         item = item_json("4711", RequestingService="CARDIOLOGIA  2", RequestingPhysician="Wilson^James")
         images = pydicom_file("CT_small.dcm", StudyInstanceUID=study, SOPInstanceUID="1.2.3.8")
-        ordering = Ordering(house.doorkeeper.assignments, house.archive)
+        ordering = Ordering(house.doorkeeper.assignments, house.archive.receiving)
         told: list[str] = []
         steps = [
             lambda: ordering.heed(
@@ -162,5 +163,5 @@ def test_the_station_says_what_is_scheduled_and_what_has_come(house: House) -> N
         (one,) = client.get("/api/station", params={"day": "20990101"}).json()["items"]
         assert one["patient_id"] == "9"
         assert client.get("/api/station", params={"day": "tomorrow"}).status_code == 400
-    [read, *_] = house.audit.search(limit=9, action=Action.WORKLIST_READ)
+    [read, *_] = house.audit.newest(Wanted(action=Action.WORKLIST_READ), limit=9)
     assert (read.event.actor, read.event.outcome) == ("technician", "success")

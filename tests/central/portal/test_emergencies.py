@@ -10,6 +10,7 @@ import pytest
 from central.access.emergencies import MAX_A_DAY
 from central.access.policy import PatientKey
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from tests.browser import Browser
 from tests.central.access.house import (
     OTHER_STUDY,
@@ -60,11 +61,11 @@ def test_a_doctor_who_is_denied_looks_for_a_while_with_a_reason(house: House) ->
         assert (mine["reason"], mine["verdict"]) == (REASON, None)
     with house.client("doctor") as other:
         assert other.get("/api/emergencies").json()["openings"] == []
-    again, recorded = house.audit.search(limit=9, action=Action.BREAK_GLASS)
+    again, recorded = house.audit.newest(Wanted(action=Action.BREAK_GLASS), limit=9)
     assert (recorded.event.outcome, recorded.event.study_instance_uid) == ("success", STUDY)
     assert recorded.event.detail == REASON
     assert again.event.outcome == "refused"
-    view = house.audit.search(limit=1, action=Action.VIEW, actor="doctor-other")[0]
+    view = house.audit.newest(Wanted(action=Action.VIEW, actor="doctor-other"), limit=1)[0]
     assert view.event.detail.endswith("opened in an emergency")
     assert recorded.id < view.id
 
@@ -85,7 +86,9 @@ def test_an_administrator_reviews_it(house: House) -> None:
         (opening,) = admin.get("/api/emergencies").json()["openings"]
         assert (opening["verdict"], opening["reviewed_by"]) == ("justified", "admin")
         assert admin.get("/api/emergencies/unreviewed").json() == {"unreviewed": 0}
-    outcomes = [row.event.outcome for row in house.audit.search(limit=9, action=Action.BREAK_GLASS_REVIEW)]
+    outcomes = [
+        row.event.outcome for row in house.audit.newest(Wanted(action=Action.BREAK_GLASS_REVIEW), limit=9)
+    ]
     assert outcomes == ["refused", "success", "refused"]
 
 
@@ -118,7 +121,7 @@ def test_what_is_refused_stays_closed_and_looks_absent(house: House) -> None:
     assert {(answer.status_code, answer.text) for answer in (absent, refused, withdrawn, by_number)} == {
         (404, absent.text)
     }
-    reasons = [row.event.detail for row in house.audit.search(limit=9, action=Action.BREAK_GLASS)]
+    reasons = [row.event.detail for row in house.audit.newest(Wanted(action=Action.BREAK_GLASS), limit=9)]
     assert [detail.partition(":")[0] for detail in reversed(reasons[1:])] == [
         "not here", "refused", "consent-withdrawn",
     ]  # fmt: skip
@@ -135,7 +138,7 @@ def test_it_takes_a_doctor_and_a_reason(house: House) -> None:
         for nonsense in ({"reason": 5}, {"study_instance_uid": "x"}, {"study_instance_uid": ""}):
             assert doctor.post("/api/emergencies", json=wish(**nonsense)).status_code == 400
         assert doctor.get(METADATA).status_code == 404
-    outcomes = {row.event.outcome for row in house.audit.search(limit=99, action=Action.BREAK_GLASS)}
+    outcomes = {row.event.outcome for row in house.audit.newest(Wanted(action=Action.BREAK_GLASS), limit=99)}
     assert outcomes == {"refused"}
 
 

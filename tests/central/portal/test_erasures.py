@@ -13,6 +13,7 @@ from central.access.policy import Role
 from central.archive import second_person
 from central.archive.indexing import ObjectOrigin
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from tests.browser import Browser
 from tests.central.access.house import (
     ORIGIN,
@@ -58,7 +59,7 @@ def listed(client: httpx.Client, kind: str) -> list[dict[str, Any]]:
 def recorded(house: House, action: Action = Action.ERASE) -> list[tuple[str, str, str | None, str]]:
     return [
         (row.event.actor, row.event.outcome, row.event.study_instance_uid, row.event.detail)
-        for row in reversed(house.audit.search(limit=50, action=action))
+        for row in reversed(house.audit.newest(Wanted(action=action), limit=50))
     ]
 
 
@@ -88,10 +89,10 @@ def test_one_asks_and_another_confirms(house: House, admin: httpx.Client, second
 
     own = confirm(admin, request_id)
     assert (own.status_code, "somebody else confirms it" in own.json()["detail"]) == (409, True)
-    assert house.archive.facts(STUDY) is not None
+    assert house.archive.reading.facts(STUDY) is not None
     assert confirm(second, request_id).json() == {"objects": 1}
-    assert house.archive.facts(STUDY) is None
-    assert house.archive.facts(OTHER_STUDY) is not None
+    assert house.archive.reading.facts(STUDY) is None
+    assert house.archive.reading.facts(OTHER_STUDY) is not None
     assert confirm(second, request_id).status_code == 404
 
     (erased,) = listed(admin, "erased")
@@ -127,7 +128,7 @@ def test_until_it_is_confirmed_it_can_be_taken_back(
         404,
     ]
     assert confirm(second, request_id).status_code == 404
-    assert house.archive.facts(STUDY) is not None
+    assert house.archive.reading.facts(STUDY) is not None
     assert recorded(house)[2] == (
         "admin", "success", STUDY, f"taken back: asked by admin: {WHY}",
     )  # fmt: skip
@@ -179,7 +180,7 @@ def test_what_is_erased_is_what_both_saw(house: House, admin: httpx.Client, seco
     late = confirm(second, request_id, instances=1)
     assert (late.status_code, "has got or lost instances" in late.json()["detail"]) == (409, True)
     assert confirm(second, request_id, instances=2).status_code == 409
-    assert house.archive.facts(STUDY) is not None
+    assert house.archive.reading.facts(STUDY) is not None
     assert admin.delete(f"/api/erasures/{request_id}").status_code == 204
     request_id = ask(admin, instances=2)
     house.put(
@@ -239,7 +240,7 @@ def test_it_takes_an_administrator(house: House, admin: httpx.Client) -> None:
             assert confirm(client, request_id).status_code == 403
             assert client.delete(f"/api/erasures/{request_id}").status_code == 403
         assert {row[1] for row in recorded(house) if row[0] == who} == {"refused"}
-    assert house.archive.facts(STUDY) is not None
+    assert house.archive.reading.facts(STUDY) is not None
 
 
 def test_what_cannot_be_is_said(house: House, admin: httpx.Client) -> None:
@@ -256,7 +257,7 @@ def test_without_the_record_nothing_is_done(house: House, admin: httpx.Client, s
     assert second.delete(f"/api/erasures/{request_id}").status_code == 503
     assert admin.post("/api/legal-holds", json=wish()).status_code == 503
     assert admin.post("/api/erasures/preview", json=wish()).status_code == 503
-    assert house.archive.facts(STUDY) is not None
+    assert house.archive.reading.facts(STUDY) is not None
     assert house.archive.erasures.holds() == []
 
 
@@ -291,4 +292,4 @@ def test_two_administrators_erase_a_study_in_a_browser(house: House) -> None:
         browser.wait_for(f"document.getElementById('erased').textContent.includes('{STUDY}')")
         browser.wait_for("document.querySelector('nav .badge') === null")
         assert not browser.eval("document.documentElement.scrollWidth > innerWidth")
-    assert house.archive.facts(STUDY) is None
+    assert house.archive.reading.facts(STUDY) is None

@@ -72,7 +72,7 @@ def test_what_may_not_be_moved_stays_and_the_try_is_on_record(
     assert answer.status_code == status
     assert why in answer.json()["detail"]
     assert house.gateways.institution_of("ct") == "default"
-    event = house.audit.search(limit=1)[0].event
+    event = house.audit.newest(Wanted(), limit=1)[0].event
     assert (event.actor, event.action, event.outcome) == (who, Action.ACCESS_CHANGE, "refused")
 
 

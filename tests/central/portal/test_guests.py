@@ -11,6 +11,7 @@ import pytest
 
 from central.access.web import COOKIE_NAME
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from tests.browser import Browser
 from tests.central.access.house import (
     OTHER_STUDY,
@@ -66,11 +67,11 @@ def test_a_guest_sees_that_one_study_and_takes_nothing_away(house: House) -> Non
             assert host.delete(f"/api/guest-links/{link_id}").status_code == 204
             assert host.delete(f"/api/guest-links/{link_id}").status_code == 404
         assert guest.get(f"/dicom-web/studies/{STUDY}/metadata").status_code == 401
-    (came,) = house.audit.search(limit=9, action=Action.GUEST_SIGN_IN)
+    (came,) = house.audit.newest(Wanted(action=Action.GUEST_SIGN_IN), limit=9)
     assert (came.event.actor, came.event.study_instance_uid) == (f"guest:{link_id}", STUDY)
-    shared = [row.event for row in house.audit.search(limit=9, action=Action.SHARE, actor="doctor")]
+    shared = [row.event for row in house.audit.newest(Wanted(action=Action.SHARE, actor="doctor"), limit=9)]
     assert ("success", STUDY) in {(event.outcome, event.study_instance_uid) for event in shared}
-    views = house.audit.search(limit=9, action=Action.VIEW, actor=f"guest:{link_id}")
+    views = house.audit.newest(Wanted(action=Action.VIEW, actor=f"guest:{link_id}"), limit=9)
     assert {row.event.outcome for row in views} == {"success", "refused"}
 
 
@@ -90,7 +91,7 @@ def test_what_does_not_open_says_the_same_whatever_the_reason(house: House) -> N
             answers[token, pin] = (answer.status_code, answer.text)
     assert len(set(answers.values())) == 1
     assert next(iter(answers.values()))[0] == 403
-    refused = house.audit.search(limit=9, action=Action.GUEST_SIGN_IN)
+    refused = house.audit.newest(Wanted(action=Action.GUEST_SIGN_IN), limit=9)
     assert [row.event.outcome for row in refused].count("refused") == 5
 
 
@@ -116,7 +117,7 @@ def test_who_may_share(house: House, host: str, status: int) -> None:
         assert client.post("/api/guest-links", json={"study_instance_uid": STUDY}).status_code == status
         absent = client.post("/api/guest-links", json={"study_instance_uid": "1.2.3.4"})
         assert absent.status_code == 404
-    assert house.audit.search(limit=1, action=Action.SHARE)[0].event.outcome == "refused"
+    assert house.audit.newest(Wanted(action=Action.SHARE), limit=1)[0].event.outcome == "refused"
 
 
 def test_an_administrator_sees_and_ends_links_and_others_do_not(house: House) -> None:
@@ -175,7 +176,7 @@ def test_the_secret_is_in_no_log_and_no_record(house: House, caplog: pytest.LogC
         enter(guest, token, "314159")
         enter(guest, token, PIN)
         guest.get("/guest")
-    everything = caplog.text + repr(house.audit.search(limit=99))
+    everything = caplog.text + repr(house.audit.newest(Wanted(), limit=99))
     assert token not in everything
     assert PIN not in everything
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from central.audit.events import Action, AuditEvent
+from central.audit.reading import Wanted
 from central.portal import looks as looks_module
 from tests.central.access.house import OTHER_STUDY, STUDY, House, open_house, pydicom_file
 
@@ -49,7 +50,7 @@ def test_a_patient_sees_who_looked_and_no_name_of_staff(house: House) -> None:
     assert found["next_before_id"] is None
     for hidden in (OTHER_STUDY, "doctor-other", "127.0.0.1", "Other"):
         assert hidden not in answer.text
-    [own, *_] = house.audit.search(limit=1)
+    [own, *_] = house.audit.newest(Wanted(), limit=1)
     assert (own.event.actor, own.event.action, own.event.outcome) == ("patient", Action.READ_AUDIT, "success")
 
 
@@ -76,7 +77,7 @@ def test_nobody_else_has_own_studies(house: House, who: str) -> None:
     with house.client(who) as client:
         assert client.get("/api/looks").status_code == 403
         assert client.get("/looks").status_code == 403
-    [refused, *_] = house.audit.search(limit=1)
+    [refused, *_] = house.audit.newest(Wanted(), limit=1)
     assert (refused.event.actor, refused.event.outcome) == (who, "refused")
 
 
@@ -89,7 +90,7 @@ def test_who_is_no_auditor_is_refused_and_recorded(house: House, who: str, path:
         answer = client.post(path, data={"patient_id": "P1"})
     assert answer.status_code == 403
     assert STUDY not in answer.text
-    [refused, *_] = house.audit.search(limit=1)
+    [refused, *_] = house.audit.newest(Wanted(), limit=1)
     assert (refused.event.actor, refused.event.outcome) == (who, "refused")
 
 
@@ -113,7 +114,7 @@ def test_an_auditor_finds_looks_by_patient_study_role_and_time(house: House) -> 
         assert found(**p1, since="2020-01-01T08:00+02:00") == everything
         assert found(patient_id="P1") == [], "another issuer is another patient"
         assert found(patient_id="P*", issuer_of_patient_id="HOSP") == [], "an ID is no pattern"
-    assert "patient_id=P1" in house.audit.search(limit=20, action=Action.READ_AUDIT)[-1].event.detail
+    assert "patient_id=P1" in house.audit.newest(Wanted(action=Action.READ_AUDIT), limit=20)[-1].event.detail
 
 
 def test_the_auditors_pages_go_by_id(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +147,7 @@ def test_the_csv_holds_all_of_them_and_no_formula(house: House) -> None:
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert [row["actor"] for row in rows] == ["radiologist", "'=cmd()"]
     assert rows[1]["detail"] == '\'+1,"x"\n'
-    [exported, *_] = house.audit.search(limit=1)
+    [exported, *_] = house.audit.newest(Wanted(), limit=1)
     assert (exported.event.actor, exported.event.action) == ("admin", Action.EXPORT)
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.fleet.view import BoxView, DestinationView, EquipmentView
 from central.identity.pairings import PendingBox
 from contract.enrolment import Pairing
@@ -139,17 +140,17 @@ def test_a_pairing_string_is_for_administrators_and_recorded_before_it_is_shown(
         assert datetime.fromisoformat(answer.json()["expires_at_utc"]) > datetime.now(UTC)
     with house.client("radiologist") as client:
         assert client.post("/api/gateways/pairing", json={"name": "x"}).status_code == 403
-    refused, made = house.audit.search(limit=2, action=Action.PAIR)
+    refused, made = house.audit.newest(Wanted(action=Action.PAIR), limit=2)
     assert (made.event.actor, made.event.outcome, made.event.detail) == ("admin", "success", "ct-room-2")
     assert (refused.event.actor, refused.event.outcome) == ("radiologist", "refused")
-    assert token not in repr(house.audit.search(limit=100))
+    assert token not in repr(house.audit.newest(Wanted(), limit=100))
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{", b'{"name": 5}', b"[" * 4000, b" " * 5000])
+@pytest.mark.parametrize("body", [b"[]", b"{", b'{"name": 5}', b"", b"[" * 4000, b" " * 5000])
 def test_pairing_with_nonsense_is_refused(house: House, body: bytes) -> None:
     with house.client("admin") as client:
         answer = client.post("/api/gateways/pairing", content=body)
-    assert answer.status_code in (400, 413)
+    assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
 
 
@@ -201,7 +202,7 @@ def test_who_waits_is_for_administrators_and_a_decision_is_on_record_first(house
         for path in ("replacement", "revocation"):
             answer = client.post(f"/api/gateways/{path}", json={"gateway_id": "nobody"})
             assert answer.status_code == 404
-    _, decided, refused = house.audit.search(limit=3, action=Action.ENROL_DECISION)
+    _, decided, refused = house.audit.newest(Wanted(action=Action.ENROL_DECISION), limit=3)
     assert (decided.event.actor, decided.event.detail) == ("admin", f"accepted: key {waiting.fingerprint}")
     assert (refused.event.actor, refused.event.outcome) == ("radiologist", "refused")
 

@@ -12,6 +12,7 @@ from central.access.policy import Role
 from central.archive import erasure, second_person
 from central.archive.errors import StudyErasedError
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from tests.browser import Browser
 from tests.central.access.house import PASSWORD, STUDY, House, house_of_two_patients, pydicom_file
 from tests.central.portal.test_in_browser import MARKUP, READY, sign_in
@@ -64,7 +65,7 @@ def test_one_asks_and_another_confirms(house: House, admin: httpx.Client, second
     assert second.get("/api/erasures").json()["erased"] == []
     said = [
         (row.event.actor, row.event.outcome, row.event.detail)
-        for row in reversed(house.audit.search(limit=9, action=Action.ERASE))
+        for row in reversed(house.audit.newest(Wanted(action=Action.ERASE), limit=9))
     ]
     assert said[0] == ("admin", "success", f"asked to take it in again: {WHY}")
     assert ("admin-two", "success", f"taken in again, asked by admin: {WHY}") in said

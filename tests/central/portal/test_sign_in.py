@@ -8,6 +8,7 @@ import pytest
 from central.access.throttle import FAILURES_PER_USERNAME
 from central.access.web import COOKIE_NAME
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.portal.sign_in import local_path
 from tests.central.access.house import PASSWORD, House, open_house
 
@@ -42,7 +43,7 @@ def test_somebody_signs_out_everywhere(house: House) -> None:
         own_page = {"Sec-Fetch-Site": "same-origin"}
         assert here.delete("/api/me/sessions", headers=own_page).status_code == 204
         assert [one.get("/api/me").status_code for one in (here, there, another)] == [401, 401, 200]
-    (ended,) = house.audit.search(limit=1, action=Action.SIGN_OUT)
+    (ended,) = house.audit.newest(Wanted(action=Action.SIGN_OUT), limit=1)
     assert (ended.event.actor, ended.event.detail) == ("doctor", "everywhere")
     house.tokens.pop("doctor", None)  # the house's own token for other tests has ended as well
 
@@ -124,9 +125,13 @@ def test_a_cookie_needs_our_own_page_to_change_anything(house: House) -> None:
             {"Origin": own_origin, "Sec-Fetch-Site": "cross-site"},
             {"Sec-Fetch-Site": "same-site"},
         ):
-            assert client.post("/api/gateways/pairing", json={}, headers=headers).status_code == 403, headers
+            assert (
+                client.post("/api/gateways/pairing", json={"name": ""}, headers=headers).status_code == 403
+            ), headers
         for headers in ({"Origin": own_origin}, {"Sec-Fetch-Site": "same-origin", "Origin": "null"}):
-            assert client.post("/api/gateways/pairing", json={}, headers=headers).status_code == 201, headers
+            assert (
+                client.post("/api/gateways/pairing", json={"name": ""}, headers=headers).status_code == 201
+            ), headers
 
 
 def test_a_bearer_token_needs_no_page_and_outweighs_the_cookie(house: House) -> None:
@@ -134,7 +139,7 @@ def test_a_bearer_token_needs_no_page_and_outweighs_the_cookie(house: House) -> 
         sign_in(client, "admin")
         bearer = {"Authorization": f"Bearer {house.token('doctor')}"}
         assert client.get("/api/me", headers=bearer).json()["username"] == "doctor"
-        assert client.post("/api/gateways/pairing", json={}, headers=bearer).status_code == 403
+        assert client.post("/api/gateways/pairing", json={"name": ""}, headers=bearer).status_code == 403
         assert client.get("/api/me", headers={"Authorization": "Bearer wrong"}).status_code == 401
         assert client.get("/api/me", headers={"Authorization": "Basic eA=="}).status_code == 401
 
@@ -168,7 +173,7 @@ def test_guessing_ends_in_429_alike_for_all(tmp_path: Path) -> None:
             assert token.status_code == 429
             assert int(token.headers["retry-after"]) > 0
         assert refusals["doctor"] == refusals["nobody"]
-        actions = {row.event.action for row in house.audit.search(limit=50, actor="doctor")}
+        actions = {row.event.action for row in house.audit.newest(Wanted(actor="doctor"), limit=50)}
         assert actions == {Action.SIGN_IN_FAILED}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from tests.central.access.house import (
     OTHER_STUDY,
     STUDY,
@@ -51,7 +52,7 @@ def test_access_to_one_study_is_given_and_taken_back(house: House, giver: str) -
         assert client.delete(f"/api/study-rules/{made.json()['rule_id']}").status_code == 204
         assert client.delete(f"/api/study-rules/{made.json()['rule_id']}").status_code in (403, 404)
     assert sees(house, "doctor-other") == set()
-    rows = house.audit.search(limit=9, action=Action.ACCESS_CHANGE)
+    rows = house.audit.newest(Wanted(action=Action.ACCESS_CHANGE), limit=9)
     assert [(row.event.outcome, row.event.study_instance_uid) for row in rows[1:]] == [("success", STUDY)] * 2
     assert "second opinion" in rows[-1].event.detail
     assert (rows[0].event.actor, rows[0].event.outcome) == (giver, "refused")
@@ -69,7 +70,7 @@ def test_a_refusal_wins_over_role_and_grant_alike(house: House) -> None:
         assert sees(house, username) == set()
     (refused,) = [
         row
-        for row in house.audit.search(limit=99, action=Action.VIEW, actor="patient")
+        for row in house.audit.newest(Wanted(action=Action.VIEW, actor="patient"), limit=99)
         if row.event.study_instance_uid == STUDY
     ]
     assert refused.event.detail.endswith(": refused")
@@ -92,7 +93,7 @@ def test_withdrawn_consent_closes_a_patients_studies_but_for_the_excepted(house:
         assert [client.delete(ended).status_code for _ in range(2)] == [204, 404]
     assert sees(house, "patient") == {STUDY}
     # Neither a log line nor an address of ours names the patient; the protected record does.
-    events = [row.event for row in house.audit.search(limit=9, action=Action.CONSENT_CHANGE)]
+    events = [row.event for row in house.audit.newest(Wanted(action=Action.CONSENT_CHANGE), limit=9)]
     assert any("P1 of HOSP, nobody but doctor" in event.detail for event in events)
 
 
@@ -109,7 +110,9 @@ def test_who_may_not_see_a_study_gives_no_access_to_it_and_learns_nothing(house:
         with house.client(username) as client:
             assert client.post("/api/study-rules", json=wish()).status_code == 403
             assert client.post("/api/consent-withdrawals", json={"patient_id": "P1"}).status_code == 403
-    refused = [row for row in house.audit.search(limit=99) if row.event.action is Action.ACCESS_CHANGE]
+    refused = [
+        row for row in house.audit.newest(Wanted(), limit=99) if row.event.action is Action.ACCESS_CHANGE
+    ]
     assert {row.event.actor for row in refused if row.event.outcome == "refused"} == {
         "radiologist",
         "doctor",

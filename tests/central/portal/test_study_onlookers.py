@@ -13,6 +13,7 @@ import pytest
 from central.access.onlookers import HousePeer
 from central.access.policy import Action, Principal, Role, Sharing
 from central.archive.indexing import ObjectOrigin
+from central.audit.reading import Wanted
 from tests.browser import Browser
 from tests.central.access.house import ORIGIN, STUDY, House, open_house, pydicom_file
 from tests.central.portal.test_in_browser import MARKUP, READY, sign_in
@@ -78,7 +79,7 @@ def test_everybody_who_may_see_it_is_listed_with_the_reason(house: House, admin:
         with house.client(username) as client:
             status = client.get(f"/dicom-web/studies/{STUDY}/metadata").status_code
         assert (status == 200) == (username in found), username
-    (asked, *_) = house.audit.search(limit=9, actor="admin", action=Action.SEARCH)
+    (asked, *_) = house.audit.newest(Wanted(actor="admin", action=Action.SEARCH), limit=9)
     assert (asked.event.study_instance_uid, asked.event.detail) == (STUDY, "who may see the study")
 
 

@@ -12,6 +12,7 @@ from dicomweb_client.api import DICOMwebClient
 from dicomweb_client.session_utils import create_session
 
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from tests.browser import Browser
 from tests.central.access.house import STUDY, House, open_house, pydicom_file
 from tests.central.portal.test_in_browser import READY, sign_in
@@ -45,7 +46,7 @@ def test_a_dicomweb_client_uses_a_token(house: House) -> None:
     assert found["0020000D"]["Value"] == [STUDY]
     (retrieved,) = client.retrieve_study(STUDY)
     assert retrieved.PatientID == "P1"
-    (export,) = house.audit.search(limit=9, action=Action.EXPORT)
+    (export,) = house.audit.newest(Wanted(action=Action.EXPORT), limit=9)
     assert export.event.actor == "doctor"
     assert export.event.detail.startswith(f"API token {made.json()['token_id']}: ")
     with house.client("doctor") as owner:
@@ -56,7 +57,7 @@ def test_a_dicomweb_client_uses_a_token(house: House) -> None:
         assert owner.delete(f"/api/tokens/{listed['token_id']}").status_code == 404
     with bearer(house, made.json()["token"]) as program:
         assert program.get("/dicom-web/studies").status_code == 401
-    changes = house.audit.search(limit=9, action=Action.TOKEN_CHANGE)
+    changes = house.audit.newest(Wanted(action=Action.TOKEN_CHANGE), limit=9)
     assert [row.event.outcome for row in changes] == ["refused", "success", "success"]
 
 
@@ -130,7 +131,7 @@ def test_the_secret_is_in_no_log_and_no_record(house: House, caplog: pytest.LogC
     secret = make(house).json()["token"]
     with bearer(house, secret) as program:
         program.get("/dicom-web/studies")
-    assert secret not in caplog.text + repr(house.audit.search(limit=99))
+    assert secret not in caplog.text + repr(house.audit.newest(Wanted(), limit=99))
 
 
 @pytest.mark.needs("chromium")

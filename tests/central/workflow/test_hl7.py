@@ -85,7 +85,7 @@ def open_ris(root: Path, **settings: object) -> Iterator[Ris]:
     worklist, audit = WorklistStore(db), open_record(root)
     chosen = Hl7Settings.model_validate({"port": 0, "senders": ["127.0.0.0/8"], **settings})
     doorkeeper = Doorkeeper.open(db, hashes=CHEAP, factor_key=FACTOR_KEY)
-    ordering = Ordering(doorkeeper.assignments, open_archive_in(root, db))
+    ordering = Ordering(doorkeeper.assignments, open_archive_in(root, db).receiving)
     server = MllpServer(chosen, OrderDesk(worklist, audit, ordering, chosen))
     server.start()
     try:
@@ -135,7 +135,7 @@ def test_an_order_becomes_an_item(ris: Ris) -> None:
         "00400009": "SPS1",
     }
     assert {tag: value(step, tag) for tag in wanted} == wanted  # type: ignore[arg-type]
-    event = ris.audit.search(limit=1)[0].event
+    event = ris.audit.newest(Wanted(), limit=1)[0].event
     assert (event.actor, event.action, event.study_instance_uid) == (
         "hl7:RIS",
         Action.WORKLIST_CHANGE,
@@ -234,7 +234,7 @@ def closed(port: int, sent: bytes) -> bytes:
 
 
 def test_what_is_no_message_ends_the_connection(tmp_path: Path) -> None:
-    with open_ris(tmp_path, max_message_bytes=2048, message_timeout_s=0.3) as ris:
+    with open_ris(tmp_path, max_message_bytes=2048, message_timeout_s=1.5) as ris:
         assert closed(ris.port, b"GET / HTTP/1.1\r\n\r\n") == b""
         assert closed(ris.port, b"\x0b" + b"x" * 5000) == b""
         assert closed(ris.port, b"\x0bMSH|") == b""  # never ends
@@ -298,7 +298,7 @@ def test_an_order_gives_its_physicians_the_study_and_names_its_department(ris: R
         ("cuddy", "1.2.3.4.5", True),
         ("house", "1.2.3.4.5", True),
     }
-    told, put = ris.audit.search(limit=2)
+    told, put = ris.audit.newest(Wanted(), limit=2)
     assert (told.event.action, put.event.action) == (Action.ACCESS_CHANGE, Action.WORKLIST_CHANGE)
     assert told.event.study_instance_uid == "1.2.3.4.5"
     assert {"cuddy", "house"} <= set(told.event.detail.replace(",", "").split())

@@ -15,6 +15,7 @@ from central.access.accounts import Accounts
 from central.access.policy import Principal, Role
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action
+from central.audit.reading import Wanted
 from central.workflow import worklist as worklist_room
 from tests.central.app.house import House
 
@@ -65,7 +66,7 @@ def client(house: House, role: Role) -> httpx.Client:
 
 
 def events(house: House, action: Action) -> list[tuple[str, str, str, str | None]]:
-    rows = house.central.foundation.audit.search(limit=50, action=action)
+    rows = house.central.foundation.audit.newest(Wanted(action=action), limit=50)
     return [
         (row.event.actor, row.event.outcome, row.event.detail, row.event.study_instance_uid) for row in rows
     ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from contract.control import EnrolParams
 from contract.identifiers import ObjectId
 from edge.app import Box
 from edge.config import Settings
-from edge.report import status_text
+from edge.status_text import status_text
 from tests.edge.app.waiting import wait
 from tests.edge.buffer.instances import store
 from tests.edge.scripted_central import ScriptedCentral
@@ -40,7 +41,7 @@ def events(folder: Path) -> str:
 def test_it_sends_again_and_says_what_is_lost_once(central: ScriptedCentral, tmp_path: Path) -> None:
     box = start(tmp_path, retain_hours=0)
     try:
-        box._membership.enrol(central.pairing)
+        box.operations.enrol(EnrolParams(pairing=str(central.pairing)))
         freed = stored(box, 1)
     finally:
         box.stop()
@@ -69,7 +70,7 @@ def test_it_sends_again_and_says_what_is_lost_once(central: ScriptedCentral, tmp
 
     box = start(tmp_path, retain_hours=24)
     try:
-        assert len(box.status().lost_studies) == 1
+        assert len(box.operations.status().lost_studies) == 1
         assert stored(box, 1) != freed  # the technician sends it again
         wait(box, lambda status: not status.lost_studies)
         assert events(tmp_path).count("central-set-back") == 2

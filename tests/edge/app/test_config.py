@@ -12,7 +12,7 @@ import pytest
 from contract.settings import SettingsError, load_settings, print_default_config
 from edge.config import MAX_SOCKET_PATH_BYTES, Settings
 from edge.logs import FieldFormatter
-from edge.report import size_text
+from edge.status_text import size_text
 
 
 def settings(**environ: str) -> Settings:

@@ -10,10 +10,11 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pynetdicom import AE
 
+from contract.control import EnrolParams
 from edge.app import Box
 from edge.buffer.spool import Spool
 from edge.config import Settings
-from edge.report import status_text
+from edge.status_text import status_text
 from tests.edge.app.waiting import wait
 from tests.edge.buffer.instances import Central, store
 from tests.edge.scripted_central import ScriptedCentral
@@ -60,7 +61,7 @@ def test_damage_is_found_and_said_everywhere(start_box: StartBox, tmp_path: Path
 
     assert (status.quarantined_objects, status.scrubbed_objects, status.scrub_damaged_objects) == (1, 2, 1)
     assert "2 files, 1 damaged" in status_text(status)
-    (entry,) = [entry for entry in box.queue().entries if entry.object_id == damaged]
+    (entry,) = [entry for entry in box.operations.queue().entries if entry.object_id == damaged]
     assert entry.last_error.endswith("send instance 1.2.3.1 again from CT1, then this goes by itself")
     events = "".join(path.read_text() for path in (tmp_path / "state" / "heartbeat").iterdir())
     assert "damaged on the box's disk; CT1 has to send it again" in events
@@ -72,7 +73,7 @@ def test_what_central_has_stays_and_a_resend_adds_nothing(
 ) -> None:
     box = start_box(retain_hours=24, low_water_bytes=0)
     port = box.listening()["dicom"]["port"]  # type: ignore[index]  # a dictionary for JSON
-    box._membership.enrol(central.pairing)
+    box.operations.enrol(EnrolParams(pairing=str(central.pairing)))
     path = get_testdata_file("CT_small.dcm")
     assert isinstance(path, str)
     instance = dcmread(path)

@@ -16,7 +16,8 @@ from edge.config import Settings
 from edge.control import ask
 from edge.gateway.performed_procedure import MODALITY_PERFORMED_PROCEDURE_STEP
 from edge.gateway.worklist import MODALITY_WORKLIST_FIND
-from edge.report import status_text
+from edge.status_text import status_text
+from tests.edge.buffer.instances import contents
 from tests.edge.gateway.procedure_samples import new_step
 from tests.edge.gateway.test_worklist import step_query, wlmscpfs
 from tests.edge.gateway.worklist_samples import JAPANESE, worklist_item
@@ -55,7 +56,7 @@ class Running:
         return ask(self._control, "studies", {}, timeout_s=60)["studies"]
 
     def wait(self, true: Callable[[BoxStatus], bool]) -> BoxStatus:
-        for _ in range(400):
+        for _ in range(1200):
             status = self.status()
             if true(status):
                 return status
@@ -98,10 +99,9 @@ def test_scanners_are_answered_while_the_hospitals_server_is_down_and_after_a_re
         answer, (found,) = box.find()
         assert answer == 0x0000
         assert found.PatientName == item.PatientName
-        for path in (tmp_path / "state").rglob("*"):
-            if path.is_file():
-                assert b"CANARY" not in path.read_bytes(), path
-                assert b"19620410" not in path.read_bytes(), path
+        for path, content in contents(tmp_path / "state"):
+            assert b"CANARY" not in content, path
+            assert b"19620410" not in content, path
     said = "".join(str(vars(record)) for record in caplog.records if record.name.startswith("edge"))
     assert "worklist query answered" in said
     assert "CANARY" not in said

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from contract.control import BoxStatus
 from edge.app import Box
-from edge.report import status_text
+from edge.status_text import status_text
 
 
 def wait(box: Box, true: Callable[[BoxStatus], bool]) -> BoxStatus:
     """The first status for which it is true."""
     for _ in range(600):
-        status = box.status()
+        status = box.operations.status()
         if true(status):
             return status
         threading.Event().wait(0.05)
-    raise AssertionError(f"it never came: {status_text(box.status())}")
+    raise AssertionError(f"it never came: {status_text(box.operations.status())}")

@@ -7,6 +7,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from contract.identifiers import ObjectId
@@ -59,6 +60,14 @@ def held_files(root: Path) -> list[Path]:
             if path.stat().st_size:
                 found.append(path)
     return found
+
+
+def contents(root: Path) -> Iterator[tuple[Path, bytes]]:
+    """Every file below `root`, of a box that may run: what goes meanwhile is left out."""
+    for path in root.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file():
+                yield path, path.read_bytes()
 
 
 def claim(spool: Spool, lease_s: float = 60) -> Claimed:

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from contract.control import LinkStatus
-from edge import report
+from edge.box_status import not_accepting_because
 from edge.buffer.errors import DiskFullError
 from edge.buffer.records import Disk, Tally
 from edge.buffer.spool import Spool
+from edge.status_text import full_text
 from tests.edge.buffer.conftest import OpenSpool
 from tests.edge.buffer.instances import ORIGIN, store
 
@@ -122,12 +123,12 @@ def test_what_is_short_is_said(spool: Spool, monkeypatch: pytest.MonkeyPatch) ->
     link = LinkStatus(state="connected")
     room = spool._files.room()
     monkeypatch.setattr(spool._files, "room", lambda: room._replace(total_files=10_000, free_files=7))
-    assert "7 more files fit" in report.not_accepting_because(link, spool.room.disk(), Tally(0, 0))
+    assert "7 more files fit" in not_accepting_because(link, spool.room.disk(), Tally(0, 0))
     with pytest.raises(DiskFullError, match="only 7 files more fit"):
         spool.entrance.receive(ORIGIN)
 
     full = Disk(100 << 30, free_bytes=1 << 30, reserve_bytes=2 << 30)
-    because = report.not_accepting_because(link, full, Tally(0, 0))
+    because = not_accepting_because(link, full, Tally(0, 0))
     assert because.startswith("The disk is full: 1.00 GiB are free and 2.00 GiB are kept in reserve.")
 
 
@@ -141,4 +142,4 @@ def test_what_is_short_is_said(spool: Spool, monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_the_forecast_as_a_technician_reads_it(hours: float | None, text: str) -> None:
-    assert report.full_text(hours) == text
+    assert full_text(hours) == text

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import pytest
 
 from contract.identifiers import ObjectId
-from edge import report
+from edge import box_status
 from edge.buffer import damage as damage_module
 from edge.buffer import scrub as scrub_module
 from edge.buffer import strangers as strangers_module
@@ -165,7 +165,7 @@ def test_a_bit_that_flipped_is_found_kept_and_told(
     (damage,) = scrubbing.damages
     assert (damage.object_id, damage.calling_ae_title, damage.state) == (two, "CT1", State.QUARANTINED)
     assert [record.message for record in caplog.records] == ["damaged on the disk"]
-    (entry,) = [entry for entry in report.queue(spool).entries if entry.object_id == two]
+    (entry,) = [entry for entry in box_status.queue(spool).entries if entry.object_id == two]
     assert "send instance 1.2.3.1 again from CT1" in entry.last_error
     assert scrubbing.whole_pass(spool).files == 2
 

@@ -11,7 +11,7 @@ from contract.transfer import UPLOADS_PATH, Problem
 from edge.app import Box
 from edge.buffer.states import State
 from edge.centrals import UnknownCentralError
-from edge.report import status_text
+from edge.status_text import status_text
 from tests.edge.app.waiting import wait
 from tests.edge.buffer.instances import content_of, store
 from tests.edge.centrals.conftest import Start
@@ -19,7 +19,7 @@ from tests.edge.scripted_central import ScriptedCentral, ScriptedHandler
 
 
 def enrol(box: Box, central: ScriptedCentral, name: str = "central") -> None:
-    box.enrol(EnrolParams(pairing=str(central.pairing), central=name))
+    box.operations.enrol(EnrolParams(pairing=str(central.pairing), central=name))
 
 
 def state_of(box: Box, object_id: ObjectId) -> State:
@@ -105,7 +105,7 @@ def test_a_central_that_is_added_later_gets_what_comes_from_then_on(
     before = store(box._spool, 1).object_id
     box = start(further_centrals=["north"], mode="copy")
     unenrolled = store(box._spool, 2).object_id
-    assert waits_for_north(box.status()) == 0, "it cannot open them, so they do not wait for it"
+    assert waits_for_north(box.operations.status()) == 0, "it cannot open them, so they do not wait for it"
     enrol(box, north, "north")
     after = store(box._spool, 3).object_id
     wait(box, lambda _: after in north.archived)
@@ -113,7 +113,7 @@ def test_a_central_that_is_added_later_gets_what_comes_from_then_on(
     wait(box, lambda status: not status.queue_objects)
     assert central.archived.keys() == {before, unenrolled, after}
     assert north.archived.keys() == {after}
-    assert not box.destinations().set_aside
+    assert not box.operations.destinations().set_aside
 
 
 def test_a_copy_that_is_refused_is_shown_and_tried_again(
@@ -133,8 +133,8 @@ def test_a_copy_that_is_refused_is_shown_and_tried_again(
 
     north.fault("POST", refuse)
     object_id = store(box._spool, 1).object_id
-    wait(box, lambda status: bool(box.destinations().set_aside))
-    (entry,) = box.destinations().set_aside
+    wait(box, lambda status: bool(box.operations.destinations().set_aside))
+    (entry,) = box.operations.destinations().set_aside
     assert (entry.destination, entry.object_id) == ("north", object_id)
     wait(box, lambda _: object_id in central.archived)
     assert state_of(box, object_id) is State.OWED
@@ -157,7 +157,7 @@ def test_a_lost_index_owes_what_was_owed(
     for path in index.parent.glob("index.sqlite3*"):
         path.unlink()
     box.start()
-    assert waits_for_north(box.status()) == 1
+    assert waits_for_north(box.operations.status()) == 1
     north.start()
     central.start()
     wait(box, lambda _: object_id in north.archived and state_of(box, object_id) is State.FREED)

@@ -41,7 +41,7 @@ def test_from_the_shell_at_rest_and_while_it_runs(
     with pytest.raises(EnrolmentRefusedError, match="that this box knows as central"):
         commands.enrol_from_shell(settings, str(central.pairing), "north")
     box = start(further_centrals=["north"], mode="copy")
-    assert box.status().centrals[0].gateway_id is None
+    assert box.operations.status().centrals[0].gateway_id is None
     commands.enrol_from_shell(settings, str(north.pairing), "north")
     assert capsys.readouterr().out.splitlines() == [
         f"enrolled as gw-test at 127.0.0.1:{central.port}",
@@ -56,7 +56,7 @@ def test_from_the_shell_at_rest_and_while_it_runs(
 def test_nothing_is_taken_in_before_the_first_is_there(start: Start, north: ScriptedCentral) -> None:
     box = start(further_centrals=["north"], mode="copy")
     enrol(box, north, "north")
-    status = box.status()
+    status = box.operations.status()
     assert not status.accepting
     assert status.centrals[0].gateway_id == "gw-north"
 

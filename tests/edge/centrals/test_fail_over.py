@@ -23,7 +23,7 @@ def test_the_next_takes_over_when_the_first_is_out_for_long_and_gives_way_when_i
     wait(box, lambda status: not status.queue_objects)
     assert central.archived.keys() == {sealed_for_one, first}
     assert north.archived == {}, "it stands by"
-    assert box.status().centrals[0].in_use is False
+    assert box.operations.status().centrals[0].in_use is False
 
     central.stop()
     second = store(box._spool, 3).object_id
@@ -31,7 +31,7 @@ def test_the_next_takes_over_when_the_first_is_out_for_long_and_gives_way_when_i
     assert north.archived.keys() == {second}
     assert state_of(box, second) is State.FREED, "one receipt is enough"
     assert is_at_central(box, 3)
-    assert box.status().centrals[0].in_use is True
+    assert box.operations.status().centrals[0].in_use is True
     (token,) = box._spool._index.execute(
         "SELECT receipt FROM objects WHERE object_id = ?", (second,)
     ).fetchone()

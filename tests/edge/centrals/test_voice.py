@@ -8,7 +8,7 @@ from pathlib import Path
 from contract.command import Desired, Reported
 from contract.control import LinkStatus
 from contract.heartbeat import DestinationHealth, EventKind, Telemetry
-from edge.report import as_another_sees_it
+from edge.heartbeat import as_another_sees_it
 from edge.voice import SettingsOfAnother
 from tests.edge.centrals.conftest import Start
 

@@ -6,10 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from contract.control import LinkStatus
+from edge.box_status import not_accepting_because
 from edge.buffer.records import Disk, Tally
 from edge.buffer.retention import Freeing
 from edge.buffer.states import State
-from edge.report import not_accepting_because
 from tests.edge.buffer.instances import held_files
 from tests.edge.destinations.conftest import MakeBox
 

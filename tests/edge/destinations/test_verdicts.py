@@ -9,7 +9,7 @@ import pytest
 
 from contract.control import DestinationStatus
 from contract.heartbeat import MAX_PAYLOAD_BYTES
-from edge import report
+from edge import heartbeat
 from edge.buffer.spool import Spool
 from edge.uplink.link import Link
 from edge.uplink.verdicts import Verdict, judge_http, judge_status
@@ -56,7 +56,7 @@ def test_a_heartbeat_has_room_for_all_destinations(tmp_path: Path) -> None:
     long = DestinationStatus(name="N" * 32, waiting_objects=10**9, last_error="\x1b[31m" + "é" * 500)
     spool = Spool.open(tmp_path / "spool", reserve_bytes=0, quarantine_max_bytes=0, keys=None)
     try:
-        said = report.telemetry(
+        said = heartbeat.telemetry(
             spool,
             Link().status(),
             started_at_utc=datetime.now(UTC),

@@ -14,6 +14,8 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 
+from tests.ports import free_base_port
+
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
 INSTANCE = "1.2.840.10008.1.20.1.1"
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -84,12 +86,14 @@ class CommitmentScanner:
     def port(self) -> int:
         return int(self._server.server_address[1])
 
-    def listen(self, port: int = 0) -> None:
+    def listen(self, port: int | None = None) -> None:
         ae = AE(ae_title=self.ae_title)
         # Roles as the association's requestor has them: it may be SCP, which here is who reports.
         ae.add_supported_context(STORAGE_COMMITMENT, scu_role=False, scp_role=True)
         handlers = [(evt.EVT_N_EVENT_REPORT, lambda event: self._take(event, "new"))]
-        self._server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        self._server = ae.start_server(
+            ("127.0.0.1", port or free_base_port(1)), block=False, evt_handlers=handlers
+        )
 
     def go_away(self) -> None:
         self._server.shutdown()

@@ -56,7 +56,8 @@ class Gateway:
         """Whether some association is inside a message."""
         running = list(self.server._running.values())
         associations = [one._association if isinstance(one, TlsArrival) else one for one in running]
-        return any(isinstance(one, Association) and one._busy for one in associations)
+        exchanges = [one._exchange for one in associations if isinstance(one, Association)]
+        return any(one is not None and one.busy for one in exchanges)
 
     def last_error(self) -> str | None:
         return self.spool.scanners.all()[0].last_error

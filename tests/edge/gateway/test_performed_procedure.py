@@ -22,6 +22,7 @@ from edge.buffer.study_standing import StepReport
 from edge.gateway.performed_procedure import MODALITY_PERFORMED_PROCEDURE_STEP, PerformedProcedureService
 from edge.gateway.server import GatewayServer
 from edge.gateway.settings import GatewaySettings
+from tests.edge.buffer.instances import contents
 from tests.edge.gateway.procedure_samples import ended_step, new_step
 from tests.edge.gateway.worklist_samples import NAMES, encoded
 from tests.peers.scripted_scu import ScriptedScu, element, p_data
@@ -262,11 +263,9 @@ def test_nothing_of_a_patient_is_on_the_box_in_clear_or_in_its_log(
         modality.create(new_step(name="CANARY^PATIENT"))
         modality.create(new_step(name="CANARY^PATIENT"))
         modality.set(ended_step("1.5.1"))
-    for path in box.folder.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            assert b"CANARY" not in content, path
-            assert b"19620410" not in content, path
+    for path, content in contents(box.folder):
+        assert b"CANARY" not in content, path
+        assert b"19620410" not in content, path
     said = "".join(str(vars(record)) for record in caplog.records if record.name.startswith("edge"))
     assert "procedure step" in said
     assert "CANARY" not in said

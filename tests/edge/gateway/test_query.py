@@ -27,6 +27,7 @@ from edge.gateway.query import STUDY_ROOT_FIND, Doorkeeper, QueryService
 from edge.gateway.query_index import QueryIndex
 from edge.gateway.retrieve import STUDY_ROOT_GET, STUDY_ROOT_MOVE, RetrieveService
 from edge.gateway.service_settings import DestinationSettings
+from tests.edge.buffer.instances import contents
 from tests.edge.gateway.conftest import Gateway, StartGateway
 from tests.edge.gateway.test_association import wait_until
 from tests.peers.scripted_scu import CT_STORAGE, EXPLICIT_LITTLE, command, ds_element, p_data
@@ -70,7 +71,7 @@ class Querying:
             assert scu.store(data, uid).status == 0
             scu.release()
         self.index.look_again()
-        wait_until(lambda: self.catalogue.objects(sop_instance_uid=[uid]), 20)
+        wait_until(lambda: self.catalogue.objects(sop_instance_uid=[uid]))
         return data
 
     def find(self, *keys: str, level: str = "STUDY", ae_title: str = "WORKSTATION") -> list[Dataset]:
@@ -218,7 +219,7 @@ def test_movescu_sends_to_the_configured_destination_only(querying: Querying) ->
         [str(program("storescp")), "+B", "-od", str(querying.folder), str(querying.workstation_port)]
     )
     try:
-        wait_until(lambda: run("echoscu", "127.0.0.1", str(querying.workstation_port)).returncode == 0, 20)
+        wait_until(lambda: run("echoscu", "127.0.0.1", str(querying.workstation_port)).returncode == 0)
         done = move(querying, "WORKSTATION")
         unknown = move(querying, "ATTACKER")
     finally:
@@ -328,9 +329,8 @@ def test_no_name_is_in_any_file(querying: Querying, tmp_path: Path) -> None:
     querying.store("1.2.9.1.1", name="CANARY^PATIENT", pixels=b"CANARY^PIXELS" * 1000)
     assert len(retrieve(querying, STUDY_ROOT_FIND)) == 2
 
-    for path in tmp_path.rglob("*"):
-        if path.is_file():
-            assert b"CANARY" not in path.read_bytes(), path
+    for path, content in contents(tmp_path):
+        assert b"CANARY" not in content, path
 
 
 @pytest.mark.parametrize(

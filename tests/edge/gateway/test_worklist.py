@@ -274,7 +274,7 @@ def wlmscpfs(folder: Path, items: Sequence[Dataset]) -> Iterator[int]:
 
 
 def wait_for_port(port: int) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         threading.Event().wait(0.05)

@@ -54,7 +54,7 @@ class Uplink:
             return reception.commit(InstanceIdentity("1.2.840.10008.5.1.4.1.1.2", uid, "1.2", "1.2.3", "CT"))
 
     def forward(
-        self, *, connections: int = 1, timeout_s: float = 5.0, backoff_ceiling_s: float = 0.05
+        self, *, connections: int = 1, timeout_s: float = 30.0, backoff_ceiling_s: float = 0.05
     ) -> Forwarder:
         self._forwarder = Forwarder(
             self.spool.queue,

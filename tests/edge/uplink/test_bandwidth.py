@@ -58,7 +58,7 @@ def test_what_is_sent_keeps_to_the_limit_and_stops_at_once(
         connections=2,
         lease_s=60,
         backoff_ceiling_s=0.1,
-        timeout_s=5,
+        timeout_s=30,
         bandwidth=bandwidth,
     )
     size = sum(uplink.store(60_000).stored_bytes for _ in range(3))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +46,7 @@ from edge.uplink.run import Run
 from edge.uplink.speech import Reports
 from edge.uplink.witness_book import WitnessBook
 from tests.edge.scripted_central import ScriptedCentral
+from tests.ports import free_base_port
 
 pytestmark = pytest.mark.needs("mosquitto")
 SCHEMAS = Path(__file__).parents[3] / "docs" / "formats" / "heartbeat"
@@ -55,8 +57,8 @@ class Broker:
     """mosquitto on 127.0.0.1, and a watcher that remembers the last word on each topic."""
 
     def __init__(self, directory: Path, extra: str = "", port: int = 0) -> None:
-        self.port = port or _free_port()
-        self.watch_port = _free_port()
+        self.port = port or free_base_port(1)
+        self.watch_port = free_base_port(1)
         config = directory / "mosquitto.conf"
         config.write_text(
             f"user {getpass.getuser()}\nper_listener_settings true\n"
@@ -96,21 +98,16 @@ class Broker:
         return Status.model_validate_json(found[0]) if found else None
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 def _await_port(port: int) -> None:
-    pause = threading.Event()
-    for _ in range(200):
+    deadline_s, pause = time.monotonic() + 60, threading.Event()
+    while True:
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            socket.create_connection(("127.0.0.1", port), 10).close()
         except OSError:
+            assert time.monotonic() < deadline_s, "mosquitto does not listen"
             pause.wait(0.02)
         else:
             return
-    raise AssertionError("mosquitto does not listen")
 
 
 @pytest.fixture
@@ -304,7 +301,7 @@ def test_mutual_tls_admits_the_box_by_its_certificate(
 def test_a_broker_that_knows_no_mqtt_5_is_spoken_to_in_3_1_1(
     central: ScriptedCentral, tmp_path: Path, eventually: Eventually
 ) -> None:
-    port = _free_port()
+    port = free_base_port(1)
     old = subprocess.Popen([sys.executable, "-m", "demo.amqtt_broker", str(port)])
     try:
         _await_port(port)
@@ -344,7 +341,9 @@ def test_a_central_that_takes_no_heartbeats_is_logged_once(
     central: ScriptedCentral, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Every fifteen seconds a line would wear the card of a box whose central is away for days."""
-    box = Box(identity_with(central, tmp_path, BrokerAddress(host="127.0.0.1", port=_free_port(), tls=False)))
+    box = Box(
+        identity_with(central, tmp_path, BrokerAddress(host="127.0.0.1", port=free_base_port(1), tls=False))
+    )
     for _ in range(5):
         box.heartbeat._https_failed("central answered 404: scripted")
     box.heartbeat._https_failed("the connection broke")

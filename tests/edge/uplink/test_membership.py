@@ -267,7 +267,7 @@ class Tended:
             checker=ReceiptChecker(self.spool.receipts, lambda sent_again, lost: None),
             keys=KeyMaker(),
             interval_s=interval_s,
-            timeout_s=5,
+            timeout_s=30,
         )
         self._identity = self.store.save(*enrol(central.pairing, clock=self.clock))
 

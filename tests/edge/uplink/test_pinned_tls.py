@@ -23,7 +23,7 @@ def ask(
 ) -> int:
     url = f"https://{host}:{central.port}"
     with (
-        open_client(url, pinned_context(ca_pem, now), timeout_s=5, connections=1) as client,
+        open_client(url, pinned_context(ca_pem, now), timeout_s=30, connections=1) as client,
         line_errors(url),
     ):
         return exchange(client, "HEAD", "/anything")[0]

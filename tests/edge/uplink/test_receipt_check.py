@@ -42,7 +42,7 @@ class Checked:
             self.uplink.spool.receipts, lambda again, lost: self.told.append((again, lost))
         )
         identity = self.uplink.identity
-        with open_client(identity.central_url, identity.tls_context(), timeout_s=5, connections=1) as client:
+        with open_client(identity.central_url, identity.tls_context(), timeout_s=30, connections=1) as client:
             checker.check(identity, client, should_stop)
 
 

@@ -45,7 +45,7 @@ class Sealed:
 @pytest.fixture
 def client(uplink: Uplink) -> Iterator[httpx.Client]:
     identity = uplink.identity
-    with open_client(identity.central_url, identity.tls_context(), timeout_s=5, connections=2) as made:
+    with open_client(identity.central_url, identity.tls_context(), timeout_s=30, connections=2) as made:
         yield made
 
 
@@ -301,5 +301,5 @@ def test_the_probe_knows_away_from_refused_from_well(
 def test_a_proxy_in_the_environment_is_not_used(uplink: Uplink, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     identity = uplink.identity
-    with open_client(identity.central_url, identity.tls_context(), timeout_s=5, connections=1) as client:
+    with open_client(identity.central_url, identity.tls_context(), timeout_s=30, connections=1) as client:
         Transfer(client, lambda: False).probe()
