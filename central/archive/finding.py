@@ -211,8 +211,9 @@ def _among_newest(
     last: list[tuple[str, str, int]] = []
     for way in newest.ways:
         if way.in_order:
+            # Of the index alone: which of them somebody reaches needs the rows, and any place will do.
             some = Study.select(*_PLACE).order_by(*_NEWEST_FIRST)
-            last += rows_of(db, _page(some, [way.condition, *dates], 1, _WALKED))
+            last += rows_of(db, _page(some, [way.entered, *dates], 1, _WALKED))
     if not last:
         return _rows(db, newest.page())
     # Of several ways the one that has most of lately: of the others there are fewer to be looked through then.

@@ -96,7 +96,10 @@ class Retrieve:
             instances = self._granted(request, verb)
             counts = Counts(len(instances))
             if destination is None and instances:
-                self._send_all(request, instances, counts, self._who_asked(request))
+                try:
+                    self._send_all(request, instances, counts, self._who_asked(request))
+                finally:
+                    request.association.line.sock.settimeout(self._settings.stall_timeout_s)
             elif destination is not None:
                 self._move(request, instances, counts, destination)
             for one in instances:
