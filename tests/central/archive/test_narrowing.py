@@ -31,7 +31,7 @@ from tests.central.databases import open_archive_in, open_index
 STUDIES = 300
 MADE = list(made_studies(STUDIES, 3))
 WITHDRAWN = "P0000000"
-WITHDRAWN_IN_MIDDLE = "P0000076"  # who has studies in the big house as well
+WITHDRAWN_IN_MIDDLE = "P0000002"  # who has studies in the big house as well
 
 
 def studies_of(made: Sequence[MadeStudy]) -> frozenset[StudyKey]:
