@@ -6,8 +6,8 @@ changed once and holds everywhere.
 What is always true
 -------------------
 - What no rule allows is denied; an unknown role or action reaches nothing.
-- `authorize(principal, action, facts)` grants exactly when `scope_of(principal, action).covers(facts)`. A search
-  turns the same Scope into SQL, so a list shows neither more nor less than can be opened.
+- `authorize(principal, action, facts)` grants exactly what `scope_of(principal, action)` covers. A search turns the
+  same Scope into SQL, so a list shows neither more nor less than can be opened.
 - A `Grant` can be made by this module only. Reads of the archive take one, so an unchecked path does not type.
 - A refusal wins over every rule: over roles, grants, invitations and emergencies. Withdrawn consent is a refusal for
   everybody who is not excepted by name, for peers as well.

@@ -2,8 +2,8 @@
 
 Always true
 -----------
-- `Scope.covers` is the meaning. `within` in `central.archive.finding` says the same in SQL for searches; whoever
-  changes one changes the other, and a test compares them on random data.
+- `Scope.why_not` is the meaning. `within` in `central.archive.reach` says the same in SQL for searches; whoever changes
+  one changes the other, and a test compares them on random data.
 - An empty name or patient id is nobody's: it matches no one, rather than everyone without one.
 - A refusal is taken away last, whatever else covers the study; withdrawn consent for everybody who is not excepted.
 """
@@ -71,7 +71,7 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class Scope:
-    """What a principal may find. Turned into an SQL WHERE by the archive; `covers` is its meaning.
+    """What a principal may find. Turned into an SQL WHERE by the archive; `why_not` is its meaning.
 
     Of the studies of `institutions` (None: of every one) `everything`, or else those whose referring physician's or
     requesting service's key is listed, or that are among the `arrivals`; besides, wherever they are held, those whose
@@ -101,12 +101,9 @@ class Scope:
             self.everything or self.referring_physician_keys or self.requesting_service_keys or self.arrivals
         )
 
-    def covers(self, facts: StudyFacts) -> bool:
-        """Whether it has the study of `facts`, as that institution holds it; `elsewhere` is not looked at."""
-        return self.why_not(facts) is None
-
     def why_not(self, facts: StudyFacts) -> DenialReason | None:
-        """What keeps the study of `facts` out; None if it is covered."""
+        """What keeps the study of `facts` out, as that institution holds it; None if it is covered. `elsewhere` is not
+        looked at."""
         study = StudyKey(facts.institution, facts.study_instance_uid)
         patient = PatientOf(facts.institution, PatientKey(facts.issuer_of_patient_id, facts.patient_id))
         if study in self.refused_studies:

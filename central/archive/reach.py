@@ -1,6 +1,6 @@
 """Which studies somebody reaches, as SQL: the `Scope` of the policy, said of the study's columns.
 
-Always true: what is built here covers what `Scope.covers` does, and no more; every search and read carries it.
+Always true: what is built here covers what `Scope.why_not` lets in, and no more; every search and read carries it.
 
 There is more than one way to reach studies: an institution, a physician, a department, by name. Each has an index of
 its own, and one `OR` of all has none, so that they are given one by one as well (decision 63).
@@ -34,8 +34,8 @@ class Way(NamedTuple):
 
 
 def within(scope: Scope, *, narrow: bool = False) -> peewee.Expression:
-    """`Scope.covers` as SQL on the study's columns. `narrow`: something else leads to few studies, so that SQLite is to
-    enter no index here."""
+    """What `scope` covers, as SQL on the study's columns. `narrow`: something else leads to few studies, so that SQLite
+    is to enter no index here."""
     ways = [way.condition for way in ways_of(scope, Unindexed if narrow else _as_it_is)]
     whole: peewee.Expression = reduce(
         and_, [*limits(scope), reduce(or_, ways)] if ways else [Study.id.is_null()]

@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from central.access.on_record import admit
 from central.access.policy import (
     DenialReason,
     PatientKey,
@@ -41,12 +42,13 @@ from central.archive.query import StudyQuery
 from central.archive.reading import Reading
 from central.archive.rows import StudyRow
 from central.audit.errors import AuditUnavailableError
-from central.audit.events import Action, AuditRow, Outcome
+from central.audit.events import Action, AuditRow
 from central.audit.formats import Format, lines
 from central.audit.looks import LOOKED, Look, looks
 from central.audit.reading import Wanted
 from central.audit.record import Audit
 from central.portal.templating import page
+from central.portal.wishes import WrongWishError
 
 PAGE_ROWS: Final = 100
 PATIENT_PAGE_ROWS: Final = 1000  # records; they become few looks
@@ -56,10 +58,6 @@ _FILES: Final = {  # media type and file name
     Format.FHIR: ("application/fhir+ndjson", "audit-fhir.ndjson"),
 }
 _UNAVAILABLE: Final = "the audit record cannot be reached; try again later"
-
-
-class _WrongError(Exception):
-    """A parameter that cannot be; the sentence says which."""
 
 
 def routes(
@@ -80,10 +78,15 @@ def routes(
     return [
         Route("/looks", desk.page),
         Route("/api/looks", desk.own),
-        Route("/api/audit/records", desk.records, methods=["POST"]),
+        Route("/api/audit/records", _with_form(desk.records), methods=["POST"]),
         *(
-            Route(f"/api/audit/records.{form}", desk.export(form), methods=["POST"], name=f"export {form}")
-            for form in Format
+            Route(
+                f"/api/audit/records.{kind}",
+                _with_form(partial(desk.export, kind)),
+                methods=["POST"],
+                name=f"export {kind}",
+            )
+            for kind in Format
         ),
     ]
 
@@ -111,62 +114,42 @@ class _Desk:
 
     def own(self, request: Request) -> Response:
         """Looks at the studies of the patient who asks."""
-        principal = principal_of(request)
-        allowed = principal.role is Role.PATIENT
+        principal, refusal = principal_of(request), None
+        if principal.role is not Role.PATIENT:
+            refusal = problem(403, "only a patient has a list of looks at the own studies")
         try:
             before_id = _before_id(request.query_params)
-            self._record(request, Action.READ_AUDIT, allowed, "looks at the own studies")
-            if not allowed:
-                return problem(403, "only a patient has a list of looks at the own studies")
+            answer = admit(self._audit, request, refusal, Action.READ_AUDIT, "looks at the own studies")
+            if answer is not None:
+                return answer
             studies = {row.study_instance_uid: row for row in self._studies(scope_of(principal, Action.VIEW))}
             held_by = {row.institution for row in studies.values()}
             wanted = Wanted(
                 studies=tuple(studies), actions=LOOKED, outcome="success", institutions=tuple(held_by)
             )
             rows = self._audit.newest(wanted, limit=PATIENT_PAGE_ROWS, before_id=before_id)
-        except _WrongError as error:
+        except WrongWishError as error:
             return problem(400, str(error))
         except AuditUnavailableError:
             return problem(503, _UNAVAILABLE)
         told = [self._told(look, principal, studies[look.study_instance_uid]) for look in looks(rows)]
         return JSONResponse({"looks": told, "next_before_id": _next(rows, PATIENT_PAGE_ROWS)})
 
-    async def records(self, request: Request) -> Response:
+    def records(self, request: Request, form: Mapping[str, str]) -> Response:
         """A page of the records that are asked for, the newest first."""
-        return await _with_form(self._records, request)
-
-    def export(self, form: Format) -> Callable[[Request], Awaitable[Response]]:
-        """What answers with all of them in that format, the oldest first."""
-
-        async def answer(request: Request) -> Response:
-            return await _with_form(partial(self._export, form), request)
-
-        return answer
-
-    def _records(self, request: Request, form: Mapping[str, str]) -> Response:
-        try:
-            before_id = _before_id(form)
-            wanted = self._wanted(request, form, Action.READ_AUDIT)
-            if isinstance(wanted, Response):
-                return wanted
-            rows = self._audit.newest(wanted, limit=PAGE_ROWS, before_id=before_id)
-            delivery = self._delivery()
-        except _WrongError as error:
-            return problem(400, str(error))
-        except (AuditUnavailableError, peewee.PeeweeException):
-            return problem(503, _UNAVAILABLE)
+        before_id = _before_id(form)
+        wanted = self._wanted(request, form, Action.READ_AUDIT)
+        if isinstance(wanted, Response):
+            return wanted
+        rows = self._audit.newest(wanted, limit=PAGE_ROWS, before_id=before_id)
         found = [_record_json(row) for row in rows]
         return JSONResponse(
-            {"rows": found, "next_before_id": _next(rows, PAGE_ROWS), "audit_messages": delivery}
+            {"rows": found, "next_before_id": _next(rows, PAGE_ROWS), "audit_messages": self._delivery()}
         )
 
-    def _export(self, kind: Format, request: Request, form: Mapping[str, str]) -> Response:
-        try:
-            wanted = self._wanted(request, form, Action.EXPORT, kind)
-        except _WrongError as error:
-            return problem(400, str(error))
-        except AuditUnavailableError:
-            return problem(503, _UNAVAILABLE)
+    def export(self, kind: Format, request: Request, form: Mapping[str, str]) -> Response:
+        """All of them in that format, the oldest first."""
+        wanted = self._wanted(request, form, Action.EXPORT, kind)
         if isinstance(wanted, Response):
             return wanted
         event = audit_event(request, Action.EXPORT, "success", f"audit record, {kind}")
@@ -182,23 +165,21 @@ class _Desk:
         self, request: Request, form: Mapping[str, str], action: Action, kind: Format | None = None
     ) -> Wanted | Response:
         """What is asked for, on record; a refusal for who may not ask."""
-        allowed = has_privilege(principal_of(request), Privilege.READ_AUDIT)
-        wanted, patient = (_conditions(form), _patient(form)) if allowed else (Wanted(), None)
+        refusal = None
+        if not has_privilege(principal_of(request), Privilege.READ_AUDIT):
+            refusal = problem(403, "your role may not read the audit record")
+        wanted, patient = (_conditions(form), _patient(form)) if refusal is None else (Wanted(), None)
         asked = " ".join(f"{name}={value}" for name, value in form.items() if value)
         said = f"audit record, {kind} {asked}".strip() if kind else asked
-        self._record(request, action, allowed, said)
-        if not allowed:
-            return problem(403, "your role may not read the audit record")
+        answer = admit(self._audit, request, refusal, action, said)
+        if answer is not None:
+            return answer
         institution = managed(principal_of(request))
         if institution is not None:
             wanted = replace(wanted, institutions=(institution,))
         if patient is None:
             return wanted
         return replace(wanted, studies=self._archive.studies_of(patient, institution))
-
-    def _record(self, request: Request, action: Action, allowed: bool, detail: str) -> None:
-        outcome: Outcome = "success" if allowed else "refused"
-        self._audit.record(audit_event(request, action, outcome, detail))
 
     def _studies(self, scope: Scope) -> list[StudyRow]:
         return self._archive.find_studies(scope, StudyQuery(limit=None))
@@ -217,12 +198,20 @@ class _Desk:
         }
 
 
-async def _with_form(answer: Callable[[Request, Mapping[str, str]], Response], request: Request) -> Response:
-    try:
-        form = await small_form(request)
-    except FormError as error:
-        return problem(400, str(error))
-    return await run_in_threadpool(answer, request, form)
+def _with_form(
+    answer: Callable[[Request, Mapping[str, str]], Response],
+) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint of a route: what `answer`, on a thread, says to the request and its form."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            return await run_in_threadpool(answer, request, await small_form(request))
+        except (FormError, WrongWishError) as error:
+            return problem(400, str(error))
+        except (AuditUnavailableError, peewee.PeeweeException):
+            return problem(503, _UNAVAILABLE)
+
+    return endpoint
 
 
 def _why_not(institution: str | None, auditor: Principal) -> str | None:
@@ -234,10 +223,10 @@ def _why_not(institution: str | None, auditor: Principal) -> str | None:
 def _conditions(query: Mapping[str, str]) -> Wanted:
     action = query.get("action") or None
     if action is not None and action not in set(Action):
-        raise _WrongError("there is no such action")
+        raise WrongWishError("there is no such action")
     outcome = query.get("outcome") or None
     if outcome not in (None, "success", "refused"):
-        raise _WrongError("an outcome is success or refused")
+        raise WrongWishError("an outcome is success or refused")
     return Wanted(
         actor=query.get("actor") or None,
         action=action,
@@ -252,7 +241,7 @@ def _conditions(query: Mapping[str, str]) -> Wanted:
 def _patient(query: Mapping[str, str]) -> PatientKey | None:
     patient_id, issuer = query.get("patient_id", ""), query.get("issuer_of_patient_id", "")
     if issuer and not patient_id:
-        raise _WrongError("issuer_of_patient_id goes with a patient_id")
+        raise WrongWishError("issuer_of_patient_id goes with a patient_id")
     return PatientKey(issuer, patient_id) if patient_id else None
 
 
@@ -265,7 +254,7 @@ def _time(query: Mapping[str, str], name: str) -> str | None:
         at = datetime.fromisoformat(text)
         at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise _WrongError(f"{name} is a time such as 2026-01-31 or 2026-01-31T08:00, in UTC") from error
+        raise WrongWishError(f"{name} is a time such as 2026-01-31 or 2026-01-31T08:00, in UTC") from error
     return at.isoformat(timespec="microseconds")
 
 
@@ -274,7 +263,7 @@ def _before_id(query: Mapping[str, str]) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise _WrongError("before_id is a whole number")
+        raise WrongWishError("before_id is a whole number")
     return int(text)
 
 

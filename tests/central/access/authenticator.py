@@ -1,6 +1,6 @@
 """An authenticator and the browser before it, in Python: it answers as a real one does, or wrongly where a test wants.
 
-What a real browser does is tested in tests/central/portal/test_passkeys.py; here every byte can be moved.
+What a real browser does is tested in tests/central/portal/test_account_in_browser.py; here every byte can be moved.
 """
 
 from __future__ import annotations

@@ -168,8 +168,11 @@ def test_nobody_else_can_make_a_grant() -> None:
 
 def test_an_empty_name_or_id_is_nobodys() -> None:
     nameless = StudyFacts("1.2", "", "", "", consent_withdrawn=False)
-    assert not scope_of(principal(Role.DOCTOR, ("", "^", " ")), Action.VIEW).covers(nameless)
-    assert not scope_of(principal(Role.PATIENT, (), (PatientKey("", ""),)), Action.VIEW).covers(nameless)
+    for nobody in (
+        principal(Role.DOCTOR, ("", "^", " ")),
+        principal(Role.PATIENT, (), (PatientKey("", ""),)),
+    ):
+        assert scope_of(nobody, Action.VIEW).why_not(nameless) is DenialReason.NOT_IN_SCOPE
     assert scope_of(principal(Role.DOCTOR, ("",), departments=("", " ")), Action.VIEW).is_nothing
     technician = principal(Role.TECHNICIAN, gateway_ids=("",), departments=(" ",), arrivals_since_utc=0)
     assert scope_of(technician, Action.VIEW).is_nothing
@@ -510,7 +513,9 @@ def test_each_way_alone_finds_in_sql_what_it_covers(archive_db: tuple[Archive, D
             facts = archive.reading.facts(f"1.2.{number}")
             assert facts is not None
             held = (facts, *facts.elsewhere)
-            covered |= {(one.institution, one.study_instance_uid) for one in held if scope.covers(one)}
+            covered |= {
+                (one.institution, one.study_instance_uid) for one in held if scope.why_not(one) is None
+            }
         assert {(row.institution, row.study_instance_uid) for row in rows} == covered, way
         return len(covered)
 

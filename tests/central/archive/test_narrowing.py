@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from bench.anything import any_query
-from bench.studies import BIG, INSTITUTIONS, ISSUER, NOW_S, SMALL, fill, made_studies
+from bench.studies import BIG, INSTITUTIONS, ISSUER, MIDDLE, NOW_S, SMALL, MadeStudy, fill, made_studies
+from central.access.consent import Consents
 from central.access.policy import (
     Arrivals,
     PatientKey,
@@ -30,9 +31,21 @@ from tests.central.databases import open_archive_in, open_index
 STUDIES = 300
 MADE = list(made_studies(STUDIES, 3))
 WITHDRAWN = "P0000000"
+WITHDRAWN_IN_MIDDLE = "P0000002"  # who has studies in the big house as well
+
+
+def studies_of(made: Sequence[MadeStudy]) -> frozenset[StudyKey]:
+    return frozenset(StudyKey(one.institution, one.study_instance_uid) for one in made)
+
+
 SCOPES = {
     "one house": Scope(everything=True, institutions=frozenset({BIG})),
-    "three houses": Scope(everything=True, institutions=frozenset(INSTITUTIONS)),
+    "three houses": Scope(
+        everything=True,
+        institutions=frozenset(INSTITUTIONS),
+        refused_studies=studies_of(MADE[100:104]),
+        despite_withdrawal_of=frozenset({PatientOf(MIDDLE, PatientKey(ISSUER, WITHDRAWN))}),
+    ),
     "every house": Scope(everything=True),
     "doctor": Scope(
         institutions=frozenset({BIG}),
@@ -46,8 +59,8 @@ SCOPES = {
                 PatientOf(BIG, PatientKey("OTHER", MADE[90].patient_id)),
             }
         ),
-        studies=frozenset(StudyKey(one.institution, one.study_instance_uid) for one in MADE[60:70]),
-        refused_studies=frozenset({StudyKey(BIG, MADE[61].study_instance_uid)}),
+        studies=studies_of(MADE[60:70]),
+        refused_studies=studies_of([*MADE[:4], MADE[61]]),
         despite_withdrawal_of=frozenset({PatientOf(BIG, PatientKey(ISSUER, WITHDRAWN))}),
     ),
     "technician": Scope(
@@ -80,6 +93,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Archive, 
     db = open_index(root)
     archive = open_archive_in(root, db)
     fill(db, STUDIES, 3)
+    Consents.open(db).withdraw(PatientKey(ISSUER, WITHDRAWN_IN_MIDDLE), "admin", institution=MIDDLE)
     postings.fold(db, STUDIES - 30)
     yield archive, db
     db.end()
@@ -102,7 +116,7 @@ def narrowed(query: StudyQuery, *, limit: int | None, offset: int = 0) -> StudyQ
 def test_a_scope_finds_what_it_covers(filled: tuple[Archive, Database], who: str) -> None:
     archive, db = filled
     rows = list(Study.select().order_by(Study.study_date, Study.study_time, Study.id).execute(db))
-    covered = [row.id for row in reversed(rows) if SCOPES[who].covers(facts(row))]
+    covered = [row.id for row in reversed(rows) if SCOPES[who].why_not(facts(row)) is None]
     assert pages(archive, SCOPES[who], StudyQuery(), 50) == covered
     assert len(covered) > 3 or who in ("guest", "nobody", "patient")
 
@@ -113,7 +127,8 @@ def facts(row: Study) -> StudyFacts:
         row.patient_id,
         row.issuer_of_patient_id,
         row.referring_physician_name,
-        consent_withdrawn=row.patient_id == WITHDRAWN,
+        consent_withdrawn=row.patient_id == WITHDRAWN
+        or (row.patient_id, row.institution) == (WITHDRAWN_IN_MIDDLE, MIDDLE),
         institution=row.institution,
         requesting_service=row.requesting_service_key,
         institutional_department_name=row.institutional_department_key,
