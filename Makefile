@@ -3,6 +3,8 @@
 .DEFAULT_GOAL := help
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
+# Tests start programs of ours by the hundred: each would compile all of it again.
+unexport PYTHONDONTWRITEBYTECODE
 SHELL := /bin/sh
 
 # The first Python that is new enough and really starts (a pyenv shim may exist for a version that does not).
@@ -40,11 +42,11 @@ demo: .stamps/demo .stamps/viewer ## the main job
 
 test: .stamps/test .stamps/viewer .stamps/provider .stamps/ohif
 	@tools/peers.sh
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@TMPDIR=$$(tools/scratch.sh) $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 ifeq ($(ARGS),)
 	@echo "central once more, on PostgreSQL and S3, with objects encrypted: every test that can come to them"
 	@TMPDIR=$$(tools/scratch.sh) DICOMNET_TEST_DATABASE=postgresql DICOMNET_TEST_OBJECTS=s3 DICOMNET_TEST_AT_REST=encrypted \
-		$(BIN)/python -m pytest -n 2 --dist loadfile tests/central --ignore tests/central/viewer --ignore tests/central/portal
+		$(BIN)/python -m pytest -n 3 --dist loadfile tests/central --ignore tests/central/viewer --ignore tests/central/portal
 endif
 
 check: .stamps/test .stamps/node_modules

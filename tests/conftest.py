@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(sentence)
     if item.get_closest_marker("samples") and not os.environ.get("DICOM_SAMPLES"):
         pytest.skip("DICOM_SAMPLES names no folder of real series")
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Pytest's own, which `make test` has in memory; of a test marked `disk` a folder where writes come to a disk."""
+    if request.node.get_closest_marker("disk") is None:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(
+        prefix="dicomnet-test-", dir=os.environ.get("DICOMNET_TEST_DISK", "/var/tmp")
+    ) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -34,7 +35,7 @@ from central.archive.indexing import ObjectOrigin
 from central.archive.readmissions import Readmissions
 from central.audit.record import Audit
 from central.database import Database
-from central.dicomweb import DepositLimits, Renderer
+from central.dicomweb import DepositLimits, Renderer, at_once
 from central.dicomweb import routes as dicomweb_routes
 from central.identity.authority import CertificateAuthority
 from central.identity.gateways import Gateways
@@ -60,6 +61,7 @@ from central.viewer.delivery import routes as viewer_routes
 from central.workflow.worklist import WorklistStore
 from contract.enrolment import Pairing, new_token
 from tests.central.databases import open_archive_in, open_index, open_record, put_in
+from tests.central.drawing import shared_renderer
 
 CHEAP = SecretHashes(argon2.profiles.CHEAPEST)  # what passwords cost is tested elsewhere
 PASSWORD = "a password for tests only"
@@ -171,8 +173,9 @@ def open_house(
     public_url: str = "",
     clock: Callable[[], float] = time.time,
     peers: Sequence[HousePeer] = (),
+    renderer: Renderer | None = None,
 ) -> Iterator[House]:
-    """A house in `root`, with its people, served on a loopback port."""
+    """A house in `root`, with its people, served on a loopback port; without a `renderer` it has the one of all."""
     db = open_index(root)
     doorkeeper = Doorkeeper.open(
         db,
@@ -204,37 +207,38 @@ def open_house(
     erasure_requests = ErasureRequests(db, archive.erasures, clock)
     readmissions = Readmissions(db, archive.erasures, clock)
     reading = archive.reading
-    with Renderer(1) as renderer:
-        app = Starlette(
-            routes=[
-                *sign_in_routes(accounts, audit),
-                *portal_routes(
-                    doorkeeper, audit, lambda institution, gateway_ids: boxes, pair, sign_ons=sign_ons
-                ),  # type: ignore[arg-type, return-value]
-                *looks_routes(reading, audit, "St. Elsewhere", lambda: None, "central-of-tests"),
-                *enrolment_routes(audit, pairings, gateways.is_known, replace, revoke),
-                *study_access_routes(doorkeeper, reading, audit),
-                *assignment_routes(doorkeeper, reading, audit),
-                *accounts_routes(doorkeeper, audit, gateways.is_known),
-                *institution_routes(doorkeeper, audit),
-                *gateway_move_routes(doorkeeper.institutions, gateways, audit),
-                *erasure_routes(erasure_requests, readmissions, archive, audit),
-                *readmission_routes(readmissions, archive.erasures, audit),
-                *study_onlooker_routes(doorkeeper, reading, audit, erasure_requests.extent, lambda: peers),
-                *station_routes(worklist.entries, reading, audit),
-                *token_routes(doorkeeper, audit),
-                *guest_routes(doorkeeper, reading, audit),
-                *emergency_routes(doorkeeper, reading, audit, EmergencyTerms(emergency, 3600)),
-                *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
-                *dicomweb_routes(archive, audit, renderer, limits),
-            ],
-            middleware=[Middleware(RequireSignIn, doorkeeper=doorkeeper, audit=audit)],
-        )
-        people_in(accounts)
-        house = House(root, db, doorkeeper, audit, archive, renderer, app, boxes, gateways, pairings)
-        with served(app, port) as base_url:
-            house.base_url = base_url
-            yield house
+    renderer = renderer or shared_renderer()
+    dicomweb = dicomweb_routes(archive, audit, renderer, limits)
+    app = Starlette(
+        routes=[
+            *sign_in_routes(accounts, audit),
+            *portal_routes(
+                doorkeeper, audit, lambda institution, gateway_ids: boxes, pair, sign_ons=sign_ons
+            ),  # type: ignore[arg-type, return-value]
+            *looks_routes(reading, audit, "St. Elsewhere", lambda: None, "central-of-tests"),
+            *enrolment_routes(audit, pairings, gateways.is_known, replace, revoke),
+            *study_access_routes(doorkeeper, reading, audit),
+            *assignment_routes(doorkeeper, reading, audit),
+            *accounts_routes(doorkeeper, audit, gateways.is_known),
+            *institution_routes(doorkeeper, audit),
+            *gateway_move_routes(doorkeeper.institutions, gateways, audit),
+            *erasure_routes(erasure_requests, readmissions, archive, audit),
+            *readmission_routes(readmissions, archive.erasures, audit),
+            *study_onlooker_routes(doorkeeper, reading, audit, erasure_requests.extent, lambda: peers),
+            *station_routes(worklist.entries, reading, audit),
+            *token_routes(doorkeeper, audit),
+            *guest_routes(doorkeeper, reading, audit),
+            *emergency_routes(doorkeeper, reading, audit, EmergencyTerms(emergency, 3600)),
+            *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
+            *dicomweb,
+        ],
+        middleware=[Middleware(RequireSignIn, doorkeeper=doorkeeper, audit=audit, at_once=at_once(dicomweb))],
+    )
+    people_in(accounts)
+    house = House(root, db, doorkeeper, audit, archive, renderer, app, boxes, gateways, pairings)
+    with served(app, port) as base_url:
+        house.base_url = base_url
+        yield house
     audit.close()
     db.close()
 
@@ -246,9 +250,28 @@ def served(app: object, port: int = 0, *, send_buffer_bytes: int = 0) -> Iterato
     ready = threading.Event()
 
     class Server(uvicorn.Server):
+        """Ends when it is told to: uvicorn looks every tenth of a second, and gives idle connections another."""
+
         async def startup(self, sockets: object = None) -> None:
+            self.loop, self.ended = asyncio.get_running_loop(), asyncio.Event()
             await super().startup(sockets)  # type: ignore[arg-type]
             ready.set()
+
+        async def main_loop(self) -> None:
+            ticking = asyncio.create_task(super().main_loop())  # of the Date in answers
+            await self.ended.wait()
+            ticking.cancel()
+
+        async def shutdown(self, sockets: object = None) -> None:
+            for listening in self.servers:
+                listening.close()
+            for connection in list(self.server_state.connections):
+                connection.shutdown()
+            while self.server_state.connections or self.server_state.tasks:
+                await asyncio.sleep(0.002)
+
+        def end(self) -> None:
+            self.loop.call_soon_threadsafe(self.ended.set)
 
     config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="off")  # type: ignore[arg-type]
     server = Server(config)
@@ -261,7 +284,7 @@ def served(app: object, port: int = 0, *, send_buffer_bytes: int = 0) -> Iterato
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        server.should_exit = True
+        server.end()
         thread.join()
 
 

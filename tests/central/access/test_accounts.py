@@ -9,6 +9,7 @@ import pytest
 from central.access.account_directory import UserAccount
 from central.access.accounts import Accounts
 from central.access.errors import AccountError, ThrottledError
+from central.access.hashes import SecretHashes
 from central.access.passwords import Admitted
 from central.access.policy import PatientKey, Role
 from central.access.second_factors import SecondFactors
@@ -21,19 +22,27 @@ from central.access.throttle import (
 )
 from central.database import Database
 from tests.central.access.conftest import Clock
-from tests.central.access.house import FACTOR_KEY
+from tests.central.access.house import CHEAP, FACTOR_KEY
 from tests.central.databases import written_in
 
 GOOD = "correct horse battery"
 
 
-def opened(db: Database, clock: Callable[[], float] = time.time) -> Accounts:
-    return Accounts.open(db, SecondFactors.open(db, FACTOR_KEY, frozenset(), clock), clock)
+def opened(
+    db: Database, clock: Callable[[], float] = time.time, hashes: SecretHashes | None = CHEAP
+) -> Accounts:
+    return Accounts.open(db, SecondFactors.open(db, FACTOR_KEY, frozenset(), clock), clock, hashes)
 
 
 @pytest.fixture
 def accounts(db: Database, clock: Clock) -> Accounts:
     return opened(db, clock)
+
+
+@pytest.fixture
+def costly_accounts(db: Database, clock: Clock) -> Accounts:
+    """As in life, where guessing a password costs as much as can be borne."""
+    return opened(db, clock, None)
 
 
 def test_an_account_comes_back_as_it_was_made(accounts: Accounts) -> None:
@@ -48,7 +57,8 @@ def test_an_account_comes_back_as_it_was_made(accounts: Accounts) -> None:
     assert accounts.passwords.verify("ANN", GOOD, "::1") == Admitted(made, "password")
 
 
-def test_a_wrong_password_and_an_unknown_user_look_alike(accounts: Accounts) -> None:
+def test_a_wrong_password_and_an_unknown_user_look_alike(costly_accounts: Accounts) -> None:
+    accounts = costly_accounts
     accounts.create_user("ann", GOOD, Role.DOCTOR)
     took = {}
     for username in ("ann", "bob"):
@@ -60,8 +70,9 @@ def test_a_wrong_password_and_an_unknown_user_look_alike(accounts: Accounts) -> 
 
 
 def test_neither_password_nor_token_is_in_the_database(
-    accounts: Accounts, db: Database, tmp_path: Path
+    costly_accounts: Accounts, db: Database, tmp_path: Path
 ) -> None:
+    accounts = costly_accounts
     principal = accounts.create_user("ann", GOOD, Role.DOCTOR)
     token = accounts.sessions.start(principal, "bearer", 60)
     [user] = UserAccount.select().dicts().execute(db)

@@ -14,7 +14,9 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from unittest import mock
 
+import argon2
 import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -22,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.x509.oid import NameOID
 
+from central.access.hashes import SecretHashes
 from central.access.policy import Action, Principal, Role, Scope, authorize, scope_of
 from central.app import Central
 from central.archive.query import StudyQuery
@@ -76,7 +79,11 @@ class House:
         def run() -> None:
             try:
                 with ExitStack() as closing:
-                    self.central = Central.open(self.settings, closing)
+                    # What passwords cost is tested elsewhere; it is most of a start.
+                    with mock.patch.object(
+                        SecretHashes.__init__, "__defaults__", (argon2.profiles.CHEAPEST,)
+                    ):
+                        self.central = Central.open(self.settings, closing)
                     asyncio.run(self._serve(accepting))
             except BaseException as error:
                 failed.append(error)

@@ -312,7 +312,7 @@ def test_a_worker_that_dies_while_it_converts_costs_that_answer_only(tmp_path: P
 
 
 def test_who_hangs_up_leaves_nothing_behind(tmp_path: Path) -> None:
-    with open_house(tmp_path) as house:
+    with Renderer(1) as renderer, open_house(tmp_path, renderer=renderer) as house:
         ds = dcmread(BytesIO(pydicom_file("MR_small.dcm", SeriesInstanceUID="1.1", SOPInstanceUID="1.1.1")))
         ds.Rows = ds.Columns = 512
         ds.NumberOfFrames = 128

@@ -20,7 +20,6 @@ from central.app import converter
 from central.archive.archive import Archive
 from central.audit.record import Audit
 from central.database import Database
-from central.dicomweb.render import Renderer
 from central.dimse.association import Routes
 from central.dimse.commitment import Commitments
 from central.dimse.opening import Rooms, routes_for
@@ -33,6 +32,7 @@ from central.workflow.procedures import ProcedureStore
 from central.workflow.worklist import WorklistStore
 from tests.central.access.house import ORIGIN
 from tests.central.databases import open_archive_in, open_index, open_record, put_in
+from tests.central.drawing import shared_renderer
 from tests.peers_installed import program
 
 EVERYTHING = ["query", "retrieve", "store", "commitment", "worklist", "procedure-step"]
@@ -91,32 +91,37 @@ def open_house(
     chosen = DimseSettings.model_validate(
         {"port": 0, "peers": [PEER], "idle_timeout_s": 10, "max_connections_per_address": 50, **settings}
     )
-    with Renderer(1) as renderer:
-        commitments = Commitments(chosen, Peers(chosen.peers), archive, db)
-        worklist = WorklistStore(db)
-        steps = ProcedureStore(db)
-        rooms = Rooms(
-            archive, audit, converter(renderer), lambda: has_room, worklist, PeerSteps(steps), commitments
-        )
-        routes = routes_for(chosen, rooms)
-        institutions = Institutions.open(db)
-        server = DimseServer(
-            chosen,
-            routes,
-            audit,
-            archive.receiving.new_object,
-            max_object_bytes=max_object_bytes,
-            agreements_of=institutions.opened_to,
-        )
-        server.start()
-        commitments.start()
-        try:
-            yield House(archive, audit, server, db, root, worklist, steps, routes, institutions)
-        finally:
-            commitments.stop()
-            server.stop()
-            audit.close()
-            db.close()
+    commitments = Commitments(chosen, Peers(chosen.peers), archive, db)
+    worklist = WorklistStore(db)
+    steps = ProcedureStore(db)
+    rooms = Rooms(
+        archive,
+        audit,
+        converter(shared_renderer()),
+        lambda: has_room,
+        worklist,
+        PeerSteps(steps),
+        commitments,
+    )
+    routes = routes_for(chosen, rooms)
+    institutions = Institutions.open(db)
+    server = DimseServer(
+        chosen,
+        routes,
+        audit,
+        archive.receiving.new_object,
+        max_object_bytes=max_object_bytes,
+        agreements_of=institutions.opened_to,
+    )
+    server.start()
+    commitments.start()
+    try:
+        yield House(archive, audit, server, db, root, worklist, steps, routes, institutions)
+    finally:
+        commitments.stop()
+        server.stop()
+        audit.close()
+        db.close()
 
 
 def dcmtk(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -17,6 +17,8 @@ from tests.edge.buffer.lives import POINTS
 
 REPOSITORY = Path(__file__).parents[3]
 
+pytestmark = pytest.mark.disk
+
 
 def live(root: Path, central: Central, *how: str) -> subprocess.Popen[bytes]:
     key = central.private.public_key().raw.hex()

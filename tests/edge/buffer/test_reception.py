@@ -27,6 +27,8 @@ from edge.buffer.states import State
 from tests.edge.buffer.conftest import OpenSpool
 from tests.edge.buffer.instances import ORIGIN, Central, content_of, identity, leftovers, store, taken_files
 
+pytestmark = pytest.mark.disk
+
 
 def test_what_was_committed_is_there_sealed_and_unchanged(spool: Spool, receiving_central: Central) -> None:
     stored = store(spool, 7)

@@ -19,6 +19,8 @@ from edge.buffer.label import BLOCK_BYTES, Label, is_sound, read_label
 from edge.buffer.sealed_file import BUFFER_BYTES, AlignedBuffers, SealedBytes, SealedFile, takes_direct_writes
 from tests.edge.buffer.instances import ORIGIN, identity
 
+pytestmark = pytest.mark.disk
+
 BUFFER = BUFFER_BYTES
 SIZES = [0, 1, BLOCK_BYTES, BUFFER - 700, BUFFER - 1, BUFFER, BUFFER + 1, 3 * BUFFER + 12_345]
 
