@@ -20,10 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import BinaryIO
 
-import peewee
-
 from central.archive.archive import Archive
-from central.archive.errors import StorageError
 from central.archive.rows import StoredInstance
 from central.archive.scrub import Scrub
 from central.audit.delivery import DeliveryBook, SyslogDelivery, receiver_of
@@ -47,7 +44,6 @@ from central.fleet.opening import BrokerPlace, FleetRooms
 from central.fleet.witnesses import Witnesses
 from central.foundation import Foundation, has_room, lock_folder, open_archive, open_record_beside
 from central.gateway_app import gateway_app
-from central.identity.errors import KeyFileError
 from central.ingest.quota import DayQuota
 from central.memory import share_heaps
 from central.people_app import people_app
@@ -86,17 +82,7 @@ class Central:
         closing.callback(people_socket.close)
         gateway_socket = bind(settings.gateways.host, settings.gateways.port, "gateways.port")
         closing.callback(gateway_socket.close)
-        try:
-            archive = open_archive(settings.storage, foundation.db)
-            archive.sweep()
-        except StorageError as error:
-            raise StartError(f"the object store (storage.s3) cannot be used: {error}") from error
-        except KeyFileError as error:
-            raise StartError(str(error)) from error
-        except (OSError, peewee.PeeweeException) as error:
-            raise StartError(
-                f"the archive in {settings.storage.root} cannot be opened: {reason(error)}"
-            ) from error
+        archive = open_archive(settings.storage, foundation.db, sweeps=True)
         quota = DayQuota(
             archive.receiving.brought_by,
             day_bytes=settings.limits.gateway_day_bytes,

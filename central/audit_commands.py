@@ -15,7 +15,6 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 
 from central.access.policy import PatientKey
-from central.archive.errors import StorageError
 from central.audit.delivery import DeliveryBook, receiver_of
 from central.audit.events import Action
 from central.audit.formats import Format, lines
@@ -152,8 +151,5 @@ def _delivered_id(settings: Settings) -> int | None:
 
 
 def _studies_of(foundation: Foundation, patient_id: str, issuer: str) -> list[str]:
-    try:
-        archive = open_archive(foundation.settings.storage, foundation.db)
-    except (StorageError, OSError) as error:
-        raise StartError(f"the archive cannot be opened to find the patient's studies: {error}") from error
+    archive = open_archive(foundation.settings.storage, foundation.db)
     return archive.reading.studies_of(PatientKey(issuer, patient_id))

@@ -21,6 +21,7 @@ from central.access.accounts import Accounts
 from central.access.doorkeeper import Doorkeeper
 from central.access.policy import Role
 from central.archive.archive import Archive
+from central.archive.errors import StorageError
 from central.archive.object_files import ObjectFiles
 from central.archive.objects import INCOMING, ObjectStore
 from central.archive.renditions import RenditionSpace
@@ -128,16 +129,36 @@ def open_record_beside(settings: StorageSettings) -> Database:
     return Postgres(settings.database, connections=2, writer_lock=AUDIT_LOCK)
 
 
-def open_archive(settings: StorageSettings, db: Database, incoming: str = INCOMING) -> Archive:
+def open_archive(
+    settings: StorageSettings, db: Database, incoming: str = INCOMING, *, sweeps: bool = False
+) -> Archive:
     """The archive: its index in `db`, its objects on S3 where an endpoint is named, else in the data folder.
 
     Parameters
     ----------
-    incoming : folder for what is being written. The server's own is for the server alone, which sweeps it.
+    incoming : folder for what is being written. The server's own is for the server alone.
+    sweeps : what a crash left half done there is ended; for who has the folder to themselves.
+
+    Raises
+    ------
+    StartError : one sentence that says what keeps it from being opened.
     """
-    keys, objects = StorageKeys(settings.keys_folder), open_objects(settings, incoming)
-    space = RenditionSpace(open_renditions(settings, incoming), settings.renditions_bytes, has_room(settings))
-    return Archive.open(settings.root, db, keys, objects, space, encrypts=settings.encrypt)
+    try:
+        keys, objects = StorageKeys(settings.keys_folder), open_objects(settings, incoming)
+        space = RenditionSpace(
+            open_renditions(settings, incoming), settings.renditions_bytes, has_room(settings)
+        )
+        archive = Archive.open(settings.root, db, keys, objects, space, encrypts=settings.encrypt)
+        if sweeps:
+            archive.sweep()
+    except StorageError as error:
+        raise StartError(f"the object store (storage.s3) cannot be used: {error}") from error
+    except KeyFileError as error:
+        raise StartError(str(error)) from error
+    except (OSError, peewee.PeeweeException) as error:
+        why = getattr(error, "strerror", None) or error
+        raise StartError(f"the archive in {settings.root} cannot be opened: {why}") from error
+    return archive
 
 
 def open_objects(settings: StorageSettings, incoming: str) -> ObjectStore:

@@ -82,8 +82,7 @@ class ImportCommands(CommandGroup):
             named = ", ".join(str(source.resolve()) for source in options.sources)
             audit.record(self._event(Action.STORE, f"import {run_id} begins: {named}", concerned))
             try:
-                archive = open_archive(settings.storage, foundation.db, INCOMING)
-                archive.sweep()
+                archive = open_archive(settings.storage, foundation.db, INCOMING, sweeps=True)
                 importing = FolderImport(
                     archive.receiving,
                     Ledger(foundation.db, institution),

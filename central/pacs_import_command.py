@@ -108,8 +108,7 @@ class PacsImportCommand(CommandGroup):
             audit.record(self._event(Action.STORE, begins, concerned))
             is_stopped = False
             try:
-                archive = open_archive(settings.storage, foundation.db, _INCOMING)
-                archive.sweep()
+                archive = open_archive(settings.storage, foundation.db, _INCOMING, sweeps=True)
                 asker = Asker(
                     settings.dicom, peer, archive.receiving.new_object, settings.limits.max_object_bytes
                 )

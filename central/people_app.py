@@ -31,6 +31,7 @@ from central.archive.readmissions import Readmissions
 from central.audit.delivery import SyslogDelivery
 from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.render import Renderer
+from central.dicomweb.service import at_once
 from central.dicomweb.service import routes as dicomweb_routes
 from central.dimse.peers import Peer
 from central.dimse.settings import Service
@@ -106,17 +107,16 @@ def people_app(
             }
         )
 
+    dicomweb = dicomweb_routes(
+        archive,
+        audit,
+        renderer,
+        DepositLimits(foundation.settings.limits.max_object_bytes, has_room(foundation.settings.storage)),
+    )
     return Starlette(
         routes=[
             # The first, because it is asked the most, and routes are looked through one after the other.
-            *dicomweb_routes(
-                archive,
-                audit,
-                renderer,
-                DepositLimits(
-                    foundation.settings.limits.max_object_bytes, has_room(foundation.settings.storage)
-                ),
-            ),
+            *dicomweb,
             Route("/healthz", health, methods=["GET"]),
             *sign_in_routes(accounts, audit, sessions.token_life_s),
             *portal_routes(
@@ -176,7 +176,9 @@ def people_app(
         ],
         middleware=[
             Middleware(CrossOrigin, origins=foundation.settings.people.allowed_origins),
-            Middleware(RequireSignIn, doorkeeper=foundation.doorkeeper, audit=audit),
+            Middleware(
+                RequireSignIn, doorkeeper=foundation.doorkeeper, audit=audit, at_once=at_once(dicomweb)
+            ),
         ],
         exception_handlers={HTTPException: router_problem},
     )

@@ -6,14 +6,11 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-import peewee
-
 from central.archive.study_keys import StudyKeys
 from central.audit.events import Action
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation, open_archive
-from central.identity.errors import KeyFileError
 from central.identity.storage_keys import StorageKeys
 from central.key_backup import save
 from central.key_commands import one_sentence
@@ -84,10 +81,10 @@ class StorageKeyCommands(CommandGroup):
         try:
             open_archive(
                 settings.storage, foundation.db
-            )  # which makes the tables, and checks that the keys are here
-        except (KeyFileError, OSError, peewee.PeeweeException) as error:
+            )  # makes the tables, and checks that the keys are here
+        except StartError:
             foundation.close()
-            raise StartError(str(error)) from error
+            raise
         return foundation
 
 

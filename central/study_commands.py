@@ -11,8 +11,6 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
-import peewee
-
 from central.archive.archive import Archive
 from central.archive.errors import ErasureRefusedError, StorageError
 from central.archive.second_person import check_reason
@@ -20,7 +18,6 @@ from central.audit.events import Action, AuditEvent, Outcome
 from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation, open_archive
-from central.identity.errors import KeyFileError
 from central.institution import DEFAULT_INSTITUTION
 from contract.identifiers import InvalidIdentifierError, check_uid
 
@@ -154,11 +151,7 @@ class StudyCommands(CommandGroup):
     def _open(self, options: argparse.Namespace) -> Iterator[tuple[Foundation, Archive]]:
         settings = self._settings(options)
         with closing(Foundation.open(settings)) as foundation:
-            try:
-                archive = open_archive(settings.storage, foundation.db)
-            except (KeyFileError, StorageError, OSError, peewee.PeeweeException) as error:
-                raise StartError(str(error)) from error
-            yield foundation, archive
+            yield foundation, open_archive(settings.storage, foundation.db)
 
 
 def _study(options: argparse.Namespace) -> str:

@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 
 from central.access.accounts import Accounts
 from central.access.errors import AccessError, SecondFactorError, ThrottledError
+from central.access.on_record import unrecorded
 from central.access.passwords import Admitted
 from central.access.policy import Principal
 from central.access.problems import problem
@@ -97,7 +98,7 @@ def sign_in_routes(accounts: Accounts, audit: Audit, token_life_s: int = TOKEN_L
         except ThrottledError as error:
             return problem(429, str(error), {"Retry-After": str(error.retry_after_s)})
         except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later", {"Retry-After": "10"})
+            return unrecorded()
 
     def _issue(request: Request, form: Mapping[str, str]) -> Response:
         username, password, code = form["username"], form["password"], form.get("code", "")

@@ -18,7 +18,7 @@ What is always true
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, Literal
 from urllib.parse import quote, urlsplit
@@ -166,12 +166,25 @@ def audit_event(
 
 
 class RequireSignIn:
-    """ASGI middleware: default deny. Wraps the whole application of the people listener."""
+    """ASGI middleware: default deny. Wraps the whole application of the people listener.
 
-    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper, audit: Audit) -> None:
+    Parameters
+    ----------
+    at_once : answers what it can on the thread that has found out who asks, which spares a change of threads; None is
+        for `app`.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        doorkeeper: Doorkeeper,
+        audit: Audit,
+        at_once: Callable[[Request], Response | None] = lambda _request: None,
+    ) -> None:
         self._app = app
         self._doorkeeper = doorkeeper
         self._audit = audit
+        self._at_once = at_once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -184,18 +197,33 @@ class RequireSignIn:
     async def _answer(self, request: Request, receive: Receive, send: Send) -> None:
         scope = request.scope
         # The path the router will see: request.url would cut a decoded "?" off it.
-        if not is_public(request.method, scope["path"]):
-            admitted = await run_in_threadpool(self._admitted, request)
-            if isinstance(admitted, Response):
-                await admitted(scope, receive, send)
-                return
-            scope.setdefault("state", {})["principal"] = admitted
-            await self._answer_to(admitted, request, receive, send)
+        if is_public(request.method, scope["path"]):
+            await self._app(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        answer, ongoing = await run_in_threadpool(self._begun, request)
+        if ongoing is None:
+            await answer(scope, receive, send)
+            return
+        try:
+            await answer(scope, receive, ongoing.sending(send))
+        except AccessEndedError:
+            return  # without the answer's end, which makes the server close the connection
+        except Exception:
+            # What is erased may fail to be read before it is asked about.
+            await run_in_threadpool(ongoing.has_ended)
+            raise
+
+    def _begun(self, request: Request) -> tuple[ASGIApp, Ongoing | None]:
+        """What answers this request, and what is watched while it does: nothing of a refusal. Reads the database."""
+        admitted = self._admitted(request)
+        if isinstance(admitted, Response):
+            return admitted, None
+        ongoing = Ongoing(partial(self._caller, admitted, request), self._audit.record)
+        request.scope.setdefault("state", {}).update(principal=admitted, ongoing=ongoing)
+        return self._at_once(request) or self._app, ongoing
 
     def _admitted(self, request: Request) -> Principal | Response:
-        """Whose request this is; or the answer that it gets in place of its own. Reads the database."""
+        """Whose request this is; or the answer that it gets in place of its own."""
         principal = authenticate(request, self._doorkeeper)
         path = str(request.scope["path"])
         if principal is None:
@@ -208,18 +236,6 @@ class RequireSignIn:
         if by_cookie and request.method not in SAFE_METHODS and page_of(request) != "own":
             return problem(403, "a request with a session cookie must come from one of our own pages")
         return principal
-
-    async def _answer_to(self, principal: Principal, request: Request, receive: Receive, send: Send) -> None:
-        ongoing = Ongoing(partial(self._caller, principal, request), self._audit.record)
-        request.scope["state"]["ongoing"] = ongoing
-        try:
-            await self._app(request.scope, receive, ongoing.sending(send))
-        except AccessEndedError:
-            return  # without the answer's end, which makes the server close the connection
-        except Exception:
-            # What is erased may fail to be read before it is asked about.
-            await run_in_threadpool(ongoing.has_ended)
-            raise
 
     def _caller(self, before: Principal, request: Request) -> Principal | str:
         """Who calls now, or why it is nobody any more."""

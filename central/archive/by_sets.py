@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import peewee
 
@@ -29,7 +29,16 @@ FEW: Final = 1000
 """So many candidates are compared at once, without an order."""
 _MOST_IN_A_DAY: Final = 20_000
 _FIRST: Final = 128
+_AT_MOST: Final = 4000  # candidates compared at once where those before them were of no use
 _Place = tuple[str, str, int]
+
+
+class Page(NamedTuple):
+    """So many studies, after so many others; all within `dates`, the key of days, or "" if there is none."""
+
+    offset: int
+    limit: int
+    dates: str
 
 
 @dataclass
@@ -39,13 +48,11 @@ class Passing:
     Attributes
     ----------
     taken_away : what leads to all that conditions do not hold of, though it is in every set.
-    dates : the key of days, if there is one.
     days : of the studies that are found already, the oldest first.
     """
 
     taken_away: Sequence[peewee.Expression]
-    dates: str
-    offset: int
+    page: Page
     days: Sequence[str] = ()
     passed: int = 0
     _before: int = 0
@@ -53,7 +60,7 @@ class Passing:
     def __call__(self, date: str, count: int) -> bool:
         """Whether these are before the page, whatever becomes of those that were not passed over."""
         before = self._before + count + len(self.days) - bisect_left(self.days, date)
-        if not is_within(self.dates, date) or before > self.offset:
+        if not is_within(self.page.dates, date) or before > self.page.offset:
             return False
         self._before += count
         self.passed += count
@@ -70,7 +77,7 @@ def page_by_sets(
     within: Sequence[AnyOf],
     conditions: Sequence[Any],
     keys: Sequence[AnyOf],
-    page: tuple[int, int],
+    page: Page,
     passing: Passing | None,
 ) -> list[int] | None:
     """Ids of a page of the studies that `conditions` hold of, newest first; None: sets are of no use here.
@@ -79,7 +86,6 @@ def page_by_sets(
     ----------
     within, reach : where the studies are that whoever asks reaches: in all of these sets, or found by SQL as few.
     keys : what a study has that is found.
-    page : how many come before it, and how many are on it.
     passing : None where sets do not say all: then everything before the page is compared.
     """
     # Before the sets are read: what is folded meanwhile is in both.
@@ -87,9 +93,8 @@ def page_by_sets(
     if len(waiting) > MOST_UNFOLDED:
         return None
     candidates = without(_candidates(db, reach, within, keys, exactly=passing is not None), of_ids(waiting))
-    offset, limit = page
     if size(candidates) <= FEW:
-        return _newest(_holding(db, [*waiting, *ids_of(candidates)], conditions), offset, limit)
+        return _newest(_holding(db, [*waiting, *ids_of(candidates)], conditions), page.offset, page.limit)
     places = _holding(db, waiting, conditions)
     if passing is not None:
         candidates = without(candidates, of_ids(_ids(db, passing.taken_away)))
@@ -119,14 +124,15 @@ def _from_newest(
     candidates: Sets,
     conditions: Sequence[Any],
     places: list[_Place],
-    page: tuple[int, int],
+    page: Page,
     passing: Passing | None,
 ) -> list[int] | None:
     """As `page_by_sets`. What holds among `candidates` is looked for in growing groups, until there is enough."""
-    offset, limit = page
-    wanted = offset + limit if passing is None else limit
-    groups = from_newest(db, candidates, wanted, passing or (lambda _date, _count: False))
+    wanted = page.offset + page.limit if passing is None else page.limit
     held, at_once = 0, max(_FIRST, wanted + wanted // 8)
+    groups = from_newest(
+        db, candidates, lambda: at_once, page.dates, passing or (lambda _date, _count: False)
+    )
     while True:
         ids: list[int] = []
         for group in groups:
@@ -140,10 +146,10 @@ def _from_newest(
         some = _holding(db, ids, conditions)
         places += some
         held += len(some)
-        before = offset - (passing.passed if passing is not None else 0)
-        if not ids or held >= before + limit:
-            return _newest(places, before, limit)
-        at_once = min(2 * at_once, max(FEW, at_once))
+        before = page.offset - (passing.passed if passing is not None else 0)
+        if not ids or held >= before + page.limit:
+            return _newest(places, before, page.limit)
+        at_once = min(2 * at_once, max(_AT_MOST, at_once))
 
 
 def _newest(places: list[_Place], before: int, limit: int) -> list[int]:

@@ -143,10 +143,17 @@ def is_within(key: str, date: str) -> bool:
     return bool(date) and (not first or date > first[: len(date)]) and (not last or date < last[: len(date)])
 
 
+def _is_outside(key: str, date: str) -> bool:
+    """Whether no date that begins with `date` is within the range of days `key`."""
+    first, last = _ends(key)
+    return date[: len(first)] < first[: len(date)] or bool(last and date[: len(last)] > last[: len(date)])
+
+
 def from_newest(
     db: Database,
     found: Sets,
-    wanted: int,
+    wanted: Callable[[], int],
+    dates: str,
     passes: Callable[[str, int], bool],
     level: str = YEAR,
     within: str = "",
@@ -155,7 +162,9 @@ def from_newest(
 
     Parameters
     ----------
-    wanted : of how many studies the groups may be without being cut into smaller ones; each costs a statement or two.
+    dates : the key of days; what lies outside of them is left out.
+    wanted : tells of how many studies the groups may be just now without being cut into smaller ones; each costs a
+        statement or two, and of a day the sets of all slices.
     passes : told what a date begins with and of how many studies it is; whether these are passed over.
     """
     begin = level + within
@@ -163,12 +172,12 @@ def from_newest(
     for term, its in each_between(db, begin, begin + _LAST_CHARACTER, found):
         count = size(its)
         date = term[len(level) :]
-        if not count or passes(date, count):
+        if not count or _is_outside(dates, date) or passes(date, count):
             continue
-        if level == DAY or count <= max(_TOGETHER, wanted) or len(date) < DATE_LENGTH[level]:
+        if level == DAY or count <= max(_TOGETHER, wanted()) or len(date) < DATE_LENGTH[level]:
             yield list(ids_of(its))
         else:
-            yield from from_newest(db, its, wanted, passes, DATES[DATES.index(level) + 1], date)
+            yield from from_newest(db, its, wanted, dates, passes, DATES[DATES.index(level) + 1], date)
 
 
 def _of_text(letter: str, pattern: str) -> list[AnyOf]:

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 import peewee
 
 from central.access.policy import Scope
-from central.archive.by_sets import Passing, page_by_sets
+from central.archive.by_sets import Page, Passing, page_by_sets
 from central.archive.candidates import (
     has_texts,
     of_departments,
@@ -164,12 +164,11 @@ def _by_sets(
         physicians, services = scope.referring_physician_keys, scope.requesting_service_keys
         reached.append(of_departments(sorted(physicians), sorted(services)))
     few = [way.condition for way in ways if not way.in_order]
-    passing = None
-    if query.offset >= _DEEP and says_all(query):
-        passing = Passing(taken_away(scope), query.study_date, query.offset)
+    page = Page(query.offset, query.limit, query.study_date)
+    passing = Passing(taken_away(scope), page) if query.offset >= _DEEP and says_all(query) else None
     # Of the candidates, then of those that wait, then of what is on the page: the same each time.
     said = [Once(Study, reduce(and_, looking, within(scope, narrow=True)))]
-    ids = page_by_sets(db, few, reached, said, terms_of(query), (query.offset, query.limit), passing)
+    ids = page_by_sets(db, few, reached, said, terms_of(query), page, passing)
     if ids is None:
         return None
     return Study.select(_WHOLE_STUDY).where(reduce(and_, said, Among(Study.id, ids))).order_by(*_NEWEST_FIRST)
@@ -212,8 +211,9 @@ def _among_newest(
     last: list[tuple[str, str, int]] = []
     for way in newest.ways:
         if way.in_order:
+            # Of the index alone: which of them somebody reaches needs the rows, and any place will do.
             some = Study.select(*_PLACE).order_by(*_NEWEST_FIRST)
-            last += rows_of(db, _page(some, [way.condition, *dates], 1, _WALKED))
+            last += rows_of(db, _page(some, [way.entered, *dates], 1, _WALKED))
     if not last:
         return _rows(db, newest.page())
     # Of several ways the one that has most of lately: of the others there are fewer to be looked through then.

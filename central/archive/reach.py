@@ -22,10 +22,15 @@ from central.database import AmongFound, Unindexed
 
 
 class Way(NamedTuple):
-    """How somebody reaches some of the studies. `in_order`: there is an index that has them by date."""
+    """How somebody reaches some of the studies. `entered`: by what an index that has them by date is entered, which may
+    lead to more than they are; None: there is none."""
 
     condition: peewee.Expression
-    in_order: bool
+    entered: peewee.Expression | None = None
+
+    @property
+    def in_order(self) -> bool:
+        return self.entered is not None
 
 
 def within(scope: Scope, *, narrow: bool = False) -> peewee.Expression:
@@ -79,21 +84,21 @@ def ways_of(scope: Scope, column: Column = _as_it_is) -> list[Way]:
     ways = []
     if scope.everything:
         institutions = [None] if scope.institutions is None else sorted(scope.institutions)
-        ways += [Way(_in(institution, column), in_order=True) for institution in institutions]
+        ways += [Way(held, held) for held in (_in(institution, column) for institution in institutions)]
     else:
         for keys, field in (
             (scope.referring_physician_keys, Study.referring_physician_key),
             (scope.requesting_service_keys, Study.requesting_service_key),
         ):
             ways += [
-                Way((column(field) == key) & _among(scope.institutions), in_order=True)
-                for key in sorted(keys)
+                Way(theirs & _among(scope.institutions), theirs)
+                for theirs in (column(field) == key for key in sorted(keys))
             ]
         if scope.arrivals is not None:
-            ways.append(Way(_arrived(scope.arrivals) & _among(scope.institutions), in_order=False))
+            ways.append(Way(_arrived(scope.arrivals) & _among(scope.institutions)))
     named = [*_named(scope.studies, column), *_of_patients(scope.patients, column)]
     if named:
-        ways.append(Way(reduce(or_, named), in_order=False))
+        ways.append(Way(reduce(or_, named)))
     return ways
 
 

@@ -2,6 +2,6 @@
 
 from central.dicomweb.deposit import DepositLimits
 from central.dicomweb.render import Renderer
-from central.dicomweb.service import routes
+from central.dicomweb.service import at_once, routes
 
-__all__ = ["DepositLimits", "Renderer", "routes"]
+__all__ = ["DepositLimits", "Renderer", "at_once", "routes"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
+from inspect import iscoroutinefunction
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute, Match, Mount, Route
 
 from central.access.problems import problem, router_problem
 from central.archive.archive import Archive
@@ -69,6 +71,44 @@ def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLi
         },
     )
     return [Mount(MOUNTED_AT, app=app)]
+
+
+def at_once(routes: Iterable[BaseRoute]) -> Callable[[Request], Response | None]:
+    """Answers, on the thread that calls it, what an endpoint of `routes` (DICOMweb's) answers that is no coroutine.
+
+    The router would find the same endpoint, and call it on another thread. None: it is for the router.
+    """
+    (mount,) = routes
+    assert isinstance(mount, Mount), "as `routes` makes it"
+    endpoints = [
+        route
+        for route in mount.routes
+        if isinstance(route, Route) and not iscoroutinefunction(route.endpoint)
+    ]
+
+    def answer(request: Request) -> Response | None:
+        match, below = mount.matches(request.scope)
+        if match is not Match.FULL:
+            return None
+        scope = {**request.scope, **below}
+        for route in endpoints:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                return _of(route, Request({**scope, **found}))
+        return None
+
+    return answer
+
+
+def _of(route: Route, request: Request) -> Response:
+    try:
+        answer: Response = route.endpoint(request)
+    except (DicomwebError, ArchiveError, AuditUnavailableError) as error:
+        return _answer(request, error)
+    except Exception as error:
+        _log.exception("event=not-answered endpoint=%s", route.name)
+        return _answer(request, error)
+    return answer
 
 
 def _answer(_request: Request, error: Exception) -> Response:

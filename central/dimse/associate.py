@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
 from pydicom.uid import UID
@@ -51,6 +51,7 @@ _MAX_PDU: Final = struct.Struct(">L")
 _CONTEXT_HEAD: Final = struct.Struct(">BxBx")  # id, and in an answer its result
 _UID_CHARACTERS: Final = 64
 _REMEMBERED_BYTES: Final = 512  # of one context: a stranger must not fill the memory with longer ones
+_REMEMBERED_REQUEST_BYTES: Final = 24_576  # of all: getscu's 121 contexts with their roles are 16,000
 _VERSION_NOT_SUPPORTED: Final = (1, 2, 2)  # PS3.8 Table 9-21
 
 
@@ -79,9 +80,11 @@ class Answered:
     peer_is_scp: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Agreed:
     """What an association was made with: the answer to each context, and what was agreed besides.
+
+    Compared by identity, as `Proposal` is.
 
     Attributes
     ----------
@@ -93,61 +96,63 @@ class Agreed:
     roles: Mapping[UID, tuple[bool, bool]]
     relational: frozenset[UID]
 
-    @property
-    def accepted(self) -> dict[int, Answered]:
+    @cached_property
+    def accepted(self) -> Mapping[int, Answered]:
         """Id → each context that may be used."""
         return {one.context_id: one for one in self.answered if one.result == ACCEPTED}
 
 
 @dataclass(frozen=True)
 class UserInformation:
-    """What the other side says of itself: roles that it asks for or grants, extended negotiation, what it takes."""
+    """What the other side says of itself.
+
+    Attributes
+    ----------
+    roles : SOP class → whether who asks for the association wants to be, or may be, SCU and SCP of it.
+    extended : SOP class → its Service-class-application-information (PS3.7 Annex D.3.3.5).
+    max_pdu_bytes : what it takes; 0 is no limit (PS3.8 Annex D.1).
+    """
 
     roles: dict[UID, tuple[bool, bool]]
     extended: dict[UID, bytes]
     max_pdu_bytes: int
 
 
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """What is proposed for an association.
+
+    Compared by identity: the same program proposes the same each time, so the same bytes give the same proposal, and
+    what follows from it can be remembered (`negotiation.py`).
+    """
+
+    contexts: Sequence[Proposed]
+    said: UserInformation
+
+
 @dataclass(frozen=True)
 class AssociateRequest:
-    """What an A-ASSOCIATE-RQ asks for.
-
-    Attributes
-    ----------
-    pdu : all of it, with its header.
-    roles : SOP class → whether the peer wants to be SCU, and SCP, of it.
-    max_pdu_bytes : what the peer takes; 0 is no limit (PS3.8 Annex D.1).
-    extended : SOP class → its Service-class-application-information (PS3.7 Annex D.3.3.5).
-    """
+    """What an A-ASSOCIATE-RQ asks for. `pdu` is all of it, with its header."""
 
     pdu: bytes
     calling_ae_title: str
     called_ae_title: str
-    contexts: Sequence[Proposed]
-    roles: Mapping[UID, tuple[bool, bool]]
-    extended: Mapping[UID, bytes]
-    max_pdu_bytes: int
+    proposal: Proposal
 
     @classmethod
     def read(cls, pdu: bytes) -> AssociateRequest:
         """Read a whole PDU. RefusedError : it cannot be."""
-        contexts = list[Proposed]()
-        said = UserInformation({}, {}, 0)
+        items = pdu[ITEMS_AT:]
+        read = _read_items if len(items) <= _REMEMBERED_REQUEST_BYTES else _read_items.__wrapped__
         try:
             version, called, calling = _FIXED_FIELDS.unpack_from(pdu, PDU_HEAD.size)
             called, calling = _title(called), _title(calling)
-            for kind, value in items_of(pdu[ITEMS_AT:]):
-                if kind == PRESENTATION_CONTEXT:
-                    contexts.append(_read_context(value))
-                elif kind == USER_INFORMATION:
-                    said = read_user_information(value)
+            proposal = read(items)
         except (ValueError, struct.error) as error:  # UnicodeDecodeError is a ValueError
             raise RefusedError(f"the A-ASSOCIATE-RQ cannot be read ({type(error).__name__})") from error
-        if len({context.context_id for context in contexts}) < len(contexts):
-            raise RefusedError("two presentation contexts of one id in an A-ASSOCIATE-RQ")
         if not version & PROTOCOL_VERSION:  # a bit for each version (PS3.8 Table 9-11)
             raise RefusedError("another version of the upper layer protocol", _VERSION_NOT_SUPPORTED, calling)
-        return cls(pdu, calling, called, contexts, said.roles, said.extended, said.max_pdu_bytes)
+        return cls(pdu, calling, called, proposal)
 
 
 def associate_ac(request: AssociateRequest, agreed: Agreed, max_pdu_bytes: int) -> bytes:
@@ -155,8 +160,15 @@ def associate_ac(request: AssociateRequest, agreed: Agreed, max_pdu_bytes: int) 
     body = [
         struct.pack(">H2x", PROTOCOL_VERSION),
         request.pdu[_TITLES_AND_RESERVED],  # to be sent as they came (PS3.8 Table 9-17)
-        item(APPLICATION_CONTEXT, APPLICATION_CONTEXT_NAME),
+        _answered_items(agreed, max_pdu_bytes),
     ]
+    whole = b"".join(body)
+    return PDU_HEAD.pack(_A_ASSOCIATE_AC, len(whole)) + whole
+
+
+@lru_cache(16)
+def _answered_items(agreed: Agreed, max_pdu_bytes: int) -> bytes:
+    body = [item(APPLICATION_CONTEXT, APPLICATION_CONTEXT_NAME)]
     for one in agreed.answered:
         head = _CONTEXT_HEAD.pack(one.context_id, one.result)
         body.append(item(ANSWERED_CONTEXT, head + _transfer_syntax(one.transfer_syntax_uid)))
@@ -166,8 +178,7 @@ def associate_ac(request: AssociateRequest, agreed: Agreed, max_pdu_bytes: int) 
         *(item(_SOP_CLASS_EXTENDED, _named(uid) + b"\x01") for uid in sorted(agreed.relational)),
     ]
     body.append(item(USER_INFORMATION, b"".join(said)))
-    whole = b"".join(body)
-    return PDU_HEAD.pack(_A_ASSOCIATE_AC, len(whole)) + whole
+    return b"".join(body)
 
 
 def of_ourselves(max_pdu_bytes: int) -> bytes:
@@ -234,6 +245,21 @@ def _title(raw: bytes) -> str:
     if not title.isprintable() or not title:
         raise ValueError("an AE title that is none")
     return title
+
+
+@lru_cache(16)
+def _read_items(items: bytes) -> Proposal:
+    """The items of an A-ASSOCIATE-RQ. ValueError, struct.error : they cannot be read."""
+    contexts = list[Proposed]()
+    said = UserInformation({}, {}, 0)
+    for kind, value in items_of(items):
+        if kind == PRESENTATION_CONTEXT:
+            contexts.append(_read_context(value))
+        elif kind == USER_INFORMATION:
+            said = read_user_information(value)
+    if len({context.context_id for context in contexts}) < len(contexts):
+        raise ValueError("two presentation contexts of one id")
+    return Proposal(tuple(contexts), said)
 
 
 def _read_context(value: bytes) -> Proposed:

@@ -210,7 +210,7 @@ class CentralAssociation(Conversation):
         new_object: Callable[[], ObjectSink] | None,
         certificate_sha256: str | None,
     ) -> None:
-        super().__init__(line, agreed.answered, peer_max_pdu_bytes, limits, new_object)
+        super().__init__(line, agreed.accepted, peer_max_pdu_bytes, limits, new_object)
         self.peer = peer
         self.agreed = agreed
         self.silence_s = silence_s

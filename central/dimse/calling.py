@@ -87,7 +87,8 @@ def called(
     """
     with line_to(settings, peer, contexts, as_scp_of) as (line, accepted):
         limits = limits_of(settings, max_object_bytes)
-        conversation = Conversation(line, accepted.answered, accepted.max_pdu_bytes, limits, new_object)
+        contexts_taken = {one.context_id: one for one in accepted.answered}
+        conversation = Conversation(line, contexts_taken, accepted.max_pdu_bytes, limits, new_object)
         try:
             yield conversation
         finally:

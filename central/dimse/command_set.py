@@ -16,8 +16,14 @@ from contract.identifiers import InvalidIdentifierError, check_uid
 
 C_STORE_RSP: Final = 0x8001
 C_CANCEL_RQ: Final = 0x0FFF
+AFFECTED_SOP_CLASS_UID: Final = 0x0002
 COMMAND_FIELD: Final = 0x0100
+MESSAGE_ID: Final = 0x0110
 MESSAGE_ID_RESPONDED_TO: Final = 0x0120
+MOVE_DESTINATION: Final = 0x0600
+PRIORITY: Final = 0x0700
+DATA_SET_TYPE: Final = 0x0800
+NO_DATA_SET: Final = 0x0101
 STATUS: Final = 0x0900
 _C_STORE_RQ: Final = 0x0001
 _MEDIUM_PRIORITY: Final = 0
@@ -30,9 +36,7 @@ _NUMBERS: Final = {
     "NumberOfWarningSuboperations": 0x1023,
 }
 _PRIORITIES: Final = (0, 1, 2)
-_DATA_SET_TYPE: Final = 0x0800
 _DATA_SET_FOLLOWS: Final = 0x0001
-_NO_DATA_SET: Final = 0x0101
 _ELEMENT: Final = struct.Struct("<HHI")
 _US: Final = struct.Struct("<H")
 
@@ -42,11 +46,11 @@ def store_rq(
 ) -> bytes:
     """A C-STORE-RQ (PS3.7 Table 9.3-1). `originator`: AE title and Message ID of a C-MOVE-RQ."""
     body = (
-        _element(0x0002, _uid(sop_class_uid))
+        _element(AFFECTED_SOP_CLASS_UID, _uid(sop_class_uid))
         + _element(COMMAND_FIELD, _US.pack(_C_STORE_RQ))
-        + _element(0x0110, _US.pack(message_id))
-        + _element(0x0700, _US.pack(_MEDIUM_PRIORITY))
-        + _element(_DATA_SET_TYPE, _US.pack(_DATA_SET_FOLLOWS))
+        + _element(MESSAGE_ID, _US.pack(message_id))
+        + _element(PRIORITY, _US.pack(_MEDIUM_PRIORITY))
+        + _element(DATA_SET_TYPE, _US.pack(_DATA_SET_FOLLOWS))
         + _element(0x1000, _uid(sop_instance_uid))
     )
     if originator is not None:
@@ -84,10 +88,10 @@ def response(
     elements = {
         COMMAND_FIELD: _US.pack(field),
         MESSAGE_ID_RESPONDED_TO: _US.pack(message_id),
-        _DATA_SET_TYPE: _US.pack(_DATA_SET_FOLLOWS if has_data_set else _NO_DATA_SET),
+        DATA_SET_TYPE: _US.pack(_DATA_SET_FOLLOWS if has_data_set else NO_DATA_SET),
         STATUS: _US.pack(status),
     }
-    for element, uid in zip((0x0002, 0x1000), affected, strict=True):
+    for element, uid in zip((AFFECTED_SOP_CLASS_UID, 0x1000), affected, strict=True):
         if uid is not None:
             elements[element] = _uid(uid)
     if said:
@@ -113,12 +117,13 @@ def plain_store_rq(command_set: bytes) -> StoreRequest | None:
     try:
         found = elements(command_set)
         sop_class_uid, sop_instance_uid = (
-            check_uid(found.get(element, b"").rstrip(b"\0").decode("ascii")) for element in (0x0002, 0x1000)
+            check_uid(found.get(element, b"").rstrip(b"\0").decode("ascii"))
+            for element in (AFFECTED_SOP_CLASS_UID, 0x1000)
         )
     except (OverLimitError, InvalidIdentifierError, UnicodeDecodeError):
         return None
-    message_id, priority = number(found, 0x0110), number(found, 0x0700)
-    if number(found, COMMAND_FIELD) != _C_STORE_RQ or number(found, _DATA_SET_TYPE) in (None, _NO_DATA_SET):
+    message_id, priority = number(found, MESSAGE_ID), number(found, PRIORITY)
+    if number(found, COMMAND_FIELD) != _C_STORE_RQ or number(found, DATA_SET_TYPE) in (None, NO_DATA_SET):
         return None
     if message_id is None or priority not in _PRIORITIES:
         return None

@@ -6,7 +6,7 @@ pynetdicom knows what a message consists of; our own hand reads and writes what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pynetdicom.dimse_messages import C_CANCEL_RQ, C_FIND_RQ, C_GET_RQ, C_MOVE_RQ, N_EVENT_REPORT_RQ
@@ -14,7 +14,7 @@ from pynetdicom.dimse_primitives import C_CANCEL, C_FIND, C_GET, C_MOVE, N_EVENT
 from pynetdicom.dsutils import encode
 
 from central.archive.objects import ObjectSink
-from central.dimse.associate import ACCEPTED, Answered
+from central.dimse.associate import Answered
 from central.dimse.errors import OverLimitError, PeerGoneError, PeerTooSlowError
 from central.dimse.messages import MAX_COMMAND_BYTES, Messages
 from central.dimse.transport import PDV_BYTES, Limits, Line, packed
@@ -34,28 +34,23 @@ class Conversation:
 
     Parameters
     ----------
-    answered : what each presentation context was answered with.
+    contexts : id → each presentation context that was accepted.
     peer_max_pdu_bytes : what the peer takes; 0 is no limit (PS3.8 Annex D.1).
     new_object : as in `Messages`.
-
-    Attributes
-    ----------
-    contexts : id → each presentation context that was accepted.
     """
 
     def __init__(
         self,
         line: Line,
-        answered: Sequence[Answered],
+        contexts: Mapping[int, Answered],
         peer_max_pdu_bytes: int,
         limits: Limits,
         new_object: Callable[[], ObjectSink] | None = None,
     ) -> None:
         self.line = line
-        self.contexts = {one.context_id: one for one in answered if one.result == ACCEPTED}
+        self.contexts = contexts
         self.peer_max_pdu_bytes = peer_max_pdu_bytes
-        syntaxes = {number: str(one.transfer_syntax_uid) for number, one in self.contexts.items()}
-        self.messages = Messages(limits, new_object, syntaxes)
+        self.messages = Messages(limits, new_object, contexts)
         self._room = max(1, (peer_max_pdu_bytes or MAX_COMMAND_BYTES) - PDV_BYTES)
 
     def next(self, silence_s: float) -> tuple[int, Any] | None:

@@ -1,4 +1,4 @@
-"""Messages out of fragments, under limits: pynetdicom reads what is said, images go into the archive's file.
+"""Messages out of fragments, under limits; images go into the archive's file, and what is seldom to pynetdicom.
 
 Always true: what a peer can make central hold here is a command, an identifier of `MAX_IDENTIFIER_BYTES`, and the
 messages of one PDU and a few more; an object that did not arrive whole is discarded with its association. From an
@@ -14,10 +14,12 @@ from io import BytesIO
 from typing import Any, Final
 
 from pynetdicom.dimse_messages import C_STORE_RQ, N_EVENT_REPORT_RQ, DIMSEMessage
-from pynetdicom.dimse_primitives import C_CANCEL, C_STORE
+from pynetdicom.dimse_primitives import C_CANCEL, C_ECHO, C_FIND, C_GET, C_MOVE, C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 
 from central.archive.objects import ObjectSink
+from central.dimse import command_set
+from central.dimse.associate import Answered, read_uid
 from central.dimse.command_set import StoreRequest, plain_store_rq
 from central.dimse.errors import DimseError, OverLimitError, PeerGoneError, PeerTooSlowError
 from central.dimse.incoming import OUT_OF_RESOURCES, Incoming, header_for
@@ -27,6 +29,7 @@ from contract.part10 import file_meta
 MAX_COMMAND_BYTES: Final = 65_536
 MAX_IDENTIFIER_BYTES: Final = 8 << 20  # a commitment request for 65,536 instances is about 6 MB
 MAX_CANCELS: Final = 10
+_QUERIES: Final = {0x0010: C_GET, 0x0020: C_FIND, 0x0021: C_MOVE, 0x0030: C_ECHO}  # by Command Field
 
 
 class Messages:
@@ -35,7 +38,7 @@ class Messages:
     Parameters
     ----------
     new_object : where the bytes of what is stored go; None: nothing is.
-    syntaxes : id of each accepted presentation context → its transfer syntax UID.
+    contexts : id → each presentation context that was accepted.
 
     Attributes
     ----------
@@ -44,15 +47,15 @@ class Messages:
     """
 
     def __init__(
-        self, limits: Limits, new_object: Callable[[], ObjectSink] | None, syntaxes: Mapping[int, str]
+        self, limits: Limits, new_object: Callable[[], ObjectSink] | None, contexts: Mapping[int, Answered]
     ) -> None:
         self.limits = limits
         self.waiting: deque[tuple[int, Any]] = deque()
         self.cancelled: set[int] = set()
         self._new_object = new_object
-        self._syntaxes = syntaxes
+        self._contexts = contexts
         self._message: DIMSEMessage | None = None
-        self._plain: tuple[int, C_STORE] | None = None  # one that was read here: its context and what it says
+        self._plain: tuple[int, Any] | None = None  # one that was read here: its context and what it says
         self._arriving: Incoming | None = None
         self._arrived: deque[Incoming] = deque()
         self._command_bytes = self._data_bytes = 0
@@ -92,7 +95,7 @@ class Messages:
             self.cancelled.add(message_id)
 
     def _take(self, context_id: int, control: int, data: memoryview) -> None:
-        if context_id not in self._syntaxes:
+        if context_id not in self._contexts:
             raise OverLimitError("a fragment on a presentation context that was not accepted")
         if self._message is None and self._plain is None:
             self._command_bytes = self._data_bytes = 0
@@ -123,7 +126,12 @@ class Messages:
         if self._arriving is None:
             if self._data_bytes > MAX_IDENTIFIER_BYTES:
                 raise OverLimitError("a longer identifier than is taken")
-            self._hand_on(context_id, control, data)
+            if self._plain is None:
+                self._hand_on(context_id, control, data)
+                return
+            self._plain[1].Identifier.write(data)
+            if control & LAST_FRAGMENT:
+                self._end_plain(self._plain)
             return
         if self._data_bytes > self.limits.max_object_bytes:
             self._arriving.refuse(OUT_OF_RESOURCES)
@@ -132,16 +140,21 @@ class Messages:
             self._arrived.append(self._arriving)
             self._arriving = None
             if self._plain is not None:
-                self.waiting.append(self._plain)
-                self._plain = None
+                self._end_plain(self._plain)
             else:
                 self._hand_on(context_id, LAST_FRAGMENT, b"")
 
     def _begin_plain(self, context_id: int, command: bytes) -> bool:
-        """Begin an ordinary C-STORE-RQ, most of what comes, without pynetdicom; False if it is no such thing."""
+        """Begin an ordinary request of those that come most, without pydicom; False if it is no such thing."""
         begun = self.begin_store(context_id, command)
         if begun is None:
-            return False
+            query = _plain_query(command)
+            if query is None:
+                return False
+            self._plain = context_id, query
+            if isinstance(query, C_ECHO):
+                self._end_plain(self._plain)
+            return True
         request, self._arriving = begun
         said = C_STORE()
         said.MessageID = request.message_id
@@ -152,13 +165,17 @@ class Messages:
         self._plain = context_id, said
         return True
 
+    def _end_plain(self, whole: tuple[int, Any]) -> None:
+        self.waiting.append(whole)
+        self._plain = None
+
     def begin_store(self, context_id: int, command: bytes) -> tuple[StoreRequest, Incoming] | None:
         """What an ordinary C-STORE-RQ says, and where its data set goes; None if it is no such thing."""
         request = plain_store_rq(command)
-        syntax = self._syntaxes.get(context_id)
-        if self._new_object is None or request is None or syntax is None:
+        context = self._contexts.get(context_id)
+        if self._new_object is None or request is None or context is None:
             return None
-        header = file_meta(request.sop_class_uid, request.sop_instance_uid, syntax)
+        header = file_meta(request.sop_class_uid, request.sop_instance_uid, context.transfer_syntax_uid)
         return request, Incoming(self._new_object, header)
 
     def _begin_data(self, message: DIMSEMessage, context_id: int) -> None:
@@ -168,7 +185,7 @@ class Messages:
         if self._new_object is None:
             raise OverLimitError("nothing is stored on this association")
         self._arriving = Incoming(
-            self._new_object, header_for(message.command_set, self._syntaxes[context_id])
+            self._new_object, header_for(message.command_set, self._contexts[context_id].transfer_syntax_uid)
         )
 
     def _hand_on(self, context_id: int, control: int, data: bytes | memoryview) -> None:
@@ -187,3 +204,24 @@ class Messages:
             self.cancel(said.MessageIDBeingRespondedTo or 0)
         else:
             self.waiting.append((context_id, said))
+
+
+def _plain_query(command: bytes) -> Any | None:
+    """An ordinary C-GET-, C-FIND-, C-MOVE- or C-ECHO-RQ with all that belongs to it; None: it is anything else."""
+    try:
+        found = command_set.elements(command)
+        kind = _QUERIES[command_set.number(found, command_set.COMMAND_FIELD) or 0]
+        has_data_set = command_set.number(found, command_set.DATA_SET_TYPE) != command_set.NO_DATA_SET
+        if has_data_set == (kind is C_ECHO):
+            return None
+        said: Any = kind()
+        said.MessageID = command_set.number(found, command_set.MESSAGE_ID)
+        said.AffectedSOPClassUID = read_uid(found[command_set.AFFECTED_SOP_CLASS_UID])
+        if has_data_set:
+            said.Priority = command_set.number(found, command_set.PRIORITY)
+            said.Identifier = BytesIO()
+        if kind is C_MOVE:
+            said.MoveDestination = found[command_set.MOVE_DESTINATION].decode("ascii").strip()
+    except (OverLimitError, KeyError, TypeError, ValueError):
+        return None
+    return said if said.is_valid_request else None

@@ -22,7 +22,7 @@ from central.dimse.associate import (
     USER_REJECTION,
     Agreed,
     Answered,
-    AssociateRequest,
+    Proposal,
     Proposed,
 )
 from central.dimse.association import RELATIONAL, Routes
@@ -50,18 +50,24 @@ def is_storage(sop_class_uid: str) -> bool:
     return name == sop_class_uid or sop_class_uid.startswith(_STORAGE_ROOT) or "Storage" in name
 
 
-def agreement(asked: AssociateRequest, peer: Peer, routes: Routes) -> Agreed:
-    """How `asked` is answered."""
-    may_store, may_retrieve = peer.may(Service.STORE), peer.may(Service.RETRIEVE)
+def agreement(proposal: Proposal, peer: Peer, routes: Routes) -> Agreed:
+    """How `proposal` is answered."""
+    return _agreement(proposal, frozenset(filter(peer.may, Service)), routes)
+
+
+@lru_cache(16)
+def _agreement(proposal: Proposal, may: frozenset[Service], routes: Routes) -> Agreed:
+    """`may` : what the peer may do, on which all depends."""
+    may_store, may_retrieve = Service.STORE in may, Service.RETRIEVE in may
     answered, roles = list[Answered](), dict[UID, tuple[bool, bool]]()
-    for proposed in asked.contexts:
+    for proposed in proposal.contexts:
         uid = proposed.abstract_syntax_uid
         services = routes.services_of(uid)
         if services:
-            may = any(service is None or peer.may(service) for service in services)
-            answered.append(_answered(proposed, _explicit_first if may else None))
+            is_open = not may.isdisjoint(services) or None in services
+            answered.append(_answered(proposed, _explicit_first if is_open else None))
             continue
-        named = asked.roles.get(uid)
+        named = proposal.said.roles.get(uid)
         wants_scu, wants_scp = named or (True, False)
         scu, scp = wants_scu and may_store, wants_scp and may_retrieve
         if not (may_store or (wants_scp and may_retrieve)) or not is_storage(uid):
@@ -75,7 +81,9 @@ def agreement(asked: AssociateRequest, peer: Peer, routes: Routes) -> Agreed:
         answered.append(one)
     accepted = {one.abstract_syntax_uid for one in answered if one.result == ACCEPTED}
     # Relational, and nothing more of what the later bytes name.
-    relational = {uid for uid, said in asked.extended.items() if uid in accepted and said[:1] == b"\x01"}
+    relational = {
+        uid for uid, said in proposal.said.extended.items() if uid in accepted and said[:1] == b"\x01"
+    }
     return Agreed(answered, roles, RELATIONAL & relational)
 
 

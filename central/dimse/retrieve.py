@@ -19,12 +19,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import BinaryIO, Final
 
 from pynetdicom.dimse_primitives import C_GET
 
-from central.access.policy import Action, Grant, authorize, renew, scope_of
+from central.access.policy import Action, Grant, Principal, authorize, renew, scope_of
 from central.archive.errors import ArchiveError, QueryError
 from central.archive.query import InstanceQuery
 from central.archive.reading import Reading
@@ -32,7 +32,7 @@ from central.archive.rows import InstanceRow, StoredInstance
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Outcome
 from central.audit.record import Audit, Recording
-from central.dimse.associate import Answered
+from central.dimse.associate import Agreed
 from central.dimse.association import CANCELLED, PENDING, UNABLE_TO_PROCESS, Request
 from central.dimse.calling import line_to
 from central.dimse.errors import (
@@ -96,7 +96,10 @@ class Retrieve:
             instances = self._granted(request, verb)
             counts = Counts(len(instances))
             if destination is None and instances:
-                self._send_all(request, instances, counts, self._who_asked(request))
+                try:
+                    self._send_all(request, instances, counts, self._who_asked(request))
+                finally:
+                    request.association.line.sock.settimeout(self._settings.stall_timeout_s)
             elif destination is not None:
                 self._move(request, instances, counts, destination)
             for one in instances:
@@ -121,7 +124,7 @@ class Retrieve:
             self._settings.idle_timeout_s,
             association.messages.cancel,
         )
-        return _Receiver(lane, taken_of(filter(_is_taken, association.contexts.values())), None)
+        return _Receiver(lane, _taken_by(association.agreed), None)
 
     def _move(
         self, request: Request, instances: Sequence[Granted], counts: Counts, destination: PeerSettings
@@ -208,7 +211,8 @@ class Retrieve:
         identifier = request.data_set(request.message.Identifier)
         relational = request.abstract_syntax_uid in request.association.agreed.relational
         query = selection(identifier, request.abstract_syntax_uid, relational=relational)
-        rows = self._named(request, query)
+        principal = request.peer.principal  # as it is now, for all that is granted here
+        rows = self._named(principal, query)
         standing = Standing(partial(self._stands, request, verb))
         grants: dict[str, tuple[Grant, Recording]] = {}
         counted: dict[str, int] = {}
@@ -217,7 +221,7 @@ class Retrieve:
             counted[study] = counted.get(study, 0) + 1
         for study, instances in counted.items():
             facts = self._archive.facts(study)
-            decision = authorize(request.peer.principal, Action.EXPORT, facts) if facts else None
+            decision = authorize(principal, Action.EXPORT, facts) if facts else None
             detail = f"{verb}: {instances} instances"
             if isinstance(decision, Grant):
                 event = request.peer.event(Action.EXPORT, "success", detail, study, decision.institutions)
@@ -249,8 +253,8 @@ class Retrieve:
         self._record(request, "refused", f"{verb}: ended while it ran: {why}", grant.study_instance_uid)
         return False
 
-    def _named(self, request: Request, query: InstanceQuery) -> list[InstanceRow]:
-        scope = scope_of(request.peer.principal, Action.EXPORT)
+    def _named(self, principal: Principal, query: InstanceQuery) -> list[InstanceRow]:
+        scope = scope_of(principal, Action.EXPORT)
         rows = self._archive.find_instances(scope, query)
         if len(rows) > MAX_INSTANCES:
             raise TooManyMatchesError(f"more than {MAX_INSTANCES} instances in one request")
@@ -279,6 +283,7 @@ class Retrieve:
         self._audit.record(request.peer.event(Action.EXPORT, outcome, detail, study))
 
 
-def _is_taken(context: Answered) -> bool:
-    """Whether who asks by C-GET takes instances there."""
-    return context.peer_is_scp
+@lru_cache(16)
+def _taken_by(agreed: Agreed) -> Taken:
+    """What who asks by C-GET takes."""
+    return taken_of(one for one in agreed.accepted.values() if one.peer_is_scp)

@@ -19,6 +19,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from pynetdicom.pdu import A_ASSOCIATE_RJ
@@ -34,6 +35,7 @@ from central.dimse.association import CentralAssociation, Routes
 from central.dimse.calling import limits_of
 from central.dimse.errors import DimseError, RefusedError
 from central.dimse.guard import Guard, Place, read_associate_rq
+from central.dimse.kept_threads import KeptThreads
 from central.dimse.negotiation import agreement
 from central.dimse.peers import Peers, nothing_agreed
 from central.dimse.settings import DimseSettings, Service
@@ -45,6 +47,7 @@ _CALLED_AE_TITLE_NOT_RECOGNIZED: Final = (1, 1, 7)
 _LOCAL_LIMIT_EXCEEDED: Final = (2, 3, 2)
 _STOP_TIMEOUT_S: Final = 5.0
 _BACKLOG: Final = 64
+_KEPT_THREADS: Final = 4
 _GOODBYE_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
@@ -76,7 +79,8 @@ class DimseServer:
         self._limits = limits_of(settings, max_object_bytes)
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
-        self._serving: dict[threading.Thread, CentralAssociation | None] = {}
+        self._serving: set[CentralAssociation] = set()
+        self._threads = KeptThreads("dicom-connection", _KEPT_THREADS)
         self._listening: list[tuple[socket.socket, threading.Thread]] = []
         self._stopping = threading.Event()
 
@@ -118,13 +122,11 @@ class DimseServer:
             listener.close()
             thread.join(_STOP_TIMEOUT_S)
         with self._lock:
-            serving, sockets = list(self._serving), list(self._sockets)
+            sockets = list(self._sockets)
         for sock in sockets:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # an SSLSocket's own would drop its TLS layer
-        deadline_s = time.monotonic() + _STOP_TIMEOUT_S
-        for thread in serving:
-            thread.join(max(0.0, deadline_s - time.monotonic()))
+        self._threads.end(_STOP_TIMEOUT_S)
 
     def _listen(self, port: int, tls: ssl.SSLContext | None) -> None:
         family = socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET
@@ -143,13 +145,9 @@ class DimseServer:
                 _log.warning("event=accept-failed error=%s", error)  # such as no descriptors left
                 self._stopping.wait(0.1)
                 continue
-            thread = threading.Thread(
-                target=self._connection, args=(sock, address, tls), name="dicom-connection", daemon=True
-            )
             with self._lock:
-                self._serving[thread] = None
                 self._sockets.add(sock)
-            thread.start()
+            self._threads.run(partial(self._connection, sock, address, tls))
 
     def _connection(self, sock: socket.socket, address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
         """The life of one connection."""
@@ -165,8 +163,6 @@ class DimseServer:
             _log.warning("event=connection-refused peer=%s reason=%s", address[0], error)
         finally:
             self._close(sock)
-            with self._lock:
-                self._serving.pop(threading.current_thread(), None)
 
     def _close(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -190,27 +186,32 @@ class DimseServer:
             request = read_associate_rq(sock, deadline_s)
             if not request:
                 return
-            association = self._admitted(place, request, address, certificate)
+            association, answer = self._admitted(place, request, address, certificate)
         except RefusedError as error:
             self._refusals.record(Action.ASSOCIATION_REFUSED, error.ae_title, address[0], str(error))
             if error.result is not None:
                 sock.sendall(_rejection(*error.result))
                 _wait_for_goodbye(sock)
             raise
-        association.serve()
+        try:
+            sock.sendall(answer)
+            association.serve()
+        finally:
+            with self._lock:
+                self._serving.discard(association)
         if association.line.awaits_close:
             _wait_for_goodbye(sock)
 
     def _admitted(
         self, place: Place, request: bytes, address: tuple[str, int], certificate: str | None
-    ) -> CentralAssociation:
-        """The association that `request` asks for, accepted. RefusedError if there is none for it."""
+    ) -> tuple[CentralAssociation, bytes]:
+        """The association that `request` asks for, and the A-ASSOCIATE-AC. RefusedError if there is none for it."""
         asked = AssociateRequest.read(request)
         calling, called = asked.calling_ae_title, asked.called_ae_title
         if called != self._settings.ae_title:
             raise RefusedError(f"it calls {called!r}", _CALLED_AE_TITLE_NOT_RECOGNIZED, calling)
         peer = self._peers.caller(calling, address[0], certificate)
-        agreed = agreement(asked, peer, self._routes)
+        agreed = agreement(asked.proposal, peer, self._routes)
         if peer.settings is None and not agreed.accepted:
             raise self._peers.refuse(peer, certificate)
         association = CentralAssociation(
@@ -218,22 +219,20 @@ class DimseServer:
             self._routes,
             peer,
             agreed,
-            peer_max_pdu_bytes=asked.max_pdu_bytes,
+            peer_max_pdu_bytes=asked.proposal.said.max_pdu_bytes,
             limits=self._limits,
             silence_s=self._settings.idle_timeout_s,
             new_object=self._new_object if peer.may(Service.STORE) else None,
             certificate_sha256=certificate,
         )
         with self._lock:
-            others = sum(one is not None for one in self._serving.values())
-            if others >= self._settings.max_associations:
+            if len(self._serving) >= self._settings.max_associations:
                 raise RefusedError(
                     "too many associations (dicom.max_associations)", _LOCAL_LIMIT_EXCEEDED, calling
                 )
-            self._serving[threading.current_thread()] = association
+            self._serving.add(association)
         self._guard.settle(place)
-        place.sock.sendall(associate_ac(asked, agreed, self._settings.max_pdu_bytes))
-        return association
+        return association, associate_ac(asked, agreed, self._settings.max_pdu_bytes)
 
 
 def _rejection(result: int, source: int, reason: int) -> bytes:

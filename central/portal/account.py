@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.claims import EXTERNAL
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccountError, ThrottledError
+from central.access.on_record import admit
 from central.access.passkeys import Kept
 from central.access.policy import Principal, Privilege, Role, has_privilege
 from central.access.problems import problem
@@ -24,7 +25,7 @@ from central.access.web import principal_of, source_address, token_of
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.templating import has_account, page
-from central.portal.wishes import NO_STORE, WrongWishError, admit, iso, with_wish
+from central.portal.wishes import NO_STORE, WrongWishError, iso, with_wish
 
 
 def routes(doorkeeper: Doorkeeper, audit: Audit) -> list[BaseRoute]:

@@ -19,6 +19,7 @@ from central.access.account_directory import Listed
 from central.access.claims import EXTERNAL
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccountError
+from central.access.on_record import admit
 from central.access.policy import Principal, Privilege, Role, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
@@ -26,7 +27,7 @@ from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.account import session_json
 from central.portal.templating import page
-from central.portal.wishes import NO_STORE, WrongWishError, admit, with_wish
+from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 
 PAGE_ROWS: Final = 100
 _MAX_NAME_CHARACTERS: Final = 64

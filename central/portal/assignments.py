@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.assignments import Assigned
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccessRuleError
+from central.access.on_record import admit
 from central.access.policy import (
     Grant,
     PatientKey,
@@ -32,7 +33,7 @@ from central.access.web import principal_of
 from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
-from central.portal.wishes import NO_STORE, WrongWishError, admit, iso, seconds_of, with_wish
+from central.portal.wishes import NO_STORE, WrongWishError, iso, seconds_of, with_wish
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 _MAX_KEY_CHARACTERS: Final = 256

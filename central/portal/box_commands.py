@@ -16,12 +16,13 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.on_record import admit
 from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
 from central.audit.events import Action
 from central.audit.record import Audit
-from central.portal.wishes import WrongWishError, admit, with_wish
+from central.portal.wishes import WrongWishError, with_wish
 from contract.command import MAX_SETTINGS, Command, CommandKind, Desired, SettingValue
 from contract.errors import ContractError
 from contract.identifiers import check_ae_title, check_gateway_id, check_object_id, check_uid

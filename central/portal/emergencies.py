@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.doorkeeper import Doorkeeper
 from central.access.emergencies import Opening, Verdict
 from central.access.errors import AccessRuleError
+from central.access.on_record import admit
 from central.access.policy import (
     Denied,
     Grant,
@@ -35,7 +36,7 @@ from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.templating import may_break_glass, page
-from central.portal.wishes import NO_STORE, WrongWishError, admit, iso, with_wish
+from central.portal.wishes import NO_STORE, WrongWishError, iso, with_wish
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 _VERDICTS: Final = ("justified", "not-justified")

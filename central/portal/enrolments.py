@@ -15,13 +15,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.on_record import admit
 from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.identity.pairings import Decision, Pairings, PendingBox
-from central.portal.wishes import NO_STORE, WrongWishError, admit, with_wish
+from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 from contract.enrolment import PAIRING_LIFE_S, Pairing
 
 

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.on_record import admit
 from central.access.policy import Principal, managed
 from central.access.problems import problem
 from central.access.web import principal_of
@@ -38,7 +39,7 @@ from central.portal.study_steps import (
     with_times,
 )
 from central.portal.templating import page
-from central.portal.wishes import NO_STORE, WrongWishError, admit, with_wish
+from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 
 _LISTED: Final = 200  # of the erased ones, the newest
 _log = logging.getLogger(__name__)

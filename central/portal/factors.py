@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 from central.access import totp
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccountError, FactorChangeError, PasskeyRefusedError
+from central.access.on_record import admit
 from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.sessions import Session
@@ -26,7 +27,7 @@ from central.access.web import principal_of
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.account import passkey_json, session_of, signs_in_here
-from central.portal.wishes import NO_STORE, WrongWishError, admit, with_wish
+from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 
 _STALE: Final = "sign in again to change what you sign in with"
 

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from central.access.errors import AccessRuleError
 from central.access.institutions import Institutions
+from central.access.on_record import admit
 from central.access.policy import managed
 from central.access.problems import problem
 from central.access.web import principal_of
@@ -22,7 +23,7 @@ from central.audit.events import Action
 from central.audit.record import Audit
 from central.identity.gateways import Gateways
 from central.portal.institutions import managers_only, whole_central_only
-from central.portal.wishes import NO_STORE, WrongWishError, admit, with_wish
+from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 
 
 def routes(institutions: Institutions, gateways: Gateways, audit: Audit) -> list[BaseRoute]:

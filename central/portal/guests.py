@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.doorkeeper import Doorkeeper, guest_user_id
 from central.access.errors import AccessRuleError, ThrottledError
 from central.access.guest_links import DEFAULT_DAYS, DEFAULT_USES, Link, Shut
+from central.access.on_record import admit, unrecorded
 from central.access.policy import Denied, Grant, Principal, Privilege, Role, authorize, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import page_of, principal_of, source_address
@@ -27,13 +28,12 @@ from central.audit.events import Action, AuditEvent, Outcome
 from central.audit.record import Audit
 from central.portal.sign_in import COOKIE_LIFE_S, set_session_cookie
 from central.portal.templating import may_invite, page
-from central.portal.wishes import NO_STORE, WrongWishError, admit, iso, with_wish
+from central.portal.wishes import NO_STORE, WrongWishError, iso, with_wish
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 _SHUT: Final = (
     "This link does not open: it has ended or is used up, or the PIN is wrong. Ask whoever sent it to you."
 )
-_RECORD_AWAY: Final = "the audit record cannot be written; try again later"
 
 
 def routes(
@@ -167,7 +167,7 @@ class _Door:
         except ThrottledError as error:
             return problem(429, str(error), {"Retry-After": str(error.retry_after_s)})
         except AuditUnavailableError:
-            return problem(503, _RECORD_AWAY)
+            return unrecorded()
         life_s = max(1, min(self._cookie_life_s, link.ends_at_utc - int(time.time())))
         session = self._doorkeeper.accounts.sessions.start(guest, "cookie", life_s)
         response = JSONResponse({"study_instance_uid": link.study_instance_uid}, headers=NO_STORE)

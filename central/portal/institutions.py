@@ -15,13 +15,14 @@ from starlette.routing import BaseRoute, Route
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccessRuleError
 from central.access.institutions import Opened
+from central.access.on_record import admit
 from central.access.policy import Privilege, Sharing, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.templating import page
-from central.portal.wishes import NO_STORE, WrongWishError, admit, iso, with_wish
+from central.portal.wishes import NO_STORE, WrongWishError, iso, with_wish
 
 
 def routes(doorkeeper: Doorkeeper, audit: Audit) -> list[BaseRoute]:

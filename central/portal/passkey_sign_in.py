@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.challenges import LIFE_S
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import FactorChangeError, PasskeyRefusedError, ThrottledError
+from central.access.on_record import unrecorded
 from central.access.problems import problem
 from central.access.sign_in import sign_in_event
 from central.access.web import arrival_of, page_of, source_address
@@ -72,7 +73,7 @@ def routes(doorkeeper: Doorkeeper, audit: Audit, cookie_life_s: int) -> list[Bas
         except PasskeyRefusedError as error:
             return refuse(address, error)
         except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later")
+            return unrecorded()
         response = Response(status_code=204)
         response.delete_cookie(_COOKIE_NAME, path=_PATH)
         sessions, arrival = doorkeeper.accounts.sessions, arrival_of(request, admitted.means)
@@ -84,7 +85,7 @@ def routes(doorkeeper: Doorkeeper, audit: Audit, cookie_life_s: int) -> list[Bas
         try:
             audit.record(sign_in_event(owner.username if owner else "", None, address, f"passkey: {error}"))
         except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later")
+            return unrecorded()
         return problem(403, _REFUSED)
 
     return [

@@ -9,6 +9,7 @@ from typing import Any, Generic
 from starlette.requests import Request
 from starlette.responses import Response
 
+from central.access.on_record import admit
 from central.access.policy import Principal, managed
 from central.access.problems import problem
 from central.access.web import principal_of
@@ -17,7 +18,7 @@ from central.archive.second_person import Asked, AskedT, Requests
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.study_steps import may_not, nothing, step, with_times
-from central.portal.wishes import admit, iso
+from central.portal.wishes import iso
 
 
 def asked_json(one: Asked, principal: Principal) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from central.access.doorkeeper import Doorkeeper
+from central.access.on_record import admit
 from central.access.policy import Privilege, Role, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
@@ -26,7 +27,7 @@ from central.portal.sign_in import COOKIE_LIFE_S, sign_in_pages
 from central.portal.single_sign_on import SignOn
 from central.portal.single_sign_on import routes as single_sign_on_routes
 from central.portal.templating import FOLDER, may_find_studies, may_share, page
-from central.portal.wishes import WrongWishError, admit, with_wish
+from central.portal.wishes import WrongWishError, with_wish
 from contract.enrolment import Pairing
 from contract.errors import PermanentError
 

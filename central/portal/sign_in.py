@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.claims import EXTERNAL
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import ThrottledError
+from central.access.on_record import admit
 from central.access.policy import Principal
 from central.access.sessions import Arrival, Sessions
 from central.access.sign_in import FormError, check_sign_in, small_form
@@ -29,7 +30,6 @@ from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.templating import page
-from central.portal.wishes import admit
 
 COOKIE_LIFE_S: Final = 12 * 3600
 _LOCAL_PATH: Final = re.compile(r"/(?![/\\])[^\x00-\x20\x7f\\]*")

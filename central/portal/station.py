@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.on_record import admit
 from central.access.policy import Privilege, Role, has_privilege
 from central.access.problems import problem
 from central.access.web import principal_of
@@ -22,7 +23,7 @@ from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.templating import page
-from central.portal.wishes import NO_STORE, admit, iso
+from central.portal.wishes import NO_STORE, iso
 
 MAX_ITEMS: Final = 500
 _DAY: Final = re.compile(r"[0-9]{8}")

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.consent import EVERYWHERE, Withdrawal
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccessRuleError
+from central.access.on_record import admit
 from central.access.policy import (
     Grant,
     PatientKey,
@@ -32,7 +33,7 @@ from central.archive.reading import Reading
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.templating import may_invite, may_share, page
-from central.portal.wishes import NO_STORE, WrongWishError, admit, iso, seconds_of, with_wish
+from central.portal.wishes import NO_STORE, WrongWishError, iso, seconds_of, with_wish
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 _KINDS: Final[dict[str, Kind]] = {"grant": "grant", "refusal": "refusal"}

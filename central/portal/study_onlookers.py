@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from central.access.doorkeeper import Doorkeeper
+from central.access.on_record import admit
 from central.access.onlookers import HousePeer, Onlooker, onlookers
 from central.access.policy import Principal, Privilege, Role, StudyFacts, has_privilege, managed, manages
 from central.access.problems import problem
@@ -27,7 +28,7 @@ from central.audit.events import Action
 from central.audit.record import Audit
 from central.portal.study_steps import study_of, whose
 from central.portal.templating import page
-from central.portal.wishes import NO_STORE, admit, iso, with_wish
+from central.portal.wishes import NO_STORE, iso, with_wish
 
 
 def routes(

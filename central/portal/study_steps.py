@@ -13,6 +13,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from central.access.on_record import admit
 from central.access.policy import Principal, Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
@@ -20,7 +21,7 @@ from central.archive.errors import ErasureRefusedError
 from central.archive.second_person import check_reason
 from central.audit.events import Action
 from central.audit.record import Audit
-from central.portal.wishes import WrongWishError, admit, iso
+from central.portal.wishes import WrongWishError, iso
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 NOT_HERE: Final = "there is no such study"

@@ -16,12 +16,13 @@ from central.access.account_directory import people_of
 from central.access.api_tokens import DEFAULT_DAYS, Token
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import AccessRuleError
+from central.access.on_record import admit
 from central.access.policy import Action, Privilege, delegable, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import principal_of
 from central.audit.record import Audit
 from central.portal.templating import may_use_tokens, page
-from central.portal.wishes import NO_STORE, WrongWishError, admit, iso, with_wish
+from central.portal.wishes import NO_STORE, WrongWishError, iso, with_wish
 
 
 def routes(doorkeeper: Doorkeeper, audit: Audit) -> list[BaseRoute]:

@@ -1,10 +1,10 @@
-"""What a page asks for: a small JSON body, and the record that stands before anything is done about it."""
+"""What a page asks for: a small JSON body, and how times are said in it and in the answer."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,10 +13,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from central.access.problems import problem
-from central.access.web import audit_event
-from central.audit.errors import AuditUnavailableError
-from central.audit.events import Action, Outcome
-from central.audit.record import Audit
 from central.bodies import body_within
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
@@ -51,29 +47,6 @@ async def _wish_of(request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return wish if isinstance(wish, dict) else {}
-
-
-def admit(
-    audit: Audit,
-    request: Request,
-    refusal: Response | None,
-    action: Action,
-    detail: str,
-    study_instance_uid: str | None = None,
-    institutions: Iterable[str] = (),
-) -> Response | None:
-    """Record what the caller is about to do, or was refused; the answer if it may not or cannot go on.
-
-    `institutions` are concerned besides the caller's own.
-    """
-    outcome: Outcome = "success" if refusal is None else "refused"
-    try:
-        audit.record(
-            audit_event(request, action, outcome, detail, study_instance_uid, institutions=institutions)
-        )
-    except AuditUnavailableError:
-        return problem(503, "the audit record cannot be written; try again later")
-    return refusal
 
 
 def iso(seconds: int) -> str:

@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from central.access.on_record import admit, unrecorded
 from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
 from central.access.web import audit_event, principal_of
@@ -111,7 +112,7 @@ class _Desk:
         except WorklistFullError as error:
             return problem(507, str(error))
         except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later")
+            return unrecorded()
         return JSONResponse({"item_id": item_id}, 201 if is_new else 200)
 
     def _heed(self, request: Request, scheduled: Scheduled) -> None:
@@ -147,13 +148,8 @@ class _Desk:
     ) -> Response | None:
         """Record what is to happen; the answer if it may not."""
         allowed = has_privilege(principal_of(request), needed)
-        try:
-            self._audit.record(
-                audit_event(request, action, "success" if allowed else "refused", detail, study)
-            )
-        except AuditUnavailableError:
-            return problem(503, "the audit record cannot be written; try again later")
-        return None if allowed else problem(403, "your role may not manage the worklist")
+        refusal = None if allowed else problem(403, "your role may not manage the worklist")
+        return admit(self._audit, request, refusal, action, detail, study)
 
 
 def _institution(request: Request) -> str:

@@ -35,7 +35,7 @@ from central.archive.indexing import ObjectOrigin
 from central.archive.readmissions import Readmissions
 from central.audit.record import Audit
 from central.database import Database
-from central.dicomweb import DepositLimits, Renderer
+from central.dicomweb import DepositLimits, Renderer, at_once
 from central.dicomweb import routes as dicomweb_routes
 from central.identity.authority import CertificateAuthority
 from central.identity.gateways import Gateways
@@ -208,6 +208,7 @@ def open_house(
     readmissions = Readmissions(db, archive.erasures, clock)
     reading = archive.reading
     renderer = renderer or shared_renderer()
+    dicomweb = dicomweb_routes(archive, audit, renderer, limits)
     app = Starlette(
         routes=[
             *sign_in_routes(accounts, audit),
@@ -229,9 +230,9 @@ def open_house(
             *guest_routes(doorkeeper, reading, audit),
             *emergency_routes(doorkeeper, reading, audit, EmergencyTerms(emergency, 3600)),
             *viewer_routes(Path(central.viewer.__file__).parent / "dist"),
-            *dicomweb_routes(archive, audit, renderer, limits),
+            *dicomweb,
         ],
-        middleware=[Middleware(RequireSignIn, doorkeeper=doorkeeper, audit=audit)],
+        middleware=[Middleware(RequireSignIn, doorkeeper=doorkeeper, audit=audit, at_once=at_once(dicomweb))],
     )
     people_in(accounts)
     house = House(root, db, doorkeeper, audit, archive, renderer, app, boxes, gateways, pairings)

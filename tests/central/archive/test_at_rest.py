@@ -20,6 +20,7 @@ from central.archive.rows import StudyRow
 from central.archive.sealed_file import FRAME_BYTES, HEADER, SealedFile, sealed_size
 from central.archive.sealing_sink import SealingSink
 from central.database import Database
+from central.errors import StartError
 from central.foundation import open_archive
 from central.identity.errors import KeyFileError
 from central.identity.storage_keys import StorageKeys
@@ -318,7 +319,7 @@ def test_a_storage_key_that_is_missing_or_damaged_stops_the_start_by_name(place:
             path.write_bytes(path.read_bytes()[:31])
         case _:
             path.chmod(0o644)
-    with pytest.raises(KeyFileError, match=path.name):
+    with pytest.raises(StartError, match=path.name):
         place.open()
     assert damage != "missing" or not path.exists(), "it is not made again"
 

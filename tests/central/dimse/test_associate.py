@@ -86,8 +86,8 @@ def test_pynetdicom_answers_and_understands_the_same(services: list[Service]) ->
         pdu, contexts = asked(roles)
         request = AssociateRequest.read(pdu)
         assert (request.calling_ae_title, request.called_ae_title) == ("PEER", "DICOMNET")
-        assert request.max_pdu_bytes == 32_768
-        agreed = agreement(request, who, at)
+        assert request.proposal.said.max_pdu_bytes == 32_768
+        agreed = agreement(request.proposal, who, at)
 
         gets = who.may(Service.RETRIEVE) and roles is not None and roles[1]
         supported = [build_context(VERIFICATION, [ImplicitVRLittleEndian])]
@@ -171,7 +171,9 @@ def test_no_request_is_answered_by_more_than_it_asks_for() -> None:
         pdu, _ = asked(roles)
         request = AssociateRequest.read(pdu)
         for one, proposed in zip(
-            agreement(request, peer(services), routes()).answered, request.contexts, strict=True
+            agreement(request.proposal, peer(services), routes()).answered,
+            request.proposal.contexts,
+            strict=True,
         ):
             assert one.context_id == proposed.context_id
             assert one.transfer_syntax_uid in proposed.transfer_syntax_uids

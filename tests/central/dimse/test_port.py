@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,13 +154,14 @@ def test_a_trickle_inside_a_message_is_cut(house: House) -> None:
                 time.sleep(0.05)
 
 
-def test_an_association_begins_and_ends_without_waiting_for_a_clock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_association_is_one_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with open_house(tmp_path) as house, ScriptedScu(house.port) as scu:
+        before = set(threading.enumerate())
         scu.associate([(1, VERIFICATION, [IMPLICIT_LITTLE])], calling=b"PEER", called=b"DICOMNET")
         scu.send(p_data(1, 3, command(0x0030)))
         assert scu.read_response().status == 0
+        assert {one.name for one in {*threading.enumerate()} - before} <= {"dicom-connection"}
+        assert [one.name for one in threading.enumerate()].count("dicom-connection") == 1
         scu.release()
     assert not [
         record for record in caplog.records if record.levelno >= logging.ERROR

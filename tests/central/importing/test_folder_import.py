@@ -162,7 +162,7 @@ def test_what_we_give_out_we_take_in(tmp_path: Path) -> None:
         grant = authorize(EVERYBODY, Action.EXPORT, facts)
         assert isinstance(grant, Grant)
         (tmp_path / "out.zip").write_bytes(
-            b"".join(Outgoing(archive, grant, archive.reading.series_of(grant)).zip())
+            b"".join(Outgoing(archive.reading, grant, archive.reading.series_of(grant)).zip())
         )
     done = told(second, "import", tmp_path / "out.zip")
     assert done.returncode == 0, done.stdout + done.stderr
