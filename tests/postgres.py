@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
@@ -27,6 +27,7 @@ class PostgresServer:
 
     folder: Path
     data: Path
+    _of: dict[Path, str] = field(default_factory=dict)
 
     def database(self, name: str) -> str:
         """Connection string of the database `name`, which is made if it is not there."""
@@ -42,7 +43,18 @@ class PostgresServer:
 
     def database_for(self, root: Path) -> str:
         """The same database for the same folder."""
-        return self.database("t" + hashlib.sha256(str(root).encode()).hexdigest()[:24])
+        name = self._of.setdefault(root, "t" + hashlib.sha256(str(root).encode()).hexdigest()[:24])
+        return self.database(name)
+
+    def drop_what_is_gone(self) -> None:
+        """The databases of folders that are no more: each takes 8 MB, and a thousand would fill a memory."""
+        gone = [root for root in self._of if not root.exists()]
+        if not gone:
+            return
+        with psycopg.connect(self._where("postgres"), autocommit=True) as connection:
+            for root in gone:
+                name = sql.Identifier(self._of.pop(root))
+                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
 
     def stop(self) -> None:
         self._control("stop", "-m", "immediate")

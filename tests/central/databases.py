@@ -176,9 +176,17 @@ def written_in(root: Path) -> bytes:
     return content
 
 
+def drop_what_is_gone() -> None:
+    """After a test: databases of folders that went with it."""
+    if _postgres.cache_info().currsize:
+        _postgres().drop_what_is_gone()
+
+
 def stop_servers() -> None:
     """At the end of the session."""
     _closing.close()
+    _postgres.cache_clear()
+    _s3.cache_clear()
 
 
 def _wanted(variable: str, usual: str, other: str) -> bool:

@@ -181,7 +181,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, number: signal.Signals)
     process = begun(config, "import", folder, "--workers", 1)
     wait_for_objects(config, 1, process)
     process.send_signal(number)
-    said, errors = process.communicate(timeout=60)
+    said, errors = process.communicate(timeout=300)
     if number == signal.SIGINT:
         assert process.returncode == 1, errors
         assert "give the same command again" in said

@@ -142,7 +142,7 @@ def test_a_source_that_is_killed_in_the_middle(tmp_path: Path) -> None:
         process = begun(config, "import-pacs", source.source, "--by", "get", "--patience", 1, "--mbit", 100)
         wait_for_objects(config, 5, process)
         source.kill()
-        said, errors = process.communicate(timeout=120)
+        said, errors = process.communicate(timeout=300)
         assert process.returncode == 1, said + errors
         assert "give the same command again" in said
         assert "cannot be reached" in errors
@@ -167,7 +167,7 @@ def test_it_is_stopped_and_goes_on(tmp_path: Path) -> None:
         slow = begun(config, "import-pacs", source.source, "--mbit", "0.1")
         wait_for_objects(config, 1, slow)
         slow.send_signal(signal.SIGINT)
-        said, errors = slow.communicate(timeout=60)
+        said, errors = slow.communicate(timeout=300)
         assert slow.returncode == 1, errors
         assert studies(said).get("complete", 0) < 3
         again = told(config, "import-pacs", source.source)
