@@ -70,13 +70,13 @@ def test_a_look_is_answered_without_another_change_of_threads(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     callers: set[str] = set()
-    find = house.archive.find_studies
+    find = house.archive.reading.find_studies
 
     def watched(*asked: Any) -> Any:
         callers.update(frame.name for frame in traceback.extract_stack())
         return find(*asked)
 
-    monkeypatch.setattr(house.archive, "find_studies", watched)
+    monkeypatch.setattr(house.archive.reading, "find_studies", watched)
     with house.client("radiologist") as client:
         assert client.get("/dicom-web/studies").status_code == 200
     assert RequireSignIn._begun.__name__ in callers, "the call that found out who asks"
