@@ -23,7 +23,7 @@ from tests.peers.scripted_scu import ScriptedScu, small_data_set
 SOAK = bool(os.environ.get("DICOMNET_SOAK"))
 MUTATED_PDUS = 100_000 if SOAK else 3_000
 SENDERS = 3
-ECHO_P99_S = 1.0 if SOAK else 5.0  # see test_hostile_peers
+ECHO_P99_S = 1.0 if SOAK else 3.0  # see test_hostile_peers
 MEMORY_MB = 200
 
 pytestmark = pytest.mark.timeout(3600 if SOAK else 600)
