@@ -305,6 +305,10 @@ _KINDS: Final[dict[str, Make]] = {
     "both parts of a name": lambda c, d: _query(
         patient_name=f"*{_family(c, d)[:3]}*{d.one(c).patient_name.split('^')[1]}*"
     ),
+    "a name's words, begun": lambda c, d: _query(
+        patient_name=f"{d.one(c).patient_name.split('^')[1]} {_family(c, d)[:3]}", fuzzy_names=True
+    ),
+    "a word of a name, begun": lambda c, d: _query(patient_name=_family(c, d)[:3], fuzzy_names=True),
     "name contains, not there": lambda c, _d: _query(patient_name=f"*QX{c.randrange(9)}*"),
     "a single letter's place": lambda c, d: _query(patient_name="?" + _family(c, d)[1:] + "^*"),
     "family name begun, in some days": lambda c, d: _query(

@@ -34,7 +34,7 @@ from central.archive.postings import (
     members,
     with_all,
 )
-from central.archive.query import StudyQuery, code_list, fold
+from central.archive.query import StudyQuery, code_list, fold, words_of
 from central.archive.sets import Sets, ids_of, intersection, size
 from central.archive.tables import Study
 from central.database import Database
@@ -82,6 +82,10 @@ def _patterns(query: StudyQuery) -> Iterator[tuple[peewee.TextField, str, str]]:
     """The keys that are of texts: the column, the key's name, and the pattern as it is compared."""
     for column, name, folded in _TEXTS:
         key = getattr(query, name)
+        if query.fuzzy_names and name in _PERSON_NAMES:
+            for word in words_of(key):
+                yield column, name, f"*{word}*"
+            continue
         pattern = fold(key) if folded else key.strip(" ")
         if name in _PERSON_NAMES:
             pattern = pattern.rstrip("^ ")
@@ -125,6 +129,8 @@ def has_texts(query: StudyQuery) -> bool:
 def says_all(query: StudyQuery) -> bool:
     """Whether what has everything in `terms_of` is found, but for its date and for who asks."""
     for _, name, pattern in _patterns(query):
+        if query.fuzzy_names and name in _PERSON_NAMES:  # where a word begins no pair says
+            return False
         runs = [run for run in pattern.split("*") if run]
         edges = (not pattern.startswith("*")) + (not pattern.endswith("*"))
         one_pair = len(runs) == 1 and len(runs[0]) + edges <= 2

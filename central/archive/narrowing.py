@@ -25,10 +25,12 @@ from central.archive.query import (
     group_pattern,
     has_wildcard,
     matches_date,
+    matches_name_word,
     matches_person_name,
     matches_text,
     matches_time,
     matches_uids,
+    words_of,
 )
 from central.archive.tables import Series, Study
 from central.archive.text_index import has_trigram, words_with
@@ -86,8 +88,12 @@ def study_keys(db: Database, query: StudyQuery) -> list[Key]:
         _text_key(db, Study.accession_number, query.accession_number),
         _text_key(db, Study.patient_id, query.patient_id),
         _text_key(db, Study.study_id, query.study_id),
-        _name_key(db, Study.patient_name_key, Study.patient_name_other_keys, query.patient_name),
-        _name_key(db, Study.referring_physician_key, None, query.referring_physician_name),
+        *_name_keys(
+            db, Study.patient_name_key, Study.patient_name_other_keys, query.patient_name, query.fuzzy_names
+        ),
+        *_name_keys(
+            db, Study.referring_physician_key, None, query.referring_physician_name, query.fuzzy_names
+        ),
         _modality_key(query.modalities_in_study),
         _text_key(db, Study.study_description_key, query.study_description, folded=True),
         _text_key(db, Study.issuer_of_patient_id, query.issuer_of_patient_id),
@@ -150,10 +156,19 @@ def _text_key(db: Database, column: peewee.Field, key: str, *, folded: bool = Fa
     return _key(db, column, None, pattern, lambda at: matches_text(at, key, folded=folded))
 
 
-def _name_key(db: Database, column: peewee.Field, others: peewee.Field | None, key: str) -> Key | None:
+def _name_keys(
+    db: Database, column: peewee.Field, others: peewee.Field | None, key: str, is_fuzzy: bool
+) -> list[Key | None]:
+    if is_fuzzy:
+        return [_word_key(db, column, others, word) for word in words_of(key)]
     pattern = fold(key).rstrip("^ ")
     others = None if pattern.isascii() else others
-    return _key(db, column, others, pattern, lambda at: matches_person_name(at, others, key))
+    return [_key(db, column, others, pattern, lambda at: matches_person_name(at, others, key))]
+
+
+def _word_key(db: Database, column: peewee.Field, others: peewee.Field | None, word: str) -> Key | None:
+    others = None if word.isascii() else others
+    return _key(db, column, others, f"*{word}*", lambda at: matches_name_word(at, others, word))
 
 
 def _key(

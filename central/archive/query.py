@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Final
 
 import peewee
@@ -20,15 +22,30 @@ from contract.identifiers import InvalidIdentifierError, check_uid
 
 MAX_KEY_CHARACTERS: Final = 1024
 MAX_LIST_VALUES: Final = 500
+MAX_NAME_WORDS: Final = 16
 Condition = peewee.Expression | Wildcard | Contains | Among
 _LAST_CHARACTER: Final = "\U0010ffff"  # nothing sorts after it: the end of a prefix's range
+_WORD_ENDS: Final = re.compile(r"[\s^=,*?-]+")
+_BEFORE_WORDS: Final = (
+    "",
+    "*^",
+    "* ",
+    "*-",
+)  # what may stand before a word of a person name; "" is its begin
+_BEFORE_WORDS_OF_GROUPS: Final = ("*\n", *_BEFORE_WORDS[1:])
 _DATE: Final = re.compile(r"\d{8}")
 _TIME: Final = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
 
 
 @dataclass(frozen=True)
 class StudyQuery:
-    """Keys at study level. `limit` None: no limit (for callers that stream under a cap of their own)."""
+    """Keys at study level. `limit` None: no limit (for callers that stream under a cap of their own).
+
+    Attributes
+    ----------
+    fuzzy_names : person names match fuzzily (PS3.18 section 8.3.4.2): each word of the key begins a word of the name,
+        whatever their order and component; wildcards only part words.
+    """
 
     patient_name: str = ""
     patient_id: str = ""
@@ -41,6 +58,7 @@ class StudyQuery:
     study_id: str = ""
     study_description: str = ""
     referring_physician_name: str = ""
+    fuzzy_names: bool = False
     limit: int | None = 100
     offset: int = 0
 
@@ -107,6 +125,30 @@ def matches_person_name(
     if found is None or others is None or pattern.isascii():
         return found
     either: Condition = found | Wildcard(others, group_pattern(pattern))
+    return either
+
+
+def words_of(key: str) -> list[str]:
+    """The words of a person name that is matched fuzzily, folded, each once.
+
+    Raises
+    ------
+    QueryError : more than `MAX_NAME_WORDS`.
+    """
+    words = list(dict.fromkeys(word for word in _WORD_ENDS.split(fold(_checked(key))) if word))
+    if len(words) > MAX_NAME_WORDS:
+        raise QueryError(f"a name that is matched fuzzily has at most {MAX_NAME_WORDS} words")
+    return words
+
+
+def matches_name_word(
+    alphabetic: peewee.ColumnBase, others: peewee.ColumnBase | None, word: str
+) -> Condition:
+    """Whether a word of the name begins with `word`, which is one of `words_of`."""
+    begins = [Wildcard(alphabetic, f"{before}{word}*") for before in _BEFORE_WORDS]
+    if others is not None and not word.isascii():
+        begins += [Wildcard(others, f"{before}{word}*") for before in _BEFORE_WORDS_OF_GROUPS]
+    either: Condition = reduce(or_, begins)
     return either
 
 

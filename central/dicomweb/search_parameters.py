@@ -22,7 +22,7 @@ MAX_OFFSET: Final = 10_000_000
 LARGEST_LIMIT_SAID: Final = 10**9  # more than `MAX_LIMIT` may be said, and means it
 _TAG: Final = re.compile(r"[0-9a-fA-F]{8}")
 _SHOWABLE: Final = re.compile(r"[\w.]{1,64}")
-_CONTROLS: Final = frozenset({"limit", "offset", "includefield", "accept"})
+_CONTROLS: Final = frozenset({"limit", "offset", "fuzzymatching", "includefield", "accept"})
 STUDY_KEYS: Final = {
     "PatientName": "patient_name",
     "PatientID": "patient_id",
@@ -78,7 +78,7 @@ def search_parameters(pairs: Iterable[tuple[str, str]], default_limit: int | Non
 
     Raises
     ------
-    BadRequestError : a limit or offset is no number, or a key is given twice.
+    BadRequestError : a limit or offset is no number, fuzzymatching neither true nor false, or a key is given twice.
     """
     found = SearchParameters(limit=default_limit)
     seen, ignored = set(), []
@@ -104,11 +104,19 @@ def search_parameters(pairs: Iterable[tuple[str, str]], default_limit: int | Non
                 found.limit = min(_count(value, LARGEST_LIMIT_SAID), MAX_LIMIT)
             elif keyword == "offset":
                 found.offset = _count(value, MAX_OFFSET)
+            elif keyword == "fuzzymatching":
+                found.study["fuzzy_names"] = _is_true(value)
     if ignored:
         # They come from outside and go into a header: only what looks like a name is repeated.
         names = ", ".join(name for name in ignored if _SHOWABLE.fullmatch(name)) or "some"
         found.warning = f"these parameters are not supported and were not used: {names}"
     return found
+
+
+def _is_true(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise BadRequestError("fuzzymatching is true or false")
+    return text.lower() == "true"
 
 
 def _count(text: str, most: int) -> int:

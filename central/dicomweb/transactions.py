@@ -102,6 +102,11 @@ _PAGE: Final = (
         schema={"minimum": 0, "maximum": LARGEST_LIMIT_SAID},
     ),
     Parameter("offset", "from this one on", "integer", schema={"minimum": 0, "maximum": MAX_OFFSET}),
+    Parameter(
+        "fuzzymatching",
+        "true: each word of a person name begins a word of the name, in any order",
+        schema={"enum": ["true", "false"]},
+    ),
 )
 _VIEW: Final = (
     Parameter(

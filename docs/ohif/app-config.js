@@ -37,7 +37,7 @@ window.config = {
         wadoRoot: `${central}/dicom-web`,
         wadoUriRoot: `${central}/dicom-web/wado`,
         qidoSupportsIncludeField: true,
-        supportsFuzzyMatching: false,
+        supportsFuzzyMatching: true,
         supportsWildcard: true,
         imageRendering: 'wadors',
         thumbnailRendering: 'thumbnail',

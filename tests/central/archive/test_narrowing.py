@@ -83,6 +83,8 @@ QUERIES = (
     StudyQuery(accession_number="2*", study_time="08-14"),
     StudyQuery(patient_id="P00000*", issuer_of_patient_id=ISSUER, modalities_in_study="DX"),
     StudyQuery(referring_physician_name="*a*", study_id="1*"),
+    StudyQuery(patient_name="a b", fuzzy_names=True),
+    StudyQuery(patient_name="e", referring_physician_name="ma", fuzzy_names=True, study_date="20200101-"),
 )
 
 

@@ -20,6 +20,7 @@ from central.identity.storage_keys import StorageKeys
 from tests.central.archive.conftest import MakeFile, Stocked
 
 EVERYTHING = Scope(everything=True)
+FUZZY = {"fuzzy_names": True}
 
 
 @pytest.fixture
@@ -85,6 +86,16 @@ def hospital(stocked: Stocked, made: MakeFile) -> Stocked:
         ({"limit": 1, "offset": 1}, ["1.1"]),
         ({"limit": None, "offset": 2}, ["1.3"]),
         ({"patient_name": "' OR 1=1 --"}, []),
+        ({"patient_name": "jör mull", **FUZZY}, ["1.1"]),
+        ({"patient_name": "J", **FUZZY}, ["1.1", "1.3"]),
+        ({"patient_name": "uller", **FUZZY}, []),  # no word begins so
+        ({"patient_name": "MULLER^JA*", **FUZZY}, ["1.3"]),
+        ({"patient_name": "muller jane x", **FUZZY}, []),
+        ({"patient_name": "太郎 ya", **FUZZY}, ["1.2"]),
+        ({"patient_name": "郎", **FUZZY}, []),
+        ({"patient_name": "*", **FUZZY}, ["1.2", "1.1", "1.3"]),
+        ({"referring_physician_name": "anna, weiss", **FUZZY}, ["1.2", "1.1"]),
+        ({"patient_name": "[m%_ müller", **FUZZY}, []),
     ],
 )
 def test_study_keys(hospital: Stocked, keys: dict[str, object], expected: list[str]) -> None:
@@ -101,6 +112,7 @@ def test_study_keys(hospital: Stocked, keys: dict[str, object], expected: list[s
         {"study_time": "25h"},
         {"study_instance_uid": "1.2; DROP TABLE study"},
         {"patient_name": "x" * 2000},
+        {"patient_name": " ".join("abcdefghijklmnopq"), **FUZZY},
         {"patient_id": "a\0b"},
         {"modalities_in_study": "C\0T"},  # which PostgreSQL does not take
     ],

@@ -280,6 +280,8 @@ def test_the_newest_study_comes_first_and_says_what_it_is(house: House) -> None:
         ({"StudyInstanceUID": f"{STUDY},{OTHER_STUDY}"}, [STUDY, OTHER_STUDY]),
         ({"ModalitiesInStudy": "SR"}, [OTHER_STUDY]),
         ({"ReferringPhysicianName": "house^g*"}, [STUDY]),
+        ({"ReferringPhysicianName": "g HOUS", "fuzzymatching": "true"}, [STUDY]),
+        ({"ReferringPhysicianName": "g HOUS", "fuzzymatching": "false"}, []),
         ({"limit": "1"}, [STUDY]),
         ({"limit": "1", "offset": "1"}, [OTHER_STUDY]),
         ({"limit": "0"}, []),
@@ -308,11 +310,9 @@ def test_series_and_instances(house: House) -> None:
 
 def test_what_is_not_supported_is_said_and_not_repeated_raw(house: House) -> None:
     with house.client("radiologist") as client:
-        answer = client.get(
-            "/dicom-web/studies?fuzzymatching=true&0020000d=1&PatientWeight=9&includefield=all"
-        )
+        answer = client.get("/dicom-web/studies?emptyvalue=true&0020000d=1&PatientWeight=9&includefield=all")
         assert answer.status_code == 200
-        assert "fuzzymatching, PatientWeight" in answer.headers["warning"]
+        assert "emptyvalue, PatientWeight" in answer.headers["warning"]
         split = client.get("/dicom-web/studies", params={"a\r\nSet-Cookie: x": "1"})
         assert split.headers["warning"].endswith('not used: some"')
         assert "set-cookie" not in split.headers
@@ -320,7 +320,16 @@ def test_what_is_not_supported_is_said_and_not_repeated_raw(house: House) -> Non
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=x", "limit=-1", "offset=x", "limit=1&limit=2", "StudyDate=yesterday", "StudyInstanceUID=../x"],
+    [
+        "fuzzymatching=1",
+        "fuzzymatching=true&PatientName=a.b^c d e f g h i j k l m n o p q r s",
+        "limit=x",
+        "limit=-1",
+        "offset=x",
+        "limit=1&limit=2",
+        "StudyDate=yesterday",
+        "StudyInstanceUID=../x",
+    ],
 )
 def test_malformed_searches(house: House, query: str) -> None:
     with house.client("radiologist") as client:
