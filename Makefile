@@ -46,7 +46,7 @@ test: .stamps/test .stamps/viewer .stamps/provider .stamps/ohif
 ifeq ($(ARGS),)
 	@echo "central once more, on PostgreSQL and S3, with objects encrypted: every test that can come to them"
 	@TMPDIR=$$(tools/scratch.sh) DICOMNET_TEST_DATABASE=postgresql DICOMNET_TEST_OBJECTS=s3 DICOMNET_TEST_AT_REST=encrypted \
-		$(BIN)/python -m pytest -n 3 --dist loadfile tests/central --ignore tests/central/viewer --ignore tests/central/portal
+		$(BIN)/python -m pytest -n 3 --dist loadfile tests/central --ignore tests/central/viewer
 endif
 
 check: .stamps/test .stamps/node_modules
