@@ -12,13 +12,13 @@ from typing import Final
 import psutil  # type: ignore[import-untyped]  # it ships no type information
 
 from contract.control import BoxStatus, LinkStatus, LostStudyEntry, QueueEntry, QueueList
+from contract.sizes import size_text
 from edge.buffer.deliveries import SetAside
 from edge.buffer.receipts import LostStudy
 from edge.buffer.records import Disk, ObjectRow, Tally
 from edge.buffer.scrub import ScrubReport
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
-from edge.status_text import size_text
 from edge.version import VERSION
 
 QUEUE_STATES: Final = (State.READY, State.SENDING, State.QUARANTINED)

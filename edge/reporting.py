@@ -22,6 +22,7 @@ from contract.command import Desired
 from contract.control import DestinationStatus
 from contract.heartbeat import Equipment, EventKind, Telemetry
 from contract.priority import Priority
+from contract.sizes import size_text
 from contract.witness import Witnessed
 from edge import heartbeat, support
 from edge.box_status import lost_sentence
@@ -29,7 +30,6 @@ from edge.buffer.receipts import LostStudy
 from edge.buffer.scrub import Damage
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
-from edge.status_text import size_text
 from edge.uplink.commands import CommandFailedError
 from edge.uplink.equipment import ConfiguredScanner, Echoed, EquipmentWatch
 from edge.uplink.identity import Identity

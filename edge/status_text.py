@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from typing import Final
-
 from contract.control import BoxStatus, CentralStatus, DestinationList, DestinationStatus, WorkflowStatus
-
-_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
+from contract.sizes import size_text
 
 
 def status_text(status: BoxStatus) -> str:
@@ -111,12 +107,3 @@ def full_text(hours: float | None) -> str:
     if hours < 1:
         return "; full within the hour" if hours else "; full"
     return f"; full in about {hours:.0f} hours"
-
-
-def size_text(size_bytes: float) -> str:
-    """`size_bytes` with a binary unit and three digits, such as 1.46 GiB."""
-    if size_bytes < 1024:
-        return f"{size_bytes:.0f} B"
-    power = min(int(math.log2(size_bytes)) // 10, len(_UNITS))
-    number = size_bytes / 1024**power
-    return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {_UNITS[power - 1]}"

@@ -12,6 +12,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from contract.control import BoxStatus, CentralStatus, CommitmentStatus, DestinationStatus, WorkflowStatus
+from contract.sizes import size_text
 from tui import words
 
 _BAR_CELLS: Final = 20
@@ -58,7 +59,7 @@ def facts(status: BoxStatus) -> Table:
     table.add_row("Certificate", _certificate(link.certificate_expires_at_utc, link.key_place))
     table.add_row(
         "Queue",
-        f"{words.count(status.queue_objects, 'object')}, {words.size(status.queue_bytes)}, "
+        f"{words.count(status.queue_objects, 'object')}, {size_text(status.queue_bytes)}, "
         f"oldest {words.age(status.oldest_unsent_at_utc)}",
     )
     table.add_row("Quarantine", _quarantine(status.quarantined_objects))
@@ -73,7 +74,7 @@ def facts(status: BoxStatus) -> Table:
     )
     table.add_row("Disk", _disk(status))
     table.add_row("Disk check", _disk_check(status))
-    table.add_row("Memory", f"{words.size(status.memory_bytes)}, process {status.pid}")
+    table.add_row("Memory", f"{size_text(status.memory_bytes)}, process {status.pid}")
     return table
 
 
@@ -129,7 +130,7 @@ def _destination(one: DestinationStatus) -> Text:
     said = "nothing waits"
     if one.waiting_objects:
         waiting = words.count(one.waiting_objects, "object")
-        said = f"{waiting}, {words.size(one.waiting_bytes)}, oldest {words.age(one.oldest_at_utc)}"
+        said = f"{waiting}, {size_text(one.waiting_bytes)}, oldest {words.age(one.oldest_at_utc)}"
     if one.set_aside_objects:
         said += f"; {one.set_aside_objects} REFUSED, to look at (page 2)"
     if one.last_error:
@@ -180,12 +181,12 @@ def _disk(status: BoxStatus) -> Text:
     colour = "yellow" if free < _DISK_TIGHT or soon else "green"
     text = Text.assemble(
         (words.bar(1 - free, _BAR_CELLS), colour),
-        f" {words.size(status.disk_free_bytes)} free of {words.size(status.disk_total_bytes)}",
+        f" {size_text(status.disk_free_bytes)} free of {size_text(status.disk_total_bytes)}",
     )
     if hours:
         text.append(f", full in about {words.count(max(1, round(hours)), 'hour')}", "yellow" if soon else "")
     if status.retained_objects:
-        text.append(f"; {words.size(status.retained_bytes)} may go, central has them")
+        text.append(f"; {size_text(status.retained_bytes)} may go, central has them")
     return text
 
 

@@ -13,6 +13,7 @@ from textual.message import Message
 from textual.widgets import DataTable, Static
 
 from contract.control import QueueEntry, QueueList
+from contract.sizes import size_text
 from tui import words
 from tui.rows import fill
 
@@ -138,7 +139,7 @@ def _cells(entry: QueueEntry) -> list[Text]:
         Text(entry.state, _STATE_COLOURS.get(entry.state, "")),
         Text(words.plain(entry.calling_ae_title)),
         Text(words.plain(entry.modality)),
-        Text(words.size(entry.stored_bytes).replace("iB", ""), justify="right"),
+        Text(size_text(entry.stored_bytes).replace("iB", ""), justify="right"),
         Text(words.age(entry.received_at_utc), justify="right"),
         Text(str(entry.attempts), justify="right"),
         Text(_error(entry), "yellow"),

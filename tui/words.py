@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from typing import Final
 
-_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 _GOOD, _WAITING, _BAD = "green", "yellow", "red"
 
 LINK_WORDS: Final = {
@@ -17,15 +15,6 @@ LINK_WORDS: Final = {
     "not-enrolled": ("○", _BAD, "not enrolled"),
 }
 """Sign, colour and word of each link state: whoever sees no colours reads the word."""
-
-
-def size(size_bytes: float) -> str:
-    """Such as ``1.46 GiB``."""
-    if size_bytes < 1024:
-        return f"{size_bytes:.0f} B"
-    power = min(int(math.log2(size_bytes)) // 10, len(_UNITS))
-    number = size_bytes / 1024**power
-    return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {_UNITS[power - 1]}"
 
 
 def age(since_utc: datetime | None, now_utc: datetime | None = None) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from contract.settings import SettingsError, load_settings, print_default_config
+from contract.sizes import size_text
 from edge.config import MAX_SOCKET_PATH_BYTES, Settings
 from edge.logs import FieldFormatter
-from edge.status_text import size_text
 
 
 def settings(**environ: str) -> Settings:
