@@ -119,10 +119,10 @@ def matches_text(column: peewee.ColumnBase, key: str, *, folded: bool = False) -
 def matches_person_name(
     alphabetic: peewee.ColumnBase, others: peewee.ColumnBase | None, key: str
 ) -> Condition | None:
-    """As `matches_text`, folded; ideographic and phonetic groups are asked only for what they could hold."""
+    """As `matches_text`, folded; `others`, the ideographic and phonetic groups, None where they cannot hold it."""
     pattern = fold(_checked(key)).rstrip("^ ")
     found = matches_text(alphabetic, pattern)
-    if found is None or others is None or pattern.isascii():
+    if found is None or others is None:
         return found
     either: Condition = found | Wildcard(others, group_pattern(pattern))
     return either
@@ -144,9 +144,9 @@ def words_of(key: str) -> list[str]:
 def matches_name_word(
     alphabetic: peewee.ColumnBase, others: peewee.ColumnBase | None, word: str
 ) -> Condition:
-    """Whether a word of the name begins with `word`, which is one of `words_of`."""
+    """Whether a word of the name begins with `word`, one of `words_of`; `others` as in `matches_person_name`."""
     begins = [Wildcard(alphabetic, f"{before}{word}*") for before in _BEFORE_WORDS]
-    if others is not None and not word.isascii():
+    if others is not None:
         begins += [Wildcard(others, f"{before}{word}*") for before in _BEFORE_WORDS_OF_GROUPS]
     either: Condition = reduce(or_, begins)
     return either

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from inspect import iscoroutinefunction
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -40,6 +41,8 @@ from central.dicomweb.store import Store
 from central.dicomweb.wado_uri import WadoUri
 from central.dicomweb.whole_bulk_data import WholeBulkData
 
+_SAID: Final = (DicomwebError, ArchiveError, AuditUnavailableError)
+"""Errors that are answers; any other is a fault of the program."""
 _log = logging.getLogger(__name__)
 
 
@@ -63,9 +66,7 @@ def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLi
             *Capabilities().routes(),
         ],
         exception_handlers={
-            DicomwebError: _answer,
-            ArchiveError: _answer,
-            AuditUnavailableError: _answer,
+            **dict.fromkeys(_SAID, _answer),
             HTTPException: router_problem,
             Exception: _answer,
         },
@@ -103,7 +104,7 @@ def at_once(routes: Iterable[BaseRoute]) -> Callable[[Request], Response | None]
 def _of(route: Route, request: Request) -> Response:
     try:
         answer: Response = route.endpoint(request)
-    except (DicomwebError, ArchiveError, AuditUnavailableError) as error:
+    except _SAID as error:
         return _answer(request, error)
     except Exception as error:
         _log.exception("event=not-answered endpoint=%s", route.name)
