@@ -127,7 +127,7 @@ def _oauth_error(code: str, description: str) -> Response:
 
 
 def sign_in_event(username: str, principal: Principal | None, address: str, detail: str) -> AuditEvent:
-    """An attempt to sign in; `principal` None: it failed."""
+    """An attempt to sign in; `principal` None: it failed, and concerns no one institution."""
     return AuditEvent(
         actor=principal.username if principal else username,
         actor_role=principal.role.value if principal else "",
@@ -135,4 +135,5 @@ def sign_in_event(username: str, principal: Principal | None, address: str, deta
         outcome="success" if principal else "refused",
         source_address=address,
         detail=detail,
+        institutions=frozenset({principal.institution} if principal else ()),
     )

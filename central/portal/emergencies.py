@@ -68,6 +68,7 @@ def routes(doorkeeper: Doorkeeper, archive: Reading, audit: Audit, terms: Emerge
 class _Desk:
     def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit, terms: EmergencyTerms) -> None:
         self._emergencies = doorkeeper.emergencies
+        self._accounts = doorkeeper.accounts
         self._archive = archive
         self._audit = audit
         self._terms = terms
@@ -175,6 +176,7 @@ class _Desk:
         verdict, comment = cast(Verdict, verdict), comment.strip()
         principal, opening_id = principal_of(request), str(request.path_params["opening_id"])
         refusal, detail, study = None, f"opening {opening_id[:64]}", None
+        concerned: tuple[str, ...] = ()
         if not _may_review(principal):
             refusal = problem(403, "your role may not review emergency access")
         else:
@@ -183,7 +185,16 @@ class _Desk:
                 refusal = problem(404, "there is no such opening that waits for a review")
             else:
                 detail, study = f"{verdict}, by {opening.username}: {comment}", opening.study_instance_uid
-        answer = admit(self._audit, request, refusal, Action.BREAK_GLASS_REVIEW, detail, study)
+                concerned = tuple(filter(None, [self._accounts.institution_of(opening.username)]))
+        answer = admit(
+            self._audit,
+            request,
+            refusal,
+            Action.BREAK_GLASS_REVIEW,
+            detail,
+            study,
+            institutions=concerned,
+        )
         if answer is not None:
             return answer
         if not self._emergencies.review(opening_id, principal.username, verdict, comment):

@@ -113,8 +113,16 @@ class _Desk:
         if link is None or not mine:
             refusal = problem(404, "there is no such link of yours")
             return admit(self._audit, request, refusal, Action.SHARE, "end a guest link") or refusal
-        detail = f"end guest link {link.link_id}"
-        answer = admit(self._audit, request, None, Action.SHARE, detail, link.study_instance_uid)
+        detail, host = f"end guest link {link.link_id}", self._doorkeeper.accounts.account(link.host_user_id)
+        answer = admit(
+            self._audit,
+            request,
+            None,
+            Action.SHARE,
+            detail,
+            link.study_instance_uid,
+            institutions=(host.institution,) if host is not None else (),
+        )
         if answer is not None:
             return answer
         self._doorkeeper.guests.end(link.link_id)
@@ -188,7 +196,9 @@ class _Door:
         )
 
     def _refuse(self, address: str, shut: Shut) -> Response:
-        self._record(guest_user_id(shut.link_id), "refused", address, shut.why)
+        guest = self._doorkeeper.principal(guest_user_id(shut.link_id))
+        institution = guest.institution if guest is not None else None
+        self._record(guest_user_id(shut.link_id), "refused", address, shut.why, institution=institution)
         return problem(403, _SHUT)
 
     def _record(
