@@ -18,10 +18,9 @@ from starlette.routing import BaseRoute, Route
 
 from central.access.accounts import Accounts
 from central.access.errors import AccessError, SecondFactorError, ThrottledError
-from central.access.on_record import unrecorded
 from central.access.passwords import Admitted
 from central.access.policy import Principal
-from central.access.problems import problem
+from central.access.problems import problem, unrecorded
 from central.access.web import arrival_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action, AuditEvent

@@ -18,9 +18,9 @@ from starlette.routing import BaseRoute, Route
 from central.access.doorkeeper import Doorkeeper, guest_user_id
 from central.access.errors import AccessRuleError, ThrottledError
 from central.access.guest_links import DEFAULT_DAYS, DEFAULT_USES, Link, Shut
-from central.access.on_record import admit, unrecorded
+from central.access.on_record import admit
 from central.access.policy import Denied, Grant, Principal, Privilege, Role, authorize, has_privilege, managed
-from central.access.problems import problem
+from central.access.problems import problem, unrecorded
 from central.access.web import page_of, principal_of, source_address
 from central.archive.reading import Reading
 from central.audit.errors import AuditUnavailableError
