@@ -57,9 +57,16 @@ async def small_form(request: Request) -> Mapping[str, str]:
 
 
 def check_sign_in(
-    accounts: Accounts, audit: Audit, username: str, password: str, code: str, address: str
+    accounts: Accounts,
+    audit: Audit,
+    username: str,
+    password: str,
+    code: str,
+    address: str,
+    browser: str = "",
 ) -> Admitted | None:
     """Verify and audit one attempt; None when username, password or code is wrong: which, only the record says.
+    `browser` as for `Passwords.verify`.
 
     Raises
     ------
@@ -69,7 +76,7 @@ def check_sign_in(
     admitted: Admitted | None = None
     detail = "wrong username or password"
     try:
-        admitted = accounts.passwords.verify(username, password, address, code)
+        admitted = accounts.passwords.verify(username, password, address, code, browser)
     except ThrottledError as error:
         audit.record(sign_in_event(username, None, address, str(error)))
         raise
