@@ -40,7 +40,7 @@ async def small_form(request: Request) -> Mapping[str, str]:
 
     Raises
     ------
-    FormError : another content type, too large, not UTF-8, or a field given twice.
+    FormError : another content type, too large, not UTF-8, a field given twice, or NUL, which no database takes.
     """
     if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
         raise FormError("send application/x-www-form-urlencoded")
@@ -51,6 +51,8 @@ async def small_form(request: Request) -> Mapping[str, str]:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=16)
     except ValueError as error:
         raise FormError("the form is not UTF-8 in URL encoding") from error
+    if any("\0" in text for pair in pairs for text in pair):
+        raise FormError("the form has a NUL character")
     if len(dict(pairs)) != len(pairs):
         raise FormError("a field is given twice")
     return dict(pairs)

@@ -211,6 +211,9 @@ class RequireSignIn:
         if is_public(request.method, scope["path"]):
             await self._app(scope, receive, send)
             return
+        if "\0" in scope["path"]:  # which no database takes, and no route has
+            await problem(404)(scope, receive, send)
+            return
         answer, ongoing = await run_in_threadpool(self._begun, request)
         if ongoing is None:
             await answer(scope, receive, send)

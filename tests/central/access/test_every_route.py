@@ -471,6 +471,22 @@ def test_what_was_to_be_done_and_could_not_be_is_on_record_as_refused(central: R
     )
 
 
+def test_nul_which_postgresql_refuses_gets_nowhere(central: Running) -> None:
+    asked = {"Authorization": f"Bearer {central.tokens['admin']}"}
+    assert central.client.delete("/api/tokens/0%00", headers=asked).status_code == 404
+    wishes: tuple[dict[str, object], ...] = (
+        {"patient_id": "a\0"},
+        {"patient_id": "a", "exceptions": ["\0"]},
+        {"patient_id": "a", "\0": 1},
+    )
+    for wish in wishes:
+        refused = central.client.post("/api/consent-withdrawals", json=wish, headers=asked)
+        assert (refused.status_code, refused.json()["detail"].startswith("send ")) == (400, True)
+    as_typed = {"patient_id": r"a\u0000", "exceptions": ["nobody-of-that-name"]}  # a backslash and a u
+    refused = central.client.post("/api/consent-withdrawals", json=as_typed, headers=asked)
+    assert refused.json()["detail"] == "there is no user nobody-of-that-name"
+
+
 def test_no_page_of_another_origin_is_let_in_unless_named(central: Running) -> None:
     asked = {"Origin": "https://ohif.example", "Access-Control-Request-Method": "GET"}
     with httpx.Client(headers=asked) as client:

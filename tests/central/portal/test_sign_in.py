@@ -97,6 +97,7 @@ def test_next_leads_to_our_pages(path: str) -> None:
     [
         (b"username=a&username=b&password=c", "application/x-www-form-urlencoded"),
         (b"username=%ff&password=c", "application/x-www-form-urlencoded"),
+        (b"username=a%00&password=c", "application/x-www-form-urlencoded"),
         (b"username=a&password=" + b"x" * 9000, "application/x-www-form-urlencoded"),
         (b'{"username": "a"}', "application/json"),
     ],
