@@ -2,7 +2,9 @@
 
 `POST /api/auth/token` is the OAuth 2 password form (RFC 6749 section 4.3), with a `code` of an authenticator app
 for who has one; `GET /api/me` says who the caller is.
-Every attempt is audited before its outcome is told; when that is impossible nobody is signed in.
+Every attempt is audited before its outcome is told; when that is impossible nobody is signed in. Of attempts that are
+not looked at because there were too many, one a minute of each is (`told_to_wait`): else whoever is shut out could fill
+the disk that every look needs.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from central.access.policy import Principal
 from central.access.problems import problem, unrecorded
 from central.access.web import arrival_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
-from central.audit.events import Action, AuditEvent
+from central.audit.events import MAX_NAME_CHARACTERS, Action, AuditEvent
 from central.audit.record import Audit
+from central.audit.refusals import Refusals
 from central.bodies import body_within
 
 MAX_FORM_BYTES: Final = 8192
@@ -72,16 +75,13 @@ def check_sign_in(
 
     Raises
     ------
-    ThrottledError : too many failures; audited too.
+    ThrottledError : too many failures: for `told_to_wait` to audit.
     AuditUnavailableError : the attempt could not be recorded, so nobody is signed in.
     """
     admitted: Admitted | None = None
     detail = "wrong username or password"
     try:
         admitted = accounts.passwords.verify(username, password, address, code, browser)
-    except ThrottledError as error:
-        audit.record(sign_in_event(username, None, address, str(error)))
-        raise
     except SecondFactorError as error:
         detail = str(error)
     principal = admitted.principal if admitted is not None else None
@@ -89,8 +89,16 @@ def check_sign_in(
     return admitted
 
 
+def told_to_wait(refusals: Refusals, username: str, address: str) -> None:
+    """An attempt was not looked at, because there were too many."""
+    refusals.record(
+        Action.SIGN_IN_FAILED, username[:MAX_NAME_CHARACTERS], address, "too many failed sign-ins"
+    )
+
+
 def sign_in_routes(accounts: Accounts, audit: Audit, token_life_s: int = TOKEN_LIFE_S) -> list[BaseRoute]:
     """`POST /api/auth/token` and `GET /api/me`. Tokens live `token_life_s` seconds."""
+    refusals = Refusals(audit, role="")
 
     async def token(request: Request) -> Response:
         try:
@@ -104,6 +112,7 @@ def sign_in_routes(accounts: Accounts, audit: Audit, token_life_s: int = TOKEN_L
         try:
             return await run_in_threadpool(_issue, request, form)
         except ThrottledError as error:
+            await run_in_threadpool(told_to_wait, refusals, form["username"], source_address(request))
             return problem(429, str(error), {"Retry-After": str(error.retry_after_s)})
         except AuditUnavailableError:
             return unrecorded()

@@ -26,11 +26,12 @@ from central.access.known_browsers import LIFE_S
 from central.access.on_record import admit
 from central.access.policy import Principal
 from central.access.sessions import Arrival, Sessions
-from central.access.sign_in import FormError, check_sign_in, small_form
+from central.access.sign_in import FormError, check_sign_in, small_form, told_to_wait
 from central.access.web import COOKIE_NAME, arrival_of, audit_event, page_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action
 from central.audit.record import Audit
+from central.audit.refusals import Refusals
 from central.portal.templating import page
 
 COOKIE_LIFE_S: Final = 12 * 3600
@@ -46,6 +47,7 @@ def sign_in_pages(
 ) -> list[BaseRoute]:
     """`/signin` and `/signout`. A session lives `cookie_life_s` seconds; `providers` are those of single sign-on."""
     accounts, browsers = doorkeeper.accounts, doorkeeper.browsers
+    refusals = Refusals(audit, role="")
 
     def form_page(status: int, next_path: str, message: str = "", username: str = "") -> Response:
         return page(
@@ -75,10 +77,11 @@ def sign_in_pages(
     def attempt(request: Request, form: Mapping[str, str], next_path: str) -> Response:
         username, password, code = (form.get(name, "") for name in ("username", "password", "code"))
         shown, mark = request.cookies.get(_KNOWN_COOKIE, ""), accounts.passwords.mark_of(username)
+        address, browser = source_address(request), browsers.name_of(shown, mark)
         try:
-            address, browser = source_address(request), browsers.name_of(shown, mark)
             admitted = check_sign_in(accounts, audit, username, password, code, address, browser)
         except ThrottledError as error:
+            told_to_wait(refusals, username, address)
             minutes = -(-error.retry_after_s // 60)
             refusal = form_page(
                 429, next_path, f"Too many failed sign-ins. Try again in {minutes} min.", username
