@@ -24,6 +24,9 @@ class PatientObject(NamedTuple):
 
 
 _AUDIT_LOG_USED: Final = "110101"
+_EXPORT: Final = "110106"
+_MEDIA: Final = Code("110154", "DCM", "Destination Media")
+_URI_AS_MEDIA: Final = Code("110037", "DCM", "URI")
 _SOURCE: Final = Code("110153", "DCM", "Source Role ID")
 _DESTINATION: Final = Code("110152", "DCM", "Destination Role ID")
 # Where data goes between two processes: the roles of who asks and of central (A.5.3).
@@ -87,6 +90,20 @@ def _participants(message: Element, row: Mapping[str, Any], central_id: str, eve
     central = SubElement(message, "ActiveParticipant", UserID=central_id, UserIsRequestor="false")
     if ours is not None:
         _coded(central, "RoleIDCode", ours)
+    if event_id == _EXPORT:
+        _media(message, row)
+
+
+def _media(message: Element, row: Mapping[str, Any]) -> None:
+    """Where the data went (PS3.15 A.5.3.4): to an address, or into a file at central's own machine."""
+    where = SubElement(
+        message, "ActiveParticipant", UserID=said(row["source_address"]), UserIsRequestor="false"
+    )
+    _coded(where, "RoleIDCode", _MEDIA)
+    if is_address(row["source_address"]):
+        where.attrib |= {"NetworkAccessPointID": row["source_address"], "NetworkAccessPointTypeCode": "2"}
+    else:
+        _coded(SubElement(where, "MediaIdentifier"), "MediaType", _URI_AS_MEDIA)
 
 
 def _objects(

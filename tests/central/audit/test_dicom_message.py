@@ -22,7 +22,8 @@ CHILDREN: dict[str, list[tuple[str, str]]] = {
         ("ParticipantObjectIdentification", "*"),
     ],
     "EventIdentification": [("EventID", "1"), ("EventTypeCode", "*"), ("EventOutcomeDescription", "?")],
-    "ActiveParticipant": [("RoleIDCode", "*")],
+    "ActiveParticipant": [("RoleIDCode", "*"), ("MediaIdentifier", "?")],
+    "MediaIdentifier": [("MediaType", "1")],
     "AuditSourceIdentification": [("AuditSourceTypeCode", "*")],
     "ParticipantObjectIdentification": [
         ("ParticipantObjectIDTypeCode", "1"),
@@ -35,6 +36,7 @@ ATTRIBUTES: dict[str, tuple[set[str], set[str]]] = {
     "EventID": (CODED, set()),
     "EventTypeCode": (CODED, set()),
     "RoleIDCode": (CODED, set()),
+    "MediaType": (CODED, set()),
     "ParticipantObjectIDTypeCode": (CODED, set()),
     "ActiveParticipant": (
         {"UserID", "UserIsRequestor"},
@@ -127,6 +129,18 @@ def test_every_action_keeps_to_the_schema(action: str) -> None:
     # to have one (PS3.15 A.5.3.12).
     assert (event_id == "110114") == (types in (["110122"], ["110123"]))
     assert all(event_id == "110113" for kind in types if kind in map(str, range(110126, 110140)))
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7", "local"])
+def test_an_export_says_who_gave_it_who_has_it_and_where_it_went(address: str) -> None:
+    """PS3.15 A.5.3.4: the one that receives, the one that exports, and one medium, which asks for nothing."""
+    taker, central, media = message(row("export", source_address=address)).findall("ActiveParticipant")
+    assert [codes(one, "RoleIDCode")[0] for one in (taker, central, media)] == ["110152", "110153", "110154"]
+    assert [one.attrib["UserIsRequestor"] for one in (taker, central, media)] == ["true", "false", "false"]
+    kinds = codes(media, "MediaIdentifier/MediaType")
+    assert (media.attrib.get("NetworkAccessPointID"), kinds) == (
+        (None, ["110037"]) if address == "local" else (address, [])
+    )
 
 
 def test_an_erased_study_is_a_study_that_was_deleted_and_asking_for_it_is_not() -> None:
