@@ -36,13 +36,10 @@ _DIRECTIONS: Final[Mapping[str, tuple[Code, Code]]] = {
     "110106": (_DESTINATION, _SOURCE),
 }
 _STUDY_UID: Final = Code("110180", "DCM", "Study Instance UID")
-_SOP_CLASS_UID: Final = Code("110181", "DCM", "SOP Class UID")
 _PATIENT_NUMBER: Final = Code("2", "RFC-3881", "Patient Number")
+_SEARCH_CRITERIA: Final = Code("10", "RFC-3881", "Search Criteria")
 _URI: Final = Code("12", "RFC-3881", "URI")
-_QUERIES: Final[Mapping[str, str]] = {
-    "search": "1.2.840.10008.5.1.4.1.2.2.1",  # Study Root Query/Retrieve - FIND
-    "worklist-read": "1.2.840.10008.5.1.4.31",  # Modality Worklist - FIND
-}
+_QUERIES: Final = frozenset({"search", "worklist-read"})
 
 
 def audit_message(row: Mapping[str, Any], *, central_id: str, patient: PatientObject | None) -> bytes:
@@ -121,7 +118,8 @@ def _objects(
         whole = f"{patient.patient_id}^^^{patient.issuer}" if patient.issuer else patient.patient_id
         _object(message, said(whole), _PATIENT_NUMBER, "1", "1", name=said(whole))
     if row["action"] in _QUERIES:
-        asked = _object(message, _QUERIES[row["action"]], _SOP_CLASS_UID, "2", "3")
+        # The record has the words of the query, whatever its protocol, and no data set of a SOP Class (A.5.3.10).
+        asked = _object(message, row["action"], _SEARCH_CRITERIA, "2", "3")
         SubElement(asked, "ParticipantObjectQuery").text = _base64(row["detail"])
     if event_id == _AUDIT_LOG_USED:
         _object(message, f"urn:dicomnet:audit:{central_id}", _URI, "2", "13", name="Security Audit Log")

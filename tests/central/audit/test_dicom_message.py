@@ -187,6 +187,8 @@ def test_a_look_names_who_from_where_the_study_and_the_patient() -> None:
 def test_a_search_carries_its_keys_where_the_schema_wants_them() -> None:
     found = message(row("search", study_instance_uid=None, detail='PatientName=Dö*<&"'))
     assert "Dö" not in ElementTree.tostring(found, encoding="unicode")
+    # No data set of a SOP Class, as (110181, DCM) would promise (PS3.15 A.5.3.10).
+    assert codes(found, "ParticipantObjectIdentification/ParticipantObjectIDTypeCode") == ["10"]
     query = found.find("ParticipantObjectIdentification/ParticipantObjectQuery")
     assert query is not None
     assert base64.b64decode(query.text or "").decode() == 'PatientName=Dö*<&"'
