@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from contract.control import BoxStatus, DeliveryParams, DestinationList
-from contract.enrolment import Pairing
+from contract.enrolment import Pairing, PairingError
 from contract.identifiers import InvalidIdentifierError, check_object_id
 from edge.centrals import IDENTITY, folder_of, names_of
 from edge.config import Settings
@@ -40,7 +41,7 @@ def enrol_from_shell(settings: Settings, pairing_text: str, central: str) -> Non
 
     `pairing_text` is the pairing string, or "-" to read it from standard input; `central` a name in names_of(settings).
     """
-    pairing = Pairing.parse(sys.stdin.readline() if pairing_text == "-" else pairing_text)
+    pairing = _read_pairing(sys.stdin) if pairing_text == "-" else Pairing.parse(pairing_text)
     try:
         answer = ask(
             settings.control_socket_path,
@@ -61,6 +62,19 @@ def enrol_from_shell(settings: Settings, pairing_text: str, central: str) -> Non
         if gateway_id is None:
             return
     print(f"enrolled as {gateway_id} at {pairing.host}:{pairing.port}")
+
+
+def _read_pairing(lines: Iterable[str]) -> Pairing:
+    """Out of as many lines as it was wrapped into, and no further: whoever types it does not end the input."""
+    text = ""
+    for line in lines:
+        text += line
+        try:
+            return Pairing.parse(text)
+        except PairingError:
+            if not line.strip():
+                break
+    return Pairing.parse(text)
 
 
 def _enrol_at_rest(settings: Settings, pairing: Pairing, central: str) -> str | None:
