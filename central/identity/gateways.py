@@ -282,6 +282,11 @@ class Gateways:
         row = self._named(gateway_id, institution)
         return row is not None and row["revoked_at_utc"] is None
 
+    def revoked_at_utc(self, gateway_id: str) -> datetime | None:
+        """Since when the gateway is let in no more; None: it is, or there is none."""
+        row = self._named(gateway_id, None)
+        return _when(row["revoked_at_utc"]) if row else None
+
     def revoked_serials(self) -> list[int]:
         """Serial numbers of every certificate of every revoked gateway, and of replaced boxes, for the CRL."""
         revoked = (
