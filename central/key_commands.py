@@ -24,6 +24,7 @@ from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation, lock_folder
 from central.identity.errors import KeyFileError, KeySetChangeError
+from central.identity.identity import holds_keys
 from central.identity.keyfiles import make_private_folder
 from central.identity.receipt_keys import LEAD, RECEIPT_KEYS
 from central.identity.sealing_keys import KEY_SET, ROOT_KEY, read_root
@@ -111,6 +112,11 @@ class KeyCommands(CommandGroup):
             "restore", "put back keys that are missing; never replaces one that is there", self._restore
         )
         restore.add_argument("file", type=Path)
+        command(
+            "start-over",
+            "make new keys where all are lost without a backup; boxes have to be enrolled anew",
+            self._start_over,
+        )
         destroy = command("destroy", "erase a retired key for good, if no gateway may need it", self._destroy)
         destroy.add_argument("key_id")
         destroy.add_argument(
@@ -282,6 +288,16 @@ class KeyCommands(CommandGroup):
             foundation.audit.record(self._event(Action.KEYS, f"restore: {len(restored)} files"))
         print(
             "\n".join(["nothing was missing"] if not restored else [f"restored {name}" for name in restored])
+        )
+
+    def _start_over(self, options: argparse.Namespace) -> None:
+        settings = self._settings(options)
+        if holds_keys(settings.storage.keys_folder):
+            raise StartError(f"there are keys in {settings.storage.keys_folder}: nothing was changed")
+        with closing(Foundation.open(settings, starts_over=True)) as foundation:
+            foundation.audit.record(self._event(Action.KEYS, "start-over"))
+        print(
+            "new keys are made: enrol every box anew (pair --replaces), reset authenticator apps (user reset-factors)"
         )
 
     def _destroy(self, options: argparse.Namespace) -> None:

@@ -316,6 +316,11 @@ class Gateways:
         return rows[0] if rows else None
 
 
+def any_enrolled(db: Database) -> bool:
+    """Whether a gateway ever enrolled here; also for a database that has no tables yet."""
+    return "gateway" in db.get_tables() and bool(Gateway.select().limit(1).count(db))
+
+
 def requested_key(request: x509.CertificateSigningRequest) -> ec.EllipticCurvePublicKey:
     """The P-256 key that a request is for and is signed with; PairingRefusedError if it is not such a request."""
     try:

@@ -117,6 +117,11 @@ class Identity:
         return identity
 
 
+def holds_keys(folder: Path) -> bool:
+    """Whether there was a first start with this folder; else `open` makes every key."""
+    return (folder / "ca.key").exists() or (folder / "ca.pem").exists()
+
+
 def central_id_of(authority: CertificateAuthority) -> str:
     """Central's name in receipts and key sets."""
     return f"central-{ca_fingerprint(authority.certificate)[:8]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,27 @@ def test_what_the_disk_lost_comes_back_from_the_backup(administrator: Administra
     after = {path.name: path.read_bytes() for path in keys.rglob("*") if path.is_file()}
     assert after == before
     assert administrator.keys("restore", str(backup)) == "nothing was missing\n"
+
+
+def test_lost_keys_are_not_made_up_where_boxes_are_enrolled(
+    administrator: Administrator, tmp_path: Path
+) -> None:
+    backup, keys = tmp_path / "backup.tar", administrator.folder / "root" / "keys"
+    administrator.report("ct", 1, administrator.listed()[0][0])
+    before = administrator.listed()
+    administrator.keys("backup", str(backup))
+    keys.rename(tmp_path / "not mounted")
+    said = administrator.types("gateways", "list", fails=True)
+    assert "is it mounted" in said
+    assert "keys restore" in said
+    assert not list(keys.glob("ca.*"))
+    administrator.keys("restore", str(backup))
+    assert administrator.listed() == before
+    assert "nothing was changed" in administrator.keys("start-over", fails=True)
+    shutil.rmtree(keys)
+    assert "--replaces" in administrator.keys("start-over")
+    assert administrator.listed()[0][0] != before[0][0]
+    assert administrator.types("gateways", "list").startswith("ct ")
 
 
 def test_a_restore_replaces_nothing_and_does_not_bring_back_what_was_destroyed(
