@@ -113,7 +113,7 @@ def _require_keys(folder: Path, db: Database) -> None:
     if not holds_keys(folder) and any_enrolled(db):
         raise KeyFileError(
             f"{folder} holds no keys, and boxes are enrolled with some: is it mounted, and the right one? Else put "
-            "them back with keys restore; without a backup, keys start-over makes others, and boxes have to be enrolled anew"
+            "them back with keys restore; without a backup keys start-over makes others, and boxes are enrolled anew"
         )
 
 

@@ -23,7 +23,12 @@ from edge.routes import routes_text
 from edge.status_text import destinations_text, status_text
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
-from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError, KeyLostError
+from edge.uplink.errors import (
+    EnrolmentPendingError,
+    EnrolmentRefusedError,
+    IdentityError,
+    UplinkPermanentError,
+)
 from edge.uplink.identity import IdentityStore
 from edge.uplink.key_book import KeyBook
 from edge.uplink.key_maker import KeyMaker
@@ -110,7 +115,7 @@ def _enrol_at_rest(settings: Settings, pairing: Pairing, central: str) -> str | 
     except EnrolmentPendingError as error:
         print(f"{pending_sentence(error.fingerprint)}. The box goes on with it by itself when it runs.")
         return None
-    except (EnrolmentRefusedError, KeyLostError):
+    except (UplinkPermanentError, PairingError):
         pending.clear()
         raise
     identity = store.save(key, enrolment)
