@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from contract.control import BoxStatus, DeliveryParams, DestinationList
-from contract.enrolment import Pairing
+from contract.enrolment import Pairing, PairingError
 from contract.identifiers import InvalidIdentifierError, check_object_id
 from edge.centrals import IDENTITY, folder_of, names_of
 from edge.config import Settings
@@ -22,7 +23,12 @@ from edge.routes import routes_text
 from edge.status_text import destinations_text, status_text
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
-from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError, KeyLostError
+from edge.uplink.errors import (
+    EnrolmentPendingError,
+    EnrolmentRefusedError,
+    IdentityError,
+    UplinkPermanentError,
+)
 from edge.uplink.identity import IdentityStore
 from edge.uplink.key_book import KeyBook
 from edge.uplink.key_maker import KeyMaker
@@ -40,7 +46,7 @@ def enrol_from_shell(settings: Settings, pairing_text: str, central: str) -> Non
 
     `pairing_text` is the pairing string, or "-" to read it from standard input; `central` a name in names_of(settings).
     """
-    pairing = Pairing.parse(sys.stdin.readline() if pairing_text == "-" else pairing_text)
+    pairing = _read_pairing(sys.stdin) if pairing_text == "-" else Pairing.parse(pairing_text)
     try:
         answer = ask(
             settings.control_socket_path,
@@ -61,6 +67,19 @@ def enrol_from_shell(settings: Settings, pairing_text: str, central: str) -> Non
         if gateway_id is None:
             return
     print(f"enrolled as {gateway_id} at {pairing.host}:{pairing.port}")
+
+
+def _read_pairing(lines: Iterable[str]) -> Pairing:
+    """Out of as many lines as it was wrapped into, and no further: whoever types it does not end the input."""
+    text = ""
+    for line in lines:
+        text += line
+        try:
+            return Pairing.parse(text)
+        except PairingError:
+            if not line.strip():
+                break
+    return Pairing.parse(text)
 
 
 def _enrol_at_rest(settings: Settings, pairing: Pairing, central: str) -> str | None:
@@ -96,7 +115,7 @@ def _enrol_at_rest(settings: Settings, pairing: Pairing, central: str) -> str | 
     except EnrolmentPendingError as error:
         print(f"{pending_sentence(error.fingerprint)}. The box goes on with it by itself when it runs.")
         return None
-    except (EnrolmentRefusedError, KeyLostError):
+    except (UplinkPermanentError, PairingError):
         pending.clear()
         raise
     identity = store.save(key, enrolment)

@@ -145,7 +145,7 @@ class Packs:
             self._acceptance, self._workers, gateway_id, pack_id, upload, source_address(request)
         )
         try:
-            await append(request, upload, offset, give_way, arriving.note_bytes)
+            await append(request, upload, offset, give_way, self._callers.gateway_of, arriving.note_bytes)
         finally:
             known = await arriving.settled()
         await run_in_threadpool(self._acceptance.read_pack, pack_id, upload)

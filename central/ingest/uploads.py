@@ -96,7 +96,7 @@ class Uploads:
                 return upload_answer(201, done[1], done[1], done[0], location=f"{UPLOADS_PATH}/{object_id}")
             upload = await run_in_threadpool(self._create_checked, request, gateway_id, object_id, length)
             # The body starts at byte 0. If part of the object is here already, that part is passed over.
-            await append(request, upload, 0, give_way)
+            await append(request, upload, 0, give_way, self._callers.gateway_of)
             return await self._progress(request, 201, gateway_id, object_id, upload)
 
     async def _patch(self, request: Request) -> Response:
@@ -112,7 +112,7 @@ class Uploads:
             here = upload.offset_bytes
             if offset != here:
                 raise offset_mismatch(here, what="object")
-            await append(request, upload, offset, give_way)
+            await append(request, upload, offset, give_way, self._callers.gateway_of)
             return await self._progress(request, 204, gateway_id, object_id, upload)
 
     async def _head(self, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import ssl
@@ -131,6 +132,38 @@ def test_what_came_before_the_line_was_cut_is_kept(house: House, box: Box, ct: b
         here = int(head(client, object_id).headers["Upload-Offset"])
         assert 2 << 20 <= here <= 3 << 20
         assert box.receipt(patch(client, object_id, here, sealed[here:])).size_bytes == len(content)
+
+
+def test_a_revocation_cuts_an_upload_in_the_middle_of_its_body(house: House, box: Box, ct: bytes) -> None:
+    """Else whoever has a stolen box and a slow line goes on for hours with what was begun before."""
+    object_id, sealed = box.seal(ct + random.Random(1).randbytes(1 << 20))  # nothing that compresses
+    with box.client() as client:
+        create(client, object_id, len(sealed))
+    (part,) = parts(house)
+    with (
+        socket.create_connection(("127.0.0.1", house.central.gateways.port), timeout=60) as raw,
+        box.tls().wrap_socket(raw, server_hostname="127.0.0.1") as line,
+    ):
+        sent = 1 << 19
+        line.sendall(_patch_head(object_id, 0, len(sealed)) + sealed[:sent])
+        wait_until(lambda: part.stat().st_size > 0)
+        house.revoke(box.gateway_id)
+        line.settimeout(0.05)
+        answer, deadline = b"", time.monotonic() + 60
+        while not answer:
+            assert time.monotonic() < deadline, "it is taken on and on"
+            with contextlib.suppress(TimeoutError):
+                line.sendall(sealed[sent : sent + 10])
+                sent += 10
+                answer = line.recv(4096)
+        line.settimeout(60)
+        with contextlib.suppress(OSError):  # what is still under way to it may end the line abruptly
+            while more := line.recv(4096):
+                answer += more
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert b"this box was revoked at central" in answer
+    assert part.stat().st_size < sent
+    assert everything_in(house.root) == []
 
 
 def _patch_head(object_id: str, offset: int, length: int) -> bytes:
