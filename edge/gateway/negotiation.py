@@ -21,6 +21,7 @@ from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
 from contract.identifiers import InvalidIdentifierError, check_ae_title
 from contract.part10 import IMPLEMENTATION_CLASS_UID
+from edge.gateway.association_items import decodable
 from edge.gateway.errors import ProtocolError, RejectedError
 from edge.gateway.quirks import NO_QUIRKS, Quirks
 from edge.gateway.settings import GatewaySettings
@@ -96,7 +97,7 @@ def negotiate(
     ProtocolError : the request cannot be read; to be answered with an A-ABORT.
     """
     calling, called = ae_titles(request)
-    asked = _decode(request)
+    asked = _decode(decodable(request, called_ae_title=called, calling_ae_title=calling))
     version = int.from_bytes(request[6:8], "big")
     if not version & 1:
         raise RejectedError("unknown protocol version", _VERSION_NOT_SUPPORTED, calling_ae_title=calling)
