@@ -16,6 +16,7 @@ from typing import Final
 from edge.buffer.catalogue import Catalogue, Group
 from edge.gateway.command_set import CommandField
 from edge.gateway.data_set import (
+    MAX_KEYS,
     DataSet,
     Element,
     UnreadableDataSetError,
@@ -148,7 +149,9 @@ def read_identifier(request: Request, *, with_patient: Collection[str]) -> tuple
     with_patient : the SOP classes whose model has a patient level.
     """
     try:
-        identifier = read_data_set(request.data_set, request.context.transfer_syntax_uid)
+        identifier = read_data_set(
+            request.data_set, request.context.transfer_syntax_uid, max_elements=MAX_KEYS
+        )
     except UnreadableDataSetError as error:
         raise IdentifierError("The identifier cannot be read") from error
     level = ascii_value(identifier, QUERY_RETRIEVE_LEVEL)
