@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from contract.control import BoxStatus, DeliveryParams, DestinationList
+from contract.control import BoxStatus, DeliveryParams, DestinationList, StudyList
 from contract.enrolment import Pairing, PairingError
 from contract.identifiers import InvalidIdentifierError, check_object_id
 from edge.centrals import IDENTITY, folder_of, names_of
@@ -20,7 +20,7 @@ from edge.config import Settings
 from edge.control import NoBoxError, ask
 from edge.destination_settings import CENTRAL
 from edge.routes import routes_text
-from edge.status_text import destinations_text, status_text
+from edge.status_text import destinations_text, status_text, studies_text
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
 from edge.uplink.errors import (
@@ -146,6 +146,12 @@ def print_status(settings: Settings) -> None:
     print(status_text(BoxStatus.model_validate(answer)))
 
 
+def print_studies(settings: Settings) -> None:
+    """Say which of the last studies are complete, and by what."""
+    answer = ask(settings.control_socket_path, "studies", {}, timeout_s=_ASK_TIMEOUT_S)
+    print(studies_text(StudyList.model_validate(answer)))
+
+
 def print_destinations(settings: Settings) -> None:
     """Say how the running box stands with its destinations beside central."""
     _show(ask(settings.control_socket_path, "destinations", {}, timeout_s=_ASK_TIMEOUT_S))
@@ -180,6 +186,8 @@ def carry_out(settings: Settings, options: argparse.Namespace) -> None:
         enrol_from_shell(settings, options.pairing, options.central)
     elif options.command == "routes":
         print(routes_text(settings, last=options.last, rules=options.rules))
+    elif options.command == "studies":
+        print_studies(settings)
     elif options.command == "destinations":
         print_destinations(settings)
     elif options.command in ("try-again", "give-up"):
@@ -227,6 +235,11 @@ def parser() -> argparse.ArgumentParser:
         help="which central it is, where uplink.further_centrals names more than the first",
     )
     commands.add_parser("status", parents=[config], help="say how the running box is")
+    commands.add_parser(
+        "studies",
+        parents=[config],
+        help="list the last studies: complete or not, by what, and how many images of how many",
+    )
     commands.add_parser(
         "destinations",
         parents=[config],
