@@ -70,18 +70,25 @@ class PartialUpload:
 
 
 class Appender:
-    """Adds bytes to an upload. Leaving the context makes them durable, also after an error."""
+    """Adds bytes to an upload. Leaving the context makes them durable, also after an error.
+
+    A write that failed may have taken part of its bytes, so no other follows it.
+    """
 
     def __init__(self, upload: PartialUpload) -> None:
         self._file = upload.path.open("ab", buffering=0)
+        self._failure: OSError | None = None
 
     def write(self, data: bytes | bytearray) -> None:
-        """Append all of `data`; TryAgainError (STORAGE) when the disk is full."""
+        """Append all of `data`; TryAgainError (STORAGE) when the disk is full, or was at an earlier write."""
         left = memoryview(data)
         try:
+            if self._failure is not None:
+                raise self._failure
             while left:
                 left = left[self._file.write(left) :]
         except OSError as error:
+            self._failure = error
             raise storage_error(error) from error
 
     def __enter__(self) -> Appender:
