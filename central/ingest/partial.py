@@ -42,8 +42,11 @@ class UploadLimits:
 
 @dataclass(frozen=True)
 class PartialUpload:
+    """`reserve_bytes` of the disk stay free while it grows."""
+
     path: Path
     length_bytes: int
+    reserve_bytes: int = 0
 
     @property
     def offset_bytes(self) -> int:
@@ -76,6 +79,7 @@ class Appender:
     """
 
     def __init__(self, upload: PartialUpload) -> None:
+        self._reserve_bytes = upload.reserve_bytes
         self._file = upload.path.open("ab", buffering=0)
         self._failure: OSError | None = None
 
@@ -83,13 +87,21 @@ class Appender:
         """Append all of `data`; TryAgainError (STORAGE) when the disk is full, or was at an earlier write."""
         left = memoryview(data)
         try:
-            if self._failure is not None:
-                raise self._failure
+            if left:
+                self._check_room()
             while left:
                 left = left[self._file.write(left) :]
         except OSError as error:
             self._failure = error
             raise storage_error(error) from error
+
+    def _check_room(self) -> None:
+        """Asked again and again: what several uploads were let begin with, they share."""
+        if self._failure is not None:
+            raise self._failure
+        room = os.fstatvfs(self._file.fileno())
+        if room.f_bavail * room.f_frsize < self._reserve_bytes:
+            raise OSError(errno.ENOSPC, "the reserve is reached")
 
     def __enter__(self) -> Appender:
         return self
@@ -171,15 +183,18 @@ class PartialUploads:
             path.touch(mode=0o600)
         except OSError as error:
             raise storage_error(error) from error
-        return PartialUpload(path, length_bytes)
+        return PartialUpload(path, length_bytes, self._limits.reserve_bytes)
 
     def _of(self, gateway_id: str) -> list[tuple[str, PartialUpload]]:
         folder = self._root / check_gateway_id(gateway_id)
         if not folder.is_dir():
             return []
         named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+        reserve_bytes = self._limits.reserve_bytes
         return [
-            (match["object_id"], PartialUpload(path, int(match["length"]))) for match, path in named if match
+            (match["object_id"], PartialUpload(path, int(match["length"]), reserve_bytes))
+            for match, path in named
+            if match
         ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from central.ingest.partial import Appender, PartialUploads, UploadLimits
 from contract.identifiers import ObjectId
 from contract.transfer import Problem
 
-ONE, TWO, THREE = (ObjectId(letter * 32) for letter in "abc")
+ONE = ObjectId("a" * 32)
 
 
 def test_after_a_write_that_failed_nothing_more_goes_behind_it(tmp_path: Path) -> None:

@@ -341,6 +341,28 @@ def test_a_full_disk_puts_off_and_says_so(tmp_path: Path, ct: bytes) -> None:
             assert (answer.status_code, answer.json()["type"]) == (507, Problem.STORAGE)
 
 
+def test_an_upload_that_has_begun_leaves_the_reserve_alone(tmp_path: Path, ct: bytes) -> None:
+    house = House(tmp_path / "central")
+    storage = house.settings.storage
+    with house:
+        box = enrol(house, tmp_path / "box")
+        object_id, sealed = box.seal(ct)
+        with box.client() as client:
+            create(client, object_id, len(sealed), sealed[:100])
+    full = storage.model_copy(update={"reserve_bytes": 1 << 62})
+    house.settings = house.settings.model_copy(update={"storage": full})
+    with house, box.client() as client:
+        for answer in (
+            patch(client, object_id, 100, sealed[100:]),
+            create(client, object_id, len(sealed), sealed),
+        ):
+            assert (answer.status_code, answer.json()["type"]) == (507, Problem.STORAGE)
+        assert head(client, object_id).headers["Upload-Offset"] == "100"
+    house.settings = house.settings.model_copy(update={"storage": storage})
+    with house, box.client() as client:
+        assert box.receipt(patch(client, object_id, 100, sealed[100:])).outcome is Outcome.ARCHIVED
+
+
 def test_an_old_tls_is_not_spoken(house: House, box: Box) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
