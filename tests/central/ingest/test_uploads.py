@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 import socket
 import ssl
@@ -69,6 +70,8 @@ def test_pieces_with_a_restart_between_end_in_one_object(house: House, box: Box,
         answer = head(client, object_id)
         assert answer.headers["Upload-Offset"] == str(third)
         assert answer.headers["Upload-Length"] == str(len(sealed))
+        named = f"object_id {base64.b64encode(object_id.encode()).decode()}"
+        assert answer.headers["Upload-Metadata"] == named
         assert RECEIPT_HEADER not in answer.headers
         assert patch(client, object_id, third, sealed[third : 2 * third]).status_code == 204
         answer = patch(client, object_id, 2 * third, sealed[2 * third :])
@@ -280,9 +283,10 @@ def test_requests_that_are_none(house: House, box: Box) -> None:
         assert head(client, "x" * 32).status_code == 400
         assert head(client, good).status_code == 404
         create(client, good, 10)
-        assert client.patch(f"{UPLOADS_PATH}/{good}", headers={"Upload-Offset": "0"}).status_code == 400
+        assert client.patch(f"{UPLOADS_PATH}/{good}", headers={"Upload-Offset": "0"}).status_code == 415
         assert patch(client, good, 0, b"x" * 11).status_code == 400
-        assert client.post(UPLOADS_PATH, headers={"Tus-Resumable": "0.2"}).status_code == 400
+        other_tus = client.post(UPLOADS_PATH, headers={"Tus-Resumable": "0.2"})
+        assert (other_tus.status_code, other_tus.headers["Tus-Version"]) == (412, "1.0.0")
         assert client.delete(f"{UPLOADS_PATH}/{good}").status_code == 405
 
 
