@@ -97,6 +97,6 @@ class Quarantine:
         if damage is not None:
             raise WrongStateError(object_id, step=REQUEUE.name, found=f"damaged: {damage}")
         with self._lock.held():
-            self._index.step(object_id, REQUEUE, due_s=0.0, damaged=False)
+            self._index.step(object_id, REQUEUE, due_s=0.0, attempts=0, damaged=False)
             self._files.move(object_id, Place.OBJECTS)
             self._lock.changed.notify_all()
