@@ -158,9 +158,13 @@ def print_destinations(settings: Settings) -> None:
 
 
 def decide_on_delivery(settings: Settings, method: str, destination: str, object_id: str | None) -> None:
-    """`method`: try_again or give_up, for one object or all that is open."""
+    """`method`: try_again or give_up, for one object or all that is open; of central's all that is in quarantine."""
     params = DeliveryParams(destination=destination, object_id=object_id)
-    _show(ask(settings.control_socket_path, method, params.model_dump(), timeout_s=_DECIDE_TIMEOUT_S))
+    answer = ask(settings.control_socket_path, method, params.model_dump(), timeout_s=_DECIDE_TIMEOUT_S)
+    if destination == CENTRAL:
+        print_status(settings)
+    else:
+        _show(answer)
 
 
 def _show(answer: dict[str, object]) -> None:
@@ -246,7 +250,10 @@ def parser() -> argparse.ArgumentParser:
         help="say how the running box stands with destinations beside central",
     )
     for command, words in (
-        ("try-again", "send what a destination refused, or waits for, again now"),
+        (
+            "try-again",
+            "send what a destination refused, or waits for, again now; central: what is in quarantine",
+        ),
         ("give-up", "owe a destination no longer what it does not have; it may be freed then"),
     ):
         deciding = commands.add_parser(

@@ -16,6 +16,7 @@ from email.utils import formatdate
 from typing import Final
 
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -153,7 +154,7 @@ def check_fits(request: Request, room: int) -> None:
 def check_protocol(request: Request) -> None:
     """Refuse another version of tus."""
     if request.headers.get("tus-resumable", TUS_VERSION) != TUS_VERSION:
-        raise RequestRefusedError(Problem.INVALID, f"this is tus {TUS_VERSION}")
+        raise HTTPException(412, f"this is tus {TUS_VERSION}", {"Tus-Version": TUS_VERSION})
 
 
 def announced_id(request: Request, key: str) -> ObjectId:
@@ -168,6 +169,11 @@ def announced_id(request: Request, key: str) -> ObjectId:
     raise RequestRefusedError(Problem.INVALID, f"Upload-Metadata names no {key}")
 
 
+def metadata(key: str, upload_id: ObjectId) -> str:
+    """``Upload-Metadata`` as the upload was created with it, for the answer to HEAD."""
+    return f"{key} {base64.b64encode(upload_id.encode()).decode('ascii')}"
+
+
 def checked_id(text: str) -> ObjectId:
     """`text` if it may be the id of an object or a pack, which look alike."""
     try:
@@ -179,7 +185,7 @@ def checked_id(text: str) -> ObjectId:
 def patch_offset(request: Request) -> int:
     """Where a PATCH says that its body goes on."""
     if request.headers.get("content-type") != PATCH_CONTENT_TYPE:
-        raise RequestRefusedError(Problem.INVALID, f"PATCH carries {PATCH_CONTENT_TYPE}")
+        raise HTTPException(415, f"PATCH carries {PATCH_CONTENT_TYPE}")
     return number(request, "upload-offset")
 
 

@@ -32,6 +32,7 @@ from central.ingest.tus import (
     check_fits,
     check_protocol,
     checked_id,
+    metadata,
     number,
     offered,
     offset_mismatch,
@@ -122,9 +123,12 @@ class Uploads:
         async with self._turns.turn(f"{gateway_id}/{object_id}"):
             done = await run_in_threadpool(self._acceptance.receipt_of, gateway_id, object_id)
             if done is not None:
-                return upload_answer(200, done[1], done[1], done[0])
-            upload = await self._begun(gateway_id, object_id)
-            return await self._progress(request, 200, gateway_id, object_id, upload)
+                answer = upload_answer(200, done[1], done[1], done[0])
+            else:
+                upload = await self._begun(gateway_id, object_id)
+                answer = await self._progress(request, 200, gateway_id, object_id, upload)
+        answer.headers["Upload-Metadata"] = metadata(OBJECT_ID_METADATA, object_id)
+        return answer
 
     def _create_checked(
         self, request: Request, gateway_id: str, object_id: ObjectId, length: int

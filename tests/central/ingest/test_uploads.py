@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import random
 import socket
@@ -70,6 +71,8 @@ def test_pieces_with_a_restart_between_end_in_one_object(house: House, box: Box,
         answer = head(client, object_id)
         assert answer.headers["Upload-Offset"] == str(third)
         assert answer.headers["Upload-Length"] == str(len(sealed))
+        named = f"object_id {base64.b64encode(object_id.encode()).decode()}"
+        assert answer.headers["Upload-Metadata"] == named
         assert RECEIPT_HEADER not in answer.headers
         assert patch(client, object_id, third, sealed[third : 2 * third]).status_code == 204
         answer = patch(client, object_id, 2 * third, sealed[2 * third :])
@@ -313,9 +316,10 @@ def test_requests_that_are_none(house: House, box: Box) -> None:
         assert head(client, "x" * 32).status_code == 400
         assert head(client, good).status_code == 404
         create(client, good, 10)
-        assert client.patch(f"{UPLOADS_PATH}/{good}", headers={"Upload-Offset": "0"}).status_code == 400
+        assert client.patch(f"{UPLOADS_PATH}/{good}", headers={"Upload-Offset": "0"}).status_code == 415
         assert patch(client, good, 0, b"x" * 11).status_code == 400
-        assert client.post(UPLOADS_PATH, headers={"Tus-Resumable": "0.2"}).status_code == 400
+        other_tus = client.post(UPLOADS_PATH, headers={"Tus-Resumable": "0.2"})
+        assert (other_tus.status_code, other_tus.headers["Tus-Version"]) == (412, "1.0.0")
         assert client.delete(f"{UPLOADS_PATH}/{good}").status_code == 405
 
 
@@ -372,6 +376,28 @@ def test_a_full_disk_puts_off_and_says_so(tmp_path: Path, ct: bytes) -> None:
         with box.client() as client:
             answer = create(client, new_object_id(), 100)
             assert (answer.status_code, answer.json()["type"]) == (507, Problem.STORAGE)
+
+
+def test_an_upload_that_has_begun_leaves_the_reserve_alone(tmp_path: Path, ct: bytes) -> None:
+    house = House(tmp_path / "central")
+    storage = house.settings.storage
+    with house:
+        box = enrol(house, tmp_path / "box")
+        object_id, sealed = box.seal(ct)
+        with box.client() as client:
+            create(client, object_id, len(sealed), sealed[:100])
+    full = storage.model_copy(update={"reserve_bytes": 1 << 62})
+    house.settings = house.settings.model_copy(update={"storage": full})
+    with house, box.client() as client:
+        for answer in (
+            patch(client, object_id, 100, sealed[100:]),
+            create(client, object_id, len(sealed), sealed),
+        ):
+            assert (answer.status_code, answer.json()["type"]) == (507, Problem.STORAGE)
+        assert head(client, object_id).headers["Upload-Offset"] == "100"
+    house.settings = house.settings.model_copy(update={"storage": storage})
+    with house, box.client() as client:
+        assert box.receipt(patch(client, object_id, 100, sealed[100:])).outcome is Outcome.ARCHIVED
 
 
 def test_an_old_tls_is_not_spoken(house: House, box: Box) -> None:
