@@ -32,6 +32,7 @@ from central.archive.candidates import (
     terms_of,
 )
 from central.archive.granted import BY_NUMBER, IN_STUDY, granted_in, held_by
+from central.archive.modalities import spelled_out
 from central.archive.narrowing import study_keys, with_narrowest
 from central.archive.query import (
     Condition,
@@ -121,6 +122,7 @@ _AT_MODALITIES: Final = [column.name for column in _STUDY].index("modalities")
 
 def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow]:
     """Newest first. A study that two institutions of the scope hold is there twice, as each holds it."""
+    query = spelled_out(db, query)
     keys, ways = study_keys(db, query), ways_of(scope)
     # Who reaches but few studies needs no key that leads to few.
     wide = any(way.in_order for way in ways)
@@ -238,7 +240,7 @@ def _columns_of(query: Any, *names: str) -> Any:
 def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRow]:
     """Newest study first, then by Series Number."""
     select = Series.select(*_SERIES).join(Study).order_by(*_NEWEST_FIRST, *BY_NUMBER)
-    keys, is_narrow = with_narrowest(db, study_keys(db, query.study))
+    keys, is_narrow = with_narrowest(db, study_keys(db, spelled_out(db, query.study)))
     conditions = [
         within(scope, narrow=is_narrow or bool(query.series_instance_uid)),
         has_readable(scope),
@@ -254,7 +256,7 @@ def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[Ins
     if (found := _by_uids(db, scope, query)) is not None:
         return found
     select = Instance.select(*_INSTANCE).join(Series).join(Study).order_by(*_NEWEST_FIRST, *IN_STUDY)
-    keys, is_narrow = with_narrowest(db, study_keys(db, query.series.study))
+    keys, is_narrow = with_narrowest(db, study_keys(db, spelled_out(db, query.series.study)))
     is_narrow = is_narrow or bool(query.series.series_instance_uid or query.sop_instance_uid)
     conditions = [
         within(scope, narrow=is_narrow),

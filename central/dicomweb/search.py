@@ -20,7 +20,7 @@ from central.dicomweb.accept import Offer, accept_of, choose, takes_gzip
 from central.dicomweb.errors import BadRequestError
 from central.dicomweb.gate import Gate, base_url, path_uid
 from central.dicomweb.results import all_series_json, instances_json, studies_json
-from central.dicomweb.search_parameters import DEFAULT_LIMIT, SearchParameters, search_parameters
+from central.dicomweb.search_parameters import DEFAULT_LIMIT, Level, SearchParameters, search_parameters
 
 _JSON_OFFERS: Final = (Offer("application/dicom+json"), Offer("application/json"))
 _PACKED_FROM_BYTES: Final = 1024
@@ -48,12 +48,16 @@ class Search:
 
     def studies(self, request: Request) -> Response:
         return self._answer(
-            request, lambda scope, keys: self._archive.find_studies(scope, keys.study_query()), studies_json
+            request,
+            "study",
+            lambda scope, keys: self._archive.find_studies(scope, keys.study_query()),
+            studies_json,
         )
 
     def series(self, request: Request) -> Response:
         return self._answer(
             request,
+            "series",
             lambda scope, keys: self._archive.find_series(scope, keys.series_query()),
             all_series_json,
         )
@@ -61,15 +65,16 @@ class Search:
     def instances(self, request: Request) -> Response:
         return self._answer(
             request,
+            "instance",
             lambda scope, keys: self._archive.find_instances(scope, keys.instance_query()),
             instances_json,
         )
 
-    def _answer(self, request: Request, find: Find[RowT], as_json: AsJson[RowT]) -> Response:
+    def _answer(self, request: Request, level: Level, find: Find[RowT], as_json: AsJson[RowT]) -> Response:
         offer = choose(accept_of(request), _JSON_OFFERS)
         # Inside one study the study is the limit; a viewer must not lose the 101st slice.
         default_limit = None if "study" in request.path_params else DEFAULT_LIMIT
-        keys = search_parameters(request.query_params.multi_items(), default_limit)
+        keys = search_parameters(request.query_params.multi_items(), level, default_limit)
         if "study" in request.path_params:
             _fix(keys.study, "study_instance_uid", path_uid(request, "study"))
         if "series" in request.path_params:

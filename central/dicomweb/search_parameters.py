@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from pydicom.datadict import keyword_for_tag
 
@@ -48,6 +48,8 @@ INSTANCE_KEYS: Final = {
     "SOPClassUID": "sop_class_uid",
     "InstanceNumber": "instance_number",
 }
+Level = Literal["study", "series", "instance"]
+"""What is searched for: its own keys are matched, and those of the levels above."""
 
 
 @dataclass
@@ -73,8 +75,10 @@ class SearchParameters:
         return InstanceQuery(**self.instance, series=series, limit=self.limit, offset=self.offset)
 
 
-def search_parameters(pairs: Iterable[tuple[str, str]], default_limit: int | None) -> SearchParameters:
-    """Sort the request's parameters into keys, controls and what is not supported.
+def search_parameters(
+    pairs: Iterable[tuple[str, str]], level: Level, default_limit: int | None
+) -> SearchParameters:
+    """Sort the request's parameters into keys, controls and what is not supported where `level` is searched for.
 
     Raises
     ------
@@ -82,6 +86,8 @@ def search_parameters(pairs: Iterable[tuple[str, str]], default_limit: int | Non
     """
     found = SearchParameters(limit=default_limit)
     seen, ignored = set(), []
+    levels = [(STUDY_KEYS, found.study), (SERIES_KEYS, found.series), (INSTANCE_KEYS, found.instance)]
+    levels = levels[: 1 + get_args(Level).index(level)]
     for name, value in pairs:
         keyword = keyword_for_tag(int(name, 16)) if _TAG.fullmatch(name) else name
         if keyword == "includefield":
@@ -89,13 +95,9 @@ def search_parameters(pairs: Iterable[tuple[str, str]], default_limit: int | Non
         if keyword in seen:
             raise BadRequestError("a parameter is given twice; values of a list are separated by commas")
         seen.add(keyword)
-        for keys, level in (
-            (STUDY_KEYS, found.study),
-            (SERIES_KEYS, found.series),
-            (INSTANCE_KEYS, found.instance),
-        ):
+        for keys, asked in levels:
             if keyword in keys:
-                level[keys[keyword]] = value
+                asked[keys[keyword]] = value
                 break
         else:
             if keyword not in _CONTROLS:

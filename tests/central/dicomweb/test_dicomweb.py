@@ -313,6 +313,14 @@ def test_what_is_not_supported_is_said_and_not_repeated_raw(house: House) -> Non
         answer = client.get("/dicom-web/studies?emptyvalue=true&0020000d=1&PatientWeight=9&includefield=all")
         assert answer.status_code == 200
         assert "emptyvalue, PatientWeight" in answer.headers["warning"]
+        for path, key in (
+            ("studies", "Modality"),
+            ("studies", "SOPInstanceUID"),
+            ("series", "InstanceNumber"),
+        ):
+            below = client.get(f"/dicom-web/{path}", params={key: "1"})
+            assert below.headers["warning"].endswith(f'not used: {key}"')
+            assert below.json()
         split = client.get("/dicom-web/studies", params={"a\r\nSet-Cookie: x": "1"})
         assert split.headers["warning"].endswith('not used: some"')
         assert "set-cookie" not in split.headers
