@@ -332,6 +332,9 @@ def _rows(count: int, institutions: int) -> Iterator[tuple[tuple[Any, ...], list
                 "body_part_examined": "",
                 "series_date": made.study_date,
                 "series_time": made.study_time,
+                "performed_procedure_step_start_date": "",
+                "performed_procedure_step_start_time": "",
+                "request_attributes": "",
                 "number_of_instances": 1,
             }
             series.append(tuple(one[column] for column in series_columns))

@@ -41,8 +41,10 @@ from central.archive.query import (
     StudyQuery,
     has_wildcard,
     matches_codes,
+    matches_date,
     matches_number,
     matches_text,
+    matches_time,
     matches_uids,
     matches_until,
 )
@@ -57,6 +59,7 @@ from central.archive.reach import (
     within,
 )
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
+from central.archive.steps import matches_request
 from central.archive.tables import Instance, Series, Study
 from central.database import Among, AmongFound, Database, Once, Sqlite, rows_of
 from central.prepared import Prepared
@@ -103,6 +106,9 @@ _SERIES: Final = (
     Series.series_date,
     Series.series_time,
     Series.number_of_instances,
+    Series.performed_procedure_step_start_date,
+    Series.performed_procedure_step_start_time,
+    Series.request_attributes,
 )
 _INSTANCE: Final = (
     *_SERIES,
@@ -314,6 +320,9 @@ def _series_keys(query: SeriesQuery) -> Conditions:
         matches_number(Series.series_number, query.series_number),
         matches_text(Series.series_description_key, query.series_description, folded=True),
         matches_codes(Series.body_part_examined, query.body_part_examined),
+        matches_date(Series.performed_procedure_step_start_date, query.performed_procedure_step_start_date),
+        matches_time(Series.performed_procedure_step_start_time, query.performed_procedure_step_start_time),
+        matches_request(query.request_scheduled_procedure_step_id, query.request_requested_procedure_id),
     ]
 
 

@@ -65,13 +65,18 @@ class StudyQuery:
 
 @dataclass(frozen=True)
 class SeriesQuery:
-    """Keys at series level; `study` holds those above (its limit and offset are not looked at)."""
+    """Keys at series level; `study` holds those above (its limit and offset are not looked at). Those that begin with
+    ``request`` are of one item of its Request Attributes Sequence."""
 
     series_instance_uid: str = ""
     modality: str = ""
     series_number: str = ""
     series_description: str = ""
     body_part_examined: str = ""
+    performed_procedure_step_start_date: str = ""
+    performed_procedure_step_start_time: str = ""
+    request_scheduled_procedure_step_id: str = ""
+    request_requested_procedure_id: str = ""
     study: StudyQuery = field(default_factory=StudyQuery)
     limit: int | None = 100
     offset: int = 0

@@ -37,6 +37,8 @@ class StudyRow:
 
 @dataclass(frozen=True)
 class SeriesRow:
+    """`request_attributes` is the value of that sequence as DICOM JSON, "" without one."""
+
     study: StudyRow
     series_instance_uid: str
     modality: str
@@ -46,6 +48,9 @@ class SeriesRow:
     series_date: str
     series_time: str
     number_of_series_related_instances: int
+    performed_procedure_step_start_date: str = ""
+    performed_procedure_step_start_time: str = ""
+    request_attributes: str = ""
 
 
 @dataclass(frozen=True)
