@@ -208,7 +208,9 @@ def _level(identifier: Dataset, sop_class_uid: str) -> str:
 
 
 def _text(value: object) -> str:
-    return "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value or "")
+    if isinstance(value, MultiValue):
+        return "\\".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _uids(text: str, keyword: str, limit: int) -> str:

@@ -107,6 +107,20 @@ def test_an_optional_key_that_is_not_supported_is_said(
     assert answers == [pending, 0]
 
 
+def test_zero_is_a_number_to_match(tmp_path: Path) -> None:
+    with open_house(tmp_path) as house:
+        for number in (0, 1):
+            house.put(
+                pydicom_file(
+                    "CT_small.dcm", SeriesInstanceUID=f"1.2.{number}", SOPInstanceUID=f"1.2.{number}.9",
+                    SeriesNumber=number, InstanceNumber=number,
+                )
+            )  # fmt: skip
+        for level, key in (("SERIES", "SeriesNumber"), ("IMAGE", "InstanceNumber")):
+            _, found = find(house, {"QueryRetrieveLevel": level, "StudyInstanceUID": STUDY, key: 0})
+            assert [one[key].value for one in found] == [0]
+
+
 def test_a_patient_is_answered_once(house: House) -> None:
     keys = {"QueryRetrieveLevel": "PATIENT", "PatientID": "P1", "PatientName": "", "StudyDate": ""}
     status, [patient] = find(house, keys, model=PATIENT_ROOT_FIND)
