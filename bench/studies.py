@@ -311,6 +311,7 @@ def _rows(count: int, institutions: int) -> Iterator[tuple[tuple[Any, ...], list
             "referring_physician_key": keys[0],
             "modalities": made.modalities,
             "number_of_series": len(modalities),
+            "mixed": False,
             "number_of_instances": len(modalities),
             "institution": made.institution,
             "requesting_service_key": department_key(made.department),

@@ -147,6 +147,7 @@ def _study(db: Database, attributes: Attributes, origin: ObjectOrigin) -> tuple[
         row = {
             **sent,
             "modalities": "",
+            "mixed": False,
             "number_of_series": 0,
             "number_of_instances": 0,
             "institution": origin.institution,
@@ -163,6 +164,8 @@ def _study(db: Database, attributes: Attributes, origin: ObjectOrigin) -> tuple[
         row[name] and sent[name] and row[name] != sent[name]
         for name in ("patient_id", "issuer_of_patient_id")
     )
+    if other_patient and not row["mixed"]:
+        Study.update(mixed=True).where(Study.id == row["id"]).execute(db)
     if not other_patient:
         filled = {name: value for name, value in sent.items() if value and not row[name]}
         if filled:

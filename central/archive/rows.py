@@ -14,7 +14,8 @@ from central.archive.sealed_file import ObjectFile
 
 @dataclass(frozen=True)
 class StudyRow:
-    """`referring_physician_name` and `patient_name` are as in the first instance that came. `id` is the index's own."""
+    """`referring_physician_name` and `patient_name` are as in the first instance that came. `id` is the index's own.
+    `mixed`: there is an instance of another patient in it."""
 
     id: int
     institution: str
@@ -33,6 +34,7 @@ class StudyRow:
     modalities_in_study: tuple[str, ...]
     number_of_study_related_series: int
     number_of_study_related_instances: int
+    mixed: bool = False
 
 
 @dataclass(frozen=True)

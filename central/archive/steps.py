@@ -58,9 +58,11 @@ class Steps:
 def steps_in(metadata: bytes) -> Steps:
     """What an instance says of them in its DICOM JSON, compressed."""
     text = zlib.decompress(metadata)
-    if not any(name in text for name in _NAMES):
-        return Steps()
-    said = json.loads(text)
+    return steps_of(json.loads(text)) if any(name in text for name in _NAMES) else Steps()
+
+
+def steps_of(said: Mapping[str, Any]) -> Steps:
+    """What DICOM JSON says of them."""
     items = [one for one in said.get(_REQUESTS, {}).get("Value", ()) if isinstance(one, dict)]
     named = [(_value(one, _SCHEDULED_STEP), _value(one, _REQUESTED_PROCEDURE)) for one in items[:_MOST_ITEMS]]
     return Steps(

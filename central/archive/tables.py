@@ -23,7 +23,8 @@ class Study(peewee.Model):
 
     `modalities` is sorted and separated by ``\\``. `referring_physician_key` is access.person_name_key, the keys of
     requesting service (0032,1033) and institutional department (0008,1040) are access.department_key. `arrived_from`
-    and `arrived_at_utc` (seconds since 1970) are of the first instance.
+    and `arrived_at_utc` (seconds since 1970) are of the first instance. `mixed`: there is an instance in it that names
+    another patient; counts and modalities are of everything, and `central.archive.mixed` says what others are told.
     """
 
     id = peewee.AutoField()
@@ -51,6 +52,7 @@ class Study(peewee.Model):
     institutional_department_key = peewee.TextField(default="")
     arrived_from = peewee.TextField(default="")
     arrived_at_utc = peewee.BigIntegerField(default=0)
+    mixed = peewee.BooleanField(default=False)
 
     class Meta:
         table_name = "study"
@@ -345,7 +347,10 @@ def make_index(db: Database) -> bool:
     Whether there may be series that lack what `central.archive.steps` reads; the caller's transaction goes on to that.
     """
     with db.writing():
-        of_series = {column.name for column in db.get_columns("series")}
+        of_study, of_series = (
+            {column.name for column in db.get_columns(name)} for name in ("study", "series")
+        )
+        grow_table(db, "study", {"mixed": "BOOLEAN NOT NULL DEFAULT FALSE"})
         grow_table(db, "series", _CAME_LATER_IN_SERIES)
         indexes = {index.name for index in db.get_indexes("study")}
         if "study_study_instance_uid" in indexes:  # unique, before there were institutions
@@ -360,4 +365,7 @@ def make_index(db: Database) -> bool:
         for index in _OUTGROWN:
             if index in indexes:
                 db.execute(peewee.SQL(f"DROP INDEX {index}"))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        if of_study and "mixed" not in of_study:
+            of_two = Series.select(Series.study).join(Instance).where(Instance.other_patient)
+            Study.update(mixed=True).where(Study.id.in_(of_two)).execute(db)
         return bool(of_series) and not _CAME_LATER_IN_SERIES.keys() <= of_series

@@ -37,6 +37,7 @@ _CAME_LATER = {
         "institutional_department_key",
         "arrived_from",
         "arrived_at_utc",
+        "mixed",
     ),
     "series": (
         "performed_procedure_step_start_date",
@@ -116,6 +117,7 @@ def test_everything_is_the_default_institutions_and_reached_as_before(tmp_path: 
     door, archive, worklist, _ = open_all(tmp_path, db)
     people_in(door.accounts)
     put(archive, _requested(), ORIGIN.institution)
+    put(archive, pydicom_file("MR_small.dcm", SeriesInstanceUID="1.2.3", PatientID="X"), ORIGIN.institution)
     door.rules.add("refusal", STUDY, "doctor", until_utc=None, reason="x", made_by="admin")
     withdrawn = door.consents.withdraw(PatientKey("HOSP", "P1"), "admin", ["radiologist"])
     worklist.put(Entry("RIS-1", (), item_json()), scheduled_item(item_json()), date(2026, 1, 5))
@@ -134,7 +136,7 @@ def test_everything_is_the_default_institutions_and_reached_as_before(tmp_path: 
     excepted = door.principal(radiologist.user_id)
     assert excepted is not None
     (row,) = archive.reading.find_studies(scope_of(excepted, Action.VIEW), StudyQuery())
-    assert (row.institution, row.study_instance_uid) == ("default", STUDY)
+    assert (row.institution, row.study_instance_uid, row.mixed) == ("default", STUDY, True)
     (series,) = archive.reading.find_series(
         scope_of(excepted, Action.VIEW), SeriesQuery(request_requested_procedure_id="RP7")
     )
