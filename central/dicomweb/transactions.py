@@ -80,6 +80,7 @@ FRAMES: Final = _whole(FRAME_NUMBER, f"(,{FRAME_NUMBER})*")
 ELEMENT: Final = _whole(bulk_data.ELEMENT)
 _NUMBER: Final = r"[+-]?[0-9]{1,9}(\.[0-9]{1,9})?"
 _ABOVE_ZERO: Final = r"(0\.[0-9]{0,8}[1-9]|[1-9][0-9]{0,8}(\.[0-9]{1,9})?)"
+_FROM_ZERO: Final = r"([0-9]{1,9}(\.[0-9]{1,9})?)"
 _SIDE: Final = "([1-9][0-9]{0,2}|[1-7][0-9]{3}|80[0-9]{2}|81[0-8][0-9]|819[0-2])"  # 1 to MAX_VIEWPORT
 _DATE: Final = "[0-9]{8}"
 _TIME: Final = r"[0-9]{2}([0-9]{2}([0-9]{2}(\.[0-9]{1,6})?)?)?"
@@ -117,8 +118,13 @@ _VIEW: Final = (
         schema=_whole(_NUMBER, ",", _ABOVE_ZERO, "(,(linear|linear-exact|sigmoid))?"),
     ),
     Parameter(
-        "viewport", "<columns>,<rows>: what the picture must fit into", schema=_whole(_SIDE, ",", _SIDE)
+        "viewport",
+        "<columns>,<rows>: what it must fit into; [,<left>,<top>,<width>,<height>]: of which part of the image",
+        schema=_whole(
+            _SIDE, ",", _SIDE, f"(,{_FROM_ZERO}?,{_FROM_ZERO}?,(-?{_ABOVE_ZERO})?,(-?{_ABOVE_ZERO})?)?"
+        ),
     ),
+    Parameter("quality", "of image/jpeg", "integer", schema={"minimum": 1, "maximum": 100}),
 )
 _OF_A_SIDE: Final = {"minimum": 1, "maximum": MAX_VIEWPORT}
 _URI: Final = (
@@ -136,6 +142,8 @@ _URI: Final = (
     ),
     Parameter("rows", "of a picture: rows it must fit into", "integer", schema=_OF_A_SIDE),
     Parameter("columns", "of a picture: columns it must fit into", "integer", schema=_OF_A_SIDE),
+    Parameter("imageQuality", "of image/jpeg", "integer", schema={"minimum": 1, "maximum": 100}),
+    Parameter("region", "of a picture: <left>,<top>,<right>,<bottom> of the image, from 0.0 to 1.0"),
     Parameter("windowCenter", "of a picture, with windowWidth", "number"),
     Parameter("windowWidth", "of a picture, with windowCenter", "number", schema={"exclusiveMinimum": 0}),
 )

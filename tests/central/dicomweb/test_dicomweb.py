@@ -203,6 +203,12 @@ def test_a_picture_as_asked_for(house: House) -> None:
         assert Image.open(BytesIO(answer.content)).size == (32, 32)
         assert client.get(f"{base}/frames/2/rendered?window=1,1").content != answer.content
         assert_problem(client.get(f"{base}/rendered?window=x"), 400)
+        part = client.get(f"{base}/rendered?viewport=10,20,5,5,10,20&quality=50&annotation=patient,technique")
+        assert Image.open(BytesIO(part.content)).size == (10, 20)
+        assert part.headers["warning"].endswith('not supported: patient, technique"')
+        small, large = (client.get(f"{base}/rendered?quality={quality}") for quality in (10, 95))
+        assert len(small.content) < len(large.content)
+        assert small.headers["etag"] != large.headers["etag"]
         several = client.get(
             f"{base}/frames/1,2/rendered"
         )  # what is not said is chosen so that it can be had
