@@ -311,6 +311,7 @@ def _rows(count: int, institutions: int) -> Iterator[tuple[tuple[Any, ...], list
             "referring_physician_key": keys[0],
             "modalities": made.modalities,
             "number_of_series": len(modalities),
+            "mixed": False,
             "number_of_instances": len(modalities),
             "institution": made.institution,
             "requesting_service_key": department_key(made.department),
@@ -332,6 +333,9 @@ def _rows(count: int, institutions: int) -> Iterator[tuple[tuple[Any, ...], list
                 "body_part_examined": "",
                 "series_date": made.study_date,
                 "series_time": made.study_time,
+                "performed_procedure_step_start_date": "",
+                "performed_procedure_step_start_time": "",
+                "request_attributes": "",
                 "number_of_instances": 1,
             }
             series.append(tuple(one[column] for column in series_columns))

@@ -84,9 +84,8 @@ def wait_until_visible(http: httpx.Client, study_uid: str, images: int) -> float
     """Seconds until QIDO-RS shows the whole study."""
     began = time.perf_counter()
     while time.perf_counter() - began < _GIVE_UP_S:
-        found = (
-            http.get("/dicom-web/studies", params={"StudyInstanceUID": study_uid}).raise_for_status().json()
-        )
+        answer = http.get("/dicom-web/studies", params={"StudyInstanceUID": study_uid}).raise_for_status()
+        found = answer.json() if answer.content else []
         if found and found[0]["00201208"]["Value"][0] == images:
             return time.perf_counter() - began
     raise SystemExit(f"the study was not visible after {_GIVE_UP_S:.0f} s")

@@ -26,6 +26,7 @@ from central.archive.reading import Reading
 from central.archive.receiving import Receiving
 from central.archive.removal import Removal
 from central.archive.renditions import Renditions, RenditionSpace
+from central.archive.steps import read_again
 from central.archive.study_keys import StudyKeys
 from central.archive.tables import Instance, make_index
 from central.archive.text_index import make_text_index
@@ -97,7 +98,9 @@ class Archive:
         OSError : the folder cannot be made or read.
         KeyFileError : a key that objects need is missing or damaged.
         """
-        make_index(db)
+        with db.writing():
+            if make_index(db):
+                read_again(db)
         make_consent_tables(db)  # which access writes, and every search looks into
         make_text_index(db)
         make_postings(db)

@@ -37,6 +37,7 @@ from central.archive.tables import (
     Rendition,
     SealedContent,
     Series,
+    SeriesRequest,
     Study,
     StudyKey,
 )
@@ -45,7 +46,17 @@ from central.database import Database
 from central.institution import DEFAULT_INSTITUTION
 from central.prepared import Prepared, given
 
-_TABLES: Final = (StudyKey, SealedContent, Rendition, Metadata, Instance, Series, Study, Posting)
+_TABLES: Final = (
+    StudyKey,
+    SealedContent,
+    Rendition,
+    Metadata,
+    Instance,
+    SeriesRequest,
+    Series,
+    Study,
+    Posting,
+)
 _ERASED_BY: Final = Prepared(
     ErasedStudy.select(ErasedStudy.institution).where(
         ErasedStudy.study_instance_uid == given("study_instance_uid")
@@ -278,6 +289,7 @@ class Erasures:
         instances = Instance.select(Instance.id).where(Instance.series.in_(series))
         Metadata.delete().where(Metadata.instance.in_(instances)).execute(db)
         Instance.delete().where(Instance.series.in_(series)).execute(db)
+        SeriesRequest.delete().where(SeriesRequest.series.in_(series)).execute(db)
         Series.delete().where(Series.study.in_(Study.select(Study.id).where(its))).execute(db)
         ids = [at for (at,) in Study.select(Study.id).where(its).tuples().execute(db)]
         Study.delete().where(its).execute(db)

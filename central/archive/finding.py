@@ -32,16 +32,21 @@ from central.archive.candidates import (
     terms_of,
 )
 from central.archive.granted import BY_NUMBER, IN_STUDY, granted_in, held_by
-from central.archive.narrowing import study_keys, with_narrowest
+from central.archive.mixed import instances_as_read, modalities_read, series_as_read, studies_as_read
+from central.archive.modalities import spelled_out
+from central.archive.narrowing import Key, study_keys, with_narrowest
 from central.archive.query import (
     Condition,
     InstanceQuery,
     SeriesQuery,
     StudyQuery,
+    code_list,
     has_wildcard,
     matches_codes,
+    matches_date,
     matches_number,
     matches_text,
+    matches_time,
     matches_uids,
     matches_until,
 )
@@ -56,6 +61,7 @@ from central.archive.reach import (
     within,
 )
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
+from central.archive.steps import matches_request
 from central.archive.tables import Instance, Series, Study
 from central.database import Among, AmongFound, Database, Once, Sqlite, rows_of
 from central.prepared import Prepared
@@ -90,6 +96,7 @@ _STUDY: Final = (
     Study.modalities,
     Study.number_of_series,
     Study.number_of_instances,
+    Study.mixed,
 )
 _WHOLE_STUDY: Final = Once(Study, peewee.NodeList(_STUDY, ", "))
 _SERIES: Final = (
@@ -102,6 +109,9 @@ _SERIES: Final = (
     Series.series_date,
     Series.series_time,
     Series.number_of_instances,
+    Series.performed_procedure_step_start_date,
+    Series.performed_procedure_step_start_time,
+    Series.request_attributes,
 )
 _INSTANCE: Final = (
     *_SERIES,
@@ -121,7 +131,11 @@ _AT_MODALITIES: Final = [column.name for column in _STUDY].index("modalities")
 
 def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow]:
     """Newest first. A study that two institutions of the scope hold is there twice, as each holds it."""
-    keys, ways = study_keys(db, query), ways_of(scope)
+    return studies_as_read(db, scope, _found(db, scope, spelled_out(db, query)))
+
+
+def _found(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow]:
+    keys, ways = [*study_keys(db, query), *_read_keys(scope, query)], ways_of(scope)
     # Who reaches but few studies needs no key that leads to few.
     wide = any(way.in_order for way in ways)
     looking = [key.looking for key in keys]
@@ -165,7 +179,8 @@ def _by_sets(
         reached.append(of_departments(sorted(physicians), sorted(services)))
     few = [way.condition for way in ways if not way.in_order]
     page = Page(query.offset, query.limit, query.study_date)
-    passing = Passing(taken_away(scope), page) if query.offset >= _DEEP and says_all(query) else None
+    is_said = says_all(query) and not _read_keys(scope, query)
+    passing = Passing(taken_away(scope), page) if query.offset >= _DEEP and is_said else None
     # Of the candidates, then of those that wait, then of what is on the page: the same each time.
     said = [Once(Study, reduce(and_, looking, within(scope, narrow=True)))]
     ids = page_by_sets(db, few, reached, said, terms_of(query), page, passing)
@@ -238,7 +253,8 @@ def _columns_of(query: Any, *names: str) -> Any:
 def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRow]:
     """Newest study first, then by Series Number."""
     select = Series.select(*_SERIES).join(Study).order_by(*_NEWEST_FIRST, *BY_NUMBER)
-    keys, is_narrow = with_narrowest(db, study_keys(db, query.study))
+    above = spelled_out(db, query.study)
+    keys, is_narrow = with_narrowest(db, [*study_keys(db, above), *_read_keys(scope, above)])
     conditions = [
         within(scope, narrow=is_narrow or bool(query.series_instance_uid)),
         has_readable(scope),
@@ -246,7 +262,7 @@ def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRo
         *_series_keys(query),
     ]
     found = _page(select, conditions, query.limit, query.offset)
-    return [_series_row(columns) for columns in rows_of(db, found)]
+    return series_as_read(db, scope, [_series_row(columns) for columns in rows_of(db, found)])
 
 
 def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[InstanceRow]:
@@ -254,7 +270,8 @@ def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[Ins
     if (found := _by_uids(db, scope, query)) is not None:
         return found
     select = Instance.select(*_INSTANCE).join(Series).join(Study).order_by(*_NEWEST_FIRST, *IN_STUDY)
-    keys, is_narrow = with_narrowest(db, study_keys(db, query.series.study))
+    above = spelled_out(db, query.series.study)
+    keys, is_narrow = with_narrowest(db, [*study_keys(db, above), *_read_keys(scope, above)])
     is_narrow = is_narrow or bool(query.series.series_instance_uid or query.sop_instance_uid)
     conditions = [
         within(scope, narrow=is_narrow),
@@ -265,7 +282,8 @@ def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[Ins
         matches_uids(Instance.sop_class_uid, query.sop_class_uid),
         matches_number(Instance.instance_number, query.instance_number),
     ]
-    return _instance_rows(rows_of(db, _page(select, conditions, query.limit, query.offset)))
+    found = _instance_rows(rows_of(db, _page(select, conditions, query.limit, query.offset)))
+    return instances_as_read(db, scope, found)
 
 
 def _by_uids(db: Database, scope: Scope, query: InstanceQuery) -> list[InstanceRow] | None:
@@ -305,6 +323,11 @@ def _of_uids(*, holders: int, one_series: bool, one_instance: bool) -> Prepared:
     )
 
 
+def _read_keys(scope: Scope, query: StudyQuery) -> list[Key]:
+    read = modalities_read(scope, code_list(query.modalities_in_study))
+    return [] if read is None else [Key(read)]
+
+
 def _series_keys(query: SeriesQuery) -> Conditions:
     return [
         matches_uids(Series.series_instance_uid, query.series_instance_uid),
@@ -312,6 +335,9 @@ def _series_keys(query: SeriesQuery) -> Conditions:
         matches_number(Series.series_number, query.series_number),
         matches_text(Series.series_description_key, query.series_description, folded=True),
         matches_codes(Series.body_part_examined, query.body_part_examined),
+        matches_date(Series.performed_procedure_step_start_date, query.performed_procedure_step_start_date),
+        matches_time(Series.performed_procedure_step_start_time, query.performed_procedure_step_start_time),
+        matches_request(query.request_scheduled_procedure_step_id, query.request_requested_procedure_id),
     ]
 
 

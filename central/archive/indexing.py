@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from central.archive.attributes import Attributes
 from central.archive.objects import StoredObject
+from central.archive.steps import steps_in
 from central.archive.tables import Instance, Metadata, OrderedStudy, Series, Study
 from central.database import Database, Unindexed, put
 from central.institution import DEFAULT_INSTITUTION
@@ -94,7 +95,7 @@ def add_to_index(
     if _KNOWN.first(db, sha256=stored.sha256, institution=origin.institution):
         return Outcome.DUPLICATE
     study, names_other_patient = _study(db, attributes, origin)
-    series_id, series_is_new = _series(db, attributes, study["id"])
+    series_id, series_is_new = _series(db, attributes, metadata, study["id"])
     others = _SAME_UID.rows(db, sop_instance_uid=attributes.sop_instance_uid, institution=origin.institution)
     current = not any(other["series_id"] == series_id and other["current"] for other in others)
     made = _ADD_INSTANCE.first(
@@ -146,6 +147,7 @@ def _study(db: Database, attributes: Attributes, origin: ObjectOrigin) -> tuple[
         row = {
             **sent,
             "modalities": "",
+            "mixed": False,
             "number_of_series": 0,
             "number_of_instances": 0,
             "institution": origin.institution,
@@ -162,6 +164,8 @@ def _study(db: Database, attributes: Attributes, origin: ObjectOrigin) -> tuple[
         row[name] and sent[name] and row[name] != sent[name]
         for name in ("patient_id", "issuer_of_patient_id")
     )
+    if other_patient and not row["mixed"]:
+        Study.update(mixed=True).where(Study.id == row["id"]).execute(db)
     if not other_patient:
         filled = {name: value for name, value in sent.items() if value and not row[name]}
         if filled:
@@ -169,12 +173,14 @@ def _study(db: Database, attributes: Attributes, origin: ObjectOrigin) -> tuple[
     return row, other_patient
 
 
-def _series(db: Database, attributes: Attributes, study_id: int) -> tuple[int, bool]:
+def _series(db: Database, attributes: Attributes, metadata: bytes, study_id: int) -> tuple[int, bool]:
     row = _FIND_SERIES.first(db, study=study_id, series_instance_uid=attributes.series_instance_uid)
     if row is not None:
         return row["id"], False
-    made = _ADD_SERIES.first(db, **attributes.series, study=study_id, number_of_instances=0)
+    steps = steps_in(metadata)
+    made = _ADD_SERIES.first(db, **attributes.series, **steps.columns, study=study_id, number_of_instances=0)
     assert made is not None, "an insert gives its key"
+    steps.add_requests(db, made["id"])
     return made["id"], True
 
 

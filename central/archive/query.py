@@ -65,13 +65,18 @@ class StudyQuery:
 
 @dataclass(frozen=True)
 class SeriesQuery:
-    """Keys at series level; `study` holds those above (its limit and offset are not looked at)."""
+    """Keys at series level; `study` holds those above (its limit and offset are not looked at). Those that begin with
+    ``request`` are of one item of its Request Attributes Sequence."""
 
     series_instance_uid: str = ""
     modality: str = ""
     series_number: str = ""
     series_description: str = ""
     body_part_examined: str = ""
+    performed_procedure_step_start_date: str = ""
+    performed_procedure_step_start_time: str = ""
+    request_scheduled_procedure_step_id: str = ""
+    request_requested_procedure_id: str = ""
     study: StudyQuery = field(default_factory=StudyQuery)
     limit: int | None = 100
     offset: int = 0
@@ -186,10 +191,14 @@ def matches_uids(column: peewee.ColumnBase, key: str) -> peewee.Expression | Non
         raise QueryError(str(error)) from error
 
 
-def matches_codes(column: peewee.ColumnBase, key: str) -> peewee.Expression | None:
-    """A list of code strings such as modalities."""
+def matches_codes(column: peewee.ColumnBase, key: str) -> Condition | None:
+    """A list of code strings such as modalities; each may have wildcards."""
     values = code_list(key)
-    return column.in_(values) if values else None
+    patterns = [value for value in values if has_wildcard(value)]
+    literal = [value for value in values if value not in patterns]
+    either = [matches_text(column, pattern) for pattern in patterns]
+    either += [column.in_(literal)] if literal else []
+    return reduce(or_, either) if either else None
 
 
 def code_list(key: str) -> list[str]:
@@ -225,6 +234,26 @@ def _matches_range(
 def has_wildcard(pattern: str) -> bool:
     """Whether `pattern` stands for more than itself."""
     return "*" in pattern or "?" in pattern
+
+
+def is_like(pattern: str, text: str) -> bool:
+    """Whether `text` is what `pattern` with ``*`` and ``?`` stands for; case counts.
+
+    By the two-pointer walk, linear where there is one star: as a regular expression a key could take for ever.
+    """
+    star = -1
+    at = place = mark = 0
+    while place < len(text):
+        if at < len(pattern) and pattern[at] in ("?", text[place]) and pattern[at] != "*":
+            at, place = at + 1, place + 1
+        elif at < len(pattern) and pattern[at] == "*":
+            star, mark, at = at, place, at + 1
+        elif star >= 0:
+            mark += 1
+            at, place = star + 1, mark
+        else:
+            return False
+    return all(sign == "*" for sign in pattern[at:])
 
 
 def _checked(key: str) -> str:

@@ -179,7 +179,7 @@ def has_readable(scope: Scope) -> Any:
     return peewee.fn.EXISTS(its)
 
 
-def readable(scope: Scope) -> peewee.Expression:
+def readable(scope: Scope, of: Any = Instance) -> peewee.Expression:
     """The contents that reads return; an instance that names another patient only to those who see everything."""
-    current = Instance.current == True  # noqa: E712  # SQL
-    return current if scope.everything else current & (Instance.other_patient == False)  # noqa: E712  # SQL
+    current: peewee.Expression = of.current == True  # noqa: E712  # SQL
+    return current if scope.everything else current & (of.other_patient == False)  # noqa: E712  # SQL

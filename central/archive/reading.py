@@ -6,7 +6,7 @@ Always true: what reads return is byte for byte what was written; every read tak
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -14,6 +14,7 @@ from central.access.policy import Grant, PatientKey, Scope, StudyFacts, scope_of
 from central.archive import finding, granted
 from central.archive.dicom_json import with_bulk_data_at
 from central.archive.errors import NoSuchInstanceError
+from central.archive.included import Element, included
 from central.archive.opening import Opening
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from central.archive.reach import is_patient
@@ -45,6 +46,12 @@ class Reading:
     def find_instances(self, scope: Scope, query: InstanceQuery) -> list[InstanceRow]:
         """Instances within `scope` that match. QueryError for a malformed key."""
         return finding.find_instances(self._db, scope, query)
+
+    def included(
+        self, scope: Scope, rows: Sequence[StudyRow | SeriesRow | InstanceRow], tags: Collection[str]
+    ) -> Iterator[dict[str, Element]]:
+        """Of each of `rows`, all of one kind and found with `scope`, further elements by tag, as DICOM JSON."""
+        return included(self._db, scope, rows, tags)
 
     def facts(self, study_instance_uid: str) -> StudyFacts | None:
         """What the policy needs to know of a study, as each institution holds it; None when it is not here."""

@@ -14,7 +14,8 @@ from central.archive.sealed_file import ObjectFile
 
 @dataclass(frozen=True)
 class StudyRow:
-    """`referring_physician_name` and `patient_name` are as in the first instance that came. `id` is the index's own."""
+    """`referring_physician_name` and `patient_name` are as in the first instance that came. `id` is the index's own.
+    `mixed`: there is an instance of another patient in it."""
 
     id: int
     institution: str
@@ -33,10 +34,13 @@ class StudyRow:
     modalities_in_study: tuple[str, ...]
     number_of_study_related_series: int
     number_of_study_related_instances: int
+    mixed: bool = False
 
 
 @dataclass(frozen=True)
 class SeriesRow:
+    """`request_attributes` is the value of that sequence as DICOM JSON, "" without one."""
+
     study: StudyRow
     series_instance_uid: str
     modality: str
@@ -46,6 +50,9 @@ class SeriesRow:
     series_date: str
     series_time: str
     number_of_series_related_instances: int
+    performed_procedure_step_start_date: str = ""
+    performed_procedure_step_start_time: str = ""
+    request_attributes: str = ""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ class Study(peewee.Model):
 
     `modalities` is sorted and separated by ``\\``. `referring_physician_key` is access.person_name_key, the keys of
     requesting service (0032,1033) and institutional department (0008,1040) are access.department_key. `arrived_from`
-    and `arrived_at_utc` (seconds since 1970) are of the first instance.
+    and `arrived_at_utc` (seconds since 1970) are of the first instance. `mixed`: there is an instance in it that names
+    another patient; counts and modalities are of everything, and `central.archive.mixed` says what others are told.
     """
 
     id = peewee.AutoField()
@@ -51,6 +52,7 @@ class Study(peewee.Model):
     institutional_department_key = peewee.TextField(default="")
     arrived_from = peewee.TextField(default="")
     arrived_at_utc = peewee.BigIntegerField(default=0)
+    mixed = peewee.BooleanField(default=False)
 
     class Meta:
         table_name = "study"
@@ -69,7 +71,10 @@ class Study(peewee.Model):
 
 
 class Series(peewee.Model):
-    """Unique in its study: that two studies claim one series UID must hide neither."""
+    """Unique in its study: that two studies claim one series UID must hide neither.
+
+    `request_attributes` is the Request Attributes Sequence as DICOM JSON, "" without one.
+    """
 
     id = peewee.AutoField()
     study = peewee.ForeignKeyField(Study, backref="series")
@@ -82,10 +87,24 @@ class Series(peewee.Model):
     series_date = peewee.TextField()
     series_time = peewee.TextField()
     number_of_instances = peewee.IntegerField()
+    performed_procedure_step_start_date = peewee.TextField(default="")
+    performed_procedure_step_start_time = peewee.TextField(default="")
+    request_attributes = peewee.TextField(default="")
 
     class Meta:
         table_name = "series"
         indexes = ((("study", "series_instance_uid"), True),)
+
+
+class SeriesRequest(peewee.Model):
+    """One item of a series' Request Attributes Sequence (`central.archive.steps`)."""
+
+    series = peewee.ForeignKeyField(Series)
+    scheduled_procedure_step_id = peewee.TextField(index=True)
+    requested_procedure_id = peewee.TextField(index=True)
+
+    class Meta:
+        table_name = "series_request"
 
 
 class Instance(peewee.Model):
@@ -270,6 +289,7 @@ class ScrubState(peewee.Model):
 MODELS: Final = (
     Study,
     Series,
+    SeriesRequest,
     Instance,
     Metadata,
     OrderedStudy,
@@ -289,7 +309,11 @@ _CAME_LATER: Final = {
     "arrived_from": "TEXT NOT NULL DEFAULT ''",
     "arrived_at_utc": "BIGINT NOT NULL DEFAULT 0",
 }
-
+_CAME_LATER_IN_SERIES: Final = {
+    "performed_procedure_step_start_date": "TEXT NOT NULL DEFAULT ''",
+    "performed_procedure_step_start_time": "TEXT NOT NULL DEFAULT ''",
+    "request_attributes": "TEXT NOT NULL DEFAULT ''",
+}
 
 _OUTGROWN: Final = (
     "study_referring_physician_key_study_date",
@@ -318,9 +342,16 @@ def _newest_first(db: Database) -> str:
     return f"CREATE INDEX IF NOT EXISTS study_newest_first ON study ({', '.join(columns)})"
 
 
-def make_index(db: Database) -> None:
-    """Make the tables where they are missing, and bring older ones up: their studies are the default institution's."""
+def make_index(db: Database) -> bool:
+    """Make the tables where they are missing, and bring older ones up: their studies are the default institution's.
+    Whether there may be series that lack what `central.archive.steps` reads; the caller's transaction goes on to that.
+    """
     with db.writing():
+        of_study, of_series = (
+            {column.name for column in db.get_columns(name)} for name in ("study", "series")
+        )
+        grow_table(db, "study", {"mixed": "BOOLEAN NOT NULL DEFAULT FALSE"})
+        grow_table(db, "series", _CAME_LATER_IN_SERIES)
         indexes = {index.name for index in db.get_indexes("study")}
         if "study_study_instance_uid" in indexes:  # unique, before there were institutions
             grow_table(db, "study", _CAME_LATER, outgrown=("study_study_instance_uid", "instance_sha256"))
@@ -334,3 +365,7 @@ def make_index(db: Database) -> None:
         for index in _OUTGROWN:
             if index in indexes:
                 db.execute(peewee.SQL(f"DROP INDEX {index}"))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        if of_study and "mixed" not in of_study:
+            of_two = Series.select(Series.study).join(Instance).where(Instance.other_patient)
+            Study.update(mixed=True).where(Study.id.in_(of_two)).execute(db)
+        return bool(of_series) and not _CAME_LATER_IN_SERIES.keys() <= of_series

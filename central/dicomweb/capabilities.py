@@ -28,6 +28,7 @@ from central.dicomweb.transactions import (
 WADL: Final = "application/vnd.sun.wadl+xml"
 _OFFERS: Final = (Offer(WADL), Offer("application/json"))
 _PLACE: Final = re.compile(r"\{(\w+)(?::path)?\}")
+_WITHOUT_CONTENT: Final = (204, 304)
 _PROBLEM: Final = "application/problem+json"
 _REFUSALS: Final = (400, 401, 404, 406, 503)
 _REFUSALS_OF_STORING: Final = (400, 401, 403, 406, 408, 413, 415, 503)
@@ -152,7 +153,7 @@ def _operation(transaction: Transaction) -> dict[str, Any]:
     responses: dict[str, Any] = {
         str(status): {
             "description": HTTPStatus(status).phrase,
-            **({"content": content} if status != 304 else {}),
+            **({"content": content} if status not in _WITHOUT_CONTENT else {}),
             **({"headers": said} if 206 in transaction.statuses else {}),
         }
         for status in transaction.statuses
@@ -233,7 +234,7 @@ def _method(transaction: Transaction) -> str:
         f"<representation mediaType={quoteattr(media_type)}/>" for media_type in transaction.media_types
     )
     responses = "".join(
-        f'<response status="{status}">{"" if status == 304 else body}</response>'
+        f'<response status="{status}">{"" if status in _WITHOUT_CONTENT else body}</response>'
         for status in transaction.statuses
     )
     return (

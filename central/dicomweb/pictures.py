@@ -64,9 +64,11 @@ class Pictures:
         numbers = _numbers(request, "frames")
         offers = _MANY_OFFERS if len(numbers) > 1 else PICTURE_OFFERS + _MANY_OFFERS
         offer = choose(accept_of(request), offers)
-        return self._pictures(
-            request, offer, view_parameters(request.query_params, offer.media_type), numbers
-        )
+        view = view_parameters(request.query_params, offer.media_type)
+        answer = self._pictures(request, offer, view, numbers)
+        if annotations := request.query_params.get("annotation"):
+            answer.headers["Warning"] = _not_drawn(annotations)
+        return answer
 
     def thumbnail(self, request: Request) -> Response:
         numbers = _numbers(request, "frame")
@@ -120,6 +122,12 @@ class Pictures:
     def _draw(self, grant: Grant, shown: _Drawn, view: ViewParameters) -> bytes:
         stored = self._archive.open_instance(grant, shown.series_instance_uid, shown.sop_instance_uid)
         return self._renderer.render(Job(stored.path, stored.transfer_syntax_uid, shown.frame, view))
+
+
+def _not_drawn(annotations: str) -> str:
+    """The Warning of section 8.3.5.1.1: nothing is burned in. It goes into a header, so only names are repeated."""
+    names = [name for name in annotations.split(",") if name.isascii() and name.isalpha()] or ["all"]
+    return f'299 dicomnet "the following annotation values are not supported: {", ".join(names)[:100]}"'
 
 
 def _numbers(request: Request, place: str) -> list[int]:

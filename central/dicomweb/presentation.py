@@ -7,6 +7,7 @@ Runs in a worker process only (see `central.dicomweb.render`).
 from __future__ import annotations
 
 import io
+import math
 from typing import Final
 
 import numpy as np
@@ -18,9 +19,8 @@ from pydicom.uid import ExplicitVRBigEndian
 from central.dicomweb.decode import Array, Decoded
 from central.dicomweb.errors import NotAnImageError
 from central.dicomweb.pixel_data import StoredImage
-from central.dicomweb.view_parameters import ViewParameters, Window, WindowFunction
+from central.dicomweb.view_parameters import Region, ViewParameters, Window, WindowFunction
 
-JPEG_QUALITY: Final = 90
 _PALETTE_WORDS: Final = tuple(
     f"{prefix}{colour}PaletteColorLookupTableData"
     for prefix in ("", "Segmented")
@@ -47,6 +47,8 @@ def picture(stored: StoredImage, decoded: Decoded, frame: int, view: ViewParamet
             image = Image.fromarray(np.ascontiguousarray(_colour(decoded, stored)), "RGB")
     except (ValueError, AttributeError, KeyError, TypeError, IndexError, NotImplementedError) as error:
         raise NotAnImageError("the lookup tables or colours of this image are not understood") from error
+    if view.region is not None:
+        image = _part(image, view.region)
     if view.viewport is not None:
         scale = min(view.viewport[0] / image.width, view.viewport[1] / image.height)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -55,8 +57,27 @@ def picture(stored: StoredImage, decoded: Decoded, frame: int, view: ViewParamet
     if view.media_type == "image/png":
         image.save(out, "PNG", compress_level=3)
     else:
-        image.save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        image.save(out, "JPEG", quality=view.quality, subsampling=0)
     return out.getvalue()
+
+
+def _part(image: Image.Image, region: Region) -> Image.Image:
+    columns, rows = (image.width, image.height) if region.is_share else (1, 1)
+    left, top = region.left * columns, region.top * rows
+    width = image.width - left if region.width is None else region.width * columns
+    height = image.height - top if region.height is None else region.height * rows
+    box = (
+        math.floor(left),
+        math.floor(top),
+        min(image.width, math.ceil(left + abs(width))),
+        min(image.height, math.ceil(top + abs(height))),
+    )
+    if box[0] >= box[2] or box[1] >= box[3]:
+        raise NotAnImageError("the part that is asked for lies outside of this image")
+    part = image.crop(box)
+    if width < 0:
+        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return part.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if height < 0 else part
 
 
 def _grey(decoded: Decoded, header: Dataset, frame: int, window: Window | None) -> Array:

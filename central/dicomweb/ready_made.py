@@ -74,7 +74,9 @@ class ReadyMade:
         sources = self._archive.sources(grant, series_instance_uid, sop_instance_uid)
         chosen = _middle_image(sources, is_named=sop_instance_uid is not None)
         # Somebody's own is not kept: nobody else will ask for it.
-        is_kept = view.window is None and view.viewport in (None, THUMBNAIL)
+        is_kept = view.viewport in (None, THUMBNAIL) and view == ViewParameters(
+            view.media_type, viewport=view.viewport
+        )
 
         def make() -> bytes:
             stored = self._archive.open_instance(

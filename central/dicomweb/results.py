@@ -7,7 +7,9 @@ instances of a series have of it.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
 from json.encoder import encode_basestring
 from typing import Final
 
@@ -15,21 +17,28 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 
+More = Iterable[Mapping[str, object]]
 _NAME_GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 
 
-def studies_json(rows: Sequence[StudyRow], base_url: str) -> str:
-    """An array of studies; `base_url` ends in ``/dicom-web``."""
-    return _array(_texts(_study(row) | {"RetrieveURL": _study_url(row, base_url)}) for row in rows)
+def studies_json(rows: Sequence[StudyRow], base_url: str, more: More = ()) -> str:
+    """An array of studies; `base_url` ends in ``/dicom-web``, `more` are further elements of each row, by tag."""
+    return _array((_texts(_study(row) | {"RetrieveURL": _study_url(row, base_url)}) for row in rows), more)
 
 
-def all_series_json(rows: Sequence[SeriesRow], base_url: str) -> str:
-    """An array of series, with the attributes of their studies."""
-    return _array(_texts(_series(row) | {"RetrieveURL": _series_url(row, base_url)}) for row in rows)
+def all_series_json(rows: Sequence[SeriesRow], base_url: str, more: More = ()) -> str:
+    """An array of series, with the attributes of their studies; otherwise as `studies_json`."""
+    return _array(
+        (
+            [*_texts(_series(row) | {"RetrieveURL": _series_url(row, base_url)}), _requests(row)]
+            for row in rows
+        ),
+        more,
+    )
 
 
-def instances_json(rows: Sequence[InstanceRow], base_url: str) -> str:
-    """An array of instances, with the attributes of their studies and series."""
+def instances_json(rows: Sequence[InstanceRow], base_url: str, more: More = ()) -> str:
+    """An array of instances, with the attributes of their studies and series; otherwise as `studies_json`."""
     of_series = dict[
         int, tuple[list[str], str]
     ]()  # by the row's identity: the archive gives each series once
@@ -37,7 +46,8 @@ def instances_json(rows: Sequence[InstanceRow], base_url: str) -> str:
     def texts(row: InstanceRow) -> list[str]:
         known = of_series.get(id(row.series))
         if known is None:
-            known = _texts(_series(row.series)), _series_url(row.series, base_url)
+            texts = [*_texts(_series(row.series)), _requests(row.series)]
+            known = texts, _series_url(row.series, base_url)
             of_series[id(row.series)] = known
         shared, series_url = known
         attributes = {
@@ -53,7 +63,7 @@ def instances_json(rows: Sequence[InstanceRow], base_url: str) -> str:
         }
         return shared + _texts(attributes)
 
-    return _array(map(texts, rows))
+    return _array(map(texts, rows), more)
 
 
 def _study(row: StudyRow) -> dict[str, object]:
@@ -88,7 +98,14 @@ def _series(row: SeriesRow) -> dict[str, object]:
         "SeriesTime": row.series_time,
         "BodyPartExamined": row.body_part_examined,
         "NumberOfSeriesRelatedInstances": row.number_of_series_related_instances,
+        "PerformedProcedureStepStartDate": row.performed_procedure_step_start_date,
+        "PerformedProcedureStepStartTime": row.performed_procedure_step_start_time,
     }
+
+
+def _requests(row: SeriesRow) -> str:
+    head, _ = _head("RequestAttributesSequence")
+    return f'{head},"Value":{row.request_attributes}}}' if row.request_attributes else head + "}"
 
 
 def _study_url(row: StudyRow, base_url: str) -> str:
@@ -99,9 +116,20 @@ def _series_url(row: SeriesRow, base_url: str) -> str:
     return f"{_study_url(row.study, base_url)}/series/{row.series_instance_uid}"
 
 
-def _array(objects: Iterable[list[str]]) -> str:
+def _array(objects: Iterable[list[str]], more: More) -> str:
+    whole = (
+        _with(texts, elements) if elements else texts
+        for texts, elements in zip(objects, chain(more, repeat({})), strict=False)
+    )
     # Each text begins with its tag: in ascending order (section F.2.2).
-    return "[" + ",".join("{" + ",".join(sorted(texts)) + "}" for texts in objects) + "]"
+    return "[" + ",".join("{" + ",".join(sorted(texts)) + "}" for texts in whole) + "]"
+
+
+def _with(texts: Sequence[str], elements: Mapping[str, object]) -> list[str]:
+    """What is answered anyway stays as it is."""
+    answered = {text[1:9] for text in texts}
+    more = (f'"{tag}":{json.dumps(one)}' for tag, one in elements.items() if tag not in answered)
+    return [*texts, *more]
 
 
 def _texts(attributes: Mapping[str, object]) -> list[str]:

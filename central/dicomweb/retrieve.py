@@ -7,6 +7,7 @@ ready-made; a study's or an instance's is put together for each request.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Sequence
 from itertools import chain
 from typing import Final
@@ -24,6 +25,7 @@ from central.dicomweb.conversion import Conversion, converts_to_native
 from central.dicomweb.errors import BadRequestError, NotAcceptableError, NotHereError
 from central.dicomweb.gate import INSTANCE, SERIES, STUDY, Gate, base_url, said_uid
 from central.dicomweb.multipart import (
+    BytesPart,
     FilePart,
     OpenPart,
     Part,
@@ -33,6 +35,7 @@ from central.dicomweb.multipart import (
     multipart_of_parts,
     typed,
 )
+from central.dicomweb.native_model import XML, native_model
 from central.dicomweb.ready_made import ReadyMade, gzip_answer, gzipped, json_array
 from central.dicomweb.render import Renderer
 from central.dicomweb.single_part import (
@@ -45,7 +48,11 @@ from central.dicomweb.single_part import (
 )
 from central.media.file_set import FileSet
 
-_METADATA_OFFERS: Final = (Offer("application/dicom+json"), Offer("application/json"))
+_METADATA_OFFERS: Final = (
+    Offer("application/dicom+json"),
+    Offer("application/json"),
+    Offer(XML, multipart=True),
+)
 DICOM: Final = "application/dicom"
 ZIP: Final = Offer("application/zip")
 _SERIES_KEY: Final = "SeriesInstanceUID"
@@ -132,7 +139,7 @@ class Retrieve:
     def metadata(self, request: Request) -> Response:
         offer = choose(accept_of(request), _METADATA_OFFERS)
         grant, series_uid, sop_uid = self._gate.grant(request, Action.VIEW, "WADO-RS metadata")
-        if series_uid is not None and sop_uid is None:
+        if series_uid is not None and sop_uid is None and not offer.multipart:
             ready = self._ready_made.series_metadata(grant, series_uid, f"{base_url(request)}/studies")
             return gzip_answer(request, ready, offer.media_type)
         objects = self._archive.metadata(
@@ -141,7 +148,10 @@ class Retrieve:
         first = next(objects, None)
         if first is None:
             raise NotHereError
-        body = json_array(chain([first], objects))
+        objects = chain([first], objects)
+        if offer.multipart:
+            return multipart_of_parts(XML, (BytesPart(XML, native_model(json.loads(one))) for one in objects))
+        body = json_array(objects)
         headers = {"Vary": "Accept-Encoding"}
         if takes_gzip(request):
             body = gzipped(body)

@@ -37,7 +37,8 @@ from central.dicomweb.errors import (
 )
 from central.dicomweb.gate import base_url, path_uid
 from central.dicomweb.multipart_reader import boundary_of
-from central.dicomweb.store_response import JSON, XML, as_json, as_xml, response_module, status_of
+from central.dicomweb.native_model import XML, native_model
+from central.dicomweb.store_response import JSON, as_json, response_module, status_of
 from central.institution import DEFAULT_INSTITUTION
 
 SILENCE_S: Final = 60.0
@@ -90,7 +91,7 @@ class Store:
             raise fault
         module = response_module(deposit.stored, deposit.failed, base_url(request))
         return Response(
-            as_xml(module) if offer.media_type == XML else as_json(module),
+            native_model(module) if offer.media_type == XML else as_json(module),
             status_of(deposit.stored, deposit.failed),
             media_type=offer.media_type,
         )

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
-from xml.sax.saxutils import escape, quoteattr
+from typing import Final
 
-from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from central.dicomweb.deposit import Failed, Stored
+from central.dicomweb.native_model import JsonObject
 
 JSON: Final = "application/dicom+json"
-XML: Final = "application/dicom+xml"
-JsonObject = dict[str, Any]
 
 
 def status_of(stored: Sequence[Stored], failed: Sequence[Failed]) -> int:
@@ -65,12 +63,6 @@ def as_json(module: JsonObject) -> bytes:
     return json.dumps(module, separators=(",", ":")).encode()
 
 
-def as_xml(module: JsonObject) -> bytes:
-    """The same as Native DICOM Model (PS3.19 Annex A.1)."""
-    head = '<?xml version="1.0" encoding="UTF-8"?>\n<NativeDicomModel xmlns="http://dicom.nema.org/PS3.19/models/NativeDICOM">'
-    return f"{head}{_xml(module)}</NativeDicomModel>".encode()
-
-
 def _data_set(attributes: Mapping[str, object]) -> JsonObject:
     """Attributes without a value are left out."""
     elements = {}
@@ -83,19 +75,3 @@ def _data_set(attributes: Mapping[str, object]) -> JsonObject:
                 "Value": value if isinstance(value, list) else [value],
             }
     return dict(sorted(elements.items()))
-
-
-def _xml(data_set: JsonObject) -> str:
-    return "".join(
-        f"<DicomAttribute tag={quoteattr(tag)} vr={quoteattr(element['vr'])} "
-        f"keyword={quoteattr(keyword_for_tag(int(tag, 16)))}>"
-        + "".join(_xml_value(number, value) for number, value in enumerate(element["Value"], 1))
-        + "</DicomAttribute>"
-        for tag, element in data_set.items()
-    )
-
-
-def _xml_value(number: int, value: object) -> str:
-    if isinstance(value, dict):
-        return f'<Item number="{number}">{_xml(value)}</Item>'
-    return f'<Value number="{number}">{escape(str(value))}</Value>'

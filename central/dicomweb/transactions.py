@@ -15,6 +15,7 @@ from central.archive.query import MAX_KEY_CHARACTERS
 from central.dicomweb import bulk_data
 from central.dicomweb.frames import FRAME_NUMBER
 from central.dicomweb.gate import INSTANCE, SERIES, STUDY
+from central.dicomweb.native_model import XML
 from central.dicomweb.search_parameters import (
     DEFAULT_LIMIT,
     INSTANCE_KEYS,
@@ -27,6 +28,7 @@ from central.dicomweb.search_parameters import (
 from central.dicomweb.view_parameters import MAX_VIEWPORT
 
 _JSON: Final = ("application/dicom+json", "application/json")
+_DATA_SETS: Final = (*_JSON, f'multipart/related; type="{XML}"')
 _DICOM: Final = 'multipart/related; type="application/dicom"'
 _ZIP: Final = "application/zip"
 _OCTETS: Final = 'multipart/related; type="application/octet-stream"'
@@ -78,6 +80,7 @@ FRAMES: Final = _whole(FRAME_NUMBER, f"(,{FRAME_NUMBER})*")
 ELEMENT: Final = _whole(bulk_data.ELEMENT)
 _NUMBER: Final = r"[+-]?[0-9]{1,9}(\.[0-9]{1,9})?"
 _ABOVE_ZERO: Final = r"(0\.[0-9]{0,8}[1-9]|[1-9][0-9]{0,8}(\.[0-9]{1,9})?)"
+_FROM_ZERO: Final = r"([0-9]{1,9}(\.[0-9]{1,9})?)"
 _SIDE: Final = "([1-9][0-9]{0,2}|[1-7][0-9]{3}|80[0-9]{2}|81[0-8][0-9]|819[0-2])"  # 1 to MAX_VIEWPORT
 _DATE: Final = "[0-9]{8}"
 _TIME: Final = r"[0-9]{2}([0-9]{2}([0-9]{2}(\.[0-9]{1,6})?)?)?"
@@ -115,8 +118,13 @@ _VIEW: Final = (
         schema=_whole(_NUMBER, ",", _ABOVE_ZERO, "(,(linear|linear-exact|sigmoid))?"),
     ),
     Parameter(
-        "viewport", "<columns>,<rows>: what the picture must fit into", schema=_whole(_SIDE, ",", _SIDE)
+        "viewport",
+        "<columns>,<rows>: what it must fit into; [,<left>,<top>,<width>,<height>]: of which part of the image",
+        schema=_whole(
+            _SIDE, ",", _SIDE, f"(,{_FROM_ZERO}?,{_FROM_ZERO}?,(-?{_ABOVE_ZERO})?,(-?{_ABOVE_ZERO})?)?"
+        ),
     ),
+    Parameter("quality", "of image/jpeg", "integer", schema={"minimum": 1, "maximum": 100}),
 )
 _OF_A_SIDE: Final = {"minimum": 1, "maximum": MAX_VIEWPORT}
 _URI: Final = (
@@ -134,13 +142,15 @@ _URI: Final = (
     ),
     Parameter("rows", "of a picture: rows it must fit into", "integer", schema=_OF_A_SIDE),
     Parameter("columns", "of a picture: columns it must fit into", "integer", schema=_OF_A_SIDE),
+    Parameter("imageQuality", "of image/jpeg", "integer", schema={"minimum": 1, "maximum": 100}),
+    Parameter("region", "of a picture: <left>,<top>,<right>,<bottom> of the image, from 0.0 to 1.0"),
     Parameter("windowCenter", "of a picture, with windowWidth", "number"),
     Parameter("windowWidth", "of a picture, with windowCenter", "number", schema={"exclusiveMinimum": 0}),
 )
 
 
 def _key(keyword: str) -> Parameter:
-    schema = _KEYS_OF_VR.get(dictionary_VR(keyword), _ANY_KEY)
+    schema = _KEYS_OF_VR.get(dictionary_VR(keyword.rpartition(".")[2]), _ANY_KEY)
     return Parameter(keyword, "matching key", schema=schema)
 
 
@@ -161,8 +171,14 @@ def accept(transaction: Transaction) -> Parameter:
 _STUDY_IN_PATH: Final = ("StudyInstanceUID",)
 
 
+def _searches(path: str, name: str, *levels: Mapping[str, str], in_path: tuple[str, ...] = ()) -> Transaction:
+    return Transaction(
+        "GET", path, name, "10.6", _DATA_SETS, _keys(*levels, in_path=in_path), statuses=(200, 204)
+    )
+
+
 def _stores(path: str, name: str) -> Transaction:
-    answers = (*_JSON, "application/dicom+xml")
+    answers = (*_JSON, XML)
     return Transaction("POST", path, name, "10.5", answers, statuses=(200, 202, 409), takes=_DICOM)
 
 
@@ -174,39 +190,25 @@ TRANSACTIONS: Final = (
     Transaction(
         "GET", "/wado", "RetrieveByUri", "9", (*_PICTURES, "application/dicom"), _URI, (200, 206, 304)
     ),
-    Transaction("GET", "/studies", "SearchForStudies", "10.6", _JSON, _keys(STUDY_KEYS)),
-    Transaction("GET", "/series", "SearchForSeries", "10.6", _JSON, _keys(STUDY_KEYS, SERIES_KEYS)),
-    Transaction(
-        "GET",
-        "/instances",
-        "SearchForInstances",
-        "10.6",
-        _JSON,
-        _keys(STUDY_KEYS, SERIES_KEYS, INSTANCE_KEYS),
-    ),
-    Transaction(
-        "GET",
-        STUDY + "/series",
-        "SearchForStudySeries",
-        "10.6",
-        _JSON,
-        _keys(STUDY_KEYS, SERIES_KEYS, in_path=_STUDY_IN_PATH),
-    ),
-    Transaction(
-        "GET",
+    _searches("/studies", "SearchForStudies", STUDY_KEYS),
+    _searches("/series", "SearchForSeries", STUDY_KEYS, SERIES_KEYS),
+    _searches("/instances", "SearchForInstances", STUDY_KEYS, SERIES_KEYS, INSTANCE_KEYS),
+    _searches(STUDY + "/series", "SearchForStudySeries", STUDY_KEYS, SERIES_KEYS, in_path=_STUDY_IN_PATH),
+    _searches(
         STUDY + "/instances",
         "SearchForStudyInstances",
-        "10.6",
-        _JSON,
-        _keys(STUDY_KEYS, SERIES_KEYS, INSTANCE_KEYS, in_path=_STUDY_IN_PATH),
+        STUDY_KEYS,
+        SERIES_KEYS,
+        INSTANCE_KEYS,
+        in_path=_STUDY_IN_PATH,
     ),
-    Transaction(
-        "GET",
+    _searches(
         SERIES + "/instances",
         "SearchForStudySeriesInstances",
-        "10.6",
-        _JSON,
-        _keys(STUDY_KEYS, SERIES_KEYS, INSTANCE_KEYS, in_path=(*_STUDY_IN_PATH, "SeriesInstanceUID")),
+        STUDY_KEYS,
+        SERIES_KEYS,
+        INSTANCE_KEYS,
+        in_path=(*_STUDY_IN_PATH, "SeriesInstanceUID"),
     ),
     _stores("/studies", "StoreInstances"),
     _stores(STUDY, "StoreStudyInstances"),
@@ -215,9 +217,9 @@ TRANSACTIONS: Final = (
     Transaction(
         "GET", INSTANCE, "RetrieveInstance", "10.4", (_DICOM, "application/dicom", _ZIP), (), (200, 206, 304)
     ),
-    Transaction("GET", STUDY + "/metadata", "RetrieveStudyMetadata", "10.4", _JSON),
-    Transaction("GET", SERIES + "/metadata", "RetrieveSeriesMetadata", "10.4", _JSON),
-    Transaction("GET", INSTANCE + "/metadata", "RetrieveInstanceMetadata", "10.4", _JSON),
+    Transaction("GET", STUDY + "/metadata", "RetrieveStudyMetadata", "10.4", _DATA_SETS),
+    Transaction("GET", SERIES + "/metadata", "RetrieveSeriesMetadata", "10.4", _DATA_SETS),
+    Transaction("GET", INSTANCE + "/metadata", "RetrieveInstanceMetadata", "10.4", _DATA_SETS),
     Transaction("GET", STUDY + "/bulkdata", "RetrieveStudyBulkdata", "10.4", (_OCTETS,)),
     Transaction("GET", SERIES + "/bulkdata", "RetrieveSeriesBulkdata", "10.4", (_OCTETS,)),
     Transaction("GET", INSTANCE + "/bulkdata", "RetrieveInstanceBulkdata", "10.4", (_OCTETS,)),

@@ -1,4 +1,4 @@
-"""How a picture is asked for: window, viewport and media type (PS3.18 section 8.3.5)."""
+"""How a picture is asked for: window, viewport, part of the image, quality and media type (PS3.18 section 8.3.5)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from central.dicomweb.errors import BadRequestError
 WindowFunction = Literal["linear", "linear-exact", "sigmoid"]
 PictureType = Literal["image/jpeg", "image/png"]
 MAX_VIEWPORT: Final = 8192
+JPEG_QUALITY: Final = 90
+_VIEWPORT: Final = "viewport is <columns>,<rows>[,<left>,<top>,<width>,<height>], the latter of the image"
 _FUNCTIONS: Final = ("linear", "linear-exact", "sigmoid")
 
 
@@ -25,18 +27,35 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Region:
+    """The part of an image that is shown, in its pixels, or in shares of its columns and rows where `is_share`.
+
+    A negative width or height is mirrored; None: up to the edge.
+    """
+
+    left: float = 0.0
+    top: float = 0.0
+    width: float | None = None
+    height: float | None = None
+    is_share: bool = False
+
+
+@dataclass(frozen=True)
 class ViewParameters:
-    """What a request asks of a picture. `viewport`: the columns and rows it must fit into."""
+    """What a request asks of a picture. `viewport`: the columns and rows it must fit into; `quality`: 1 to 100."""
 
     media_type: PictureType = "image/jpeg"
     window: Window | None = None
     viewport: tuple[int, int] | None = None
+    region: Region | None = None
+    quality: int = JPEG_QUALITY
 
 
 def view_parameters(
     query: Mapping[str, str], media_type: str, viewport: tuple[int, int] | None = None
 ) -> ViewParameters:
-    """Read ``window=<centre>,<width>[,<function>]`` and ``viewport=<columns>,<rows>``.
+    """Read ``window=<centre>,<width>[,<function>]``, ``viewport=<columns>,<rows>[,<left>,<top>,<width>,<height>]``,
+    ``quality=<1 to 100>``, and ``region=<left>,<top>,<right>,<bottom>`` in shares of the image.
 
     `viewport` is taken when the request says none.
 
@@ -44,10 +63,16 @@ def view_parameters(
     ------
     BadRequestError : a parameter is malformed or out of range.
     """
+    region = _shares(query["region"]) if "region" in query else None
+    if "viewport" in query:
+        size, *of_image = _viewport_parts(query["viewport"])
+        viewport, region = _viewport(*size), _pixels(*of_image[0]) if of_image else region
     return ViewParameters(
         cast("PictureType", media_type),
         _window(query["window"]) if "window" in query else None,
-        _viewport(query["viewport"]) if "viewport" in query else viewport,
+        viewport,
+        region,
+        _quality(query["quality"]) if "quality" in query else JPEG_QUALITY,
     )
 
 
@@ -65,13 +90,54 @@ def _window(text: str) -> Window:
     return Window(centre, width, cast("WindowFunction", function))
 
 
-def _viewport(text: str) -> tuple[int, int]:
+def _viewport_parts(text: str) -> list[list[str]]:
+    parts = text.split(",")
+    if len(parts) not in (2, 6):
+        raise BadRequestError(_VIEWPORT)
+    return [parts[:2], parts[2:]] if len(parts) == 6 else [parts]
+
+
+def _viewport(columns: str, rows: str) -> tuple[int, int]:
     try:
-        columns, rows = (int(part) for part in text.split(","))
+        size = int(columns), int(rows)
     except ValueError as error:
-        raise BadRequestError(
-            "viewport is <columns>,<rows>; parts of an image are not cut out here"
-        ) from error
-    if not (1 <= columns <= MAX_VIEWPORT and 1 <= rows <= MAX_VIEWPORT):
+        raise BadRequestError(_VIEWPORT) from error
+    if not all(1 <= side <= MAX_VIEWPORT for side in size):
         raise BadRequestError(f"a viewport has 1 to {MAX_VIEWPORT} columns and rows")
-    return columns, rows
+    return size
+
+
+def _pixels(left: str, top: str, width: str, height: str) -> Region:
+    """What is left out is the image's own edge."""
+    try:
+        region = Region(
+            float(left or 0),
+            float(top or 0),
+            float(width) if width else None,
+            float(height) if height else None,
+        )
+    except ValueError as error:
+        raise BadRequestError(_VIEWPORT) from error
+    begins, sides = (
+        (region.left, region.top),
+        [side for side in (region.width, region.height) if side is not None],
+    )
+    if not all(map(math.isfinite, (*begins, *sides))) or min(begins) < 0 or 0 in sides:
+        raise BadRequestError(_VIEWPORT)
+    return region
+
+
+def _shares(text: str) -> Region:
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadRequestError("region is <left>,<top>,<right>,<bottom>, from 0.0 to 1.0") from error
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise BadRequestError("region is <left>,<top>,<right>,<bottom>, from 0.0 to 1.0")
+    return Region(left, top, right - left, bottom - top, is_share=True)
+
+
+def _quality(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 3 or not 1 <= int(text) <= 100:
+        raise BadRequestError("a quality is a whole number from 1 to 100")
+    return int(text)

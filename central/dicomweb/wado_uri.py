@@ -31,8 +31,16 @@ _NAMES: Final = {
 }
 _PICTURES: Final = (Offer("image/jpeg"), Offer("image/png"))
 _OFFERS: Final = (*_PICTURES, Offer(DICOM))
-_OF_PICTURES: Final = ("frameNumber", "rows", "columns", "windowCenter", "windowWidth", "imageQuality")
-_NOT_SUPPORTED: Final = ("anonymize", "annotation", "region", "presentationUID", "presentationSeriesUID")
+_OF_PICTURES: Final = (
+    "frameNumber",
+    "rows",
+    "columns",
+    "windowCenter",
+    "windowWidth",
+    "imageQuality",
+    "region",
+)
+_NOT_SUPPORTED: Final = ("anonymize", "annotation", "presentationUID", "presentationSeriesUID")
 
 
 class WadoUri:
@@ -115,4 +123,8 @@ def _view_query(query: Mapping[str, str]) -> dict[str, str]:
         view["window"] = f"{query.get('windowCenter', '')},{query.get('windowWidth', '')}"
     if "rows" in query or "columns" in query:
         view["viewport"] = f"{query.get('columns', MAX_VIEWPORT)},{query.get('rows', MAX_VIEWPORT)}"
+    if "imageQuality" in query:
+        view["quality"] = query["imageQuality"]
+    if "region" in query:
+        view["region"] = query["region"]
     return view

@@ -21,7 +21,14 @@ from pynetdicom.dsutils import decode, encode
 
 from central.archive.objects import ObjectSink
 from central.dimse.associate import Answered
-from central.dimse.association import PENDING, STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, SUCCESS
+from central.dimse.association import (
+    PENDING,
+    PENDING_WITH_WARNING,
+    STUDY_ROOT_FIND,
+    STUDY_ROOT_GET,
+    STUDY_ROOT_MOVE,
+    SUCCESS,
+)
 from central.dimse.calling import MAX_CONTEXTS, Contexts, called, line_to
 from central.dimse.command_set import store_rsp
 from central.dimse.conversation import Conversation
@@ -32,7 +39,6 @@ from central.dimse.settings import DimseSettings, PeerSettings
 
 MAX_ANSWERS: Final = 5_000
 _SERVICE_SYNTAXES: Final = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian)
-_PENDING_WITH_WARNING: Final = 0xFF01
 _MEDIUM_PRIORITY: Final = 0
 _LEAST_PATIENCE_S: Final = 300.0  # an archive that fetches from tape says nothing for a while
 # In each form that an archive is likely to hold, in a context of its own, so that an instance comes as it is stored.
@@ -125,7 +131,7 @@ class Asker:
             message = self._next(association)
             if not isinstance(message, C_FIND) or message.Status is None:
                 raise PeerGoneError("a C-FIND was answered by something else")
-            if message.Status not in (PENDING, _PENDING_WITH_WARNING):
+            if message.Status not in (PENDING, PENDING_WITH_WARNING):
                 return Found(answers, message.Status == SUCCESS and not is_cut)
             if is_cut or message.Identifier is None:
                 continue

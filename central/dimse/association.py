@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 SUCCESS: Final = 0x0000
 PENDING: Final = 0xFF00
+PENDING_WITH_WARNING: Final = 0xFF01
+"""As `PENDING`, where an optional key of the request is not supported (PS3.4 section C.4.1.1.4)."""
 CANCELLED: Final = 0xFE00
 NOT_AUTHORIZED: Final = 0x0124
 PROCESSING_FAILURE: Final = 0x0110

@@ -18,7 +18,14 @@ from central.archive.query import InstanceQuery, SeriesQuery
 from central.archive.reading import Reading
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
-from central.dimse.association import CANCELLED, PENDING, SUCCESS, UNABLE_TO_PROCESS, Request
+from central.dimse.association import (
+    CANCELLED,
+    PENDING,
+    PENDING_WITH_WARNING,
+    SUCCESS,
+    UNABLE_TO_PROCESS,
+    Request,
+)
 from central.dimse.errors import IdentifierError
 from central.dimse.identifiers import Find, Row, understood
 
@@ -55,6 +62,7 @@ class Query:
             request.respond(UNABLE_TO_PROCESS, "the audit record cannot be written")
 
     def _answer(self, request: Request, find: Find, rows: Iterator[Row]) -> None:
+        pending = PENDING if find.is_whole else PENDING_WITH_WARNING
         for number, row in enumerate(rows):
             if request.is_cancelled:
                 request.respond(CANCELLED)
@@ -62,7 +70,7 @@ class Query:
             if number == self._max_matches:
                 request.respond(_OUT_OF_RESOURCES, f"more than {self._max_matches} matches: ask for less")
                 return
-            request.respond(PENDING, data_set=find.answer(row, self._ae_title))
+            request.respond(pending, data_set=find.answer(row, self._ae_title))
         request.respond(SUCCESS)
 
     def _distinct(self, find: Find, scope: Scope) -> Iterator[Row]:

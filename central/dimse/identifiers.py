@@ -23,6 +23,12 @@ from central.dimse.errors import IdentifierError
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 Row = StudyRow | SeriesRow | InstanceRow
+
+
+def _names(kind: type[Row | StudyQuery | SeriesQuery | InstanceQuery]) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind))
+
+
 _PATIENT_ROOT: Final = frozenset({PATIENT_ROOT_FIND, PATIENT_ROOT_MOVE, PATIENT_ROOT_GET})
 _LEVELS: Final = ("STUDY", "SERIES", "IMAGE")
 _MAX_UIDS: Final = 500  # in one list, as the archive's searches have it
@@ -44,18 +50,37 @@ _UNIQUE_KEYS: Final = {
 _PATIENT_FIELDS: Final = frozenset(
     {"patient_name", "patient_id", "issuer_of_patient_id", "patient_birth_date", "patient_sex"}
 )
+_OF_STUDIES: Final = _names(StudyQuery)
+_OF_SERIES: Final = _OF_STUDIES | _names(SeriesQuery)
+_MATCHED: Final = {
+    "PATIENT": _OF_STUDIES,
+    "STUDY": _OF_STUDIES,
+    "SERIES": _OF_SERIES,
+    "IMAGE": _OF_SERIES | _names(InstanceQuery),
+}
+_ALWAYS: Final = frozenset({"retrieve_ae_title", "instance_availability"})
+_KNOWN: Final = {
+    "PATIENT": _PATIENT_FIELDS | _ALWAYS,
+    "STUDY": _names(StudyRow) | _ALWAYS,
+    "SERIES": _names(StudyRow) | _names(SeriesRow) | _ALWAYS,
+    "IMAGE": _names(StudyRow) | _names(SeriesRow) | _names(InstanceRow) | _ALWAYS,
+}
 _CONTROLS: Final = frozenset({"QueryRetrieveLevel", "SpecificCharacterSet", "TimezoneOffsetFromUTC"})
 _WORD: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 @dataclass(frozen=True)
 class Find:
-    """A C-FIND request understood: its level, its matching keys by field name, and what it wants to know."""
+    """A C-FIND request understood: its level, its matching keys by field name, and what it wants to know.
+
+    `is_whole` False: it has an optional key that is not matched, or not known, at this level.
+    """
 
     level: str
     keys: dict[str, str]
     wanted: tuple[str, ...]
     character_set: str
+    is_whole: bool
 
     def query(self, limit: int, offset: int) -> StudyQuery | SeriesQuery | InstanceQuery:
         page: dict[str, Any] = {"limit": limit, "offset": offset}
@@ -105,19 +130,22 @@ def understood(identifier: Dataset, sop_class_uid: str, *, relational: bool = Fa
         for keyword in _KEYS_ABOVE[level]:
             if not identifier.get(keyword):
                 raise IdentifierError(f"{keyword} is needed at level {level}")
-    keys, wanted = {}, []
+    keys, wanted, is_whole = {}, [], True
+    matched, known = _MATCHED[level], _KNOWN[level]
     for element in identifier:
         keyword = keyword_for_tag(element.tag)
-        if keyword in _CONTROLS or not keyword or element.VR == "SQ":
+        if keyword in _CONTROLS:
             continue
-        keys[field_name(keyword)] = _text(element.value)
+        if not keyword or element.VR == "SQ":
+            is_whole = False
+            continue
+        name, text = field_name(keyword), _text(element.value)
+        is_whole = is_whole and name in (matched if text.strip("* ") else known)
+        if text:
+            keys[name] = text
         wanted.append(keyword)
-    return Find(
-        level,
-        {name: text for name, text in keys.items() if text},
-        tuple(wanted),
-        str(identifier.get("SpecificCharacterSet") or ""),
-    )
+    character_set = str(identifier.get("SpecificCharacterSet") or "")
+    return Find(level, keys, tuple(wanted), character_set, is_whole)
 
 
 def selection(identifier: Dataset, sop_class_uid: str, *, relational: bool = False) -> InstanceQuery:
@@ -180,7 +208,9 @@ def _level(identifier: Dataset, sop_class_uid: str) -> str:
 
 
 def _text(value: object) -> str:
-    return "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value or "")
+    if isinstance(value, MultiValue):
+        return "\\".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _uids(text: str, keyword: str, limit: int) -> str:

@@ -15,7 +15,7 @@ from pydicom import Dataset
 from pydicom.dataelem import DataElement
 from pydicom.multival import MultiValue
 
-from central.archive.query import fold
+from central.archive.query import fold, is_like
 
 MAX_KEY_CHARACTERS: Final = 1024
 _CONTROLS: Final = frozenset(("SpecificCharacterSet", "TimezoneOffsetFromUTC", "QueryRetrieveLevel"))
@@ -73,11 +73,11 @@ def _value_matches(key: DataElement, found: DataElement) -> bool:
         return any(_within(text.replace(":", ""), value.replace(":", "")) for value in values)
     if key.VR == "PN":
         groups = [group for value in values for group in value.split("=")]
-        return any(_like(_name(text), _name(group)) for group in groups if group)
+        return any(is_like(_name(text), _name(group)) for group in groups if group)
     if key.VR in _FOLDED_VRS:
-        return any(_like(fold(text), fold(value)) for value in values)
+        return any(is_like(fold(text), fold(value)) for value in values)
     if key.VR in _WILDCARD_VRS:
-        return any(_like(text, value) for value in values)
+        return any(is_like(text, value) for value in values)
     return text in values
 
 
@@ -99,20 +99,3 @@ def _within(key: str, value: str) -> bool:
     if not value or not (first or last):
         return False
     return value >= first and (not last or value[: len(last)] <= last)
-
-
-def _like(pattern: str, text: str) -> bool:
-    """Wildcards ``*`` and ``?``, by the two-pointer walk: linear where there is one star."""
-    star = -1
-    at = place = mark = 0
-    while place < len(text):
-        if at < len(pattern) and pattern[at] in ("?", text[place]) and pattern[at] != "*":
-            at, place = at + 1, place + 1
-        elif at < len(pattern) and pattern[at] == "*":
-            star, mark, at = at, place, at + 1
-        elif star >= 0:
-            mark += 1
-            at, place = star + 1, mark
-        else:
-            return False
-    return all(sign == "*" for sign in pattern[at:])

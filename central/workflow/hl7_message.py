@@ -8,8 +8,8 @@ text of an error quotes nothing of the message.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
 
@@ -22,7 +22,7 @@ DATA_TYPE_ERROR: Final = "102"
 UNSUPPORTED_MESSAGE: Final = "200"
 INTERNAL_ERROR: Final = "207"
 
-# HL7 table 0211, as far as one byte or UTF-8 goes; an empty MSH-18 is ASCII, which UTF-8 and Latin-1 both contain.
+# HL7 table 0211; an empty MSH-18 is ASCII, which UTF-8 and Latin-1 both contain.
 _ENCODINGS: Final[Mapping[str, str]] = {
     "ASCII": "ascii",
     **{f"8859/{part}": f"iso8859-{part}" for part in (1, 2, 3, 4, 5, 6, 7, 8, 9, 15)},
@@ -32,6 +32,8 @@ _ENCODINGS: Final[Mapping[str, str]] = {
     "BIG-5": "big5",
     "KS X 1001": "euc_kr",
 }
+# Switched to by escape sequences (ISO 2022), as a rule in repetitions behind ASCII.
+_JAPANESE: Final = frozenset(("ISO IR14", "ISO IR87", "ISO IR159"))
 _NAMED_ESCAPES: Final = {"F": 0, "S": 1, "R": 2, "E": 3, "T": 4}
 
 
@@ -52,9 +54,11 @@ class Hl7Error(Exception):
 
 @dataclass(frozen=True)
 class Delimiters:
-    """Field, component, repetition, escape and subcomponent, as MSH-1 and MSH-2 say."""
+    """Field, component, repetition, escape and subcomponent, as MSH-1 and MSH-2 say. `encoding`: of bytes that an
+    escape sequence gives in hexadecimal."""
 
     signs: str = "|^~\\&"
+    encoding: str = "latin-1"
 
     @property
     def field(self) -> str:
@@ -71,7 +75,7 @@ class Delimiters:
         if sequence in _NAMED_ESCAPES:
             return self.signs[_NAMED_ESCAPES[sequence]]
         if re.fullmatch(r"X([0-9A-Fa-f]{2})+", sequence):
-            return bytes.fromhex(sequence[1:]).decode("latin-1")
+            return bytes.fromhex(sequence[1:]).decode(self.encoding, "replace")
         return " " if sequence in (".br", ".sp") else ""  # formatting and sets of characters say nothing here
 
 
@@ -133,8 +137,9 @@ def read_message(raw: bytes, default_character_set: str) -> Message:
     Hl7Error : it has no MSH, or is in a character set that is not known or does not fit.
     """
     header = _header(raw)
-    named = header.repetitions(18)[0].strip() or default_character_set
-    encoding = _ENCODINGS.get(named.upper())
+    said = [one.strip() for one in header.repetitions(18) if one.strip()]
+    named = "~".join(said) or default_character_set
+    encoding = _encoding(named.upper().split("~"))
     if encoding is None:
         raise Hl7Error("AR", DATA_TYPE_ERROR, "the character set of MSH-18 is not supported")
     try:
@@ -144,7 +149,8 @@ def read_message(raw: bytes, default_character_set: str) -> Message:
     lines = [line for line in re.split("[\r\n]+", text) if line.strip()]
     if len(lines) > MAX_SEGMENTS:
         raise Hl7Error("AR", DATA_TYPE_ERROR, "too many segments")
-    return Message(tuple(_segment(line, header.delimiters) for line in lines))
+    delimiters = replace(header.delimiters, encoding=encoding)
+    return Message(tuple(_segment(line, delimiters) for line in lines))
 
 
 def header_of(raw: bytes) -> Message | None:
@@ -189,6 +195,14 @@ def acknowledgement(
 def _escaped(text: str) -> str:
     escapes = {sign: f"\\{name}\\" for name, sign in zip("FSRET", "|^~\\&", strict=True)}
     return "".join(escapes.get(sign, sign) for sign in text if sign.isprintable())
+
+
+def _encoding(named: Sequence[str]) -> str | None:
+    """What decodes text in all of these character sets; None: nothing here."""
+    others = [one for one in named if one not in _JAPANESE]
+    if len(others) < len(named):
+        return "iso2022_jp_ext" if set(others) <= {"ASCII"} else None
+    return _ENCODINGS.get(named[0]) if len(named) == 1 else None
 
 
 def _header(raw: bytes) -> Segment:

@@ -44,10 +44,15 @@ _TIMESTAMP: Final = re.compile(r"(\d{8})(\d{2}|\d{4}|\d{6})?(\.\d+)?([+-]\d{4})?
 
 @dataclass(frozen=True)
 class Change:
-    """What an order wants: `item` is DICOM JSON to put, or None to take the item out."""
+    """What an order wants: `item` is DICOM JSON to put, or None to take the item out.
 
+    `of_whole_order`: everything else that came with the order is taken out as well.
+    """
+
+    order_id: str
     item_id: str
     item: Mapping[str, Any] | None
+    of_whole_order: bool = False
 
 
 @dataclass
@@ -102,21 +107,29 @@ def _changes(message: Message, order: _Order) -> Iterator[Change]:
         return
     if not is_over and control not in _PUT:
         raise Hl7Error("AR", UNSUPPORTED_MESSAGE, "this order control code (ORC-1) is not supported")
+    order_id = _order_id(message, order)
     for step in order.steps or [Segment("IPC", (), order.control.delimiters)]:
-        item_id = _item_id(message, order, step)
-        yield Change(item_id, None if is_over else _item(message, order, step).to_json_dict())
+        step_id = step.get(4) or order.request.get(20)
+        item_id = f"hl7-{_digest(order_id, step_id)[:40]}"
+        if not is_over:
+            yield Change(_digest(order_id), item_id, _item(message, order, step).to_json_dict())
+        else:  # who cancels need not say which steps there were
+            yield Change(_digest(order_id), item_id, None, of_whole_order=not step_id)
 
 
-def _item_id(message: Message, order: _Order, step: Segment) -> str:
-    """The same for every message about one scheduled step of one sender."""
+def _order_id(message: Message, order: _Order) -> str:
+    """The same for every message about one order of one sender."""
     placer = order.control.get(2) or order.request.get(2)
     number = placer or order.control.get(3) or order.request.get(3)
     if not number:
         raise Hl7Error(
             "AE", REQUIRED_FIELD_MISSING, "an order has a placer or filler order number (ORC-2, ORC-3)"
         )
-    name = "\0".join((_sender(message), number, step.get(4) or order.request.get(20)))
-    return f"hl7-{hashlib.sha256(name.encode()).hexdigest()[:40]}"
+    return f"{_sender(message)}\0{number}"
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _item(message: Message, order: _Order, step: Segment) -> Dataset:

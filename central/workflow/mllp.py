@@ -87,12 +87,16 @@ class OrderDesk:
         for change, scheduled in encoded:
             study = scheduled.study_instance_uid if scheduled else None
             verb = "delete" if change.item is None else "put"
-            done = f"{message.kind} {message.control_id}: {verb} {change.item_id}"
+            others = " and all others of the order" if change.of_whole_order else ""
+            done = f"{message.kind} {message.control_id}: {verb} {change.item_id}{others}"
             self._record(message, Action.WORKLIST_CHANGE, done, address, study)
             if scheduled is None or change.item is None:
                 self._worklist.remove(change.item_id, institution)
+                if change.of_whole_order:
+                    self._worklist.remove_order(change.order_id, institution)
                 continue
-            self._worklist.put(Entry(change.item_id, (), change.item, institution), scheduled, now.date())
+            entry = Entry(change.item_id, (), change.item, institution, change.order_id)
+            self._worklist.put(entry, scheduled, now.date())
 
             def announce(usernames: Sequence[str], study: str | None = study) -> None:
                 detail = f"assigned by order to {', '.join(usernames)}"

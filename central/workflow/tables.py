@@ -16,7 +16,8 @@ from central.institution import DEFAULT_INSTITUTION
 
 class WorklistEntry(peewee.Model):
     """One scheduled procedure step of an institution. `gateway_ids` is JSON, empty for every box of it; `data_set` is
-    what they are sent. `item_id` is with the institution before it, but for the default one."""
+    what they are sent. `item_id` is with the institution before it, but for the default one; `order_id` is of the HL7
+    order that it came with, "" without one."""
 
     item_id = peewee.CharField(primary_key=True)
     gateway_ids = peewee.TextField()
@@ -26,6 +27,7 @@ class WorklistEntry(peewee.Model):
     item_json = peewee.TextField()
     data_set = peewee.BlobField()
     institution = peewee.TextField(default=DEFAULT_INSTITUTION)
+    order_id = peewee.TextField(default="")
 
     class Meta:
         table_name = "worklist_entry"
@@ -86,5 +88,9 @@ _MODELS: Final = (
 
 def make_workflow_tables(db: Database) -> None:
     """Make the tables where they are missing, and bring older ones up."""
-    grow_table(db, "worklist_entry", {"institution": f"TEXT NOT NULL DEFAULT '{DEFAULT_INSTITUTION}'"})
+    came_later = {
+        "institution": f"TEXT NOT NULL DEFAULT '{DEFAULT_INSTITUTION}'",
+        "order_id": "TEXT NOT NULL DEFAULT ''",
+    }
+    grow_table(db, "worklist_entry", came_later)
     make_tables(db, _MODELS)

@@ -34,12 +34,14 @@ _ONLY_ROW: Final = 1
 
 @dataclass(frozen=True)
 class Entry:
-    """An item as it was given. `gateway_ids` is empty for every box of the institution."""
+    """An item as it was given. `gateway_ids` is empty for every box of the institution; `order_id` is of the order that
+    it came with, "" without one."""
 
     item_id: str
     gateway_ids: tuple[str, ...]
     item: Mapping[str, Any]
     institution: str = DEFAULT_INSTITUTION
+    order_id: str = ""
 
 
 class WorklistStore:
@@ -67,6 +69,7 @@ class WorklistStore:
             "item_json": json.dumps(entry.item, ensure_ascii=False),
             "data_set": scheduled.data_set,
             "institution": entry.institution,
+            "order_id": entry.order_id,
         }
         key = _key(entry.institution, entry.item_id)
         with self._db.writing():
@@ -95,6 +98,13 @@ class WorklistStore:
             WorklistEntry.delete().where(known).execute(self._db)
             self._changed()
         return study
+
+    def remove_order(self, order_id: str, institution: str = DEFAULT_INSTITUTION) -> None:
+        """Take out all items that came with an order."""
+        with self._db.writing():
+            its = (WorklistEntry.order_id == order_id) & (WorklistEntry.institution == institution)
+            if WorklistEntry.delete().where(its).execute(self._db):
+                self._changed()
 
     def entries(
         self,
@@ -130,6 +140,7 @@ class WorklistStore:
                 tuple(json.loads(row["gateway_ids"])),
                 json.loads(row["item_json"]),
                 row["institution"],
+                row["order_id"],
             )
             for row in query.limit(limit).dicts().execute(self._db)
         ]

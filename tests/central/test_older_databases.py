@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from pydicom import Dataset
+
 from central.access.doorkeeper import Doorkeeper
 from central.access.policy import Action, Grant, PatientKey, StudyKey, authorize, scope_of
 from central.archive.archive import Archive
 from central.archive.erasure import Erased, Hold
 from central.archive.indexing import ObjectOrigin
-from central.archive.query import StudyQuery
+from central.archive.query import SeriesQuery, StudyQuery
 from central.audit.events import AuditEvent
 from central.audit.reading import Wanted
 from central.database import Database
@@ -27,7 +29,6 @@ from tests.central.access.house import CHEAP, FACTOR_KEY, ORIGIN, PASSWORD, STUD
 from tests.central.databases import open_archive_in, open_index, open_record, put_in
 from tests.central.workflow.test_people_routes import item_json
 
-_CT = pydicom_file("CT_small.dcm")
 _CAME_LATER = {
     "user_account": ("institution", "departments", "gateway_ids"),
     "study": (
@@ -36,10 +37,16 @@ _CAME_LATER = {
         "institutional_department_key",
         "arrived_from",
         "arrived_at_utc",
+        "mixed",
+    ),
+    "series": (
+        "performed_procedure_step_start_date",
+        "performed_procedure_step_start_time",
+        "request_attributes",
     ),
     "study_rule": ("institution",),
     "consent_withdrawal": ("institution",),
-    "worklist_entry": ("institution",),
+    "worklist_entry": ("institution", "order_id"),
     "gateway": ("institution",),
     "pairing_token": ("institution",),
     "commitment_request": ("institution",),
@@ -72,6 +79,14 @@ def put(archive: Archive, content: bytes, institution: str) -> Outcome:
     return put_in(archive, content, ObjectOrigin("gw", "0" * 32, datetime.now(UTC), institution))
 
 
+def _requested() -> bytes:
+    item = Dataset()
+    item.ScheduledProcedureStepID, item.RequestedProcedureID = "SPS7", "RP7"
+    return pydicom_file(
+        "CT_small.dcm", RequestAttributesSequence=[item], PerformedProcedureStepStartDate="20260102"
+    )
+
+
 def make_older(db: Database) -> None:
     """Take away what came with institutions, and the sets of studies that came after them."""
     of_study = " ON study" if isinstance(db, Postgres) else ""
@@ -86,7 +101,7 @@ def make_older(db: Database) -> None:
         for column in columns:
             db.execute_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
     db.execute_sql("DROP INDEX instance_sha256_series_id")
-    for table in ("ordered_study", "institution", "institution_agreement", "assignment"):
+    for table in ("series_request", "ordered_study", "institution", "institution_agreement", "assignment"):
         db.execute_sql(f"DROP TABLE {table}")
     for statement in _INDEXES_THEN:
         db.execute_sql(statement)
@@ -101,7 +116,8 @@ def test_everything_is_the_default_institutions_and_reached_as_before(tmp_path: 
     db = open_index(tmp_path)
     door, archive, worklist, _ = open_all(tmp_path, db)
     people_in(door.accounts)
-    put(archive, _CT, ORIGIN.institution)
+    put(archive, _requested(), ORIGIN.institution)
+    put(archive, pydicom_file("MR_small.dcm", SeriesInstanceUID="1.2.3", PatientID="X"), ORIGIN.institution)
     door.rules.add("refusal", STUDY, "doctor", until_utc=None, reason="x", made_by="admin")
     withdrawn = door.consents.withdraw(PatientKey("HOSP", "P1"), "admin", ["radiologist"])
     worklist.put(Entry("RIS-1", (), item_json()), scheduled_item(item_json()), date(2026, 1, 5))
@@ -120,7 +136,12 @@ def test_everything_is_the_default_institutions_and_reached_as_before(tmp_path: 
     excepted = door.principal(radiologist.user_id)
     assert excepted is not None
     (row,) = archive.reading.find_studies(scope_of(excepted, Action.VIEW), StudyQuery())
-    assert (row.institution, row.study_instance_uid) == ("default", STUDY)
+    assert (row.institution, row.study_instance_uid, row.mixed) == ("default", STUDY, True)
+    (series,) = archive.reading.find_series(
+        scope_of(excepted, Action.VIEW), SeriesQuery(request_requested_procedure_id="RP7")
+    )
+    assert series.performed_procedure_step_start_date == "20260102"
+    assert "SPS7" in series.request_attributes
     facts = archive.reading.facts(STUDY)
     assert facts is not None
     assert isinstance(authorize(excepted, Action.VIEW, facts), Grant)
@@ -132,9 +153,9 @@ def test_everything_is_the_default_institutions_and_reached_as_before(tmp_path: 
     assert archive.erasures.holds() == [Hold(STUDY, "default", "eve", "court 17", 1.5)]
     assert archive.erasures.erased() == [Erased("1.9.9", "default", "ann", 2.5, 7)]
     # What was unique in all of it is so in each institution from now on.
-    assert put(archive, _CT, "default") is Outcome.DUPLICATE
-    assert put(archive, _CT, "north") is Outcome.ARCHIVED
-    assert put(archive, _CT, "north") is Outcome.DUPLICATE
+    assert put(archive, _requested(), "default") is Outcome.DUPLICATE
+    assert put(archive, _requested(), "north") is Outcome.ARCHIVED
+    assert put(archive, _requested(), "north") is Outcome.DUPLICATE
     db.end()
 
 

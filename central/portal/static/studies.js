@@ -107,7 +107,7 @@ async function load({ quiet = false } = {}) {
   try {
     const studies = await fetchJson("/dicom-web/studies?" + parameters, {
       signal: mine.signal, headers: { Accept: "application/dicom+json" },
-    });
+    }) ?? [];  // nothing found is an answer without content
     show(studies, quiet);
     say("");
     more.hidden = studies.length < wanted || wanted >= MOST_ROWS;

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -335,6 +336,7 @@ def put(archive: Archive) -> None:
     put_in(archive, pydicom_file("CT_small.dcm"), ORIGIN)
 
 
+@cache
 def uids() -> dict[str, str]:
     dataset = dcmread(BytesIO(pydicom_file("CT_small.dcm")))
     return {

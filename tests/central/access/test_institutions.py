@@ -65,7 +65,7 @@ def get(house: House, who: str, path: str, **accept: str) -> httpx.Response:
 
 
 def uids_of(answer: httpx.Response) -> list[str]:
-    return sorted(row["0020000D"]["Value"][0] for row in answer.json())
+    return sorted(row["0020000D"]["Value"][0] for row in (answer.json() if answer.content else []))
 
 
 HELD = ((CT, STUDY), (IN_BOTH, OTHER_STUDY), (NORTH_MR, STUDY), (NORTH_CT, NORTH_STUDY))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from central.access.policy import NOTHING, Action, PatientKey, Principal, Role, scope_of
+from central.access.policy import NOTHING, Action, PatientKey, Principal, Role, Scope, scope_of
 from central.archive.errors import NoSuchInstanceError
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
 from contract.receipt import Outcome
@@ -43,6 +43,47 @@ def test_a_series_of_another_patients_images_alone_is_for_those_who_may_see_ever
         found = stocked.archive.reading.find_series(scope_of(principal, Action.SEARCH), SeriesQuery())
         assert [row.series_instance_uid for row in seen] == series
         assert [row.series_instance_uid for row in found] == series
+
+
+def test_a_study_with_two_patients_images_is_told_of_as_it_is_read(stocked: Stocked, made: MakeFile) -> None:
+    of_a, of_b = {"PatientID": "A", "IssuerOfPatientID": "H"}, {"PatientID": "B", "IssuerOfPatientID": "H"}
+    series = {"StudyInstanceUID": "1.1", "SeriesInstanceUID": "1.1.1"}
+    stocked.put(made(StudyInstanceUID="1.1", SeriesInstanceUID="1.1.0", SeriesNumber=0, **of_a))
+    stocked.put(made(**series, SeriesNumber=7, SeriesDescription="B's", BodyPartExamined="FOOT", **of_b))
+    stocked.put(made(**series, SeriesNumber=8, SeriesDescription="A's", StationName="ROOM", **of_a))
+    stocked.put(made(StudyInstanceUID="1.1", SeriesInstanceUID="1.1.2", Modality="MR", **of_b))
+    stocked.put(made(StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1", Modality="MR", **of_a))
+    reading, theirs = stocked.archive.reading, scope_of(PATIENT, Action.SEARCH)
+
+    def found(scope: Scope, modality: str = "") -> list[tuple[str, tuple[str, ...], int, int]]:
+        rows = reading.find_studies(scope, StudyQuery(modalities_in_study=modality))
+        return [
+            (
+                row.study_instance_uid,
+                row.modalities_in_study,
+                row.number_of_study_related_series,
+                row.number_of_study_related_instances,
+            )
+            for row in rows
+        ]
+
+    assert found(theirs) == [("1.2", ("MR",), 1, 1), ("1.1", ("CT",), 2, 2)]
+    assert found(theirs, "MR") == found(theirs, "M*") == [("1.2", ("MR",), 1, 1)]
+    assert found(theirs, "CT") == [("1.1", ("CT",), 2, 2)]
+    everything = scope_of(RADIOLOGIST, Action.SEARCH)
+    assert found(everything, "MR") == [("1.2", ("MR",), 1, 1), ("1.1", ("CT", "MR"), 3, 4)]
+    query = SeriesQuery(series_instance_uid="1.1.1", study=StudyQuery(modalities_in_study="CT"))
+    for scope, described in ((theirs, ("A's", "", 8, 1)), (everything, ("B's", "FOOT", 7, 2))):
+        [row] = reading.find_series(scope, query)
+        instances = reading.find_instances(scope, InstanceQuery(series=query))
+        for one in (row, *(instance.series for instance in instances)):
+            counted = one.number_of_series_related_instances
+            said = (one.series_description, one.body_part_examined, one.series_number, counted)
+            assert said == described
+        assert len(instances) == described[-1]
+    assert reading.find_instances(
+        theirs, InstanceQuery(series=SeriesQuery(study=StudyQuery(modalities_in_study="MR")))
+    )
 
 
 @pytest.mark.parametrize("principal", [PATIENT, RADIOLOGIST])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import Dataset
 
 from central.access.consent import Consents
 from central.access.policy import Arrivals, PatientKey, PatientOf, Scope, StudyKey
@@ -78,6 +80,10 @@ def hospital(stocked: Stocked, made: MakeFile) -> Stocked:
         ({"accession_number": "ACC1"}, ["1.1"]),
         ({"modalities_in_study": "MR"}, ["1.1"]),
         ({"modalities_in_study": "mr\\US"}, ["1.2", "1.1"]),
+        ({"modalities_in_study": "M*"}, ["1.1"]),
+        ({"modalities_in_study": "?S\\MR"}, ["1.2", "1.1"]),
+        ({"modalities_in_study": "?T"}, ["1.1", "1.3"]),
+        ({"modalities_in_study": "X*"}, []),
         ({"study_instance_uid": "1.3,1.1"}, ["1.1", "1.3"]),
         ({"study_description": "*schadel*"}, ["1.1"]),
         ({"referring_physician_name": "weiss^anna"}, ["1.2", "1.1"]),
@@ -166,6 +172,47 @@ def test_series_and_instance_keys(hospital: Stocked) -> None:
         EVERYTHING, InstanceQuery(instance_number="1", series=SeriesQuery(study=study))
     )
     assert [row.sop_instance_uid for row in instances] == ["1.1.1.1"]
+
+
+def test_a_series_is_found_by_what_it_was_requested_as(stocked: Stocked, made: MakeFile) -> None:
+    def request(step: str, procedure: str) -> Dataset:
+        ds = Dataset()
+        ds.ScheduledProcedureStepID, ds.RequestedProcedureID = step, procedure
+        return ds
+
+    for number, requests in enumerate(
+        ([request("S1", "P1"), request("S2", "P2")], [request("S1", "")], []), 1
+    ):
+        day = {
+            "PerformedProcedureStepStartDate": f"2024010{number}",
+            "PerformedProcedureStepStartTime": "0930",
+        }
+        stocked.put(
+            made(
+                StudyInstanceUID="1.7", SeriesInstanceUID=f"1.7.{number}", SeriesNumber=number,
+                RequestAttributesSequence=requests, **(day if requests else {}),
+            )
+        )  # fmt: skip
+
+    def found(**keys: str) -> list[str]:
+        rows = stocked.archive.reading.find_series(EVERYTHING, SeriesQuery(**keys))  # type: ignore[arg-type]
+        return [row.series_instance_uid for row in rows]
+
+    def of_request(step: str, procedure: str = "") -> list[str]:
+        return found(request_scheduled_procedure_step_id=step, request_requested_procedure_id=procedure)
+
+    assert of_request("S1") == of_request("?1") == ["1.7.1", "1.7.2"]
+    assert of_request("S1", "P1") == of_request("", "P*") == of_request("*2", "P2") == ["1.7.1"]
+    assert (
+        of_request("S1", "P2") == of_request("S*1", "P2") == of_request("s1") == []
+    )  # of one item, as it is written
+    assert of_request("*", "*") == ["1.7.1", "1.7.2", "1.7.3"]
+    assert found(performed_procedure_step_start_date="20240102-") == ["1.7.2"]
+    assert found(performed_procedure_step_start_time="09-10") == ["1.7.1", "1.7.2"]
+    [row] = stocked.archive.reading.find_series(EVERYTHING, SeriesQuery(series_instance_uid="1.7.2"))
+    assert json.loads(row.request_attributes) == [
+        {"00400009": {"vr": "SH", "Value": ["S1"]}, "00401001": {"vr": "SH"}}
+    ]
 
 
 OURS = Scope(everything=True, institutions=frozenset({"default"}))

@@ -15,10 +15,12 @@ import pytest
 from dicomweb_client.api import DICOMwebClient
 from PIL import Image
 from pydicom import Dataset, dcmread
+from pydicom.datadict import tag_for_keyword
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 from central.audit.events import Action
 from central.audit.reading import Wanted
+from central.dicomweb.include_fields import ALLOWED
 from tests.central.access.house import OTHER_STUDY, STUDY, House, open_house, pydicom_file
 from tests.central.dicomweb.conftest import IMAGES
 
@@ -201,6 +203,12 @@ def test_a_picture_as_asked_for(house: House) -> None:
         assert Image.open(BytesIO(answer.content)).size == (32, 32)
         assert client.get(f"{base}/frames/2/rendered?window=1,1").content != answer.content
         assert_problem(client.get(f"{base}/rendered?window=x"), 400)
+        part = client.get(f"{base}/rendered?viewport=10,20,5,5,10,20&quality=50&annotation=patient,technique")
+        assert Image.open(BytesIO(part.content)).size == (10, 20)
+        assert part.headers["warning"].endswith('not supported: patient, technique"')
+        small, large = (client.get(f"{base}/rendered?quality={quality}") for quality in (10, 95))
+        assert len(small.content) < len(large.content)
+        assert small.headers["etag"] != large.headers["etag"]
         several = client.get(
             f"{base}/frames/1,2/rendered"
         )  # what is not said is chosen so that it can be had
@@ -291,9 +299,13 @@ def test_the_newest_study_comes_first_and_says_what_it_is(house: House) -> None:
 def test_matching(house: House, query: dict[str, str], found: list[str]) -> None:
     with house.client("radiologist") as client:
         answer = client.get("/dicom-web/studies", params=query)
+    is_cut = query == {"limit": "1"}
+    assert ("additional results" in answer.headers.get("warning", "")) == is_cut
+    if not found:
+        assert (answer.status_code, answer.content) == (204, b"")
+        return
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/dicom+json"
-    assert "warning" not in answer.headers
     assert uids(answer.json()) == found
 
 
@@ -308,11 +320,111 @@ def test_series_and_instances(house: House) -> None:
     assert Dataset.from_json(instance).NumberOfFrames == 10
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "said", "absent"),
+    [
+        ("studies", "includefield=PatientWeight,00100021", {"00101030": [0.0]}, []),
+        ("studies", "includefield=StationName&includefield=SliceThickness", {}, ["00081010", "00180050"]),
+        (
+            "series",
+            "includefield=00081010&includefield=PatientWeight",
+            {"00081010": ["CT01_OC0"]},
+            ["00180050"],
+        ),
+        ("instances", "includefield=SliceThickness,PixelData", {"00180050": [5.0]}, ["7FE00010"]),
+        (
+            "instances",
+            "includefield=00091001",
+            {"00090010": ["GEMS_IDEN_01"], "00091001": ["GE_GENESIS_FF"]},
+            [],
+        ),
+        ("instances", "includefield=OtherPatientIDsSequence.PatientID", {}, []),
+        ("instances", "includefield=all", {}, ["00180050"]),
+    ],
+)
+def test_fields_that_are_asked_for(
+    tmp_path: Path, path: str, fields: str, said: dict[str, list[object]], absent: list[str]
+) -> None:
+    with open_house(tmp_path) as house, house.client("radiologist") as client:
+        house.put(pydicom_file("CT_small.dcm"))
+        answer = client.get(f"/dicom-web/{path}?{fields}")
+        assert "warning" not in answer.headers
+        [found] = answer.json()
+        assert {tag: found[tag]["Value"] for tag in said} == said
+        assert not set(absent) & set(found)
+        assert list(found) == sorted(found)
+        [plain] = client.get(f"/dicom-web/{path}").json()
+        assert {tag: found[tag] for tag in plain} == plain
+        unknown = client.get(f"/dicom-web/{path}?includefield=Nonsense")
+        assert unknown.headers["warning"].endswith('not used: Nonsense"')
+        assert unknown.json() == [plain]
+
+
+def test_the_fields_that_are_listed_are_attributes() -> None:
+    listed = [*ALLOWED["study"], *ALLOWED["series"]]
+    assert [keyword for keyword in listed if tag_for_keyword(keyword) is None] == []
+
+
+def test_fields_of_another_patients_image_are_not_told(tmp_path: Path) -> None:
+    """The first image of the series names another patient than the study: the patient is told of the next."""
+    with open_house(tmp_path) as house:
+        own = {"PatientID": "P1", "SeriesInstanceUID": "1.2.5"}
+        house.put(pydicom_file("MR_small.dcm", SeriesInstanceUID="1.2.4", SOPInstanceUID="1.2.4.1"))
+        house.put(
+            pydicom_file(
+                "CT_small.dcm", **own | {"PatientID": "X"}, SOPInstanceUID="1.2.5.1", StationName="FOREIGN"
+            )
+        )
+        house.put(pydicom_file("CT_small.dcm", **own, SOPInstanceUID="1.2.5.2", StationName="OWN"))
+        for who, station in (("radiologist", "FOREIGN"), ("patient", "OWN")):
+            with house.client(who) as client:
+                found = client.get(
+                    "/dicom-web/series?SeriesInstanceUID=1.2.5&includefield=StationName"
+                ).json()
+            assert [one["00081010"]["Value"] for one in found] == [[station]]
+
+
+def test_series_by_request(tmp_path: Path) -> None:
+    request = Dataset()
+    request.ScheduledProcedureStepID, request.RequestedProcedureID = "SPS7", "RP7"
+    with open_house(tmp_path) as house, house.client("radiologist") as client:
+        house.put(
+            pydicom_file(
+                "CT_small.dcm", StudyInstanceUID="1.2.77", SeriesInstanceUID="1.2.77.1", SOPInstanceUID="1.2.77.1.1",
+                RequestAttributesSequence=[request], PerformedProcedureStepStartDate="20260102",
+            )
+        )  # fmt: skip
+        house.put(pydicom_file("MR_small.dcm", StudyInstanceUID="1.2.78", SeriesInstanceUID="1.2.78.1"))
+        for query in (
+            "RequestAttributesSequence.ScheduledProcedureStepID=SPS7",
+            "00400275.00401001=RP*&00400275.ScheduledProcedureStepID=SPS7",
+            "PerformedProcedureStepStartDate=20260101-20260103",
+        ):
+            answer = client.get(f"/dicom-web/series?{query}")
+            assert "warning" not in answer.headers
+            [found] = answer.json()
+            series = Dataset.from_json(found)
+            assert series.SeriesInstanceUID == "1.2.77.1"
+            assert series.PerformedProcedureStepStartDate == "20260102"
+            assert [one.RequestedProcedureID for one in series.RequestAttributesSequence] == ["RP7"]
+        below = client.get("/dicom-web/studies/1.2.77/instances?00400275.00401001=RP7").json()
+        assert [one["00400275"]["vr"] for one in below] == ["SQ"]
+        assert client.get("/dicom-web/series?00400275.00401001=RP8").status_code == 204
+
+
 def test_what_is_not_supported_is_said_and_not_repeated_raw(house: House) -> None:
     with house.client("radiologist") as client:
         answer = client.get("/dicom-web/studies?emptyvalue=true&0020000d=1&PatientWeight=9&includefield=all")
-        assert answer.status_code == 200
+        assert answer.status_code == 204
         assert "emptyvalue, PatientWeight" in answer.headers["warning"]
+        for path, key in (
+            ("studies", "Modality"),
+            ("studies", "SOPInstanceUID"),
+            ("series", "InstanceNumber"),
+        ):
+            below = client.get(f"/dicom-web/{path}", params={key: "1"})
+            assert below.headers["warning"].endswith(f'not used: {key}"')
+            assert below.json()
         split = client.get("/dicom-web/studies", params={"a\r\nSet-Cookie: x": "1"})
         assert split.headers["warning"].endswith('not used: some"')
         assert "set-cookie" not in split.headers
@@ -462,7 +574,7 @@ def test_an_answer_is_prepared_and_held_back_until_its_record_is_durable(house: 
             answer = asking.submit(client.get, path)
             with pytest.raises(TimeoutError):
                 answer.result(0.5)
-        assert answer.result(60).status_code in (200, 404)
+        assert answer.result(60).status_code in (200, 204, 404)
         assert house.audit.newest(Wanted(), limit=1)[0].event.action in (Action.SEARCH, Action.EXPORT)
 
 

@@ -129,6 +129,30 @@ def test_the_viewport_is_fitted_into(renderer: Renderer) -> None:
     assert picture.size == (128, 56)  # 800 × 350
 
 
+def test_a_part_of_the_image_and_mirrored(renderer: Renderer) -> None:
+    def drawn(**query: str) -> np.ndarray:  # type: ignore[type-arg]
+        return cells(renderer.render(job("CT_small.dcm", view=view_parameters(query, PNG))))
+
+    whole = drawn()
+    assert (drawn(viewport="10,20,30,40,10,20") == whole[40:60, 30:40]).all()
+    assert (drawn(viewport="10,20,30,40,-10,-20") == whole[40:60, 30:40][::-1, ::-1]).all()
+    assert (drawn(viewport="28,128,100,,,") == whole[:, 100:]).all()
+    assert (drawn(region="0.5,0.25,1.0,0.75") == whole[32:96, 64:]).all()
+    assert drawn(viewport="20,20,0,0,10,5").shape[:2] == (10, 20)
+    with pytest.raises(NotAnImageError, match="outside"):
+        drawn(viewport="10,10,500,0,10,10")
+
+
+def test_less_quality_takes_fewer_bytes(renderer: Renderer) -> None:
+    sizes = [
+        len(renderer.render(job("CT_small.dcm", view=view_parameters({"quality": quality}, "image/jpeg"))))
+        for quality in ("10", "50", "90", "100")
+    ]
+    assert sizes == sorted(set(sizes))
+    plain = renderer.render(job("CT_small.dcm", view=ViewParameters("image/jpeg")))
+    assert len(plain) == sizes[2]
+
+
 def test_central_does_not_load_the_codecs() -> None:
     code = "import sys, central.dicomweb; sys.exit('imagecodecs' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -203,6 +227,16 @@ def test_a_missing_file_and_a_report_are_refused(renderer: Renderer, tmp_path: P
         {"viewport": "100000,10"},
         {"viewport": "1,2,3,4"},
         {"viewport": "x,y"},
+        {"viewport": "9,9,-1,0,5,5"},
+        {"viewport": "9,9,0,0,0,5"},
+        {"viewport": "9,9,0,0,nan,5"},
+        {"viewport": "9,9,0,0,5,5,5"},
+        {"region": "0,0,1"},
+        {"region": "0.5,0,0.5,1"},
+        {"region": "0,0,1,1.1"},
+        {"quality": "0"},
+        {"quality": "101"},
+        {"quality": "x"},
     ],
 )
 def test_view_parameters_that_are_none(query: dict[str, str]) -> None:

@@ -53,6 +53,10 @@ def test_pictures(house: House) -> None:
     assert picture.headers["content-type"] == "image/png"
     assert Image.open(BytesIO(picture.content)).size == (64, 64)
     assert wado(house, contentType="image/png", rows="64").content != picture.content
+    part = wado(house, contentType="image/png", region="0.5,0,1,0.25")
+    assert Image.open(BytesIO(part.content)).size == (64, 32)
+    small, large = (wado(house, contentType="image/jpeg", imageQuality=quality) for quality in ("10", "95"))
+    assert len(small.content) < len(large.content)
     frames = [
         wado(house, ENHANCED_SERIES, contentType="image/jpeg", frameNumber=str(number)).content
         for number in (1, 2)
@@ -88,7 +92,9 @@ def test_what_it_is_when_nothing_is_said(house: House) -> None:
         ({"contentType": "application/dicom", "rows": "64"}, 400),
         ({"anonymize": "yes"}, 400),
         ({"annotation": "patient"}, 400),
-        ({"region": "0,0,0.5,0.5"}, 400),
+        ({"contentType": "image/jpeg", "region": "0,0,0.5"}, 400),
+        ({"contentType": "image/jpeg", "imageQuality": "0"}, 400),
+        ({"contentType": "application/dicom", "region": "0,0,0.5,0.5"}, 400),
     ],
 )
 def test_refusals(house: House, query: dict[str, str], status: int) -> None:

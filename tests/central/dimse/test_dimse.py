@@ -83,6 +83,44 @@ def test_levels_below(house: House) -> None:
     assert image.RetrieveAETitle == "DICOMNET"
 
 
+@pytest.mark.parametrize(
+    ("keys", "pending"),
+    [
+        ({"QueryRetrieveLevel": "STUDY", "PatientName": "doe*", "StudyInstanceUID": STUDY}, 0xFF00),
+        ({"QueryRetrieveLevel": "STUDY", "PatientBirthDate": "", "StudyInstanceUID": STUDY}, 0xFF00),
+        ({"QueryRetrieveLevel": "STUDY", "PatientSex": "F", "StudyInstanceUID": STUDY}, 0xFF01),
+        ({"QueryRetrieveLevel": "STUDY", "Modality": "XX", "StudyInstanceUID": STUDY}, 0xFF01),
+        ({"QueryRetrieveLevel": "STUDY", "PatientWeight": None, "StudyInstanceUID": STUDY}, 0xFF01),
+        ({"QueryRetrieveLevel": "SERIES", "Modality": "C*", "StudyInstanceUID": STUDY}, 0xFF00),
+        ({"QueryRetrieveLevel": "IMAGE", "Rows": None, "StudyInstanceUID": STUDY}, 0xFF00),
+        ({"QueryRetrieveLevel": "IMAGE", "Rows": 1, "StudyInstanceUID": STUDY}, 0xFF01),
+    ],
+)
+def test_an_optional_key_that_is_not_supported_is_said(
+    house: House, keys: dict[str, object], pending: int
+) -> None:
+    ae = AE("PEER")
+    ae.add_requested_context(STUDY_ROOT_FIND)
+    assoc = ae.associate("127.0.0.1", house.port, ae_title="DICOMNET")
+    answers = [status.Status for status, _ in assoc.send_c_find(identifier(keys), STUDY_ROOT_FIND)]
+    assoc.release()
+    assert answers == [pending, 0]
+
+
+def test_zero_is_a_number_to_match(tmp_path: Path) -> None:
+    with open_house(tmp_path) as house:
+        for number in (0, 1):
+            house.put(
+                pydicom_file(
+                    "CT_small.dcm", SeriesInstanceUID=f"1.2.{number}", SOPInstanceUID=f"1.2.{number}.9",
+                    SeriesNumber=number, InstanceNumber=number,
+                )
+            )  # fmt: skip
+        for level, key in (("SERIES", "SeriesNumber"), ("IMAGE", "InstanceNumber")):
+            _, found = find(house, {"QueryRetrieveLevel": level, "StudyInstanceUID": STUDY, key: 0})
+            assert [one[key].value for one in found] == [0]
+
+
 def test_a_patient_is_answered_once(house: House) -> None:
     keys = {"QueryRetrieveLevel": "PATIENT", "PatientID": "P1", "PatientName": "", "StudyDate": ""}
     status, [patient] = find(house, keys, model=PATIENT_ROOT_FIND)

@@ -164,6 +164,46 @@ def test_a_change_replaces_and_a_cancellation_removes(ris: Ris) -> None:
         assert ris.items() == []
 
 
+@pytest.mark.parametrize("says", [["ORC|CA|P200"], ["ORC|CA|P200", "OBR|1|P200||MRKNEE^MR knee^L"]])
+def test_a_cancellation_need_not_say_which_steps_there_were(ris: Ris, says: list[str]) -> None:
+    ris.send(text(OMI), "utf-8")
+    ris.send(text(ORM))
+    assert len(ris.items()) == 3
+    assert str(ris.send(text([*OMI[:2], *says]), "utf-8").segment("MSA")[1]) == "AA"
+    [left] = ris.items()
+    assert value(left, "00100020") == "4711"
+    ris.send(text([*ORM[:3], "ORC|CA|P100|F100"]))
+    assert ris.items() == []
+
+
+@pytest.mark.parametrize(
+    ("character_set", "encoding", "name"),
+    [
+        ("UNICODE UTF-8", "utf-8", "M\\XC3BC\\ller^Anna"),
+        ("8859/1", "latin-1", "M\\XFC\\ller^Anna"),
+        ("8859/5", "iso8859-5", "Иванов^Анна"),
+        ("~ISO IR87", "iso2022_jp", "Yamada^Anna=山田^太郎"),
+        ("ASCII~ISO IR87~ISO IR159", "iso2022_jp_2", "Yamada^Anna=山田^丂"),
+    ],
+)
+def test_names_in_the_character_set_that_is_said(
+    ris: Ris, character_set: str, encoding: str, name: str
+) -> None:
+    sent = text(ORM, ("8859/1", character_set), ("Müller^Anna^Maria^Jr^Dr", name))
+    assert str(ris.send(sent, encoding).segment("MSA")[1]) == "AA"
+    [item] = ris.items()
+    said = value(item, "00100010")
+    assert isinstance(said, dict)
+    wanted = name.replace("\\XC3BC\\", "ü").replace("\\XFC\\", "ü")
+    assert said["Alphabetic"] == wanted.replace("=", " ")
+
+
+def test_a_character_set_that_cannot_be_mixed_in_is_refused(ris: Ris) -> None:
+    answer = ris.send(text(ORM, ("8859/1", "8859/1~8859/5")))
+    assert str(answer.segment("MSA")[1]) == "AR"
+    assert ris.items() == []
+
+
 def test_a_completed_order_leaves_the_worklist(ris: Ris) -> None:
     ris.send(text(ORM))
     ris.send(text(ORM, ("ORC|NW|P100|F100||SC", "ORC|SC|P100|F100||CM")))
