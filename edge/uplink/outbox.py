@@ -85,6 +85,11 @@ class Outbox:
             events = [event for event, _ in zip(self._waiting, range(limit), strict=False)]
         return [events[0].model_copy(update={"after": 0}), *events[1:]] if events else []
 
+    def answered(self) -> list[str]:
+        """Ids of the commands whose answers central does not have yet, the oldest first."""
+        with self._lock:
+            return [event.answer.command_id for event in self._waiting if event.answer is not None]
+
     def acknowledge(self, mark: EventMark) -> None:
         """Central keeps everything up to `mark`. A mark of another stream is nobody's.
 
