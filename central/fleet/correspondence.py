@@ -142,18 +142,19 @@ class Correspondence:
         return is_new, [_down(gateway_id, HEARD, Heard(events=mark))]
 
     def _greet(self, gateway_id: str, status: Status) -> list[Down]:
-        """What waits for a box, at each new session; and that it has a twin, as soon as that is known."""
+        """What waits for a box, at each new session; and that it has a twin, as soon as that is known or over."""
         if status.state is not BoxState.ONLINE:
             return []
         twin = self._heartbeats.has_twin(gateway_id)
         with self._lock:
-            key = f"{status.session} {twin}"
-            if self._sessions.get(gateway_id) == key:
+            key, known = f"{status.session} {twin}", self._sessions.get(gateway_id)
+            if known == key:
                 return []
+            is_over = known == f"{status.session} True"
             if len(self._sessions) >= _SESSIONS:
                 self._sessions.clear()
             self._sessions[gateway_id] = key
-        warning = [_down(gateway_id, HEARD, Heard(twin=True))] if twin else []
+        warning = [_down(gateway_id, HEARD, Heard(twin=twin))] if twin or is_over else []
         return [*warning, *self._to_do(gateway_id)]
 
     def _word_for(self, gateway_id: str, status: Status) -> list[Down]:

@@ -193,3 +193,8 @@ def test_two_runs_that_take_turns_are_two_boxes(scene: Scene) -> None:
     assert warning.twin
     scene.now += timedelta(minutes=11)
     assert not scene.fleet.boxes()[0].twin
+    online("1", "c")  # the one that is left, in its session
+    assert Heard.model_validate_json(given(scene, HEARD)[-1].payload) == Heard()
+    before = len(scene.said)
+    online("1", "c")
+    assert len(scene.said) == before, "once"
