@@ -161,7 +161,9 @@ def _will_do(
     if certificate.public_key() != key.public_key():
         return False
     now = datetime.now(UTC)
-    if certificate.not_valid_before_utc > now:  # central's clock was ahead when it was issued, and was put right
+    if (
+        certificate.not_valid_before_utc > now
+    ):  # central's clock was ahead when it was issued, and was put right
         return False
     if certificate.not_valid_after_utc - now < RENEW_BEFORE:
         return False
