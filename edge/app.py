@@ -157,6 +157,7 @@ class Box:
                 centrals=self._centrals,
                 destinations=self._destinations,
                 gateway=self._gateway,
+                reporting=self._reporting,
                 scrub=self._scrub,
                 services=self._services,
                 workers=self._workers,
