@@ -46,6 +46,7 @@ from central.foundation import Foundation, has_room, lock_folder, open_archive, 
 from central.gateway_app import gateway_app
 from central.ingest.quota import DayQuota
 from central.memory import share_heaps
+from central.own_certificates import OwnCertificates
 from central.people_app import people_app
 from central.quietness import quiet_libraries
 from central.serving import Listener, bind, gateway_tls, people_tls, reason, serve
@@ -63,6 +64,7 @@ class Central:
     foundation: Foundation
     people: Listener
     gateways: Listener
+    certificates: OwnCertificates
     dicom: DimseServer | None
     hl7: MllpServer | None
     fleet_rooms: FleetRooms
@@ -96,6 +98,13 @@ class Central:
         gateways = gateway_app(foundation, archive, rooms, quota, refusals, closing)
         _scrub(foundation, archive, closing)
         gateway_port = settings.gateways.public_port or gateway_socket.getsockname()[1]
+        tls = gateway_tls(
+            foundation.identity.server,
+            foundation.identity.authority.pem.decode("ascii"),
+            lambda why: refusals.record(
+                Action.UPLOAD_REFUSED, "", "", f"client certificate does not verify: {why}"
+            ),
+        )
         return cls(
             foundation=foundation,
             people=Listener(
@@ -104,17 +113,8 @@ class Central:
                 _people_tls(settings),
                 settings.people.behind_proxy,
             ),
-            gateways=Listener(
-                gateway_socket,
-                gateways,
-                gateway_tls(
-                    foundation.identity.server,
-                    foundation.identity.authority.pem.decode("ascii"),
-                    lambda why: refusals.record(
-                        Action.UPLOAD_REFUSED, "", "", f"client certificate does not verify: {why}"
-                    ),
-                ),
-            ),
+            gateways=Listener(gateway_socket, gateways, tls),
+            certificates=OwnCertificates(foundation.identity, tls, settings.mqtt.directory),
             dicom=_dicom(foundation, archive, renderer, closing),
             hl7=_hl7(foundation, archive, closing),
             fleet_rooms=rooms,
@@ -126,7 +126,11 @@ class Central:
 
     async def serve(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         """Answer until `stop` is set."""
-        await serve([self.people, self.gateways], stop, ready)
+        keeping = asyncio.ensure_future(self.certificates.keep())
+        try:
+            await serve([self.people, self.gateways], stop, ready)
+        finally:
+            keeping.cancel()
 
 
 def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> SyslogDelivery | None:

@@ -180,7 +180,9 @@ class LimitSettings(Section):
         default=8 << 30, ge=1 << 20, description="largest object, sealed and opened, in bytes"
     )
     max_uploads_per_gateway: int = Field(
-        default=64, ge=1, description="unfinished uploads a gateway may have"
+        default=64,
+        ge=1,
+        description="unfinished uploads a gateway may have; the one left for longest makes way for another",
     )
     gateway_day_bytes: int = Field(
         default=1 << 40, ge=0, description="what a gateway may bring in 24 hours; the rest waits on the box"

@@ -35,8 +35,8 @@ from central.database import Database, open_sqlite
 from central.errors import StartError
 from central.hosts import EVERYWHERE
 from central.identity.errors import KeyFileError
-from central.identity.gateways import Gateways
-from central.identity.identity import Identity
+from central.identity.gateways import Gateways, any_enrolled
+from central.identity.identity import Identity, holds_keys
 from central.identity.keyfiles import make_private_folder
 from central.identity.pairings import Pairings
 from central.identity.standings import Standings
@@ -60,8 +60,12 @@ class Foundation:
     doorkeeper: Doorkeeper
 
     @classmethod
-    def open(cls, settings: Settings) -> Foundation:
+    def open(cls, settings: Settings, *, starts_over: bool = False) -> Foundation:
         """Open the data folder, or make it.
+
+        Parameters
+        ----------
+        starts_over : make keys also where boxes are enrolled with others, which are lost.
 
         Raises
         ------
@@ -70,8 +74,10 @@ class Foundation:
         root = settings.storage.root
         try:
             make_private_folder(root)
-            identity = Identity.open(settings.storage.keys_folder, _server_hosts(settings))
             db = open_database(settings.storage)
+            if not starts_over:
+                _require_keys(settings.storage.keys_folder, db)
+            identity = Identity.open(settings.storage.keys_folder, _server_hosts(settings))
             audit = open_audit(settings.storage, Notary(identity.central_id, identity.receipt_key))
             gateways = Gateways(db, identity.authority)
             pairings = Pairings(db, gateways, accept_at_once=settings.gateways.acceptance == "pairing-string")
@@ -100,6 +106,15 @@ class Foundation:
     def close(self) -> None:
         self.audit.close()
         self.db.end()
+
+
+def _require_keys(folder: Path, db: Database) -> None:
+    """KeyFileError where others would be made in place of lost ones, which would shut every box out without a word."""
+    if not holds_keys(folder) and any_enrolled(db):
+        raise KeyFileError(
+            f"{folder} holds no keys, and boxes are enrolled with some: is it mounted, and the right one? Else put "
+            "them back with keys restore; without a backup keys start-over makes others, and boxes are enrolled anew"
+        )
 
 
 def open_database(settings: StorageSettings) -> Database:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -25,22 +26,33 @@ def write_new(path: Path, content: bytes) -> None:
     write_whole(path, content)
 
 
-def save(folder: Path, path: Path) -> int:
-    """Put every file of the keys' folder into one tar file; how many. Nothing in it is encrypted."""
+def save(folder: Path, path: Path, coming: Mapping[str, bytes] | None = None) -> int:
+    """Put every file of the keys' folder into one tar file; how many. Nothing in it is encrypted.
+
+    Parameters
+    ----------
+    coming : files, by name, as they will be in a moment, in the place of those in `folder`.
+    """
+    coming = coming or {}
     out = io.BytesIO()
-    count = 0
+    kept = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name not in ("lock", *coming) and not file.name.endswith(".part")
+    ]
     with tarfile.open(fileobj=out, mode="w") as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and file.name != "lock" and not file.name.endswith(".part"):
-                archive.add(file, str(file.relative_to(folder)))
-                count += 1
+        for file in kept:
+            archive.add(file, str(file.relative_to(folder)))
+        for name, content in coming.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     write_new(path, out.getvalue())
-    return count
+    return len(kept) + len(coming)
 
 
 def put_back(path: Path, folder: Path) -> list[str]:
-    """Write what the backup has and `folder` has not; the names. Of two key sets the higher number is kept by leaving
-    the one that is there.
+    """Write what the backup has and `folder` has not, but for keys that were destroyed on purpose; the names.
 
     Raises
     ------
@@ -60,6 +72,8 @@ def put_back(path: Path, folder: Path) -> list[str]:
                 source = archive.extractfile(member)
                 assert source is not None, "isfile() was asked"
                 content, target = source.read(), folder / name
+                if target.with_suffix(".gone").exists():
+                    continue  # a key that was destroyed on purpose
                 if not target.exists():
                     missing.append(
                         (target, content, 0o644 if target.suffix in (".pem", ".pub", ".jws") else 0o600)
@@ -72,6 +86,5 @@ def put_back(path: Path, folder: Path) -> list[str]:
         raise StartError(f"{path} is not a backup of keys") from error
     # The set last: it must not name a key that is not there yet.
     for target, content, mode in sorted(missing, key=lambda one: one[0].suffix == ".jws"):
-        if not target.with_suffix(".gone").exists():
-            write_whole(target, content, mode=mode)
+        write_whole(target, content, mode=mode)
     return [str(target.relative_to(folder)) for target, _, _ in missing]

@@ -1,7 +1,8 @@
 """``dicomnet-central keys``: sealing keys, receipt keys and their root: listed, changed, saved, put back.
 
-Always true: a new key is backed up before any box hears of it, unless that is declined in so many words; nothing is
-destroyed that a gateway may still need, unless that gateway is named; every change is on the audit record first.
+Always true: a new key is backed up before any box hears of it, unless that is declined in so many words, and with the
+set that names it where the root signs at once; nothing is destroyed that a gateway may still need, unless that gateway
+is named; every change is on the audit record first.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from central.command_group import AddCommand, CommandGroup
 from central.errors import StartError
 from central.foundation import Foundation, lock_folder
 from central.identity.errors import KeyFileError, KeySetChangeError
+from central.identity.identity import holds_keys
 from central.identity.keyfiles import make_private_folder
-from central.identity.receipt_keys import LEAD
-from central.identity.sealing_keys import ROOT_KEY, read_root
+from central.identity.receipt_keys import LEAD, RECEIPT_KEYS
+from central.identity.sealing_keys import KEY_SET, ROOT_KEY, read_root
 from central.key_backup import put_back, save, write_new
 from contract.key_set import KeySet, sign_key_set
 from contract.receipt_keys import ReceiptKeyList, is_receipt_keys, sign_receipt_keys
@@ -34,6 +36,7 @@ Parser = argparse.ArgumentParser
 Signable = KeySet | ReceiptKeyList
 _REQUEST: Final[TypeAdapter[Signable]] = TypeAdapter(Signable)
 _MAX_LEAD_DAYS: Final = 365
+_MOST_SETS_LOST: Final = 1000  # between a backup of the keys and the set that boxes have
 
 
 class KeyCommands(CommandGroup):
@@ -81,6 +84,8 @@ class KeyCommands(CommandGroup):
             self._retire_receipts,
         )
         retire_receipt.add_argument("key_id")
+        for parser in (retire, retire_receipt):
+            parser.add_argument("--backup", type=Path, metavar="FILE", help="save all keys there first")
         for parser in (rotate, retire, rotate_receipt, retire_receipt):
             parser.add_argument(
                 "--root", type=Path, metavar="FILE", help="the root key, where it is kept elsewhere"
@@ -107,6 +112,11 @@ class KeyCommands(CommandGroup):
             "restore", "put back keys that are missing; never replaces one that is there", self._restore
         )
         restore.add_argument("file", type=Path)
+        command(
+            "start-over",
+            "make new keys where all are lost without a backup; boxes have to be enrolled anew",
+            self._start_over,
+        )
         destroy = command("destroy", "erase a retired key for good, if no gateway may need it", self._destroy)
         destroy.add_argument("key_id")
         destroy.add_argument(
@@ -122,6 +132,8 @@ class KeyCommands(CommandGroup):
             keys = foundation.identity.sealing_keys
             held = keys.current_set()
             print(f"key set {held.version}, issued {held.issued_at_utc:%Y-%m-%d %H:%M} UTC")
+            if (seen := _seen_version(foundation)) > held.version:
+                print(f"boxes have key set {seen}: these keys are of an older backup, so rotate once")
             for entry in held.keys:
                 if keys.is_destroyed(entry.key_id):
                     state = "destroyed"
@@ -161,9 +173,7 @@ class KeyCommands(CommandGroup):
             with keys.changing():
                 if options.request is None:
                     _root(options, foundation)  # before anything is made
-                offered = keys.rotated()
-                if options.backup is not None:
-                    save(_folder(foundation), options.backup)
+                offered = keys.rotated(_seen_version(foundation))
                 detail = f"rotate: set {offered.version}, new key {offered.newest.key_id}"
                 self._carry_out(options, foundation, offered, detail)
 
@@ -171,7 +181,7 @@ class KeyCommands(CommandGroup):
         with closing(Foundation.open(self._settings(options))) as foundation, one_sentence():
             keys = foundation.identity.sealing_keys
             with keys.changing():
-                offered = keys.retired(options.key_id)
+                offered = keys.retired(options.key_id, _seen_version(foundation))
                 self._carry_out(options, foundation, offered, f"retire: {options.key_id}")
 
     def _rotate_receipts(self, options: argparse.Namespace) -> None:
@@ -181,8 +191,6 @@ class KeyCommands(CommandGroup):
             if options.request is None:
                 _root(options, foundation)  # before anything is made
             offered = foundation.identity.receipt_keys.rotated(timedelta(days=options.lead_days))
-            if options.backup is not None:
-                save(_folder(foundation), options.backup)
             detail = f"rotate-receipts: list {offered.version}, new key {offered.newest.key_id}"
             self._carry_out(options, foundation, offered, detail)
 
@@ -205,13 +213,19 @@ class KeyCommands(CommandGroup):
         self, options: argparse.Namespace, foundation: Foundation, offered: Signable, detail: str
     ) -> None:
         """Sign and publish, or write the request for whoever has the root."""
-        if options.request is not None:
+        token = None if options.request is not None else _signed(offered, _root(options, foundation))
+        if options.backup is not None:
+            # With what boxes are about to have: a backup with the set before it would be a step back for them.
+            name = KEY_SET if isinstance(offered, KeySet) else RECEIPT_KEYS
+            save(_folder(foundation), options.backup, {name: token.encode("ascii")} if token else {})
+        if token is None:
             write_new(options.request, offered.model_dump_json(indent=2, exclude_none=True).encode())
-            print(f"{options.request} is to be signed where the root key is: dicomnet-central keys sign")
+            print(
+                f"{options.request} is to be signed where the root key is, with keys sign: {_summary(offered)}"
+            )
             return
-        root = _root(options, foundation)
         foundation.audit.record(self._event(Action.KEYS, detail))
-        print(_publish(foundation, _signed(offered, root)))
+        print(_publish(foundation, token))
 
     def _sign(self, options: argparse.Namespace) -> None:
         with one_sentence():
@@ -225,8 +239,7 @@ class KeyCommands(CommandGroup):
                     f"{options.request} is not a request of keys rotate, retire, rotate-receipts or retire-receipts"
                 ) from error
             write_new(options.out, _signed(offered, root).encode("ascii"))
-        what = "set" if isinstance(offered, KeySet) else "list of receipt keys"
-        print(f"signed: {what} {offered.version} of {offered.central_id}, newest key {offered.newest.key_id}")
+        print(f"signed: {_summary(offered)}")
         print("compare this with what central printed before you install it", file=sys.stderr)
 
     def _install(self, options: argparse.Namespace) -> None:
@@ -277,6 +290,16 @@ class KeyCommands(CommandGroup):
             "\n".join(["nothing was missing"] if not restored else [f"restored {name}" for name in restored])
         )
 
+    def _start_over(self, options: argparse.Namespace) -> None:
+        settings = self._settings(options)
+        if holds_keys(settings.storage.keys_folder):
+            raise StartError(f"there are keys in {settings.storage.keys_folder}: nothing was changed")
+        with closing(Foundation.open(settings, starts_over=True)) as foundation:
+            foundation.audit.record(self._event(Action.KEYS, "start-over"))
+        print(
+            "new keys are made: enrol every box anew (pair --replaces), reset authenticator apps (user reset-factors)"
+        )
+
     def _destroy(self, options: argparse.Namespace) -> None:
         with closing(Foundation.open(self._settings(options))) as foundation, one_sentence():
             keys = foundation.identity.sealing_keys
@@ -305,6 +328,19 @@ def one_sentence() -> Iterator[None]:
         raise StartError(str(error)) from error
     except OSError as error:
         raise StartError(f"{error.filename or 'a key file'}: {error.strerror or error}") from error
+
+
+def _seen_version(foundation: Foundation) -> int:
+    """The highest number of a key set that a box has, within reason: one that lies must not use the numbers up."""
+    most = foundation.identity.sealing_keys.current_set().version + _MOST_SETS_LOST
+    seen = (standing.key_set_version for standing in foundation.standings.all())
+    return max((version for version in seen if version <= most), default=0)
+
+
+def _summary(offered: Signable) -> str:
+    """What two people compare, one at central and one where the root is."""
+    what = "set" if isinstance(offered, KeySet) else "list of receipt keys"
+    return f"{what} {offered.version} of {offered.central_id}, newest key {offered.newest.key_id}"
 
 
 def _signed(offered: Signable, root: Ed25519PrivateKey) -> str:

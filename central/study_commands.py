@@ -100,9 +100,8 @@ class StudyCommands(CommandGroup):
         with self._open(options) as (foundation, archive):
             erased = [one.institution for one in archive.erasures.erased() if one.study_instance_uid == study]
             institution = self._whose(foundation, options, erased)
-            detail = f"taken in again: {reason}"
-            foundation.audit.record(self._of(Action.ERASE, study, institution, detail))
-            with self._refusals(foundation, Action.ERASE, study, institution, detail):
+            foundation.audit.record(self._of(Action.READMIT, study, institution, reason))
+            with self._refusals(foundation, Action.READMIT, study, institution, reason):
                 archive.erasures.allow(study, institution=institution)
         print("images of this study are taken in again; send again what boxes have set aside")
 

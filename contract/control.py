@@ -108,6 +108,10 @@ class CommitmentStatus(_Shape):
     unreported: int = Field(default=0, description="decided, and the scanner could not be told yet")
     reported: int = 0
     given_up: int = Field(default=0, description="the scanner could not be told for too long")
+    unreported_because: str = Field(
+        default="",
+        description="why the scanner that was tried last was not told; empty: none was tried in vain",
+    )
 
 
 class DestinationStatus(_Shape):

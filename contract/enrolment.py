@@ -62,7 +62,9 @@ class Pairing:
 
     @classmethod
     def parse(cls, text: str) -> Pairing:
-        match = _PAIRING.fullmatch(text.strip())
+        """PairingError if it is none. White space does not count: the string is longer than a line of a terminal or a
+        letter, and comes back with line breaks in it."""
+        match = _PAIRING.fullmatch("".join(text.split()))
         if match is None or not 0 < int(match["port"]) < 65536:
             raise PairingError(
                 "this is not a pairing string: it begins with dicomnet-pair:1: and is shown by central "

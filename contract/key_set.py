@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from datetime import datetime
-from typing import Final, Protocol, Self, TypeVar
+from typing import ClassVar, Final, Protocol, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -62,6 +62,8 @@ class SealingKeyEntry(BaseModel):
 class KeySet(BaseModel):
     """All sealing keys central knows, in the order they were made. `version` grows by one with every change."""
 
+    KIND: ClassVar[str] = "key set"
+    CHANGE: ClassVar[str] = "keys rotate"
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     central_id: str = Field(max_length=64)
@@ -106,7 +108,10 @@ def signed_by_root(
 
 
 class Numbered(Protocol):
-    """A key set, or a list of receipt keys."""
+    """A key set, or a list of receipt keys. `KIND`: what a person calls it; `CHANGE`: the command for the next one."""
+
+    KIND: ClassVar[str]
+    CHANGE: ClassVar[str]
 
     @property
     def central_id(self) -> str: ...
@@ -124,15 +129,16 @@ def check_successor(held: Numbered, offered: Numbered) -> bool:
     KeySetRollbackError : it is older, or differs under the same number.
     """
     if offered.central_id != held.central_id:
-        raise KeySetError("the key set is another central's")
+        raise KeySetError(f"the {held.KIND} is another central's")
     if offered.version < held.version:
         raise KeySetRollbackError(
-            f"central offers key set {offered.version}, and this box has {held.version}: central's keys are older "
-            "than they were, perhaps restored from a backup. Restore the newest backup of its keys."
+            f"central offers {held.KIND} {offered.version}, and this box has {held.version}: central's keys are older "
+            f"than they were, perhaps restored from a backup. Restore the newest backup of its keys; where there is no "
+            f"newer one, dicomnet-central {held.CHANGE}."
         )
     if offered.version == held.version and offered != held:
         raise KeySetRollbackError(
-            f"central offers another key set {offered.version} than the one this box has: two copies of central "
-            "were changed apart from each other. Issue a key set with a higher number (dicomnet-central keys rotate)."
+            f"central offers another {held.KIND} {offered.version} than the one this box has: two copies of central "
+            f"were changed apart from each other. Issue one with a higher number (dicomnet-central {held.CHANGE})."
         )
     return offered.version > held.version

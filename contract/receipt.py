@@ -7,7 +7,7 @@ Worked example: docs/formats/receipt.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
 
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contract.errors import PermanentError
-from contract.signed import SignedError, sign, signing_key_id, verify
+from contract.signed import SignedError, kept, sign, signing_key_id, verify
 
 _TYPE = "dicomnet-receipt+jws"
 _MAX_LENGTH = 4096
@@ -57,9 +57,17 @@ def sign_receipt(receipt: Receipt, key: Ed25519PrivateKey) -> str:
 
 def verify_receipt(token: str, keys: Mapping[str, Ed25519PublicKey]) -> Receipt:
     """Return the receipt inside `token` if one of `keys` (by key id) signed it, else raise ReceiptError."""
+    return _read(lambda: verify(token, keys, typ=_TYPE, kind="receipt", max_length=_MAX_LENGTH))
+
+
+def kept_receipt(token: str) -> Receipt:
+    """The receipt that was verified when it came, whether its key counts any more or not; else ReceiptError."""
+    return _read(lambda: kept(token, typ=_TYPE, kind="receipt", max_length=_MAX_LENGTH))
+
+
+def _read(payload: Callable[[], bytes]) -> Receipt:
     try:
-        payload = verify(token, keys, typ=_TYPE, kind="receipt", max_length=_MAX_LENGTH)
-        return Receipt.model_validate_json(payload)
+        return Receipt.model_validate_json(payload())
     except SignedError as error:
         raise ReceiptError(str(error)) from error
     except ValidationError as error:

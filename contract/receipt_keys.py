@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -52,6 +52,8 @@ class ReceiptKeyEntry(BaseModel):
 class ReceiptKeyList(BaseModel):
     """All receipt keys of a central, in the order in which they sign. `version` grows by one with every change."""
 
+    KIND: ClassVar[str] = "list of receipt keys"
+    CHANGE: ClassVar[str] = "keys rotate-receipts"
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     central_id: str = Field(max_length=64)

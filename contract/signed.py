@@ -1,7 +1,8 @@
 """Central's signed words: a JWS in compact form (RFC 7515) over JSON, signed with Ed25519 (RFC 8037).
 
 Receipts, the time and key sets are each one of these, told apart by `typ`, so that no word can pass for one of
-another kind. Always true: nothing of the payload is given out before its signature has verified.
+another kind. Always true: nothing of the payload is given out before its signature has verified, but by `kept`, for
+whoever verified it when it came.
 """
 
 from __future__ import annotations
@@ -48,13 +49,8 @@ def verify(
     ------
     SignedError
     """
-    if len(token) > max_length:
-        raise SignedError(f"the {kind} is longer than any {kind} is")
     try:
-        head, body, signature = token.split(".")
-        header = json.loads(_decode(head))
-        if not isinstance(header, dict) or header.get("alg") != "EdDSA" or header.get("typ") != typ:
-            raise SignedError(f"this is not a {kind}")
+        header, head, body, signature = _parts(token, typ=typ, kind=kind, max_length=max_length)
         key = keys.get(str(header.get("kid")))
         if key is None:
             raise SignedError(f"the {kind} is signed with a key that is not central's")
@@ -64,6 +60,31 @@ def verify(
         raise SignedError(f"the {kind} is malformed") from error
     except InvalidSignature as error:
         raise SignedError(f"the {kind}'s signature does not verify") from error
+
+
+def kept(token: str, *, typ: str, kind: str, max_length: int) -> bytes:
+    """The payload's JSON of a word that was verified when it came, whether its key counts any more or not.
+
+    Raises
+    ------
+    SignedError : it is none of this kind.
+    """
+    try:
+        _, _, body, _ = _parts(token, typ=typ, kind=kind, max_length=max_length)
+        return _decode(body)
+    except (ValueError, binascii.Error, RecursionError) as error:
+        raise SignedError(f"the {kind} is malformed") from error
+
+
+def _parts(token: str, *, typ: str, kind: str, max_length: int) -> tuple[dict[str, object], str, str, str]:
+    """The header, and header, payload and signature as they stand. ValueError or SignedError if it is no such word."""
+    if len(token) > max_length:
+        raise SignedError(f"the {kind} is longer than any {kind} is")
+    head, body, signature = token.split(".")
+    header = json.loads(_decode(head))
+    if not isinstance(header, dict) or header.get("alg") != "EdDSA" or header.get("typ") != typ:
+        raise SignedError(f"this is not a {kind}")
+    return header, head, body, signature
 
 
 def named(token: str, member: str) -> str:

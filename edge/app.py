@@ -34,6 +34,7 @@ from edge.destinations import Destinations
 from edge.gateway.admission import Admission
 from edge.gateway.approved import ApprovedFile
 from edge.gateway.errors import GatewayError
+from edge.gateway.query import Doorkeeper
 from edge.gateway.quirks import profiles
 from edge.gateway.server import GatewayServer
 from edge.gateway.workers import Workers
@@ -115,6 +116,7 @@ class Box:
                 settings.scanners,
                 profiles=profiles(settings.quirks),
                 file=ApprovedFile(settings.box.state_directory / "scanners.json"),
+                may_ask=Doorkeeper(settings.query.destinations if settings.query.enabled else ()).knows,
             )
             self._services = Services(settings, self._spool.holdings, find_scanner=self._admission.find)
             started.callback(self._services.stop)

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from contract.control import BoxStatus, DeliveryParams, DestinationList
-from contract.enrolment import Pairing
+from contract.control import BoxStatus, DeliveryParams, DestinationList, StudyList
+from contract.enrolment import Pairing, PairingError
 from contract.identifiers import InvalidIdentifierError, check_object_id
 from edge.centrals import IDENTITY, folder_of, names_of
 from edge.config import Settings
 from edge.control import NoBoxError, ask
 from edge.destination_settings import CENTRAL
 from edge.routes import routes_text
-from edge.status_text import destinations_text, status_text
+from edge.status_text import destinations_text, status_text, studies_text
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
-from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError, KeyLostError
+from edge.uplink.errors import (
+    EnrolmentPendingError,
+    EnrolmentRefusedError,
+    IdentityError,
+    UplinkPermanentError,
+)
 from edge.uplink.identity import IdentityStore
 from edge.uplink.key_book import KeyBook
 from edge.uplink.key_maker import KeyMaker
@@ -40,7 +46,7 @@ def enrol_from_shell(settings: Settings, pairing_text: str, central: str) -> Non
 
     `pairing_text` is the pairing string, or "-" to read it from standard input; `central` a name in names_of(settings).
     """
-    pairing = Pairing.parse(sys.stdin.readline() if pairing_text == "-" else pairing_text)
+    pairing = _read_pairing(sys.stdin) if pairing_text == "-" else Pairing.parse(pairing_text)
     try:
         answer = ask(
             settings.control_socket_path,
@@ -61,6 +67,19 @@ def enrol_from_shell(settings: Settings, pairing_text: str, central: str) -> Non
         if gateway_id is None:
             return
     print(f"enrolled as {gateway_id} at {pairing.host}:{pairing.port}")
+
+
+def _read_pairing(lines: Iterable[str]) -> Pairing:
+    """Out of as many lines as it was wrapped into, and no further: whoever types it does not end the input."""
+    text = ""
+    for line in lines:
+        text += line
+        try:
+            return Pairing.parse(text)
+        except PairingError:
+            if not line.strip():
+                break
+    return Pairing.parse(text)
 
 
 def _enrol_at_rest(settings: Settings, pairing: Pairing, central: str) -> str | None:
@@ -96,7 +115,7 @@ def _enrol_at_rest(settings: Settings, pairing: Pairing, central: str) -> str | 
     except EnrolmentPendingError as error:
         print(f"{pending_sentence(error.fingerprint)}. The box goes on with it by itself when it runs.")
         return None
-    except (EnrolmentRefusedError, KeyLostError):
+    except (UplinkPermanentError, PairingError):
         pending.clear()
         raise
     identity = store.save(key, enrolment)
@@ -127,15 +146,25 @@ def print_status(settings: Settings) -> None:
     print(status_text(BoxStatus.model_validate(answer)))
 
 
+def print_studies(settings: Settings) -> None:
+    """Say which of the last studies are complete, and by what."""
+    answer = ask(settings.control_socket_path, "studies", {}, timeout_s=_ASK_TIMEOUT_S)
+    print(studies_text(StudyList.model_validate(answer)))
+
+
 def print_destinations(settings: Settings) -> None:
     """Say how the running box stands with its destinations beside central."""
     _show(ask(settings.control_socket_path, "destinations", {}, timeout_s=_ASK_TIMEOUT_S))
 
 
 def decide_on_delivery(settings: Settings, method: str, destination: str, object_id: str | None) -> None:
-    """`method`: try_again or give_up, for one object or all that is open."""
+    """`method`: try_again or give_up, for one object or all that is open; of central's all that is in quarantine."""
     params = DeliveryParams(destination=destination, object_id=object_id)
-    _show(ask(settings.control_socket_path, method, params.model_dump(), timeout_s=_DECIDE_TIMEOUT_S))
+    answer = ask(settings.control_socket_path, method, params.model_dump(), timeout_s=_DECIDE_TIMEOUT_S)
+    if destination == CENTRAL:
+        print_status(settings)
+    else:
+        _show(answer)
 
 
 def _show(answer: dict[str, object]) -> None:
@@ -161,6 +190,8 @@ def carry_out(settings: Settings, options: argparse.Namespace) -> None:
         enrol_from_shell(settings, options.pairing, options.central)
     elif options.command == "routes":
         print(routes_text(settings, last=options.last, rules=options.rules))
+    elif options.command == "studies":
+        print_studies(settings)
     elif options.command == "destinations":
         print_destinations(settings)
     elif options.command in ("try-again", "give-up"):
@@ -209,12 +240,20 @@ def parser() -> argparse.ArgumentParser:
     )
     commands.add_parser("status", parents=[config], help="say how the running box is")
     commands.add_parser(
+        "studies",
+        parents=[config],
+        help="list the last studies: complete or not, by what, and how many images of how many",
+    )
+    commands.add_parser(
         "destinations",
         parents=[config],
         help="say how the running box stands with destinations beside central",
     )
     for command, words in (
-        ("try-again", "send what a destination refused, or waits for, again now"),
+        (
+            "try-again",
+            "send what a destination refused, or waits for, again now; central: what is in quarantine",
+        ),
         ("give-up", "owe a destination no longer what it does not have; it may be freed then"),
     ):
         deciding = commands.add_parser(

@@ -117,13 +117,13 @@ class LimitSettings(Section):
     days: list[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]] = Field(
         default=["mon", "tue", "wed", "thu", "fri", "sat", "sun"],
         min_length=1,
-        description="Weekdays on which the limit holds",
+        description="Weekdays on which the limit begins",
     )
     from_hour: int = Field(
         default=0, ge=0, le=23, description="Hour from which it holds, in the box's local time"
     )
     to_hour: int = Field(
-        default=24, ge=1, le=24, description="Hour before which it ends; less than from_hour: over midnight"
+        default=24, ge=1, le=24, description="Hour before which it ends; less than from_hour: on the next day"
     )
     kbit_per_s: int = Field(ge=16, le=100_000_000, description="Kilobits that may be sent in a second")
 

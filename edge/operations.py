@@ -171,7 +171,13 @@ class Operations:
         )
 
     def try_again(self, params: DeliveryParams) -> DestinationList:
-        self._destinations.try_again(params.destination, _object_id(params))
+        object_id = _object_id(params)
+        if params.destination != CENTRAL:
+            self._destinations.try_again(params.destination, object_id)
+        elif object_id is not None:
+            self._spool.quarantine.requeue(object_id)
+        else:
+            _log.info("queued again", extra={"objects": self._spool.quarantine.requeue_all()})
         return self.destinations()
 
     def give_up(self, params: DeliveryParams) -> DestinationList:

@@ -40,9 +40,9 @@ class Services:
     ) -> None:
         self._find_scanner = find_scanner
         self.database = ServiceDatabase(settings.box.state_directory / "services.sqlite3")
-        commitments = CommitmentStore(self.database)
+        self._commitments = CommitmentStore(self.database)
         self._reports = CommitmentReports(
-            commitments, holdings, settings.commitment, find_address=self._find_address
+            self._commitments, holdings, settings.commitment, find_address=self._find_address
         )
         self._query: LocalQuery | None = None
         if settings.query.enabled:
@@ -50,7 +50,7 @@ class Services:
         else:
             forget_catalogue(self.database)
         self.installed: Sequence[Service] = (
-            CommitmentService(commitments, self._reports),
+            CommitmentService(self._commitments, self._reports),
             *(self._query.installed if self._query else ()),
         )
 
@@ -84,12 +84,13 @@ class Services:
 
     def commitment_status(self) -> CommitmentStatus:
         """How the requests for storage commitment stand."""
-        counts = self._reports.counts()
+        counts = self._commitments.counts()
         return CommitmentStatus(
             waiting=counts[CommitmentState.WAITING],
             unreported=counts[CommitmentState.DECIDED],
             reported=counts[CommitmentState.DELIVERED],
             given_up=counts[CommitmentState.ABANDONED],
+            unreported_because=self._commitments.last_error(),
         )
 
     def _find_address(self, ae_title: str) -> tuple[str, int] | None:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from contract.control import BoxStatus, CentralStatus, DestinationList, DestinationStatus, WorkflowStatus
+from contract.control import (
+    BoxStatus,
+    CentralStatus,
+    CommitmentStatus,
+    DestinationList,
+    DestinationStatus,
+    StudyEntry,
+    StudyList,
+    WorkflowStatus,
+)
 from contract.sizes import size_text
 
 
@@ -44,6 +53,8 @@ def status_text(status: BoxStatus) -> str:
     lines += [destination_line(one) for one in status.destinations]
     if status.workflow is not None:
         lines += _workflow_lines(status.workflow)
+    if status.commitments is not None:
+        lines += _commitment_lines(status.commitments)
     return "\n".join(lines)
 
 
@@ -91,6 +102,32 @@ def _workflow_lines(workflow: WorkflowStatus) -> list[str]:
             f"{workflow.procedures_error}"
         )
     return lines
+
+
+def _commitment_lines(commitments: CommitmentStatus) -> list[str]:
+    open_ones = {
+        "wait for their images": commitments.waiting,
+        "to be reported": commitments.unreported,
+        "NEVER REPORTED": commitments.given_up,
+    }
+    said = ", ".join(f"{number} {words}" for words, number in open_ones.items() if number)
+    why = f": {commitments.unreported_because}" if commitments.unreported_because else ""
+    return [f"commitment    {said}{why}"] if said else []
+
+
+def studies_text(listed: StudyList) -> str:
+    """The plain-text form for `dicomnet-edge studies`, the study that changed last first."""
+    return "\n".join(map(_study_line, listed.studies)) or "nothing was received yet"
+
+
+def _study_line(study: StudyEntry) -> str:
+    expected = "" if study.expected is None else f" of {study.expected}"
+    late = f", {study.late} late" if study.late else ""
+    by = f" ({study.evidence})" if study.evidence else ""
+    return (
+        f"{study.last_at_utc.isoformat(timespec='seconds')}  {study.calling_ae_title:<16}  "
+        f"{study.state + by:<25}  {study.received}{expected} images{late}  {study.study_instance_uid}"
+    )
 
 
 def _scrub_text(status: BoxStatus) -> str:

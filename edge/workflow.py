@@ -40,7 +40,6 @@ class Workflow:
 
     Parameters
     ----------
-    on_study : told of each change of a study's state, on a thread of its own; must not block for long.
     on_worklist : told of the worklist's items whenever they are other ones.
 
     Raises
@@ -53,17 +52,15 @@ class Workflow:
         settings: Settings,
         database: ServiceDatabase,
         *,
-        on_study: Callable[[StudyStanding], None] = lambda _: None,
         on_worklist: Callable[[Sequence[WorklistItem]], None] = lambda _: None,
     ) -> None:
         key = DeviceKey.load(settings.identity_directory / "device.key")
-        self._on_study = on_study
         pace = Pace(
             default_s=settings.studies.default_idle_s,
             least_s=settings.studies.least_idle_s,
             longest_s=settings.studies.longest_idle_s,
         )
-        self.studies = Studies(CompletenessRows(database, pace), pace, on_change=self._tell)
+        self.studies = Studies(CompletenessRows(database, pace), pace, on_change=_log_study)
         self._cache_is_centrals = settings.worklist.source == "central"
         self._central = CentralWorkflow(
             horizon_days=settings.worklist.horizon_days, timeout_s=settings.uplink.timeout_s
@@ -154,19 +151,19 @@ class Workflow:
             horizon_days=worklist.horizon_days,
         ).fetch
 
-    def _tell(self, study: StudyStanding) -> None:
-        _log.info(
-            "study " + study.state.value,
-            extra={
-                "study_instance_uid": study.study_instance_uid,
-                "calling_ae_title": study.calling_ae_title,
-                "evidence": study.evidence or "-",
-                "received": study.received,
-                "expected": "-" if study.expected is None else study.expected,
-                "late": study.late,
-            },
-        )
-        self._on_study(study)
+
+def _log_study(study: StudyStanding) -> None:
+    _log.info(
+        "study " + study.state.value,
+        extra={
+            "study_instance_uid": study.study_instance_uid,
+            "calling_ae_title": study.calling_ae_title,
+            "evidence": study.evidence or "-",
+            "received": study.received,
+            "expected": "-" if study.expected is None else study.expected,
+            "late": study.late,
+        },
+    )
 
 
 def _entry(study: StudyStanding) -> StudyEntry:

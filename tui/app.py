@@ -1,4 +1,4 @@
-"""The technician's screen for one box: four pages, refreshed by a worker that never blocks the keys.
+"""The technician's screen for one box: five pages, refreshed by a worker that never blocks the keys.
 
 Always true: everything shown came from the box within the last refresh, or the banner says that it did not;
 the box goes on undisturbed whether this program runs, hangs or is closed.
@@ -32,6 +32,7 @@ from tui.priority import PriorityChoice
 from tui.queue import Queue
 from tui.scanner_form import ScannerForm
 from tui.scanners import Scanners
+from tui.studies import Studies
 
 DEFAULT_SOCKET: Final = "/var/lib/dicomnet-edge/control.sock"
 SOCKET_VARIABLE: Final = "DICOMNET_CONTROL_SOCKET"
@@ -48,6 +49,7 @@ class BoxApp(App[None]):
         Binding("2", "page('queue')", "Queue"),
         Binding("3", "page('scanners')", "Scanners"),
         Binding("4", "page('enrol')", "Enrol"),
+        Binding("5", "page('studies')", "Studies", show=False),  # the footer is full, and the tab says it
         Binding("q", "quit", "Quit"),
     ]
     CSS = """
@@ -56,12 +58,13 @@ class BoxApp(App[None]):
     .away #banner { display: block; }
     .away TabbedContent { opacity: 50%; }
     TabPane { padding: 0; }
-    Overview, Enrol, #queue-title, #queue-detail, #scanner-title, #scanner-detail, #echo-result, #scanner-keys {
+    Overview, Enrol, #queue-title, #queue-detail, #scanner-title, #scanner-detail, #echo-result, #scanner-keys,
+    #study-title, #study-detail {
         padding: 0 1;
     }
     DataTable { height: 1fr; scrollbar-size-vertical: 1; }
-    #queue-title { height: 1; }
-    #queue-detail { height: 4; }
+    #queue-title, #study-title { height: 1; }
+    #queue-detail, #study-detail { height: 4; }
     #scanner-title, #scanner-keys { height: 1; }
     #scanner-detail { height: 5; }
     #echo-result { height: 1; }
@@ -103,6 +106,8 @@ class BoxApp(App[None]):
                 yield Scanners(id="scanners-page")
             with TabPane("4 Enrol", id="enrol"):
                 yield Enrol(id="enrol-page")
+            with TabPane("5 Studies", id="studies"):
+                yield Studies(id="studies-page")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -135,6 +140,8 @@ class BoxApp(App[None]):
             self.query_one(Queue).show(await self._client.queue())
         elif page == "scanners":
             self.query_one(Scanners).show(await self._client.scanners())
+        elif page == "studies":
+            self.query_one(Studies).show(await self._client.studies())
         if first and status.gateway_id is None:
             self.action_page("enrol")
 

@@ -25,6 +25,7 @@ from contract.control import (
     QueueList,
     ScannerEntry,
     ScannerList,
+    StudyList,
 )
 
 TIMEOUT_S: Final = 5.0
@@ -63,6 +64,9 @@ class BoxClient:
 
     async def scanners(self) -> ScannerList:
         return await self._ask("scanners", {}, ScannerList)
+
+    async def studies(self) -> StudyList:
+        return await self._ask("studies", {}, StudyList)
 
     async def echo(self, params: EchoParams) -> EchoAnswer:
         return await self._ask("echo", params.model_dump(), EchoAnswer, LONG_TIMEOUT_S)

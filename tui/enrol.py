@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from rich.text import Text
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
@@ -25,6 +25,14 @@ def standing_with(status: BoxStatus, central: str) -> tuple[str | None, LinkStat
         if one.name == central:
             return one.gateway_id, one.link
     return status.gateway_id, status.link
+
+
+class _PairingField(Input):
+    """Takes a pasted text whole: Textual's own field takes its first line alone, and a wrapped string has several."""
+
+    def _on_paste(self, event: events.Paste) -> None:
+        event.prevent_default().stop()
+        self.replace("".join(event.text.split()), *self.selection)
 
 
 class Enrol(Vertical):
@@ -51,7 +59,7 @@ class Enrol(Vertical):
             "Paste it here and press Enter."
         )
         yield Select[str]([(FIRST, FIRST)], value=FIRST, allow_blank=False, id="enrol-central", compact=True)
-        yield Input(placeholder="dicomnet-pair:1:…", id="pairing", max_length=512)
+        yield _PairingField(placeholder="dicomnet-pair:1:…", id="pairing", max_length=512)
         yield Button("Enrol", variant="primary", id="enrol-go")
         yield Static("", id="enrol-result")
 

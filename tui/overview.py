@@ -67,6 +67,10 @@ def facts(status: BoxStatus) -> Table:
         table.add_row(f"To {words.plain(destination.name)}", _destination(destination))
     if status.workflow is not None and status.workflow.worklist_source != "off":
         table.add_row("Worklist", _worklist(status.workflow))
+    if status.workflow is not None and (
+        status.workflow.procedures_waiting or status.workflow.procedures_refused
+    ):
+        table.add_row("Procedures", _procedures(status.workflow))
     if status.commitments is not None and (status.commitments.unreported or status.commitments.given_up):
         table.add_row("Commitment", _commitments(status.commitments))
     table.add_row(
@@ -145,12 +149,21 @@ def _destination(one: DestinationStatus) -> Text:
 
 def _commitments(commitments: CommitmentStatus) -> Text:
     """Reports that scanners have not taken yet, or never did."""
-    waiting = words.count(commitments.unreported, "report")
+    waiting = f"{words.count(commitments.unreported, 'report')} to deliver"
+    if commitments.unreported_because:
+        waiting += f": {words.plain(commitments.unreported_because)}"
     if not commitments.given_up:
-        return Text(f"◌ {waiting} to deliver", "yellow")
-    return Text(
-        f"✘ {waiting} to deliver, {commitments.given_up} given up: is the scanner's host set (page 3)?", "red"
-    )
+        return Text(f"◌ {waiting}", "yellow")
+    return Text(f"✘ {commitments.given_up} given up: is the scanner's host set (page 3)? {waiting}", "red")
+
+
+def _procedures(workflow: WorkflowStatus) -> Text:
+    """Messages about procedure steps that central does not have."""
+    text = f"{words.count(workflow.procedures_waiting, 'message')} to central"
+    if not workflow.procedures_refused:
+        return Text(f"◌ {text} since {words.age(workflow.procedures_oldest_at_utc)}", "yellow")
+    reason = words.plain(workflow.procedures_error)
+    return Text(f"✘ {text}, {workflow.procedures_refused} refused: {reason}", "red")
 
 
 def _worklist(workflow: WorkflowStatus) -> Text:

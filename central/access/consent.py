@@ -128,13 +128,11 @@ class Consents:
             raise AccessRuleError(f"{username} is excepted from {MAX_EXCEPTIONS} withdrawals already")
         ConsentException.insert(withdrawal_id=withdrawal_id, user_id=row["user_id"]).execute(self._db)
 
-    def end(self, withdrawal_id: str, institution: str | None = None) -> bool:
-        """The patient consents again; False if there is no such withdrawal that holds (in `institution` alone)."""
+    def end(self, withdrawal_id: str) -> bool:
+        """The patient consents again; False if there is no such withdrawal that holds."""
         update = ConsentWithdrawal.update(ended_at_utc=int(self._clock())).where(
             ConsentWithdrawal.withdrawal_id == withdrawal_id, ConsentWithdrawal.ended_at_utc.is_null()
         )
-        if institution is not None:
-            update = update.where(ConsentWithdrawal.institution == institution)
         return bool(update.execute(self._db))
 
     def listed(self, institution: str | None = None) -> list[Withdrawal]:

@@ -23,6 +23,7 @@ from central.access.emergencies import Emergencies
 from central.access.guest_links import GuestLinks
 from central.access.hashes import SecretHashes
 from central.access.institutions import Institutions
+from central.access.known_browsers import KnownBrowsers
 from central.access.once import Once
 from central.access.passkeys import Passkeys, RelyingParty
 from central.access.policy import Invitation, Principal, Role
@@ -52,6 +53,7 @@ class Doorkeeper:
     clock: Callable[[], float]
     once: Once
     passkeys: Passkeys
+    browsers: KnownBrowsers
 
     @classmethod
     def open(
@@ -83,6 +85,7 @@ class Doorkeeper:
             clock,
             once,
             Passkeys.open(db, once, factor_key, RelyingParty.at(public_url), clock),
+            KnownBrowsers(factor_key),
         )
 
     def principal_of(self, token: str, kind: SessionKind) -> Principal | None:

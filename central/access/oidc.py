@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import quote_plus, urlencode
 
 import httpx
 import jwt
@@ -44,6 +44,8 @@ _TIMEOUT_S: Final = 10.0
 _FRESH_S: Final = 3600.0
 LEEWAY_S: Final = 60
 _MAX_COOKIE_CHARACTERS: Final = 3500
+_BASIC: Final = "client_secret_basic"
+_POST: Final = "client_secret_post"
 
 
 class ProviderAwayError(AccessError):
@@ -123,13 +125,13 @@ class Provider:
             "code_challenge": challenge.rstrip(b"=").decode("ascii"),
             "code_challenge_method": "S256",
         }
-        return f"{self._endpoint('authorization_endpoint')}?{urlencode(query)}"
+        return _asking(self._endpoint("authorization_endpoint"), query)
 
     def sign_out_url(self, back_to: str) -> str | None:
         """Where the session at the provider ends (RP-Initiated Logout 1.0); None if the provider has no such place."""
         endpoint = self._configuration().get("end_session_endpoint")
-        query = urlencode({"client_id": self.client.client_id, "post_logout_redirect_uri": back_to})
-        return f"{endpoint}?{query}" if isinstance(endpoint, str) else None
+        query = {"client_id": self.client.client_id, "post_logout_redirect_uri": back_to}
+        return _asking(endpoint, query) if isinstance(endpoint, str) else None
 
     def claims(self, attempt: Attempt, answer: Mapping[str, str]) -> dict[str, Any]:
         """The claims of ID token and userinfo for what the provider's redirect brought (its query parameters).
@@ -142,7 +144,10 @@ class Provider:
         """
         if not _same(answer.get("state", ""), attempt.state):
             raise SignOnRefusedError("the answer belongs to another attempt")
-        if answer.get("iss", self.client.issuer) != self.client.issuer:  # RFC 9207
+        says_iss = self._configuration().get("authorization_response_iss_parameter_supported") is True
+        if (
+            answer.get("iss", "" if says_iss else self.client.issuer) != self.client.issuer
+        ):  # RFC 9207 section 2.4
             raise SignOnRefusedError("the answer comes from another issuer")
         if "code" not in answer:
             raise SignOnRefusedError(f"the provider says {answer.get('error', 'nothing')[:64]}")
@@ -183,7 +188,8 @@ class Provider:
             raise SignOnRefusedError(f"the ID token does not verify: {error}") from error
         if not _same(str(claims.get("nonce", "")), nonce):
             raise SignOnRefusedError("the ID token was made for another attempt")
-        if claims.get("azp", self.client.client_id) != self.client.client_id:
+        several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
+        if claims.get("azp", "" if several else self.client.client_id) != self.client.client_id:
             raise SignOnRefusedError("the ID token was made for another client")
         return claims
 
@@ -245,8 +251,13 @@ class Provider:
         headers = {"Accept": "application/json"}
         if access_token:
             headers["Authorization"] = f"Bearer {access_token}"
-        auth = (self.client.client_id, self.client.secret) if form and self.client.secret else None
-        body = bytearray()
+        auth, body = None, bytearray()
+        if form and self.client.secret:  # RFC 6749 section 2.3.1
+            offered = self._configuration().get("token_endpoint_auth_methods_supported")
+            if isinstance(offered, list) and _BASIC not in offered and _POST in offered:
+                form = {**form, "client_secret": self.client.secret}
+            else:
+                auth = (quote_plus(self.client.client_id), quote_plus(self.client.secret))
         try:
             with httpx.stream(
                 method, url, data=form, auth=auth, timeout=_TIMEOUT_S, headers=headers
@@ -264,6 +275,11 @@ class Provider:
         if response.status_code != httpx.codes.OK or not isinstance(answer, dict):
             raise ProviderAwayError(f"the provider answers {response.status_code}")
         return answer
+
+
+def _asking(endpoint: str, query: Mapping[str, str]) -> str:
+    """`endpoint` with `query`, beside what it asks already (RFC 6749 section 3.1)."""
+    return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}"
 
 
 def _same(said: str, expected: str) -> bool:

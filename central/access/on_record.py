@@ -1,4 +1,5 @@
-"""A step of a signed-in caller, on record before it is taken; a refusal is on record as well.
+"""A step of a signed-in caller, on record before it is taken; a refusal is on record as well, also one that turns out
+only as the step is taken (`central.access.refused`).
 
 Always true: where the record cannot be written, nothing is done.
 """
@@ -10,8 +11,8 @@ from collections.abc import Iterable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from central.access.problems import problem
-from central.access.web import audit_event
+from central.access.problems import unrecorded
+from central.access.web import audit_event, said_of
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action, Outcome
 from central.audit.record import Audit
@@ -31,15 +32,10 @@ def admit(
     `institutions` are concerned besides the caller's own.
     """
     outcome: Outcome = "success" if refusal is None else "refused"
+    event = audit_event(request, action, outcome, detail, study_instance_uid, institutions=institutions)
     try:
-        audit.record(
-            audit_event(request, action, outcome, detail, study_instance_uid, institutions=institutions)
-        )
+        audit.record(event)
     except AuditUnavailableError:
         return unrecorded()
+    said_of(request).step = event if refusal is None else None
     return refusal
-
-
-def unrecorded() -> Response:
-    """The answer where the record cannot be written."""
-    return problem(503, "the audit record cannot be written; try again later", {"Retry-After": "10"})

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from central.access.account_directory import UserAccount, holder_of
 from central.access.errors import AccountError
-from central.access.hashes import MAX_SECRET_CHARACTERS, SecretHashes
+from central.access.hashes import MAX_SECRET_CHARACTERS, SecretHashes, digest
 from central.access.policy import Principal
 from central.access.second_factors import SecondFactors
 from central.access.throttle import SignInThrottle
@@ -50,16 +50,30 @@ class Passwords:
             )
         return self._hashes.hash(password)
 
-    def verify(self, username: str, password: str, address: str, code: str = "") -> Admitted | None:
+    def mark_of(self, username: str) -> str:
+        """What tells this account with this password from every other, and neither of them; "" for who has none."""
+        row = self._named(username.lower()[:256])
+        known = row["password_hash"] if row is not None else ""
+        return digest(f"{row['user_id']}\0{known}") if row is not None and known else ""
+
+    def verify(
+        self, username: str, password: str, address: str, code: str = "", browser: str = ""
+    ) -> Admitted | None:
         """Who this is, if password and code are right; else None, in the same time for unknown users.
+
+        Parameters
+        ----------
+        browser : the name of one in which this user has signed in before (`KnownBrowsers`).
 
         Raises
         ------
         SecondFactorError : the password was right and the code was not; must not be told from a wrong password.
-        ThrottledError : too many failures of this username or from this address.
+        ThrottledError : too many failures of this username or from this address; or in this browser, of which theirs
+            are none.
         """
         username = username.lower()[:256]
-        self._throttle.begin(username, address)
+        counted = (f"browser\0{browser}",) * 2 if browser else (username, address)
+        self._throttle.begin(*counted)
         row = self._named(username)
         right = self._is_password(row, password)
         # Looked at before anybody knows whether the password was right, so that it costs the same.
@@ -68,7 +82,7 @@ class Passwords:
             return None
         principal = holder_of(row)
         means = self._factors.admit(principal, offered)
-        self._throttle.succeed(username, address)
+        self._throttle.succeed(*counted)
         return Admitted(principal, means)
 
     def is_password_of(self, principal: Principal, password: str, address: str) -> bool:

@@ -20,6 +20,11 @@ def problem(status: int, detail: str = "", headers: Mapping[str, str] | None = N
     return JSONResponse(body, status, dict(headers or {}), media_type="application/problem+json")
 
 
+def unrecorded() -> JSONResponse:
+    """The answer where the audit record cannot be written."""
+    return problem(503, "the audit record cannot be written; try again later", {"Retry-After": "10"})
+
+
 async def router_problem(request: Request, error: Exception) -> JSONResponse:
     """Exception handler for the router's own refusals: no such route, no such method.
 

@@ -2,7 +2,9 @@
 
 `POST /api/auth/token` is the OAuth 2 password form (RFC 6749 section 4.3), with a `code` of an authenticator app
 for who has one; `GET /api/me` says who the caller is.
-Every attempt is audited before its outcome is told; when that is impossible nobody is signed in.
+Every attempt is audited before its outcome is told; when that is impossible nobody is signed in. Of attempts that are
+not looked at because there were too many, one a minute of each is (`told_to_wait`): else whoever is shut out could fill
+the disk that every look needs.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from starlette.routing import BaseRoute, Route
 
 from central.access.accounts import Accounts
 from central.access.errors import AccessError, SecondFactorError, ThrottledError
-from central.access.on_record import unrecorded
 from central.access.passwords import Admitted
 from central.access.policy import Principal
-from central.access.problems import problem
+from central.access.problems import problem, unrecorded
 from central.access.web import arrival_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
-from central.audit.events import Action, AuditEvent
+from central.audit.events import MAX_NAME_CHARACTERS, Action, AuditEvent
 from central.audit.record import Audit
+from central.audit.refusals import Refusals
 from central.bodies import body_within
 
 MAX_FORM_BYTES: Final = 8192
@@ -41,7 +43,7 @@ async def small_form(request: Request) -> Mapping[str, str]:
 
     Raises
     ------
-    FormError : another content type, too large, not UTF-8, or a field given twice.
+    FormError : another content type, too large, not UTF-8, a field given twice, or NUL, which no database takes.
     """
     if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
         raise FormError("send application/x-www-form-urlencoded")
@@ -52,28 +54,34 @@ async def small_form(request: Request) -> Mapping[str, str]:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=16)
     except ValueError as error:
         raise FormError("the form is not UTF-8 in URL encoding") from error
+    if any("\0" in text for pair in pairs for text in pair):
+        raise FormError("the form has a NUL character")
     if len(dict(pairs)) != len(pairs):
         raise FormError("a field is given twice")
     return dict(pairs)
 
 
 def check_sign_in(
-    accounts: Accounts, audit: Audit, username: str, password: str, code: str, address: str
+    accounts: Accounts,
+    audit: Audit,
+    username: str,
+    password: str,
+    code: str,
+    address: str,
+    browser: str = "",
 ) -> Admitted | None:
     """Verify and audit one attempt; None when username, password or code is wrong: which, only the record says.
+    `browser` as for `Passwords.verify`.
 
     Raises
     ------
-    ThrottledError : too many failures; audited too.
+    ThrottledError : too many failures: for `told_to_wait` to audit.
     AuditUnavailableError : the attempt could not be recorded, so nobody is signed in.
     """
     admitted: Admitted | None = None
     detail = "wrong username or password"
     try:
-        admitted = accounts.passwords.verify(username, password, address, code)
-    except ThrottledError as error:
-        audit.record(sign_in_event(username, None, address, str(error)))
-        raise
+        admitted = accounts.passwords.verify(username, password, address, code, browser)
     except SecondFactorError as error:
         detail = str(error)
     principal = admitted.principal if admitted is not None else None
@@ -81,8 +89,16 @@ def check_sign_in(
     return admitted
 
 
+def told_to_wait(refusals: Refusals, username: str, address: str) -> None:
+    """An attempt was not looked at, because there were too many."""
+    refusals.record(
+        Action.SIGN_IN_FAILED, username[:MAX_NAME_CHARACTERS], address, "too many failed sign-ins"
+    )
+
+
 def sign_in_routes(accounts: Accounts, audit: Audit, token_life_s: int = TOKEN_LIFE_S) -> list[BaseRoute]:
     """`POST /api/auth/token` and `GET /api/me`. Tokens live `token_life_s` seconds."""
+    refusals = Refusals(audit, role="")
 
     async def token(request: Request) -> Response:
         try:
@@ -96,6 +112,7 @@ def sign_in_routes(accounts: Accounts, audit: Audit, token_life_s: int = TOKEN_L
         try:
             return await run_in_threadpool(_issue, request, form)
         except ThrottledError as error:
+            await run_in_threadpool(told_to_wait, refusals, form["username"], source_address(request))
             return problem(429, str(error), {"Retry-After": str(error.retry_after_s)})
         except AuditUnavailableError:
             return unrecorded()
@@ -127,7 +144,7 @@ def _oauth_error(code: str, description: str) -> Response:
 
 
 def sign_in_event(username: str, principal: Principal | None, address: str, detail: str) -> AuditEvent:
-    """An attempt to sign in; `principal` None: it failed."""
+    """An attempt to sign in; `principal` None: it failed, and concerns no one institution."""
     return AuditEvent(
         actor=principal.username if principal else username,
         actor_role=principal.role.value if principal else "",
@@ -135,4 +152,5 @@ def sign_in_event(username: str, principal: Principal | None, address: str, deta
         outcome="success" if principal else "refused",
         source_address=address,
         detail=detail,
+        institutions=frozenset({principal.institution} if principal else ()),
     )

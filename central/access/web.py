@@ -11,6 +11,7 @@ What is always true
   Origin; the cookie itself is SameSite=Strict).
 - An API token reaches DICOMweb and `/api/me`, whatever its owner may.
 - Who must have a second factor and has none reaches what sets one up, and nothing else.
+- What is refused to somebody who is signed in is on record, whoever refuses it (`central.access.refused`).
 - An answer that takes long ends early when what it gives out may not be had any more (`central.access.ongoing`).
 - Programs (under ``/api`` and ``/dicom-web``) get 401 as a problem; people get the sign-in page.
 """
@@ -33,6 +34,7 @@ from central.access.headers import with_safe_headers
 from central.access.ongoing import AccessEndedError, Ongoing
 from central.access.policy import Principal, Role
 from central.access.problems import problem
+from central.access.refused import Said, putting_on_record
 from central.access.sessions import Arrival, SessionKind, browser_of
 from central.audit.events import Action, AuditEvent, Outcome
 from central.audit.record import Audit
@@ -137,6 +139,13 @@ def ongoing_of(request: Request) -> Ongoing:
     return ongoing
 
 
+def said_of(request: Request) -> Said:
+    """What is on record of `request`."""
+    said = request.state.said
+    assert isinstance(said, Said), "this route is not behind RequireSignIn"
+    return said
+
+
 def audit_event(
     request: Request,
     action: Action,
@@ -147,8 +156,10 @@ def audit_event(
     sop_instance_uid: str | None = None,
     institutions: Iterable[str] = (),
 ) -> AuditEvent:
-    """What the signed-in caller of `request` does or tries. `institutions` are concerned besides the caller's own."""
+    """What the signed-in caller of `request` does or tries, for the record. `institutions` are concerned besides the
+    caller's own."""
     principal = principal_of(request)
+    said_of(request).anything = True
     if principal.delegation is not None:
         detail = f"API token {principal.delegation.token_id}: {detail}"
     return AuditEvent(
@@ -200,6 +211,9 @@ class RequireSignIn:
         if is_public(request.method, scope["path"]):
             await self._app(scope, receive, send)
             return
+        if "\0" in scope["path"]:  # which no database takes, and no route has
+            await problem(404)(scope, receive, send)
+            return
         answer, ongoing = await run_in_threadpool(self._begun, request)
         if ongoing is None:
             await answer(scope, receive, send)
@@ -214,20 +228,21 @@ class RequireSignIn:
             raise
 
     def _begun(self, request: Request) -> tuple[ASGIApp, Ongoing | None]:
-        """What answers this request, and what is watched while it does: nothing of a refusal. Reads the database."""
-        admitted = self._admitted(request)
-        if isinstance(admitted, Response):
-            return admitted, None
-        ongoing = Ongoing(partial(self._caller, admitted, request), self._audit.record)
-        request.scope.setdefault("state", {}).update(principal=admitted, ongoing=ongoing)
-        return self._at_once(request) or self._app, ongoing
-
-    def _admitted(self, request: Request) -> Principal | Response:
-        """Whose request this is; or the answer that it gets in place of its own."""
+        """What answers this request, and what is watched while it does: nothing where nobody is signed in. Reads the
+        database."""
         principal = authenticate(request, self._doorkeeper)
-        path = str(request.scope["path"])
         if principal is None:
-            return _not_signed_in(request)
+            return _not_signed_in(request), None
+        ongoing = Ongoing(partial(self._caller, principal, request), self._audit.record)
+        said = Said()
+        request.scope.setdefault("state", {}).update(principal=principal, ongoing=ongoing, said=said)
+        answer = self._why_not(principal, request) or self._at_once(request) or self._app
+        refusal = partial(_refusal, request)
+        return putting_on_record(answer, said, refusal, self._audit.record), ongoing
+
+    def _why_not(self, principal: Principal, request: Request) -> Response | None:
+        """The answer in place of the route's own; None: the route is to answer."""
+        path = str(request.scope["path"])
         if principal.delegation is not None and not _is_for_api_tokens(path):
             return problem(403, "an API token is for DICOMweb, under /dicom-web")
         if not _is_for_enrolment(path) and self._doorkeeper.must_enrol(principal):
@@ -235,7 +250,7 @@ class RequireSignIn:
         by_cookie = "authorization" not in request.headers
         if by_cookie and request.method not in SAFE_METHODS and page_of(request) != "own":
             return problem(403, "a request with a session cookie must come from one of our own pages")
-        return principal
+        return None
 
     def _caller(self, before: Principal, request: Request) -> Principal | str:
         """Who calls now, or why it is nobody any more."""
@@ -245,6 +260,12 @@ class RequireSignIn:
         if self._doorkeeper.principal(before.user_id) is None:
             return "the link has ended" if before.role is Role.GUEST else "the account is blocked"
         return "the API token has ended" if before.delegation is not None else "the session has ended"
+
+
+def _refusal(request: Request) -> AuditEvent:
+    return audit_event(
+        request, Action.REQUEST_REFUSED, "refused", f"{request.method} {request.scope['path']}"
+    )
 
 
 def _to_enrolment(request: Request) -> Response:

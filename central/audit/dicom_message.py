@@ -8,13 +8,12 @@ text in XML 1.0 becomes U+FFFD; search values travel in base64, as the schema wa
 from __future__ import annotations
 
 import base64
-import ipaddress
-import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from central.audit.fhir import event_codes
+from central.audit.event_codes import ACTIONS, Code, event_of
+from central.audit.spelling import is_address, said
 
 
 class PatientObject(NamedTuple):
@@ -24,66 +23,23 @@ class PatientObject(NamedTuple):
     issuer: str
 
 
-class _Code(NamedTuple):
-    """A coded value; `meaning` is its Code Meaning (PS3.15 A.5.1: originalText)."""
-
-    value: str
-    system: str
-    meaning: str
-
-
-_OURS: Final = "dicomnet"  # actions and roles of this program
-_ALERT: Final = _Code("110113", "DCM", "Security Alert")
-_LOGIN: Final = _Code("110122", "DCM", "Login")
-_CONFIGURED: Final = _Code("110129", "DCM", "Security Configuration")
-_NODE: Final = _Code("110126", "DCM", "Node Authentication")
-# Event Type Codes (PS3.16 CID 401) of actions whose Event ID wants one. Those of 110126 and above belong to an alert.
-_TYPES: Final[Mapping[str, _Code]] = {
-    "sign-in": _LOGIN,
-    "sign-in-failed": _LOGIN,
-    "sign-out": _Code("110123", "DCM", "Logout"),
-    "upload-refused": _NODE,
-    "association-refused": _NODE,
-    "enrol-refused": _NODE,
-    "identity-seen-twice": _NODE,
-    "box-command": _Code("110131", "DCM", "Software Configuration"),
-    "user-change": _Code("110137", "DCM", "User Security Attributes Changed"),
-    **dict.fromkeys(
-        (
-            "chain-audit",
-            "prune-audit",
-            "pair",
-            "enrol",
-            "enrol-request",
-            "enrol-decision",
-            "renew",
-            "keys",
-            "revoke",
-        ),
-        _CONFIGURED,
-    ),
-}
-_ALERT_TYPES: Final = range(110126, 110139 + 1)
 _AUDIT_LOG_USED: Final = "110101"
-_SOURCE: Final = _Code("110153", "DCM", "Source Role ID")
-_DESTINATION: Final = _Code("110152", "DCM", "Destination Role ID")
+_SOURCE: Final = Code("110153", "DCM", "Source Role ID")
+_DESTINATION: Final = Code("110152", "DCM", "Destination Role ID")
 # Where data goes between two processes: the roles of who asks and of central (A.5.3).
-_DIRECTIONS: Final[Mapping[str, tuple[_Code, _Code]]] = {
+_DIRECTIONS: Final[Mapping[str, tuple[Code, Code]]] = {
     "110112": (_SOURCE, _DESTINATION),  # who sends the query, and who answers it
     "110104": (_SOURCE, _DESTINATION),
     "110106": (_DESTINATION, _SOURCE),
 }
-_STUDY_UID: Final = _Code("110180", "DCM", "Study Instance UID")
-_SOP_CLASS_UID: Final = _Code("110181", "DCM", "SOP Class UID")
-_PATIENT_NUMBER: Final = _Code("2", "RFC-3881", "Patient Number")
-_URI: Final = _Code("12", "RFC-3881", "URI")
+_STUDY_UID: Final = Code("110180", "DCM", "Study Instance UID")
+_SOP_CLASS_UID: Final = Code("110181", "DCM", "SOP Class UID")
+_PATIENT_NUMBER: Final = Code("2", "RFC-3881", "Patient Number")
+_URI: Final = Code("12", "RFC-3881", "URI")
 _QUERIES: Final[Mapping[str, str]] = {
     "search": "1.2.840.10008.5.1.4.1.2.2.1",  # Study Root Query/Retrieve - FIND
     "worklist-read": "1.2.840.10008.5.1.4.31",  # Modality Worklist - FIND
 }
-_NOT_XML: Final = re.compile(
-    "[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
-)  # XML 1.0 section 2.2
 
 
 def audit_message(row: Mapping[str, Any], *, central_id: str, patient: PatientObject | None) -> bytes:
@@ -93,7 +49,7 @@ def audit_message(row: Mapping[str, Any], *, central_id: str, patient: PatientOb
     ----------
     patient : whose study it is, where that is known.
     """
-    event_id, kind, types = _codes(row["action"])
+    event_id, kind, types = event_of(row["action"])
     message = Element("AuditMessage")
     event = SubElement(
         message,
@@ -106,7 +62,7 @@ def audit_message(row: Mapping[str, Any], *, central_id: str, patient: PatientOb
     for code in types:
         _coded(event, "EventTypeCode", code)
     if row["detail"] and row["action"] not in _QUERIES:
-        SubElement(event, "EventOutcomeDescription").text = _text(row["detail"])
+        SubElement(event, "EventOutcomeDescription").text = said(row["detail"])
     _participants(message, row, central_id, event_id.value)
     source = SubElement(message, "AuditSourceIdentification", AuditSourceID=central_id)
     SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})  # application server process
@@ -115,31 +71,19 @@ def audit_message(row: Mapping[str, Any], *, central_id: str, patient: PatientOb
     return xml
 
 
-def _codes(action: str) -> tuple[_Code, str, list[_Code]]:
-    """Event ID, Event Action Code, Event Type Codes."""
-    value, meaning, kind = event_codes(action)
-    event_id, of_type = _Code(value, "DCM", meaning), _TYPES.get(action)
-    if int(value) in _ALERT_TYPES:  # FHIR says the type where DICOM wants the alert as well
-        event_id, of_type = _ALERT, event_id
-    if of_type is not None and int(of_type.value) in _ALERT_TYPES:
-        event_id = _ALERT
-    types = [of_type] if of_type is not None else []
-    return event_id, kind, [*types, _Code(action, _OURS, action)]
-
-
 def _participants(message: Element, row: Mapping[str, Any], central_id: str, event_id: str) -> None:
     """Who asked, and central, which answered."""
     theirs, ours = _DIRECTIONS.get(event_id, (None, None))
     who = SubElement(
-        message, "ActiveParticipant", UserID=_text(row["actor"]) or "unknown", UserIsRequestor="true"
+        message, "ActiveParticipant", UserID=said(row["actor"]) or "unknown", UserIsRequestor="true"
     )
-    if _is_address(row["source_address"]):
+    if is_address(row["source_address"]):
         who.attrib |= {"NetworkAccessPointID": row["source_address"], "NetworkAccessPointTypeCode": "2"}
     if theirs is not None:
         _coded(who, "RoleIDCode", theirs)
     if row["actor_role"]:
-        role = _text(row["actor_role"])
-        _coded(who, "RoleIDCode", _Code(role, _OURS, role))
+        role = said(row["actor_role"])
+        _coded(who, "RoleIDCode", Code(role, ACTIONS, role))
     central = SubElement(message, "ActiveParticipant", UserID=central_id, UserIsRequestor="false")
     if ours is not None:
         _coded(central, "RoleIDCode", ours)
@@ -148,7 +92,7 @@ def _participants(message: Element, row: Mapping[str, Any], central_id: str, eve
 def _objects(
     message: Element, row: Mapping[str, Any], central_id: str, event_id: str, patient: PatientObject | None
 ) -> None:
-    study = _text(row["study_instance_uid"] or "")
+    study = said(row["study_instance_uid"] or "")
     if study:
         about = _object(message, study, _STUDY_UID, "2", "3", name=study)
         for name in ("series_instance_uid", "sop_instance_uid"):
@@ -158,7 +102,7 @@ def _objects(
     if patient is not None and patient.patient_id:
         # As HL7 v2 writes it (CX): the ID, and in its fourth component who issued it.
         whole = f"{patient.patient_id}^^^{patient.issuer}" if patient.issuer else patient.patient_id
-        _object(message, _text(whole), _PATIENT_NUMBER, "1", "1", name=_text(whole))
+        _object(message, said(whole), _PATIENT_NUMBER, "1", "1", name=said(whole))
     if row["action"] in _QUERIES:
         asked = _object(message, _QUERIES[row["action"]], _SOP_CLASS_UID, "2", "3")
         SubElement(asked, "ParticipantObjectQuery").text = _base64(row["detail"])
@@ -167,7 +111,7 @@ def _objects(
 
 
 def _object(
-    message: Element, object_id: str, id_type: _Code, type_code: str, role: str, name: str = ""
+    message: Element, object_id: str, id_type: Code, type_code: str, role: str, name: str = ""
 ) -> Element:
     found = SubElement(
         message,
@@ -182,7 +126,7 @@ def _object(
     return found
 
 
-def _coded(parent: Element, name: str, code: _Code) -> None:
+def _coded(parent: Element, name: str, code: Code) -> None:
     SubElement(
         parent,
         name,
@@ -190,17 +134,5 @@ def _coded(parent: Element, name: str, code: _Code) -> None:
     )
 
 
-def _text(value: str) -> str:
-    return _NOT_XML.sub("\ufffd", value)
-
-
 def _base64(value: str) -> str:
     return base64.b64encode(value.encode()).decode("ascii")
-
-
-def _is_address(value: str) -> bool:
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        return False
-    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, overload
 
 MAX_DETAIL_CHARACTERS: Final = 2000
 MAX_NAME_CHARACTERS: Final = 128
@@ -43,12 +43,16 @@ class Action(StrEnum):
     READ_OBJECTS = "read-objects"
     REMOVE_OBJECTS = "remove-objects"
     ERASE = "erase"
+    ERASE_REQUEST = "erase-request"
+    READMIT = "readmit"
+    READMIT_REQUEST = "readmit-request"
     LEGAL_HOLD = "legal-hold"
     KEYS = "keys"
     REVOKE = "revoke"
     BOX_COMMAND = "box-command"
     UPLOAD_REFUSED = "upload-refused"
     ASSOCIATION_REFUSED = "association-refused"
+    REQUEST_REFUSED = "request-refused"
     USER_CHANGE = "user-change"
     WORKLIST_READ = "worklist-read"
     WORKLIST_CHANGE = "worklist-change"
@@ -95,10 +99,10 @@ def row_of(event: AuditEvent) -> dict[str, Any]:
         "actor_role": event.actor_role,
         "action": event.action.value,
         "outcome": event.outcome,
-        "source_address": event.source_address,
-        "study_instance_uid": event.study_instance_uid,
-        "series_instance_uid": event.series_instance_uid,
-        "sop_instance_uid": event.sop_instance_uid,
+        "source_address": _storable(event.source_address),
+        "study_instance_uid": _storable(event.study_instance_uid),
+        "series_instance_uid": _storable(event.series_instance_uid),
+        "sop_instance_uid": _storable(event.sop_instance_uid),
         "detail": _storable(event.detail)[:MAX_DETAIL_CHARACTERS],
     }
 
@@ -113,6 +117,13 @@ def read_row(row: dict[str, Any]) -> AuditRow:
     )
 
 
-def _storable(text: str) -> str:
-    """`text` as UTF-8 can hold it: what came from outside may have lone surrogates, which SQLite refuses."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+@overload
+def _storable(text: str) -> str: ...
+@overload
+def _storable(text: None) -> None: ...
+def _storable(text: str | None) -> str | None:
+    """`text` as every database takes it: what came from outside may have lone surrogates, which are no UTF-8, and NUL,
+    which PostgreSQL refuses. One event that cannot be written would keep those from it that are written with it."""
+    if text is None:
+        return None
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")

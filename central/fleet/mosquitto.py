@@ -61,8 +61,7 @@ def write_configuration(plan: BrokerPlan, identity: Identity, revoked_serials: I
     folder = plan.folder.resolve()
     make_private_folder(folder)
     write_whole(folder / "ca.pem", identity.authority.pem)
-    write_whole(folder / "server.pem", identity.server.certificate.read_bytes())
-    write_whole(folder / "server.key", identity.server.key.read_bytes())
+    take_over_certificate(folder, identity)
     write_revocations(folder, identity, revoked_serials)
     write_whole(folder / "acl", ACL.encode())
     if plan.watch_port is not None:
@@ -70,6 +69,18 @@ def write_configuration(plan: BrokerPlan, identity: Identity, revoked_serials: I
     path = folder / "mosquitto.conf"
     write_whole(path, _configuration(plan, folder).encode())
     return path
+
+
+def take_over_certificate(folder: Path, identity: Identity) -> bool:
+    """Write central's server certificate and its key as the broker's; whether that was news. The broker reads them at
+    its start and at SIGHUP. OSError: they cannot be written."""
+    server = folder / "server.pem"
+    certificate = identity.server.certificate.read_bytes()
+    if server.exists() and server.read_bytes() == certificate:
+        return False
+    write_whole(folder / "server.key", identity.server.key.read_bytes())
+    write_whole(server, certificate)
+    return True
 
 
 def write_revocations(folder: Path, identity: Identity, revoked_serials: Iterable[int]) -> None:

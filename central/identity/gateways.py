@@ -282,6 +282,11 @@ class Gateways:
         row = self._named(gateway_id, institution)
         return row is not None and row["revoked_at_utc"] is None
 
+    def revoked_at_utc(self, gateway_id: str) -> datetime | None:
+        """Since when the gateway is let in no more; None: it is, or there is none."""
+        row = self._named(gateway_id, None)
+        return _when(row["revoked_at_utc"]) if row else None
+
     def revoked_serials(self) -> list[int]:
         """Serial numbers of every certificate of every revoked gateway, and of replaced boxes, for the CRL."""
         revoked = (
@@ -309,6 +314,11 @@ class Gateways:
     def _first(self, query: Any) -> dict[str, Any] | None:
         rows: list[dict[str, Any]] = list(query.limit(1).dicts().execute(self._db))
         return rows[0] if rows else None
+
+
+def any_enrolled(db: Database) -> bool:
+    """Whether a gateway ever enrolled here; also for a database that has no tables yet."""
+    return "gateway" in db.get_tables() and bool(Gateway.select().limit(1).count(db))
 
 
 def requested_key(request: x509.CertificateSigningRequest) -> ec.EllipticCurvePublicKey:

@@ -49,6 +49,7 @@ class Identity:
 
     authority: CertificateAuthority
     ca_path: Path
+    server_hosts: tuple[str, ...]
     server: KeyPair
     broker_client: KeyPair
     sealing_keys: SealingKeys
@@ -69,6 +70,17 @@ class Identity:
         """Seals people's second factors (central.access.second_factors); it follows from the receipt key."""
         return self._derived(b"dicomnet second factors")
 
+    def certify_own(self) -> None:
+        """Make central's own certificates anew where they will not do, for their names or their near end.
+
+        Raises
+        ------
+        KeyFileError, OSError : as `open`.
+        """
+        hosts = self.server_hosts
+        _certify(self.authority, self.server, hosts, lambda key: self.authority.issue_server(key, hosts))
+        _certify(self.authority, self.broker_client, [], self.authority.issue_broker_client)
+
     def _derived(self, purpose: bytes) -> bytes:
         derived = HKDF(hashes.SHA256(), 32, salt=None, info=purpose)
         return derived.derive(self.receipt_key.private_bytes_raw())
@@ -88,23 +100,26 @@ class Identity:
         """
         make_private_folder(folder)
         authority = CertificateAuthority.open(folder)
-        server = KeyPair(folder / "server.pem", folder / "server.key")
-        broker_client = KeyPair(folder / "broker-client.pem", folder / "broker-client.key")
-        hosts = list(dict.fromkeys(server_hosts))
-        _certify(authority, server, hosts, lambda key: authority.issue_server(key, hosts))
-        _certify(authority, broker_client, [], authority.issue_broker_client)
         central_id = central_id_of(authority)
         sealing_keys = SealingKeys.open(folder, central_id)
         receipt_key = _receipt_key(folder / "receipt.key")
-        return cls(
+        identity = cls(
             authority=authority,
             ca_path=folder / "ca.pem",
-            server=server,
-            broker_client=broker_client,
+            server_hosts=tuple(dict.fromkeys(server_hosts)),
+            server=KeyPair(folder / "server.pem", folder / "server.key"),
+            broker_client=KeyPair(folder / "broker-client.pem", folder / "broker-client.key"),
             sealing_keys=sealing_keys,
             receipt_key=receipt_key,
             receipt_keys=ReceiptKeys.open(folder, central_id, receipt_key, sealing_keys.root_public),
         )
+        identity.certify_own()
+        return identity
+
+
+def holds_keys(folder: Path) -> bool:
+    """Whether there was a first start with this folder; else `open` makes every key."""
+    return (folder / "ca.key").exists() or (folder / "ca.pem").exists()
 
 
 def central_id_of(authority: CertificateAuthority) -> str:

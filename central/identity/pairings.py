@@ -5,8 +5,10 @@
 
 Always true: a token is kept as its SHA-256 only, and serves one key: the box that lost the answer on a bad line may
 ask again with the same key, nobody else. Where an administrator decides, no certificate is issued before that, and
-the decision is about a key, by its fingerprint, not about a name. A token that replaces a gateway gives the new
-box that gateway's id; until the decision the former box stays what it is. A crash leaves a step done or not done.
+the decision is about a key, by its fingerprint, not about a name; so a key waits once, with the newest of its tokens. A
+token that replaces a gateway gives the new box that gateway's id; until the decision the former box stays what it is.
+Once it has its place the tokens of former boxes buy nothing, and a revocation ends a yes that was said before it.
+A crash leaves a step done or not done.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class PairingToken(peewee.Model):
 
 
 class PairingRequest(peewee.Model):
-    """A box that used a token in time. `decision` null: it waits for an administrator."""
+    """A box that used a token in time. `decision` null: it waits for an administrator. `decided_at` null with a
+    decision: an older version noted it."""
 
     token_sha256 = peewee.TextField(primary_key=True)
     fingerprint = peewee.TextField()
@@ -56,6 +59,7 @@ class PairingRequest(peewee.Model):
     requested_at = peewee.DoubleField()  # seconds since the epoch
     replaces = peewee.BooleanField()
     decision = peewee.TextField(null=True)
+    decided_at = peewee.DoubleField(null=True)  # seconds since the epoch
     issued = peewee.BooleanField(default=False)
 
     class Meta:
@@ -115,6 +119,7 @@ class Pairings:
         self._clock = clock
         self._accept_at_once = accept_at_once
         grow_table(db, "pairing_token", {"institution": f"TEXT NOT NULL DEFAULT '{DEFAULT_INSTITUTION}'"})
+        grow_table(db, "pairing_request", {"decided_at": "DOUBLE PRECISION"})
         make_tables(db, MODELS)
 
     def new_pairing(
@@ -186,11 +191,14 @@ class Pairings:
             if asked["decision"] is None:
                 return replace(_pending(asked, row), is_new=is_new)
             if not asked["issued"]:
+                if asked["replaces"] and self._was_revoked_since(row["gateway_id"], asked):
+                    raise PairingRefusedError("accepted before the gateway was revoked")
                 PairingRequest.update(issued=True).where(PairingRequest.token_sha256 == token_sha256).execute(
                     self._db
                 )
                 if asked["replaces"]:
                     gateway_id = row["gateway_id"]
+                    self._void_former(gateway_id, token_sha256)
                     certificate = self._gateways.replace(gateway_id, public_key)
                     return Enrolment(gateway_id, certificate, is_replacement=True)
                 gateway_id, certificate = self._gateways.register(row["name"], public_key, row["institution"])
@@ -225,7 +233,7 @@ class Pairings:
         with self._db.writing():
             for box in self.pending(institution):
                 if box.fingerprint.replace(" ", "") == wanted:
-                    PairingRequest.update(decision=decision).where(
+                    PairingRequest.update(decision=decision, decided_at=self._clock()).where(
                         PairingRequest.decision.is_null() & (PairingRequest.fingerprint == box.fingerprint)
                     ).execute(self._db)
                     return box
@@ -235,6 +243,10 @@ class Pairings:
         PairingToken.update(key_sha256=key_sha256).where(
             PairingToken.token_sha256 == row["token_sha256"]
         ).execute(self._db)
+        # One yes must not let the same key in twice, as something that the administrator did not look at.
+        PairingRequest.update(decision="refused", decided_at=self._clock()).where(
+            PairingRequest.decision.is_null() & (PairingRequest.fingerprint == fingerprint)
+        ).execute(self._db)
         PairingRequest.insert(
             token_sha256=row["token_sha256"],
             fingerprint=fingerprint,
@@ -242,6 +254,21 @@ class Pairings:
             requested_at=self._clock(),
             replaces=row["gateway_id"] is not None,
             decision="accepted" if self._accept_at_once else None,
+            decided_at=self._clock() if self._accept_at_once else None,
+        ).execute(self._db)
+
+    def _was_revoked_since(self, gateway_id: str, asked: dict[str, Any]) -> bool:
+        revoked_at_utc = self._gateways.revoked_at_utc(gateway_id)
+        decided_at = asked["decided_at"] or asked["requested_at"]
+        return revoked_at_utc is not None and revoked_at_utc.timestamp() > decided_at
+
+    def _void_former(self, gateway_id: str, token_sha256: str) -> None:
+        """A box that is replaced now could else ask once more with its own token, as if an answer had been lost."""
+        former = PairingToken.select(PairingToken.token_sha256).where(
+            (PairingToken.gateway_id == gateway_id) & (PairingToken.token_sha256 != token_sha256)
+        )
+        PairingRequest.update(decision="refused").where(
+            PairingRequest.issued & PairingRequest.token_sha256.in_(former)
         ).execute(self._db)
 
     def _first(self, query: Any) -> dict[str, Any] | None:

@@ -142,8 +142,13 @@ class SealingKeys(Mapping[bytes, RecipientPrivateKey]):
         finally:
             os.close(descriptor)
 
-    def rotated(self) -> KeySet:
-        """The next set, with a new newest key whose private half is already durable here. Not yet published."""
+    def rotated(self, seen_version: int = 0) -> KeySet:
+        """The next set, with a new newest key whose private half is already durable here. Not yet published.
+
+        Parameters
+        ----------
+        seen_version : the newest set that a box has; its number is passed, too, where keys came from an older backup.
+        """
         held = self.current_set()
         listed = {entry.key_id for entry in held.keys}
         keys = tuple(
@@ -157,10 +162,10 @@ class SealingKeys(Mapping[bytes, RecipientPrivateKey]):
             )
         unlisted = [key_id for key_id in self if key_id.hex() not in listed]
         private = self[unlisted[0]] if unlisted else self._new_key()
-        return self._next(held, (*keys, _entry(private)))
+        return self._next(held, (*keys, _entry(private)), seen_version)
 
-    def retired(self, key_id: str) -> KeySet:
-        """The next set, with that key marked as one that nobody seals for any more. Not yet published."""
+    def retired(self, key_id: str, seen_version: int = 0) -> KeySet:
+        """The next set, with that key marked as one that nobody seals for any more; as `rotated`."""
         held = self.current_set()
         found = next((entry for entry in held.keys if entry.key_id == key_id), None)
         if found is None:
@@ -172,7 +177,8 @@ class SealingKeys(Mapping[bytes, RecipientPrivateKey]):
         gone = SealingKeyEntry(
             key_id=key_id, created_at_utc=found.created_at_utc, retired_at_utc=datetime.now(UTC)
         )
-        return self._next(held, tuple(gone if entry == found else entry for entry in held.keys))
+        keys = tuple(gone if entry == found else entry for entry in held.keys)
+        return self._next(held, keys, seen_version)
 
     def publish(self, token: str) -> KeySet:
         """Give boxes this signed set from now on.
@@ -205,9 +211,10 @@ class SealingKeys(Mapping[bytes, RecipientPrivateKey]):
         write_whole(path.with_suffix(".gone"), b"")
         path.unlink(missing_ok=True)
 
-    def _next(self, held: KeySet, keys: tuple[SealingKeyEntry, ...]) -> KeySet:
+    def _next(self, held: KeySet, keys: tuple[SealingKeyEntry, ...], seen_version: int) -> KeySet:
+        version = max(held.version, seen_version) + 1
         return KeySet(
-            central_id=self._central_id, version=held.version + 1, issued_at_utc=datetime.now(UTC), keys=keys
+            central_id=self._central_id, version=version, issued_at_utc=datetime.now(UTC), keys=keys
         )
 
     def _new_key(self) -> RecipientPrivateKey:

@@ -30,6 +30,7 @@ from central.ingest.tus import (
     check_fits,
     check_protocol,
     checked_id,
+    metadata,
     number,
     offered,
     offset_mismatch,
@@ -117,19 +118,24 @@ class Packs:
         gateway_id = await self._callers.gateway_of(request)
         check_protocol(request)
         pack_id = checked_id(request.path_params["pack_id"])
-        wants_fates = request.method == "GET"
         async with self._turns.turn(f"{gateway_id}/{pack_id}"):
-            done = await self._decided(gateway_id, pack_id)
-            if done is not None:
-                return upload_answer(200, done[1], done[1], body=done[0] if wants_fates else None)
-            upload = await self._begun(gateway_id, pack_id)
-            if not wants_fates:
-                return unfinished_answer(200, upload)
-            if not upload.is_whole:
-                raise offset_mismatch(upload.offset_bytes, what="pack")
-            length = upload.length_bytes
-            answer = await self._wait(self._decide(request, gateway_id, pack_id, upload, ()))
-            return upload_answer(200, length, length, body=answer)
+            answer = await self._told(request, gateway_id, pack_id)
+        answer.headers["Upload-Metadata"] = metadata(PACK_ID_METADATA, pack_id)
+        return answer
+
+    async def _told(self, request: Request, gateway_id: str, pack_id: ObjectId) -> Response:
+        wants_fates = request.method == "GET"
+        done = await self._decided(gateway_id, pack_id)
+        if done is not None:
+            return upload_answer(200, done[1], done[1], body=done[0] if wants_fates else None)
+        upload = await self._begun(gateway_id, pack_id)
+        if not wants_fates:
+            return unfinished_answer(200, upload)
+        if not upload.is_whole:
+            raise offset_mismatch(upload.offset_bytes, what="pack")
+        length = upload.length_bytes
+        answer = await self._wait(self._decide(request, gateway_id, pack_id, upload, ()))
+        return upload_answer(200, length, length, body=answer)
 
     async def _append(
         self,
@@ -145,7 +151,7 @@ class Packs:
             self._acceptance, self._workers, gateway_id, pack_id, upload, source_address(request)
         )
         try:
-            await append(request, upload, offset, give_way, arriving.note_bytes)
+            await append(request, upload, offset, give_way, self._callers.gateway_of, arriving.note_bytes)
         finally:
             known = await arriving.settled()
         await run_in_threadpool(self._acceptance.read_pack, pack_id, upload)

@@ -3,7 +3,8 @@
 Always true: the bytes in the file are the offset; there is no row to keep in step with it, and the announced
 length stands in the file's name. What a crash leaves: a shorter file, from whose end the box goes on.
 A file nobody touched for a week is swept, at start and once an hour as long as uploads begin; so is a gateway's
-folder that has become empty.
+folder that has become empty. Before that the one that was left for longest makes way, where a gateway has begun too
+many: a box does not ask again for a pack that it had begun before a restart, or over which central failed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from contract.transfer import Problem
 
 KEPT_S: Final = 7 * 86_400
 _SWEEP_EVERY_S: Final = 3600.0
+_IDLE_S: Final = 180.0
+"""Without a byte for so long no request is at work on it: one that is silent for a minute is given up."""
 _NAME: Final = re.compile(r"(?P<object_id>[0-9a-f]{32})-(?P<length>[0-9]{1,19})\.part")
 
 
@@ -42,8 +45,11 @@ class UploadLimits:
 
 @dataclass(frozen=True)
 class PartialUpload:
+    """`reserve_bytes` of the disk stay free while it grows."""
+
     path: Path
     length_bytes: int
+    reserve_bytes: int = 0
 
     @property
     def offset_bytes(self) -> int:
@@ -70,19 +76,35 @@ class PartialUpload:
 
 
 class Appender:
-    """Adds bytes to an upload. Leaving the context makes them durable, also after an error."""
+    """Adds bytes to an upload. Leaving the context makes them durable, also after an error.
+
+    A write that failed may have taken part of its bytes, so no other follows it.
+    """
 
     def __init__(self, upload: PartialUpload) -> None:
+        self._reserve_bytes = upload.reserve_bytes
         self._file = upload.path.open("ab", buffering=0)
+        self._failure: OSError | None = None
 
     def write(self, data: bytes | bytearray) -> None:
-        """Append all of `data`; TryAgainError (STORAGE) when the disk is full."""
+        """Append all of `data`; TryAgainError (STORAGE) when the disk is full, or was at an earlier write."""
         left = memoryview(data)
         try:
+            if left:
+                self._check_room()
             while left:
                 left = left[self._file.write(left) :]
         except OSError as error:
+            self._failure = error
             raise storage_error(error) from error
+
+    def _check_room(self) -> None:
+        """Asked again and again: what several uploads were let begin with, they share."""
+        if self._failure is not None:
+            raise self._failure
+        room = os.fstatvfs(self._file.fileno())
+        if room.f_bavail * room.f_frsize < self._reserve_bytes:
+            raise OSError(errno.ENOSPC, "the reserve is reached")
 
     def __enter__(self) -> Appender:
         return self
@@ -136,7 +158,7 @@ class PartialUploads:
         Raises
         ------
         ObjectRefusedError : it is larger than allowed.
-        TryAgainError : the disk's reserve is reached, or the gateway has too many uploads open or had its share.
+        TryAgainError : the disk's reserve is reached, or the gateway has too many uploads under way or had its share.
         """
         check_object_id(object_id)
         if length_bytes > self._limits.max_object_bytes:
@@ -145,14 +167,14 @@ class PartialUploads:
             )
         if time.monotonic() - self._swept_at_s >= _SWEEP_EVERY_S:
             self.sweep()
-        begun = list(self._of(gateway_id))
-        for known, upload in begun:
-            if known == object_id:
-                if upload.length_bytes == length_bytes:
-                    return upload
-                upload.drop()
+        begun = dict(self._of(gateway_id))
+        known = begun.pop(object_id, None)
+        if known is not None:
+            if known.length_bytes == length_bytes:
+                return known
+            known.drop()
         if len(begun) >= self._limits.max_uploads_per_gateway:
-            raise TryAgainError(Problem.UNAVAILABLE, "this gateway has too many unfinished uploads")
+            _drop_idle(begun.values())
         # Twice: the sealed object and, for a moment, its content are on the disk together.
         if shutil.disk_usage(self._root).free < self._limits.reserve_bytes + 2 * length_bytes:
             raise TryAgainError(Problem.STORAGE, "central's disk is nearly full")
@@ -164,16 +186,28 @@ class PartialUploads:
             path.touch(mode=0o600)
         except OSError as error:
             raise storage_error(error) from error
-        return PartialUpload(path, length_bytes)
+        return PartialUpload(path, length_bytes, self._limits.reserve_bytes)
 
     def _of(self, gateway_id: str) -> list[tuple[str, PartialUpload]]:
         folder = self._root / check_gateway_id(gateway_id)
         if not folder.is_dir():
             return []
         named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+        reserve_bytes = self._limits.reserve_bytes
         return [
-            (match["object_id"], PartialUpload(path, int(match["length"]))) for match, path in named if match
+            (match["object_id"], PartialUpload(path, int(match["length"]), reserve_bytes))
+            for match, path in named
+            if match
         ]
+
+
+def _drop_idle(begun: Iterable[PartialUpload]) -> None:
+    """Let go of the one that got no byte for longest; TryAgainError where all of them may be on their way."""
+    with suppress(FileNotFoundError):  # one was finished at this moment: there is room
+        oldest = min(begun, key=lambda upload: upload.expires_at_s)
+        if oldest.expires_at_s - KEPT_S > time.time() - _IDLE_S:
+            raise TryAgainError(Problem.UNAVAILABLE, "this gateway has too many unfinished uploads")
+        oldest.drop()
 
 
 def storage_error(error: OSError) -> Exception:

@@ -1,6 +1,7 @@
 """The parts of tus 1.0.0 that objects and packs share: a request's headers, its body onto an upload, the answer.
 
-Always true: bytes are appended in the order they come and fsynced before this returns, also when the line was cut.
+Always true: bytes are appended in the order they come and fsynced before this returns, also when the line was cut; who
+is let in no more is cut off in the middle of a body, within two seconds.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
 from typing import Final
 
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -29,6 +32,7 @@ PATIENCE_S: Final = 20.0
 _WRITE_BYTES: Final = 128 << 10  # handed to a thread at a time
 _SILENCE_S: Final = 60.0  # a body that brings nothing for so long is given up
 _HESITATION_S: Final = 1.0  # for the next bytes, when another request waits for the turn
+_ASKED_AGAIN_S: Final = 2.0  # whether the box may still send, while its body comes
 _NUMBER: Final = re.compile(r"[0-9]{1,15}")
 
 
@@ -37,13 +41,15 @@ async def append(
     upload: PartialUpload,
     starts_at: int,
     give_way: asyncio.Event,
+    still_admitted: Callable[[Request], Awaitable[object]],
     on_bytes: Callable[[], None] = lambda: None,
 ) -> None:
     """The body's bytes, of which the first is byte `starts_at` of the object, onto the end of the upload.
 
     A body that stops early leaves what came. One that is longer than the object is refused, and so is one that is not
-    what its checksum says, which leaves what was there before. `on_bytes` is called whenever more of them can be read
-    from the upload's file; they are durable only at the end.
+    what its checksum says, which leaves what was there before. `still_admitted` raises once the box is let in no more;
+    it is asked where the last time is two seconds old. `on_bytes` is called whenever more of them can be read from the
+    upload's file; they are durable only at the end.
     """
     checksum = Checksum.announced(request)
     begun_at, is_complete = upload.offset_bytes, False
@@ -52,8 +58,12 @@ async def append(
     check_fits(request, room + pass_over)
     pending = bytearray()
     appender = await run_in_threadpool(Appender, upload)
+    asked_at_s = time.monotonic()
     try:
         async for piece in _body(request, give_way):
+            if time.monotonic() - asked_at_s >= _ASKED_AGAIN_S:
+                await _ask(still_admitted, request)
+                asked_at_s = time.monotonic()
             is_complete = not piece
             if checksum is not None:
                 checksum.update(piece)
@@ -77,6 +87,13 @@ async def append(
             f"what came is not what was sent: go on from byte {begun_at}",
             {"Upload-Offset": str(begun_at)},
         )
+
+
+async def _ask(still_admitted: Callable[[Request], Awaitable[object]], request: Request) -> None:
+    try:
+        await still_admitted(request)
+    except RequestRefusedError as error:
+        raise RequestRefusedError(error.problem, error.detail, {"Connection": "close"}) from error
 
 
 def _finish(appender: Appender, pending: bytearray) -> None:
@@ -137,7 +154,7 @@ def check_fits(request: Request, room: int) -> None:
 def check_protocol(request: Request) -> None:
     """Refuse another version of tus."""
     if request.headers.get("tus-resumable", TUS_VERSION) != TUS_VERSION:
-        raise RequestRefusedError(Problem.INVALID, f"this is tus {TUS_VERSION}")
+        raise HTTPException(412, f"this is tus {TUS_VERSION}", {"Tus-Version": TUS_VERSION})
 
 
 def announced_id(request: Request, key: str) -> ObjectId:
@@ -152,6 +169,11 @@ def announced_id(request: Request, key: str) -> ObjectId:
     raise RequestRefusedError(Problem.INVALID, f"Upload-Metadata names no {key}")
 
 
+def metadata(key: str, upload_id: ObjectId) -> str:
+    """``Upload-Metadata`` as the upload was created with it, for the answer to HEAD."""
+    return f"{key} {base64.b64encode(upload_id.encode()).decode('ascii')}"
+
+
 def checked_id(text: str) -> ObjectId:
     """`text` if it may be the id of an object or a pack, which look alike."""
     try:
@@ -163,7 +185,7 @@ def checked_id(text: str) -> ObjectId:
 def patch_offset(request: Request) -> int:
     """Where a PATCH says that its body goes on."""
     if request.headers.get("content-type") != PATCH_CONTENT_TYPE:
-        raise RequestRefusedError(Problem.INVALID, f"PATCH carries {PATCH_CONTENT_TYPE}")
+        raise HTTPException(415, f"PATCH carries {PATCH_CONTENT_TYPE}")
     return number(request, "upload-offset")
 
 

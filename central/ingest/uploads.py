@@ -32,6 +32,7 @@ from central.ingest.tus import (
     check_fits,
     check_protocol,
     checked_id,
+    metadata,
     number,
     offered,
     offset_mismatch,
@@ -96,7 +97,7 @@ class Uploads:
                 return upload_answer(201, done[1], done[1], done[0], location=f"{UPLOADS_PATH}/{object_id}")
             upload = await run_in_threadpool(self._create_checked, request, gateway_id, object_id, length)
             # The body starts at byte 0. If part of the object is here already, that part is passed over.
-            await append(request, upload, 0, give_way)
+            await append(request, upload, 0, give_way, self._callers.gateway_of)
             return await self._progress(request, 201, gateway_id, object_id, upload)
 
     async def _patch(self, request: Request) -> Response:
@@ -112,7 +113,7 @@ class Uploads:
             here = upload.offset_bytes
             if offset != here:
                 raise offset_mismatch(here, what="object")
-            await append(request, upload, offset, give_way)
+            await append(request, upload, offset, give_way, self._callers.gateway_of)
             return await self._progress(request, 204, gateway_id, object_id, upload)
 
     async def _head(self, request: Request) -> Response:
@@ -122,9 +123,12 @@ class Uploads:
         async with self._turns.turn(f"{gateway_id}/{object_id}"):
             done = await run_in_threadpool(self._acceptance.receipt_of, gateway_id, object_id)
             if done is not None:
-                return upload_answer(200, done[1], done[1], done[0])
-            upload = await self._begun(gateway_id, object_id)
-            return await self._progress(request, 200, gateway_id, object_id, upload)
+                answer = upload_answer(200, done[1], done[1], done[0])
+            else:
+                upload = await self._begun(gateway_id, object_id)
+                answer = await self._progress(request, 200, gateway_id, object_id, upload)
+        answer.headers["Upload-Metadata"] = metadata(OBJECT_ID_METADATA, object_id)
+        return answer
 
     def _create_checked(
         self, request: Request, gateway_id: str, object_id: ObjectId, length: int

@@ -98,7 +98,10 @@ class _Desk:
         detail = f"assign {said} to {username} until {iso(until_utc)}"
         refusal = self._why_not(principal, what, institution)
         study = what if isinstance(what, str) else None
-        answer = admit(self._audit, request, refusal, Action.ACCESS_CHANGE, detail, study)
+        concerned = (institution,) if refusal is None else ()
+        answer = admit(
+            self._audit, request, refusal, Action.ACCESS_CHANGE, detail, study, institutions=concerned
+        )
         if answer is not None:
             return answer
         try:
@@ -146,7 +149,15 @@ class _Desk:
             return admit(self._audit, request, refusal, Action.ACCESS_CHANGE, detail) or refusal
         study = found.study_instance_uid or None
         detail = f"end the assignment to {found.username}"
-        answer = admit(self._audit, request, None, Action.ACCESS_CHANGE, detail, study)
+        answer = admit(
+            self._audit,
+            request,
+            None,
+            Action.ACCESS_CHANGE,
+            detail,
+            study,
+            institutions=(found.institution,),
+        )
         if answer is not None:
             return answer
         self._assignments.end(assignment_id)

@@ -80,9 +80,14 @@ class BackChannel:
     def _record(self, user_id: str, address: str, outcome: Outcome, detail: str) -> None:
         who = self._accounts.account(user_id)
         name, role = (who.username, who.role.value) if who is not None else (user_id, "")
+        concerned = frozenset({who.institution} if who is not None else ())
         with suppress(AuditUnavailableError):  # signing out must work, recorded or not
             detail = f"OpenID Connect back-channel: {detail}"
-            self._audit.record(AuditEvent(name, role, Action.SIGN_OUT, outcome, address, detail=detail))
+            self._audit.record(
+                AuditEvent(
+                    name, role, Action.SIGN_OUT, outcome, address, detail=detail, institutions=concerned
+                )
+            )
 
 
 def _refusal(description: str) -> Response:

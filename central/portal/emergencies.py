@@ -1,6 +1,7 @@
 """Emergency access: a doctor who is denied opens one study with a reason; administrators review it afterwards.
 
-Always true: the opening, with its reason, is on record as an action of its own before anything is shown. What may not
+Always true: the opening, with its reason, is on record as an action of its own before anything is shown. Nobody reviews
+what they opened themselves, whatever their role has become. What may not
 be opened even so (refused, consent withdrawn) answers like what is not here. Nothing about a patient is told before.
 """
 
@@ -68,6 +69,7 @@ def routes(doorkeeper: Doorkeeper, archive: Reading, audit: Audit, terms: Emerge
 class _Desk:
     def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit, terms: EmergencyTerms) -> None:
         self._emergencies = doorkeeper.emergencies
+        self._accounts = doorkeeper.accounts
         self._archive = archive
         self._audit = audit
         self._terms = terms
@@ -97,7 +99,7 @@ class _Desk:
             if _may_review(principal)
             else self._emergencies.listed(principal.user_id)
         )
-        return JSONResponse({"openings": [_json(opening) for opening in found]}, headers=NO_STORE)
+        return JSONResponse({"openings": [_json(opening, principal) for opening in found]}, headers=NO_STORE)
 
     def unreviewed(self, request: Request) -> Response:
         if not _may_review(principal_of(request)):
@@ -175,15 +177,27 @@ class _Desk:
         verdict, comment = cast(Verdict, verdict), comment.strip()
         principal, opening_id = principal_of(request), str(request.path_params["opening_id"])
         refusal, detail, study = None, f"opening {opening_id[:64]}", None
+        concerned: tuple[str, ...] = ()
         if not _may_review(principal):
             refusal = problem(403, "your role may not review emergency access")
         else:
             opening = self._emergencies.get(opening_id, managed(principal))
             if opening is None or opening.verdict is not None:
                 refusal = problem(404, "there is no such opening that waits for a review")
+            elif opening.username == principal.username:
+                refusal = problem(409, "you opened it yourself: somebody else reviews it")
             else:
                 detail, study = f"{verdict}, by {opening.username}: {comment}", opening.study_instance_uid
-        answer = admit(self._audit, request, refusal, Action.BREAK_GLASS_REVIEW, detail, study)
+                concerned = tuple(filter(None, [self._accounts.institution_of(opening.username)]))
+        answer = admit(
+            self._audit,
+            request,
+            refusal,
+            Action.BREAK_GLASS_REVIEW,
+            detail,
+            study,
+            institutions=concerned,
+        )
         if answer is not None:
             return answer
         if not self._emergencies.review(opening_id, principal.username, verdict, comment):
@@ -198,9 +212,10 @@ def _may_review(principal: Principal) -> bool:
     return has_privilege(principal, Privilege.REVIEW_EMERGENCIES)
 
 
-def _json(opening: Opening) -> dict[str, Any]:
+def _json(opening: Opening, principal: Principal) -> dict[str, Any]:
     times = ("opened_at_utc", "until_utc", "reviewed_at_utc")
-    return {
+    said = {
         name: iso(value) if name in times and value is not None else value
         for name, value in asdict(opening).items()
     }
+    return {**said, "is_own": opening.username == principal.username}

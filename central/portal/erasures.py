@@ -67,7 +67,7 @@ class _Desk(RequestsDesk[Waiting]):
     def __init__(
         self, requests: ErasureRequests, readmissions: Readmissions, archive: Archive, audit: Audit
     ) -> None:
-        super().__init__(requests, audit)
+        super().__init__(requests, audit, asking=Action.ERASE_REQUEST, doing=Action.ERASE)
         self._requests = requests
         self._readmissions = readmissions
         self._removal = archive.removal
@@ -150,7 +150,7 @@ class _Desk(RequestsDesk[Waiting]):
             return JSONResponse(self._waiting_json(asked, principal), 201, headers=NO_STORE)
 
         detail = f"asked: {instances} instances: {reason}"
-        return step(self._audit, request, Action.ERASE, study, holder, detail, check, ask)
+        return step(self._audit, request, Action.ERASE_REQUEST, study, holder, detail, check, ask)
 
     def confirm(self, request: Request, wish: Mapping[str, Any]) -> Response:
         instances, principal = _instances(wish), principal_of(request)
@@ -169,7 +169,7 @@ class _Desk(RequestsDesk[Waiting]):
             )
 
         detail = f"confirmed: {instances} instances, asked by {asked.asked_by}: {asked.reason}"
-        return self._step(request, asked, detail, check, erase)
+        return self._confirm(request, asked, detail, check, erase)
 
     def hold(self, request: Request, wish: Mapping[str, Any]) -> Response:
         study, reason = study_of(wish), reason_of(wish)

@@ -156,7 +156,8 @@ class _Desk:
         elif self._fresh_session(request) is None:
             refusal = problem(403, _STALE)
         detail = f"reset the second factors of {username[:64]}"
-        answer = admit(self._audit, request, refusal, Action.USER_CHANGE, detail)
+        concerned = (theirs,) if refusal is None and theirs is not None else ()
+        answer = admit(self._audit, request, refusal, Action.USER_CHANGE, detail, institutions=concerned)
         if answer is not None:
             return answer
         try:

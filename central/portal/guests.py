@@ -18,9 +18,9 @@ from starlette.routing import BaseRoute, Route
 from central.access.doorkeeper import Doorkeeper, guest_user_id
 from central.access.errors import AccessRuleError, ThrottledError
 from central.access.guest_links import DEFAULT_DAYS, DEFAULT_USES, Link, Shut
-from central.access.on_record import admit, unrecorded
+from central.access.on_record import admit
 from central.access.policy import Denied, Grant, Principal, Privilege, Role, authorize, has_privilege, managed
-from central.access.problems import problem
+from central.access.problems import problem, unrecorded
 from central.access.web import page_of, principal_of, source_address
 from central.archive.reading import Reading
 from central.audit.errors import AuditUnavailableError
@@ -113,8 +113,16 @@ class _Desk:
         if link is None or not mine:
             refusal = problem(404, "there is no such link of yours")
             return admit(self._audit, request, refusal, Action.SHARE, "end a guest link") or refusal
-        detail = f"end guest link {link.link_id}"
-        answer = admit(self._audit, request, None, Action.SHARE, detail, link.study_instance_uid)
+        detail, host = f"end guest link {link.link_id}", self._doorkeeper.accounts.account(link.host_user_id)
+        answer = admit(
+            self._audit,
+            request,
+            None,
+            Action.SHARE,
+            detail,
+            link.study_instance_uid,
+            institutions=(host.institution,) if host is not None else (),
+        )
         if answer is not None:
             return answer
         self._doorkeeper.guests.end(link.link_id)
@@ -188,7 +196,9 @@ class _Door:
         )
 
     def _refuse(self, address: str, shut: Shut) -> Response:
-        self._record(guest_user_id(shut.link_id), "refused", address, shut.why)
+        guest = self._doorkeeper.principal(guest_user_id(shut.link_id))
+        institution = guest.institution if guest is not None else None
+        self._record(guest_user_id(shut.link_id), "refused", address, shut.why, institution=institution)
         return problem(403, _SHUT)
 
     def _record(

@@ -4,7 +4,8 @@ What is always true
 -------------------
 - Reading is recorded before anything is answered, refusals as well.
 - A patient is told when, in what role and in the institution's name, never a username, an address or a search; and of
-  those studies alone that the policy shows to the patient (`scope_of`).
+  those studies alone that the policy shows to the patient (`scope_of`), or would but for the consent that the patient
+  has withdrawn: who did that may ask all the more who had looked.
 - What an auditor asks for comes in the body: a patient's ID is in no URL.
 - Pages go by the records' ids, so that what is recorded meanwhile moves nothing.
 """
@@ -122,7 +123,9 @@ class _Desk:
             answer = admit(self._audit, request, refusal, Action.READ_AUDIT, "looks at the own studies")
             if answer is not None:
                 return answer
-            studies = {row.study_instance_uid: row for row in self._studies(scope_of(principal, Action.VIEW))}
+            scope = scope_of(principal, Action.VIEW)
+            scope = replace(scope, despite_withdrawal_of=scope.despite_withdrawal_of | scope.patients)
+            studies = {row.study_instance_uid: row for row in self._studies(scope)}
             held_by = {row.institution for row in studies.values()}
             wanted = Wanted(
                 studies=tuple(studies), actions=LOOKED, outcome="success", institutions=tuple(held_by)

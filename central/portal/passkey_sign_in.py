@@ -17,8 +17,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.challenges import LIFE_S
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import FactorChangeError, PasskeyRefusedError, ThrottledError
-from central.access.on_record import unrecorded
-from central.access.problems import problem
+from central.access.problems import problem, unrecorded
 from central.access.sign_in import sign_in_event
 from central.access.web import arrival_of, page_of, source_address
 from central.audit.errors import AuditUnavailableError

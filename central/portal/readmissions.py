@@ -36,7 +36,7 @@ def routes(readmissions: Readmissions, erasures: Erasures, audit: Audit) -> list
 
 class _Desk(RequestsDesk[Asked]):
     def __init__(self, readmissions: Readmissions, erasures: Erasures, audit: Audit) -> None:
-        super().__init__(readmissions, audit, "to take it in again, ")
+        super().__init__(readmissions, audit, asking=Action.READMIT_REQUEST, doing=Action.READMIT)
         self._readmissions = readmissions
         self._erasures = erasures
 
@@ -58,8 +58,8 @@ class _Desk(RequestsDesk[Asked]):
             )
             return JSONResponse(asked_json(asked, principal), 201, headers=NO_STORE)
 
-        detail = f"asked to take it in again: {reason}"
-        return step(self._audit, request, Action.ERASE, study, holder, detail, check, ask)
+        detail = f"asked: {reason}"
+        return step(self._audit, request, Action.READMIT_REQUEST, study, holder, detail, check, ask)
 
     def confirm(self, request: Request) -> Response:
         """Take it in again."""
@@ -77,5 +77,5 @@ class _Desk(RequestsDesk[Asked]):
                 raise ErasureRefusedError("erased objects are still in the store: try again later") from None
             return Response(status_code=204)
 
-        detail = f"taken in again, asked by {asked.asked_by}: {asked.reason}"
-        return self._step(request, asked, detail, check, allow)
+        detail = f"confirmed: asked by {asked.asked_by}: {asked.reason}"
+        return self._confirm(request, asked, detail, check, allow)

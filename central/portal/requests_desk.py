@@ -36,13 +36,14 @@ class RequestsDesk(Generic[AskedT]):
 
     Parameters
     ----------
-    purpose : what is asked for, in the record of a request that is taken back; "" if that goes without saying.
+    asking, doing : what it is on record to ask for it or take that back, and what to confirm it, which does it.
     """
 
-    def __init__(self, requests: Requests[AskedT], audit: Audit, purpose: str = "") -> None:
+    def __init__(self, requests: Requests[AskedT], audit: Audit, *, asking: Action, doing: Action) -> None:
         self._of_two = requests
         self._audit = audit
-        self._purpose = purpose
+        self._asking = asking
+        self._doing = doing
 
     def withdraw(self, request: Request) -> Response:
         """Take a request back, one's own or somebody else's."""
@@ -55,12 +56,24 @@ class RequestsDesk(Generic[AskedT]):
                 raise ErasureRefusedError("it was confirmed or taken back meanwhile")
             return Response(status_code=204)
 
-        detail = f"taken back: {self._purpose}asked by {asked.asked_by}: {asked.reason}"
-        return self._step(request, asked, detail, nothing, withdraw)
+        detail = f"taken back: asked by {asked.asked_by}: {asked.reason}"
+        return self._step(request, self._asking, asked, detail, nothing, withdraw)
+
+    def _confirm(
+        self,
+        request: Request,
+        asked: AskedT,
+        detail: str,
+        check: Callable[[str], None],
+        do: Callable[[str], Response],
+    ) -> Response:
+        """Do what was asked for."""
+        return self._step(request, self._doing, asked, detail, check, do)
 
     def _step(
         self,
         request: Request,
+        action: Action,
         asked: AskedT,
         detail: str,
         check: Callable[[str], None],
@@ -70,7 +83,7 @@ class RequestsDesk(Generic[AskedT]):
         return step(
             self._audit,
             request,
-            Action.ERASE,
+            action,
             asked.study_instance_uid,
             asked.institution,
             detail,
@@ -87,4 +100,4 @@ class RequestsDesk(Generic[AskedT]):
     def _no_such_request(self, request: Request) -> Response:
         refusal = may_not(principal_of(request)) or problem(404, "there is no such request that waits")
         detail = f"request {str(request.path_params['request_id'])[:64]}"
-        return admit(self._audit, request, refusal, Action.ERASE, detail) or refusal
+        return admit(self._audit, request, refusal, self._asking, detail) or refusal

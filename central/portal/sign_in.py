@@ -1,4 +1,5 @@
-"""The sign-in page and its cookie (`dicomnet_session`: HttpOnly, SameSite=Strict, Secure over TLS).
+"""The sign-in page and its cookies (HttpOnly, SameSite=Strict, Secure over TLS): `dicomnet_session`, and
+`dicomnet_known`, by which somebody who is known in this browser is not locked out by strangers.
 
 What is always true: the answer to a failed sign-in is the same for known and unknown users, and the page that is
 opened afterwards is one of ours.
@@ -21,17 +22,20 @@ from starlette.routing import BaseRoute, Route
 from central.access.claims import EXTERNAL
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import ThrottledError
+from central.access.known_browsers import LIFE_S
 from central.access.on_record import admit
 from central.access.policy import Principal
 from central.access.sessions import Arrival, Sessions
-from central.access.sign_in import FormError, check_sign_in, small_form
+from central.access.sign_in import FormError, check_sign_in, small_form, told_to_wait
 from central.access.web import COOKIE_NAME, arrival_of, audit_event, page_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action
 from central.audit.record import Audit
+from central.audit.refusals import Refusals
 from central.portal.templating import page
 
 COOKIE_LIFE_S: Final = 12 * 3600
+_KNOWN_COOKIE: Final = "dicomnet_known"
 _LOCAL_PATH: Final = re.compile(r"/(?![/\\])[^\x00-\x20\x7f\\]*")
 
 
@@ -42,7 +46,8 @@ def sign_in_pages(
     providers: Mapping[str, str] = MappingProxyType({}),
 ) -> list[BaseRoute]:
     """`/signin` and `/signout`. A session lives `cookie_life_s` seconds; `providers` are those of single sign-on."""
-    accounts = doorkeeper.accounts
+    accounts, browsers = doorkeeper.accounts, doorkeeper.browsers
+    refusals = Refusals(audit, role="")
 
     def form_page(status: int, next_path: str, message: str = "", username: str = "") -> Response:
         return page(
@@ -71,9 +76,12 @@ def sign_in_pages(
 
     def attempt(request: Request, form: Mapping[str, str], next_path: str) -> Response:
         username, password, code = (form.get(name, "") for name in ("username", "password", "code"))
+        shown, mark = request.cookies.get(_KNOWN_COOKIE, ""), accounts.passwords.mark_of(username)
+        address, browser = source_address(request), browsers.name_of(shown, mark)
         try:
-            admitted = check_sign_in(accounts, audit, username, password, code, source_address(request))
+            admitted = check_sign_in(accounts, audit, username, password, code, address, browser)
         except ThrottledError as error:
+            told_to_wait(refusals, username, address)
             minutes = -(-error.retry_after_s // 60)
             refusal = form_page(
                 429, next_path, f"Too many failed sign-ins. Try again in {minutes} min.", username
@@ -89,6 +97,7 @@ def sign_in_pages(
         response = RedirectResponse(next_path, status_code=303)
         arrival = arrival_of(request, admitted.means)
         let_in(request, response, accounts.sessions, admitted.principal, cookie_life_s, arrival)
+        _set_cookie(request, response, _KNOWN_COOKIE, browsers.remember(shown, mark), LIFE_S, "/signin")
         return response
 
     def sign_out(request: Request) -> Response:
@@ -148,11 +157,15 @@ def at_provider(path: str, key: str) -> str:
 
 def set_session_cookie(request: Request, response: Response, token: str, life_s: int) -> None:
     """Give the browser that made `request` its session."""
+    _set_cookie(request, response, COOKIE_NAME, token, life_s, "/")
+
+
+def _set_cookie(request: Request, response: Response, name: str, value: str, life_s: int, path: str) -> None:
     response.set_cookie(
-        COOKIE_NAME,
-        token,
+        name,
+        value,
         max_age=life_s,
-        path="/",
+        path=path,
         secure=request.url.scheme == "https",
         httponly=True,
         samesite="strict",

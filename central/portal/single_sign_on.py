@@ -5,8 +5,9 @@ an answer counts at the one that the browser was sent to (RFC 9700 section 4.4.2
 
 Always true: the way back needs the cookie of the very browser that went out (it is SameSite=Lax, because the provider's
 redirect comes from elsewhere, and holds nothing that is of use without the provider's code); every attempt that came
-back is on record before a session exists. The session's own cookie is SameSite=Strict, so it is not sent on a redirect
-that began elsewhere: a page of ours takes the browser on.
+back is on record before a session exists, and of the same refusal, which anybody can make up, one a minute. The
+session's own cookie is SameSite=Strict, so it is not sent on a redirect that began elsewhere: a page of ours takes the
+browser on.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from central.access.problems import problem
 from central.access.sign_in import sign_in_event
 from central.access.web import arrival_of, source_address
 from central.audit.errors import AuditUnavailableError
+from central.audit.events import Action
 from central.audit.record import Audit
+from central.audit.refusals import Refusals
 from central.portal.back_channel import BackChannel
 from central.portal.sign_in import let_in, local_path, ways_out
 from central.portal.templating import page
@@ -100,6 +103,7 @@ class _Desk:
         self.back_channel = BackChannel(doorkeeper, audit, sign_on.provider)
         self._accounts = doorkeeper.accounts
         self._audit = audit
+        self._refusals = Refusals(audit, role="")
         self._sign_on = sign_on
         self._cookie_life_s = cookie_life_s
 
@@ -164,10 +168,7 @@ class _Desk:
         return page("signed_out.html", None, provider_name=self._sign_on.name, url=url)
 
     def _refuse(self, address: str, why: str, *, away: bool) -> Response:
-        try:
-            self._audit.record(sign_in_event("", None, address, f"OpenID Connect: {why}"))
-        except AuditUnavailableError:
-            return self._say(503, _AWAY)
+        self._refusals.record(Action.SIGN_IN_FAILED, "", address, f"OpenID Connect: {why}")
         return self._say(503 if away else 403, _AWAY if away else _REFUSED)
 
     def _say(self, status: int, message: str) -> Response:

@@ -70,6 +70,7 @@ def _page(request: Request) -> Response:
 
 class _Rules:
     def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit) -> None:
+        self._accounts = doorkeeper.accounts
         self._rules = doorkeeper.rules
         self._archive = archive
         self._audit = audit
@@ -108,7 +109,10 @@ class _Rules:
         detail = f"{kind} for {username} until {ends}: {reason}"
         holder = self._holder(request, kind, study, wanted)
         refusal = holder if isinstance(holder, Response) else None
-        answer = admit(self._audit, request, refusal, Action.ACCESS_CHANGE, detail, study)
+        concerned = () if isinstance(holder, Response) else self._concerned(holder, username)
+        answer = admit(
+            self._audit, request, refusal, Action.ACCESS_CHANGE, detail, study, institutions=concerned
+        )
         if answer is not None or isinstance(holder, Response):
             return answer or problem(404)
         try:
@@ -157,25 +161,35 @@ class _Rules:
         mine = has_privilege(principal, Privilege.GIVE_ACCESS) and (
             may_manage or (rule is not None and rule.made_by == principal.username)
         )
+        concerned: tuple[str, ...] = ()
         if rule is None or not mine:
             refusal = problem(404, "there is no such rule") if mine else problem(403, "this is not your rule")
             detail, study = f"end rule {rule_id[:64]}", None
         else:
-            refusal, detail, study = (
+            refusal, detail, study, concerned = (
                 None,
                 f"end the {rule.kind} for {rule.username}",
                 rule.study_instance_uid,
+                self._concerned(rule.institution, rule.username),
             )
-        answer = admit(self._audit, request, refusal, Action.ACCESS_CHANGE, detail, study)
+        answer = admit(
+            self._audit, request, refusal, Action.ACCESS_CHANGE, detail, study, institutions=concerned
+        )
         if answer is not None:
             return answer
         self._rules.end(rule_id)
         return Response(status_code=204)
 
+    def _concerned(self, holder: str, username: str) -> tuple[str, ...]:
+        """Whose study it is, and whose person."""
+        theirs = self._accounts.institution_of(username)
+        return (holder,) if theirs is None else (holder, theirs)
+
 
 class _Consents:
     def __init__(self, doorkeeper: Doorkeeper, archive: Reading, audit: Audit) -> None:
         self._consents = doorkeeper.consents
+        self._institutions = doorkeeper.institutions
         self._archive = archive
         self._audit = audit
 
@@ -200,14 +214,14 @@ class _Consents:
         )
         principal = principal_of(request)
         but = f" but {', '.join(exceptions)}" if exceptions else ""
-        detail = f"withdrawn: patient {patient.patient_id} of {patient.issuer or 'no issuer'}, nobody{but}"
-        answer = admit(self._audit, request, _manager_only(request), Action.CONSENT_CHANGE, detail)
+        detail = f"withdrawn: {_said(patient)}, nobody{but}"
+        institution, refusal = managed(principal) or EVERYWHERE, _manager_only(request)
+        concerned = self._concerned(institution) if refusal is None else ()
+        answer = admit(self._audit, request, refusal, Action.CONSENT_CHANGE, detail, institutions=concerned)
         if answer is not None:
             return answer
         try:
-            withdrawal_id = self._consents.withdraw(
-                patient, principal.username, exceptions, managed(principal) or EVERYWHERE
-            )
+            withdrawal_id = self._consents.withdraw(patient, principal.username, exceptions, institution)
         except AccessRuleError as error:
             return problem(400, str(error))
         studies = len(self._archive.studies_of(patient, managed(principal)))
@@ -216,13 +230,25 @@ class _Consents:
 
     def end(self, request: Request) -> Response:
         withdrawal_id = str(request.path_params["withdrawal_id"])
-        detail = f"given again: withdrawal {withdrawal_id[:64]}"
-        answer = admit(self._audit, request, _manager_only(request), Action.CONSENT_CHANGE, detail)
+        detail, refusal = f"given again: withdrawal {withdrawal_id[:64]}", _manager_only(request)
+        concerned: Sequence[str] = ()
+        if refusal is None:
+            listed = self._consents.listed(managed(principal_of(request)))
+            found = next((one for one in listed if one.withdrawal_id == withdrawal_id), None)
+            if found is None:
+                refusal = problem(404, "there is no such withdrawal that holds")
+            else:
+                detail = f"given again: {_said(found.patient)}"
+                concerned = self._concerned(found.institution)
+        answer = admit(self._audit, request, refusal, Action.CONSENT_CHANGE, detail, institutions=concerned)
         if answer is not None:
             return answer
-        if not self._consents.end(withdrawal_id, managed(principal_of(request))):
-            return problem(404, "there is no such withdrawal that holds")
+        self._consents.end(withdrawal_id)
         return Response(status_code=204)
+
+    def _concerned(self, institution: str) -> Sequence[str]:
+        """Where the withdrawal holds."""
+        return (institution,) if institution != EVERYWHERE else tuple(self._institutions.listed())
 
     def _json(self, withdrawal: Withdrawal) -> dict[str, Any]:
         return {
@@ -241,6 +267,10 @@ def _manager_only(request: Request) -> Response | None:
     if has_privilege(principal_of(request), Privilege.MANAGE_ACCESS):
         return None
     return problem(403, "your role may not manage consent")
+
+
+def _said(patient: PatientKey) -> str:
+    return f"patient {patient.patient_id} of {patient.issuer or 'no issuer'}"
 
 
 def _is_names(value: object) -> bool:

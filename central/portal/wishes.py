@@ -43,10 +43,12 @@ async def _wish_of(request: Request) -> dict[str, Any]:
     body = await body_within(request, _MAX_BODY_BYTES)
     try:
         wish = json.loads(body or b"{}")
-        json.dumps(wish, ensure_ascii=False).encode()  # half a surrogate pair, which JSON can spell
+        said = json.dumps(wish, ensure_ascii=False)
+        said.encode()  # half a surrogate pair, which JSON can spell
     except (ValueError, RecursionError):
         return {}
-    return wish if isinstance(wish, dict) else {}
+    has_nul = "\\u0000" in said.replace("\\\\", "")
+    return wish if isinstance(wish, dict) and not has_nul else {}
 
 
 def iso(seconds: int) -> str:

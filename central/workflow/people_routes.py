@@ -24,9 +24,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from central.access.on_record import admit, unrecorded
+from central.access.on_record import admit
 from central.access.policy import Privilege, has_privilege, managed
-from central.access.problems import problem
+from central.access.problems import problem, unrecorded
 from central.access.web import audit_event, principal_of
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action

@@ -249,6 +249,18 @@ class CommitmentStore:
             found = {CommitmentState(state): count for state, count in rows.execute(self._database.db)}
         return {state: found.get(state, 0) for state in CommitmentState}
 
+    def last_error(self) -> str:
+        """Why the scanner that asked last of those still to be told was not; empty: none was tried in vain."""
+        with self._database.reading():
+            found = (
+                RequestRow.select(RequestRow.last_error)
+                .where(RequestRow.state == CommitmentState.DECIDED, RequestRow.last_error.is_null(False))
+                .order_by(RequestRow.number.desc())
+                .limit(1)
+                .scalar(self._database.db)
+            )
+        return found or ""
+
     def tick(self) -> None:
         """Write the ages down if anything waits, and forget what ended long ago. To be called every `TICK_S`."""
         with self._changing() as db:
@@ -271,6 +283,7 @@ class CommitmentStore:
             changes |= {
                 "state": CommitmentState.WAITING,
                 "attempts": 0,
+                "last_error": None,
                 "ended_at_utc": None,
                 "age_s": self._ticked_s - self._clock(),
             }

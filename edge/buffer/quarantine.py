@@ -8,7 +8,9 @@ folder of its former state; recovery moves it.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Final
 
 from contract.identifiers import ObjectId
 from edge.buffer.damage import find_damage, sealed_row
@@ -21,6 +23,10 @@ from edge.buffer.new_rows import NewRow, NewRows
 from edge.buffer.states import EVICT, REQUEUE
 from edge.buffer.tables import SpoolObject, utc_text
 
+_REFUSED: Final = """
+    SELECT object_id FROM objects INDEXED BY live_by_state
+    WHERE freed_at_utc IS NULL AND state = 'quarantined' AND success_answered AND NOT damaged AND sha256 <> ''
+"""
 _LOG = logging.getLogger(__name__)
 
 
@@ -97,6 +103,15 @@ class Quarantine:
         if damage is not None:
             raise WrongStateError(object_id, step=REQUEUE.name, found=f"damaged: {damage}")
         with self._lock.held():
-            self._index.step(object_id, REQUEUE, due_s=0.0, damaged=False)
+            self._index.step(object_id, REQUEUE, due_s=0.0, attempts=0, damaged=False)
             self._files.move(object_id, Place.OBJECTS)
             self._lock.changed.notify_all()
+
+    def requeue_all(self) -> int:
+        """The same of all that central refused; how many. What was found damaged stays, to be read again one by one."""
+        with self._lock.held():
+            found = [ObjectId(one) for (one,) in self._index.execute(_REFUSED, ()).fetchall()]
+        for object_id in found:
+            with suppress(UnknownObjectError, WrongStateError):  # it has gone on meanwhile
+                self.requeue(object_id)
+        return len(found)

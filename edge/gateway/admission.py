@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -21,6 +21,7 @@ from edge.gateway.negotiation import (
     CALLED_AE_TITLE_NOT_RECOGNIZED,
     CALLING_AE_TITLE_NOT_RECOGNIZED,
     LOCAL_LIMIT_EXCEEDED,
+    Admitted,
     Asking,
 )
 from edge.gateway.quirks import Quirks, choose, packaged_profiles
@@ -71,6 +72,7 @@ class Admission:
     configured : scanners of the configuration file.
     profiles : quirks by name; those that come with the box if not given.
     file : where decisions are kept; without one they last as long as the process.
+    may_ask : whether an AE title at an address may query this box and retrieve, so that it is let in for that.
     """
 
     def __init__(
@@ -80,11 +82,13 @@ class Admission:
         *,
         profiles: Mapping[str, Quirks] | None = None,
         file: ApprovedFile | None = None,
+        may_ask: Callable[[str, str], bool] = lambda _ae_title, _address: False,
     ) -> None:
         self._settings = settings
         self._configured = {scanner.ae_title: scanner for scanner in configured}
         self._profiles = packaged_profiles() if profiles is None else profiles
         self._file = file
+        self._may_ask = may_ask
         self._lock = threading.RLock()
         self._waiting = WaitingList()
         self._shown: dict[str, PeerCertificate] = {}  # by AE title of an entry, so bounded with them
@@ -104,13 +108,15 @@ class Admission:
 
     # For associations --------------------------------------------------------------------------------------
 
-    def admit(self, asking: Asking, caller: Caller) -> Quirks:
-        """Let this peer in, and say what is done otherwise for it.
+    def admit(self, asking: Asking, caller: Caller) -> Admitted:
+        """Let this peer in, and say how it is treated.
 
         Raises
         ------
         RejectedError : with a reason that tells a technician what to do.
         """
+        may_ask = self._may_ask(asking.calling_ae_title, caller.address)  # not under the lock: it may wait
+        may_send = True  # as a scanner that is listed
         with self._lock:
             scanner = self.find(asking.calling_ae_title)
             quirks = choose(
@@ -120,7 +126,7 @@ class Admission:
                 implementation_version_name=asking.implementation_version_name,
             )
             if scanner is None:
-                self._admit_unknown(asking, caller)
+                may_send = self._admit_unknown(asking, caller, may_ask=may_ask)
                 allowed = [self._settings.ae_title] if self._settings.require_called_ae_title else []
             else:
                 if caller.certificate is not None:
@@ -135,7 +141,7 @@ class Admission:
                 CALLED_AE_TITLE_NOT_RECOGNIZED,
                 calling_ae_title=asking.calling_ae_title,
             )
-        return quirks
+        return Admitted(quirks, may_send)
 
     def find(self, ae_title: str) -> ScannerSettings | None:
         """The entry that holds for `ae_title`, such as for where it can be reached."""
@@ -143,7 +149,8 @@ class Admission:
             found = self._configured.get(ae_title)
             return found or next((one for one in self._approved.scanners if one.ae_title == ae_title), None)
 
-    def _admit_unknown(self, asking: Asking, caller: Caller) -> None:
+    def _admit_unknown(self, asking: Asking, caller: Caller, *, may_ask: bool) -> bool:
+        """True if it may send, False if it may only ask; RejectedError if neither."""
         ae_title = asking.calling_ae_title
         if any(one.ae_title == ae_title and one.address == caller.address for one in self._approved.refused):
             raise RejectedError(
@@ -152,15 +159,16 @@ class Admission:
                 calling_ae_title=ae_title,
             )
         policy = self.unknown_scanners
+        if policy == "accept" or may_ask:
+            return policy == "accept"
         if policy == "hold":
             self._hold(asking, caller)
-        if policy == "refuse":
-            raise RejectedError(
-                f"calling AE title {ae_title} is not known here{self._near(ae_title)}: add it in dicomnet-tui "
-                "or under [[scanners]]",
-                CALLING_AE_TITLE_NOT_RECOGNIZED,
-                calling_ae_title=ae_title,
-            )
+        raise RejectedError(
+            f"calling AE title {ae_title} is not known here{self._near(ae_title)}: add it in dicomnet-tui "
+            "or under [[scanners]]",
+            CALLING_AE_TITLE_NOT_RECOGNIZED,
+            calling_ae_title=ae_title,
+        )
 
     def _near(self, ae_title: str) -> str:
         for known in (*self._configured, *(one.ae_title for one in self._approved.scanners)):

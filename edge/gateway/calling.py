@@ -24,6 +24,7 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext
 
 from contract.part10 import IMPLEMENTATION_CLASS_UID
+from edge.gateway.association_items import decodable
 from edge.gateway.command_set import MAX_COMMAND_BYTES, decode_command
 from edge.gateway.errors import (
     AbortReason,
@@ -216,7 +217,8 @@ def _agreed(
 ) -> Agreed:
     try:
         pdu = A_ASSOCIATE_AC()
-        pdu.decode(answer)
+        # The names in an answer are not to be looked at (PS3.8 Table 9-17).
+        pdu.decode(decodable(answer, called_ae_title=called_ae_title, calling_ae_title=calling_ae_title))
         told: Any = pdu.to_primitive()
         results = [
             (int(one.context_id), int(one.result))

@@ -7,6 +7,7 @@ Always true: N-ACTION is answered with success only after the request is durable
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
@@ -62,6 +63,9 @@ class CommitmentService:
     def __init__(self, store: CommitmentStore, reports: Reports) -> None:
         self._store = store
         self._reports = reports
+        self._reading = (
+            threading.Lock()
+        )  # as a tree a request is twenty times its size: one of them is enough
 
     @property
     def operations(self) -> Mapping[str, frozenset[int]]:
@@ -81,9 +85,10 @@ class CommitmentService:
         if refusal is not None:
             return refusal
         try:
-            transaction_uid, references = decode_request(
-                request.data_set, request.context.transfer_syntax_uid
-            )
+            with self._reading:
+                transaction_uid, references = decode_request(
+                    request.data_set, request.context.transfer_syntax_uid
+                )
             asker = Asker(request.calling_ae_title, request.called_ae_title, request.peer_address)
             self._store.add(transaction_uid, asker, references)
         except BadRequestError as error:

@@ -15,14 +15,13 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYetError
 
 from edge.buffer.commitments import (
     TICK_S,
     Commitment,
-    CommitmentState,
     CommitmentStore,
     Failure,
     Reference,
@@ -117,10 +116,6 @@ class CommitmentReports:
             with self._changed:
                 self._look = True
                 self._changed.notify_all()
-
-    def counts(self) -> Mapping[CommitmentState, int]:
-        """Requests by state, those of the last week that ended included."""
-        return self._store.counts()
 
     def _run(self) -> None:
         ticked_s = time.monotonic()

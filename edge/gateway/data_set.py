@@ -4,8 +4,9 @@ Why it exists: identifiers of queries, work-list items and procedure steps must 
 are; and their text must leave the box in the very bytes in which it came, whatever character set it claims. So
 values stay bytes here, and only a comparison decodes them (PS3.5 section 7; Explicit and Implicit VR Little Endian).
 
-Always true: no input makes it recurse deeper than `MAX_DEPTH` or hold more than `MAX_ELEMENTS`; what it cannot
-read raises `UnreadableDataSetError` with a text in which nothing of the data set stands.
+Always true: no input makes it recurse deeper than `MAX_DEPTH` or hold more than `MAX_ELEMENTS`, about 30 MB, of which
+services read one at a time and queries only `MAX_KEYS`; what it cannot read raises `UnreadableDataSetError` with a text
+in which nothing of the data set stands.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from edge.gateway.errors import PermanentGatewayError
 
 MAX_DEPTH: Final = 16
 MAX_ELEMENTS: Final = 100_000
+MAX_KEYS: Final = 2_000
+"""Of a query, which is held as long as its peer takes for the answers; real ones have a hundred."""
+
 _SHORT: Final = struct.Struct("<HH2sH")
 _LONG: Final = struct.Struct("<HH2sHI")
 _IMPLICIT: Final = struct.Struct("<HHI")
@@ -59,14 +63,18 @@ DataSet = Mapping[int, Element]
 """Elements by tag, such as ``0x00100010``."""
 
 
-def read_data_set(raw: bytes, transfer_syntax_uid: str) -> DataSet:
+def read_data_set(raw: bytes, transfer_syntax_uid: str, *, max_elements: int = MAX_ELEMENTS) -> DataSet:
     """Read all of `raw`. Group lengths are left out; sequences of undefined length come out like all others.
+
+    Parameters
+    ----------
+    max_elements : items of sequences count, too.
 
     Raises
     ------
     UnreadableDataSetError
     """
-    reader = _Reader(raw)
+    reader = _Reader(raw, max_elements)
     elements, _ = reader.elements(
         0, len(raw), implicit=transfer_syntax_uid == ImplicitVRLittleEndian, depth=0
     )
@@ -91,9 +99,9 @@ def ascii_value(data_set: DataSet, tag: int) -> str:
 
 
 class _Reader:
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes, max_elements: int) -> None:
         self._raw = raw
-        self._count = 0
+        self._left = self._max = max_elements
 
     def elements(self, at: int, end: int, *, implicit: bool, depth: int) -> tuple[dict[int, Element], int]:
         """Elements from `at` to `end`, or to an item's delimiter, and where they ended."""
@@ -104,9 +112,7 @@ class _Reader:
                 return found, at
             if tag >> 16 == 0xFFFE or tag >> 16 == 0:
                 raise UnreadableDataSetError("an element of a group that cannot be in a data set")
-            self._count += 1
-            if self._count > MAX_ELEMENTS:
-                raise UnreadableDataSetError(f"more than {MAX_ELEMENTS} elements")
+            self._count_one()
             if vr == "SQ" or length == _UNDEFINED:
                 if vr not in ("SQ", "UN"):
                     raise UnreadableDataSetError("undefined length in an element that is no sequence")
@@ -138,7 +144,7 @@ class _Reader:
                 return tuple(items), at
             if tag != _ITEM:
                 raise UnreadableDataSetError("something that is no item in a sequence")
-            self._count += 1
+            self._count_one()
             if item_length == _UNDEFINED:
                 item, at = self.elements(at, end, implicit=implicit, depth=depth)
             elif item_length > end - at:
@@ -149,6 +155,11 @@ class _Reader:
         if length == _UNDEFINED:
             raise UnreadableDataSetError("a sequence does not end")
         return tuple(items), at
+
+    def _count_one(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise UnreadableDataSetError(f"more than {self._max} elements")
 
     def _header(self, at: int, end: int, *, implicit: bool) -> tuple[int, str, int, int]:
         """Tag, VR, length, and where the value begins."""

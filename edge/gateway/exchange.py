@@ -27,6 +27,7 @@ from edge.gateway.command_set import (
 )
 from edge.gateway.errors import AbortReason, PeerGoneError, PeerTooSlowError, ProtocolError
 from edge.gateway.incoming import (
+    NOT_A_SENDER,
     REQUEST_TOO_LONG,
     RESOURCE_LIMITATION,
     SOP_CLASS_NOT_SUPPORTED,
@@ -246,6 +247,8 @@ class Exchange:
             return Refused(UNRECOGNIZED_OPERATION)
         if context.abstract_syntax_uid == VERIFICATION or context.abstract_syntax_uid in self._services:
             return Refused(SOP_CLASS_NOT_SUPPORTED)
+        if not self._agreed.may_send:
+            return Refused(NOT_A_SENDER)
         origin = Origin(
             calling_ae_title=self._agreed.calling_ae_title,
             called_ae_title=self._agreed.called_ae_title,

@@ -12,6 +12,7 @@ from edge.gateway.service import MAX_IDENTIFIER_BYTES
 from edge.gateway.storage import StoreStatus
 
 SOP_CLASS_NOT_SUPPORTED = StoreStatus(0x0122, "This presentation context is not for storage")
+NOT_A_SENDER = StoreStatus(0x0124, "You may query this box and retrieve, not send to it")
 UNRECOGNIZED_OPERATION = StoreStatus(0x0211, "This box does not do that on this presentation context")
 _TOO_LONG = "The data set of this request is too long for this box"
 REQUEST_TOO_LONG = StoreStatus(0xA700, _TOO_LONG)  # C-FIND, C-GET, C-MOVE: out of resources

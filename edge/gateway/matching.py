@@ -51,14 +51,14 @@ def encodings_of(named: str) -> Sequence[str]:
 
 
 def matches(query: DataSet, item: DataSet) -> bool:
-    """True if `item` has every key of `query`; keys of zero length and empty sequences match all."""
+    """True if `item` has every key of `query`. What only asks for a value back matches all (C.2.2.2.3)."""
     return _matches(query, character_set(query), item, character_set(item))
 
 
 def _matches(query: DataSet, query_set: Sequence[str], item: DataSet, item_set: Sequence[str]) -> bool:
     combined = _combined_range(query)
     for tag, key in query.items():
-        if tag in QUERY_CONTROL or tag in combined or key.is_empty:
+        if tag in QUERY_CONTROL or tag in combined or _is_universal(key):
             continue
         found = item.get(tag)
         if found is None:
@@ -71,6 +71,17 @@ def _matches(query: DataSet, query_set: Sequence[str], item: DataSet, item_set: 
     return not combined or _start_is_within(query, item)
 
 
+def _is_universal(key: Element) -> bool:
+    """Whether a key says nothing of the value: empty, nothing but ``*``, or a sequence of such keys alone.
+
+    Then it matches whatever has no such element, too: modalities ask for codes with one item of empty keys.
+    """
+    if key.vr == "SQ":
+        inner = (one for item in key.items for one in item.items() if one[0] not in QUERY_CONTROL)
+        return all(_is_universal(element) for _, element in inner)
+    return key.is_empty or (key.vr in _WILDCARD_VRS and not key.value.strip(b" \0*"))
+
+
 def _sequence_matches(
     key: Element, query_set: Sequence[str], found: Element, item_set: Sequence[str]
 ) -> bool:
@@ -78,8 +89,6 @@ def _sequence_matches(
     wanted = key.items[0]
     if found.vr != "SQ":
         return False
-    if all(inner.is_empty for inner in wanted.values()):
-        return True
     wanted_set = character_set(wanted, query_set)
     return any(
         _matches(wanted, wanted_set, candidate, character_set(candidate, item_set))

@@ -19,12 +19,20 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
-from contract.identifiers import InvalidIdentifierError, check_ae_title
+from contract.identifiers import InvalidIdentifierError, check_ae_title, check_uid
 from contract.part10 import IMPLEMENTATION_CLASS_UID
+from edge.gateway.association_items import decodable
 from edge.gateway.errors import ProtocolError, RejectedError
 from edge.gateway.quirks import NO_QUIRKS, Quirks
 from edge.gateway.settings import GatewaySettings
-from edge.gateway.sop_classes import C_GET, SERVICE_TRANSFER_SYNTAXES, is_accepted, prefer
+from edge.gateway.sop_classes import (
+    C_GET,
+    QUERY_RETRIEVE,
+    SERVICE_TRANSFER_SYNTAXES,
+    VERIFICATION,
+    is_accepted,
+    prefer,
+)
 
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _IMPLEMENTATION_VERSION_NAME = "DICOMNET"
@@ -57,6 +65,7 @@ class Agreed:
     peer_performs : SOP classes for which the peer is SCP as well (role selection, PS3.7 Annex D.3.3.4).
     answer : the A-ASSOCIATE-AC, encoded.
     quirks : what is done otherwise for this peer.
+    may_send : whether what it sends is taken in.
     """
 
     calling_ae_title: str
@@ -66,6 +75,7 @@ class Agreed:
     peer_performs: frozenset[str]
     answer: bytes
     quirks: Quirks = NO_QUIRKS
+    may_send: bool = True
 
 
 class Asking(NamedTuple):
@@ -77,7 +87,19 @@ class Asking(NamedTuple):
     implementation_version_name: str
 
 
-Admit = Callable[[Asking], Quirks]
+class Admitted(NamedTuple):
+    """How a peer that may come in is treated.
+
+    Attributes
+    ----------
+    may_send : it gets every service; else it may ask for what is here, by query and retrieve, and nothing more.
+    """
+
+    quirks: Quirks
+    may_send: bool = True
+
+
+Admit = Callable[[Asking], Admitted]
 """Lets a peer in, and says how to treat it; RejectedError if it may not come in."""
 
 
@@ -96,7 +118,7 @@ def negotiate(
     ProtocolError : the request cannot be read; to be answered with an A-ABORT.
     """
     calling, called = ae_titles(request)
-    asked = _decode(request)
+    asked = _decode(decodable(request, called_ae_title=called, calling_ae_title=calling))
     version = int.from_bytes(request[6:8], "big")
     if not version & 1:
         raise RejectedError("unknown protocol version", _VERSION_NOT_SUPPORTED, calling_ae_title=calling)
@@ -104,11 +126,13 @@ def negotiate(
         raise RejectedError(
             "not the DICOM application context", _APPLICATION_CONTEXT_NOT_SUPPORTED, calling_ae_title=calling
         )
-    quirks = admit(Asking(calling, called, *_implementation(asked)))
+    quirks, may_send = admit(Asking(calling, called, *_implementation(asked)))
     peer_max_pdu_bytes = asked.maximum_length_received or 0
     if 0 < peer_max_pdu_bytes < _LEAST_PEER_PDU_BYTES:
         raise ProtocolError(f"the peer takes PDUs of at most {peer_max_pdu_bytes} bytes")
-    results, roles = _answer_contexts(asked, service_syntaxes, quirks)
+    if not may_send:
+        service_syntaxes = QUERY_RETRIEVE.intersection(service_syntaxes)
+    results, roles = _answer_contexts(asked, service_syntaxes, quirks, may_send=may_send)
     if quirks.omit_role_selection_answer:
         roles = []
     return Agreed(
@@ -128,6 +152,7 @@ def negotiate(
             min(settings.max_pdu_bytes, quirks.max_pdu_bytes or settings.max_pdu_bytes),
         ),
         quirks=quirks,
+        may_send=may_send,
     )
 
 
@@ -160,7 +185,7 @@ def _decode(request: bytes) -> A_ASSOCIATE:
 
 
 def _answer_contexts(
-    asked: A_ASSOCIATE, service_syntaxes: Collection[str], quirks: Quirks
+    asked: A_ASSOCIATE, service_syntaxes: Collection[str], quirks: Quirks, *, may_send: bool
 ) -> tuple[list[PresentationContext], list[SCP_SCU_RoleSelectionNegotiation]]:
     """One context at a time, because the order of preference depends on what that context proposes."""
     wanted_roles = {
@@ -174,7 +199,11 @@ def _answer_contexts(
         supported: list[PresentationContext] = []
         syntax = proposed.abstract_syntax
         is_service = syntax in service_syntaxes
-        if syntax is not None and (is_service or is_accepted(syntax)):
+        # Who only asks may be SCU of services and C-ECHO; of storage it may be the SCP that a C-GET sends to.
+        may_be_scu = may_send or is_service or syntax == VERIFICATION
+        may_be_scp = syntax is not None and bool(wanted_roles.get(syntax, (None, None))[1])
+        takes = is_service or (_is_uid(syntax) and is_accepted(str(syntax)))
+        if takes and (may_be_scu or may_be_scp):
             ours = PresentationContext()
             ours.abstract_syntax = syntax
             wanted = (
@@ -183,8 +212,8 @@ def _answer_contexts(
                 else _ordered(proposed.transfer_syntax, quirks.preferred_transfer_syntaxes)
             )
             ours.transfer_syntax = wanted  # type: ignore[assignment]  # takes str too
-            # The peer may be SCU of what we take in, and SCP only for what a C-GET would send it.
-            ours.scu_role, ours.scp_role = True, not is_service and not C_GET.isdisjoint(service_syntaxes)
+            ours.scu_role = may_be_scu
+            ours.scp_role = not is_service and not C_GET.isdisjoint(service_syntaxes)
             supported.append(ours)
         result, answered_roles = negotiate_as_acceptor([proposed], supported, wanted_roles)
         results += result
@@ -193,9 +222,20 @@ def _answer_contexts(
 
 
 def _ordered(proposed: Sequence[str], preferred: Sequence[str]) -> list[str]:
-    """What is proposed in the order this box wants it; a profile's preference goes first."""
+    """What is proposed in the order this box wants it; a profile's preference goes first.
+
+    What is no UID is left out: it would stand in File Meta Information, and in headers of central's.
+    """
     first = [uid for uid in preferred if uid in proposed]
-    return first + [uid for uid in prefer(proposed) if uid not in first]
+    return first + [uid for uid in prefer(proposed) if uid not in first and _is_uid(uid)]
+
+
+def _is_uid(value: str | None) -> bool:
+    try:
+        check_uid(value or "")
+    except InvalidIdentifierError:
+        return False
+    return True
 
 
 def _implementation(asked: A_ASSOCIATE) -> tuple[str, str]:

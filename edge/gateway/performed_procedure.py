@@ -8,6 +8,7 @@ learnt from it (then the study is found complete by other evidence).
 from __future__ import annotations
 
 import logging
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
@@ -94,12 +95,16 @@ class PerformedProcedureService:
     def __init__(self, procedures: PerformedProcedures, on_step: Callable[[StepReport], None]) -> None:
         self._procedures = procedures
         self._on_step = on_step
+        self._reading = (
+            threading.Lock()
+        )  # as a tree a message is twenty times its size: one of them is enough
 
     def handle(self, request: Request, peer: Peer) -> Iterator[Reply]:
         """Yield the one reply."""
         del peer
         try:
-            yield self._accept(request)
+            with self._reading:
+                reply = self._accept(request)
         except _RefusedError as refused:
             reply = refused.reply
             _LOG.warning(
@@ -110,7 +115,7 @@ class PerformedProcedureService:
                     "reason": reply.comment,
                 },
             )
-            yield reply
+        yield reply
 
     def _accept(self, request: Request) -> Reply:
         creates = request.command.field == CommandField.N_CREATE_RQ

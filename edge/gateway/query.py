@@ -16,6 +16,7 @@ from typing import Final
 from edge.buffer.catalogue import Catalogue, Group
 from edge.gateway.command_set import CommandField
 from edge.gateway.data_set import (
+    MAX_KEYS,
     DataSet,
     Element,
     UnreadableDataSetError,
@@ -70,10 +71,14 @@ class Doorkeeper:
     def find(self, ae_title: str) -> DestinationSettings | None:
         return self._destinations.get(ae_title)
 
+    def knows(self, ae_title: str, address: str) -> bool:
+        """True for a destination that calls from where it is configured to be. May wait for a name server."""
+        known = self.find(ae_title)
+        return known is not None and plain_address(address) in _addresses(known.host)
+
     def lets_in(self, request: Request) -> bool:
-        """True for a destination that calls from where it is configured to be."""
-        known = self.find(request.calling_ae_title)
-        allowed = known is not None and plain_address(request.peer_address) in _addresses(known.host)
+        """The same, for a request; who is not let in is logged."""
+        allowed = self.knows(request.calling_ae_title, request.peer_address)
         if not allowed:
             _LOG.warning(
                 "query refused: not a configured destination, or not from its address",
@@ -144,7 +149,9 @@ def read_identifier(request: Request, *, with_patient: Collection[str]) -> tuple
     with_patient : the SOP classes whose model has a patient level.
     """
     try:
-        identifier = read_data_set(request.data_set, request.context.transfer_syntax_uid)
+        identifier = read_data_set(
+            request.data_set, request.context.transfer_syntax_uid, max_elements=MAX_KEYS
+        )
     except UnreadableDataSetError as error:
         raise IdentifierError("The identifier cannot be read") from error
     level = ascii_value(identifier, QUERY_RETRIEVE_LEVEL)

@@ -26,6 +26,11 @@ SERVICE_TRANSFER_SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIA
 C_GET = frozenset(("1.2.840.10008.5.1.4.1.2.1.3", "1.2.840.10008.5.1.4.1.2.2.3"))
 """Patient Root and Study Root GET: whoever uses them takes instances on its own association."""
 
+QUERY_RETRIEVE = frozenset(
+    f"1.2.840.10008.5.1.4.1.2.{model}.{what}" for model in (1, 2) for what in (1, 2, 3)
+)
+"""Patient Root and Study Root FIND, MOVE and GET: what somebody may use who only asks."""
+
 _STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR is a file on a disc, not an object to send
 # Encapsulated in name, but the pixels stay on the scanner and only a link to them is sent.

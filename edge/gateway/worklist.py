@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from edge.buffer.worklist_cache import WorklistItem, WorklistSnapshot
 from edge.gateway.command_set import CommandField
 from edge.gateway.data_set import (
+    MAX_KEYS,
     DataSet,
     Element,
     UnreadableDataSetError,
@@ -60,7 +61,9 @@ class WorklistService:
     def handle(self, request: Request, peer: Peer) -> Iterator[Reply]:
         """Yield one pending reply for each scheduled procedure step that matches, by its start."""
         try:
-            query = read_data_set(request.data_set, request.context.transfer_syntax_uid)
+            query = read_data_set(
+                request.data_set, request.context.transfer_syntax_uid, max_elements=MAX_KEYS
+            )
         except UnreadableDataSetError as error:
             _LOG.warning(
                 "worklist query refused",

@@ -19,7 +19,10 @@ _BURST_S: Final = 0.25
 
 @dataclass(frozen=True)
 class HourlyLimit:
-    """`bytes_per_s` on `days` (of `WEEKDAYS`) from `from_hour` to before `to_hour`; over midnight if that is less."""
+    """`bytes_per_s` on `days` (of `WEEKDAYS`) from `from_hour` to before `to_hour`.
+
+    Over midnight if that is not more; a night belongs to the day on which it begins.
+    """
 
     days: frozenset[str]
     from_hour: int
@@ -27,11 +30,11 @@ class HourlyLimit:
     bytes_per_s: float
 
     def holds(self, moment: datetime) -> bool:
-        if WEEKDAYS[moment.weekday()] not in self.days:
-            return False
-        if self.from_hour < self.to_hour:
-            return self.from_hour <= moment.hour < self.to_hour
-        return moment.hour >= self.from_hour or moment.hour < self.to_hour
+        over_midnight = self.to_hour <= self.from_hour
+        if over_midnight and moment.hour < self.to_hour:
+            return WEEKDAYS[moment.weekday() - 1] in self.days
+        until_hour = 24 if over_midnight else self.to_hour
+        return WEEKDAYS[moment.weekday()] in self.days and self.from_hour <= moment.hour < until_hour
 
 
 class Bandwidth:

@@ -19,12 +19,10 @@ from edge.buffer.deliveries import Deliveries, Delivery
 from edge.buffer.errors import PermanentSpoolError, SpoolClosedError, SpoolError
 from edge.uplink.errors import SendingStoppedError
 from edge.uplink.line import Line, Pass, backoff_s
+from edge.uplink.stumbles import Stumbles
 from edge.uplink.verdicts import Outcome, Verdict
 
 _log = logging.getLogger(__name__)
-
-OUTRUN: Final = 8
-"""An object that failed so often while others got through is set aside. In memory: a restart counts anew."""
 
 _LINGER_S: Final = 5.0
 """How long a connection is kept for the next object: scanners pause between images."""
@@ -100,8 +98,7 @@ class Courier:
         self._stopping = threading.Event()
         self._busy = threading.Lock()
         self.trouble = ""
-        self._others_pass = False  # something was delivered since the line was last closed by an object
-        self._outrun: dict[ObjectId, int] = {}  # how often an object closed it while others passed
+        self._stumbles = Stumbles()
         self._thread = threading.Thread(target=self._work, name=f"to-{name}", daemon=True)
 
     def start(self) -> None:
@@ -179,14 +176,10 @@ class Courier:
             self._close_line(sentence)
 
     def _later(self, delivery: Delivery, sentence: str) -> None:
-        outrun = self._outrun.pop(delivery.object_id, 0) + self._others_pass
-        self._others_pass = False
-        if outrun >= OUTRUN:
+        if self._stumbles.failed(delivery.object_id):
             self._set_aside(delivery, f"tried {delivery.attempts + 1} times while others passed: {sentence}")
-            return
-        if outrun:
-            self._outrun[delivery.object_id] = outrun
-        self._put_off(delivery, sentence)
+        else:
+            self._put_off(delivery, sentence)
 
     def _delivered(self, delivery: Delivery) -> None:
         if not self._deliveries.deliver(delivery):
@@ -195,8 +188,7 @@ class Courier:
             )
             return
         self._line.succeeded()
-        self._outrun.pop(delivery.object_id, None)
-        self._others_pass = True
+        self._stumbles.passed(delivery.object_id)
         if self.trouble:
             _log.info("destination works again", extra={"destination": self._name})
         self.trouble = ""

@@ -12,6 +12,7 @@ the next start, and the next attempt goes on where central is. What went wrong d
 | refused or damaged                     | set aside, kept         | open                              |
 | tampered                               | once more from zero, alone, then set aside | open           |
 | the pack is refused as such, or cannot be read here | sent by itself | open                          |
+| central's program fails over it, others pass | set aside after many attempts | open                    |
 
 A pack that was interrupted by the line is sent again as the same pack, from the byte where central is. One over which
 central failed is not: its objects come back one by one, each when its own wait is over.
@@ -25,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from contract.identifiers import ObjectId
 from contract.pack import MAX_OBJECTS, MAX_PACK_BYTES, Fate, head_bytes
@@ -48,7 +49,13 @@ from edge.uplink.identity import Identity
 from edge.uplink.line import Line, backoff_s
 from edge.uplink.line_pace import LinePace
 from edge.uplink.link import Link
+from edge.uplink.stumbles import Stumbles
 
+GIVEN_UP_AFTER: Final = 64
+"""Attempts of an object over which central's program fails while others pass, until it is set aside: at the longest
+backoff half an hour, in which central may be mended."""
+
+_FAULT: Final = 500  # of central's program, over the very request
 _log = logging.getLogger(__name__)
 
 
@@ -113,6 +120,7 @@ class Dispatch:
         self._ceiling_s = ceiling_s
         self._on_receipt = on_receipt
         self._delivery = Delivery(queue.open_object, lease_s, paused)
+        self._stumbles = Stumbles()
         # Packs to be sent again as they are; a worker puts back one at most.
         self._interrupted: deque[tuple[ObjectId, ...]] = deque(maxlen=connections)
         self.takes_packs = True
@@ -222,6 +230,10 @@ class Dispatch:
             self._release(object_id, str(error), retry_in_s=0.0, untried=True)
             return False
         except (UplinkTransientError, ReceiptError) as error:
+            if self._is_poison(claimed, error):
+                reason = f"central failed over it {claimed.attempts} times and took others meanwhile: {error}"
+                self._set_aside(object_id, reason)
+                return True
             self.blame_line(error)
             self._release(object_id, str(error), retry_in_s=self._own_backoff_s(claimed))
             return False
@@ -239,8 +251,15 @@ class Dispatch:
             self._note_receipt(claimed, receipt)
         return True
 
+    def _is_poison(self, claimed: Claimed, error: Exception) -> bool:
+        """Whether it is this object's fault that central fails, as far as can be told from outside."""
+        if not isinstance(error, CentralFailedError) or error.status != _FAULT:
+            return False
+        return self._stumbles.failed(claimed.object_id) and claimed.attempts >= GIVEN_UP_AFTER
+
     def _note_receipt(self, claimed: Claimed, receipt: Receipt) -> None:
         self._line.succeeded()
+        self._stumbles.passed(claimed.object_id)
         self._link.receipted(datetime.now(UTC))
         _log.info(
             "freed",

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from contract.enrolment import Pairing
+from contract.enrolment import Pairing, PairingError
 from contract.key_set import KeySetError
 from contract.sealing import RecipientPublicKey
 from edge.buffer.receipts import ReceiptLedger
@@ -24,17 +24,24 @@ from edge.buffer.spool import Spool
 from edge.uplink.box_key import BoxKey
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
-from edge.uplink.errors import EnrolmentPendingError, EnrolmentRefusedError, IdentityError, KeyLostError
+from edge.uplink.errors import (
+    EnrolmentPendingError,
+    EnrolmentRefusedError,
+    IdentityError,
+    UplinkPermanentError,
+    UplinkTransientError,
+)
 from edge.uplink.held_keys import keys_in_spool
 from edge.uplink.identity import Enrolment, Identity, IdentityStore
 from edge.uplink.key_book import KeyBook, ids_of
 from edge.uplink.key_maker import KeyMaker
 from edge.uplink.link import Link
-from edge.uplink.pending import EnrolmentWait, PendingFile, pending_sentence
+from edge.uplink.pending import EnrolmentWait, PendingFile, delayed_sentence, pending_sentence
 from edge.uplink.receipt_check import ReceiptChecker, Tell
 from edge.uplink.upkeep import Upkeep
 
 _AFTER_START_S: Final = 1.0
+_AFTER_FAILURE_S: Final = 15.0
 _log = logging.getLogger(__name__)
 
 
@@ -123,7 +130,8 @@ class Membership:
         self._upkeep.stop()
 
     def enrol(self, pairing: Pairing) -> None:
-        """Buy an identity and begin to use it; or begin to wait, where an administrator decides.
+        """Buy an identity and begin to use it; or begin to wait, where an administrator decides. After an error that
+        may pass it is tried again until central has answered.
 
         Raises
         ------
@@ -146,8 +154,14 @@ class Membership:
             except EnrolmentPendingError as error:
                 self._link.enrolment(pending_sentence(error.fingerprint))
                 self._wait(error.retry_in_s)
-            except (EnrolmentRefusedError, KeyLostError):
+            except (UplinkPermanentError, PairingError):
                 self._pending.clear()
+                self._link.enrolment("")
+                raise
+            except UplinkTransientError as error:
+                # Central may have the request already, and an administrator accept it, with the technician gone.
+                self._link.enrolment(delayed_sentence(error))
+                self._wait(_AFTER_FAILURE_S)
                 raise
             else:
                 self._enrolled(key, enrolment)

@@ -16,7 +16,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from contract.enrolment import Pairing, PairingError, key_fingerprint
+from contract.enrolment import Pairing, PairingError
 from edge.buffer.durable_file import replace_file
 from edge.uplink.box_key import BoxKey
 from edge.uplink.clock import BoxClock
@@ -81,6 +81,11 @@ def pending_sentence(fingerprint: str) -> str:
     return f"Waiting for an administrator to accept this box at central (Fleet). Its key's fingerprint: {fingerprint}"
 
 
+def delayed_sentence(why: Exception) -> str:
+    """What a technician reads while central has not answered: nobody waits for an administrator yet."""
+    return f"The enrolment is not through yet, and the box goes on with it by itself: {why}"
+
+
 class EnrolmentWait:
     """Asks until central decides. One thread, from `start` to `stop` or the answer.
 
@@ -124,16 +129,17 @@ class EnrolmentWait:
             if held is None:
                 return
             pairing, key = held
-            self._on_state(pending_sentence(key_fingerprint(key.public_key())))
             try:
                 _, enrolment = enrol(pairing, key, clock=self._clock)
                 if self._stopping.is_set():
                     return
                 self._on_enrolled(key, enrolment)
             except EnrolmentPendingError as error:
+                self._on_state(pending_sentence(error.fingerprint))
                 wait_s = min(error.retry_in_s, self._ask_every_s)
             except UplinkTransientError as error:
                 _log.info("enrolment waits", extra={"detail": error})
+                self._on_state(delayed_sentence(error))
                 wait_s = self._ask_every_s
             except (UplinkPermanentError, PairingError) as error:
                 _log.error("enrolment refused", extra={"detail": error})

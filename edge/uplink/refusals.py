@@ -53,6 +53,15 @@ BY_STATUS: Final[Mapping[int, Remedy]] = {
 }
 
 
+_WORDS: Final[Mapping[int, str]] = {
+    429: "it was brought too much",
+    500: "a fault in central's program, whose log says more",
+    503: "it is busy, or being maintained",
+    507: "no room is left there",
+}
+"""Where an answer says nothing: to HEAD it has no body."""
+
+
 @dataclass(frozen=True)
 class Refusal:
     """`sentence` is fit for a log line and a technician's screen."""
@@ -72,6 +81,7 @@ def read_refusal(status: int, body: bytes) -> Refusal:
         problem = Problem(details.type)
     except (ValidationError, ValueError):
         pass  # not one of ours: the status alone decides
+    said = said or _WORDS.get(status, "")
     remedy = BY_PROBLEM[problem] if problem else BY_STATUS.get(status, Remedy.LATER)
     return Refusal(status, problem, remedy, f"central answered {status}" + (f": {said}" if said else ""))
 

@@ -23,6 +23,9 @@ def certificate() -> x509.Certificate:
 def test_a_pairing_string_survives_being_written_down(host: str) -> None:
     pairing = Pairing(host, 8443, "a" * 64, new_token())
     assert Pairing.parse(f"  {pairing}\n") == pairing
+    text = str(pairing)
+    wrapped = "\r\n  ".join(text[at : at + 60] for at in range(0, len(text), 60))
+    assert Pairing.parse(wrapped) == pairing, "as a terminal or a mail wraps it"
 
 
 @pytest.mark.parametrize(

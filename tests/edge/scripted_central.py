@@ -122,10 +122,11 @@ def _builder(
 
 @dataclass
 class Fault:
-    """One misbehaviour: what to do when the next request of `method` arrives."""
+    """One misbehaviour: what to do when the next request of `method` arrives, at an address that begins with `path`."""
 
     method: str
     act: Callable[[ScriptedHandler], None]
+    path: str = ""
 
 
 @dataclass
@@ -247,9 +248,11 @@ class ScriptedCentral:
         unknown = [one.object_id for one in asked.receipts if one.object_id not in self.archived]
         return ReceiptCheckAnswer(unknown=tuple(unknown)).model_dump_json().encode()
 
-    def fault(self, method: str, act: Callable[[ScriptedHandler], None], times: int = 1) -> None:
+    def fault(
+        self, method: str, act: Callable[[ScriptedHandler], None], times: int = 1, path: str = ""
+    ) -> None:
         with self.lock:
-            self.faults += [Fault(method, act)] * times
+            self.faults += [Fault(method, act, path)] * times
 
     def wait_for(self, predicate: Callable[[], bool], timeout_s: float = 60) -> bool:
         """Block until something arrived that makes `predicate` true."""
@@ -339,7 +342,8 @@ class ScriptedHandler(BaseHTTPRequestHandler):
             central.log.append((self.command, self.path, int(self.headers.get("Upload-Offset", -1))))
             act = None
             for fault in central.faults:
-                if fault.method == self.command and not (self.command == "HEAD" and not self.known()):
+                meant = fault.method == self.command and self.path.startswith(fault.path)
+                if meant and not (self.command == "HEAD" and not self.known()):
                     act = fault.act
                     central.faults.remove(fault)
                     break

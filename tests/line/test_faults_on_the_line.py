@@ -9,10 +9,14 @@ import os
 import random
 import resource
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from central.archive.examining import Indexable
+from central.archive.receiving import Receiving
+from contract.receipt import Outcome
 from edge.buffer.states import State
 from edge.uplink.line_pace import LEAST_BYTES
 from tests.central.app.house import everything_in
@@ -211,6 +215,60 @@ def test_a_poisoned_object_is_set_aside_and_its_pack_goes_on(scene: Scene) -> No
     assert "shorter" in reasons[stored[4].object_id]
     assert len(everything_in(scene.house.root)) == 4
     assert scene.link.status().state == "connected"
+
+
+def test_an_object_that_central_fails_over_is_set_aside_once_others_have_passed_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.uplink.dispatch.GIVEN_UP_AFTER", 12)
+    stored = [scene.store() for _ in range(4)]
+    bad = stored[1].object_id
+    index_all = Receiving.index_all
+
+    def index_all_but_one(
+        receiving: Receiving,
+        objects: Sequence[Indexable],
+        in_transaction: Callable[[Sequence[Outcome]], None],
+    ) -> Sequence[Outcome]:
+        if any(one.origin.object_id == bad for one in objects):
+            raise ValueError("a fault that one object brings about")
+        return index_all(receiving, objects, in_transaction)
+
+    def others_come_and_pass() -> bool:
+        if State.READY not in scene.states():
+            scene.store()
+        return State.QUARANTINED in scene.states()
+
+    monkeypatch.setattr(Receiving, "index_all", index_all_but_one)
+    scene.forward(connections=2)
+    scene.wait(others_come_and_pass)
+    (row,) = scene.spool.holdings.list_objects(states=[State.QUARANTINED], limit=10)
+    assert row.object_id == bad
+    assert row.attempts >= 12
+    assert "a fault in central's program" in (row.last_error or "")
+    scene.wait(lambda: len(everything_in(scene.house.root)) == len(scene.stored) - 1)
+    assert scene.link.status().state == "connected"
+    monkeypatch.setattr(Receiving, "index_all", index_all)
+    scene.spool.quarantine.requeue(bad)
+    scene.wait()
+    scene.check()
+
+
+def test_a_central_that_fails_over_everything_has_nothing_set_aside(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.uplink.dispatch.GIVEN_UP_AFTER", 1)
+
+    def fail(*_: object) -> None:
+        raise ValueError("a fault in central's program")
+
+    monkeypatch.setattr(Receiving, "index_all", fail)
+    scene.store()
+    scene.store(side=700)
+    scene.forward(connections=2)
+    rows = scene.spool.holdings.list_objects
+    scene.wait(lambda: min(row.attempts for row in rows(states=list(State), limit=10)) > 20)
+    assert not {State.QUARANTINED, State.LOST} & set(scene.states())
 
 
 def test_a_central_without_packs_gets_objects_one_by_one(

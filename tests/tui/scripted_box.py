@@ -22,6 +22,8 @@ from contract.control import (
     RequeueParams,
     ScannerEntry,
     ScannerList,
+    StudyEntry,
+    StudyList,
 )
 from contract.heartbeat import Equipment
 from edge.control import ControlError, ControlServer
@@ -76,6 +78,28 @@ def entry(number: int, state: str = "ready", error: str = "") -> QueueEntry:
     )
 
 
+def study(
+    number: int,
+    *,
+    state: str = "complete",
+    evidence: str = "association",
+    received: int = 1,
+    expected: int | None = None,
+    late: int = 0,
+) -> StudyEntry:
+    return StudyEntry(
+        study_instance_uid=f"1.2.{number}",
+        calling_ae_title="CT1",
+        state=state,
+        evidence=evidence,
+        received=received,
+        expected=expected,
+        late=late,
+        first_at_utc=NOW - timedelta(minutes=9),
+        last_at_utc=NOW - timedelta(minutes=5),
+    )
+
+
 WELL = EchoAnswer(ok=True, round_trip_ms=12.3, detail="CT1 answered")
 
 
@@ -88,6 +112,7 @@ class ScriptedBox:
     entries: list[QueueEntry] = field(default_factory=list)
     total: int | None = None
     scanners: list[KnownScanner] = field(default_factory=list)
+    studies: list[StudyEntry] = field(default_factory=list)
     echo_answer: EchoAnswer = WELL
     enrol_error: str = ""
     echoed: list[EchoParams] = field(default_factory=list)
@@ -112,6 +137,7 @@ class ScriptedBox:
                 "status": lambda _: self.status,
                 "queue": lambda _: self._queue(),
                 "scanners": lambda _: self._scanner_list(),
+                "studies": lambda _: StudyList(studies=self.studies),
                 "echo": self._echo,
                 "enrol": self._enrol,
                 "requeue": self._requeue,

@@ -6,11 +6,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.widgets import DataTable, Footer, Input, TabbedContent
 
 from contract.control import EchoAnswer, LinkStatus
 from tests.tui.driving import opened, seen, shows, until
-from tests.tui.scripted_box import CONNECTED, ScriptedBox, entry, scanner, status
+from tests.tui.scripted_box import CONNECTED, ScriptedBox, entry, scanner, status, study
 from tui.app import BoxApp
 from tui.client import BoxClient
 
@@ -189,7 +190,9 @@ async def test_a_box_that_is_not_enrolled_opens_at_the_pairing_field(box: Script
         await shows(pilot, "✘ this is not a pairing string")
         assert box.enrolled == []
         field = pilot.app.query_one("#pairing", Input)
-        field.value = PAIRING
+        field.value = ""
+        field.post_message(events.Paste(f"{PAIRING[:60]}\n  {PAIRING[60:]}\n"))  # as a terminal wraps it
+        await until(pilot, lambda: field.value == PAIRING)
         box.enrol_error = "central does not take this pairing string"
         await pilot.press("enter")
         await shows(pilot, "✘ central does not take this pairing string")
@@ -200,6 +203,24 @@ async def test_a_box_that_is_not_enrolled_opens_at_the_pairing_field(box: Script
         assert field.value == "", "a used secret does not stay on the screen"
         await pilot.press("escape", "1")
         await until(pilot, lambda: pilot.app.query_one(TabbedContent).active == "overview")
+
+
+async def test_studies_are_listed_with_what_is_missing_and_what_came_late(box: ScriptedBox) -> None:
+    async with opened(box) as pilot:
+        await pilot.press("5")
+        await shows(pilot, "Nothing was received yet.")
+        box.studies = [
+            study(1, state="receiving", evidence="", received=7),
+            study(2, evidence="procedure step", received=120, expected=120, late=2),
+            study(3, evidence="idle", received=118, expected=120),
+        ]
+        await shows(
+            pilot, "1 not complete yet", "receiving CT1 7", "complete CT1 120 of 120 2 5 min its steps'"
+        )
+        await pilot.press("down")
+        await shows(pilot, "Study 1.2.2", "2 images came after it had been complete; only they were new.")
+        await pilot.press("down")
+        await shows(pilot, "Study 1.2.3", "At least 2 images that its scanner counted never came")
 
 
 async def test_foreign_text_is_shown_as_text(box: ScriptedBox) -> None:
@@ -213,7 +234,7 @@ async def test_foreign_text_is_shown_as_text(box: ScriptedBox) -> None:
         await shows(pilot, "[b]AE[/b]")
 
 
-@pytest.mark.parametrize("page", ["1", "2", "3", "4"])
+@pytest.mark.parametrize("page", ["1", "2", "3", "4", "5"])
 async def test_nothing_overflows_80_by_24(page: str, box: ScriptedBox) -> None:
     long = "https://central.a-hospital-with-a-long-name.example:8443 cannot be reached: " + "no route " * 10
     box.status = status(
@@ -223,6 +244,7 @@ async def test_nothing_overflows_80_by_24(page: str, box: ScriptedBox) -> None:
     )
     box.entries = [entry(number, "quarantined", long) for number in range(1, 200)]
     box.total = 123_456
+    box.studies = [study(number, received=12_345, expected=123_456, late=999) for number in range(200)]
     box.scanners = [scanner("SIXTEEN_CHARS_AE", "2001:db8:0:1:2:3:4:5", port=104, rejected=1)] + [
         scanner(f"AE{number}", "10.0.0.1", rejected=99999) for number in range(40)
     ]

@@ -29,7 +29,7 @@ const line = (opening) => element("li", { "data-opening": opening.opening_id }, 
   opening.verdict
     ? element("p", { class: "note" }, `${VERDICTS[opening.verdict]}, ${opening.reviewed_by}, `,
       time(opening.reviewed_at_utc), opening.comment ? `: ${opening.comment}` : "")
-    : mayReview ? reviewForm(opening) : element("p", { class: "note" }, "Not reviewed yet.")));
+    : mayReview && !opening.is_own ? reviewForm(opening) : element("p", { class: "note" }, "Not reviewed yet.")));
 
 async function load() {
   const { openings } = await fetchJson("/api/emergencies");

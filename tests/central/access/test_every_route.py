@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from central.access.doorkeeper import Doorkeeper, guest_user_id
 from central.access.policy import Action
-from central.access.web import PUBLIC, PUBLIC_FOLDERS
+from central.access.web import COOKIE_NAME, PUBLIC, PUBLIC_FOLDERS
 from central.app import Central
 from central.archive.archive import Archive
+from central.audit.reading import Wanted
+from central.audit.record import Audit
 from central.config import Settings
 from tests.central.access.house import (
     CHEAP,
@@ -34,7 +37,7 @@ from tests.central.access.house import (
     pydicom_file,
     served,
 )
-from tests.central.databases import open_archive_in, open_index, put_in, storage_keys
+from tests.central.databases import open_archive_in, open_index, open_record, put_in, storage_keys
 
 CALLERS = (
     "anonymous",
@@ -269,11 +272,17 @@ class Running:
     doorkeeper: Doorkeeper
     tokens: dict[str, str]
     client: httpx.Client
+    audit: Audit
 
     def ask(self, caller: str, method: str, path: str) -> httpx.Response:
         token = self.tokens.get(caller)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return self.client.request(method, path, headers=headers)
+
+    def last_record(self) -> tuple[str, str, str]:
+        """Outcome, action and detail."""
+        (row,) = self.audit.newest(Wanted(), limit=1)
+        return row.event.outcome, row.event.action.value, row.event.detail
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +305,10 @@ def central(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         put(open_archive_in(root, db))
         base_url = closing.enter_context(served(opened.people.app))
         client = closing.enter_context(httpx.Client(base_url=base_url, timeout=60))
-        yield Running(base_url, opened.people.app.routes, doorkeeper, tokens_of(doorkeeper), client)  # type: ignore[attr-defined]
+        routes = opened.people.app.routes  # type: ignore[attr-defined]
+        audit = open_record(root)
+        closing.callback(audit.close)
+        yield Running(base_url, routes, doorkeeper, tokens_of(doorkeeper), client, audit)
 
 
 def tokens_of(doorkeeper: Doorkeeper) -> dict[str, str]:
@@ -324,6 +336,7 @@ def put(archive: Archive) -> None:
     put_in(archive, pydicom_file("CT_small.dcm"), ORIGIN)
 
 
+@cache
 def uids() -> dict[str, str]:
     dataset = dcmread(BytesIO(pydicom_file("CT_small.dcm")))
     return {
@@ -385,6 +398,8 @@ def test_who_gets_what(central: Running, method: str, path: str) -> None:
         if expected in (DATA, 403, 404) and path.startswith(("/api", "/dicom-web")):
             assert got.headers["content-type"] == "application/problem+json"
             assert STUDY not in got.text
+        if expected == 403:  # also where the route itself says nothing, like a page
+            assert central.last_record()[0] == "refused", caller
         if caller == "anonymous" and expected == DATA:
             assert got.headers["www-authenticate"].startswith("Bearer")
     if path == "/api/me/sessions":  # which ended them all
@@ -428,6 +443,50 @@ def test_no_spelling_of_a_path_gets_past(central: Running, path: str) -> None:
         answer = b"".join(iter(lambda: line.recv(65536), b""))
     assert answer.split()[1] in (b"303", b"307", b"400", b"401", b"404"), answer[:200]
     assert STUDY.encode() not in answer
+
+
+def test_what_is_refused_at_the_door_is_on_record(central: Running) -> None:
+    assert central.ask("doctor", "GET", "/audit").status_code == 403
+    assert central.last_record() == ("refused", "request-refused", "GET /audit")
+    assert central.ask("token", "POST", "/api/erasures/preview").status_code == 403
+    outcome, action, detail = central.last_record()
+    assert (outcome, action) == ("refused", "request-refused")
+    assert detail.startswith("API token ")
+    assert detail.endswith(": POST /api/erasures/preview")
+    accounts = central.doorkeeper.accounts
+    doctor = accounts.passwords.verify("doctor", PASSWORD, "127.0.0.1")
+    assert doctor is not None
+    cookie = accounts.sessions.start(doctor.principal, "cookie", 3600)
+    forged = {"Cookie": f"{COOKIE_NAME}={cookie}", "Origin": "https://elsewhere.example"}
+    assert central.client.post("/signout", headers=forged).status_code == 403
+    assert central.last_record() == ("refused", "request-refused", "POST /signout")
+
+
+def test_what_was_to_be_done_and_could_not_be_is_on_record_as_refused(central: Running) -> None:
+    wish = {"label": "x", "actions": ["search"], "days": 4000}
+    headers = {"Authorization": f"Bearer {central.tokens['doctor']}"}
+    assert central.client.post("/api/tokens", json=wish, headers=headers).status_code == 400
+    assert central.last_record() == (
+        "refused",
+        "token-change",
+        "make for 4000 days to search: x: not done, answered 400",
+    )
+
+
+def test_nul_which_postgresql_refuses_gets_nowhere(central: Running) -> None:
+    asked = {"Authorization": f"Bearer {central.tokens['admin']}"}
+    assert central.client.delete("/api/tokens/0%00", headers=asked).status_code == 404
+    wishes: tuple[dict[str, object], ...] = (
+        {"patient_id": "a\0"},
+        {"patient_id": "a", "exceptions": ["\0"]},
+        {"patient_id": "a", "\0": 1},
+    )
+    for wish in wishes:
+        refused = central.client.post("/api/consent-withdrawals", json=wish, headers=asked)
+        assert (refused.status_code, refused.json()["detail"].startswith("send ")) == (400, True)
+    as_typed = {"patient_id": r"a\u0000", "exceptions": ["nobody-of-that-name"]}  # a backslash and a u
+    refused = central.client.post("/api/consent-withdrawals", json=as_typed, headers=asked)
+    assert refused.json()["detail"] == "there is no user nobody-of-that-name"
 
 
 def test_no_page_of_another_origin_is_let_in_unless_named(central: Running) -> None:

@@ -368,3 +368,57 @@ def grant(study: str, username: str, **changes: object) -> dict[str, Any]:
 def assignment(study: str, username: str) -> dict[str, Any]:
     until = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     return {"study_instance_uid": study, "username": username, "until_utc": until}
+
+
+def test_auditors_know_who_came_in_and_what_others_do_to_their_people_and_studies(house: House) -> None:
+    north_sends(house)
+    link = post(house, "north-radiologist", "/api/guest-links", study_instance_uid=NORTH_STUDY, pin="123456")
+    token = post(house, "north-radiologist", "/api/tokens", label="x", actions=["search"]).json()["token_id"]
+    with httpx.Client(base_url=house.base_url) as stranger:
+        form = {"username": "north-radiologist", "password": PASSWORD}
+        assert stranger.post("/api/auth/token", data=form).status_code == 200
+        knock = {"token": link.json()["path"].partition("#")[2], "pin": "000000"}
+        assert stranger.post("/api/guest/session", json=knock).status_code == 403
+    with house.client("admin") as client:
+        for path, wish in (
+            ("/api/study-rules", grant(NORTH_STUDY, "doctor-other")),
+            ("/api/assignments", assignment(NORTH_STUDY, "north-doctor")),
+            ("/api/factor-resets", {"username": "north-doctor"}),
+            ("/api/consent-withdrawals", {"patient_id": "P9", "issuer_of_patient_id": "HOSP"}),
+        ):
+            made = client.post(path, json=wish)
+            assert made.status_code in (201, 204), made.text
+            for name in ("rule_id", "assignment_id", "withdrawal_id"):
+                if made.content and name in made.json():
+                    assert client.delete(f"{path}/{made.json()[name]}").status_code == 204
+        assert client.delete(f"/api/tokens/{token}").status_code == 204
+        assert client.delete(f"/api/guest-links/{link.json()['link_id']}").status_code == 204
+    post(house, "radiologist", "/api/study-rules", **grant(OTHER_STUDY, "north-doctor"))
+
+    def told(auditor: str) -> set[tuple[str, str, str]]:
+        with house.client(auditor) as client:
+            rows = client.post("/api/audit/records", data={"actor": ""}).json()["rows"]
+        return {(row["actor"], row["action"], row["detail"].partition(" until ")[0]) for row in rows}
+
+    north_admin, here_admin = told("north-admin"), told("here-admin")
+    assert ("north-radiologist", "sign-in", "password") in north_admin - here_admin
+    assert any(action == "guest-sign-in" for _, action, _ in north_admin - here_admin)
+    assert {detail for actor, _, detail in north_admin if actor == "admin"} == {
+        "grant for doctor-other",
+        "end the grant for doctor-other",
+        f"assign {NORTH_STUDY} to north-doctor",
+        "end the assignment to north-doctor",
+        "reset the second factors of north-doctor",
+        "withdrawn: patient P9 of HOSP, nobody",
+        "given again: patient P9 of HOSP",
+        f"end {token}: x",
+        f"end guest link {link.json()['link_id']}",
+    }
+    assert {detail for actor, _, detail in here_admin if actor == "admin"} == {
+        "grant for doctor-other",  # it is their doctor's, of a study that is not theirs
+        "end the grant for doctor-other",
+        "withdrawn: patient P9 of HOSP, nobody",  # in all institutions
+        "given again: patient P9 of HOSP",
+    }
+    # A share of one study is on record where it is given, and where it is received.
+    assert ("radiologist", "access-change", "grant for north-doctor") in north_admin & here_admin

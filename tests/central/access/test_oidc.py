@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sysconfig
@@ -38,7 +39,7 @@ from tests.peers_installed import PROVIDER
 from tests.ports import free_base_port
 
 NODE = Path(sysconfig.get_path("scripts")) / "node"
-SECRET = "a client secret for tests only"
+SECRET = "a client secret, +100% for tests: only"  # with what RFC 6749 section 2.3.1 wants encoded
 PEOPLE = {
     "gregory": {"roles": ["staff", "referrers"], "physician_name": "House^Gregory"},
     "jane": {"roles": ["patients"], "national_id": "P1"},
@@ -84,9 +85,11 @@ class Place:
         )
 
     @contextmanager
-    def provider(self, key: dict[str, Any]) -> Iterator[None]:
-        """The provider with this signing key, accepting, for as long as the block lasts."""
+    def provider(self, key: dict[str, Any], auth_method: str = "client_secret_basic") -> Iterator[None]:
+        """The provider with this signing key, accepting, for as long as the block lasts. `auth_method`: the one by
+        which a client proves itself there."""
         what = {
+            "auth_method": auth_method,
             "port": self.provider_port,
             "redirect_uri": self.public_url + at_provider("/signin/oidc/callback", self.key),
             "back_to": f"{self.public_url}/signin",
@@ -219,13 +222,24 @@ def test_an_answer_counts_once_and_in_the_browser_that_asked(place: Place, house
         client.cookies.set("dicomnet_signon", cookie, path="/signin/oidc", domain="127.0.0.1")
         assert client.get(back + "&iss=http://evil.example").status_code == 403
         client.cookies.set("dicomnet_signon", cookie, path="/signin/oidc", domain="127.0.0.1")
+        # This provider says that it names itself (RFC 9207 section 2.4).
+        assert client.get(re.sub("&iss=[^&]*", "", back)).status_code == 403
+        client.cookies.set("dicomnet_signon", cookie, path="/signin/oidc", domain="127.0.0.1")
         assert client.get(back).status_code == 200
         client.cookies.set("dicomnet_signon", cookie, path="/signin/oidc", domain="127.0.0.1")
         assert client.get(back).status_code == 403
-    outcomes = {
-        row.event.outcome for row in house.audit.newest(Wanted(action=Action.SIGN_IN_FAILED), limit=9)
-    }
-    assert outcomes == {"refused"}
+        made_up = [httpx.get(back).status_code for _ in range(9)]
+    rows = house.audit.newest(Wanted(action=Action.SIGN_IN_FAILED), limit=50)
+    assert {row.event.outcome for row in rows} == {"refused"}
+    # What anybody can make up is on record once a minute.
+    without_cookie = [row for row in rows if "without the cookie" in row.event.detail]
+    assert (made_up, len(without_cookie) < 9) == ([403] * 9, True)
+
+
+@pytest.mark.needs("oidc-provider")
+def test_a_provider_that_wants_the_secret_in_the_form_gets_it_there(place: Place, house: House) -> None:
+    with place.provider(new_key("one"), "client_secret_post"):
+        assert sign_on(house, "gregory")[1].status_code == 200
 
 
 @pytest.mark.needs("oidc-provider")
@@ -325,7 +339,11 @@ class Answering(Provider):
         self.public = {name: key[name] for name in ("kty", "n", "e", "kid", "use", "alg")}
 
     def _configuration(self) -> dict[str, Any]:
-        return {"jwks_uri": "https://idp.example/keys"}
+        return {
+            "jwks_uri": "https://idp.example/keys",
+            "authorization_endpoint": "https://idp.example/begin?p=B2C_1",
+            "end_session_endpoint": "https://idp.example/end?p=B2C_1",
+        }
 
     def _ask(self, *_: Any, **__: Any) -> dict[str, Any]:
         return {"keys": [self.public, {"kty": "unheard-of", "kid": "x"}, "nonsense"]}
@@ -337,8 +355,12 @@ def key() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "fault", ["", "iss", "aud", "exp", "nonce", "azp", "kid", "signature", "none", "HS256", "no-sub", "empty"]
-)
+    "fault",
+    [
+        "", "of several", "iss", "aud", "auds", "exp", "nonce", "azp", "kid", "signature", "none", "HS256", "no-sub",
+        "empty",
+    ],
+)  # fmt: skip
 def test_an_id_token_verifies_or_proves_nobody(key: dict[str, Any], fault: str) -> None:
     now = int(time.time())
     claims: dict[str, Any] = {
@@ -346,6 +368,10 @@ def test_an_id_token_verifies_or_proves_nobody(key: dict[str, Any], fault: str) 
     }  # fmt: skip
     if fault in ("iss", "aud", "nonce", "azp"):
         claims[fault] = "another"
+    if fault in ("auds", "of several"):  # Core 3.1.3.7: it says for whom of them it was made
+        claims["aud"] = ["another", "central"]
+    if fault == "of several":
+        claims["azp"], fault = "central", ""
     if fault == "exp":
         claims["exp"] = now - 3600
     if fault == "no-sub":
@@ -364,6 +390,15 @@ def test_an_id_token_verifies_or_proves_nobody(key: dict[str, Any], fault: str) 
             provider._verified(token, "n")
     else:
         assert provider._verified(token, "n")["sub"] == "s"
+
+
+def test_what_a_providers_address_asks_already_stays_there(key: dict[str, Any]) -> None:
+    """RFC 6749 section 3.1."""
+    provider = Answering(key)
+    asked = httpx.URL(provider.authorization_url(Attempt.new("/", "")))
+    assert (asked.params["p"], asked.params["client_id"]) == ("B2C_1", "central")
+    out = httpx.URL(provider.sign_out_url("https://central.example/signin") or "")
+    assert (out.params["p"], out.params["client_id"]) == ("B2C_1", "central")
 
 
 @pytest.mark.parametrize(

@@ -129,10 +129,11 @@ def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
         Audit.open(tmp_path / "nowhere" / "audit.sqlite3", NOTARY)
 
 
-def test_text_that_utf8_cannot_hold_is_recorded_escaped(tmp_path: Path) -> None:
+def test_text_that_no_database_takes_is_recorded_escaped(tmp_path: Path) -> None:
+    """Lone surrogates are no UTF-8, and PostgreSQL takes no NUL."""
     audit = Audit.open(tmp_path / "audit.sqlite3", NOTARY)
-    audit.record(event(actor="a\ud800b"))
-    assert audit.newest(Wanted(), limit=1)[0].event.actor == r"a\ud800b"
+    audit.record(event(actor="a\ud800b\0c"))
+    assert audit.newest(Wanted(), limit=1)[0].event.actor == r"a\ud800b\x00c"
     audit.close()
 
 

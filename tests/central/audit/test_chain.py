@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from central.audit import record as record_module
 from central.audit.chain import FIELDS, GENESIS, Notary, link
 from central.audit.events import Action, AuditEvent
-from central.audit.fhir import audit_event
 from central.audit.reading import Wanted
 from central.audit.record import Audit
 from tests.central.audit.notary import NOTARY
@@ -175,17 +174,6 @@ def test_a_record_of_an_older_version_is_taken_into_the_chain(tmp_path: Path) ->
     again = Audit.open(path, NOTARY)
     assert again.verify().records == 4
     again.close()
-
-
-def test_a_record_as_fhir(path: Path) -> None:
-    audit = Audit.open(path, NOTARY)
-    resource = audit_event(next(audit.rows()), central_id="central-1")
-    audit.close()
-    assert resource["resourceType"] == "AuditEvent"
-    assert resource["type"]["code"] == "110103"  # PS3.15 Table A.5.2-1: DICOM Instances Accessed
-    assert resource["agent"][0]["who"]["identifier"]["value"] == "user1"
-    assert resource["entity"][0]["what"]["identifier"]["value"] == "urn:oid:1.2.3"
-    assert (resource["outcome"], resource["action"]) == ("0", "R")
 
 
 def test_the_committed_example_verifies() -> None:

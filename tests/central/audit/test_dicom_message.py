@@ -11,7 +11,6 @@ import pytest
 
 from central.audit.dicom_message import PatientObject, audit_message
 from central.audit.events import Action
-from central.audit.fhir import event_codes
 
 CODED = {"csd-code", "codeSystemName", "originalText"}
 # PS3.15 A.5.1.1: the children of an element in their order, each with how often; then required and optional attributes.
@@ -57,6 +56,19 @@ VALUES = {
     "NetworkAccessPointTypeCode": "[1-5]",
     "ParticipantObjectTypeCode": "[1-4]",
     "ParticipantObjectTypeCodeRole": "[1-9]|1[0-9]|2[0-6]",
+}
+CID_400 = {
+    "110100",
+    "110101",
+    "110103",
+    "110104",
+    "110105",
+    "110106",
+    "110109",
+    "110111",
+    "110112",
+    "110113",
+    "110114",
 }
 TIMES = {"1": range(1, 2), "?": range(2), "+": range(1, 99), "*": range(99)}
 
@@ -107,12 +119,24 @@ def codes(found: ElementTree.Element, path: str) -> list[str]:
 @pytest.mark.parametrize("action", [action.value for action in Action] + ["of a later version"])
 def test_every_action_keeps_to_the_schema(action: str) -> None:
     found = message(row(action), PatientObject("P1", "HOSP"))
-    assert codes(found, "EventIdentification/EventTypeCode")[-1] == action
-    expected = event_codes(action)[0]
-    # PS3.16 CID 401: types from 110126 to 110139 belong to an alert.
-    kind = found.findall("EventIdentification/EventTypeCode")[0].attrib["csd-code"]
-    alert = kind in map(str, range(110129, 110140)) or kind == "110127"
-    assert codes(found, "EventIdentification/EventID") == ["110113" if alert else expected]
+    *types, own = codes(found, "EventIdentification/EventTypeCode")
+    assert own == action
+    [event_id] = codes(found, "EventIdentification/EventID")
+    assert event_id in CID_400
+    # PS3.16 CID 401: types from 110126 to 110139 belong to an alert, 110122 and 110123 to an authentication, which has
+    # to have one (PS3.15 A.5.3.12).
+    assert (event_id == "110114") == (types in (["110122"], ["110123"]))
+    assert all(event_id == "110113" for kind in types if kind in map(str, range(110126, 110140)))
+
+
+def test_an_erased_study_is_a_study_that_was_deleted_and_asking_for_it_is_not() -> None:
+    deleted = message(row("erase"), PatientObject("P1", "HOSP"))
+    assert codes(deleted, "EventIdentification/EventID") == ["110105"]  # PS3.15 A.5.3.8
+    event = deleted.find("EventIdentification")
+    assert event is not None
+    assert event.attrib["EventActionCode"] == "D"
+    for action in ("erase-request", "readmit"):
+        assert codes(message(row(action)), "EventIdentification/EventID") == ["110100"]
 
 
 def test_a_look_names_who_from_where_the_study_and_the_patient() -> None:

@@ -37,7 +37,7 @@ def record_in(where: str) -> Audit:
 
 
 def event(actor: str) -> AuditEvent:
-    return AuditEvent(actor, "doctor", Action.VIEW, "success", "192.0.2.1", "1.2.3", detail="a \ud800 b")
+    return AuditEvent(actor, "doctor", Action.VIEW, "success", "192.0.2.1", "1.2.3", detail="a \ud800 \0 b")
 
 
 def test_programs_that_write_at_once_make_one_chain(where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,9 +95,9 @@ def test_rotate_retire_destroy_in_this_order_only(administrator: Administrator) 
 def test_a_key_that_a_gateway_may_need_is_not_destroyed(administrator: Administrator) -> None:
     first = administrator.rotate()
     second = administrator.listed()[-1][0]
+    administrator.keys("retire", first)
     administrator.report("ct", 2, second, first)
     administrator.report("mr", 3, second)
-    administrator.keys("retire", first)
     said = administrator.keys("destroy", first, fails=True)
     assert "ct needs it" in said
     assert "mr" not in said
@@ -145,6 +146,27 @@ def test_what_the_disk_lost_comes_back_from_the_backup(administrator: Administra
     assert administrator.keys("restore", str(backup)) == "nothing was missing\n"
 
 
+def test_lost_keys_are_not_made_up_where_boxes_are_enrolled(
+    administrator: Administrator, tmp_path: Path
+) -> None:
+    backup, keys = tmp_path / "backup.tar", administrator.folder / "root" / "keys"
+    administrator.report("ct", 1, administrator.listed()[0][0])
+    before = administrator.listed()
+    administrator.keys("backup", str(backup))
+    keys.rename(tmp_path / "not mounted")
+    said = administrator.types("gateways", "list", fails=True)
+    assert "is it mounted" in said
+    assert "keys restore" in said
+    assert not list(keys.glob("ca.*"))
+    administrator.keys("restore", str(backup))
+    assert administrator.listed() == before
+    assert "nothing was changed" in administrator.keys("start-over", fails=True)
+    shutil.rmtree(keys)
+    assert "--replaces" in administrator.keys("start-over")
+    assert administrator.listed()[0][0] != before[0][0]
+    assert administrator.types("gateways", "list").startswith("ct ")
+
+
 def test_a_restore_replaces_nothing_and_does_not_bring_back_what_was_destroyed(
     administrator: Administrator, tmp_path: Path
 ) -> None:
@@ -154,12 +176,42 @@ def test_a_restore_replaces_nothing_and_does_not_bring_back_what_was_destroyed(
     administrator.keys("backup", str(backup))
     administrator.keys("retire", first)
     administrator.keys("destroy", first)
-    administrator.keys("restore", str(backup))
+    assert administrator.keys("restore", str(backup)) == "nothing was missing\n"
     assert administrator.listed()[0] == (first, "destroyed")
     foreign.keys("list")  # another central, with keys of its own
     assert "another key than in the backup" in foreign.keys("restore", str(backup), fails=True)
     (tmp_path / "no.tar").write_bytes(b"no tar")
     assert "not a backup" in administrator.keys("restore", str(tmp_path / "no.tar"), fails=True)
+
+
+def test_the_backup_of_a_change_brings_back_what_boxes_have(
+    administrator: Administrator, tmp_path: Path
+) -> None:
+    first = administrator.listed()[0][0]
+    keys = administrator.folder / "root" / "keys"
+    changes: tuple[tuple[str, ...], ...] = (
+        ("rotate",),
+        ("retire", first),
+        ("rotate-receipts", "--lead-days", "0"),
+        ("retire-receipts", administrator.receipt_keys()[0][0]),
+    )
+    for change in changes:
+        backup = tmp_path / f"{change[0]}.tar"
+        administrator.keys(*change, "--backup", str(backup))
+        published = {path: path.read_bytes() for path in keys.glob("*.jws")}
+        for path in published:
+            path.unlink()
+        administrator.keys("restore", str(backup))
+        assert {path: path.read_bytes() for path in keys.glob("*.jws")} == published
+
+
+def test_keys_of_an_older_backup_pass_what_boxes_have_with_one_rotation(administrator: Administrator) -> None:
+    key = administrator.listed()[0][0]
+    administrator.report("ct", 7, key)
+    assert "boxes have key set 7" in administrator.keys("list")
+    assert administrator.keys("rotate", "--without-backup").startswith("key set 8 is published")
+    administrator.report("mr", (1 << 53) - 1, key)  # it lies
+    assert administrator.keys("rotate", "--without-backup").startswith("key set 9 is published")
 
 
 def test_the_root_stays_offline_and_signs_there(administrator: Administrator, tmp_path: Path) -> None:
@@ -170,9 +222,12 @@ def test_the_root_stays_offline_and_signs_there(administrator: Administrator, tm
     assert stick.stat().st_mode & 0o077 == 0
     assert "--root" in administrator.keys("rotate", "--without-backup", fails=True)
     assert administrator.listed() == [(former, "in use")]
-    administrator.keys("rotate", "--without-backup", "--request", str(request))
+    asked = administrator.keys("rotate", "--without-backup", "--request", str(request))
     assert administrator.listed() == [(former, "in use")]  # nothing is published without the root
-    administrator.keys("sign", str(request), "--root", str(stick), "--out", str(signed))
+    said = administrator.keys("sign", str(request), "--root", str(stick), "--out", str(signed))
+    compared = said.removeprefix("signed: ")
+    assert compared.startswith("set 2 of central-")
+    assert asked.endswith(compared), "both places name the same set and key"
     administrator.keys("install", str(signed))
     assert [state for _, state in administrator.listed()] == ["former", "in use"]
     assert "published already" in administrator.keys("install", str(signed), fails=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -141,6 +141,51 @@ def test_a_revoked_gateway_comes_back_by_replacement_only_and_with_a_new_key(reg
     back = register.enrolled(register.token(replaces="ct"), new_key_and_request()[1])
     assert register.may_come_in(back.certificate) == "ct"
     assert register.may_come_in(former.certificate) == "certificate of a box that was replaced"
+
+
+def test_the_string_of_a_box_that_was_replaced_buys_it_nothing_more(register: Register) -> None:
+    """Not even where a revocation in between was lifted by the replacement: its disk has the key that was accepted."""
+    token, (_, request) = register.token(), new_key_and_request()
+    former = register.enrolled(token, request)
+    register.gateways.revoke("ct")
+    new = register.enrolled(register.token(replaces="ct"), new_key_and_request()[1])
+    with pytest.raises(PairingRefusedError):
+        register.pairings.enrol(token, request)
+    assert register.may_come_in(former.certificate) == "certificate of a box that was replaced"
+    assert register.may_come_in(new.certificate) == "ct"
+
+
+def test_a_revocation_ends_a_yes_that_was_said_before_it(register: Register) -> None:
+    register.enrolled(register.token(), new_key_and_request()[1])
+    requests = []
+    for _ in range(2):
+        token, (_, request) = register.token(replaces="ct"), new_key_and_request()
+        waiting = register.pairings.enrol(token, request)
+        assert isinstance(waiting, PendingBox)
+        requests.append((token, request, waiting.fingerprint))
+    register.pairings.decide(requests[0][2], "accepted")
+    register.now[0] += 1
+    register.gateways.revoke("ct")
+    with pytest.raises(PairingRefusedError, match="before the gateway was revoked"):
+        register.pairings.enrol(*requests[0][:2])
+    assert not register.gateways.is_admitted("ct")
+    register.now[0] += 1
+    register.pairings.decide(requests[1][2], "accepted")  # by somebody who knows of the revocation
+    assert isinstance(register.pairings.enrol(*requests[1][:2]), Enrolment)
+
+
+def test_one_yes_lets_a_key_in_once(register: Register) -> None:
+    """Two strings and one key: what is accepted is what the administrator sees."""
+    register.enrolled(register.token(), new_key_and_request()[1])
+    _, request = new_key_and_request()
+    replacing = register.token(replaces="ct")
+    assert isinstance(register.pairings.enrol(replacing, request), PendingBox)
+    harmless = register.pairings.enrol(register.token("waiting room"), request)
+    assert isinstance(harmless, PendingBox)
+    assert register.pairings.pending() == [replace(harmless, is_new=False)]
+    register.pairings.decide(harmless.fingerprint, "accepted")
+    with pytest.raises(PairingRefusedError):
+        register.pairings.enrol(replacing, request)
 
 
 def test_nobody_replaces_a_gateway_that_is_not_there(register: Register) -> None:

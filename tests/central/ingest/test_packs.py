@@ -112,7 +112,9 @@ def test_one_request_archives_all_and_brings_their_receipts(
         # Replayed: the same receipts, nothing twice.
         assert create(client, made.pack.pack_id, len(made.content), made.content).content == answer.content
         assert client.get(made.path).content == answer.content
-        assert client.head(made.path).headers["Upload-Offset"] == str(len(made.content))
+        known = client.head(made.path).headers
+        assert known["Upload-Offset"] == str(len(made.content))
+        assert known["Upload-Metadata"] == f"pack_id {base64.b64encode(made.pack.pack_id.encode()).decode()}"
     assert sorted(found.content for found in everything_in(house.root)) == sorted(instances)
     assert left_over(house) == []
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from central.access.emergencies import MAX_A_DAY
-from central.access.policy import PatientKey
+from central.access.policy import PatientKey, Principal, Role
 from central.audit.events import Action
 from central.audit.reading import Wanted
+from central.institution import WHOLE_CENTRAL
 from tests.browser import Browser
 from tests.central.access.house import (
     OTHER_STUDY,
@@ -90,6 +92,28 @@ def test_an_administrator_reviews_it(house: House) -> None:
         row.event.outcome for row in house.audit.newest(Wanted(action=Action.BREAK_GLASS_REVIEW), limit=9)
     ]
     assert outcomes == ["refused", "success", "refused"]
+
+
+def test_nobody_reviews_what_they_opened_themselves(house: House) -> None:
+    """Who signs on at a provider may come back in another role."""
+    accounts = house.accounts
+    ann = Principal("oidc:ann", "ann", Role.DOCTOR)
+    accounts.sign_on(ann)
+    with house.client() as client, house.client("admin") as admin:
+        client.headers["Authorization"] = f"Bearer {accounts.sessions.start(ann, 'bearer', 3600)}"
+        assert client.post("/api/emergencies", json=wish()).status_code == 201
+        accounts.sign_on(replace(ann, role=Role.ADMIN, institution=WHOLE_CENTRAL))
+        (opening,) = client.get("/api/emergencies").json()["openings"]
+        review = f"/api/emergencies/{opening['opening_id']}/review"
+        assert opening["is_own"]
+        assert client.post(review, json={"verdict": "justified"}).status_code == 409
+        (opening,) = admin.get("/api/emergencies").json()["openings"]
+        assert (opening["is_own"], opening["verdict"]) == (False, None)
+        assert admin.post(review, json={"verdict": "not-justified"}).status_code == 204
+    outcomes = [
+        row.event.outcome for row in house.audit.newest(Wanted(action=Action.BREAK_GLASS_REVIEW), limit=9)
+    ]
+    assert outcomes == ["success", "refused"]
 
 
 def test_an_accession_number_names_a_study_as_well(house: House) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from central.access.policy import PatientKey
 from central.audit.events import Action, AuditEvent
 from central.audit.reading import Wanted
 from central.portal import looks as looks_module
@@ -70,6 +71,17 @@ def test_pages_of_a_patient_hold_every_look_once(house: House, monkeypatch: pyte
             if before is None:
                 break
     assert found == 7
+
+
+def test_who_withdraws_consent_is_still_told_who_had_looked(house: House) -> None:
+    look(house, "radiologist")
+    house.doorkeeper.consents.withdraw(PatientKey("HOSP", "P1"), "admin")
+    with house.client("patient") as client:
+        assert client.get("/dicom-web/studies").json() == []
+        told = client.get("/api/looks").json()["looks"]
+    with house.client("patient-other") as client:
+        assert STUDY not in client.get("/api/looks").text
+    assert [(one["role"], one["study_instance_uid"]) for one in told] == [("radiologist", STUDY)]
 
 
 @pytest.mark.parametrize("who", ["admin", "radiologist", "doctor", "service"])

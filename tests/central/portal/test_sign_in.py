@@ -97,6 +97,7 @@ def test_next_leads_to_our_pages(path: str) -> None:
     [
         (b"username=a&username=b&password=c", "application/x-www-form-urlencoded"),
         (b"username=%ff&password=c", "application/x-www-form-urlencoded"),
+        (b"username=a%00&password=c", "application/x-www-form-urlencoded"),
         (b"username=a&password=" + b"x" * 9000, "application/x-www-form-urlencoded"),
         (b'{"username": "a"}', "application/json"),
     ],
@@ -168,13 +169,47 @@ def test_guessing_ends_in_429_alike_for_all(tmp_path: Path) -> None:
             page = sign_in(client, username)
             assert page.status_code == 429
             assert int(page.headers["retry-after"]) > 0
+            assert sign_in(client, username).status_code == 429
             refusals[username] = page.text.replace(username, "?")
             token = client.post("/api/auth/token", data={"username": username, "password": PASSWORD})
             assert token.status_code == 429
             assert int(token.headers["retry-after"]) > 0
         assert refusals["doctor"] == refusals["nobody"]
-        actions = {row.event.action for row in house.audit.newest(Wanted(actor="doctor"), limit=50)}
-        assert actions == {Action.SIGN_IN_FAILED}
+        rows = house.audit.newest(Wanted(actor="doctor"), limit=50)
+        assert {row.event.action for row in rows} == {Action.SIGN_IN_FAILED}
+        # Who is told to wait is on record once a minute on each way, and fills no disk.
+        waiting = [row for row in rows if row.event.detail == "too many failed sign-ins"]
+        assert (len(waiting), len(rows)) == (2, FAILURES_PER_USERNAME + 2)
+
+
+def lock_out(client: httpx.Client, username: str) -> None:
+    while sign_in(client, username, "wrong password").status_code != 429:
+        pass
+
+
+def test_strangers_lock_nobody_out_of_the_own_browser(tmp_path: Path) -> None:
+    with open_house(tmp_path) as house, house.client() as own, house.client() as stranger:
+        for username in ("radiologist", "doctor"):  # who share it
+            assert sign_in(own, username).status_code == 303
+        lock_out(stranger, "doctor")
+        lock_out(stranger, "radiologist")
+        known = own.cookies["dicomnet_known"]
+        cookie = next(one for one in own.cookies.jar if one.name == "dicomnet_known")
+        assert (cookie.path, "doctor" in known) == ("/signin", False)
+        for username in ("doctor", "radiologist"):
+            assert sign_in(own, username).status_code == 303
+        assert sign_in(own, "patient").status_code == 303, "who is a stranger there is counted as one"
+        lock_out(stranger, "patient")
+        # A mark is no way to guess faster, and of no use to anybody else.
+        lock_out(own, "doctor")
+        assert sign_in(own, "doctor").status_code == 429
+        _, mark, others = own.cookies["dicomnet_known"].split(".")  # the last who came in is the first
+        for forged in (mark[1:] + mark[0], mark[32:] + mark[:32], others, mark.upper(), f"{mark}." * 9):
+            stranger.cookies.set("dicomnet_known", forged, path="/signin")
+            assert sign_in(stranger, "radiologist").status_code == 429
+        # A new password ends it.
+        house.accounts.set_password("patient", f"{PASSWORD} another")
+        assert sign_in(own, "patient", f"{PASSWORD} another").status_code == 429
 
 
 def test_without_a_record_nobody_signs_in(tmp_path: Path) -> None:

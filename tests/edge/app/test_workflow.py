@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 
-from contract.control import BoxStatus
+from contract.control import BoxStatus, CommitmentStatus, StudyEntry, StudyList
 from edge.app import Box
 from edge.config import Settings
 from edge.control import ask
 from edge.gateway.performed_procedure import MODALITY_PERFORMED_PROCEDURE_STEP
 from edge.gateway.worklist import MODALITY_WORKLIST_FIND
-from edge.status_text import status_text
+from edge.status_text import status_text, studies_text
 from tests.edge.buffer.instances import contents
 from tests.edge.gateway.procedure_samples import new_step
 from tests.edge.gateway.test_worklist import step_query, wlmscpfs
@@ -127,7 +128,34 @@ def test_procedure_steps_wait_on_a_box_that_is_not_enrolled(tmp_path: Path) -> N
         assert status.Status == 0x0000
         assert "1 messages wait for central, 0 refused" in status_text(box.status())
         assert box.studies() == []
+        commitments = CommitmentStatus(waiting=2, unreported=1, unreported_because="CT1 refused")
+        assert "commitment    2 wait for their images, 1 to be reported: CT1 refused" in status_text(
+            box.status().model_copy(update={"commitments": commitments})
+        )
     with Running(settings(tmp_path)) as box:
         workflow = box.status().workflow
         assert workflow
         assert workflow.procedures_waiting == 1
+
+
+def test_studies_in_plain_text() -> None:
+    at = datetime(2026, 11, 28, 8, 30, tzinfo=UTC)
+    coming = StudyEntry(
+        study_instance_uid="1.2.9",
+        calling_ae_title="CT1",
+        state="receiving",
+        received=7,
+        late=0,
+        first_at_utc=at,
+        last_at_utc=at,
+    )
+    done = coming.model_copy(
+        update={"state": "complete", "evidence": "procedure step", "expected": 8, "received": 8, "late": 1}
+    )
+    assert [
+        " ".join(line.split()) for line in studies_text(StudyList(studies=[coming, done])).splitlines()
+    ] == [
+        "2026-11-28T08:30:00+00:00 CT1 receiving 7 images 1.2.9",
+        "2026-11-28T08:30:00+00:00 CT1 complete (procedure step) 8 of 8 images, 1 late 1.2.9",
+    ]
+    assert studies_text(StudyList(studies=[])) == "nothing was received yet"

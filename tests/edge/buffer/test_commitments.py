@@ -79,7 +79,9 @@ def test_a_request_goes_its_way_through_restarts(reopen: Open, clock: Clock) -> 
         references("1.1", "1.3"),
         [Failure(Reference(CT, "1.2"), 0x0112)],
     )
+    assert store.last_error() == ""
     store.retry(number, error="nobody there", retry_in_s=60)
+    assert store.last_error() == "nobody there"
     (later,) = store.decided()
     assert (later.attempts, later.due_in_s) == (1, 60)
     store.hurry("MR1")
@@ -122,6 +124,10 @@ def test_the_same_request_again_is_one(reopen: Open, clock: Clock) -> None:
     store.decide(number, {0: 0x0112}, due_in_s=0)
     store.abandon(number, error="too late")
     moved = Asker("CT1", "OTHER", "10.0.0.9")
+    assert store.add("1.9", moved, references("1.1", "1.2")) == number
+    store.decide(number, {}, due_in_s=0)
+    assert store.last_error() == ""  # of the former request
+    store.deliver(number)
     assert store.add("1.9", moved, references("1.1", "1.2")) == number
     (again,) = store.waiting()
     assert (again.asker, again.age_s) == (moved, 0)

@@ -24,7 +24,8 @@ def test_what_central_refuses_for_good_is_kept_and_can_be_requeued(
     assert [path.parent.name for path in taken_files(spool, tmp_path)] == ["quarantine"]
     assert spool.queue.claim(lease_s=1) is None
     spool.quarantine.requeue(stored.object_id)
-    assert claim(spool).object_id == stored.object_id
+    claimed = claim(spool)
+    assert (claimed.object_id, claimed.attempts) == (stored.object_id, 1), "its tries count anew"
     assert receiving_central.unseal(spool, stored.object_id) == content_of(1)
     with pytest.raises(WrongStateError):
         spool.quarantine.requeue(stored.object_id)

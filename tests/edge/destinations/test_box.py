@@ -16,10 +16,11 @@ from pydicom.data import get_testdata_file
 from pynetdicom import AE
 
 from contract.control import BoxStatus, DestinationStatus
+from contract.transfer import UPLOADS_PATH, Problem
 from edge.control import ask
 from tests.edge.buffer.instances import held_files
 from tests.edge.destinations.sending import StoreScp, wait_until
-from tests.edge.scripted_central import ScriptedCentral
+from tests.edge.scripted_central import ScriptedCentral, ScriptedHandler
 from tests.ports import free_base_port
 
 
@@ -188,6 +189,25 @@ def test_a_box_with_a_live_and_a_dead_destination(
     refused = box.run("give-up", "MAMMO")
     assert refused.returncode == 2
     assert "one of the arguments --object --all is required" in refused.stderr
+
+
+def test_what_central_refused_is_queued_again_all_at_once(box: RunningBox, central: ScriptedCentral) -> None:
+    def refuse(handler: ScriptedHandler) -> None:
+        handler.body()
+        handler.problem(422, Problem.UNKNOWN_KEY, "sealed for a key that is not here")
+
+    central.fault("POST", refuse, times=2, path=UPLOADS_PATH)
+    box.start()
+    ask(box.socket, "enrol", {"pairing": str(central.pairing)}, timeout_s=60)
+    box.store(1)
+    wait_until(lambda: box.status().quarantined_objects == 1)
+    box.store(2)
+    wait_until(lambda: box.status().quarantined_objects == 2)
+    assert "is not in the spool" in box.run("try-again", "central", "--object", "0" * 32).stderr
+    assert "quarantine    2 objects" in box.says("status")
+    assert "quarantine    0 objects" in box.says("try-again", "central", "--all")
+    wait_until(lambda: len(central.archived) == 2)
+    assert "no destination is called central" in box.run("give-up", "central", "--all").stderr
 
 
 def test_the_dry_run(box: RunningBox, central: ScriptedCentral, tmp_path: Path) -> None:

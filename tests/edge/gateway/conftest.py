@@ -85,6 +85,7 @@ def start_gateway(tmp_path: Path, receiving_central: Central) -> Iterator[StartG
         scanners: Sequence[Mapping[str, object]] = (),
         quirks: Mapping[str, Quirks] | None = None,
         approved: Path | None = None,
+        may_ask: Callable[[str, str], bool] = lambda _ae_title, _address: False,
         **changes: object,
     ) -> Gateway:
         spool = Spool.open(
@@ -100,6 +101,7 @@ def start_gateway(tmp_path: Path, receiving_central: Central) -> Iterator[StartG
             [ScannerSettings.model_validate(scanner) for scanner in scanners],
             profiles=profiles(quirks or {}),
             file=ApprovedFile(approved) if approved else None,
+            may_ask=may_ask,
         )
         gateway = Gateway(
             GatewayServer(settings, spool.entrance, services, admission),

@@ -28,6 +28,7 @@ from tests.peers.scripted_scu import (
     c_store_rq,
     command,
     element,
+    item,
     p_data,
     pdu,
     small_data_set,
@@ -222,6 +223,22 @@ def test_storage_is_accepted_and_other_services_are_not(gateway: Gateway) -> Non
         (uid, 3) for uid in refused
     }
     association.release()
+
+
+def test_what_is_no_uid_is_not_agreed_on(gateway: Gateway) -> None:
+    evil = "1.2.3\r\nX-Evil: 1"
+    contexts = [
+        (1, CT_STORAGE, [evil]),
+        (3, "storage", [EXPLICIT_LITTLE]),
+        (5, CT_STORAGE, [evil, "1.2.x", IMPLICIT_LITTLE]),
+        (7, "1.2.840.113619.4.30", ["1.2.840.113619.5.2"]),  # private
+    ]
+    with gateway.connect() as scu:
+        body = scu.associate(contexts)
+        results = [body[at + 6] for at in range(len(body)) if body[at : at + 2] == b"\x21\0"]
+        assert results == [4, 3, 0, 0]
+        assert item(0x40, IMPLICIT_LITTLE.encode()) in body
+        scu.release()
 
 
 def test_the_scp_role_is_declined(gateway: Gateway) -> None:

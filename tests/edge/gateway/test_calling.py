@@ -16,7 +16,7 @@ from edge.gateway.command_set import CommandField, Element
 from edge.gateway.errors import GatewayError
 from edge.gateway.negotiation import Context
 from edge.gateway.service import Call
-from tests.peers.scripted_scu import CT_STORAGE, EXPLICIT_LITTLE, IMPLICIT_LITTLE, pdu, small_data_set
+from tests.peers.scripted_scu import CT_STORAGE, EXPLICIT_LITTLE, IMPLICIT_LITTLE, item, pdu, small_data_set
 
 CONTEXTS = [Context(CT_STORAGE, EXPLICIT_LITTLE), Context(CT_STORAGE, IMPLICIT_LITTLE)]
 
@@ -51,6 +51,27 @@ def test_what_is_no_acceptance(answer: bytes, reason: str) -> None:
         thread.start()
         with pytest.raises(CallFailedError, match=reason):
             connect(listener.getsockname()[1])
+        thread.join(60)
+
+
+def test_items_and_names_of_an_acceptance_that_mean_nothing_are_passed_over() -> None:
+    accepted = item(0x21, bytes((1, 0, 0, 0)) + item(0x40, EXPLICIT_LITTLE.encode()))
+    said = item(0x50, item(0x51, struct.pack(">I", 16_384)) + item(0x52, b"1.2.3") + item(0x60, b"what?"))
+    head = struct.pack(">HH", 1, 0) + b"THERE".ljust(32, b"\0") + bytes(32)
+    answer = pdu(0x02, head + item(0x10, b"1.2.840.10008.3.1.1.1") + accepted + said)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.recv(65_536)
+                sock.sendall(answer)
+                sock.recv(65_536)  # the A-RELEASE-RQ
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with connect(listener.getsockname()[1]) as association:
+            assert dict(association.peer.contexts) == {1: CONTEXTS[0]}
         thread.join(60)
 
 

@@ -59,6 +59,8 @@ ITEM = tree(worklist_item("4711", "Doe^John^^Dr", date="20260102", time="101112.
         ({"StudyInstanceUID": "1.2.3\\1.2.826.0.1.4711"}, True),
         ({"StudyInstanceUID": "1.2.826.0.1.47*"}, False),  # no wildcards in UIDs
         ({"RequestingPhysician": "House"}, False),  # the item says nothing of it
+        ({"RequestingPhysician": "*"}, True),  # and nothing is asked of it
+        ({"RequestingPhysician": "?*"}, False),
     ],
 )
 def test_keys(keys: dict[str, str], expected: bool) -> None:
@@ -70,6 +72,7 @@ def test_keys(keys: dict[str, str], expected: bool) -> None:
     [
         ({}, True),
         ({"Modality": ""}, True),
+        ({"ScheduledProcedureStepLocation": "*"}, True),  # of which the step says nothing
         ({"Modality": "CT", "ScheduledStationAETitle": "CT1"}, True),
         ({"Modality": "MR"}, False),
         ({"ScheduledStationAETitle": "CT*"}, True),
@@ -98,6 +101,26 @@ def test_keys(keys: dict[str, str], expected: bool) -> None:
 )
 def test_keys_of_the_step(step: dict[str, str], expected: bool) -> None:
     assert matches(query(step), ITEM) is expected
+
+
+def test_a_code_that_is_only_asked_for_is_no_condition() -> None:
+    code = Dataset()
+    code.SpecificCharacterSet = "ISO_IR 100"
+    code.CodeValue = code.CodingSchemeDesignator = code.CodeMeaning = ""
+    step = Dataset()
+    step.Modality = "CT"
+    step.ScheduledProtocolCodeSequence = [code]
+    asked = Dataset()
+    asked.RequestedProcedureCodeSequence = [code]
+    asked.ScheduledProcedureStepSequence = [step]
+    bare = worklist_item()
+    coded = worklist_item()
+    coded.RequestedProcedureCodeSequence = []
+    assert matches(tree(asked), tree(bare))
+    assert matches(tree(asked), tree(coded))
+    code.CodeValue = "77477000"
+    assert not matches(tree(asked), tree(bare))
+    assert not matches(tree(asked), tree(coded))
 
 
 def test_an_item_with_several_stations() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import BinaryIO
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pynetdicom import AE, build_role, evt
+from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.events import Event
 
 from contract.identifiers import ObjectId
@@ -30,7 +31,17 @@ from edge.gateway.service_settings import DestinationSettings
 from tests.edge.buffer.instances import contents
 from tests.edge.gateway.conftest import Gateway, StartGateway
 from tests.edge.gateway.test_association import wait_until
-from tests.peers.scripted_scu import CT_STORAGE, EXPLICIT_LITTLE, command, ds_element, p_data
+from tests.peers.scripted_scu import (
+    CT_STORAGE,
+    EXPLICIT_LITTLE,
+    VERIFICATION,
+    associate_rq,
+    command,
+    ds_element,
+    item,
+    p_data,
+    pdu,
+)
 from tests.peers_installed import program
 from tests.ports import free_base_port
 
@@ -127,7 +138,10 @@ def instance(
 
 
 @pytest.fixture
-def querying(start_gateway: StartGateway, tmp_path: Path) -> Iterator[Querying]:
+def querying(
+    start_gateway: StartGateway, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Querying]:
+    """Parametrized with scanners, those alone may send; else everybody."""
     database = ServiceDatabase(tmp_path / "services.sqlite3")
     catalogue = Catalogue(database, DeviceKey.load(tmp_path / "identity" / "device.key"))
     recipient = LocalRecipient.load(tmp_path / "local_key" / "local.key")
@@ -143,7 +157,9 @@ def querying(start_gateway: StartGateway, tmp_path: Path) -> Iterator[Querying]:
         services=[
             QueryService(catalogue, doorkeeper),
             RetrieveService(catalogue, cache, recipient, doorkeeper),
-        ]
+        ],
+        scanners=getattr(request, "param", ()),
+        may_ask=doorkeeper.knows,
     )
     cache.spool = gateway.spool
     gateway.spool.entrance.set_keys(DataKeyRing((gateway.central.private.public_key(), recipient.public_key)))
@@ -300,6 +316,38 @@ def test_nobody_else_is_answered(ae_title: str, sop_class: str, querying: Queryi
 
     assert [status.Status for status, _ in statuses] == [0x0124]
     assert received == []
+
+
+@pytest.mark.needs("dcmtk")
+@pytest.mark.parametrize("querying", [[{"ae_title": "CT1"}]], indirect=True)
+def test_a_destination_that_is_no_scanner_may_ask_and_not_send(querying: Querying) -> None:
+    querying.store("1.2.9.1.1")
+    received: list[str] = []
+
+    found = querying.find("StudyInstanceUID")
+    got = retrieve(querying, STUDY_ROOT_GET, received=received)
+
+    assert [ds.StudyInstanceUID for ds in found] == ["1.2.9"]
+    assert ([status.Status for status, _ in got], received) == ([0x0000], ["1.2.9.1.1"])
+    ae = AE("WORKSTATION")
+    ae.add_requested_context(CT_STORAGE, EXPLICIT_LITTLE)
+    ae.add_requested_context(VERIFICATION)
+    association = ae.associate("127.0.0.1", querying.port)
+    assert [cx.abstract_syntax for cx in association.accepted_contexts] == [VERIFICATION]
+    association.release()
+    with querying.gateway.connect() as scu:  # it says that it will be sent to, and sends
+        role = item(0x54, struct.pack(">H", len(CT_STORAGE)) + CT_STORAGE.encode() + b"\1\1")
+        plain = associate_rq([(1, CT_STORAGE, [EXPLICIT_LITTLE])], calling=b"WORKSTATION")
+        at = plain.index(b"\x50\0")
+        scu.send(pdu(0x01, plain[6:at] + item(0x50, plain[at + 4 :] + role)))
+        kind, accepted = scu.read_pdu()
+        assert kind == 0x02
+        assert role[:-2] + b"\0\1" in accepted
+        assert scu.store(instance("1.2.9.1.2", "1.2.9", "1.2.9.1"), "1.2.9.1.2").status == 0x0124
+    assert len(querying.gateway.rows()) == 1
+    for stranger in ("STRANGER", "ELSEWHERE"):
+        refused = AE(stranger).associate("127.0.0.1", querying.port, [build_context(VERIFICATION)])
+        assert not refused.is_established
 
 
 def test_what_was_sealed_before_the_key_is_found_by_its_uid_and_not_sent(querying: Querying) -> None:

@@ -208,8 +208,9 @@ ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
         struct.pack("<HH2sH", 0x0010, 0x0010, b"PN", 400) + b"DOE^",
         struct.pack("<HH2sHI", 0x0040, 0x0100, b"SQ", 0, 16) + ITEM * 2,  # two items in a key
         b"\xff" * 1_000,
+        b"".join(struct.pack("<HH2sH", 0x0011, 0x1000 + number, b"LO", 0) for number in range(2_001)),
     ],
-    ids=["nested", "bad VR", "cut", "two items", "noise"],
+    ids=["nested", "bad VR", "cut", "two items", "noise", "wide"],
 )
 def test_a_hostile_query_is_refused_and_the_next_one_answered(box: Box, identifier: bytes) -> None:
     box.schedule([worklist_item()])

@@ -36,6 +36,13 @@ def test_a_limit_may_go_over_midnight() -> None:
     assert rates == [None, 1000, 1000, None]
 
 
+def test_a_night_belongs_to_the_day_on_which_it_begins() -> None:
+    sunday_nights = [HourlyLimit(frozenset({"sun"}), 22, 6, 1000)]
+    hours = [(SUNDAY, 5), (SUNDAY, 21), (SUNDAY, 22), (MONDAY, 5), (MONDAY, 6), (MONDAY, 22)]
+    rates = [Bandwidth(sunday_nights, local_time=at(day, hour)).bytes_per_s() for day, hour in hours]
+    assert rates == [None, None, 1000, 1000, None, None]
+
+
 def test_all_draw_from_one_bucket() -> None:
     now = 100.0
     bandwidth = Bandwidth([HourlyLimit(WORKDAYS, 0, 24, 1000)], clock=lambda: now, local_time=at(MONDAY, 1))

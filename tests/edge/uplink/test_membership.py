@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from contract.enrolment import new_token
+from contract.enrolment import PairingError, new_token
 from contract.sealing import RecipientPublicKey
 from contract.transfer import Problem
 from edge.buffer.spool import Spool
+from edge.uplink import membership
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
-from edge.uplink.errors import EnrolmentRefusedError
+from edge.uplink.errors import CentralFailedError, CentralUnreachableError, EnrolmentRefusedError
 from edge.uplink.identity import Identity, IdentityStore
 from edge.uplink.key_book import KeyBook
 from edge.uplink.key_maker import KeyMaker
@@ -99,6 +101,46 @@ def test_an_administrators_yes_is_waited_for_over_a_restart(
     assert (box.identities[-1].directory / "key.pem").read_text() == key_pem
     object_id = box.store()
     eventually(lambda: object_id in central.archived)
+
+
+def test_central_out_of_reach_is_said_and_asked_again(
+    central: ScriptedCentral, box: Box, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for an administrator who has never heard of the box."""
+    monkeypatch.setattr(membership, "_AFTER_FAILURE_S", 1.0)
+    pairing = central.pairing
+    central.stop()
+    with pytest.raises(CentralUnreachableError):
+        box.membership.enrol(pairing)
+    said = box.link.status().enrolment
+    assert "cannot be reached" in said
+    assert "goes on with it by itself" in said
+    assert "administrator" not in said
+    box.stop()
+    box.start()
+    eventually(lambda: box.link.status().enrolment == said)
+    box.stop()
+    central.start()
+    box.start()
+    eventually(lambda: box.membership.gateway_id == central.gateway_id)
+    eventually(lambda: box.link.status().enrolment == "")
+
+
+def test_an_enrolment_that_failed_on_the_way_is_tried_again(
+    central: ScriptedCentral, box: Box, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(membership, "_AFTER_FAILURE_S", 0.1)
+    central.fault("GET", lambda handler: handler.problem(503, Problem.UNAVAILABLE))
+    with pytest.raises(CentralFailedError):
+        box.membership.enrol(central.pairing)
+    eventually(lambda: box.membership.gateway_id == central.gateway_id)
+
+
+def test_a_string_of_another_central_keeps_nothing(central: ScriptedCentral, box: Box) -> None:
+    with pytest.raises(PairingError):
+        box.membership.enrol(replace(central.pairing, ca_fingerprint="0" * 64))
+    assert not (box.directory / "identity" / "pending.json").exists()
+    assert box.link.status().enrolment == ""
 
 
 def test_an_administrators_no_ends_the_waiting(

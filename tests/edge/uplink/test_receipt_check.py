@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from contract.receipt import receipt_key_id
 from contract.receipt_check import MAX_CHECKED, RECEIPT_CHECK_PATH, ReceiptCheck
+from contract.receipt_keys import ReceiptKeyEntry, ReceiptKeyList, sign_receipt_keys
 from contract.transfer import Problem
 from edge.buffer.receipts import LostStudy
 from edge.buffer.states import State
 from edge.uplink.client import open_client
 from edge.uplink.errors import CentralFailedError, CertificateRefusedError
 from edge.uplink.receipt_check import ReceiptChecker
+from edge.uplink.receipt_key_book import ReceiptKeyBook
 from tests.edge.scripted_central import ScriptedCentral, ScriptedHandler
 from tests.edge.uplink.conftest import Uplink
 
@@ -173,6 +178,34 @@ def test_a_search_that_is_cut_off_goes_on_and_each_loss_counts_once(
     eventually(lambda: list(checked.uplink.states().values()) == [State.LOST] * 3 + [State.RETAINED] * 3)
     assert len(central.archived) == 3
     assert central.archived.keys() < forgotten
+
+
+def test_receipts_of_a_key_that_counts_no_more_are_shown_all_the_same(
+    checked: Checked, central: ScriptedCentral
+) -> None:
+    """They were verified when they came. What a stolen key signed, central may never have had."""
+    central.archived.clear()
+    former = checked.uplink.identity
+    root, new_key = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate().public_key()
+    now = datetime.now(UTC)
+    entry = ReceiptKeyEntry(
+        key_id=receipt_key_id(new_key),
+        created_at_utc=now,
+        signs_from_utc=now,
+        public_key=base64.b64encode(new_key.public_bytes_raw()).decode(),
+    )
+    central_id = former.enrolment.answer.central_id
+    listed = ReceiptKeyList(central_id=central_id, version=1, issued_at_utc=now, keys=(entry,))
+    book = ReceiptKeyBook()
+    book.take(sign_receipt_keys(listed, root), root.public_key(), central_id)
+    raw_root = base64.b64encode(root.public_key().public_bytes_raw()).decode()
+    answer = former.enrolment.answer.model_copy(update={"root_key": raw_root})
+    enrolment = former.enrolment.model_copy(update={"answer": answer})
+    checked.uplink.identity = replace(former, enrolment=enrolment, receipt_book=book)
+    assert list(checked.uplink.identity.receipt_keys) == [entry.key_id]
+    checked.check()
+    assert [again for again, _ in checked.told] == [3]
+    assert [study.instances for _, lost in checked.told for study in lost] == [3]
 
 
 def test_receipts_of_another_central_are_none_of_its_business(
