@@ -249,6 +249,11 @@ def _days(chance: random.Random, most: int = 30) -> str:
     return f"{first:%Y%m%d}-{last:%Y%m%d}"
 
 
+def _births(chance: random.Random) -> str:
+    year = chance.randrange(1910, 1990)
+    return f"{year}0101-{year + 5}0101"
+
+
 def _family(chance: random.Random, drawn: _Drawn) -> str:
     return drawn.one(chance).patient_name.partition("^")[0]
 
@@ -278,6 +283,11 @@ _KINDS: Final[dict[str, Make]] = {
         modalities_in_study=c.choice(MODALITIES), study_date=_days(c, 365)
     ),
     "patient id": lambda c, d: _query(patient_id=d.one(c).patient_id),
+    "birth date": lambda c, d: _query(patient_birth_date=d.one(c).patient_birth_date),
+    "birth date and name begun": lambda c, d: _query(
+        patient_birth_date=d.one(c).patient_birth_date, patient_name=f"{_family(c, d)[:3]}*"
+    ),
+    "birth dates of five years": lambda c, _d: _query(patient_birth_date=_births(c)),
     "patient id begun": lambda c, d: _query(patient_id=d.one(c).patient_id[: c.randint(3, 6)] + "*"),
     "patient id contains": lambda c, d: _query(patient_id=f"*{d.one(c).patient_id[-5:]}*"),
     "patient id and issuer": lambda c, d: _query(patient_id=d.one(c).patient_id, issuer_of_patient_id=ISSUER),

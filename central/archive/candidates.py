@@ -138,6 +138,8 @@ def says_all(query: StudyQuery) -> bool:
             return False
         if name == "patient_name" and not pattern.isascii():
             return False
+    if query.patient_birth_date.strip("* "):  # no set is of birth dates
+        return False
     first, last = _ends(query.study_time)
     # Of whole hours; what has no time is before none of them.
     return not (first or last) or (len(first) == 2 and len(last) in (0, 2) and first != last)

@@ -94,6 +94,7 @@ def study_keys(db: Database, query: StudyQuery) -> list[Key]:
         *_name_keys(
             db, Study.referring_physician_key, None, query.referring_physician_name, query.fuzzy_names
         ),
+        _birth_date_key(query.patient_birth_date),
         _modality_key(query.modalities_in_study),
         _text_key(db, Study.study_description_key, query.study_description, folded=True),
         _text_key(db, Study.issuer_of_patient_id, query.issuer_of_patient_id),
@@ -215,6 +216,16 @@ def _modality_key(key: str) -> Key | None:
 def _date_key(key: str) -> Key | None:
     entering, looking = matches_date(Study.study_date, key), matches_date(_looked_at(Study.study_date), key)
     return None if entering is None or looking is None else Key(looking, entering, None)
+
+
+def _birth_date_key(key: str) -> Key | None:
+    entering = matches_date(Study.patient_birth_date, key)
+    looking = matches_date(_looked_at(Study.patient_birth_date), key)
+    if entering is None or looking is None:
+        return None
+    # In the index's order: as in `_key`.
+    probe = Study.select(Study.id).where(entering).order_by(Study.patient_birth_date)
+    return Key(looking, entering, (probe,), counted_everywhere=True)
 
 
 def _time_key(key: str) -> Key | None:

@@ -50,6 +50,7 @@ class StudyQuery:
     patient_name: str = ""
     patient_id: str = ""
     issuer_of_patient_id: str = ""
+    patient_birth_date: str = ""
     study_date: str = ""
     study_time: str = ""
     accession_number: str = ""

@@ -66,6 +66,7 @@ class Study(peewee.Model):
             (("study_date", "study_time", "id"), False),
             (("study_id",), False),
             (("issuer_of_patient_id",), False),
+            (("patient_birth_date",), False),
             (("arrived_at_utc",), False),
         )
 

@@ -46,6 +46,7 @@ from central.dicomweb.single_part import (
     weak_etag,
     written_content,
 )
+from central.dicomweb.whole_bulk_data import BULK_DATA, WholeBulkData
 from central.media.file_set import FileSet
 
 _METADATA_OFFERS: Final = (
@@ -64,8 +65,16 @@ _LEVELS: Final = (STUDY, SERIES, INSTANCE)
 class Retrieve:
     """The retrieve transactions for instances and metadata on `archive`."""
 
-    def __init__(self, archive: Reading, gate: Gate, renderer: Renderer, ready_made: ReadyMade) -> None:
+    def __init__(
+        self,
+        archive: Reading,
+        gate: Gate,
+        renderer: Renderer,
+        ready_made: ReadyMade,
+        bulk_data: WholeBulkData,
+    ) -> None:
         self._archive = archive
+        self._bulk_data = bulk_data
         self._gate = gate
         self._renderer = renderer
         self._ready_made = ready_made
@@ -78,8 +87,11 @@ class Retrieve:
 
     def instances(self, request: Request) -> Response:
         accept = accept_of(request)
-        if _wants_zip(accept):
+        rather = _rather(accept)
+        if rather is ZIP:
             return self._zip(request)
+        if rather in BULK_DATA:
+            return self._bulk_data.bulk_data(request)
         if _SERIES_KEY in request.query_params:
             raise NotAcceptableError(f"{_SERIES_KEY} chooses series for {ZIP.media_type} only")
         grant, series_uid, sop_uid = self._gate.grant(request, Action.EXPORT, "WADO-RS instances")
@@ -192,12 +204,12 @@ def transfer_syntaxes(stored: StoredInstance) -> list[str]:
     ]
 
 
-def _wants_zip(accept: str | None) -> bool:
-    """Whether the client would rather have a ZIP than the parts of a multipart answer."""
+def _rather(accept: str | None) -> Offer | None:
+    """Whether the client would rather have a ZIP or bulk data than instances."""
     try:
-        return choose(accept, (Offer(DICOM, multipart=True), Offer(DICOM), ZIP)) is ZIP
+        return choose(accept, (Offer(DICOM, multipart=True), Offer(DICOM), ZIP, *BULK_DATA))
     except NotAcceptableError:
-        return False  # it names a transfer syntax, which is for the instances to have or not
+        return None  # it names a transfer syntax, which is for the instances to have or not
 
 
 def _series_named(request: Request) -> set[str]:

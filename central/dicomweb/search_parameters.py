@@ -27,6 +27,7 @@ STUDY_KEYS: Final = {
     "PatientName": "patient_name",
     "PatientID": "patient_id",
     "IssuerOfPatientID": "issuer_of_patient_id",
+    "PatientBirthDate": "patient_birth_date",
     "StudyDate": "study_date",
     "StudyTime": "study_time",
     "AccessionNumber": "accession_number",

@@ -50,11 +50,12 @@ def routes(archive: Archive, audit: Audit, renderer: Renderer, limits: DepositLi
     """Everything under ``/dicom-web``. Must be behind `RequireSignIn`. `renderer` is closed by the caller."""
     reading = archive.reading
     gate, ready_made = Gate(reading, audit), ReadyMade(archive, renderer)
+    bulk_data = WholeBulkData(reading, gate, renderer)
     looks = [
         *Search(reading, gate).routes(),
-        *Retrieve(reading, gate, renderer, ready_made).routes(),
+        *Retrieve(reading, gate, renderer, ready_made, bulk_data).routes(),
         *BulkData(gate, renderer).routes(),
-        *WholeBulkData(reading, gate, renderer).routes(),
+        *bulk_data.routes(),
         *Frames(reading, gate, renderer, FrameCoder(archive, renderer)).routes(),
         *Pictures(reading, gate, renderer, ready_made).routes(),
         *WadoUri(reading, gate, renderer).routes(),

@@ -1,5 +1,7 @@
 """WADO-RS: all bulk data of a study, a series or an instance in one answer (PS3.18 sections 10.4.1.1.5 and 10.4.3.3.5).
 
+It is also what instances are in this media type (section 10.4.4, note 2).
+
 What the metadata names by BulkDataURI comes part by part, in the metadata's order, each with that URI as its
 Content-Location; compressed pixel data frame by frame, below ``/frames/``. Who asks for everything takes it away, so
 this needs the right to export, as retrieving the instances does.
@@ -35,7 +37,7 @@ from central.dicomweb.pixel_data import PIXEL_TAGS, open_image
 from central.dicomweb.render import Renderer
 
 _AS_STORED: Final = Offer(OCTETS, True)
-_OFFERS: Final = (_AS_STORED, Offer(OCTETS, True, ExplicitVRLittleEndian))
+BULK_DATA: Final = (_AS_STORED, Offer(OCTETS, True, ExplicitVRLittleEndian))
 _SOP_INSTANCE_UID: Final = "00080018"
 _SERIES_INSTANCE_UID: Final = "0020000E"
 _log = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ class WholeBulkData:
 
     def bulk_data(self, request: Request) -> Response:
         grant, series_uid, sop_uid = self._gate.grant(request, Action.EXPORT, "WADO-RS bulk data")
-        offer = choose(accept_of(request), _OFFERS)
+        offer = choose(accept_of(request), BULK_DATA)
         stored = {
             (one.series_instance_uid, one.sop_instance_uid): one
             for one in self._archive.open_instances(grant, series_uid, sop_uid)

@@ -32,6 +32,7 @@ def hospital(stocked: Stocked, made: MakeFile) -> Stocked:
         made(
             StudyInstanceUID="1.1", SeriesInstanceUID="1.1.1", SOPInstanceUID="1.1.1.1", PatientName="Müller^Jörg",
             PatientID="A[1]", IssuerOfPatientID="H1", StudyDate="20240105", StudyTime="101500.5",
+            PatientBirthDate="19600229",
             AccessionNumber="ACC1", ReferringPhysicianName="Weiß^Anna^^Dr", StudyDescription="Schädel nativ",
             SeriesNumber=2, InstanceNumber=1, **common,
         )
@@ -78,6 +79,10 @@ def hospital(stocked: Stocked, made: MakeFile) -> Stocked:
         ({"study_time": "1015-1016"}, ["1.1"]),
         ({"study_time": "-09"}, ["1.2"]),
         ({"accession_number": "ACC1"}, ["1.1"]),
+        ({"patient_birth_date": "19600229"}, ["1.1"]),
+        ({"patient_birth_date": "19600301"}, []),
+        ({"patient_birth_date": "19600101-19601231", "patient_name": "m*"}, ["1.1"]),
+        ({"patient_birth_date": "-19600229"}, ["1.1"]),
         ({"modalities_in_study": "MR"}, ["1.1"]),
         ({"modalities_in_study": "mr\\US"}, ["1.2", "1.1"]),
         ({"modalities_in_study": "M*"}, ["1.1"]),
