@@ -13,6 +13,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final
 
 from pydantic import ValidationError
@@ -220,12 +221,7 @@ class Upkeep:
             self._try_now()
 
     def _exchange_keys(self, identity: Identity) -> None:
-        ends = identity.certificate_expires_at_utc
-        if self._clock.now() > ends:
-            raise CertificateRefusedError(
-                f"this box's certificate ended on {ends:%Y-%m-%d}: ask the administrator for a pairing string that "
-                f"replaces {identity.gateway_id}. Images are kept here and sent afterwards."
-            )
+        self._require_certificate(identity)
         url = identity.central_url
         report = self._book.report()
         with (
@@ -251,6 +247,24 @@ class Upkeep:
         self._link.standing(notice=SEEN_TWICE if answer.seen_twice else self._list_notice)
         if answer.seen_twice:
             _log.error("identity in two places", extra={"detail": SEEN_TWICE})
+
+    def _require_certificate(self, identity: Identity) -> None:
+        """CertificateRefusedError after the certificate's end; it names the clocks where they do not agree on that."""
+        begins, ends = identity.certificate.not_valid_before_utc, identity.certificate_expires_at_utc
+        now, ahead_s = self._clock.now(), self._clock.offset_s()
+        if now <= ends:
+            return
+        doubt, here_s = "", now.timestamp() + (ahead_s or 0.0)
+        if begins.timestamp() <= here_s <= ends.timestamp():
+            here = datetime.fromtimestamp(here_s, UTC)
+            doubt = (
+                f"clock: central says that it is {now:%Y-%m-%d}, this machine {here:%Y-%m-%d}. Put right the one that "
+                "is wrong. By central's "
+            )
+        raise CertificateRefusedError(
+            f"{doubt}this box's certificate ended on {ends:%Y-%m-%d}: ask the administrator for a pairing string that "
+            f"replaces {identity.gateway_id}. Images are kept here and sent afterwards."
+        )
 
     def _check_receipts(self, identity: Identity) -> None:
         url = identity.central_url

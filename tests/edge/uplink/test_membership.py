@@ -267,10 +267,26 @@ def test_a_box_that_was_off_too_long_says_so_in_one_line(
     try:
         eventually(lambda: "pairing string that replaces gw-test" in upkeep.link.status().detail)
         assert upkeep.link.status().state == "refused"
-        assert "ended on" in upkeep.link.status().detail
+        assert upkeep.link.status().detail.startswith("this box's certificate ended on")
     finally:
         upkeep.stop()
     assert len(upkeep.taken) == 1
+
+
+def test_a_certificate_that_ended_by_centrals_clock_alone_says_clock(
+    central: ScriptedCentral, tmp_path: Path, eventually: Eventually
+) -> None:
+    upkeep = Tended(central, tmp_path, interval_s=0.1)
+    central.now = lambda: datetime.now(UTC) + timedelta(days=1000)
+    upkeep.start()
+    try:
+        eventually(lambda: upkeep.link.status().state == "refused")
+        said = upkeep.link.status().detail
+        assert said.startswith("clock: central says that it is ")
+        assert f"{datetime.now(UTC):%Y-}" in said
+        assert "pairing string that replaces gw-test" in said
+    finally:
+        upkeep.stop()
 
 
 def test_centrals_time_before_what_it_said_earlier_is_said_and_not_believed(
