@@ -170,10 +170,10 @@ class Courier:
         elif verdict is Verdict.REFUSED:
             self._set_aside(delivery, sentence)
         elif verdict is Verdict.AWAY:
-            self._close_line(sentence)
+            self._close_line(sentence, outcome.wait_s)
         else:
             self._later(delivery, sentence)
-            self._close_line(sentence)
+            self._close_line(sentence, outcome.wait_s)
 
     def _later(self, delivery: Delivery, sentence: str) -> None:
         if self._stumbles.failed(delivery.object_id):
@@ -224,8 +224,8 @@ class Courier:
         _log.error("set aside", extra={"destination": self._name, "reason": reason, **_named(delivery)})
         self._deliveries.set_aside(delivery, reason=reason)
 
-    def _close_line(self, sentence: str) -> None:
-        delay_s = self._line.failed()
+    def _close_line(self, sentence: str, at_least_s: float = 0.0) -> None:
+        delay_s = self._line.failed(at_least_s)
         if sentence != self.trouble:  # not again at every attempt
             _log.warning(
                 "destination away",

@@ -127,14 +127,18 @@ class Line:
             if self._state is _State.OPEN:
                 self._out_since_s = None
 
-    def failed(self) -> float:
-        """Close the line; return for how many seconds. Of workers that fail together, the first one counts."""
+    def failed(self, at_least_s: float = 0.0) -> float:
+        """Close the line; return for how many seconds. Of workers that fail together, the first one counts.
+
+        `at_least_s`: what the other side asked for; up to the ceiling it is given that.
+        """
         with self._changed:
             if self._state is not _State.CLOSED:
                 if self._state is _State.OPEN and self._clock() - self._opened_at_s > _PROVEN_S:
                     self._out_since_s = None
                 self._state = _State.CLOSED
-                self._retry_at = self._clock() + backoff_s(self._failures, self._ceiling_s, self._uniform)
+                delay_s = backoff_s(self._failures, self._ceiling_s, self._uniform)
+                self._retry_at = self._clock() + max(delay_s, min(at_least_s, self._ceiling_s))
                 self._failures += 1
                 if self._out_since_s is None:
                     self._out_since_s = self._clock()

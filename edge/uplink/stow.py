@@ -8,9 +8,11 @@ proxy of the environment gets in between, and an answer is read up to a limit.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import ssl
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +25,7 @@ from edge.uplink.courier import Source
 from edge.uplink.verdicts import DELIVERED, Outcome, Verdict, judge_http, judge_status
 
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
+_SECONDS: Final = re.compile(r"[0-9]{1,6}")
 _REFERENCED_SOP_SEQUENCE: Final = "00081199"
 _FAILED_SOP_SEQUENCE: Final = "00081198"
 _REFERENCED_SOP_INSTANCE_UID: Final = "00081155"
@@ -67,7 +70,14 @@ class StowDestination:
                 response.close()
         except httpx.HTTPError as error:
             return self._failed(error)
-        return _judge(status, answer, delivery.sop_instance_uid)
+        outcome = _judge(status, answer, delivery.sop_instance_uid)
+        said = response.headers.get("Retry-After", "")
+        # Seconds alone: a date would have to be judged by the box's clock.
+        return (
+            replace(outcome, wait_s=float(said))
+            if status in (429, 503) and _SECONDS.fullmatch(said)
+            else outcome
+        )
 
     def rest(self) -> None:
         client, self._client = self._client, None

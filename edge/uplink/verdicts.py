@@ -30,10 +30,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """`sentence` is for a technician; empty where it was delivered."""
+    """`sentence` is for a technician; empty where it was delivered.
+
+    `wait_s`: for so long the destination asks to be left alone.
+    """
 
     verdict: Verdict
     sentence: str = ""
+    wait_s: float = 0.0
 
 
 DELIVERED: Final = Outcome(Verdict.DELIVERED)

@@ -11,6 +11,7 @@ import json
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -147,7 +148,7 @@ Answer = Callable[[bytes], tuple[int, bytes]]
 
 @contextlib.contextmanager
 def scripted(
-    answer: Answer, tls: ssl.SSLContext | None = None
+    answer: Answer, tls: ssl.SSLContext | None = None, *, retry_after: str = ""
 ) -> Iterator[tuple[str, list[tuple[str, dict[str, str], bytes]]]]:
     """A server that takes a whole request and answers as told; its address, and what it was asked."""
     asked: list[tuple[str, dict[str, str], bytes]] = []
@@ -162,6 +163,8 @@ def scripted(
             self.send_response(status)
             if 300 <= status < 400:
                 self.send_header("Location", "http://127.0.0.1:1/")
+            if retry_after:
+                self.send_header("Retry-After", retry_after)
             self.send_header("Content-Length", str(len(said)))
             self.end_headers()
             self.wfile.write(said)
@@ -286,6 +289,23 @@ def test_what_blames_the_service_sets_nothing_aside(make_box: MakeBox, status: i
         assert box.reasons("WEB") == []
         assert box.trouble("WEB") == ""
         assert len(asked) == 11
+
+
+@pytest.mark.parametrize(("said", "least_s"), [("2", 2.0), ("soon", 0.0)])
+def test_a_service_that_says_when_is_left_alone_until_then(
+    make_box: MakeBox, said: str, least_s: float
+) -> None:
+    asked_at_s: list[float] = []
+
+    def answer(_: bytes) -> tuple[int, bytes]:
+        asked_at_s.append(time.monotonic())
+        return (429, b"") if len(asked_at_s) == 1 else (200, stored("1.2.3.1"))
+
+    with scripted(answer, retry_after=said) as (url, _):
+        box = make_box(**stow_settings(url, plain_http=True), backoff_ceiling_s=60.0).start()
+        box.store()
+        wait_until(lambda: box.waits("WEB") == 0)
+    assert asked_at_s[1] - asked_at_s[0] >= least_s
 
 
 def test_tls_and_credentials(make_box: MakeBox, tmp_path: Path) -> None:

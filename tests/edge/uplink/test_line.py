@@ -37,6 +37,13 @@ def test_with_a_new_identity_every_worker_begins_and_one_failure_closes_the_line
     assert line.enter() is Pass.PROBE, "closed"
 
 
+def test_what_the_other_side_asks_for_is_waited_out_up_to_the_ceiling() -> None:
+    line = Line(60, clock=Clock(), uniform=longest)
+    for asked_s, waits_s in ((0.0, 1), (30.0, 30), (0.5, 1), (86_400.0, 60)):
+        line.begin()
+        assert line.failed(asked_s) == waits_s
+
+
 def test_after_a_failure_one_worker_probes_and_the_others_wait_for_it() -> None:
     line = Line(60, uniform=lambda low, _high: low)
     line.begin()
