@@ -22,7 +22,7 @@ from central.backup_commands import BackupCommands
 from central.command_group import RunCommand
 from central.config import Settings
 from central.errors import StartError
-from central.fleet.mosquitto import BrokerPlan, write_configuration, write_revocations
+from central.fleet.mosquitto import BrokerPlan, write_configuration
 from central.foundation import Foundation
 from central.identity.pairings import Decision
 from central.import_commands import ImportCommands
@@ -31,7 +31,7 @@ from central.institution_commands import InstitutionCommands
 from central.key_commands import KeyCommands
 from central.object_commands import ObjectCommands
 from central.pacs_import_command import PacsImportCommand
-from central.revocation import end_session, live_sessions
+from central.revocation import revoke
 from central.storage_key_commands import StorageKeyCommands
 from central.study_commands import StudyCommands
 from central.user_commands import UserCommands
@@ -109,11 +109,8 @@ def _parser(serve: Callable[[Settings], None]) -> argparse.ArgumentParser:
         "print every gateway, its certificate's end and whether it is revoked",
         _list_gateways,
     )
-    revoke = _command(gateways, "revoke", "let a gateway in no more, from its next request on", _revoke)
-    revoke.add_argument("gateway_id")
-    revoke.add_argument(
-        "--mqtt-dir", type=Path, metavar="D", help="folder of mqtt-config, whose revocation list is renewed"
-    )
+    revocation = _command(gateways, "revoke", "let a gateway in no more, from its next request on", _revoke)
+    revocation.add_argument("gateway_id")
 
     _command(gateways, "pending", "print the boxes that wait to be accepted", _list_pending)
     for verb, decision in (("accept", "accepted"), ("refuse", "refused")):
@@ -218,22 +215,11 @@ def _list_gateways(options: argparse.Namespace) -> None:
 
 
 def _revoke(options: argparse.Namespace) -> None:
-    settings = _settings(options)
-    with closing(Foundation.open(settings)) as foundation:
+    with closing(Foundation.open(_settings(options))) as foundation:
         foundation.audit.record(_event(Action.REVOKE, options.gateway_id))
-        if not foundation.gateways.revoke(options.gateway_id):
-            raise StartError(f"there is no gateway {options.gateway_id}; gateways list shows them")
-        if options.mqtt_dir is not None:
-            try:
-                write_revocations(
-                    options.mqtt_dir, foundation.identity, foundation.gateways.revoked_serials()
-                )
-            except OSError as error:
-                raise StartError(
-                    f"the gateway is revoked, but {options.mqtt_dir}: {error.strerror}"
-                ) from error
-        sessions = live_sessions(settings.mqtt, foundation.identity, foundation.gateways, options.mqtt_dir)
-        trouble = end_session(sessions, options.gateway_id)
+        trouble = revoke(foundation, options.gateway_id)
+    if trouble is None:
+        raise StartError(f"there is no gateway {options.gateway_id}; gateways list shows them")
     print(
         f"gateway {options.gateway_id} is revoked: it delivers nothing more, and its heartbeats do not count"
     )

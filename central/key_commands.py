@@ -304,6 +304,7 @@ class KeyCommands(CommandGroup):
         with closing(Foundation.open(self._settings(options))) as foundation, one_sentence():
             keys = foundation.identity.sealing_keys
             with keys.changing():
+                keys.require_retired(options.key_id)
                 version = keys.current_set().version
                 reasons = foundation.standings.who_may_need(options.key_id, version)
                 in_the_way = {name: why for name, why in reasons.items() if name not in options.despite}

@@ -138,6 +138,7 @@ def people_app(
                 audit,
                 foundation.pairings,
                 foundation.gateways.is_known,
+                foundation.gateways.institution_of,
                 lambda gateway_id: pair("", None, gateway_id),
                 lambda gateway_id: revoke(foundation, gateway_id),
             ),
@@ -162,6 +163,7 @@ def people_app(
             *box_command_routes(
                 audit,
                 is_admitted=foundation.gateways.is_admitted,
+                institution_of=foundation.gateways.institution_of,
                 command=rooms.correspondence.command,
                 desire=rooms.correspondence.desire,
                 bundle=SupportBundles(foundation.settings.storage.support_folder).find,

@@ -37,7 +37,8 @@ class EventMark(Message):
 
 
 class Heard(Message):
-    """`events`: kept at central from now on. `twin`: another box uses this identity, too."""
+    """`events`: kept at central from now on. `twin`: another box uses this identity, too; False without `events`: none
+    does any more."""
 
     events: EventMark | None = None
     twin: bool = False

@@ -24,7 +24,8 @@ class Request(_Shape):
     """Methods: status → BoxStatus, queue → QueueList, scanners → ScannerList, echo (EchoParams) → EchoAnswer,
     enrol (EnrolParams) → BoxStatus, requeue (RequeueParams) → QueueList; for who may send, each → ScannerList:
     approve, refuse, remove_scanner (CallerParams), save_scanner (ScannerEntry); studies → StudyList;
-    destinations, try_again and give_up (DeliveryParams) → DestinationList; prioritise (PriorityParams) → QueueList."""
+    destinations, try_again and give_up (DeliveryParams) → DestinationList; prioritise (PriorityParams) → QueueList;
+    pause and resume (of sending to centrals) → BoxStatus."""
 
     method: Literal[
         "status",
@@ -41,6 +42,8 @@ class Request(_Shape):
         "destinations",
         "try_again",
         "give_up",
+        "pause",
+        "resume",
         "prioritise",
     ]
     params: dict[str, object] = Field(default_factory=dict)
@@ -202,6 +205,7 @@ class BoxStatus(_Shape):
         default="", description="of receiving processes that died; a sentence for a person"
     )
     link: LinkStatus
+    paused: bool = Field(default=False, description="sending to centrals, by a person")
     centrals: list[CentralStatus] = Field(default=[], description="beside the first, which `link` is about")
     destinations: list[DestinationStatus] = Field(default=[], description="beside central")
     lost_studies: list[LostStudyEntry] = Field(

@@ -101,7 +101,7 @@ class Box:
                 copies=keys.copies,
             )
             self._spool.entrance.pace.processors_are_busy = Processors().are_busy
-            self._upkeep = Upkeep(self._spool.room, self._spool.retained)
+            self._upkeep = Upkeep(self._spool.room, self._spool.retained, self._spool.queue.catch_up)
             self._scrub = self._make_scrub()
             self._centrals = Centrals(settings, self._spool, keys, on_receipt=self._report_soon)
             self._centrals.start()
@@ -159,6 +159,7 @@ class Box:
                 centrals=self._centrals,
                 destinations=self._destinations,
                 gateway=self._gateway,
+                reporting=self._reporting,
                 scrub=self._scrub,
                 services=self._services,
                 workers=self._workers,

@@ -140,9 +140,9 @@ def _fingerprint(settings: Settings, central: str) -> str | None:
     return known.ca_fingerprint if known is not None else None
 
 
-def print_status(settings: Settings) -> None:
-    """Say how the running box is."""
-    answer = ask(settings.control_socket_path, "status", {}, timeout_s=_ASK_TIMEOUT_S)
+def print_status(settings: Settings, method: str = "status") -> None:
+    """Say how the running box is, where `method` is pause or resume after that."""
+    answer = ask(settings.control_socket_path, method, {}, timeout_s=_ASK_TIMEOUT_S)
     print(status_text(BoxStatus.model_validate(answer)))
 
 
@@ -194,6 +194,8 @@ def carry_out(settings: Settings, options: argparse.Namespace) -> None:
         print_studies(settings)
     elif options.command == "destinations":
         print_destinations(settings)
+    elif options.command in ("pause", "resume"):
+        print_status(settings, options.command)
     elif options.command in ("try-again", "give-up"):
         method = options.command.replace("-", "_")
         decide_on_delivery(settings, method, options.destination, options.object)
@@ -249,6 +251,10 @@ def parser() -> argparse.ArgumentParser:
         parents=[config],
         help="say how the running box stands with destinations beside central",
     )
+    commands.add_parser(
+        "pause", parents=[config], help="send nothing more to central; images are still taken in"
+    )
+    commands.add_parser("resume", parents=[config], help="go on sending, whoever paused it")
     for command, words in (
         (
             "try-again",

@@ -40,6 +40,7 @@ from edge.gateway.admission import Admission
 from edge.gateway.echo import EchoResult, echo
 from edge.gateway.server import GatewayServer
 from edge.gateway.workers import Workers
+from edge.reporting import Reporting
 from edge.scanner_list import scanner_list, settings_of
 from edge.services import Services
 from edge.workflow import Workflow
@@ -61,6 +62,7 @@ class Operations:
         centrals: Centrals,
         destinations: Destinations,
         gateway: GatewayServer,
+        reporting: Reporting,
         scrub: Scrub,
         services: Services,
         workers: Workers,
@@ -73,6 +75,7 @@ class Operations:
         self._centrals = centrals
         self._destinations = destinations
         self._gateway = gateway
+        self._reporting = reporting
         self._scrub = scrub
         self._services = services
         self._workers = workers
@@ -95,6 +98,8 @@ class Operations:
             "destinations": lambda _: self.destinations(),
             "try_again": lambda params: self.try_again(DeliveryParams.model_validate(params)),
             "give_up": lambda params: self.give_up(DeliveryParams.model_validate(params)),
+            "pause": lambda _: self.pause(),
+            "resume": lambda _: self.resume(),
             "prioritise": lambda params: self.prioritise(PriorityParams.model_validate(params)),
         }
 
@@ -110,6 +115,7 @@ class Operations:
             scrubbed=self._scrub.last_pass(),
         ).model_copy(
             update={
+                "paused": self._centrals.paused,
                 "workflow": self._workflow.status(),
                 "commitments": self._services.commitment_status(),
                 "tls_port": self._gateway.tls_port,
@@ -164,6 +170,14 @@ class Operations:
             raise ControlError("nothing of this study waits on this box")
         _log.info("priority changed", extra={"study_instance_uid": study, "priority": priority.word})
         return self.queue()
+
+    def pause(self) -> BoxStatus:
+        self._reporting.pause(by="a person at the box")
+        return self.status()
+
+    def resume(self) -> BoxStatus:
+        self._reporting.resume(by="a person at the box")
+        return self.status()
 
     def destinations(self) -> DestinationList:
         return DestinationList(

@@ -206,16 +206,16 @@ class Reporting:
 
     # What central may tell this box to do ----------------------------------------------------------------------
 
-    def pause(self) -> str:
+    def pause(self, by: str = "central") -> str:
         self._remote.keep_paused(True)
         self._sending.pause()
-        _log.warning("sending paused", extra={"by": "central"})
+        _log.warning("sending paused", extra={"by": by})
         return "sending is paused; images are still received and kept"
 
-    def resume(self) -> str:
+    def resume(self, by: str = "central") -> str:
         self._remote.keep_paused(False)
         self._sending.resume()
-        _log.info("sending resumed", extra={"by": "central"})
+        _log.info("sending resumed", extra={"by": by})
         return "sending goes on"
 
     def prioritise(self, study_instance_uid: str, priority: Priority) -> str:

@@ -5,12 +5,13 @@ Pure translation from what admission decides and what the spool has counted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from contract.control import KnownScanner, ScannerEntry, ScannerList
 from edge.buffer.records import ScannerSeen
 from edge.buffer.scanners import ScannerBook
-from edge.gateway.admission import Admission, Listed
+from edge.gateway.admission import Admission, Listed, may_call_from
 from edge.gateway.approved import RefusedScanner
 from edge.gateway.settings import ScannerSettings
 from edge.gateway.tls import PeerCertificate
@@ -25,7 +26,9 @@ def scanner_list(scanners: ScannerBook, admission: Admission) -> ScannerList:
     """Those that wait, then those that may send, then those refused, then whoever else called."""
     seen = scanners.all()
     known = [_waiting(one, _take(seen, one.ae_title, one.address)) for one in admission.waiting()]
-    known += [_listed(one, _take(seen, one.scanner.ae_title)) for one in admission.listed()]
+    for one in admission.listed():
+        callers: Sequence[ScannerSeen | None] = _take_all(seen, one.scanner) or (None,)
+        known += [_listed(one, caller) for caller in callers]
     known += [_refused(one, _take(seen, one.ae_title, one.address)) for one in admission.refused()]
     known += [_known("unlisted", one.calling_ae_title, one.peer_address, one) for one in seen[:MAX_UNLISTED]]
     return ScannerList(
@@ -41,12 +44,24 @@ def settings_of(entry: ScannerEntry) -> ScannerSettings:
     return ScannerSettings.model_validate(entry.model_dump())
 
 
-def _take(seen: list[ScannerSeen], ae_title: str, address: str | None = None) -> ScannerSeen | None:
-    """The latest caller of that name, and address if given, taken out of the list."""
+def _take(seen: list[ScannerSeen], ae_title: str, address: str) -> ScannerSeen | None:
+    """The caller of that name and address, taken out of the list."""
     for index, one in enumerate(seen):
-        if one.calling_ae_title == ae_title and address in (None, one.peer_address):
+        if (one.calling_ae_title, one.peer_address) == (ae_title, address):
             return seen.pop(index)
     return None
+
+
+def _take_all(seen: list[ScannerSeen], scanner: ScannerSettings) -> list[ScannerSeen]:
+    """Whoever called by its name from where it may be, the latest first, taken out of the list."""
+    taken = [
+        one
+        for one in seen
+        if one.calling_ae_title == scanner.ae_title and may_call_from(one.peer_address, scanner)
+    ]
+    for one in taken:
+        seen.remove(one)
+    return taken
 
 
 def _waiting(one: Waiting, seen: ScannerSeen | None) -> KnownScanner:

@@ -28,6 +28,11 @@ def status_text(status: BoxStatus) -> str:
         + (f", TLS port {status.tls_port}" if status.tls_port is not None else ""),
         f"accepting     {'yes' if status.accepting else 'NO: ' + status.not_accepting_because}",
         f"central       {link.state}{': ' + link.detail if link.detail else ''}",
+        *(
+            ["sending       PAUSED: images are received and kept; dicomnet-edge resume"]
+            if status.paused
+            else []
+        ),
         f"heartbeat     {'connected' if link.heartbeat_connected else 'not connected'}"
         f"{': ' + link.heartbeat_detail if link.heartbeat_detail else ''}",
         f"certificate   until {expires}{renewal}{place}",

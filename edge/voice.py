@@ -72,7 +72,7 @@ class Voice:
         self._connected = connected
         self._https_after_s = https_after_s
         self._enabled = enabled
-        self._outbox = Outbox(directory, on_added=self.soon)
+        self._outbox = Outbox(directory, on_added=self.soon, now=self._central_now)
         self._witness = WitnessBook(directory)
         self._reports = replace(reports, witnessed=self._witness.witnessed)
         self._commands = CommandDesk(self, self._outbox, self._central_now)

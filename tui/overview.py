@@ -45,6 +45,10 @@ def facts(status: BoxStatus) -> Table:
     table.add_row("Central", link_text(status))
     if link.detail:
         table.add_row("", Text(words.plain(link.detail)))
+    if status.paused:
+        table.add_row(
+            "Sending", Text("✘ PAUSED. Images are received and kept (dicomnet-edge resume)", "bold red")
+        )
     for sentence in (link.enrolment, link.notice):
         if sentence:
             table.add_row("", Text(words.plain(sentence), "yellow"))

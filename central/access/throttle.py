@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from central.access.errors import ThrottledError
@@ -41,21 +41,20 @@ class SignInThrottle:
         ------
         ThrottledError : one of the two has too many failures; this attempt is not counted.
         """
-        ceilings = {("u", username): FAILURES_PER_USERNAME, ("a", address): FAILURES_PER_ADDRESS}
+        ceilings = _ceilings(username, address)
         with self._lock:
             now = self._clock()
-            waits = [
-                times[0] + WINDOW_S - now
-                for key, ceiling in ceilings.items()
-                if len(times := self._recent(key, now)) >= ceiling
-            ]
-            if waits:
-                raise ThrottledError(max(1, math.ceil(max(waits))))
+            self._require_below(ceilings, now)
             for key in ceilings:
                 self._attempts.setdefault(key, deque()).append(now)
                 self._attempts.move_to_end(key)
             while len(self._attempts) > _MAX_KEYS:
                 self._attempts.popitem(last=False)
+
+    def require_open(self, username: str, address: str) -> None:
+        """Count nothing, for what cannot be guessed and comes many at once. ThrottledError : as `begin`."""
+        with self._lock:
+            self._require_below(_ceilings(username, address), self._clock())
 
     def succeed(self, username: str, address: str) -> None:
         """Take back the attempt of `username` from `address` that `begin` counted last."""
@@ -64,8 +63,21 @@ class SignInThrottle:
                 if times := self._attempts.get(key):
                     times.pop()
 
+    def _require_below(self, ceilings: Mapping[Key, int], now: float) -> None:
+        waits = [
+            times[0] + WINDOW_S - now
+            for key, ceiling in ceilings.items()
+            if len(times := self._recent(key, now)) >= ceiling
+        ]
+        if waits:
+            raise ThrottledError(max(1, math.ceil(max(waits))))
+
     def _recent(self, key: Key, now: float) -> deque[float]:
         times = self._attempts.get(key, deque())
         while times and times[0] <= now - WINDOW_S:
             times.popleft()
         return times
+
+
+def _ceilings(username: str, address: str) -> dict[Key, int]:
+    return {("u", username): FAILURES_PER_USERNAME, ("a", address): FAILURES_PER_ADDRESS}

@@ -24,6 +24,9 @@ class PatientObject(NamedTuple):
 
 
 _AUDIT_LOG_USED: Final = "110101"
+_EXPORT: Final = "110106"
+_MEDIA: Final = Code("110154", "DCM", "Destination Media")
+_URI_AS_MEDIA: Final = Code("110037", "DCM", "URI")
 _SOURCE: Final = Code("110153", "DCM", "Source Role ID")
 _DESTINATION: Final = Code("110152", "DCM", "Destination Role ID")
 # Where data goes between two processes: the roles of who asks and of central (A.5.3).
@@ -33,13 +36,10 @@ _DIRECTIONS: Final[Mapping[str, tuple[Code, Code]]] = {
     "110106": (_DESTINATION, _SOURCE),
 }
 _STUDY_UID: Final = Code("110180", "DCM", "Study Instance UID")
-_SOP_CLASS_UID: Final = Code("110181", "DCM", "SOP Class UID")
 _PATIENT_NUMBER: Final = Code("2", "RFC-3881", "Patient Number")
+_SEARCH_CRITERIA: Final = Code("10", "RFC-3881", "Search Criteria")
 _URI: Final = Code("12", "RFC-3881", "URI")
-_QUERIES: Final[Mapping[str, str]] = {
-    "search": "1.2.840.10008.5.1.4.1.2.2.1",  # Study Root Query/Retrieve - FIND
-    "worklist-read": "1.2.840.10008.5.1.4.31",  # Modality Worklist - FIND
-}
+_QUERIES: Final = frozenset({"search", "worklist-read"})
 
 
 def audit_message(row: Mapping[str, Any], *, central_id: str, patient: PatientObject | None) -> bytes:
@@ -87,6 +87,20 @@ def _participants(message: Element, row: Mapping[str, Any], central_id: str, eve
     central = SubElement(message, "ActiveParticipant", UserID=central_id, UserIsRequestor="false")
     if ours is not None:
         _coded(central, "RoleIDCode", ours)
+    if event_id == _EXPORT:
+        _media(message, row)
+
+
+def _media(message: Element, row: Mapping[str, Any]) -> None:
+    """Where the data went (PS3.15 A.5.3.4): to an address, or into a file at central's own machine."""
+    where = SubElement(
+        message, "ActiveParticipant", UserID=said(row["source_address"]), UserIsRequestor="false"
+    )
+    _coded(where, "RoleIDCode", _MEDIA)
+    if is_address(row["source_address"]):
+        where.attrib |= {"NetworkAccessPointID": row["source_address"], "NetworkAccessPointTypeCode": "2"}
+    else:
+        _coded(SubElement(where, "MediaIdentifier"), "MediaType", _URI_AS_MEDIA)
 
 
 def _objects(
@@ -104,7 +118,8 @@ def _objects(
         whole = f"{patient.patient_id}^^^{patient.issuer}" if patient.issuer else patient.patient_id
         _object(message, said(whole), _PATIENT_NUMBER, "1", "1", name=said(whole))
     if row["action"] in _QUERIES:
-        asked = _object(message, _QUERIES[row["action"]], _SOP_CLASS_UID, "2", "3")
+        # The record has the words of the query, whatever its protocol, and no data set of a SOP Class (A.5.3.10).
+        asked = _object(message, row["action"], _SEARCH_CRITERIA, "2", "3")
         SubElement(asked, "ParticipantObjectQuery").text = _base64(row["detail"])
     if event_id == _AUDIT_LOG_USED:
         _object(message, f"urn:dicomnet:audit:{central_id}", _URI, "2", "13", name="Security Audit Log")

@@ -27,9 +27,18 @@ def alerts(box: BoxView, now: datetime, *, central_version: str) -> tuple[Alert,
         return ()
     found = [*_presence(box), *_certificate(box, now)]
     if box.state == "online":
-        found += [*_disk(box), *_queue(box, now), *_machine(box), *_version(box, central_version)]
-        found += [*_destinations(box, now), *_scanners(box, now)]
+        box_now = _by_the_box(box, now)
+        found += [*_disk(box), *_queue(box, box_now), *_machine(box), *_version(box, central_version)]
+        found += [*_destinations(box, box_now), *_scanners(box, box_now)]
     return tuple(sorted(found, key=lambda alert: alert.severity != "critical"))
+
+
+def _by_the_box(box: BoxView, now: datetime) -> datetime:
+    """The time by the clock that dated what the box reports: for how long something waits, whoever is right."""
+    try:
+        return now + timedelta(seconds=box.clock_offset_s or 0.0)
+    except OverflowError:
+        return now
 
 
 def _presence(box: BoxView) -> Iterator[Alert]:

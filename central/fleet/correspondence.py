@@ -23,7 +23,7 @@ from central.fleet.heartbeats import Heartbeats, address
 from central.fleet.witnesses import Witnesses
 from central.identity.gateways import Gateways
 from contract.command import COMMAND, DESIRED, HEARD, Command, CommandKind, Desired, Heard, SettingValue
-from contract.heartbeat import EVENT, MAX_PAYLOAD_BYTES, STATUS, BoxState, Event, Status
+from contract.heartbeat import EVENT, MAX_PAYLOAD_BYTES, REPORTED, STATUS, BoxState, Event, Status
 from contract.witness import WITNESS, WITNESSED
 
 _log = logging.getLogger(__name__)
@@ -127,6 +127,8 @@ class Correspondence:
             if taken and below == STATUS and not retained:
                 status = Status.model_validate_json(payload)
                 return taken, [*self._greet(gateway_id, status), *self._word_for(gateway_id, status)]
+            if taken and below == REPORTED and not retained:
+                return taken, self._still_desired(gateway_id)
             if taken and below == WITNESSED:
                 self._witnesses.contradicts(gateway_id, self._heartbeats.witnessed_by(gateway_id))
         except ValidationError as error:
@@ -142,18 +144,19 @@ class Correspondence:
         return is_new, [_down(gateway_id, HEARD, Heard(events=mark))]
 
     def _greet(self, gateway_id: str, status: Status) -> list[Down]:
-        """What waits for a box, at each new session; and that it has a twin, as soon as that is known."""
+        """What waits for a box, at each new session; and that it has a twin, as soon as that is known or over."""
         if status.state is not BoxState.ONLINE:
             return []
         twin = self._heartbeats.has_twin(gateway_id)
         with self._lock:
-            key = f"{status.session} {twin}"
-            if self._sessions.get(gateway_id) == key:
+            key, known = f"{status.session} {twin}", self._sessions.get(gateway_id)
+            if known == key:
                 return []
+            is_over = known == f"{status.session} True"
             if len(self._sessions) >= _SESSIONS:
                 self._sessions.clear()
             self._sessions[gateway_id] = key
-        warning = [_down(gateway_id, HEARD, Heard(twin=True))] if twin else []
+        warning = [_down(gateway_id, HEARD, Heard(twin=twin))] if twin or is_over else []
         return [*warning, *self._to_do(gateway_id)]
 
     def _word_for(self, gateway_id: str, status: Status) -> list[Down]:
@@ -169,10 +172,14 @@ class Correspondence:
         waiting = [
             _command(gateway_id, command, self._clock()) for command in self._commands.waiting(gateway_id)
         ]
+        return [*self._still_desired(gateway_id), *waiting]
+
+    def _still_desired(self, gateway_id: str) -> list[Down]:
+        """The settings that the box has not looked at. A box in a former one's place says so after its status only."""
         desired = self._desired.of(gateway_id)
-        if desired is not None and desired.version > self._heartbeats.reported_version(gateway_id):
-            return [_desired(gateway_id, desired), *waiting]
-        return waiting
+        if desired is None or desired.version <= self._heartbeats.reported_version(gateway_id):
+            return []
+        return [_desired(gateway_id, desired)]
 
     def _give(self, down: Down) -> None:
         if self._gateways.is_admitted(down.gateway_id) and self._say(down):

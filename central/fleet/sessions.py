@@ -38,7 +38,7 @@ _TIMEOUT_S: Final = 5.0
 
 @dataclass(frozen=True)
 class BrokerSessions:
-    """The broker's live sessions; fits central.identity.sessions.LiveSessions.
+    """The live sessions of boxes at the broker.
 
     Parameters
     ----------

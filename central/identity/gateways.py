@@ -31,6 +31,7 @@ _RENEWALS_A_DAY: Final = 8
 _AGAIN: Final = (
     "ask the administrator for a pairing string that replaces this box (Fleet, or pair --replaces {})"
 )
+_NEW: Final = "ask the administrator for a pairing string of its own (Fleet, Add a box, or pair --name)"
 
 
 class Gateway(peewee.Model):
@@ -206,9 +207,10 @@ class Gateways:
             .where(GatewayCertificate.serial == serial)
         )
         if row is None or row["gateway_id"] != claimed:
-            raise CertificateRefusedError(
-                "certificate of no known gateway", claimed, f"central does not know this certificate: {again}"
-            )
+            advice = f"central does not know this certificate: {again}"
+            if not self.is_known(claimed):  # central was set back to a backup from before it enrolled
+                advice = f"central does not know this box: {_NEW}"
+            raise CertificateRefusedError("certificate of no known gateway", claimed, advice)
         if row["revoked_at_utc"] is not None:
             raise CertificateRefusedError(
                 "revoked gateway", claimed, f"this box was revoked at central: {again}"

@@ -160,7 +160,12 @@ def _will_do(
         return False
     if certificate.public_key() != key.public_key():
         return False
-    if certificate.not_valid_after_utc - datetime.now(UTC) < RENEW_BEFORE:
+    now = datetime.now(UTC)
+    if (
+        certificate.not_valid_before_utc > now
+    ):  # central's clock was ahead when it was issued, and was put right
+        return False
+    if certificate.not_valid_after_utc - now < RENEW_BEFORE:
         return False
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -166,10 +166,7 @@ class SealingKeys(Mapping[bytes, RecipientPrivateKey]):
 
     def retired(self, key_id: str, seen_version: int = 0) -> KeySet:
         """The next set, with that key marked as one that nobody seals for any more; as `rotated`."""
-        held = self.current_set()
-        found = next((entry for entry in held.keys if entry.key_id == key_id), None)
-        if found is None:
-            raise KeySetChangeError(f"there is no sealing key {key_id}; keys list shows them")
+        held, found = self.current_set(), self._listed(key_id)
         if found == held.newest:
             raise KeySetChangeError("this is the newest key, the one that boxes seal for: rotate first")
         if found.retired_at_utc is not None:
@@ -202,14 +199,23 @@ class SealingKeys(Mapping[bytes, RecipientPrivateKey]):
         write_whole(self._folder / KEY_SET, token.encode("ascii"), mode=0o644)
         return offered
 
+    def require_retired(self, key_id: str) -> None:
+        """Raise KeySetChangeError unless it is a retired key of the set."""
+        if self._listed(key_id).retired_at_utc is None:
+            raise KeySetChangeError("only a retired key can be destroyed: keys retire comes first")
+
     def destroy(self, key_id: str) -> None:
         """Erase a retired private key for good. Whether anything needs it is for the caller to know."""
-        entry = next((entry for entry in self.current_set().keys if entry.key_id == key_id), None)
-        if entry is None or entry.retired_at_utc is None:
-            raise KeySetChangeError("only a retired key can be destroyed: keys retire comes first")
+        self.require_retired(key_id)
         path = self.path_of(key_id)
         write_whole(path.with_suffix(".gone"), b"")
         path.unlink(missing_ok=True)
+
+    def _listed(self, key_id: str) -> SealingKeyEntry:
+        found = next((entry for entry in self.current_set().keys if entry.key_id == key_id), None)
+        if found is None:
+            raise KeySetChangeError(f"there is no sealing key {key_id}; keys list shows them")
+        return found
 
     def _next(self, held: KeySet, keys: tuple[SealingKeyEntry, ...], seen_version: int) -> KeySet:
         version = max(held.version, seen_version) + 1

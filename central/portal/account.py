@@ -45,6 +45,12 @@ def session_of(request: Request, doorkeeper: Doorkeeper) -> Session | None:
     return doorkeeper.accounts.sessions.find(*shown) if shown is not None else None
 
 
+def fresh_session_of(request: Request, doorkeeper: Doorkeeper) -> Session | None:
+    """The session that `request` is made in, if it began a short while ago: a screen left open is no way to stay in."""
+    here = session_of(request, doorkeeper)
+    return here if here is not None and doorkeeper.accounts.sessions.is_fresh(here) else None
+
+
 def signs_in_here(principal: Principal) -> bool:
     """Whether what this person signs in with is kept here, and not at a provider."""
     return has_account(principal) and not principal.user_id.startswith(EXTERNAL)

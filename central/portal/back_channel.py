@@ -50,7 +50,7 @@ class BackChannel:
 
     def _hear(self, logout_token: str, address: str) -> Response:
         try:
-            self._throttle.begin(f"logout {address}", address)
+            self._throttle.require_open(f"logout {address}", address)
             said = signed_out(self._provider, logout_token)
         except ThrottledError as error:
             return problem(429, str(error), {"Retry-After": str(error.retry_after_s)})
@@ -60,7 +60,6 @@ class BackChannel:
             return problem(503, str(error), {"Retry-After": "10"})
         if not self._once.take(said.token_id, said.ends_at_utc):
             return self._refuse(address, "the logout token was used before")
-        self._throttle.succeed(f"logout {address}", address)
         self._end(said, address)
         return Response(status_code=200, headers=NO_STORE)
 
@@ -74,6 +73,8 @@ class BackChannel:
             self._record(said.user_id or "", address, "success", "signed out at the provider; had no session")
 
     def _refuse(self, address: str, why: str) -> Response:
+        with suppress(ThrottledError):
+            self._throttle.begin(f"logout {address}", address)
         self._record("", address, "refused", why)
         return _refusal("the logout token is not taken")
 

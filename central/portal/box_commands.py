@@ -39,6 +39,7 @@ def routes(
     audit: Audit,
     *,
     is_admitted: Callable[[str, str | None], bool],
+    institution_of: Callable[[str], str],
     command: Callable[[str, CommandKind, Mapping[str, str], str], Command],
     desire: Callable[[str, Mapping[str, SettingValue]], Desired],
     bundle: Callable[[str, str], Path | None],
@@ -48,11 +49,12 @@ def routes(
     Parameters
     ----------
     is_admitted : whether there is such a gateway in that institution (None: in any), and it is not revoked.
+    institution_of : whose a gateway is that is admitted.
     command : tells a box something, on behalf of a user.
     desire : wants a box to be set like this.
     bundle : the support bundle that answered a command of a gateway.
     """
-    desk = _Desk(audit, is_admitted, command, desire, bundle)
+    desk = _Desk(audit, is_admitted, institution_of, command, desire, bundle)
     return [
         Route("/api/gateways/command", with_wish(desk.command), methods=["POST"]),
         Route("/api/gateways/settings", with_wish(desk.settings), methods=["POST"]),
@@ -65,12 +67,14 @@ class _Desk:
         self,
         audit: Audit,
         is_admitted: Callable[[str, str | None], bool],
+        institution_of: Callable[[str], str],
         command: Callable[[str, CommandKind, Mapping[str, str], str], Command],
         desire: Callable[[str, Mapping[str, SettingValue]], Desired],
         bundle: Callable[[str, str], Path | None],
     ) -> None:
         self._audit = audit
         self._is_admitted = is_admitted
+        self._institution_of = institution_of
         self._command = command
         self._desire = desire
         self._bundle = bundle
@@ -87,7 +91,7 @@ class _Desk:
         except ValueError:
             raise WrongWishError(f"there is no such command; there are {', '.join(CommandKind)}") from None
         said = " ".join((gateway_id, kind.value, *params.values()))
-        if (unrecorded := admit(self._audit, request, None, Action.BOX_COMMAND, said)) is not None:
+        if (unrecorded := self._admit(request, gateway_id, said)) is not None:
             return unrecorded
         given = self._command(gateway_id, kind, params, principal_of(request).username)
         return JSONResponse({"id": given.id, "expires_at_utc": given.expires_at_utc.isoformat()}, 202)
@@ -103,7 +107,7 @@ class _Desk:
         if len(settings) > MAX_SETTINGS:
             raise WrongWishError(f"at most {MAX_SETTINGS} settings")
         said = f"{gateway_id} settings {json.dumps(settings)}"
-        if (unrecorded := admit(self._audit, request, None, Action.BOX_COMMAND, said)) is not None:
+        if (unrecorded := self._admit(request, gateway_id, said)) is not None:
             return unrecorded
         return JSONResponse({"version": self._desire(gateway_id, settings).version}, 202)
 
@@ -117,7 +121,7 @@ class _Desk:
         except ContractError:
             return problem(404, "there is no such bundle")
         said = f"{gateway_id} support bundle {command_id}"
-        if (unrecorded := admit(self._audit, request, None, Action.BOX_COMMAND, said)) is not None:
+        if (unrecorded := self._admit(request, gateway_id, said)) is not None:
             return unrecorded
         path = self._bundle(gateway_id, command_id)
         if path is None:
@@ -126,6 +130,11 @@ class _Desk:
         return FileResponse(
             path, media_type="application/gzip", filename=name, headers={"Cache-Control": "no-store"}
         )
+
+    def _admit(self, request: Request, gateway_id: str, said: str) -> Response | None:
+        """Record what a box is about to be told, for whose it is as well; the answer if that cannot be."""
+        concerned = (self._institution_of(gateway_id),)
+        return admit(self._audit, request, None, Action.BOX_COMMAND, said, institutions=concerned)
 
     def _refusal(self, request: Request, wish: Mapping[str, Any]) -> Response | None:
         """Why not; a try without the right is on record."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import segno
 from starlette.requests import Request
@@ -25,11 +25,14 @@ from central.identity.pairings import Decision, Pairings, PendingBox
 from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 from contract.enrolment import PAIRING_LIFE_S, Pairing
 
+_NO_SUCH: Final = "there is no such gateway"
+
 
 def routes(
     audit: Audit,
     pairings: Pairings,
     is_known: Callable[[str, str | None], bool],
+    institution_of: Callable[[str], str],
     replace: Callable[[str], Pairing | None],
     revoke: Callable[[str], str | None],
 ) -> list[BaseRoute]:
@@ -38,10 +41,11 @@ def routes(
     Parameters
     ----------
     is_known : whether there is such a gateway in that institution (None: in any).
+    institution_of : whose a gateway is that is known.
     replace : makes a pairing that gives a new box that gateway's place; None: there is no such gateway.
     revoke : lets a gateway in no more; says what is still to be done, or None: there is no such gateway.
     """
-    desk = _Desk(audit, pairings, is_known, replace, revoke)
+    desk = _Desk(audit, pairings, is_known, institution_of, replace, revoke)
     return [
         Route("/api/gateways/pending", desk.pending),
         Route("/api/gateways/decision", with_wish(desk.decision), methods=["POST"]),
@@ -70,12 +74,14 @@ class _Desk:
         audit: Audit,
         pairings: Pairings,
         is_known: Callable[[str, str | None], bool],
+        institution_of: Callable[[str], str],
         replace: Callable[[str], Pairing | None],
         revoke: Callable[[str], str | None],
     ) -> None:
         self._audit = audit
         self._pairings = pairings
         self._is_known = is_known
+        self._institution_of = institution_of
         self._replace = replace
         self._revoke = revoke
 
@@ -101,25 +107,31 @@ class _Desk:
 
     def replacement(self, request: Request, wish: Mapping[str, Any]) -> Response:
         gateway_id = _gateway(wish, "the gateway whose box is replaced")
-        answer = admit(self._audit, request, no_boxes(request), Action.PAIR, f"replaces {gateway_id}")
+        answer = self._admit(request, gateway_id, Action.PAIR, f"replaces {gateway_id}")
         if answer is not None:
             return answer
-        known = self._is_known(gateway_id, managed(principal_of(request)))
-        pairing = self._replace(gateway_id) if known else None
+        pairing = self._replace(gateway_id)
         if pairing is None:
-            return problem(404, "there is no such gateway")
+            return problem(404, _NO_SUCH)
         return JSONResponse(pairing_json(pairing), 201, headers=NO_STORE)
 
     def revocation(self, request: Request, wish: Mapping[str, Any]) -> Response:
         gateway_id = _gateway(wish, "the gateway to let in no more")
-        answer = admit(self._audit, request, no_boxes(request), Action.REVOKE, gateway_id)
+        answer = self._admit(request, gateway_id, Action.REVOKE, gateway_id)
         if answer is not None:
             return answer
-        known = self._is_known(gateway_id, managed(principal_of(request)))
-        trouble = self._revoke(gateway_id) if known else None
+        trouble = self._revoke(gateway_id)
         if trouble is None:
-            return problem(404, "there is no such gateway")
+            return problem(404, _NO_SUCH)
         return JSONResponse({"gateway_id": gateway_id, "trouble": trouble}, headers=NO_STORE)
+
+    def _admit(self, request: Request, gateway_id: str, action: Action, detail: str) -> Response | None:
+        """Record what is about to be done with a gateway, for whose it is as well; the answer if it may not."""
+        refusal = no_boxes(request)
+        if refusal is None and not self._is_known(gateway_id, managed(principal_of(request))):
+            refusal = problem(404, _NO_SUCH)
+        concerned = (self._institution_of(gateway_id),) if refusal is None else ()
+        return admit(self._audit, request, refusal, action, detail, institutions=concerned)
 
 
 def no_boxes(request: Request) -> Response | None:

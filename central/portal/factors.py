@@ -26,7 +26,7 @@ from central.access.sessions import Session
 from central.access.web import principal_of
 from central.audit.events import Action
 from central.audit.record import Audit
-from central.portal.account import passkey_json, session_of, signs_in_here
+from central.portal.account import fresh_session_of, passkey_json, signs_in_here
 from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 
 _STALE: Final = "sign in again to change what you sign in with"
@@ -153,7 +153,7 @@ class _Desk:
             refusal = problem(403, "your role may not do this")
         elif institution is not None and theirs != institution:  # somebody else's people, or nobody
             refusal = problem(404, f"there is no user {username.lower()}")
-        elif self._fresh_session(request) is None:
+        elif fresh_session_of(request, self._doorkeeper) is None:
             refusal = problem(403, _STALE)
         detail = f"reset the second factors of {username[:64]}"
         concerned = (theirs,) if refusal is None and theirs is not None else ()
@@ -168,7 +168,7 @@ class _Desk:
 
     def _admit(self, request: Request, detail: str) -> Session | Response:
         """The session in which the caller may change this, which is on record then; or what they get instead."""
-        here = self._fresh_session(request)
+        here = fresh_session_of(request, self._doorkeeper)
         if not signs_in_here(principal_of(request)):
             refusal = problem(403, "what you sign in with is not kept here")
             return admit(self._audit, request, refusal, Action.USER_CHANGE, detail) or refusal
@@ -176,10 +176,6 @@ class _Desk:
             refusal = problem(403, _STALE)
             return admit(self._audit, request, refusal, Action.USER_CHANGE, detail) or refusal
         return admit(self._audit, request, None, Action.USER_CHANGE, detail) or here
-
-    def _fresh_session(self, request: Request) -> Session | None:
-        here = session_of(request, self._doorkeeper)
-        return here if here is not None and self._accounts.sessions.is_fresh(here) else None
 
 
 def _qr_code(text: str) -> str:

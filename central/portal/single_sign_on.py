@@ -132,7 +132,7 @@ class _Desk:
         address = source_address(request)
         try:
             principal, provider_session = self._proved(attempt, request)
-            self._audit.record(sign_in_event(principal.username, principal, address, "OpenID Connect"))
+            self._audit.record(sign_in_event(principal.username, principal, address, self._how(principal)))
             self._accounts.sign_on(principal)
         except (SignOnRefusedError, ProviderAwayError, AccountError) as error:
             away = isinstance(error, ProviderAwayError)
@@ -159,6 +159,13 @@ class _Desk:
         principal = principal_from(claims, self._sign_on.rules)
         self._accounts.check_sign_on(principal)
         return principal, provider_session_of(claims["iss"], claims.get("sid"))
+
+    def _how(self, principal: Principal) -> str:
+        """Names follow the provider's; else nobody would know whose the records under the former name are."""
+        before = self._accounts.account(principal.user_id)
+        if before is None or before.username == principal.username:
+            return "OpenID Connect"
+        return f"OpenID Connect; was called {before.username}"
 
     def sign_out(self, _request: Request) -> Response:
         try:

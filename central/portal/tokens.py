@@ -1,12 +1,13 @@
 """API tokens: their owner makes, lists and ends them; an administrator lists and ends everybody's.
 
-Always true: making and ending are on record before they count; the secret is in one answer and nowhere else.
+Always true: making and ending are on record before they count; the secret is in one answer and nowhere else. Only who
+signed in a short while ago makes one: it lets somebody in for as long as a year.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,10 +20,14 @@ from central.access.errors import AccessRuleError
 from central.access.on_record import admit
 from central.access.policy import Action, Privilege, delegable, has_privilege, managed
 from central.access.problems import problem
+from central.access.sessions import FRESH_S
 from central.access.web import principal_of
 from central.audit.record import Audit
+from central.portal.account import fresh_session_of
 from central.portal.templating import may_use_tokens, page
 from central.portal.wishes import NO_STORE, WrongWishError, iso, with_wish
+
+_STALE: Final = f"you signed in more than {FRESH_S // 60} minutes ago: sign in again to make a token"
 
 
 def routes(doorkeeper: Doorkeeper, audit: Audit) -> list[BaseRoute]:
@@ -67,7 +72,11 @@ class _Desk:
         except ValueError:
             raise WrongWishError("actions are search, view and export") from None
         label, principal = label.strip(), principal_of(request)
-        refusal = None if actions <= delegable(principal) else problem(403, "your role cannot pass this on")
+        refusal = None
+        if not actions <= delegable(principal):
+            refusal = problem(403, "your role cannot pass this on")
+        elif fresh_session_of(request, self._doorkeeper) is None:
+            refusal = problem(403, _STALE)
         detail = f"make for {days} days to {' '.join(sorted(actions))}: {label}"
         answer = admit(self._audit, request, refusal, Action.TOKEN_CHANGE, detail)
         if answer is not None:

@@ -149,7 +149,8 @@ class _Desk:
         """Record what is to happen; the answer if it may not."""
         allowed = has_privilege(principal_of(request), needed)
         refusal = None if allowed else problem(403, "your role may not manage the worklist")
-        return admit(self._audit, request, refusal, action, detail, study)
+        concerned = (_institution(request),) if refusal is None else ()
+        return admit(self._audit, request, refusal, action, detail, study, institutions=concerned)
 
 
 def _institution(request: Request) -> str:

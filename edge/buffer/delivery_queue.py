@@ -85,6 +85,7 @@ class DeliveryQueue:
         self.open_object = open_object
         self._receipts = receipts
         self._turn = 0
+        self._returns: dict[ObjectId, dict[str, object]] = {}
 
     def claim(self, *, lease_s: float) -> Claimed | None:
         """The one object that goes next."""
@@ -95,11 +96,13 @@ class DeliveryQueue:
     ) -> list[Claimed]:
         """As `SendingQueue.claim_several`."""
         now_s = time.monotonic()
-        with self._lock.held(), self._index.transaction(durable=False):
-            rows = self._these(these) if these else self._choose(now_s, max_objects, max_bytes)
-            for row in rows:
-                values = {"until": now_s + lease_s, "destination": self._name, "object_id": row[0]}
-                self._index.execute(_LEASE, values)
+        with self._lock.held():
+            self._write_returns()
+            with self._index.transaction(durable=False):
+                rows = self._these(these) if these else self._choose(now_s, max_objects, max_bytes)
+                for row in rows:
+                    values = {"until": now_s + lease_s, "destination": self._name, "object_id": row[0]}
+                    self._index.execute(_LEASE, values)
         return [claimed_of(row) for row in rows]
 
     def _these(self, object_ids: Collection[ObjectId]) -> list[tuple[Any, ...]]:
@@ -174,6 +177,13 @@ class DeliveryQueue:
             "object_id": object_id,
         }
         with self._lock.held():
+            self._returns[object_id] = values
+            self._write_returns()
+            self._lock.changed.notify_all()
+
+    def _write_returns(self) -> None:
+        """Under the lock. What the disk does not take is kept for the next time: else its lease would have to lapse."""
+        for object_id, values in list(self._returns.items()):
             with self._index.transaction(durable=False):
                 self._index.execute(_RELEASE, values)
-            self._lock.changed.notify_all()
+            del self._returns[object_id]

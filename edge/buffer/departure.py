@@ -1,17 +1,20 @@
 """What becomes of an object that central has: it stays for whom it is owed to, or for the site, or it goes.
 
 Always true: its receipt is durable before any of this, and while a destination beside central still waits for it, its
-file stays. A crash between the receipt and the rest leaves `acknowledged` or `owed` where the deliveries say otherwise;
-recovery goes on with it (`mend_owed`).
+file stays. What the disk does not take of the rest, because it is full, is made up for by `catch_up`. A crash between
+the receipt and the rest leaves `acknowledged` or `owed` where the deliveries say otherwise; recovery goes on with it
+(`mend_owed`).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Final
 
 from contract.identifiers import ObjectId
+from edge.buffer.errors import TransientSpoolError
 from edge.buffer.files import SpoolFiles
 from edge.buffer.index import SpoolIndex
 from edge.buffer.retention import Retained
@@ -38,6 +41,8 @@ _FIND_LOST_TWINS: Final = """
     WHERE one.object_id = ? AND twin.state = 'lost' AND twin.sop_instance_uid = one.sop_instance_uid
 """
 
+_LOG = logging.getLogger(__name__)
+
 
 class Departure:
     """Callers hold the spool's lock."""
@@ -47,21 +52,52 @@ class Departure:
         self._files = files
         self._room = room
         self._retained = retained
+        self._late: dict[ObjectId, None] = {}  # what the disk did not take
 
     def let_go(self, object_ids: Collection[ObjectId]) -> None:
         """Central has these, durably, and with them what damaged or lost objects held of the same instances."""
-        self._let_go(object_ids)
-        for object_id in object_ids:
-            self._replace_damaged_twins(object_id)
-            self._forget_lost_twins(object_id)
+        try:
+            self._let_go(object_ids)
+            for object_id in object_ids:
+                self._end_twins(object_id)
+        except TransientSpoolError as error:
+            self._put_off(object_ids, error)
 
     def settle(self, object_ids: Collection[ObjectId]) -> None:
         """A delivery of each to another destination has ended, durably."""
-        for object_id in object_ids:
+        try:
+            for object_id in object_ids:
+                self._settle(object_id)
+        except TransientSpoolError as error:
+            self._put_off(object_ids, error)
+
+    def catch_up(self) -> None:
+        """Bring to its end what the disk did not take, before anything else is sent. TransientSpoolError: not yet."""
+        for object_id in list(self._late):
             row = self._index.find(object_id)
-            if row is not None and row["state"] == State.OWED and not self._is_owed(object_id):
-                self._index.step(object_id, SETTLE, durable=False)
-                self._let_go([object_id])
+            if row is not None:
+                if row["state"] == State.ACKNOWLEDGED:
+                    self._let_go([object_id])
+                self._settle(object_id)
+                if row["receipt"] is not None:
+                    self._end_twins(object_id)
+            del self._late[object_id]
+
+    def _put_off(self, object_ids: Collection[ObjectId], error: TransientSpoolError) -> None:
+        self._late.update(dict.fromkeys(object_ids))
+        _LOG.warning(
+            "what is at central stays for now", extra={"objects": len(self._late), "reason": str(error)}
+        )
+
+    def _settle(self, object_id: ObjectId) -> None:
+        row = self._index.find(object_id)
+        if row is not None and row["state"] == State.OWED and not self._is_owed(object_id):
+            self._index.step(object_id, SETTLE, durable=False)
+            self._let_go([object_id])
+
+    def _end_twins(self, object_id: ObjectId) -> None:
+        self._replace_damaged_twins(object_id)
+        self._forget_lost_twins(object_id)
 
     def _let_go(self, object_ids: Collection[ObjectId]) -> None:
         freed = []

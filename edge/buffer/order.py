@@ -5,11 +5,11 @@
 | three of four | what a person put first; stat; high; the shortest study; the shortest low | the rest, oldest first |
 | one of four   | the oldest of all                                                         | the rest, oldest first |
 
-Of what a person put first the newest leaves first, of one priority otherwise the oldest. Always true: an object is
-claimed by one statement guarded by its state; the oldest waits for at most three other turns, whatever comes in, so one
-before which n older ones wait leaves within 4(n + 1) turns. Priority is in the row and survives a restart; turns and
-leases end with the process. A study's length is what of it still waits, looked up anew once a second: the newest
-arrival changes little.
+Of what a person put first, and of stat, the newest leaves first: after days without central somebody may be waiting
+for that one. Of one priority otherwise it is the oldest. Always true: an object is claimed by one statement guarded by
+its state; the oldest waits for at most three other turns, whatever comes in, so one before which n older ones wait
+leaves within 4(n + 1) turns. Priority is in the row and survives a restart; turns and leases end with the process. A
+study's length is what of it still waits, looked up anew once a second: the newest arrival changes little.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class ClaimOrder:
     def _first(self, now_s: float, limit: int) -> Iterable[tuple[Any, ...]]:
         urgent: list[tuple[Any, ...]] = []
         for priority in (Priority.FIRST, Priority.STAT, Priority.HIGH):
-            question = _NEWEST_URGENT if priority is Priority.FIRST else _URGENT
+            question = _URGENT if priority is Priority.HIGH else _NEWEST_URGENT
             urgent += self._find(question, now=now_s, priority=int(priority), limit=limit - len(urgent))
             if len(urgent) >= limit:
                 break

@@ -7,11 +7,13 @@ what was counted since then. Table and memory are bounded.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from peewee import fn
 
+from edge.buffer.errors import TransientSpoolError
 from edge.buffer.index import SpoolIndex
 from edge.buffer.lock import SpoolLock
 from edge.buffer.records import Origin, ScannerSeen
@@ -84,9 +86,10 @@ class ScannerBook:
             self._pending.clear()
 
     def all(self) -> list[ScannerSeen]:
-        """Everyone who called this box, latest first."""
+        """Everyone who called this box, latest first. Where the disk is full, as it was written last."""
         with self._lock.held():
-            self.flush()
+            with suppress(TransientSpoolError):
+                self.flush()
             found = Scanner.select().order_by(Scanner.last_seen_at_utc.desc()).dicts()
             rows = list(found.execute(self._index.db))
         return [
@@ -106,9 +109,10 @@ class ScannerBook:
 
     def last_store_at_utc(self) -> datetime | None:
         """Under the lock."""
-        self.flush()
         text = Scanner.select(fn.MAX(Scanner.last_store_at_utc)).scalar(self._index.db)
-        return None if text is None else utc_from_text(text)
+        written = [] if text is None else [utc_from_text(text)]
+        held = [counts.last_store_at_utc for counts in self._pending.values() if counts.last_store_at_utc]
+        return max(written + held, default=None)
 
     def _write(self, key: tuple[str, str], counts: _Counts) -> None:
         here = (Scanner.calling_ae_title == key[0]) & (Scanner.peer_address == key[1])

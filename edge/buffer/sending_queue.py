@@ -2,19 +2,21 @@
 
 Always true: a claim is a lease, and one that runs out makes the object claimable again, so a sender that hangs stalls
 nothing. An object leaves the queue only when central's receipt, which the sender has verified, is durable, or when it
-is set aside for a person. A crash gives every lease back.
+is set aside for a person. A crash gives every lease back; what could not be given back because the disk was full is, as
+soon as there is room, before anything is claimed.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from contract.identifiers import ObjectId
 from contract.priority import Priority
 from edge.buffer.arrivals import Arrivals
 from edge.buffer.departure import Departure
+from edge.buffer.errors import PermanentSpoolError
 from edge.buffer.files import Place, SpoolFiles
 from edge.buffer.index import SpoolIndex
 from edge.buffer.lock import SpoolLock
@@ -26,6 +28,14 @@ from edge.buffer.states import ACKNOWLEDGE, RELEASE, SET_ASIDE
 _FORGET_RECEIPTS_EVERY_S: Final = 3600.0
 _RANKED_AT_ONCE: Final = 64  # studies; a reception waits for no more
 _UNTRIED: Final = "UPDATE objects SET attempts = attempts - 1 WHERE object_id = ?"
+
+
+class _Return(NamedTuple):
+    """How an object comes back."""
+
+    error: str
+    due_s: float
+    untried: bool
 
 
 class SendingQueue:
@@ -55,6 +65,7 @@ class SendingQueue:
         self.open_object = open_object
         self._order = ClaimOrder(index)
         self._receipts_forgotten_at_s = time.monotonic()
+        self._returns: dict[ObjectId, _Return] = {}
 
     def claim(self, *, lease_s: float) -> Claimed | None:
         """Lease the one object that goes next (`edge.buffer.order`); None if nothing's time has come."""
@@ -78,6 +89,7 @@ class SendingQueue:
         """
         now_s = time.monotonic()
         with self._lock.held():
+            self.catch_up()
             if these:
                 return self._order.claim_these(these, now_s=now_s, lease_s=lease_s)
             return self._order.claim(
@@ -134,13 +146,30 @@ class SendingQueue:
         `untried`: nothing of it was sent, so that this was no attempt.
         """
         with self._lock.held():
-            with self._index.transaction(durable=False):
-                self._index.step_within(
-                    object_id, RELEASE, last_error=error, due_s=time.monotonic() + retry_in_s
-                )
-                if untried:
-                    self._index.execute(_UNTRIED, (object_id,))
+            self._returns[object_id] = _Return(error, time.monotonic() + retry_in_s, untried)
+            self._write_returns()
             self._lock.changed.notify_all()
+
+    def catch_up(self) -> None:
+        """Write down what the disk did not take when its turn came. DiskFullError, StorageFailedError: not yet."""
+        with self._lock.held():
+            self._departure.catch_up()
+            self._write_returns()
+
+    def _write_returns(self) -> None:
+        """Under the lock. What the disk does not take is kept for the next time: else its lease would have to lapse."""
+        for object_id, given_back in list(self._returns.items()):
+            try:
+                with self._index.transaction(durable=False):
+                    self._index.step_within(
+                        object_id, RELEASE, last_error=given_back.error, due_s=given_back.due_s
+                    )
+                    if given_back.untried:
+                        self._index.execute(_UNTRIED, (object_id,))
+            except PermanentSpoolError:
+                del self._returns[object_id]
+                raise
+            del self._returns[object_id]
 
     def set_aside(self, object_id: ObjectId, *, reason: str) -> None:
         """Quarantine a claimed object central refuses for good. Its sender was told success: it is kept."""

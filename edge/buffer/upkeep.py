@@ -1,4 +1,5 @@
-"""Frees in the background what has been retained for long enough, and what is in the way of the low-water mark.
+"""Frees in the background what has been retained for long enough, what is in the way of the low-water mark, and what a
+full disk kept from being freed.
 
 It wakes every five minutes and when the spool says that room is low, and writes nothing where nothing is due. A crash
 leaves what `edge.buffer.retention` says.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from edge.buffer.errors import SpoolClosedError, SpoolError
@@ -20,9 +22,15 @@ _LOG = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """The thread, which lets the forecast learn as well: `start`, `soon`, `stop`."""
+    """The thread, which lets the forecast learn as well: `start`, `soon`, `stop`.
 
-    def __init__(self, room: DiskRoom, retained: Retained) -> None:
+    Parameters
+    ----------
+    catch_up : writes down what the disk did not take when its turn came.
+    """
+
+    def __init__(self, room: DiskRoom, retained: Retained, catch_up: Callable[[], None]) -> None:
+        self._catch_up = catch_up
         self._room = room
         self._retained = retained
         self._changed = threading.Condition()
@@ -70,3 +78,4 @@ class Upkeep:
         freed = self._retained.free(Freeing(before_utc, disk.low_by_bytes, disk.low_by_files))
         if freed.objects:
             _LOG.info("freed what central has", extra={"objects": freed.objects, "bytes": freed.stored_bytes})
+        self._catch_up()

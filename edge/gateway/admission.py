@@ -177,7 +177,7 @@ class Admission:
         return ""
 
     def _check_address(self, scanner: ScannerSettings, asking: Asking, caller: Caller) -> None:
-        if not scanner.addresses or _is_inside(caller.address, scanner.addresses):
+        if may_call_from(caller.address, scanner):
             return
         if scanner.ae_title not in self._configured and self.unknown_scanners == "hold":
             self._hold(asking, caller)
@@ -306,15 +306,11 @@ class Admission:
         refused = [
             one
             for one in self._approved.refused
-            if one.ae_title != scanner.ae_title
-            or (scanner.addresses and not _is_inside(one.address, scanner.addresses))
+            if one.ae_title != scanner.ae_title or not may_call_from(one.address, scanner)
         ]
         self._save([*others, scanner], refused)
         self._waiting.forget(
-            lambda one: (
-                one.ae_title == scanner.ae_title
-                and (not scanner.addresses or _is_inside(one.address, scanner.addresses))
-            )
+            lambda one: one.ae_title == scanner.ae_title and may_call_from(one.address, scanner)
         )
         _LOG.info("scanner approved", extra={"ae_title": scanner.ae_title, "addresses": scanner.addresses})
 
@@ -333,9 +329,12 @@ class Admission:
         self._approved, self._damage = approved, ""
 
 
-def _is_inside(address: str, networks: Sequence[str]) -> bool:
+def may_call_from(address: str, scanner: ScannerSettings) -> bool:
+    """Whether `scanner` may be at `address`: in one of its networks, or anywhere if it has none."""
     found = ipaddress.ip_address(address)
-    return any(found in ipaddress.ip_network(network) for network in networks)
+    return not scanner.addresses or any(
+        found in ipaddress.ip_network(network) for network in scanner.addresses
+    )
 
 
 def _check_tls(scanner: ScannerSettings, caller: Caller) -> None:

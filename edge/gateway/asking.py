@@ -1,17 +1,24 @@
-"""Asking for an association with pynetdicom, and knowing whether the other side refused it.
+"""Asking for an association with pynetdicom, under limits, and knowing whether the other side refused it.
 
 pynetdicom forgets a refusal when the connection is closed again before the thread that asked goes on: that thread finds
 no connection, and calls the association aborted. Somebody would then be told to look at a cable that is well.
+
+It also reads a PDU of any length into memory, and any number of them. Always true: what the other side sends beyond
+what was asked for ends the association.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+
+_MAX_PDU_BYTES: Final = 1 << 20  # we announce 16 KiB, and some send more than they may
+_MAX_RECEIVED_BYTES: Final = 1 << 20  # an answer without a data set has some hundred
 
 
 def associate(
@@ -22,19 +29,45 @@ def associate(
     *,
     handlers: Sequence[evt.EventHandlerType] = (),
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    max_received_bytes: int = _MAX_RECEIVED_BYTES,
 ) -> tuple[Association, bool]:
-    """The association, established or not, and whether an A-ASSOCIATE-RJ came (PS3.8 9.3.4)."""
+    """The association, established or not, and whether an A-ASSOCIATE-RJ came (PS3.8 9.3.4).
+
+    Parameters
+    ----------
+    max_received_bytes : over the whole association; what is beyond ends it as if the line had broken.
+    """
     refused = False
 
     def look(event: evt.Event) -> None:
         nonlocal refused
         refused = refused or isinstance(event.pdu, A_ASSOCIATE_RJ)
 
+    def bound(event: evt.Event) -> None:
+        link = event.assoc.dul.socket
+        if link is not None:
+            bounded = _Bounded(link.recv, max_received_bytes)
+            link.recv = bounded  # type: ignore[method-assign,assignment]  # there is no other place for a limit
+
     association = ae.associate(
         host,
         port,
         ae_title=called_ae_title,
         ext_neg=list(roles),
-        evt_handlers=[*handlers, (evt.EVT_PDU_RECV, look)],
+        evt_handlers=[*handlers, (evt.EVT_CONN_OPEN, bound), (evt.EVT_PDU_RECV, look)],
     )
     return association, refused
+
+
+class _Bounded:
+    """pynetdicom's `recv`, which is asked for a header, then for a whole PDU; an OSError ends the association."""
+
+    def __init__(self, recv: Callable[[int], bytearray], max_bytes: int) -> None:
+        self._recv = recv
+        self._left_bytes = max_bytes
+
+    def __call__(self, size: int) -> bytearray:
+        self._left_bytes -= size
+        if size > _MAX_PDU_BYTES or self._left_bytes < 0:
+            raise ConnectionAbortedError("the other side sends more than it was asked for")
+        return self._recv(size)

@@ -66,6 +66,10 @@ class TooManyConnectionsError(TransientGatewayError):
     """The guard has no place for a connection; the text says which limit it is."""
 
 
+class TooManyAssociationsError(TransientGatewayError):
+    """The guard has no place for an association; the text says why."""
+
+
 class PeerTooSlowError(TransientGatewayError):
     """The peer sends too slowly, or nothing, while something is owed."""
 

@@ -18,6 +18,7 @@ from edge.gateway.errors import (
     PeerGoneError,
     PeerTooSlowError,
     ProtocolError,
+    TooManyAssociationsError,
     TooManyConnectionsError,
 )
 from edge.gateway.pdu import HEADER, PduType
@@ -47,7 +48,9 @@ class Guard:
     """Counts connections and associations. Safe from any thread.
 
     When every place is taken, a connection that has no association yet has to go for a newcomer whose address holds
-    fewer: half-open connections from many addresses must not keep the scanners out.
+    fewer: half-open connections from many addresses must not keep the scanners out. An association goes for nobody, so
+    an address gets one more of them only while it holds fewer than are left: two machines that never release theirs
+    must not keep the scanners out either.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class Guard:
         self._by_address: Counter[str] = Counter()
         self._arriving: dict[Place, None] = {}  # without an association, the oldest first
         self._settled: set[Place] = set()
-        self._associations = 0
+        self._associated: Counter[str] = Counter()
 
     def connect(self, address: str) -> Place:
         """Let a connection in. Whoever is let in calls `disconnect` at the end.
@@ -97,17 +100,27 @@ class Guard:
         with self._lock:
             self._forget(place)
 
-    def associate(self) -> bool:
-        """Take a place among the associations; False if there is none. Give it back with `leave`."""
-        with self._lock:
-            if self._associations >= self._max_associations:
-                return False
-            self._associations += 1
-            return True
+    def associate(self, address: str) -> None:
+        """Take a place among the associations. Give it back with `leave`.
 
-    def leave(self) -> None:
+        Raises
+        ------
+        TooManyAssociationsError : no place for it, or none for its address.
+        """
         with self._lock:
-            self._associations -= 1
+            held, left = self._associated[address], self._max_associations - self._associated.total()
+            if held >= left:
+                raise TooManyAssociationsError(
+                    f"{self._max_associations - left} associations are open, {held} of this address, and what is left "
+                    "is for others: does a scanner leave them open? gateway.max_associations sets the limit"
+                )
+            self._associated[address] += 1
+
+    def leave(self, address: str) -> None:
+        with self._lock:
+            self._associated[address] -= 1
+            if not self._associated[address]:
+                del self._associated[address]
 
     def _make_room(self, address: str) -> Place:
         candidates = [place for place in self._arriving if place.cut is not None]

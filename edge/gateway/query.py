@@ -27,6 +27,7 @@ from edge.gateway.data_set import (
     write_data_set,
 )
 from edge.gateway.matching import QUERY_CONTROL, SPECIFIC_CHARACTER_SET, matches
+from edge.gateway.query_attributes import WANTED
 from edge.gateway.service import Peer, Reply, Request
 from edge.gateway.service_settings import DestinationSettings
 from edge.gateway.settings import plain_address
@@ -51,6 +52,16 @@ _PATIENT_KEYS: Final = (0x00100010, 0x00100020, 0x00100021, 0x00100030)
 _RETRIEVE_AE_TITLE, _INSTANCE_AVAILABILITY = 0x00080054, 0x00080056
 _STUDY_RELATED_SERIES, _STUDY_RELATED_INSTANCES = 0x00201206, 0x00201208
 _SERIES_RELATED_INSTANCES = 0x00201209
+_MODALITY, _MODALITIES_IN_STUDY = 0x00080060, 0x00080061
+_CONDITIONS: Final = WANTED | {
+    _RETRIEVE_AE_TITLE,
+    _INSTANCE_AVAILABILITY,
+    _STUDY_RELATED_SERIES,
+    _STUDY_RELATED_INSTANCES,
+    _SERIES_RELATED_INSTANCES,
+    _MODALITIES_IN_STUDY,
+}
+"""What is known here. A key on anything else, which all are optional, is no condition (C.2.2.1.3)."""
 
 PENDING: Final = 0xFF00
 SUCCESS: Final = Reply(0x0000)
@@ -108,6 +119,7 @@ class QueryService:
         except IdentifierError as error:
             yield Reply(0xA900, str(error))
             return
+        conditions = {tag: key for tag, key in query.items() if tag in _CONDITIONS}
         answers = 0
         seen: set[tuple[bytes, ...]] = set()
         for group in groups:
@@ -115,7 +127,9 @@ class QueryService:
                 yield CANCELLED
                 return
             item = _item(group, level, request.called_ae_title)
-            if not matches(query, item):
+            if level == "STUDY" and _MODALITIES_IN_STUDY in query:
+                item[_MODALITIES_IN_STUDY] = self._modalities(group.study_instance_uid)
+            if not matches(conditions, item):
                 continue
             if level == "PATIENT":
                 patient = tuple(item[tag].value if tag in item else b"" for tag in _PATIENT_KEYS)
@@ -139,6 +153,13 @@ class QueryService:
             if len(named.get(COLUMNS[tag], ())) != 1:
                 raise IdentifierError(f"At level {level} one UID of each level above is needed")
         return self._catalogue.groups(COLUMNS[UNIQUE_KEYS.get(level, STUDY_UID)], **named)
+
+    def _modalities(self, study_instance_uid: str) -> Element:
+        """Those of the study's series, each once."""
+        series = self._catalogue.groups("series_instance_uid", study_instance_uid=[study_instance_uid])
+        records = (read_data_set(one.record, EXPLICIT_VR_LITTLE_ENDIAN) for one in series)
+        found = {record[_MODALITY].value.strip(b" \0") for record in records if _MODALITY in record}
+        return Element("CS", b"\\".join(sorted(found - {b""})))
 
 
 def read_identifier(request: Request, *, with_patient: Collection[str]) -> tuple[str, DataSet]:
@@ -166,7 +187,7 @@ def uid_list(identifier: DataSet, tag: int) -> list[str]:
     return [uid for uid in (part.strip(" \0") for part in value.split("\\")) if uid]
 
 
-def _item(group: Group, level: str, ae_title: str) -> DataSet:
+def _item(group: Group, level: str, ae_title: str) -> dict[int, Element]:
     """What a query at `level` sees of a group."""
     item = dict(read_data_set(group.record, EXPLICIT_VR_LITTLE_ENDIAN))
     item[_RETRIEVE_AE_TITLE] = text_element("AE", ae_title)

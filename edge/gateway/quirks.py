@@ -68,8 +68,8 @@ class Quirks(Section):
     )
     commitment_reply: Literal["auto", "same", "new"] = Field(
         default="auto",
-        description="Where its storage commitment report goes: the same association, a new one, or auto: "
-        "the same while it is open",
+        description="Where its storage commitment report goes: same: at once on the association that asked, while it "
+        "is open; new: never on that one; auto: on it, if it is still open after half a second",
     )
 
     def matches(self, implementation_class_uid: str, implementation_version_name: str) -> bool:

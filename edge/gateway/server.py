@@ -20,7 +20,12 @@ from edge.buffer.entrance import Entrance
 from edge.gateway.admission import Admission, Caller
 from edge.gateway.arrival import TlsArrival
 from edge.gateway.association import Association
-from edge.gateway.errors import CannotListenError, RejectedError, TooManyConnectionsError
+from edge.gateway.errors import (
+    CannotListenError,
+    RejectedError,
+    TooManyAssociationsError,
+    TooManyConnectionsError,
+)
 from edge.gateway.guard import Guard, Place, read_associate_rq
 from edge.gateway.negotiation import LOCAL_LIMIT_EXCEEDED, Agreed, negotiate
 from edge.gateway.refusals import Refusals
@@ -213,12 +218,12 @@ class GatewayServer:
             admit=lambda asking: self._admission.admit(asking, caller),
         )
         self._guard.settle(place)
-        if not self._guard.associate():
+        try:
+            self._guard.associate(place.address)
+        except TooManyAssociationsError as error:
             raise RejectedError(
-                f"more than {self._settings.max_associations} associations",
-                LOCAL_LIMIT_EXCEEDED,
-                calling_ae_title=agreed.calling_ae_title,
-            )
+                str(error), LOCAL_LIMIT_EXCEEDED, calling_ae_title=agreed.calling_ae_title
+            ) from error
         try:
             stays = caller.certificate is not None or self._has_services(agreed)
             with self._workers.place(here=stays) as worker:  # before the peer knows, and another one asks
@@ -236,7 +241,7 @@ class GatewayServer:
                 else:
                     yield self._hand_on(association, worker, sock, agreed, place)
         finally:
-            self._guard.leave()
+            self._guard.leave(place.address)
             self._on_association_end(agreed.calling_ae_title)
 
     def _has_services(self, agreed: Agreed) -> bool:

@@ -157,7 +157,12 @@ class GatewaySettings(Section):
         description="What a scanner that is neither configured nor approved gets: accept; refuse; hold: put off "
         "until a technician approves it; auto: accept until there is a first scanner, then refuse",
     )
-    max_associations: int = Field(default=32, ge=1, le=256, description="associations served at once")
+    max_associations: int = Field(
+        default=32,
+        ge=1,
+        le=256,
+        description="associations served at once; an address gets one more while it holds fewer than are left",
+    )
     max_connections: int = Field(
         default=64, ge=1, le=1024, description="TCP connections open at once, associated or not"
     )

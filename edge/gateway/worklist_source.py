@@ -135,7 +135,14 @@ class UpstreamWorklist:
             (evt.EVT_DATA_RECV, taken.count),
             (evt.EVT_DIMSE_RECV, taken.keep),
         ]
-        association, refused = associate(self._ae, self._host, self._port, self._ae_title, handlers=handlers)
+        association, refused = associate(
+            self._ae,
+            self._host,
+            self._port,
+            self._ae_title,
+            handlers=handlers,
+            max_received_bytes=2 * _MAX_RECEIVED_BYTES,  # `taken` cuts before it, and knows why
+        )
         if not association.is_established:
             raise WorklistSourceError(self._why_not(association, refused))
         transfer_syntax_uid = str(association.accepted_contexts[0].transfer_syntax[0])

@@ -1,10 +1,10 @@
 """What central may tell a box to do, and that each command is carried out once, in time, and answered.
 
 Who may speak is settled before: the broker's ACL lets central alone write below a box's ``down/``, and the box
-listens over mutual TLS only. Always true: nothing is carried out after its expiry by central's clock, nor twice
-in one run; one command at a time, `MAX_WAITING` wait, more are refused; each gets exactly one answer, through the
-outbox, so that it survives a cut. A crash between doing and answering leaves a command without an answer, which
-central shows as expired; all of them can be given again without harm.
+listens over mutual TLS only. Always true: nothing is carried out after its expiry by central's clock, nor twice,
+also where central gives it again after a restart because the answer is still on its way; one command at a time,
+`MAX_WAITING` wait, more are refused; each gets exactly one answer, through the outbox, so that it survives a cut. A
+crash between doing and answering leaves a command without an answer: given again in time it is carried out again.
 """
 
 from __future__ import annotations
@@ -60,6 +60,10 @@ class Answers(Protocol):
 
     def add(self, kind: EventKind, detail: str, answer: CommandAnswer | None = None) -> None: ...
 
+    def answered(self) -> list[str]:
+        """Ids of commands whose answer waits for central, an earlier run's too; the oldest first."""
+        ...
+
 
 class CommandDesk:
     """Takes commands in from any thread, carries them out on one of its own: `start`, then `stop`.
@@ -85,7 +89,7 @@ class CommandDesk:
             CommandKind.SUPPORT_BUNDLE: lambda command: controls.send_support_bundle(command.id),
         }
         self._lock = threading.Lock()
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._seen: OrderedDict[str, None] = OrderedDict.fromkeys(answers.answered())
         self._waiting: queue.Queue[Command | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._work, name="commands", daemon=True)
 

@@ -306,7 +306,7 @@ class Dispatch:
         try:
             self._queue.release(object_id, error=error, retry_in_s=retry_in_s, untried=untried)
         except SpoolError as fault:
-            # The lease lapsed or the spool is closed: either way it is nobody's now and will be claimed anew.
+            # The lease lapsed, the spool is closed, or gives it back once the disk lets it: it will be claimed anew.
             _log.warning("release failed", extra={"object_id": object_id, "detail": fault})
 
     def _set_aside(self, object_id: ObjectId, reason: str) -> None:
@@ -315,6 +315,7 @@ class Dispatch:
             self._queue.set_aside(object_id, reason=reason)
         except SpoolError as fault:
             _log.warning("setting aside failed", extra={"object_id": object_id, "detail": fault})
+            self._release(object_id, reason, retry_in_s=self._ceiling_s)
 
     def _own_backoff_s(self, claimed: Claimed) -> float:
         return backoff_s(claimed.attempts, self._ceiling_s, random.uniform)

@@ -36,6 +36,9 @@ _log = logging.getLogger(__name__)
 _DEBOUNCE_S: Final = 1.0
 _STOP_WAIT_S: Final = 2.0
 _HTTPS_TIMEOUT_S: Final = 10.0
+_TWIN_NEWS_AFTER_S: Final = (
+    3600.0  # two boxes may push each other off for days, and other events are to be kept
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Heartbeat:
         self._https_after_s = https_after_s
         self._next = self._speech.session
         self._twin = False
+        self._twin_noted_at_s = float("-inf")
         self._over_https = False
         self._told = ""  # the last failure that was logged
         self._wake = threading.Condition()
@@ -222,5 +226,11 @@ class Heartbeat:
         if heard.twin and not self._twin:
             self._twin = True
             self._link.heartbeat(connected=True, detail=broker_fault.TWIN)
-            self._outbox.add(EventKind.TWIN, broker_fault.TWIN)
-            _log.error("identity used twice", extra={"detail": broker_fault.TWIN})
+            if time.monotonic() - self._twin_noted_at_s > _TWIN_NEWS_AFTER_S:
+                self._twin_noted_at_s = time.monotonic()
+                self._outbox.add(EventKind.TWIN, broker_fault.TWIN)
+                _log.error("identity used twice", extra={"detail": broker_fault.TWIN})
+        elif self._twin and not heard.twin and heard.events is None:
+            self._twin = False
+            self._link.heartbeat(connected=True)
+            _log.info("identity used once again")

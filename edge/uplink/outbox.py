@@ -41,11 +41,19 @@ class Outbox:
     Parameters
     ----------
     on_added : called after each event, outside the lock; must return at once.
+    now : the best known time; the system's clock may be anything.
     """
 
-    def __init__(self, directory: Path, *, on_added: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        on_added: Callable[[], None] = lambda: None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._path = directory / _FILE
         self._on_added = on_added
+        self._now = now
         self._lock = threading.Lock()
         self._waiting: deque[Event] = deque()
         self._stream, self._last = secrets.token_hex(8), 0
@@ -59,7 +67,7 @@ class Outbox:
                 stream=self._stream,
                 number=self._last + 1,
                 after=self._waiting[-1].number if self._waiting else 0,
-                at_utc=datetime.now(UTC),
+                at_utc=self._now(),
                 kind=kind.value,
                 detail=detail[:_MAX_DETAIL],
                 answer=answer,
@@ -84,6 +92,11 @@ class Outbox:
         with self._lock:
             events = [event for event, _ in zip(self._waiting, range(limit), strict=False)]
         return [events[0].model_copy(update={"after": 0}), *events[1:]] if events else []
+
+    def answered(self) -> list[str]:
+        """Ids of the commands whose answers central does not have yet, the oldest first."""
+        with self._lock:
+            return [event.answer.command_id for event in self._waiting if event.answer is not None]
 
     def acknowledge(self, mark: EventMark) -> None:
         """Central keeps everything up to `mark`. A mark of another stream is nobody's.

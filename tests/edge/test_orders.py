@@ -110,7 +110,7 @@ def test_orders_and_rules_rank_before_the_first_byte_leaves(tmp_path: Path, rout
     store(spool, "1.4.1", "1.4")
     store(spool, "1.5.1", "1.5", accession_number="ACCESSION-5")
     store(spool, "1.6.1", "1.6")
-    assert left(spool, 6) == ["1.4", "1.5", "1.6", "1.2", "1.3"]
+    assert left(spool, 6) == ["1.5", "1.4", "1.6", "1.2", "1.3"]
     rows = spool._index.execute("SELECT station, department FROM objects ORDER BY sequence", ()).fetchall()
     assert rows == [(None, None), ("scan1", None), (None, None), (None, None), (None, "ER North")]
     spool.close()

@@ -95,8 +95,8 @@ def study(
         received=received,
         expected=expected,
         late=late,
-        first_at_utc=NOW - timedelta(minutes=9),
-        last_at_utc=NOW - timedelta(minutes=5),
+        first_at_utc=NOW - timedelta(days=3, hours=9),
+        last_at_utc=NOW - timedelta(days=3, hours=8),
     )
 
 

@@ -215,7 +215,7 @@ async def test_studies_are_listed_with_what_is_missing_and_what_came_late(box: S
             study(3, evidence="idle", received=118, expected=120),
         ]
         await shows(
-            pilot, "1 not complete yet", "receiving CT1 7", "complete CT1 120 of 120 2 5 min its steps'"
+            pilot, "1 not complete yet", "receiving CT1 7", "complete CT1 120 of 120 2 3 d its steps'"
         )
         await pilot.press("down")
         await shows(pilot, "Study 1.2.2", "2 images came after it had been complete; only they were new.")

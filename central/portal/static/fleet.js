@@ -123,7 +123,9 @@ async function command(gatewayId, kind, ask) {
 
 function card(box, now) {
   const state = box.revoked ? "revoked" : box.state;
-  const since = box.since_utc ? `for ${span(box.since_utc, now)}` : "";
+  // What a box dates is compared with its own clock, which may be years off; when it was lost is central's to say.
+  const boxNow = new Date(new Date(now).getTime() + 1000 * (box.clock_offset_s ?? 0));
+  const since = box.since_utc ? `for ${span(box.since_utc, box.state === "lost" ? now : boxNow)}` : "";
   const stale = box.state !== "online" && box.last_telemetry_at_utc;
   return element("article", { class: `box ${state}`, "data-gateway": box.gateway_id, "data-state": box.state },
     element("header", {},
@@ -136,15 +138,15 @@ function card(box, now) {
     ...box.alerts.map((alert) => element("p", { class: "message", "data-alert": alert.kind }, alert.sentence)),
     element("dl", { class: "facts" },
       fact("Waiting to be sent", number(box.queue_objects), { note: box.queue_bytes === null ? null : bytes(box.queue_bytes) }),
-      fact("Oldest waiting", box.oldest_unsent_at_utc ? span(box.oldest_unsent_at_utc, now)
+      fact("Oldest waiting", box.oldest_unsent_at_utc ? span(box.oldest_unsent_at_utc, boxNow)
         : box.queue_objects === null ? "–" : "none"),
       fact("In quarantine", number(box.quarantined_objects), { warn: box.quarantined_objects > 0 }),
       disk(box),
       certificate(box, now),
       fact("Version", box.version || "–"),
       box.temperature_c === null ? null : fact("Temperature", `${Math.round(box.temperature_c)} °C`)),
-    scanners(box, now),
-    destinations(box, now),
+    scanners(box, boxNow),
+    destinations(box, boxNow),
     happened(box),
     box.revoked || !mayCommand ? null : orders(box),
     pending ? membership(box, showPairing, load, say) : null,

@@ -216,7 +216,7 @@ def open_house(
                 doorkeeper, audit, lambda institution, gateway_ids: boxes, pair, sign_ons=sign_ons
             ),  # type: ignore[arg-type, return-value]
             *looks_routes(reading, audit, "St. Elsewhere", lambda: None, "central-of-tests"),
-            *enrolment_routes(audit, pairings, gateways.is_known, replace, revoke),
+            *enrolment_routes(audit, pairings, gateways.is_known, gateways.institution_of, replace, revoke),
             *study_access_routes(doorkeeper, reading, audit),
             *assignment_routes(doorkeeper, reading, audit),
             *accounts_routes(doorkeeper, audit, gateways.is_known),

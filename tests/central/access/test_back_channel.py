@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -99,6 +100,16 @@ def test_a_person_or_a_session_is_named(place: Place, house: House) -> None:
         house.audit.close()
         assert sender.send(jti="d").status_code == 200  # recorded or not
         assert back.get("/api/me").status_code == 401
+
+
+@pytest.mark.needs("oidc-provider")
+def test_a_whole_shift_that_signs_out_at_once_is_signed_out(place: Place, house: House) -> None:
+    key = new_key("one")
+    sender = Sender(house, place, key)
+    with place.provider(key), ThreadPoolExecutor(24) as shift:
+        assert sender.send(jti="the first, who makes central ask for the keys").status_code == 200
+        answers = [shift.submit(sender.send, jti=str(number), sub=str(number)) for number in range(48)]
+        assert [answer.result(60).status_code for answer in answers] == [200] * 48
 
 
 @pytest.mark.needs("oidc-provider")

@@ -40,7 +40,7 @@ from tests.ports import free_base_port
 
 NODE = Path(sysconfig.get_path("scripts")) / "node"
 SECRET = "a client secret, +100% for tests: only"  # with what RFC 6749 section 2.3.1 wants encoded
-PEOPLE = {
+PEOPLE: dict[str, dict[str, object]] = {
     "gregory": {"roles": ["staff", "referrers"], "physician_name": "House^Gregory"},
     "jane": {"roles": ["patients"], "national_id": "P1"},
     "eve": {"roles": ["staff"]},
@@ -190,6 +190,24 @@ def test_claims_that_say_nobody_of_ours_let_nobody_in(
     (failed,) = house.audit.newest(Wanted(action=Action.SIGN_IN_FAILED), limit=9)
     assert why in failed.event.detail
     assert why not in answer.text
+
+
+@pytest.mark.needs("oidc-provider")
+def test_another_name_at_the_provider_is_on_record(
+    place: Place, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with place.provider(new_key("one")):
+        assert sign_on(house, "gregory")[1].status_code == 200
+    monkeypatch.setitem(PEOPLE, "gregory", {**PEOPLE["gregory"], "preferred_username": "greg"})
+    with place.provider(new_key("two")):
+        for _ in range(2):
+            assert sign_on(house, "gregory")[1].status_code == 200
+    rows = house.audit.newest(Wanted(action=Action.SIGN_IN), limit=9)
+    assert [(row.event.actor, row.event.detail) for row in reversed(rows)] == [
+        ("gregory", "OpenID Connect"),
+        ("greg", "OpenID Connect; was called gregory"),
+        ("greg", "OpenID Connect"),
+    ]
 
 
 @pytest.mark.needs("oidc-provider")

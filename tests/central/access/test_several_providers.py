@@ -65,7 +65,7 @@ def test_each_is_trusted_for_its_own_people(staff: Place, patients: Place, house
         assert httpx.get(f"{house.base_url}/signin/oidc?provider=nobodys").status_code == 404
 
         # Second factors of the provider's people are its own business, and so is what they sign on with.
-        assert doctor.get("/dicom-web/studies").status_code == 204  # none is theirs
+        assert doctor.get("/dicom-web/studies").status_code == 204
         page = doctor.get("/account").text
         assert "Where you are signed in" in page
         assert "Authenticator app" not in page

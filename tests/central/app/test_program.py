@@ -76,7 +76,7 @@ def test_it_starts_answers_keeps_accounts_and_stops_in_order(program: Program) -
     form = {"username": "anna", "password": "a long password"}
     token = httpx.post(url + "/api/auth/token", data=form).json()["access_token"]
     found = httpx.get(url + "/dicom-web/studies", headers={"Authorization": f"Bearer {token}"})
-    assert (found.status_code, found.content) == (204, b"")
+    assert found.status_code == 204
     paired = program.run("pair", "--name", "ct")
     assert Pairing.parse(paired.stdout).port == listening["gateways"]["port"]
     assert program.stop() == 0

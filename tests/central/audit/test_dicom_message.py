@@ -22,7 +22,8 @@ CHILDREN: dict[str, list[tuple[str, str]]] = {
         ("ParticipantObjectIdentification", "*"),
     ],
     "EventIdentification": [("EventID", "1"), ("EventTypeCode", "*"), ("EventOutcomeDescription", "?")],
-    "ActiveParticipant": [("RoleIDCode", "*")],
+    "ActiveParticipant": [("RoleIDCode", "*"), ("MediaIdentifier", "?")],
+    "MediaIdentifier": [("MediaType", "1")],
     "AuditSourceIdentification": [("AuditSourceTypeCode", "*")],
     "ParticipantObjectIdentification": [
         ("ParticipantObjectIDTypeCode", "1"),
@@ -35,6 +36,7 @@ ATTRIBUTES: dict[str, tuple[set[str], set[str]]] = {
     "EventID": (CODED, set()),
     "EventTypeCode": (CODED, set()),
     "RoleIDCode": (CODED, set()),
+    "MediaType": (CODED, set()),
     "ParticipantObjectIDTypeCode": (CODED, set()),
     "ActiveParticipant": (
         {"UserID", "UserIsRequestor"},
@@ -129,6 +131,18 @@ def test_every_action_keeps_to_the_schema(action: str) -> None:
     assert all(event_id == "110113" for kind in types if kind in map(str, range(110126, 110140)))
 
 
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7", "local"])
+def test_an_export_says_who_gave_it_who_has_it_and_where_it_went(address: str) -> None:
+    """PS3.15 A.5.3.4: the one that receives, the one that exports, and one medium, which asks for nothing."""
+    taker, central, media = message(row("export", source_address=address)).findall("ActiveParticipant")
+    assert [codes(one, "RoleIDCode")[0] for one in (taker, central, media)] == ["110152", "110153", "110154"]
+    assert [one.attrib["UserIsRequestor"] for one in (taker, central, media)] == ["true", "false", "false"]
+    kinds = codes(media, "MediaIdentifier/MediaType")
+    assert (media.attrib.get("NetworkAccessPointID"), kinds) == (
+        (None, ["110037"]) if address == "local" else (address, [])
+    )
+
+
 def test_an_erased_study_is_a_study_that_was_deleted_and_asking_for_it_is_not() -> None:
     deleted = message(row("erase"), PatientObject("P1", "HOSP"))
     assert codes(deleted, "EventIdentification/EventID") == ["110105"]  # PS3.15 A.5.3.8
@@ -173,6 +187,8 @@ def test_a_look_names_who_from_where_the_study_and_the_patient() -> None:
 def test_a_search_carries_its_keys_where_the_schema_wants_them() -> None:
     found = message(row("search", study_instance_uid=None, detail='PatientName=Dö*<&"'))
     assert "Dö" not in ElementTree.tostring(found, encoding="unicode")
+    # No data set of a SOP Class, as (110181, DCM) would promise (PS3.15 A.5.3.10).
+    assert codes(found, "ParticipantObjectIdentification/ParticipantObjectIDTypeCode") == ["10"]
     query = found.find("ParticipantObjectIdentification/ParticipantObjectQuery")
     assert query is not None
     assert base64.b64decode(query.text or "").decode() == 'PatientName=Dö*<&"'

@@ -60,6 +60,18 @@ def test_a_box_that_is_well_has_none() -> None:
         ({"oldest_unsent_at_utc": NOW - timedelta(hours=23)}, []),
         ({"clock_offset_s": -61.0}, [("clock", "warning")]),
         ({"clock_offset_s": 59.0}, []),
+        (  # a box in 1970, which has had its images for an hour
+            {
+                "clock_offset_s": -60 * 365 * 86_400.0,
+                "oldest_unsent_at_utc": NOW - timedelta(days=60 * 365, hours=1),
+            },
+            [("clock", "warning")],
+        ),
+        (  # one that is three days ahead, and has had them for two
+            {"clock_offset_s": 259_200.0, "oldest_unsent_at_utc": NOW + timedelta(hours=24)},
+            [("unsent", "warning"), ("clock", "warning")],
+        ),
+        ({"clock_offset_s": 1e300}, [("clock", "warning")]),
         ({"temperature_c": 80.0}, [("temperature", "warning")]),
         ({"version": "0.9"}, [("version", "warning")]),
         ({"hours_to_full": 3.0, "paused": True}, [("disk-full", "critical"), ("paused", "warning")]),

@@ -162,6 +162,10 @@ def test_settings_go_out_until_the_box_has_looked_at_them(scene: Scene) -> None:
     assert len(given(scene, DESIRED)) == 2
     [view] = scene.fleet.boxes()
     assert (view.settings, view.settings_pending) == ({"echo_interval_s": 60}, False)
+    # Another box in its place, at a broker that lost what it kept: its status comes before what it reports.
+    scene.status(BoxState.ONLINE, "c" * 16)
+    scene.hear(up_topic(scene.box, REPORTED), Reported(version=0, settings={}).model_dump_json().encode())
+    assert len(given(scene, DESIRED)) == 3
 
 
 def test_a_central_restored_from_yesterday_is_still_obeyed(scene: Scene) -> None:
@@ -193,3 +197,8 @@ def test_two_runs_that_take_turns_are_two_boxes(scene: Scene) -> None:
     assert warning.twin
     scene.now += timedelta(minutes=11)
     assert not scene.fleet.boxes()[0].twin
+    online("1", "c")  # the one that is left, in its session
+    assert Heard.model_validate_json(given(scene, HEARD)[-1].payload) == Heard()
+    before = len(scene.said)
+    online("1", "c")
+    assert len(scene.said) == before, "once"

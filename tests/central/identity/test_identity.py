@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from central.identity import authority, identity
 from central.identity.authority import CertificateAuthority
 from central.identity.errors import KeyFileError, PairingRefusedError
 from central.identity.gateways import Gateways
@@ -43,6 +46,30 @@ def test_other_names_make_a_new_server_certificate_and_nothing_else(tmp_path: Pa
     certificate = x509.load_pem_x509_certificate(first.server.certificate.read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert {str(name.value) for name in names} == {*HOSTS, "10.0.0.1"}
+
+
+def test_certificates_from_the_future_are_made_anew_when_the_clock_is_right_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no box would speak with central until that day has come."""
+    Identity.open(tmp_path / "keys", HOSTS)
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + timedelta(days=1000)
+
+    with monkeypatch.context() as patched:
+        for module in (authority, identity):
+            patched.setattr(module, "datetime", Ahead)
+        ahead = Identity.open(tmp_path / "keys", HOSTS)
+        for pair in (ahead.server, ahead.broker_client):
+            made = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+            assert made.not_valid_before_utc > datetime.now(UTC)
+    right = Identity.open(tmp_path / "keys", HOSTS)
+    for pair in (right.server, right.broker_client):
+        made = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+        assert made.not_valid_before_utc < datetime.now(UTC)
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,12 @@ def test_rotate_retire_destroy_in_this_order_only(administrator: Administrator) 
     assert administrator.listed() == [(first, "former"), (second, "in use")]
     assert "rotate first" in administrator.keys("retire", second, fails=True)
     assert "retire comes first" in administrator.keys("destroy", first, fails=True)
+    assert "there is no sealing key" in administrator.keys("destroy", "0" * 32, fails=True)
+    foundation = administrator.foundation()
+    assert "destroy" not in foundation.audit.newest(Wanted(), limit=1)[0].event.detail, (
+        "nothing was destroyed"
+    )
+    foundation.close()
     administrator.keys("retire", first)
     assert administrator.listed()[0][1].startswith("retired ")
     administrator.keys("destroy", first)  # no gateway is enrolled

@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from central.audit.reading import Wanted
 from central.identity.authority import CertificateAuthority
 from contract.enrolment import CA_PATH, PairingError, decode_certificates, encode_request
-from contract.transfer import Problem
+from contract.transfer import UPLOADS_PATH, Problem
 from tests.central.app.house import (
     Box,
     House,
@@ -138,11 +138,14 @@ def test_a_certificate_of_the_ca_that_is_no_gateways_opens_nothing(
     authority = CertificateAuthority.open(house.root / "keys")
     key = ec.generate_private_key(ec.SECP256R1())
     # Issued, but never registered: as after restoring an old database, or by a thief of the CA's key alone.
-    certificate = authority.issue_gateway(box.gateway_id, key.public_key())
-    pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
-    stranger = Box(house.gateways_url, box.answer.model_copy(update={"certificate_pem": pem}), key, tmp_path)
-    with stranger.client() as client:
-        assert head(client, "0" * 32).status_code == 403
+    for name, advice in ((box.gateway_id, f"--replaces {box.gateway_id}"), ("gone", "pair --name")):
+        certificate = authority.issue_gateway(name, key.public_key())
+        pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
+        answer = box.answer.model_copy(update={"certificate_pem": pem})
+        with Box(house.gateways_url, answer, key, tmp_path).client() as client:
+            refused = client.get(f"{UPLOADS_PATH}/{'0' * 32}")
+            assert refused.status_code == 403
+            assert advice in refused.json()["detail"]
     assert ("upload-refused", "certificate of no known gateway") in house.refusals()
 
 

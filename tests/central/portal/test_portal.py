@@ -202,7 +202,11 @@ def test_who_waits_is_for_administrators_and_a_decision_is_on_record_first(house
         for path in ("replacement", "revocation"):
             answer = client.post(f"/api/gateways/{path}", json={"gateway_id": "nobody"})
             assert answer.status_code == 404
-    _, decided, refused = house.audit.newest(Wanted(action=Action.ENROL_DECISION), limit=3)
+    not_done, _, decided, refused = house.audit.newest(Wanted(action=Action.ENROL_DECISION), limit=4)
+    assert (not_done.event.outcome, not_done.event.detail.rpartition(": ")[2]) == (
+        "refused",
+        "not done, answered 404",
+    )
     assert (decided.event.actor, decided.event.detail) == ("admin", f"accepted: key {waiting.fingerprint}")
     assert (refused.event.actor, refused.event.outcome) == ("radiologist", "refused")
 

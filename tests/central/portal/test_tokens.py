@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from dicomweb_client.api import DICOMwebClient
 from dicomweb_client.session_utils import create_session
 
+from central.access.sessions import FRESH_S, UserSession
 from central.audit.events import Action
 from central.audit.reading import Wanted
 from tests.browser import Browser
@@ -34,6 +36,15 @@ def make(house: House, owner: str = "doctor", **wish: object) -> httpx.Response:
 
 def bearer(house: House, secret: str) -> httpx.Client:
     return httpx.Client(base_url=house.base_url, headers={"Authorization": f"Bearer {secret}"}, timeout=60)
+
+
+def test_a_screen_left_open_gives_nobody_a_token(house: House) -> None:
+    house.token("doctor")
+    UserSession.update(started_at_utc=int(time.time()) - FRESH_S - 1).execute(house.db)
+    refused = make(house)
+    assert (refused.status_code, "sign in again" in refused.json()["detail"]) == (403, True)
+    (recorded,) = house.audit.newest(Wanted(action=Action.TOKEN_CHANGE), limit=9)
+    assert (recorded.event.outcome, house.doorkeeper.tokens.listed()) == ("refused", [])
 
 
 def test_a_dicomweb_client_uses_a_token(house: House) -> None:

@@ -102,8 +102,8 @@ def test_others_may_not_and_learn_nothing(house: House) -> None:
         ):
             assert answer.status_code == 403
             assert "role" in answer.json()["detail"]
-    refused = [event for event in events(house, Action.WORKLIST_CHANGE) if event[1] == "refused"]
-    assert {event[0] for event in refused} == {Role.RADIOLOGIST}
+    outcomes = [event[1] for event in events(house, Action.WORKLIST_CHANGE) if event[0] == Role.RADIOLOGIST]
+    assert outcomes == ["refused"] * 3
 
 
 def test_a_service_sees_no_images_and_no_fleet(house: House) -> None:

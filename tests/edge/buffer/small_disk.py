@@ -189,7 +189,7 @@ def low_water(root: Path) -> dict[str, object]:
     """Below the mark, the upkeep frees in the background, and scanners notice nothing."""
     upkeep: list[Upkeep] = []
     spool = open_spool(root, retain_hours=24, on_low_water=lambda: upkeep[0].soon())
-    upkeep.append(Upkeep(spool.room, spool.retained))
+    upkeep.append(Upkeep(spool.room, spool.retained, spool.queue.catch_up))
     number = 0
     while spool.room.disk().free_bytes >= 10 * MB:
         store(spool, number)

@@ -11,7 +11,7 @@ import pytest
 from contract.identifiers import ObjectId
 from contract.priority import Priority
 from edge.buffer.delivery_queue import DeliveryQueue
-from edge.buffer.errors import SpoolClosedError
+from edge.buffer.errors import SpoolClosedError, StorageFailedError
 from edge.buffer.records import Claimed
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
@@ -60,6 +60,16 @@ def test_a_lease_holds_for_one_central_and_ends_with_the_process(open_spool: Ope
     spool.close()
     spool = open_spool(route=to(NORTH))
     assert several(spool.owed_to(NORTH), 9) == objects
+
+
+def test_what_could_not_be_given_back_is_given_back_before_the_next_claim(open_spool: OpenSpool) -> None:
+    spool, queue, objects = filled(open_spool, 2)
+    assert several(queue, 2) == objects
+    spool._index.db.pragma("query_only", 1)
+    with pytest.raises(StorageFailedError):
+        queue.release(objects[1], error="this box failed", retry_in_s=0)
+    spool._index.db.pragma("query_only", 0)
+    assert several(queue, 2) == objects[1:]
 
 
 def test_what_was_interrupted_goes_on_as_it_was_or_not_at_all(open_spool: OpenSpool) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from contract.identifiers import ObjectId
 from contract.priority import Priority
+from edge.buffer.label import Label
 from edge.buffer.records import InstanceIdentity
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
@@ -77,6 +78,21 @@ def test_what_was_put_first_goes_first_newest_first_and_over_a_restart(open_spoo
     queue.spool = open_spool()
     left = [name for _ in range(4) for name in queue.next()]
     assert left == ["1.2.29", "1.2.28", "1.2.27", "1.1.0"]
+
+
+def test_of_what_is_stat_the_newest_goes_first_and_of_what_is_high_the_oldest(open_spool: OpenSpool) -> None:
+    urgent = {"1.2": Priority.STAT, "1.3": Priority.STAT, "1.4": Priority.HIGH, "1.5": Priority.HIGH}
+
+    def rank(label: Label) -> Priority:
+        assert label.identity is not None
+        return urgent.get(label.identity.study_instance_uid, Priority.ROUTINE)
+
+    queue = Queue(open_spool(rank=rank))
+    for study in ("1.1", "1.2", "1.4", "1.3", "1.5"):
+        queue.store(study, 2)
+    left = [name for _ in range(8) for name in queue.next()]
+    stat, high = ["1.3.1", "1.3.0", "1.2.1", "1.2.0"], ["1.4.0", "1.4.1"]
+    assert left == [*stat[:3], "1.1.0", stat[3], *high, "1.1.1"]
 
 
 def test_several_go_together_as_far_as_they_fit(spool: Spool) -> None:

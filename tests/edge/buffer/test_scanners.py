@@ -42,3 +42,17 @@ def test_made_up_names_cannot_grow_the_table(spool: Spool, monkeypatch: pytest.M
     seen = [one.calling_ae_title for one in spool.scanners.all()]
     assert len(seen) == 10
     assert "CT1" in seen
+
+
+def test_who_called_can_be_asked_while_the_index_takes_nothing(spool: Spool) -> None:
+    store(spool, 1)
+    seen = spool.scanners.all()
+    store(spool, 2)
+    spool._index.db.pragma("query_only", 1)
+    last = spool.holdings.depth().last_received_at_utc
+    assert last is not None
+    assert seen[0].last_store_at_utc is not None
+    assert last > seen[0].last_store_at_utc
+    assert spool.scanners.all() == seen
+    spool._index.db.pragma("query_only", 0)
+    assert spool.scanners.all()[0].last_store_at_utc == last

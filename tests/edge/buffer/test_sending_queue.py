@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from contract.identifiers import ObjectId, new_object_id
-from edge.buffer.errors import SpoolClosedError, UnknownObjectError, WrongStateError
+from edge.buffer.errors import SpoolClosedError, StorageFailedError, UnknownObjectError, WrongStateError
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
+from edge.buffer.upkeep import Upkeep
 from tests.edge.buffer.instances import ORIGIN, claim, content_of, store, taken_files
 
 
@@ -113,6 +114,52 @@ def test_a_pack_of_receipts_takes_no_more_transactions_than_one(spool: Spool) ->
 
 def count_begun(statements: list[str]) -> int:
     return sum(statement.startswith("BEGIN") for statement in statements)
+
+
+def test_what_could_not_be_given_back_is_given_back_before_the_next_claim(spool: Spool) -> None:
+    """The index takes nothing for a while: an hour's lease need not lapse for it."""
+    lent, returned = (store(spool, number).object_id for number in range(2))
+    assert [claim(spool, lease_s=3600).object_id for _ in range(2)] == [lent, returned]
+    spool._index.db.pragma("query_only", 1)
+    with pytest.raises(StorageFailedError):
+        spool.queue.release(returned, error="this box failed", retry_in_s=0)
+    with pytest.raises(StorageFailedError):
+        spool.queue.claim(lease_s=60)
+    assert spool.holdings.depth().by_state[State.SENDING].objects == 2
+    spool._index.db.pragma("query_only", 0)
+
+    again = claim(spool)
+
+    assert (again.object_id, again.attempts) == (returned, 2)
+    assert spool.queue.claim(lease_s=60) is None
+
+
+@pytest.mark.parametrize("woken_by", ["a sender", "the upkeep"])
+def test_what_central_has_goes_as_soon_as_the_index_takes_it(
+    spool: Spool, tmp_path: Path, woken_by: str
+) -> None:
+    """Between the receipt and the rest the disk fills up; nobody restarts the box for it."""
+    stored = store(spool, 1)
+    claim(spool)
+    spool._index.execute(
+        "CREATE TEMP TRIGGER full BEFORE UPDATE ON objects WHEN NEW.state = 'freed' "
+        "BEGIN SELECT RAISE(ABORT, 'full'); END",
+        (),
+    )
+    spool.queue.acknowledge(stored.object_id, "receipt")
+    assert len(taken_files(spool, tmp_path)) == 1
+    upkeep = Upkeep(spool.room, spool.retained, spool.queue.catch_up)
+    spool._index.execute("DROP TRIGGER full", ())
+
+    if woken_by == "a sender":
+        assert spool.queue.claim(lease_s=60) is None
+    else:
+        upkeep.start()
+        upkeep.stop(30)
+
+    (row,) = spool.holdings.list_objects(states=list(State), limit=9)
+    assert (row.state, row.has_receipt) == (State.FREED, True)
+    assert taken_files(spool, tmp_path) == []
 
 
 def test_unknown_objects_are_refused(spool: Spool) -> None:

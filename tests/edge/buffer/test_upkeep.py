@@ -22,7 +22,7 @@ def test_the_upkeep_frees_what_the_site_wants_no_more(open_spool: OpenSpool, tmp
     spool = open_spool()
     assert counts(spool) == {State.RETAINED: 3, State.READY: 1}
 
-    upkeep = Upkeep(spool.room, spool.retained)
+    upkeep = Upkeep(spool.room, spool.retained, spool.queue.catch_up)
     upkeep.start()
     upkeep.stop(10)  # it ends what it is doing
 
@@ -31,7 +31,7 @@ def test_the_upkeep_frees_what_the_site_wants_no_more(open_spool: OpenSpool, tmp
 
 
 def test_the_upkeep_ends_with_the_spool(spool: Spool) -> None:
-    upkeep = Upkeep(spool.room, spool.retained)
+    upkeep = Upkeep(spool.room, spool.retained, spool.queue.catch_up)
     upkeep.start()
     spool.close()
     upkeep.soon()

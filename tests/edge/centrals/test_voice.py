@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from contract.command import Desired, Reported
-from contract.control import LinkStatus
-from contract.heartbeat import DestinationHealth, EventKind, Telemetry
+from contract.control import EnrolParams, LinkStatus
+from contract.heartbeat import DestinationHealth, Event, EventKind, Telemetry
 from edge.heartbeat import as_another_sees_it
 from edge.voice import SettingsOfAnother
 from tests.edge.centrals.conftest import Start
+from tests.edge.scripted_central import ScriptedCentral
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 SINCE = NOW - timedelta(hours=2)
@@ -77,3 +78,17 @@ def test_events_wait_for_each_central_by_itself(start: Start, tmp_path: Path) ->
     assert "start number 1" in there
     assert "for north alone" in there
     assert "for north alone" not in here
+
+
+def test_events_are_dated_by_what_central_says_the_time_is(
+    start: Start, north: ScriptedCentral, tmp_path: Path
+) -> None:
+    """The box's own clock may live in 1970, and an administrator reads these."""
+    box = start()
+    box.operations.enrol(EnrolParams(pairing=str(north.pairing)))
+    voice = box._reporting._voices["central"]
+    assert voice.identity is not None
+    voice.identity.clock.begin_anew(NOW + timedelta(days=3650))
+    voice.tell(EventKind.COMMAND, "later")
+    last = (tmp_path / "box" / "heartbeat" / "events.jsonl").read_text().splitlines()[-1]
+    assert Event.model_validate_json(last).at_utc > NOW + timedelta(days=3649)

@@ -210,6 +210,26 @@ def test_what_central_refused_is_queued_again_all_at_once(box: RunningBox, centr
     assert "no destination is called central" in box.run("give-up", "central", "--all").stderr
 
 
+def test_a_person_pauses_sending_and_it_stays_so_until_somebody_resumes_it(
+    box: RunningBox, central: ScriptedCentral
+) -> None:
+    box.start()
+    ask(box.socket, "enrol", {"pairing": str(central.pairing)}, timeout_s=60)
+    wait_until(lambda: box.status().link.state == "connected")
+    assert "sending       PAUSED" in box.says("pause")
+    box.store(1)
+    wait_until(lambda: box.status().queue_objects == 1)
+    assert box.status().link.state == "connected", "which is not all there is to say"
+    box.end(signal.SIGKILL)
+    box.start()
+    assert "sending       PAUSED" in box.says("status")
+    assert box.status().queue_objects == 1
+    assert not central.archived
+    assert "PAUSED" not in box.says("resume")
+    wait_until(lambda: len(central.archived) == 1)
+    assert not box.status().paused
+
+
 def test_the_dry_run(box: RunningBox, central: ScriptedCentral, tmp_path: Path) -> None:
     assert "has this box run with this configuration" in box.run("routes").stderr
     box.start()

@@ -82,6 +82,32 @@ def test_an_association_never_goes_for_a_newcomer(start_gateway: StartGateway) -
         again.associate()
 
 
+def test_two_machines_that_release_nothing_do_not_keep_a_scanner_out(start_gateway: StartGateway) -> None:
+    gateway = start_gateway(max_associations=8)
+    held = []
+    answers: list[int] = []
+    for source in ("127.0.1.1", "127.0.1.2"):
+        for _ in range(8):
+            peer = ScriptedScu(gateway.port, source=source)
+            peer.send(associate_rq([(1, CT_STORAGE, [EXPLICIT_LITTLE])], calling=b"LEAKS"))
+            kind, body = peer.read_pdu()
+            assert kind == 0x02 or tuple(body[1:]) == (2, 3, 2)
+            answers.append(kind)
+            held.append(peer)
+    assert [answers[:8].count(0x02), answers[8:].count(0x02)] == [4, 2]
+    with ScriptedScu(gateway.port, source="127.0.0.1") as scanner:
+        scanner.associate()
+        assert scanner.store(small_data_set("1.2.3.1"), "1.2.3.1").status == 0
+        scanner.release()
+    assert "6 associations are open, 2 of this address" in str(
+        [seen.last_error for seen in gateway.spool.scanners.all()]
+    )
+    for peer in held:
+        peer.socket.close()
+    wait_until(lambda: not gateway.server._running)
+    assert not gateway.server._guard._associated
+
+
 def test_a_storm_of_refusals_leaves_the_database_alone(start_gateway: StartGateway) -> None:
     gateway = start_gateway(max_connections_per_address=1, request_timeout_s=60)
     with gateway.connect():

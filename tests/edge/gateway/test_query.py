@@ -118,6 +118,7 @@ def instance(
     date: str = "20261123",
     pixels: bytes = b"\x01\x02" * 500,
     syntax: str = EXPLICIT_LITTLE,
+    modality: str = "CT",
 ) -> bytes:
     del syntax
     parts = [
@@ -125,7 +126,7 @@ def instance(
         (0x0008, 0x0016, "UI", CT_STORAGE.encode()),
         (0x0008, 0x0018, "UI", uid.encode()),
         (0x0008, 0x0020, "DA", date.encode()),
-        (0x0008, 0x0060, "CS", b"CT"),
+        (0x0008, 0x0060, "CS", modality.encode("latin-1")),
         (0x0010, 0x0010, "PN", name.encode("latin-1")),
         (0x0010, 0x0020, "LO", patient_id.encode()),
         (0x0010, 0x0030, "DA", b"19700131"),
@@ -209,6 +210,24 @@ def test_findscu_at_every_level(querying: Querying) -> None:
     }
     assert querying.find("PatientID=P3") == []
     assert querying.find("SeriesInstanceUID", level="SERIES") == []  # no study named: an error, no answers
+
+
+@pytest.mark.needs("dcmtk")
+def test_modalities_in_study_and_keys_that_nothing_is_known_of(querying: Querying) -> None:
+    querying.store("1.2.9.1.1")
+    querying.store("1.2.9.2.1", series="1.2.9.2", modality="PT")
+    querying.store("1.2.8.1.1", study="1.2.8", modality="Ü")  # against the rule, and no reason to fail
+
+    both = querying.find("StudyInstanceUID=1.2.9", "ModalitiesInStudy")
+    pet = querying.find("StudyInstanceUID", "ModalitiesInStudy=PT")
+    unknown = querying.find(
+        "StudyInstanceUID", "NumberOfPatientRelatedStudies=7", "ProcedureCodeSequence[0].CodeValue=77477000"
+    )
+
+    assert [list(one.ModalitiesInStudy) for one in both] == [["CT", "PT"]]
+    assert [one.StudyInstanceUID for one in pet] == ["1.2.9"]
+    assert querying.find("ModalitiesInStudy=MR") == []
+    assert {one.StudyInstanceUID for one in unknown} == {"1.2.9", "1.2.8"}
 
 
 @pytest.mark.needs("dcmtk")

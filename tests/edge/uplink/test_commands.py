@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from contract.command import Command, new_command_id
 from contract.heartbeat import CommandAnswer, EventKind, Outcome
 from contract.priority import Priority
 from edge.uplink.commands import MAX_WAITING, CommandDesk, CommandFailedError
+from edge.uplink.outbox import Outbox
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -32,6 +34,9 @@ class Scene:
         assert kind is EventKind.COMMAND
         assert answer is not None
         self.answers.put((answer, detail))
+
+    def answered(self) -> list[str]:
+        return []
 
     def pause(self) -> str:
         assert self.gate.wait(60)
@@ -93,6 +98,32 @@ def test_what_comes_again_is_absorbed(scene: Scene) -> None:
     scene.tell("prioritise", study_instance_uid="1.2.3")
     scene.answer()
     assert scene.done == ["pause", "1.2.3"]
+
+
+def test_what_comes_again_after_a_restart_is_absorbed_while_its_answer_waits(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """Central gives it again to the new session, for it has not heard."""
+    answered = threading.Semaphore(0)
+
+    def told_in_a_new_run(*commands: Command) -> None:
+        desk = CommandDesk(scene, Outbox(tmp_path, on_added=answered.release), lambda: NOW)
+        desk.start()
+        for command in commands:
+            desk.take(command)
+        assert answered.acquire(timeout=60)  # by the last of them
+        desk.stop(60)
+
+    pause, bundle = (
+        Command(
+            id=new_command_id(), kind=kind, issued_at_utc=NOW, expires_at_utc=NOW + timedelta(seconds=300)
+        )
+        for kind in ("pause", "support-bundle")
+    )
+    told_in_a_new_run(pause)
+    told_in_a_new_run(pause, bundle)
+    assert scene.done == ["pause", bundle.id]
+    assert Outbox(tmp_path).answered() == [pause.id, bundle.id]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from paho.mqtt.enums import CallbackAPIVersion
 
-from contract.command import COMMAND, Command
+from contract.command import COMMAND, Command, EventMark, Heard
 from contract.enrolment import BrokerAddress
 from contract.heartbeat import (
     BoxState,
@@ -36,6 +36,7 @@ from contract.heartbeat import (
     telemetry_topic,
     up_topic,
 )
+from edge.uplink.broker_fault import TWIN
 from edge.uplink.enrolment import enrol
 from edge.uplink.heartbeat import Hearers, Heartbeat
 from edge.uplink.identity import Identity, IdentityStore
@@ -351,6 +352,25 @@ def test_a_central_that_takes_no_heartbeats_is_logged_once(
         "central answered 404: scripted",
         "the connection broke",
     ]
+
+
+def test_a_twin_is_one_event_an_hour_and_is_over_when_central_says_so(
+    central: ScriptedCentral, broker: Broker, tmp_path: Path
+) -> None:
+    """Two boxes get a new session every few seconds, for days; what else happened must not be washed away."""
+    box = Box(identity_with(central, tmp_path, BrokerAddress(host="127.0.0.1", port=broker.port, tls=False)))
+    for _ in range(20):
+        box.heartbeat._session_stands()
+        box.heartbeat._hear("heard", Heard(twin=True).model_dump_json().encode())
+        assert box.link.status().heartbeat_detail == TWIN
+    assert [event.kind for event in box.outbox.waiting(100)] == ["twin"]
+    mark = EventMark(stream=box.outbox.waiting(1)[0].stream, through=1)
+    box.heartbeat._hear("heard", Heard(events=mark).model_dump_json().encode())
+    assert box.link.status().heartbeat_detail == TWIN, "that is about events"
+    box.heartbeat._hear("heard", Heard().model_dump_json().encode())
+    assert box.link.status().heartbeat_detail == ""
+    assert box.link.status().heartbeat_connected
+    box.heartbeat.stop()
 
 
 def test_a_box_keeps_centrals_word_and_shows_it(
