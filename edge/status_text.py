@@ -129,9 +129,10 @@ def _study_line(study: StudyEntry) -> str:
     expected = "" if study.expected is None else f" of {study.expected}"
     late = f", {study.late} late" if study.late else ""
     by = f" ({study.evidence})" if study.evidence else ""
+    images = "image" if (study.expected or study.received) == 1 else "images"
     return (
         f"{study.last_at_utc.isoformat(timespec='seconds')}  {study.calling_ae_title:<16}  "
-        f"{study.state + by:<25}  {study.received}{expected} images{late}  {study.study_instance_uid}"
+        f"{study.state + by:<25}  {study.received}{expected} {images}{late}  {study.study_instance_uid}"
     )
 
 
