@@ -28,7 +28,10 @@ from central.ingest.partial import PartialUploads, UploadLimits
 from central.ingest.problems import http_error, ingest_error, unexpected_error
 from central.ingest.quota import DayQuota
 from central.ingest.receipt_check import ReceiptDesk
+from central.ingest.shared_turns import SharedTurns
 from central.ingest.standing import StandingDesk
+from central.ingest.turns import Turns
+from central.ingest.tus import PATIENCE_S
 from central.ingest.uploads import Uploads
 from central.revocation import end_session_of
 from central.workflow.gateway_routes import gateway_routes as workflow_routes
@@ -64,21 +67,27 @@ def gateway_app(
         institution_of=foundation.gateways.institution_of,
     )
     callers = Callers(foundation.gateways, refusals)
+    arriving = settings.storage.arriving_folder
+
+    def turns(of: str) -> Turns:
+        shared = SharedTurns(arriving / "turns" / of) if settings.storage.arriving is not None else None
+        return Turns(PATIENCE_S, shared)
+
     uploads = Uploads(
         callers,
-        PartialUploads.open(settings.storage.root / "uploads", limits),
+        PartialUploads.open(arriving / "uploads", limits),
         acceptance,
         refusals,
         settings.limits.ingest_workers,
+        turns("uploads"),
     )
     closing.callback(uploads.close)
     packs = Packs(
         callers,
-        PartialUploads.open(
-            settings.storage.root / "packs", replace(limits, max_object_bytes=MAX_PACK_BYTES)
-        ),
+        PartialUploads.open(arriving / "packs", replace(limits, max_object_bytes=MAX_PACK_BYTES)),
         PackAcceptance(foundation.db, acceptance, refusals),
         settings.limits.ingest_workers,
+        turns("packs"),
     )
     closing.callback(packs.close)
     desk = EnrolmentDesk(

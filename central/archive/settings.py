@@ -50,6 +50,11 @@ class StorageSettings(Section):
         default=None,
         description="folder of the keys; empty: keys in root. Processes on one database share it",
     )
+    arriving: Path | None = Field(
+        default=None,
+        description="folder of uploads that have begun; empty: in root. Processes on one database may share it, on "
+        "storage that knows locks: then each goes on with what another began",
+    )
     database: str = Field(
         default="",
         description="PostgreSQL for index and audit, such as postgresql://dicomnet@db/dicomnet; empty: SQLite in root",
@@ -84,6 +89,10 @@ class StorageSettings(Section):
     @property
     def keys_folder(self) -> Path:
         return self.keys or self.root / "keys"
+
+    @property
+    def arriving_folder(self) -> Path:
+        return self.arriving or self.root
 
     @property
     def support_folder(self) -> Path:

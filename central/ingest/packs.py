@@ -47,12 +47,17 @@ class Packs:
     """The routes. One per process."""
 
     def __init__(
-        self, callers: Callers, partials: PartialUploads, acceptance: PackAcceptance, workers: int
+        self,
+        callers: Callers,
+        partials: PartialUploads,
+        acceptance: PackAcceptance,
+        workers: int,
+        turns: Turns,
     ) -> None:
         self._callers = callers
         self._partials = partials
         self._acceptance = acceptance
-        self._turns = Turns(PATIENCE_S)
+        self._turns = turns
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="packs")
         self._deciding: dict[str, asyncio.Future[str]] = {}
 
@@ -192,9 +197,11 @@ class Packs:
             known,
         )
         self._deciding[key] = deciding
+        leave = self._turns.keep(key)
 
         def end(ended: asyncio.Future[str]) -> None:
             del self._deciding[key]
+            leave()
             if not ended.cancelled():
                 ended.exception()  # whoever waits gets it; where nobody does, the next question tries again
 

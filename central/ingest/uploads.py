@@ -26,7 +26,6 @@ from central.ingest.errors import ObjectRefusedError, RequestRefusedError
 from central.ingest.partial import PartialUpload, PartialUploads
 from central.ingest.turns import Turns
 from central.ingest.tus import (
-    PATIENCE_S,
     announced_id,
     append,
     check_fits,
@@ -54,12 +53,13 @@ class Uploads:
         acceptance: Acceptance,
         refusals: Refusals,
         workers: int,
+        turns: Turns,
     ) -> None:
         self._callers = callers
         self._partials = partials
         self._acceptance = acceptance
         self._refusals = refusals
-        self._turns = Turns(PATIENCE_S)
+        self._turns = turns
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="ingest")
 
     def routes(self) -> list[BaseRoute]:

@@ -1,9 +1,13 @@
-"""Four central processes on one PostgreSQL and one bucket; one is killed while boxes send. Nothing lost or doubled."""
+"""Four central processes on one PostgreSQL and one bucket; one is killed while boxes send. Nothing lost or doubled.
+
+And two that share what arrives: each goes on with an upload that the other began.
+"""
 
 from __future__ import annotations
 
 import random
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,14 +26,17 @@ from central.config import Settings
 from central.foundation import Foundation
 from contract.enrolment import Pairing
 from contract.receipt import Outcome
+from contract.transfer import PATCH_CONTENT_TYPE, UPLOADS_PATH
 from tests.central.app.house import (
     Box,
     answer_of,
     ask_to_enrol,
     create,
     fetch_ca,
+    head,
     introduce,
     new_key_and_request,
+    patch,
 )
 from tests.central.app.program import CentralProcess
 from tests.postgres import postgres_server
@@ -53,13 +60,14 @@ class Cluster:
         settings = Settings(storage=StorageSettings.model_validate(self.root(0)))
         return Foundation.open(settings)
 
-    def central(self, number: int) -> CentralProcess:
+    def central(self, number: int, arriving: Path | None = None) -> CentralProcess:
         s3 = self.storage["s3"]
         config = self.folder / f"central-{number}.toml"
         config.write_text(
             '[people]\nport = 0\n[gateways]\nport = 0\nacceptance = "pairing-string"\n[dicom]\nenabled = false\n'
             f'[storage]\nroot = "{self.root(number)["root"]}"\nkeys = "{self.storage["keys"]}"\n'
-            f'database = "{self.storage["database"]}"\nreserve_bytes = 0\n[storage.s3]\n'
+            + (f'arriving = "{arriving}"\n' if arriving is not None else "")
+            + f'database = "{self.storage["database"]}"\nreserve_bytes = 0\n[storage.s3]\n'
             + "".join(f'{name} = "{value}"\n' for name, value in s3.items())
         )
         return CentralProcess(config)
@@ -182,4 +190,34 @@ def test_four_centrals_of_which_one_is_killed(cluster: Cluster, tmp_path: Path) 
     verdict = foundation.audit.verify()
     assert verdict.problems == []
     assert verdict.records > 0
+    foundation.close()
+
+
+def test_an_upload_that_one_began_goes_on_at_another(cluster: Cluster, tmp_path: Path) -> None:
+    """The box comes back at another process, while the first still waits for the rest of its request."""
+    foundation, arriving = cluster.foundation(), tmp_path / "arriving"
+    (content,) = images(1).values()
+    with cluster.central(0, arriving) as first, cluster.central(1, arriving) as other:
+        box = enrol(foundation, first.gateways_url, tmp_path / "box")
+        object_id, sealed = box.seal(content)
+        port = int(first.gateways_url.rpartition(":")[2])
+        with (
+            box.client() as client,
+            socket.create_connection(("127.0.0.1", port)) as raw,
+            box.tls().wrap_socket(raw, server_hostname="127.0.0.1") as hanging,
+        ):
+            assert create(client, object_id, len(sealed), sealed[:1000]).status_code == 201
+            hanging.sendall(
+                f"PATCH {UPLOADS_PATH}/{object_id} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\n"
+                f"Upload-Offset: 1000\r\nContent-Type: {PATCH_CONTENT_TYPE}\r\n"
+                f"Content-Length: {len(sealed) - 1000}\r\n\r\n".encode()
+                + sealed[1000:3000]
+            )
+            box.url, offset = other.gateways_url, 0
+            with box.client() as newcomer:
+                while offset < 3000:  # until the hanging request has its turn, which the next HEAD takes over
+                    offset = int(head(newcomer, object_id).headers["Upload-Offset"])
+                done = patch(newcomer, object_id, offset, sealed[offset:])
+            assert (offset, box.receipt(done).outcome) == (3000, Outcome.ARCHIVED)
+    assert list(arriving.rglob("*.part")) == list(arriving.rglob("turns/*/*")) == []
     foundation.close()
