@@ -250,7 +250,7 @@ def _days(chance: random.Random, most: int = 30) -> str:
 
 
 def _births(chance: random.Random) -> str:
-    year = chance.randrange(1910, 1990)
+    year = chance.randrange(1930, 2010)
     return f"{year}0101-{year + 5}0101"
 
 
@@ -288,6 +288,9 @@ _KINDS: Final[dict[str, Make]] = {
         patient_birth_date=d.one(c).patient_birth_date, patient_name=f"{_family(c, d)[:3]}*"
     ),
     "birth dates of five years": lambda c, _d: _query(patient_birth_date=_births(c)),
+    "birth dates of five years and name begun": lambda c, d: _query(
+        patient_birth_date=_births(c), patient_name=f"{_family(c, d)[:3]}*"
+    ),
     "patient id begun": lambda c, d: _query(patient_id=d.one(c).patient_id[: c.randint(3, 6)] + "*"),
     "patient id contains": lambda c, d: _query(patient_id=f"*{d.one(c).patient_id[-5:]}*"),
     "patient id and issuer": lambda c, d: _query(patient_id=d.one(c).patient_id, issuer_of_patient_id=ISSUER),

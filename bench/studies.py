@@ -69,6 +69,8 @@ _GIVEN: Final = [
     "FRANZ", "ELKE", "JÖRG", "BIRGIT", "UWE", "HEIKE", "RALF", "SILKE", "KAI", "ANKE",
 ]
 # fmt: on
+_FIRST_BIRTH: Final = datetime.date(1930, 1, 1)
+_BIRTH_DAYS: Final = 90 * 365
 _DEPARTMENTS: Final = 60
 _PHYSICIANS: Final = 2000
 
@@ -112,7 +114,7 @@ class MadeStudy:
 
     @property
     def patient_birth_date(self) -> str:
-        return f"19{self.patient % 90 + 10}0101"
+        return f"{_FIRST_BIRTH + datetime.timedelta(days=self.patient * 7919 % _BIRTH_DAYS):%Y%m%d}"
 
     @property
     def patient_sex(self) -> str:

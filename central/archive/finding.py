@@ -135,7 +135,7 @@ def find_studies(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow
 
 
 def _found(db: Database, scope: Scope, query: StudyQuery) -> list[StudyRow]:
-    keys, ways = [*study_keys(db, query), *_read_keys(scope, query)], ways_of(scope)
+    keys, ways = [*study_keys(db, query), *_read_keys(db, scope, query)], ways_of(scope)
     # Who reaches but few studies needs no key that leads to few.
     wide = any(way.in_order for way in ways)
     looking = [key.looking for key in keys]
@@ -179,7 +179,7 @@ def _by_sets(
         reached.append(of_departments(sorted(physicians), sorted(services)))
     few = [way.condition for way in ways if not way.in_order]
     page = Page(query.offset, query.limit, query.study_date)
-    is_said = says_all(query) and not _read_keys(scope, query)
+    is_said = says_all(query) and not _read_keys(db, scope, query)
     passing = Passing(taken_away(scope), page) if query.offset >= _DEEP and is_said else None
     # Of the candidates, then of those that wait, then of what is on the page: the same each time.
     said = [Once(Study, reduce(and_, looking, within(scope, narrow=True)))]
@@ -254,7 +254,7 @@ def find_series(db: Database, scope: Scope, query: SeriesQuery) -> list[SeriesRo
     """Newest study first, then by Series Number."""
     select = Series.select(*_SERIES).join(Study).order_by(*_NEWEST_FIRST, *BY_NUMBER)
     above = spelled_out(db, query.study)
-    keys, is_narrow = with_narrowest(db, [*study_keys(db, above), *_read_keys(scope, above)])
+    keys, is_narrow = with_narrowest(db, [*study_keys(db, above), *_read_keys(db, scope, above)])
     conditions = [
         within(scope, narrow=is_narrow or bool(query.series_instance_uid)),
         has_readable(scope),
@@ -271,7 +271,7 @@ def find_instances(db: Database, scope: Scope, query: InstanceQuery) -> list[Ins
         return found
     select = Instance.select(*_INSTANCE).join(Series).join(Study).order_by(*_NEWEST_FIRST, *IN_STUDY)
     above = spelled_out(db, query.series.study)
-    keys, is_narrow = with_narrowest(db, [*study_keys(db, above), *_read_keys(scope, above)])
+    keys, is_narrow = with_narrowest(db, [*study_keys(db, above), *_read_keys(db, scope, above)])
     is_narrow = is_narrow or bool(query.series.series_instance_uid or query.sop_instance_uid)
     conditions = [
         within(scope, narrow=is_narrow),
@@ -323,8 +323,8 @@ def _of_uids(*, holders: int, one_series: bool, one_instance: bool) -> Prepared:
     )
 
 
-def _read_keys(scope: Scope, query: StudyQuery) -> list[Key]:
-    read = modalities_read(scope, code_list(query.modalities_in_study))
+def _read_keys(db: Database, scope: Scope, query: StudyQuery) -> list[Key]:
+    read = modalities_read(db, scope, code_list(query.modalities_in_study))
     return [] if read is None else [Key(read)]
 
 

@@ -22,6 +22,7 @@ from central.archive.rows import InstanceRow, SeriesRow, StudyRow
 from central.archive.steps import steps_of
 from central.archive.tables import Instance, Series, Study
 from central.database import Database, rows_of
+from central.prepared import Prepared
 
 _MODALITY, _NUMBER, _DESCRIPTION, _BODY_PART = "00080060", "00200011", "0008103E", "00180015"
 _DATE, _TIME = "00080021", "00080031"
@@ -29,9 +30,13 @@ _STEPS: Final = ("00400244", "00400245", "00400275")
 _TAGS: Final = (_MODALITY, _NUMBER, _DESCRIPTION, _BODY_PART, _DATE, _TIME, *_STEPS)
 
 
-def modalities_read(scope: Scope, codes: Sequence[str]) -> peewee.Expression | None:
-    """Whether a study has one of the modalities in what `scope` reads of it, as SQL; None where its row says so."""
-    if scope.everything or not codes:
+_ANY: Final = Prepared(Study.select(Study.id).where(Study.mixed).limit(1))
+
+
+def modalities_read(db: Database, scope: Scope, codes: Sequence[str]) -> peewee.Expression | None:
+    """Whether a study has one of the modalities in what `scope` reads of it, as SQL; None where its row says so, which
+    is everywhere in most archives."""
+    if scope.everything or not codes or _ANY.first(db) is None:
         return None
     series, instance = Series.alias(), Instance.alias()  # a search among them has their tables itself
     its = (

@@ -323,6 +323,10 @@ _OUTGROWN: Final = (
 )
 
 
+_MIXED: Final = "CREATE INDEX IF NOT EXISTS study_mixed ON study (id) WHERE mixed"
+"""Of the few, so that it is known at once whether there are any."""
+
+
 def _newest_first(db: Database) -> str:
     """The index by which an institution's studies are read from the newest on.
 
@@ -362,7 +366,8 @@ def make_index(db: Database) -> bool:
             count = Study.select(peewee.fn.COUNT(Study.id)).scalar(db)
             _log.info("event=indexing-for-searches studies=%d about_s=%d", count, count // 50_000)
         make_tables(db, MODELS)
-        db.execute(peewee.SQL(_newest_first(db)))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        for statement in (_newest_first(db), _MIXED):
+            db.execute(peewee.SQL(statement))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
         for index in _OUTGROWN:
             if index in indexes:
                 db.execute(peewee.SQL(f"DROP INDEX {index}"))  # type: ignore[no-untyped-call]  # the stubs leave it untyped
