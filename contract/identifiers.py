@@ -53,6 +53,15 @@ def check_uid(value: str, kind: str = "UID") -> str:
     return value
 
 
+def is_uid(value: str) -> bool:
+    """Whether `check_uid` would return it."""
+    try:
+        check_uid(value)
+    except InvalidIdentifierError:
+        return False
+    return True
+
+
 def check_ae_title(value: str, kind: str = "AE title") -> str:
     """Return `value` without its padding if it is a usable AE title (PS3.5 section 6.2, VR AE)."""
     stripped = value.strip(" ")

@@ -144,10 +144,9 @@ class Provider:
         """
         if not _same(answer.get("state", ""), attempt.state):
             raise SignOnRefusedError("the answer belongs to another attempt")
+        # RFC 9207 section 2.4
         says_iss = self._configuration().get("authorization_response_iss_parameter_supported") is True
-        if (
-            answer.get("iss", "" if says_iss else self.client.issuer) != self.client.issuer
-        ):  # RFC 9207 section 2.4
+        if answer.get("iss", "" if says_iss else self.client.issuer) != self.client.issuer:
             raise SignOnRefusedError("the answer comes from another issuer")
         if "code" not in answer:
             raise SignOnRefusedError(f"the provider says {answer.get('error', 'nothing')[:64]}")

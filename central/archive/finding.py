@@ -179,8 +179,8 @@ def _by_sets(
         reached.append(of_departments(sorted(physicians), sorted(services)))
     few = [way.condition for way in ways if not way.in_order]
     page = Page(query.offset, query.limit, query.study_date)
-    is_said = says_all(query) and not _read_keys(db, scope, query)
-    passing = Passing(taken_away(scope), page) if query.offset >= _DEEP and is_said else None
+    is_passed = query.offset >= _DEEP and says_all(query) and not _read_keys(db, scope, query)
+    passing = Passing(taken_away(scope), page) if is_passed else None
     # Of the candidates, then of those that wait, then of what is on the page: the same each time.
     said = [Once(Study, reduce(and_, looking, within(scope, narrow=True)))]
     ids = page_by_sets(db, few, reached, said, terms_of(query), page, passing)

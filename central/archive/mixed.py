@@ -19,6 +19,7 @@ from central.access.policy import Scope
 from central.archive.included import Element, included
 from central.archive.reach import readable
 from central.archive.rows import InstanceRow, SeriesRow, StudyRow
+from central.archive.steps import TAGS as STEP_TAGS
 from central.archive.steps import steps_of
 from central.archive.tables import Instance, Series, Study
 from central.database import Database, rows_of
@@ -26,10 +27,7 @@ from central.prepared import Prepared
 
 _MODALITY, _NUMBER, _DESCRIPTION, _BODY_PART = "00080060", "00200011", "0008103E", "00180015"
 _DATE, _TIME = "00080021", "00080031"
-_STEPS: Final = ("00400244", "00400245", "00400275")
-_TAGS: Final = (_MODALITY, _NUMBER, _DESCRIPTION, _BODY_PART, _DATE, _TIME, *_STEPS)
-
-
+_TAGS: Final = (_MODALITY, _NUMBER, _DESCRIPTION, _BODY_PART, _DATE, _TIME, *STEP_TAGS)
 _ANY: Final = Prepared(Study.select(Study.id).where(Study.mixed).limit(1))
 
 

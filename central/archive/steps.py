@@ -22,7 +22,8 @@ from central.database import Database, rows_of
 
 _DATE, _TIME, _REQUESTS = "00400244", "00400245", "00400275"
 _SCHEDULED_STEP, _REQUESTED_PROCEDURE = "00400009", "00401001"
-_NAMES: Final = tuple(f'"{tag}":'.encode() for tag in (_DATE, _TIME, _REQUESTS))
+TAGS: Final = (_DATE, _TIME, _REQUESTS)
+_NAMES: Final = tuple(f'"{tag}":'.encode() for tag in TAGS)
 _MOST_ITEMS: Final = 50  # a series is made for one or two
 _MOST_CHARACTERS: Final = 64  # as long as any short string is that still means one
 _AT_ONCE: Final = 500

@@ -7,12 +7,12 @@ import re
 from typing import Final
 
 # XML 1.0 section 2.2; a FHIR string (R4, section 2.24.0.1) leaves out the same of what is below a space.
-_NO_TEXT: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+NO_TEXT: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def said(text: str) -> str:
     """`text`, with U+FFFD in place of what is no text there."""
-    return _NO_TEXT.sub("\ufffd", text)
+    return NO_TEXT.sub("\ufffd", text)
 
 
 def is_address(text: str) -> bool:

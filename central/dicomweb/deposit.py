@@ -33,7 +33,7 @@ from central.archive.objects import ObjectSink
 from central.archive.receiving import Receiving
 from central.dicomweb.errors import BadRequestError, TooLargeError
 from central.dicomweb.multipart_reader import MultipartReader, PartBegin, PartEnd
-from contract.identifiers import InvalidIdentifierError, check_uid
+from contract.identifiers import is_uid
 from contract.receipt import Outcome
 
 PART_TYPE: Final = "application/dicom"
@@ -214,7 +214,7 @@ class Deposit:
         try:
             said = self._archive.examine(part.sink)
             sop_class_uid = str(said.attributes.instance["sop_class_uid"])
-            uids = (sop_class_uid if _is_uid(sop_class_uid) else "", said.attributes.sop_instance_uid)
+            uids = (sop_class_uid if is_uid(sop_class_uid) else "", said.attributes.sop_instance_uid)
             failure_reason = _refusal(said) or self._wrong_study(said)
             if failure_reason:
                 return Failed(failure_reason, *uids)
@@ -326,19 +326,11 @@ def _refusal(said: Examined) -> int:
     """Why the archive does not take this instance; 0: it does."""
     header = said.header
     sop_class_uid = str(said.attributes.instance["sop_class_uid"])
-    if not _is_uid(sop_class_uid):
+    if not is_uid(sop_class_uid):
         return CANNOT_UNDERSTAND
     if sop_class_uid == _MEDIA_DIRECTORY:
         return SOP_CLASS_NOT_SUPPORTED
-    if not _is_uid(header.transfer_syntax_uid):
+    if not is_uid(header.transfer_syntax_uid):
         return TRANSFER_SYNTAX_NOT_SUPPORTED
     named = header.media_storage_sop_class_uid
     return DATA_SET_DOES_NOT_MATCH_SOP_CLASS if named not in ("", sop_class_uid) else 0
-
-
-def _is_uid(text: str) -> bool:
-    try:
-        check_uid(text)
-    except InvalidIdentifierError:
-        return False
-    return True

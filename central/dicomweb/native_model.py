@@ -5,12 +5,13 @@ Made from what is kept as JSON, so that both say the same. What XML has no chara
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from xml.sax.saxutils import escape, quoteattr
 
 from pydicom.datadict import keyword_for_tag
+
+from central.audit.spelling import NO_TEXT
 
 XML: Final = "application/dicom+xml"
 JsonObject = dict[str, Any]
@@ -18,7 +19,6 @@ _HEAD: Final = (
     '<?xml version="1.0" encoding="UTF-8"?>\n'
     '<NativeDicomModel xmlns="http://dicom.nema.org/PS3.19/models/NativeDICOM" xml:space="preserve">'
 )
-_NO_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _COMPONENTS: Final = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
 _GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 
@@ -74,4 +74,4 @@ def _text(value: object) -> str:
 
 
 def _plain(value: object) -> str:
-    return _NO_XML.sub("", str(value))
+    return NO_TEXT.sub("", str(value))

@@ -27,7 +27,7 @@ from central.foundation import open_objects
 from central.importing.media_directory import missing_files
 from central.importing.sources import Candidate, opened
 from central.quietness import quiet_libraries
-from contract.identifiers import InvalidIdentifierError, check_uid
+from contract.identifiers import is_uid
 
 INCOMING: Final = "importing"
 _MEDIA_DIRECTORY: Final = "1.2.840.10008.1.3.10"
@@ -134,19 +134,11 @@ class Examiner:
 
 def _refusal(said: Examined) -> str:
     """Why the archive does not take it; "": it does."""
-    if not _is_uid(str(said.attributes.instance["sop_class_uid"])):
+    if not is_uid(str(said.attributes.instance["sop_class_uid"])):
         return "it names no SOP class"
-    if not _is_uid(said.header.transfer_syntax_uid):
+    if not is_uid(said.header.transfer_syntax_uid):
         return "its transfer syntax is no UID"
     return ""
-
-
-def _is_uid(text: str) -> bool:
-    try:
-        check_uid(text)
-    except InvalidIdentifierError:
-        return False
-    return True
 
 
 _examiner: Examiner | None = None  # of a worker process: opened once, by `begin`

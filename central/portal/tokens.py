@@ -100,10 +100,8 @@ class _Desk:
         if token is None or not mine:
             refusal = problem(404, "there is no such token of yours")
             return admit(self._audit, request, refusal, Action.TOKEN_CHANGE, "end") or refusal
-        detail, owner = (
-            f"end {token.token_id}: {token.label}",
-            self._doorkeeper.accounts.account(token.user_id),
-        )
+        detail = f"end {token.token_id}: {token.label}"
+        owner = self._doorkeeper.accounts.account(token.user_id)
         concerned = (owner.institution,) if owner is not None else ()
         answer = admit(self._audit, request, None, Action.TOKEN_CHANGE, detail, institutions=concerned)
         if answer is not None:

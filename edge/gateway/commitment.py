@@ -63,9 +63,8 @@ class CommitmentService:
     def __init__(self, store: CommitmentStore, reports: Reports) -> None:
         self._store = store
         self._reports = reports
-        self._reading = (
-            threading.Lock()
-        )  # as a tree a request is twenty times its size: one of them is enough
+        # As a tree a request is twenty times its size: one of them is enough.
+        self._reading = threading.Lock()
 
     @property
     def operations(self) -> Mapping[str, frozenset[int]]:

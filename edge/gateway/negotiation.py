@@ -19,7 +19,7 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
-from contract.identifiers import InvalidIdentifierError, check_ae_title, check_uid
+from contract.identifiers import InvalidIdentifierError, check_ae_title, is_uid
 from contract.part10 import IMPLEMENTATION_CLASS_UID
 from edge.gateway.association_items import decodable
 from edge.gateway.errors import ProtocolError, RejectedError
@@ -202,7 +202,7 @@ def _answer_contexts(
         # Who only asks may be SCU of services and C-ECHO; of storage it may be the SCP that a C-GET sends to.
         may_be_scu = may_send or is_service or syntax == VERIFICATION
         may_be_scp = syntax is not None and bool(wanted_roles.get(syntax, (None, None))[1])
-        takes = is_service or (_is_uid(syntax) and is_accepted(str(syntax)))
+        takes = is_service or (syntax is not None and is_uid(syntax) and is_accepted(syntax))
         if takes and (may_be_scu or may_be_scp):
             ours = PresentationContext()
             ours.abstract_syntax = syntax
@@ -227,15 +227,7 @@ def _ordered(proposed: Sequence[str], preferred: Sequence[str]) -> list[str]:
     What is no UID is left out: it would stand in File Meta Information, and in headers of central's.
     """
     first = [uid for uid in preferred if uid in proposed]
-    return first + [uid for uid in prefer(proposed) if uid not in first and _is_uid(uid)]
-
-
-def _is_uid(value: str | None) -> bool:
-    try:
-        check_uid(value or "")
-    except InvalidIdentifierError:
-        return False
-    return True
+    return first + [uid for uid in prefer(proposed) if uid not in first and is_uid(uid)]
 
 
 def _implementation(asked: A_ASSOCIATE) -> tuple[str, str]:

@@ -95,9 +95,8 @@ class PerformedProcedureService:
     def __init__(self, procedures: PerformedProcedures, on_step: Callable[[StepReport], None]) -> None:
         self._procedures = procedures
         self._on_step = on_step
-        self._reading = (
-            threading.Lock()
-        )  # as a tree a message is twenty times its size: one of them is enough
+        # As a tree a message is twenty times its size: one of them is enough.
+        self._reading = threading.Lock()
 
     def handle(self, request: Request, peer: Peer) -> Iterator[Reply]:
         """Yield the one reply."""

@@ -36,9 +36,8 @@ _log = logging.getLogger(__name__)
 _DEBOUNCE_S: Final = 1.0
 _STOP_WAIT_S: Final = 2.0
 _HTTPS_TIMEOUT_S: Final = 10.0
-_TWIN_NEWS_AFTER_S: Final = (
-    3600.0  # two boxes may push each other off for days, and other events are to be kept
-)
+_TWIN_NEWS_AFTER_S: Final = 3600.0
+"""Two boxes may push each other off for days, and other events are to be kept."""
 
 
 @dataclass(frozen=True)

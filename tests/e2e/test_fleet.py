@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from central.access.policy import Role
 from central.audit.reading import Wanted
-from central.fleet.mosquitto import write_configuration
 from central.fleet.sessions import BrokerSessions
 from central.fleet.view import BoxView
 from contract.command import CommandKind
@@ -31,7 +30,7 @@ from edge.config import Settings
 from edge.uplink.enrolment import enrol
 from edge.uplink.identity import Identity, IdentityStore
 from tests.central.app.house import House
-from tests.central.fleet.test_broker import Broker
+from tests.central.fleet.test_broker import Broker, configured_broker
 from tests.edge.uplink.test_heartbeat import Box
 from tests.peers_installed import program
 from tests.ports import free_base_port
@@ -48,13 +47,10 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 @pytest.fixture
 def broker(house: House, tmp_path: Path) -> Iterator[Broker]:
-    port = house.settings.mqtt.port
-    broker = Broker(tmp_path / "broker", port, port + 1)
-    write_configuration(broker.plan, house.central.foundation.identity, [])
-    broker.start()
-    until(lambda: house.central.fleet.broker_state() == "connected", "central hears")
-    yield broker
-    broker.stop()
+    with configured_broker(house, tmp_path / "broker") as broker:
+        broker.start()
+        until(lambda: house.central.fleet.broker_state() == "connected", "central hears")
+        yield broker
 
 
 def identity_of(house: House, folder: Path, name: str = "ct1") -> Identity:

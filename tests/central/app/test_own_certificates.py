@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from central.fleet.mosquitto import write_configuration
 from central.identity import identity
 from tests.central.app.house import Box, House, enrol, head
-from tests.central.fleet.test_broker import Broker
+from tests.central.fleet.test_broker import Broker, configured_broker
 from tests.ports import free_base_port
 
 pytestmark = pytest.mark.needs("mosquitto")
@@ -30,13 +29,10 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 @pytest.fixture
 def broker(house: House, tmp_path: Path) -> Iterator[Broker]:
-    port = house.settings.mqtt.port
-    broker = Broker(tmp_path / "broker", port, port + 1)
-    write_configuration(broker.plan, house.central.foundation.identity, [])
-    broker.start()
-    until(lambda: house.central.fleet.broker_state() == "connected")
-    yield broker
-    broker.stop()
+    with configured_broker(house, tmp_path / "broker") as broker:
+        broker.start()
+        until(lambda: house.central.fleet.broker_state() == "connected")
+        yield broker
 
 
 def until(holds: Callable[[], bool]) -> None:

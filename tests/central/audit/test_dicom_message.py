@@ -11,6 +11,7 @@ import pytest
 
 from central.audit.dicom_message import PatientObject, audit_message
 from central.audit.events import Action
+from tests.central.audit.rows import row
 
 CODED = {"csd-code", "codeSystemName", "originalText"}
 # PS3.15 A.5.1.1: the children of an element in their order, each with how often; then required and optional attributes.
@@ -89,23 +90,6 @@ def require_valid(element: ElementTree.Element) -> None:
             count += 1
         assert count in TIMES[times], (element.tag, name)
     assert left == [], element.tag
-
-
-def row(action: str = "view", **changes: object) -> dict[str, Any]:
-    return {
-        "id": 7,
-        "at_utc": "2026-11-27T09:30:00.123456+00:00",
-        "actor": "ann",
-        "actor_role": "doctor",
-        "action": action,
-        "outcome": "success",
-        "source_address": "192.0.2.7",
-        "study_instance_uid": "1.2.3",
-        "series_instance_uid": "1.2.3.4",
-        "sop_instance_uid": None,
-        "detail": "x",
-        **changes,
-    }
 
 
 def message(values: dict[str, Any], patient: PatientObject | None = None) -> ElementTree.Element:

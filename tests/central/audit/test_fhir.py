@@ -9,6 +9,7 @@ import pytest
 
 from central.audit.events import Action
 from central.audit.fhir import audit_event
+from tests.central.audit.rows import row
 
 STRING = r"[ \r\n\t\S]+"
 CODE = r"[^\s]+(\s[^\s]+)*"
@@ -64,23 +65,6 @@ def require_valid(value: Any, kind: Any) -> None:
         assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", value), "R4: no characters below 32 but these"
     else:
         assert value is kind
-
-
-def row(action: str = "view", **changes: object) -> dict[str, Any]:
-    return {
-        "id": 7,
-        "at_utc": "2026-11-27T09:30:00.123456+00:00",
-        "actor": "ann",
-        "actor_role": "doctor",
-        "action": action,
-        "outcome": "success",
-        "source_address": "192.0.2.7",
-        "study_instance_uid": "1.2.3",
-        "series_instance_uid": "1.2.3.4",
-        "sop_instance_uid": None,
-        "detail": "x",
-        **changes,
-    }
 
 
 def event(values: dict[str, Any]) -> dict[str, Any]:

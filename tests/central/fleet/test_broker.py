@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,6 +49,18 @@ class Broker:
             self._process = None
 
 
+@contextmanager
+def configured_broker(house: House, folder: Path) -> Iterator[Broker]:
+    """With the configuration that fits this central; not started."""
+    port = house.settings.mqtt.port
+    broker = Broker(folder, port, port + 1)
+    write_configuration(broker.plan, house.central.foundation.identity, [])
+    try:
+        yield broker
+    finally:
+        broker.stop()
+
+
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     port = free_base_port(2)
@@ -58,11 +71,8 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 @pytest.fixture
 def broker(house: House, tmp_path: Path) -> Iterator[Broker]:
-    port = house.settings.mqtt.port
-    broker = Broker(tmp_path / "broker", port, port + 1)
-    write_configuration(broker.plan, house.central.foundation.identity, [])
-    yield broker
-    broker.stop()
+    with configured_broker(house, tmp_path / "broker") as broker:
+        yield broker
 
 
 @pytest.fixture

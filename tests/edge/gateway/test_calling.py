@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from pynetdicom import AE, evt
@@ -27,6 +28,25 @@ def connect(port: int) -> OutgoingAssociation:
     )
 
 
+@contextmanager
+def answering(answer: bytes, *, awaits_release: bool = False) -> Iterator[int]:
+    """The port of a listener that gives one caller this answer, and ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.recv(65_536)
+                sock.sendall(answer)
+                if awaits_release:
+                    sock.recv(65_536)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(60)
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -39,19 +59,8 @@ def connect(port: int) -> OutgoingAssociation:
     ],
 )
 def test_what_is_no_acceptance(answer: bytes, reason: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            sock, _ = listener.accept()
-            with sock:
-                sock.recv(65_536)
-                sock.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with pytest.raises(CallFailedError, match=reason):
-            connect(listener.getsockname()[1])
-        thread.join(60)
+    with answering(answer) as port, pytest.raises(CallFailedError, match=reason):
+        connect(port)
 
 
 def test_items_and_names_of_an_acceptance_that_mean_nothing_are_passed_over() -> None:
@@ -59,20 +68,8 @@ def test_items_and_names_of_an_acceptance_that_mean_nothing_are_passed_over() ->
     said = item(0x50, item(0x51, struct.pack(">I", 16_384)) + item(0x52, b"1.2.3") + item(0x60, b"what?"))
     head = struct.pack(">HH", 1, 0) + b"THERE".ljust(32, b"\0") + bytes(32)
     answer = pdu(0x02, head + item(0x10, b"1.2.840.10008.3.1.1.1") + accepted + said)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            sock, _ = listener.accept()
-            with sock:
-                sock.recv(65_536)
-                sock.sendall(answer)
-                sock.recv(65_536)  # the A-RELEASE-RQ
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with connect(listener.getsockname()[1]) as association:
-            assert dict(association.peer.contexts) == {1: CONTEXTS[0]}
-        thread.join(60)
+    with answering(answer, awaits_release=True) as port, connect(port) as association:
+        assert dict(association.peer.contexts) == {1: CONTEXTS[0]}
 
 
 def test_nobody_there() -> None:
