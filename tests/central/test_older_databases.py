@@ -94,13 +94,14 @@ def make_older(db: Database) -> None:
         db.execute_sql(f"DROP TRIGGER study_unfolded_{what}{of_study}")
     for table in ("study_unfolded", "study_posting"):
         db.execute_sql(f"DROP TABLE {table}")
+    for name in ("instance_sha256_series_id", "study_mixed"):
+        db.execute_sql(f"DROP INDEX {name}")
     for table, columns in _CAME_LATER.items():
         for index in db.get_indexes(table):
             if set(index.columns) & set(columns):
                 db.execute_sql(f"DROP INDEX {index.name}")
         for column in columns:
             db.execute_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
-    db.execute_sql("DROP INDEX instance_sha256_series_id")
     for table in ("series_request", "ordered_study", "institution", "institution_agreement", "assignment"):
         db.execute_sql(f"DROP TABLE {table}")
     for statement in _INDEXES_THEN:
