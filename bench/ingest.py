@@ -34,6 +34,7 @@ import pydicom
 from contract.sealing import DataKeyRing, RecipientPrivateKey
 from edge.buffer.processors import Processors
 from edge.buffer.spool import Spool
+from edge.gateway.addresses import Address
 from edge.gateway.echo import echo
 from edge.gateway.server import GatewayServer
 from edge.gateway.settings import GatewaySettings
@@ -145,7 +146,7 @@ def running(receiver: Receiver, scratch: Path) -> Iterator[tuple[int, psutil.Pro
     )
     try:
         deadline_s = time.monotonic() + 30
-        while not echo("127.0.0.1", port, "ANY", "BENCH", 2.0).ok:
+        while not echo(Address("127.0.0.1", port), "ANY", "BENCH", 2.0).ok:
             if time.monotonic() > deadline_s or process.poll() is not None:
                 raise RuntimeError(f"{receiver.name} did not start")
             time.sleep(0.1)  # a foreign program: nothing tells us when it listens but asking

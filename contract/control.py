@@ -274,6 +274,7 @@ class ScannerEntry(_Shape):
     quirks: str | None = None
     host: str = Field(default="", max_length=253)
     port: int = 104
+    call_over: str = "auto"
 
 
 class KnownScanner(_Shape):

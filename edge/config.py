@@ -238,6 +238,17 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _calls_over_tls_have_a_certificate(self) -> Self:
+        over_tls = [one.ae_title for one in self.scanners if one.call_over == "tls"]
+        over_tls += [one.ae_title for one in self.query.destinations if one.tls]
+        over_tls += [self.worklist.upstream.ae_title] if self.worklist.upstream.tls else []
+        if over_tls and not self.gateway.tls.enabled:
+            raise ValueError(
+                f"{over_tls[0]} is to be called over TLS: that needs certificate, key and client_ca of gateway.tls"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _centrals_have_names_of_their_own(self) -> Self:
         taken = [one.name.lower() for one in self.destinations.all]
         for name in self.uplink.further_centrals:

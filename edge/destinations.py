@@ -23,8 +23,9 @@ from edge.buffer.spool import Spool
 from edge.config import Settings
 from edge.destination_settings import DimseDestinationSettings, StowDestinationSettings
 from edge.dimse_destination import DimseDestination
+from edge.gateway.addresses import Address
+from edge.gateway.calling_tls import CallingTls
 from edge.gateway.store_scu import StoreScu
-from edge.gateway.tls import CallingTls
 from edge.uplink.courier import Courier, Destination
 from edge.uplink.stow import StowDestination, stow_tls
 
@@ -175,10 +176,8 @@ def _destination(
         )
     return DimseDestination(
         StoreScu(
-            settings.host,
-            settings.port,
+            Address(settings.host, settings.port, calling_tls),
             called_ae_title=settings.ae_title,
             calling_ae_title=settings.calling_ae_title or own_ae_title,
-            tls=calling_tls,
         )
     )

@@ -35,7 +35,7 @@ class LocalQuery:
         doorkeeper = Doorkeeper(settings.query.destinations)
         self.installed: Sequence[Service] = (
             QueryService(catalogue, doorkeeper),
-            RetrieveService(catalogue, holdings, self.recipient, doorkeeper),
+            RetrieveService(catalogue, holdings, self.recipient, doorkeeper, settings.gateway.tls),
         )
 
     def start(self) -> None:

@@ -36,8 +36,10 @@ from edge.config import Settings
 from edge.control import ControlError, Handler
 from edge.destination_settings import CENTRAL
 from edge.destinations import Destinations
+from edge.gateway.addresses import Address, scanner_address
 from edge.gateway.admission import Admission
 from edge.gateway.echo import EchoResult, echo
+from edge.gateway.errors import CannotCallError
 from edge.gateway.server import GatewayServer
 from edge.gateway.workers import Workers
 from edge.reporting import Reporting
@@ -152,8 +154,16 @@ class Operations:
         return EchoAnswer(ok=result.ok, round_trip_ms=result.round_trip_ms, detail=result.detail)
 
     def echo_scanner(self, host: str, port: int, ae_title: str) -> EchoResult:
-        """One C-ECHO in the name of this box; blocks."""
-        return echo(host, port, ae_title, self._settings.gateway.ae_title, _ECHO_TIMEOUT_S)
+        """One C-ECHO in the name of this box; blocks. A scanner's own entry says whether it is called over TLS."""
+        gateway = self._settings.gateway
+        address = Address(host, port)
+        entry = self._admission.find(ae_title)
+        if entry is not None and (entry.host, entry.port) == (host, port):
+            try:
+                address = scanner_address(entry, gateway.tls)
+            except CannotCallError as error:
+                return EchoResult(False, None, str(error))
+        return echo(address, ae_title, gateway.ae_title, _ECHO_TIMEOUT_S)
 
     def requeue(self, params: RequeueParams) -> QueueList:
         object_id = check_object_id(params.object_id)

@@ -16,6 +16,7 @@ from edge.buffer.holdings import Holdings
 from edge.buffer.local_recipient import LocalRecipient
 from edge.buffer.service_database import ServiceDatabase
 from edge.config import Settings
+from edge.gateway.addresses import Address, scanner_address
 from edge.gateway.commitment import CommitmentService
 from edge.gateway.commitment_reports import CommitmentReports
 from edge.gateway.service import Service
@@ -39,6 +40,7 @@ class Services:
         self, settings: Settings, holdings: Holdings, *, find_scanner: Callable[[str], ScannerSettings | None]
     ) -> None:
         self._find_scanner = find_scanner
+        self._tls = settings.gateway.tls
         self.database = ServiceDatabase(settings.box.state_directory / "services.sqlite3")
         self._commitments = CommitmentStore(self.database)
         self._reports = CommitmentReports(
@@ -93,6 +95,6 @@ class Services:
             unreported_because=self._commitments.last_error(),
         )
 
-    def _find_address(self, ae_title: str) -> tuple[str, int] | None:
+    def _find_address(self, ae_title: str) -> Address | None:
         scanner = self._find_scanner(ae_title)
-        return (scanner.host, scanner.port) if scanner is not None and scanner.host else None
+        return scanner_address(scanner, self._tls) if scanner is not None and scanner.host else None

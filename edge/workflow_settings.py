@@ -21,6 +21,11 @@ class UpstreamSettings(Section):
         description="Its host name or address; needed where the source is upstream",
     )
     port: int = Field(default=104, gt=0, lt=65536, description="Its DICOM port")
+    tls: bool = Field(
+        default=False,
+        description="Whether it is asked over TLS: the box shows gateway.tls.certificate, and takes certificates of "
+        "gateway.tls.client_ca in the name of host",
+    )
 
 
 class WorklistSettings(Section):

@@ -112,6 +112,7 @@ class BoxApp(App[None]):
 
     def on_mount(self) -> None:
         self._show_top()
+        self.query_one(Overview).focus()
         self._keep_fresh()
 
     @work(exclusive=True, group="refresh")
@@ -172,7 +173,7 @@ class BoxApp(App[None]):
         tabs = self.query_one(TabbedContent)
         tabs.active = page
         # The page's own keys work only with the focus inside it.
-        inside = tabs.get_pane(page).query(f"{DataTable.__name__}, {Input.__name__}")
+        inside = tabs.get_pane(page).query(f"{Overview.__name__}, {DataTable.__name__}, {Input.__name__}")
         if inside:
             self.call_after_refresh(inside.first().focus)
         self._refresh_now.set()
@@ -180,6 +181,16 @@ class BoxApp(App[None]):
     @on(TabbedContent.TabActivated)
     def _page_opened(self) -> None:
         self._refresh_now.set()
+
+    @on(Overview.Pause)
+    def _pause(self, message: Overview.Pause) -> None:
+        async def ask() -> None:
+            self.query_one(Overview).show(await self._client.pause(paused=message.paused))
+            self.notify(
+                "Nothing is sent to central until p is pressed again." if message.paused else "Sending."
+            )
+
+        self._tell(ask())
 
     @on(Queue.Requeue)
     def _requeue(self, message: Queue.Requeue) -> None:

@@ -62,6 +62,10 @@ class BoxClient:
         params = PriorityParams(study_instance_uid=study_instance_uid, priority=priority)
         return await self._ask("prioritise", params.model_dump(), QueueList)
 
+    async def pause(self, *, paused: bool) -> BoxStatus:
+        """Stop sending to centrals, or go on."""
+        return await self._ask("pause" if paused else "resume", {}, BoxStatus)
+
     async def scanners(self) -> ScannerList:
         return await self._ask("scanners", {}, ScannerList)
 

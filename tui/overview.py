@@ -8,12 +8,15 @@ from typing import Final
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.containers import VerticalScroll
+from textual.message import Message
 from textual.widgets import Static
 
 from contract.control import BoxStatus, CentralStatus, CommitmentStatus, DestinationStatus, WorkflowStatus
 from contract.sizes import size_text
 from tui import words
+from tui.confirm import Confirm
 
 _BAR_CELLS: Final = 20
 _DISK_TIGHT: Final = 0.1  # share of the disk that is free, below which the bar is yellow
@@ -25,10 +28,40 @@ _FULL_SOON_H: Final = 48  # a weekend
 class Overview(VerticalScroll):
     """Shows one `BoxStatus`."""
 
+    BINDINGS = [Binding("p", "pause", "Pause/resume")]  # noqa: RUF012  # Textual's own declaration
+
+    class Pause(Message):
+        """The technician wants sending to centrals to stop, or to go on."""
+
+        def __init__(self, *, paused: bool) -> None:
+            super().__init__()
+            self.paused = paused
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002  # Textual's own name
+        super().__init__(id=id)
+        self._paused: bool | None = None
+
     def compose(self) -> ComposeResult:
         yield Static("", id="facts")
 
+    def action_pause(self) -> None:
+        if self._paused is None:
+            return
+        if self._paused:
+            self.post_message(self.Pause(paused=False))
+            return
+        question = (
+            "Pause sending to central? Images are received and kept on the box meanwhile, also over a restart, and "
+            "nobody elsewhere sees them until p is pressed again."
+        )
+        self.app.push_screen(Confirm(question, "Pause"), self._if_confirmed)
+
+    def _if_confirmed(self, confirmed: bool | None) -> None:
+        if confirmed:
+            self.post_message(self.Pause(paused=True))
+
     def show(self, status: BoxStatus) -> None:
+        self._paused = status.paused
         self.query_one("#facts", Static).update(facts(status))
 
 
@@ -46,9 +79,7 @@ def facts(status: BoxStatus) -> Table:
     if link.detail:
         table.add_row("", Text(words.plain(link.detail)))
     if status.paused:
-        table.add_row(
-            "Sending", Text("✘ PAUSED. Images are received and kept (dicomnet-edge resume)", "bold red")
-        )
+        table.add_row("Sending", Text("✘ PAUSED. Images are received and kept; p goes on", "bold red"))
     for sentence in (link.enrolment, link.notice):
         if sentence:
             table.add_row("", Text(words.plain(sentence), "yellow"))

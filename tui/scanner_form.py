@@ -24,6 +24,12 @@ _TLS: Final = (
     ("off: plain port only", "off"),
 )
 
+_CALL_OVER: Final = (
+    ("TLS where that is required", "auto"),
+    ("TLS", "tls"),
+    ("plain", "plain"),
+)
+
 _FIELDS: Final = (
     ("ae_title", "AE title", "as the scanner calls itself; capitals count"),
     ("name", "Name", "what people call it"),
@@ -78,6 +84,11 @@ class ScannerForm(ModalScreen[None]):
                 yield Label("TLS", classes="name")
                 yield Select(_TLS, value=entry.tls, allow_blank=False, id="scanner-tls", compact=True)
             with Horizontal(classes="row"):
+                yield Label("Called over", classes="name")
+                yield Select(
+                    _CALL_OVER, value=entry.call_over, allow_blank=False, id="scanner-call_over", compact=True
+                )
+            with Horizontal(classes="row"):
                 yield Label("Quirks", classes="name")
                 yield Select(
                     [(name, name) for name in self._profiles],
@@ -109,7 +120,8 @@ class ScannerForm(ModalScreen[None]):
         }
         for key in ("addresses", "called_ae_titles"):
             values[key] = [part.strip() for part in str(values[key]).split(",") if part.strip()]
-        values["tls"] = self.query_one("#scanner-tls", Select).value
+        for key in ("tls", "call_over"):
+            values[key] = self.query_one(f"#scanner-{key}", Select).value
         quirks = self.query_one("#scanner-quirks", Select)
         values["quirks"] = None if quirks.is_blank() else quirks.value
         try:

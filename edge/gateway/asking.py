@@ -15,7 +15,10 @@ from typing import Final
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RJ
-from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.transport import AssociationSocket
+
+from edge.gateway.addresses import Address
+from edge.gateway.tls import TlsRefusedError
 
 _MAX_PDU_BYTES: Final = 1 << 20  # we announce 16 KiB, and some send more than they may
 _MAX_RECEIVED_BYTES: Final = 1 << 20  # an answer without a data set has some hundred
@@ -23,12 +26,10 @@ _MAX_RECEIVED_BYTES: Final = 1 << 20  # an answer without a data set has some hu
 
 def associate(
     ae: AE,
-    host: str,
-    port: int,
+    address: Address,
     called_ae_title: str,
     *,
     handlers: Sequence[evt.EventHandlerType] = (),
-    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
     max_received_bytes: int = _MAX_RECEIVED_BYTES,
 ) -> tuple[Association, bool]:
     """The association, established or not, and whether an A-ASSOCIATE-RJ came (PS3.8 9.3.4).
@@ -36,27 +37,57 @@ def associate(
     Parameters
     ----------
     max_received_bytes : over the whole association; what is beyond ends it as if the line had broken.
+
+    Raises
+    ------
+    TlsRefusedError : nothing was said in the clear.
     """
     refused = False
+    refused_tls: TlsRefusedError | None = None
 
     def look(event: evt.Event) -> None:
         nonlocal refused
         refused = refused or isinstance(event.pdu, A_ASSOCIATE_RJ)
 
-    def bound(event: evt.Event) -> None:
+    def prepare(event: evt.Event) -> None:
+        """The other side is there, and nothing was sent: pynetdicom goes on behind this, in the same thread."""
+        nonlocal refused_tls
         link = event.assoc.dul.socket
         if link is not None:
+            try:
+                _secure(link, address, ae.connection_timeout)
+            except TlsRefusedError as error:
+                refused_tls = error
             bounded = _Bounded(link.recv, max_received_bytes)
             link.recv = bounded  # type: ignore[method-assign,assignment]  # there is no other place for a limit
 
     association = ae.associate(
-        host,
-        port,
+        address.host,
+        address.port,
         ae_title=called_ae_title,
-        ext_neg=list(roles),
-        evt_handlers=[*handlers, (evt.EVT_CONN_OPEN, bound), (evt.EVT_PDU_RECV, look)],
+        evt_handlers=[*handlers, (evt.EVT_CONN_OPEN, prepare), (evt.EVT_PDU_RECV, look)],
     )
+    if refused_tls is not None:
+        raise refused_tls
     return association, refused
+
+
+def _secure(link: AssociationSocket, address: Address, timeout_s: float | None) -> None:
+    """Put TLS around a connection. Where none comes about the socket is closed, so that nothing leaves in the clear."""
+    if address.tls is None or link.socket is None:
+        return
+    plain = link.socket
+    try:
+        plain.settimeout(timeout_s)
+        link.socket = address.tls.wrap(plain)
+        link.socket.settimeout(None)
+    except BaseException as error:
+        plain.close()
+        if isinstance(error, OSError):
+            raise TlsRefusedError(
+                "the connection broke in the TLS handshake: is this its TLS port?"
+            ) from error
+        raise
 
 
 class _Bounded:

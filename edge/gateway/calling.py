@@ -1,5 +1,5 @@
-"""An association of our own that streams: for C-MOVE and for destinations, whose objects must pass neither memory
-nor a file whole.
+"""An association of our own: C-ECHO and reports to scanners, C-MOVE, and destinations, whose objects must pass neither
+memory nor a file whole.
 
 pynetdicom encodes and decodes the negotiation; the messages go through the same reader and peer as on associations
 that others open. Used by one thread, from `connect` to the end of the `with` block.
@@ -11,7 +11,7 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -20,12 +20,15 @@ from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
     ImplementationClassUIDNotification,
     MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
 )
 from pynetdicom.presentation import PresentationContext
 
 from contract.part10 import IMPLEMENTATION_CLASS_UID
+from edge.gateway.addresses import Address
 from edge.gateway.association_items import decodable
-from edge.gateway.command_set import MAX_COMMAND_BYTES, decode_command
+from edge.gateway.calling_tls import ended
+from edge.gateway.command_set import MAX_COMMAND_BYTES, Command, decode_command
 from edge.gateway.errors import (
     AbortReason,
     GatewayError,
@@ -36,7 +39,7 @@ from edge.gateway.errors import (
 from edge.gateway.negotiation import Agreed, Context
 from edge.gateway.pdu import HEADER, PduReader, PduType, abort, split_pdvs
 from edge.gateway.peer import ConnectedPeer
-from edge.gateway.tls import CallingTls, TlsRefusedError, ended
+from edge.gateway.tls import TlsRefusedError
 
 MAX_CONTEXTS: Final = 128
 _APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
@@ -45,6 +48,8 @@ _MAX_PDU_BYTES: Final = 16_384  # only responses come this way
 _CONNECT_TIMEOUT_S: Final = 10.0
 _ANSWER_TIMEOUT_S: Final = 30.0
 _RELEASE_TIMEOUT_S: Final = 2.0
+_CALLED_NOT_RECOGNIZED: Final = (1, 7)  # source and reason, PS3.8 Table 9-21
+_NO_ROOM: Final = ((3, 1), (3, 2))
 
 
 class CallFailedError(TransientGatewayError):
@@ -54,52 +59,55 @@ class CallFailedError(TransientGatewayError):
 class OutgoingAssociation:
     """Made by `connect`. Leaving the `with` block releases it, or aborts it after an error."""
 
-    def __init__(self, sock: socket.socket, agreed: Agreed) -> None:
+    def __init__(self, sock: socket.socket, agreed: Agreed, timeout_s: float) -> None:
         self._socket = sock
+        self._timeout_s = timeout_s
         self._reader = PduReader(
             sock,
             max_pdu_bytes=_MAX_PDU_BYTES,
-            idle_timeout_s=_ANSWER_TIMEOUT_S,
-            stall_timeout_s=_ANSWER_TIMEOUT_S,
+            idle_timeout_s=timeout_s,
+            stall_timeout_s=timeout_s,
             min_rate_bytes_per_s=0,
         )
         self._command = bytearray()
+        self._response: Command | None = None  # complete, its data set on the way
         self.peer = ConnectedPeer(sock, self._reader, agreed, self)
 
     @classmethod
     def connect(
         cls,
-        host: str,
-        port: int,
+        address: Address,
         *,
         called_ae_title: str,
         calling_ae_title: str,
         contexts: Sequence[Context],
-        tls: CallingTls | None = None,
+        reports: Collection[str] = (),
+        timeout_s: float = _ANSWER_TIMEOUT_S,
     ) -> OutgoingAssociation:
         """Associate, proposing each context by itself.
 
         Parameters
         ----------
-        tls : None to speak in the clear.
+        reports : SOP classes of which this box is the SCP, so that it may report (PS3.7 Annex D.3.3.4).
+        timeout_s : for each answer, and for each piece that is sent to be taken.
 
         Raises
         ------
         CallFailedError
         """
-        where = f"{called_ae_title} at {host} port {port}"
+        where = f"{called_ae_title} at {address.host} port {address.port}"
         try:
-            sock = socket.create_connection((host, port), _CONNECT_TIMEOUT_S)
+            sock = socket.create_connection(address[:2], min(timeout_s, _CONNECT_TIMEOUT_S))
         except OSError as error:
             raise CallFailedError(f"{where} cannot be reached: check address, port and cable") from error
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if tls is not None:
-                sock = tls.wrap(sock)
-            sock.sendall(_request(called_ae_title, calling_ae_title, contexts[:MAX_CONTEXTS]))
-            kind, answer = _read_answer(sock)
-            _check_accepted(kind, where, calling_ae_title)
-            return cls(sock, _agreed(answer, called_ae_title, calling_ae_title, contexts))
+            if address.tls is not None:
+                sock = address.tls.wrap(sock)
+            sock.sendall(_request(called_ae_title, calling_ae_title, contexts[:MAX_CONTEXTS], reports))
+            kind, answer = _read_answer(sock, timeout_s)
+            _check_accepted(kind, answer, where, called_ae_title, calling_ae_title)
+            return cls(sock, _agreed(answer, called_ae_title, calling_ae_title, contexts), timeout_s)
         except (OSError, GatewayError) as error:
             sock.close()
             if isinstance(error, CallFailedError):
@@ -135,7 +143,7 @@ class OutgoingAssociation:
         return not self.peer.wait(0.0)
 
     def send(self, data: bytes) -> None:
-        self._socket.settimeout(_ANSWER_TIMEOUT_S)
+        self._socket.settimeout(self._timeout_s)
         try:
             self._socket.sendall(data)
         except OSError as error:
@@ -147,21 +155,35 @@ class OutgoingAssociation:
         if pdu is None or pdu[0] is not PduType.P_DATA_TF:
             return False
         for pdv in split_pdvs(pdu[1]):
-            if not pdv.is_command:
-                raise ProtocolError("a data set in an answer to C-STORE")
+            if pdv.is_command == (self._response is not None):
+                raise ProtocolError("command and data set of an answer are not in their order")
+            if (
+                self._response is not None
+            ):  # an Event Reply, of which nothing is wanted (PS3.7 section 10.3.1)
+                if pdv.is_last:
+                    response, self._response = self._response, None
+                    self.peer.note_answer(response)
+                continue
             self._command += pdv.data
             if len(self._command) > MAX_COMMAND_BYTES:
                 raise ProtocolError("the command set is too long")
             if pdv.is_last:
-                command = decode_command(self._command)
+                self._take(decode_command(self._command))
                 self._command = bytearray()
-                if not command.is_response:
-                    raise ProtocolError("a request on an association this box opened")
-                self.peer.note_answer(command)
         return True
 
+    def _take(self, command: Command) -> None:
+        if not command.is_response:
+            raise ProtocolError("a request on an association this box opened")
+        if command.has_data_set:
+            self._response = command
+        else:
+            self.peer.note_answer(command)
 
-def _request(called_ae_title: str, calling_ae_title: str, contexts: Sequence[Context]) -> bytes:
+
+def _request(
+    called_ae_title: str, calling_ae_title: str, contexts: Sequence[Context], reports: Collection[str]
+) -> bytes:
     asked = A_ASSOCIATE()
     asked.application_context_name = _APPLICATION_CONTEXT
     asked.calling_ae_title = calling_ae_title
@@ -170,7 +192,7 @@ def _request(called_ae_title: str, calling_ae_title: str, contexts: Sequence[Con
     maximum_length.maximum_length_received = _MAX_PDU_BYTES
     implementation = ImplementationClassUIDNotification()
     implementation.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    asked.user_information = [maximum_length, implementation]
+    asked.user_information = [maximum_length, implementation, *map(_reporting, sorted(reports))]
     asked.presentation_context_definition_list = [
         _proposed(number, context) for number, context in enumerate(contexts)
     ]
@@ -185,15 +207,30 @@ def _proposed(number: int, context: Context) -> PresentationContext:
     return proposed
 
 
-def _check_accepted(kind: int, where: str, calling_ae_title: str) -> None:
-    if kind != PduType.A_ASSOCIATE_AC:
+def _reporting(sop_class_uid: str) -> SCP_SCU_RoleSelectionNegotiation:
+    role = SCP_SCU_RoleSelectionNegotiation()
+    role.sop_class_uid = sop_class_uid
+    role.scu_role, role.scp_role = False, True
+    return role
+
+
+def _check_accepted(
+    kind: int, answer: bytes, where: str, called_ae_title: str, calling_ae_title: str
+) -> None:
+    if kind == PduType.A_ASSOCIATE_AC:
+        return
+    source_and_reason = tuple(answer[8:10]) if kind == PduType.A_ASSOCIATE_RJ else ()
+    if source_and_reason == _CALLED_NOT_RECOGNIZED:
         raise CallFailedError(
-            f"{where} refused the association: does it know this box as {calling_ae_title}?"
+            f"{where} refused the association: {called_ae_title} is not how it calls itself; check its AE title"
         )
+    if source_and_reason in _NO_ROOM:
+        raise CallFailedError(f"{where} takes no further association now")
+    raise CallFailedError(f"{where} refused the association: does it know this box as {calling_ae_title}?")
 
 
-def _read_answer(sock: socket.socket) -> tuple[int, bytes]:
-    deadline_s = time.monotonic() + _ANSWER_TIMEOUT_S
+def _read_answer(sock: socket.socket, timeout_s: float) -> tuple[int, bytes]:
+    deadline_s = time.monotonic() + timeout_s
     header = _exactly(sock, HEADER.size, deadline_s)
     kind, length = HEADER.unpack(header)
     if length > _MAX_ANSWER_BYTES:

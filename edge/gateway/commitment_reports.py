@@ -27,19 +27,18 @@ from edge.buffer.commitments import (
     Reference,
 )
 from edge.buffer.errors import SpoolClosedError, SpoolError
-from edge.gateway.command_set import CommandField, Element, us
+from edge.gateway.addresses import Address
 from edge.gateway.commitment import Safety
 from edge.gateway.commitment_messages import (
     ALL_COMMITTED,
     FAILURES_EXIST,
     STORAGE_COMMITMENT,
-    STORAGE_COMMITMENT_INSTANCE,
     encode_report,
 )
-from edge.gateway.commitment_scu import NotToldError, report_anew
+from edge.gateway.commitment_scu import NotToldError, event_report, report_anew
 from edge.gateway.commitment_verdicts import Verdicts
-from edge.gateway.errors import GatewayError
-from edge.gateway.service import Call, Peer
+from edge.gateway.errors import CannotCallError, GatewayError
+from edge.gateway.service import Peer
 from edge.gateway.service_settings import CommitmentSettings
 
 _LOG = logging.getLogger(__name__)
@@ -54,15 +53,13 @@ _FIRST_RETRY_S = 5.0
 _RETRY_CEILING_S = 600.0
 _DISK_RETRY_S = 10.0
 
-Address = tuple[str, int]
-
 
 class CommitmentReports:
     """`start`, then `stop`. `look_again` and `asked` may be called from any thread.
 
     Parameters
     ----------
-    find_address : host and port of the scanner with an AE title, None if nobody configured it.
+    find_address : where the scanner with an AE title is called, None if nobody configured it; CannotCallError.
     """
 
     def __init__(
@@ -244,7 +241,10 @@ class CommitmentReports:
                 )
             else:
                 return "same"
-        address = self._find_address(asker.calling_ae_title)
+        try:
+            address = self._find_address(asker.calling_ae_title)
+        except CannotCallError as error:
+            raise NotToldError(str(error)) from error
         if address is None:
             raise NotToldError(
                 f"its association is closed and no host is set for {asker.calling_ae_title}: "
@@ -306,13 +306,8 @@ def _report_on(
         for number, one in peer.contexts.items()
         if one.abstract_syntax_uid == STORAGE_COMMITMENT
     )
-    elements = {
-        int(Element.AFFECTED_SOP_CLASS_UID): STORAGE_COMMITMENT.encode(),
-        int(Element.AFFECTED_SOP_INSTANCE_UID): STORAGE_COMMITMENT_INSTANCE.encode(),
-        int(Element.EVENT_TYPE_ID): us(event_type),
-    }
     data_set = encode_report(transaction_uid, committed, failures, context.transfer_syntax_uid)
-    call = Call(context_id, CommandField.N_EVENT_REPORT_RQ, elements, [data_set])
+    call = event_report(context_id, event_type, data_set)
     told = peer.submit(lambda peer: peer.call(call, timeout_s=_ANSWER_TIMEOUT_S))
     try:
         try:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from pynetdicom import AE
-
-from edge.gateway.asking import associate
-from edge.gateway.sop_classes import VERIFICATION
+from edge.gateway.addresses import Address
+from edge.gateway.calling import CallFailedError, OutgoingAssociation
+from edge.gateway.command_set import CommandField, Element
+from edge.gateway.errors import GatewayError
+from edge.gateway.negotiation import Context
+from edge.gateway.service import Call
+from edge.gateway.sop_classes import IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 
 
 @dataclass(frozen=True)
@@ -27,40 +30,37 @@ class EchoResult:
 
 
 def echo(
-    host: str, port: int, called_ae_title: str, calling_ae_title: str, timeout_s: float = 10.0
+    address: Address, called_ae_title: str, calling_ae_title: str, timeout_s: float = 10.0
 ) -> EchoResult:
-    """Ask `called_ae_title` at `host`:`port` for a C-ECHO. Never raises for what the other side does.
+    """Ask `called_ae_title` at `address` for a C-ECHO. Never raises for what the other side does.
 
     Parameters
     ----------
     timeout_s : for connecting, for the association and for the answer, each.
     """
-    ae = AE(ae_title=calling_ae_title)
-    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
-    ae.add_requested_context(VERIFICATION)
-    association, refused = associate(ae, host, port, called_ae_title)
-    if refused:
-        return EchoResult(
-            False,
-            None,
-            f"{called_ae_title} refused the association: check both AE titles in its configuration",
-        )
-    if not association.is_established:
-        if not association.accepted_contexts and association.rejected_contexts:
-            return EchoResult(False, None, f"{called_ae_title} does not offer the Verification service")
-        return EchoResult(
-            False, None, f"nothing answered DICOM at {host} port {port}: check address, port and cable"
-        )
     try:
-        began_s = time.perf_counter()
-        status = association.send_c_echo()
-        round_trip_ms = (time.perf_counter() - began_s) * 1000
-    finally:
-        association.release()
-    if "Status" not in status:
-        return EchoResult(False, None, f"{called_ae_title} accepted the association but did not answer")
-    if status.Status != 0x0000:
-        return EchoResult(
-            False, round_trip_ms, f"{called_ae_title} answered with status 0x{status.Status:04X}"
+        association = OutgoingAssociation.connect(
+            address,
+            called_ae_title=called_ae_title,
+            calling_ae_title=calling_ae_title,
+            contexts=[Context(VERIFICATION, IMPLICIT_VR_LITTLE_ENDIAN)],
+            timeout_s=timeout_s,
         )
+    except CallFailedError as error:
+        return EchoResult(False, None, str(error))
+    try:
+        with association:
+            if not association.peer.contexts:
+                return EchoResult(False, None, f"{called_ae_title} does not offer the Verification service")
+            (context_id,) = association.peer.contexts
+            asked = Call(
+                context_id, CommandField.C_ECHO_RQ, {Element.AFFECTED_SOP_CLASS_UID: VERIFICATION.encode()}
+            )
+            began_s = time.perf_counter()
+            status = association.peer.call(asked, timeout_s=timeout_s).status
+            round_trip_ms = (time.perf_counter() - began_s) * 1000
+    except GatewayError:
+        return EchoResult(False, None, f"{called_ae_title} accepted the association but did not answer")
+    if status != 0x0000:
+        return EchoResult(False, round_trip_ms, f"{called_ae_title} answered with status 0x{status:04X}")
     return EchoResult(True, round_trip_ms, f"{called_ae_title} answered")

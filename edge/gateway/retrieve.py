@@ -17,11 +17,12 @@ from edge.buffer.catalogue import Catalogue
 from edge.buffer.errors import SpoolError
 from edge.buffer.local_recipient import CannotOpenError, LocalRecipient
 from edge.buffer.records import Present
+from edge.gateway.addresses import Address, address_over_tls
 from edge.gateway.calling import CallFailedError, OutgoingAssociation
 from edge.gateway.command_set import CommandField, Element, us
 from edge.gateway.data_set import DataSet, ascii_value, read_data_set, write_data_set
 from edge.gateway.data_set import Element as DataElement
-from edge.gateway.errors import GatewayError, NoAnswerError
+from edge.gateway.errors import CannotCallError, GatewayError, NoAnswerError
 from edge.gateway.matching import matches
 from edge.gateway.negotiation import Context
 from edge.gateway.query import (
@@ -38,6 +39,7 @@ from edge.gateway.query import (
 from edge.gateway.query_attributes import after_meta
 from edge.gateway.query_index import Cache
 from edge.gateway.service import Call, Peer, Reply, Request
+from edge.gateway.settings import TlsSettings
 from edge.gateway.sop_classes import EXPLICIT_VR_LITTLE_ENDIAN
 
 _LOG = logging.getLogger(__name__)
@@ -80,7 +82,12 @@ class _Counts:
 
 
 class RetrieveService:
-    """A `Service` for C-GET and C-MOVE of both information models."""
+    """A `Service` for C-GET and C-MOVE of both information models.
+
+    Parameters
+    ----------
+    tls : what is shown to destinations that are called over TLS.
+    """
 
     operations: Mapping[str, frozenset[int]] = {
         PATIENT_ROOT_MOVE: frozenset((CommandField.C_MOVE_RQ,)),
@@ -90,12 +97,18 @@ class RetrieveService:
     }
 
     def __init__(
-        self, catalogue: Catalogue, cache: Cache, recipient: LocalRecipient, doorkeeper: Doorkeeper
+        self,
+        catalogue: Catalogue,
+        cache: Cache,
+        recipient: LocalRecipient,
+        doorkeeper: Doorkeeper,
+        tls: TlsSettings,
     ) -> None:
         self._catalogue = catalogue
         self._cache = cache
         self._recipient = recipient
         self._doorkeeper = doorkeeper
+        self._tls = tls
 
     def handle(self, request: Request, peer: Peer) -> Iterator[Reply]:
         if not self._doorkeeper.lets_in(request):
@@ -127,13 +140,14 @@ class RetrieveService:
         }
         try:
             association = OutgoingAssociation.connect(
-                destination.host,
-                destination.port,
+                address_over_tls(destination.host, destination.port, self._tls)
+                if destination.tls
+                else Address(destination.host, destination.port),
                 called_ae_title=ae_title,
                 calling_ae_title=request.called_ae_title,
                 contexts=list(wanted),
             )
-        except CallFailedError as error:
+        except (CallFailedError, CannotCallError) as error:
             _LOG.warning("could not move", extra={"destination": ae_title, "reason": str(error)})
             counts = _Counts(0, failed=[one.sop_instance_uid for one in objects])
             yield self._last(counts, request)

@@ -36,6 +36,11 @@ class DestinationSettings(Section):
     ae_title: AeTitle = Field(description="Its AE title: by which it calls, and is called by C-MOVE")
     host: str = Field(min_length=1, max_length=253, description="Its host name or address")
     port: int = Field(default=104, gt=0, lt=65536, description="Its DICOM port")
+    tls: bool = Field(
+        default=False,
+        description="Whether C-MOVE calls it over TLS: the box shows gateway.tls.certificate, and takes "
+        "certificates of gateway.tls.client_ca in the name of host",
+    )
 
 
 class QuerySettings(Section):

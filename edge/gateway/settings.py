@@ -85,6 +85,16 @@ class ScannerSettings(Section):
         description="Host name or address for C-ECHO and reports to it; empty: none",
     )
     port: int = Field(default=104, gt=0, lt=65536, description="Its DICOM port")
+    call_over: Literal["auto", "plain", "tls"] = Field(
+        default="auto",
+        description="What host and port are called over: auto: TLS where tls is required, else plain. Over TLS "
+        "the box shows gateway.tls.certificate, and takes of gateway.tls.client_ca the pinned certificate, or one in "
+        "the name of host",
+    )
+
+    @property
+    def is_called_over_tls(self) -> bool:
+        return self.call_over == "tls" or (self.call_over == "auto" and self.tls == "required")
 
     @model_validator(mode="after")
     def _pinned_means_tls(self) -> Self:

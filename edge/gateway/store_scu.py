@@ -10,13 +10,13 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
+from edge.gateway.addresses import Address
 from edge.gateway.calling import MAX_CONTEXTS, OutgoingAssociation
 from edge.gateway.command_set import CommandField, Element, us
 from edge.gateway.errors import GatewayError, PermanentGatewayError
 from edge.gateway.negotiation import Context
 from edge.gateway.query_attributes import after_meta
 from edge.gateway.service import Call
-from edge.gateway.tls import CallingTls
 
 _ANSWER_TIMEOUT_S: Final = 60.0
 
@@ -34,14 +34,10 @@ class ContextNotTakenError(PermanentGatewayError):
 class StoreScu:
     """Associates when there is something to send, with every context that was needed of late."""
 
-    def __init__(
-        self, host: str, port: int, *, called_ae_title: str, calling_ae_title: str, tls: CallingTls | None
-    ) -> None:
-        self._host = host
-        self._port = port
+    def __init__(self, address: Address, *, called_ae_title: str, calling_ae_title: str) -> None:
+        self._address = address
         self._called_ae_title = called_ae_title
         self._calling_ae_title = calling_ae_title
-        self._tls = tls
         self._association: OutgoingAssociation | None = None
         self._proposed: frozenset[Context] = frozenset()
         self._wanted: OrderedDict[Context, None] = OrderedDict()
@@ -88,12 +84,10 @@ class StoreScu:
             while len(self._wanted) > MAX_CONTEXTS:
                 self._wanted.popitem(last=False)
             self._association = OutgoingAssociation.connect(
-                self._host,
-                self._port,
+                self._address,
                 called_ae_title=self._called_ae_title,
                 calling_ae_title=self._calling_ae_title,
                 contexts=list(self._wanted),
-                tls=self._tls,
             )
             self._proposed = frozenset(self._wanted)
         return self._association

@@ -19,18 +19,18 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from edge.gateway.errors import CannotCallError, CannotListenError, PermanentGatewayError
+from edge.gateway.errors import CannotListenError, PermanentGatewayError
 from edge.gateway.settings import TlsSettings
 
 # TLS 1.2 suites by OpenSSL's names; those of TLS 1.3 are the library's, all of which both profiles allow.
-_RFC_9325 = (
+RFC_9325: Final = (
     "ECDHE-ECDSA-AES256-GCM-SHA384",
     "ECDHE-RSA-AES256-GCM-SHA384",
     "ECDHE-ECDSA-AES128-GCM-SHA256",
     "ECDHE-RSA-AES128-GCM-SHA256",
 )
 _MODIFIED = (
-    *_RFC_9325,
+    *RFC_9325,
     "ECDHE-ECDSA-CHACHA20-POLY1305",
     "ECDHE-RSA-CHACHA20-POLY1305",
     "ECDHE-ECDSA-AES256-CCM",
@@ -38,8 +38,8 @@ _MODIFIED = (
     "ECDHE-ECDSA-AES256-CCM8",
     "ECDHE-ECDSA-AES128-CCM8",
 )
-_SUITES: Final = {"bcp195": _RFC_9325, "modified-bcp195": _MODIFIED}
-_SECURITY_LEVEL = "@SECLEVEL=2"
+_SUITES: Final = {"bcp195": RFC_9325, "modified-bcp195": _MODIFIED}
+SECURITY_LEVEL: Final = "@SECLEVEL=2"
 """Refuses RSA below 2048 bits, curves below 224, and SHA-1 signatures, in both profiles."""
 
 
@@ -115,7 +115,7 @@ class TlsIdentity:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.sslsocket_class = TlsSocket
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._context.set_ciphers(":".join((*_SUITES[settings.profile], _SECURITY_LEVEL)))
+        self._context.set_ciphers(":".join((*_SUITES[settings.profile], SECURITY_LEVEL)))
         # No resumption: each association proves its certificate anew. No renegotiation: RFC 9325 section 3.5.
         self._context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
         self._context.num_tickets = 0
@@ -168,53 +168,6 @@ class TlsIdentity:
                 "gateway.tls.client_ca, or give the scanner a certificate of a CA that is there"
             )
         return f"the scanner's certificate is refused: {error.verify_message}"
-
-
-class CallingTls:
-    """This box's side of associations that it opens: the other side's certificate is checked, by chain and name.
-
-    Parameters
-    ----------
-    ca : PEM file with the CAs whose certificates the other side may show.
-    name : the name or address that must be in its certificate.
-    certificate, key : PEM files of this box's own, where the other side wants one.
-
-    Raises
-    ------
-    CannotCallError : a file is missing, unreadable, or does not fit the others.
-    """
-
-    def __init__(self, *, ca: Path, name: str, certificate: Path | None, key: Path | None) -> None:
-        self._name = name
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._context.sslsocket_class = TlsSocket
-        self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._context.set_ciphers(":".join((*_RFC_9325, _SECURITY_LEVEL)))
-        try:
-            self._context.load_verify_locations(cafile=ca)
-            if certificate is not None:
-                self._context.load_cert_chain(certificate, key, password=_no_password)
-        except OSError as error:  # ssl.SSLError is one
-            files = ", ".join(str(path) for path in (ca, certificate, key) if path is not None)
-            raise CannotCallError(
-                f"TLS to {name}: {error.strerror or error}; one of {files} is not there or holds no PEM that fits"
-            ) from error
-
-    def wrap(self, sock: socket.socket) -> ssl.SSLSocket:
-        """Shake hands. TlsRefusedError says what is wrong with the certificate; OSError of anything else."""
-        try:
-            return self._context.wrap_socket(sock, server_hostname=self._name)
-        except ssl.SSLCertVerificationError as error:
-            raise TlsRefusedError(
-                f"its certificate is not accepted ({error.verify_message}): check the CA, the name in it and the clocks"
-            ) from error
-        except ssl.SSLError as error:
-            raise TlsRefusedError(ended(error)) from error
-
-
-def ended(error: ssl.SSLError) -> str:
-    """One sentence on why the other side did not go on."""
-    return f"no TLS came about ({error.reason}): is this its TLS port, and does it want a certificate of this box?"
 
 
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
@@ -278,7 +231,7 @@ def _load_certificate(path: Path) -> x509.Certificate:
 
 def _load(context: ssl.SSLContext, certificate: Path, key: Path, client_ca: Path) -> None:
     try:
-        context.load_cert_chain(certificate, key, password=_no_password)
+        context.load_cert_chain(certificate, key, password=no_password)
     except ssl.SSLError as error:
         why = "is not the key of the certificate" if "MISMATCH" in (error.reason or "") else "cannot be used"
         raise CannotListenError(
@@ -294,6 +247,6 @@ def _load(context: ssl.SSLContext, certificate: Path, key: Path, client_ca: Path
         raise CannotListenError(f"gateway.tls.client_ca: {client_ca}: {error.strerror}") from error
 
 
-def _no_password() -> str:
+def no_password() -> str:
     """Instead of OpenSSL asking for one on the terminal."""
     return ""

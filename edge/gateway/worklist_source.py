@@ -16,7 +16,9 @@ from pynetdicom.association import Association
 
 from edge.buffer.worklist_cache import MAX_ITEMS, MAX_TOTAL_BYTES, WorklistItem, WorklistTooLargeError
 from edge.buffer.worklist_refresh import Fetched, WorklistSourceError
+from edge.gateway.addresses import Address
 from edge.gateway.asking import associate
+from edge.gateway.tls import TlsRefusedError
 from edge.gateway.worklist import MODALITY_WORKLIST_FIND
 
 _PENDING: Final = frozenset({0xFF00, 0xFF01})
@@ -105,15 +107,14 @@ class UpstreamWorklist:
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        address: Address,
         *,
         ae_title: str,
         calling_ae_title: str,
         horizon_days: int,
         timeout_s: float = 30.0,
     ) -> None:
-        self._host, self._port, self._ae_title = host, port, ae_title
+        self._address, self._ae_title = address, ae_title
         self._horizon_days = horizon_days
         self._ae = AE(ae_title=calling_ae_title)
         self._ae.connection_timeout = self._ae.acse_timeout = timeout_s
@@ -121,6 +122,10 @@ class UpstreamWorklist:
         self._ae.add_requested_context(
             MODALITY_WORKLIST_FIND, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
         )
+
+    @property
+    def _where(self) -> str:
+        return f"the worklist server {self._ae_title} at {self._address.host} port {self._address.port}"
 
     def fetch(self, _known_version: str) -> Fetched:
         """The worklist as it is now; DICOM has no question for what is new.
@@ -135,14 +140,16 @@ class UpstreamWorklist:
             (evt.EVT_DATA_RECV, taken.count),
             (evt.EVT_DIMSE_RECV, taken.keep),
         ]
-        association, refused = associate(
-            self._ae,
-            self._host,
-            self._port,
-            self._ae_title,
-            handlers=handlers,
-            max_received_bytes=2 * _MAX_RECEIVED_BYTES,  # `taken` cuts before it, and knows why
-        )
+        try:
+            association, refused = associate(
+                self._ae,
+                self._address,
+                self._ae_title,
+                handlers=handlers,
+                max_received_bytes=2 * _MAX_RECEIVED_BYTES,  # `taken` cuts before it, and knows why
+            )
+        except TlsRefusedError as error:
+            raise WorklistSourceError(f"{self._where}: {error}") from error
         if not association.is_established:
             raise WorklistSourceError(self._why_not(association, refused))
         transfer_syntax_uid = str(association.accepted_contexts[0].transfer_syntax[0])
@@ -183,12 +190,15 @@ class UpstreamWorklist:
         return query
 
     def _why_not(self, association: Association, refused: bool) -> str:
-        where = f"the worklist server {self._ae_title} at {self._host} port {self._port}"
         if refused:
-            return f"{where} refused the association: check both AE titles in its configuration"
+            return f"{self._where} refused the association: check both AE titles in its configuration"
         if association.rejected_contexts:
-            return f"{where} does not offer Modality Worklist"
-        return f"{where} cannot be reached: check address, port and network"
+            return f"{self._where} does not offer Modality Worklist"
+        if self._address.tls is not None:  # with TLS 1.3 its refusal comes with the first answer
+            return (
+                f"{self._where} cannot be reached, or does not take the certificate of this box: check both"
+            )
+        return f"{self._where} cannot be reached: check address, port and network"
 
 
 class _Taken:

@@ -142,6 +142,8 @@ class ScriptedBox:
                 "enrol": self._enrol,
                 "requeue": self._requeue,
                 "prioritise": self._prioritise,
+                "pause": lambda _: self._pause(paused=True),
+                "resume": lambda _: self._pause(paused=False),
                 "approve": lambda params: self._decide("approve", params),
                 "refuse": lambda params: self._decide("refuse", params),
                 "remove_scanner": lambda params: self._decide("remove_scanner", params),
@@ -156,6 +158,10 @@ class ScriptedBox:
         if self._server is not None:
             self._server.stop()
             self._server = None
+
+    def _pause(self, *, paused: bool) -> BoxStatus:
+        self.status = self.status.model_copy(update={"paused": paused})
+        return self.status
 
     def _scanner_list(self) -> ScannerList:
         return ScannerList(

@@ -42,6 +42,22 @@ async def test_it_refreshes_by_itself(box: ScriptedBox) -> None:
         await shows(pilot, "13 objects")
 
 
+async def test_sending_is_paused_by_a_key_after_a_question_and_goes_on_by_the_same(box: ScriptedBox) -> None:
+    async with opened(box) as pilot:
+        await shows(pilot, "12 objects", "Pause/resume")
+        await pilot.press("p")
+        await shows(pilot, "Pause sending to central?")
+        await pilot.press("n")
+        await pilot.pause()
+        assert not box.status.paused
+        await pilot.press("2", "1", "p", "y")
+        await shows(pilot, "✘ PAUSED. Images are received and kept; p goes on")
+        assert box.status.paused
+        await pilot.press("p")
+        await until(pilot, lambda: "PAUSED" not in seen(pilot))
+        assert not box.status.paused
+
+
 async def test_a_box_that_goes_away_is_said_so_and_found_again(box: ScriptedBox) -> None:
     async with opened(box) as pilot:
         await shows(pilot, "● connected")

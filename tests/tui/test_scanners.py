@@ -14,6 +14,7 @@ ENTRY = ScannerEntry(
     name="CT room 2",
     addresses=["10.0.0.5"],
     tls="required",
+    call_over="plain",
     quirks="lossless",
     host="10.0.0.5",
 )

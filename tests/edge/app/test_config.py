@@ -75,6 +75,10 @@ def test_the_printed_configuration_is_the_defaults(tmp_path: Path) -> None:
             f'[[scanners]]\nae_title = "CT1"\ncertificate_sha256 = "{"a" * 64}"\n',
             'line 1: scanners.0: certificate_sha256 needs tls = "required"',
         ),
+        (
+            '[[scanners]]\nae_title = "CT1"\ncall_over = "tls"\n',
+            "CT1 is to be called over TLS: that needs certificate, key and client_ca of gateway.tls",
+        ),
         ('[gateway.tls]\ncertificate = "/a"\n', "line 1: gateway.tls: key and client_ca not set"),
         (
             "[quirks.mine]\nmax_pdu = 5\n",

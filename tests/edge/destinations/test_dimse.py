@@ -12,8 +12,8 @@ from pynetdicom import AE, evt
 from pynetdicom.events import Event
 
 from edge.buffer.states import State
+from edge.gateway.calling_tls import CallingTls
 from edge.gateway.errors import CannotCallError
-from edge.gateway.tls import CallingTls
 from tests.edge.destinations.conftest import MakeBox
 from tests.edge.destinations.sending import StoreScp, data_set, wait_until
 from tests.edge.gateway.authority import Authority

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -80,3 +81,12 @@ class Authority:
             )
         )
         return pair
+
+
+def server_context(pair: Pair, authority: Authority) -> ssl.SSLContext:
+    """Of a scanner or server that wants a certificate of `authority` from whoever calls it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    context.load_verify_locations(cafile=authority.ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context

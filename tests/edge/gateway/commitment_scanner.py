@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -86,13 +87,13 @@ class CommitmentScanner:
     def port(self) -> int:
         return int(self._server.server_address[1])
 
-    def listen(self, port: int | None = None) -> None:
+    def listen(self, port: int | None = None, tls: ssl.SSLContext | None = None) -> None:
         ae = AE(ae_title=self.ae_title)
         # Roles as the association's requestor has them: it may be SCP, which here is who reports.
         ae.add_supported_context(STORAGE_COMMITMENT, scu_role=False, scp_role=True)
         handlers = [(evt.EVT_N_EVENT_REPORT, lambda event: self._take(event, "new"))]
         self._server = ae.start_server(
-            ("127.0.0.1", port or free_base_port(1)), block=False, evt_handlers=handlers
+            ("127.0.0.1", port or free_base_port(1)), block=False, evt_handlers=handlers, ssl_context=tls
         )
 
     def go_away(self) -> None:

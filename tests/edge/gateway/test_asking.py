@@ -11,6 +11,7 @@ import time
 import pytest
 from pynetdicom import AE, evt
 
+from edge.gateway.addresses import Address
 from edge.gateway.asking import associate
 from edge.gateway.echo import echo
 from edge.gateway.pdu import associate_rj
@@ -35,7 +36,7 @@ def test_a_refusal_is_known_though_the_connection_closes_before_who_asked_goes_o
         peer.start()
         association, refused = associate(
             ae,
-            *listener.getsockname(),
+            Address(*listener.getsockname()),
             "WRONG",
             handlers=[
                 (evt.EVT_CONN_CLOSE, lambda _: closed.set()),
@@ -80,7 +81,7 @@ def test_an_answer_without_end_is_not_taken_into_memory(first: bytes, then: byte
         peer = threading.Thread(target=answer, args=(listener,))
         peer.start()
         began_s = time.monotonic()
-        result = echo(*listener.getsockname(), "THERE", "TECH", 60)
+        result = echo(Address(*listener.getsockname()), "THERE", "TECH", 60)
         assert time.monotonic() - began_s < 50  # it did not wait for the end
         peer.join(60)
     assert not result.ok

@@ -12,6 +12,7 @@ import pytest
 from pynetdicom import AE, evt
 from pynetdicom.events import Event
 
+from edge.gateway.addresses import Address
 from edge.gateway.calling import CallFailedError, OutgoingAssociation
 from edge.gateway.command_set import CommandField, Element
 from edge.gateway.errors import GatewayError
@@ -24,7 +25,7 @@ CONTEXTS = [Context(CT_STORAGE, EXPLICIT_LITTLE), Context(CT_STORAGE, IMPLICIT_L
 
 def connect(port: int) -> OutgoingAssociation:
     return OutgoingAssociation.connect(
-        "127.0.0.1", port, called_ae_title="THERE", calling_ae_title="DICOMNET", contexts=CONTEXTS
+        Address("127.0.0.1", port), called_ae_title="THERE", calling_ae_title="DICOMNET", contexts=CONTEXTS
     )
 
 
@@ -52,7 +53,9 @@ def answering(answer: bytes, *, awaits_release: bool = False) -> Iterator[int]:
     [
         (b"", "did not answer as a DICOM node"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "did not answer as a DICOM node"),
-        (pdu(0x03, bytes((0, 1, 1, 7))), "does it know this box as DICOMNET"),
+        (pdu(0x03, bytes((0, 1, 1, 3))), "does it know this box as DICOMNET"),
+        (pdu(0x03, bytes((0, 1, 1, 7))), "THERE is not how it calls itself"),
+        (pdu(0x03, bytes((0, 2, 3, 2))), "no further association now"),
         (struct.pack(">BBI", 0x02, 0, 0xFFFFFFF0), "did not answer as a DICOM node"),
         (pdu(0x02, b"\xff" * 200), "did not answer as a DICOM node"),
         (pdu(0x02, bytes(68))[:40], "did not answer as a DICOM node"),

@@ -13,10 +13,13 @@ import pytest
 
 from edge.buffer.commitments import CommitmentState, CommitmentStore
 from edge.buffer.service_database import ServiceDatabase
+from edge.gateway.addresses import Address
+from edge.gateway.calling_tls import CallingTls
 from edge.gateway.commitment import CommitmentService, Reports
 from edge.gateway.commitment_reports import CommitmentReports
 from edge.gateway.service import Peer
 from edge.gateway.service_settings import CommitmentSettings
+from tests.edge.gateway.authority import Authority, server_context
 from tests.edge.gateway.commitment_scanner import INSTANCE, STORAGE_COMMITMENT, CommitmentScanner
 from tests.edge.gateway.conftest import Gateway, StartGateway
 from tests.peers.scripted_scu import (
@@ -90,7 +93,11 @@ def committing(start_gateway: StartGateway, tmp_path: Path) -> Iterator[Committi
         )
 
         def start_reports(
-            *, known: bool = True, port: int | None = None, **settings: object
+            *,
+            known: bool = True,
+            port: int | None = None,
+            tls: CallingTls | None = None,
+            **settings: object,
         ) -> CommitmentReports:
             while running:
                 running.pop().stop()
@@ -99,7 +106,9 @@ def committing(start_gateway: StartGateway, tmp_path: Path) -> Iterator[Committi
                 gateway.spool.holdings,
                 CommitmentSettings.model_validate(settings),
                 find_address=lambda ae_title: (
-                    ("127.0.0.1", port or scanner.port) if known and ae_title == scanner.ae_title else None
+                    Address("127.0.0.1", port or scanner.port, tls)
+                    if known and ae_title == scanner.ae_title
+                    else None
                 ),
                 first_retry_s=0.2,
             )
@@ -249,12 +258,33 @@ def test_an_unreachable_scanner_is_told_once_it_is_back(
     committing.send("1.2.3.1")
     committing.scanner.go_away()
     assert committing.scanner.ask(committing.port, "1.9.1", "1.2.3.1") == 0
-    wait_until(lambda: "did not answer: check address" in str([vars(one) for one in caplog.records]))
+    wait_until(lambda: "cannot be reached: check address" in str([vars(one) for one in caplog.records]))
 
     committing.start_reports(port=port)  # the box is restarted, too
     committing.scanner.listen(port)
 
     assert committing.scanner.report().transaction_uid == "1.9.1"
+    wait_until(lambda: committing.in_state(CommitmentState.DELIVERED) == 1)
+
+
+def test_a_scanner_that_is_called_over_tls_is_told_nothing_in_the_clear(
+    committing: Committing, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    theirs, ours = authority.issue("ct1"), authority.issue("box")
+    tls = CallingTls(ca=authority.ca, name="127.0.0.1", certificate=ours.certificate, key=ours.key)
+    committing.start_reports(tls=tls)  # it listens in the clear still
+    committing.send("1.2.3.1")
+    assert committing.scanner.ask(committing.port, "1.9.1", "1.2.3.1") == 0
+    wait_until(lambda: "is this its TLS port" in str([vars(one) for one in caplog.records]))
+    assert nothing_comes(committing.scanner, 0.1)
+
+    port = committing.scanner.port
+    committing.scanner.go_away()
+    committing.scanner.listen(port, tls=server_context(theirs, authority))
+
+    report = committing.scanner.report()
+    assert (report.on, report.transaction_uid, report.committed) == ("new", "1.9.1", {"1.2.3.1"})
     wait_until(lambda: committing.in_state(CommitmentState.DELIVERED) == 1)
 
 

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from edge.gateway.addresses import Address
 from edge.gateway.echo import echo
 from tests.edge.gateway.conftest import Gateway, StartGateway
 from tests.peers_installed import program
@@ -15,7 +16,7 @@ from tests.ports import free_base_port
 
 
 def test_a_box_that_is_there(gateway: Gateway) -> None:
-    result = echo("127.0.0.1", gateway.port, "DICOMNET", "TECH", 60)
+    result = echo(Address("127.0.0.1", gateway.port), "DICOMNET", "TECH", 60)
     assert result.ok
     assert result.round_trip_ms is not None
     assert 0 < result.round_trip_ms < 60_000
@@ -23,13 +24,13 @@ def test_a_box_that_is_there(gateway: Gateway) -> None:
 
 def test_a_wrong_ae_title(start_gateway: StartGateway) -> None:
     gateway = start_gateway(require_called_ae_title=True)
-    result = echo("127.0.0.1", gateway.port, "WRONG", "TECH", 60)
-    assert (result.ok, "AE titles" in result.detail) == (False, True)
+    result = echo(Address("127.0.0.1", gateway.port), "WRONG", "TECH", 60)
+    assert (result.ok, "check its AE title" in result.detail) == (False, True)
 
 
 def test_nobody_there() -> None:
-    result = echo("127.0.0.1", free_base_port(1), "NOBODY", "TECH", 2)
-    assert (result.ok, "nothing answered" in result.detail) == (False, True)
+    result = echo(Address("127.0.0.1", free_base_port(1)), "NOBODY", "TECH", 2)
+    assert (result.ok, "cannot be reached" in result.detail) == (False, True)
 
 
 @pytest.mark.needs("dcmtk")
@@ -40,7 +41,7 @@ def test_a_foreign_peer(tmp_path: object) -> None:
     )
     try:
         deadline_s = time.monotonic() + 60
-        while not (result := echo("127.0.0.1", port, "STORESCP", "TECH", 10)).ok:
+        while not (result := echo(Address("127.0.0.1", port), "STORESCP", "TECH", 10)).ok:
             if time.monotonic() > deadline_s:
                 break
             threading.Event().wait(0.05)  # it does not say when it listens

@@ -28,7 +28,10 @@ from edge.gateway.query import STUDY_ROOT_FIND, Doorkeeper, QueryService
 from edge.gateway.query_index import QueryIndex
 from edge.gateway.retrieve import STUDY_ROOT_GET, STUDY_ROOT_MOVE, RetrieveService
 from edge.gateway.service_settings import DestinationSettings
+from edge.gateway.settings import TlsSettings
 from tests.edge.buffer.instances import contents
+from tests.edge.destinations.sending import StoreScp
+from tests.edge.gateway.authority import Authority
 from tests.edge.gateway.conftest import Gateway, StartGateway
 from tests.edge.gateway.test_association import wait_until
 from tests.peers.scripted_scu import (
@@ -68,6 +71,7 @@ class Querying:
     index: QueryIndex
     folder: Path
     workstation_port: int
+    authority: Authority
 
     @property
     def port(self) -> int:
@@ -147,9 +151,13 @@ def querying(
     catalogue = Catalogue(database, DeviceKey.load(tmp_path / "identity" / "device.key"))
     recipient = LocalRecipient.load(tmp_path / "local_key" / "local.key")
     port = free_base_port()
+    authority = Authority(tmp_path / "ca")
+    ours = authority.issue("box")
+    tls = TlsSettings(certificate=ours.certificate, key=ours.key, client_ca=authority.ca)
     doorkeeper = Doorkeeper(
         [
             DestinationSettings(ae_title="WORKSTATION", host="localhost", port=port),
+            DestinationSettings(ae_title="SECURE", host="127.0.0.1", port=port, tls=True),
             DestinationSettings(ae_title="ELSEWHERE", host="192.0.2.1", port=104),
         ]
     )
@@ -157,7 +165,7 @@ def querying(
     gateway = start_gateway(
         services=[
             QueryService(catalogue, doorkeeper),
-            RetrieveService(catalogue, cache, recipient, doorkeeper),
+            RetrieveService(catalogue, cache, recipient, doorkeeper, tls),
         ],
         scanners=getattr(request, "param", ()),
         may_ask=doorkeeper.knows,
@@ -168,7 +176,7 @@ def querying(
     index.start()
     folder = tmp_path / "workstation"
     folder.mkdir()
-    yield Querying(gateway, catalogue, index, folder, port)
+    yield Querying(gateway, catalogue, index, folder, port, authority)
     gateway.server.stop()
     index.stop()
     database.close()
@@ -266,6 +274,25 @@ def test_movescu_sends_to_the_configured_destination_only(querying: Querying) ->
     assert set(got) == set(sent)
     assert all(got[uid].endswith(data) for uid, data in sent.items())
     assert "MoveDestinationUnknown" in unknown.stdout + unknown.stderr
+
+
+@pytest.mark.needs("dcmtk")
+def test_movescu_sends_over_tls_where_the_destination_wants_that_and_else_nothing(querying: Querying) -> None:
+    data = querying.store("1.2.9.1.1")
+    theirs = querying.authority.issue("workstation")
+    workstation = StoreScp(querying.folder, querying.workstation_port)
+    try:
+        workstation.start(
+            "+B", "+tls", str(theirs.key), str(theirs.certificate), "+cf", str(querying.authority.ca)
+        )
+        assert move(querying, "SECURE").returncode == 0
+        in_the_clear = move(querying, "WORKSTATION")
+    finally:
+        workstation.kill()
+
+    (path,) = querying.folder.iterdir()
+    assert path.read_bytes().endswith(data)
+    assert "OutOfResourcesSubOperations" in in_the_clear.stdout + in_the_clear.stderr
 
 
 def test_an_unreachable_destination_is_a_failure_that_lists_what_was_not_sent(querying: Querying) -> None:

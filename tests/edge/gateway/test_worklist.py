@@ -20,6 +20,7 @@ from edge.buffer.device_key import DeviceKey
 from edge.buffer.spool import Spool
 from edge.buffer.worklist_cache import MAX_ITEMS, WorklistCache, WorklistItem, WorklistTooLargeError
 from edge.buffer.worklist_refresh import WorklistRefresher, WorklistSourceError
+from edge.gateway.addresses import Address
 from edge.gateway.data_set import read_data_set
 from edge.gateway.server import GatewayServer
 from edge.gateway.settings import GatewaySettings
@@ -284,8 +285,7 @@ def wait_for_port(port: int) -> None:
 
 def upstream(port: int, horizon_days: int = 3) -> UpstreamWorklist:
     return UpstreamWorklist(
-        "127.0.0.1",
-        port,
+        Address("127.0.0.1", port),
         ae_title="RIS",
         calling_ae_title="DICOMNET",
         horizon_days=horizon_days,
