@@ -65,7 +65,7 @@ class Archive:
 
     def resident_mb(self) -> float:
         family = [self.process, *self.process.children(recursive=True)]
-        return sum(one.memory_info().rss for one in family) / 1e6
+        return float(sum(one.memory_info().rss for one in family)) / 1e6
 
 
 def main() -> None:
@@ -136,7 +136,7 @@ def _round(archive: Archive, study: str, files: list[Path], folder: Path, scratc
         assert answer.status_code == 200
         assert answer.json()
 
-    instances = []
+    instances: list[tuple[str, str]] = []
 
     def listed() -> None:
         answer = archive.client.get(f"studies/{study}/instances", params={"limit": len(contents)})

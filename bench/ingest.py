@@ -218,7 +218,9 @@ def copies(sources: Sequence[Path], target: Path, count: int, *, side: int | Non
             top, left = (ds.Rows - side) // 2, (ds.Columns - side) // 2
             pixels = ds.pixel_array[top : top + side, left : left + side]
             ds.Rows, ds.Columns, ds.PixelData = side, side, pixels.tobytes()
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{prefix}.{number + 1}"
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.UID(
+            f"{prefix}.{number + 1}"
+        )
         ds.save_as(target / f"{number:05}.dcm")
 
 

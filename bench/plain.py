@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edge.gateway.command_set import decode_command, encode_response
 from edge.gateway.guard import read_associate_rq
-from edge.gateway.negotiation import negotiate
+from edge.gateway.negotiation import Admitted, negotiate
 from edge.gateway.pdu import PduReader, PduType, p_data, release_rp, split_pdvs
 from edge.gateway.quirks import NO_QUIRKS
 from edge.gateway.settings import GatewaySettings
@@ -39,7 +39,7 @@ def serve(sock: socket.socket, folder: Path, stage: int) -> None:
     settings = GatewaySettings()
     request = read_associate_rq(sock, timeout_s=5)
     assert request is not None
-    agreed = negotiate(request, settings, admit=lambda _: NO_QUIRKS)
+    agreed = negotiate(request, settings, admit=lambda _: Admitted(NO_QUIRKS))
     sock.sendall(agreed.answer)
     reader = PduReader(
         sock,

@@ -111,14 +111,17 @@ class Box:
             self._reporting = self._make_reporting()
             started.callback(self._reporting.stop)
             started.callback(self._centrals.stop, _SENDING_GRACE_S)
+            doorkeeper = Doorkeeper(settings.query.destinations if settings.query.enabled else ())
             self._admission = Admission(
                 settings.gateway,
                 settings.scanners,
                 profiles=profiles(settings.quirks),
                 file=ApprovedFile(settings.box.state_directory / "scanners.json"),
-                may_ask=Doorkeeper(settings.query.destinations if settings.query.enabled else ()).knows,
+                may_ask=doorkeeper.knows,
             )
-            self._services = Services(settings, self._spool.holdings, find_scanner=self._admission.find)
+            self._services = Services(
+                settings, self._spool.holdings, doorkeeper, find_scanner=self._admission.find
+            )
             started.callback(self._services.stop)
             self._services.start()
             # Joined after the spool has closed, which is what wakes an idle courier.

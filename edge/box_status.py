@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-import psutil  # type: ignore[import-untyped]  # it ships no type information
+import psutil
 
 from contract.control import BoxStatus, LinkStatus, LostStudyEntry, QueueEntry, QueueList
 from contract.sizes import size_text

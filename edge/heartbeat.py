@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-import psutil  # type: ignore[import-untyped]  # it ships no type information
+import psutil
 
 from contract.control import DestinationStatus, LinkStatus
 from contract.heartbeat import MAX_DESTINATIONS, DestinationHealth, Equipment, Info, Telemetry

@@ -28,11 +28,12 @@ class LocalQuery:
     SpoolError, OSError : a key cannot be read or made.
     """
 
-    def __init__(self, settings: Settings, holdings: Holdings, database: ServiceDatabase) -> None:
+    def __init__(
+        self, settings: Settings, holdings: Holdings, database: ServiceDatabase, doorkeeper: Doorkeeper
+    ) -> None:
         self.recipient = LocalRecipient.load(settings.box.state_directory / "local_key" / "local.key")
         catalogue = Catalogue(database, DeviceKey.load(settings.identity_directory / "device.key"))
         self._index = QueryIndex(catalogue, holdings, self.recipient)
-        doorkeeper = Doorkeeper(settings.query.destinations)
         self.installed: Sequence[Service] = (
             QueryService(catalogue, doorkeeper),
             RetrieveService(catalogue, holdings, self.recipient, doorkeeper, settings.gateway.tls),

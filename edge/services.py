@@ -19,6 +19,7 @@ from edge.config import Settings
 from edge.gateway.addresses import Address, scanner_address
 from edge.gateway.commitment import CommitmentService
 from edge.gateway.commitment_reports import CommitmentReports
+from edge.gateway.query import Doorkeeper
 from edge.gateway.service import Service
 from edge.gateway.settings import ScannerSettings
 from edge.local_query import LocalQuery
@@ -29,6 +30,7 @@ class Services:
 
     Parameters
     ----------
+    doorkeeper : of query and retrieve.
     find_scanner : the entry of a scanner by its AE title, configured or approved.
 
     Raises
@@ -37,7 +39,12 @@ class Services:
     """
 
     def __init__(
-        self, settings: Settings, holdings: Holdings, *, find_scanner: Callable[[str], ScannerSettings | None]
+        self,
+        settings: Settings,
+        holdings: Holdings,
+        doorkeeper: Doorkeeper,
+        *,
+        find_scanner: Callable[[str], ScannerSettings | None],
     ) -> None:
         self._find_scanner = find_scanner
         self._tls = settings.gateway.tls
@@ -48,7 +55,7 @@ class Services:
         )
         self._query: LocalQuery | None = None
         if settings.query.enabled:
-            self._query = LocalQuery(settings, holdings, self.database)
+            self._query = LocalQuery(settings, holdings, self.database, doorkeeper)
         else:
             forget_catalogue(self.database)
         self.installed: Sequence[Service] = (

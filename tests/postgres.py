@@ -107,7 +107,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 def _run(name: str, *words: str) -> None:
     path = program(name)
     assert path is not None, f"{name} is not installed"
-    as_nobody = {"user": _NOBODY, "group": pwd.getpwnam(_NOBODY).pw_gid, "extra_groups": []}
+    is_root = os.geteuid() == 0
     # DEVNULL, not a pipe: the server that pg_ctl starts would hold it open.
     done = subprocess.run(
         [path, *words],
@@ -117,6 +117,8 @@ def _run(name: str, *words: str) -> None:
         cwd="/",
         timeout=120,
         check=False,
-        **(as_nobody if os.geteuid() == 0 else {}),
+        user=_NOBODY if is_root else None,
+        group=pwd.getpwnam(_NOBODY).pw_gid if is_root else None,
+        extra_groups=[] if is_root else None,
     )
     assert done.returncode == 0, f"{name} {' '.join(words)} ended with {done.returncode}"

@@ -1,4 +1,4 @@
-"""Where this box calls an AE, and whether it does so over TLS (PS3.8 section 7.1.1.5: the presentation address)."""
+"""Where this box calls an AE, and whether it does so over TLS (PS3.8 section 7.1.1.11: the presentation address)."""
 
 from __future__ import annotations
 

@@ -157,9 +157,8 @@ class OutgoingAssociation:
         for pdv in split_pdvs(pdu[1]):
             if pdv.is_command == (self._response is not None):
                 raise ProtocolError("command and data set of an answer are not in their order")
-            if (
-                self._response is not None
-            ):  # an Event Reply, of which nothing is wanted (PS3.7 section 10.3.1)
+            if self._response is not None:
+                # An Event Reply (PS3.7 section 10.3.1), of which nothing is wanted.
                 if pdv.is_last:
                     response, self._response = self._response, None
                     self.peer.note_answer(response)

@@ -10,7 +10,7 @@ import platform
 from pathlib import Path
 from typing import Final
 
-import psutil  # type: ignore[import-untyped]  # it ships no type information
+import psutil
 
 _SYS: Final = Path("/sys")
 _MAX_C: Final = 150.0

@@ -9,7 +9,7 @@ import os
 import resource
 import time
 
-import psutil  # type: ignore[import-untyped]  # it ships no type information
+import psutil
 import pytest
 
 from contract.pack import MAX_OBJECTS

@@ -13,7 +13,7 @@ from contract.control import CommitmentStatus
 from edge.buffer.errors import SpoolError
 from edge.buffer.spool import Spool
 from edge.config import Settings
-from edge.gateway.query import STUDY_ROOT_FIND
+from edge.gateway.query import STUDY_ROOT_FIND, Doorkeeper
 from edge.gateway.retrieve import STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from edge.services import Services
 
@@ -31,7 +31,12 @@ def make(tmp_path: Path) -> Iterator[Callable[[bool], Services]]:
             )
             spool = Spool.open(tmp_path / "spool", reserve_bytes=0, quarantine_max_bytes=0, keys=None)
             made.callback(spool.close)
-            services = Services(settings, spool.holdings, find_scanner=lambda _: None)
+            services = Services(
+                settings,
+                spool.holdings,
+                Doorkeeper(settings.query.destinations),
+                find_scanner=lambda _: None,
+            )
             made.callback(services.stop)
             services.start()
             return services
