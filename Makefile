@@ -42,11 +42,11 @@ demo: .stamps/demo .stamps/viewer ## the main job
 
 test: .stamps/test .stamps/viewer .stamps/provider .stamps/ohif
 	@tools/peers.sh
-	@TMPDIR=$$(tools/scratch.sh) $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	@TMPDIR=$$(tools/scratch.sh) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 ifeq ($(ARGS),)
 	@echo "central once more, on PostgreSQL and S3, with objects encrypted: every test that can come to them"
 	@TMPDIR=$$(tools/scratch.sh) DICOMNET_TEST_DATABASE=postgresql DICOMNET_TEST_OBJECTS=s3 DICOMNET_TEST_AT_REST=encrypted \
-		$(BIN)/python -m pytest -n 3 --dist loadfile tests/central --ignore tests/central/viewer
+		$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/central --ignore tests/central/viewer
 endif
 
 check: .stamps/test .stamps/node_modules

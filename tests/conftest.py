@@ -25,6 +25,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("DICOM_SAMPLES names no folder of real series")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with tests that may take long begin first: begun last they would have one worker busy, the others idle."""
+    long = {item.path for item in items if item.get_closest_marker("timeout")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture
 def tmp_path(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """Pytest's own, which `make test` has in memory; of a test marked `disk` a folder where writes come to a disk."""

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
@@ -26,7 +26,8 @@ from central.archive.plain_json import plain_json
 MAX_INLINE_BYTES: Final = 4096
 MAX_DEPTH: Final = 32
 _WORD_CODES: Final = {"OW": "H", "OF": "I", "OL": "I", "OD": "Q", "OV": "Q"}
-_BINARY: Final = frozenset({"OB", "UN", *_WORD_CODES})
+_WORDS_AND_BYTES: Final = frozenset({"OB", *_WORD_CODES})
+_BINARY: Final = _WORDS_AND_BYTES | {"UN"}  # which pydicom may know another VR for
 
 JsonElement = dict[str, Any]
 Within = tuple[str, ...]
@@ -67,9 +68,16 @@ def _items(dataset: Dataset, header: Header, within: Within) -> dict[str, JsonEl
     for tag, element in sorted(dataset.items()):
         if tag.element == 0:  # group lengths (PS3.5 section 7.2) say nothing here
             continue
-        plain = plain_json(element) if isinstance(element, RawDataElement) else None
+        plain = _plain(element, header, within) if isinstance(element, RawDataElement) else None
         converted[f"{tag:08X}"] = plain or _element(dataset, tag, header, within)
     return converted
+
+
+def _plain(element: RawDataElement, header: Header, within: Within) -> JsonElement | None:
+    """What can be said without pydicom."""
+    if element.VR in _WORDS_AND_BYTES and element.value is not None and header.is_little_endian:
+        return _binary(element.VR, element.value, element.tag, header, within)
+    return plain_json(element)
 
 
 def _element(dataset: Dataset, tag: BaseTag, header: Header, within: Within) -> JsonElement:
@@ -84,25 +92,24 @@ def _element(dataset: Dataset, tag: BaseTag, header: Header, within: Within) -> 
             ]
             return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
         if element.VR in _BINARY:
-            return _binary(element, tag, header, within)
+            return _binary(str(element.VR), element.value or b"", tag, header, within)
         # The methods' own threshold is not used: what is binary was taken care of above.
         return _finite(element.to_json_dict(bulk_data_element_handler=None, bulk_data_threshold=0))
     except Exception:  # see the module's docstring; pydicom raises nearly anything on malformed values
         return {"vr": _vr(tag, dataset.get_item(tag).VR)}
 
 
-def _binary(element: DataElement, tag: BaseTag, header: Header, within: Within) -> JsonElement:
-    value: bytes = element.value or b""
+def _binary(vr: str, value: bytes, tag: BaseTag, header: Header, within: Within) -> JsonElement:
     if len(value) > MAX_INLINE_BYTES:
-        return {"vr": str(element.VR), "BulkDataURI": _bulk_data_uri(tag, within)}
+        return {"vr": vr, "BulkDataURI": _bulk_data_uri(tag, within)}
     if not value:
-        return {"vr": str(element.VR)}
-    code = _WORD_CODES.get(element.VR)
+        return {"vr": vr}
+    code = _WORD_CODES.get(vr)
     if code is not None and not header.is_little_endian:
         words = array.array(code, value)  # bulk and inline data are little endian (PS3.18 section F.2.7)
         words.byteswap()
         value = words.tobytes()
-    return {"vr": str(element.VR), "InlineBinary": base64.b64encode(value).decode("ascii")}
+    return {"vr": vr, "InlineBinary": base64.b64encode(value).decode("ascii")}
 
 
 def _finite(converted: JsonElement) -> JsonElement:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
@@ -27,6 +28,7 @@ from pydicom.uid import (
 )
 
 from central.archive.errors import NotDicomError
+from central.archive.quick_elements import Elements, quick_elements
 from central.archive.sealed_file import ObjectFile
 
 MAX_META_BYTES: Final = 64 << 10
@@ -77,9 +79,7 @@ def read_header(path: ObjectFile) -> Header:
     with path.open("rb") as file:
         if file.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] != b"DICM":
             raise NotDicomError("it does not begin with a preamble and DICM")
-        meta, meta_fault = _read(
-            _Reader(file, MAX_META_BYTES), implicit=False, little=True, stop_group=0x0003
-        )
+        meta, meta_fault = _read(file, MAX_META_BYTES, implicit=False, little=True, stop_group=0x0003)
         transfer_syntax_uid = _meta_text(meta, 0x00020010) or str(ExplicitVRLittleEndian)
         little = transfer_syntax_uid != ExplicitVRBigEndian
         source: BinaryIO = file
@@ -90,7 +90,8 @@ def read_header(path: ObjectFile) -> Header:
         implicit = looks_implicit(source, expected=transfer_syntax_uid == ImplicitVRLittleEndian)
         stopped_at: list[tuple[BaseTag, str | None]] = []
         elements, parse_fault = _read(
-            _Reader(source, MAX_HEADER_BYTES),
+            source,
+            MAX_HEADER_BYTES,
             implicit=implicit,
             little=little,
             stop_group=_FIRST_PIXEL_GROUP,
@@ -132,9 +133,6 @@ class _Reader:
         return data
 
 
-_Elements = dict[BaseTag, RawDataElement | DataElement]
-
-
 def _pixel_data(stopped_at: Sequence[tuple[BaseTag, str | None]]) -> tuple[BaseTag, str | None] | None:
     """What the first element behind the header says of the pixels (PS3.3 C.7.6.3 and C.7.6.24)."""
     for tag, vr in stopped_at[:1]:
@@ -146,17 +144,30 @@ def _pixel_data(stopped_at: Sequence[tuple[BaseTag, str | None]]) -> tuple[BaseT
 
 
 def _read(
-    reader: _Reader,
+    file: BinaryIO,
+    max_bytes: int,
     *,
     implicit: bool,
     little: bool,
     stop_group: int,
     stopped_at: list[tuple[BaseTag, str | None]] | None = None,
-) -> tuple[_Elements, str]:
+) -> tuple[Elements, str]:
     """The elements before `stop_group`, and why there are not more ("" when there are none).
 
     `stopped_at` takes the tag and VR of the element that ended the reading.
     """
+    if little and not implicit:
+        begins = file.tell()
+        quick = None
+        with suppress(Exception):  # whatever is wrong with the file, pydicom says how much of it holds
+            quick = quick_elements(
+                _Reader(file, max_bytes), stop_group=stop_group, max_value_bytes=MAX_VALUE_BYTES
+            )
+        if quick is not None:
+            if quick.stopped_at is not None and stopped_at is not None:
+                stopped_at.append(quick.stopped_at)
+            return quick.elements, ""
+        file.seek(begins)
 
     def stop(tag: BaseTag, vr: str | None, _length: int) -> bool:
         if tag.group < stop_group:
@@ -165,10 +176,10 @@ def _read(
             stopped_at.append((tag, vr))
         return True
 
-    elements: _Elements = {}
+    elements: Elements = {}
     try:
         for element in data_element_generator(
-            reader,  # type: ignore[arg-type]  # it needs read, seek and tell; the stub asks for a whole file
+            _Reader(file, max_bytes),  # type: ignore[arg-type]  # it needs read, seek and tell; the stub asks for a whole file
             implicit,
             little,
             stop_when=stop,
@@ -185,7 +196,7 @@ def _read(
     return elements, ""
 
 
-def _dataset(elements: _Elements, *, implicit: bool, little: bool) -> Dataset:
+def _dataset(elements: Elements, *, implicit: bool, little: bool) -> Dataset:
     dataset = Dataset({tag: element for tag, element in elements.items() if tag.element != 0})
     charset: str | list[str] = "iso8859"
     named = elements.get(BaseTag(0x00080005))

@@ -48,6 +48,8 @@ def plain_json(element: RawDataElement) -> dict[str, Any] | None:
         if any(character in text for character in _OTHERWISE_IN_ISO_IR_13):
             return None
         return _with(vr, [text.rstrip("\0 ")])
+    if vr == "PN":
+        return _name(text)
     if vr == "IS":
         return _parsed(vr, text, _INTEGER, int)
     if vr == "DS":
@@ -76,6 +78,14 @@ def plain_text(element: RawDataElement) -> str | None:
 
 def _with(vr: str, values: list[Any]) -> dict[str, Any]:
     return {"vr": vr} if values == [""] else {"vr": vr, "Value": values}
+
+
+def _name(text: str) -> dict[str, Any] | None:
+    """Of one person, in one group of components."""
+    if any(character in text for character in _OTHERWISE_IN_PN):
+        return None
+    name = text.rstrip(" \0")
+    return {"vr": "PN", "Value": [{"Alphabetic": name}]} if name else {"vr": "PN"}
 
 
 def _parsed(

@@ -18,5 +18,5 @@ def page(*, paused: bool) -> str:
 
 
 def test_a_pause_is_said_with_the_way_out() -> None:
-    assert "Sending ✘ PAUSED. Images are received and kept (dicomnet-edge resume)" in page(paused=True)
+    assert "Sending ✘ PAUSED. Images are received and kept; p goes on" in page(paused=True)
     assert "PAUSED" not in page(paused=False)
