@@ -12,6 +12,8 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$python; break; }; done)
 ARGS ?=
 BENCH ?=
+# A file is one worker's; in the order of tests/conftest.py, which has the long ones first.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 WEB := central/viewer/web
@@ -42,11 +44,11 @@ demo: .stamps/demo .stamps/viewer ## the main job
 
 test: .stamps/test .stamps/viewer .stamps/provider .stamps/ohif
 	@tools/peers.sh
-	@TMPDIR=$$(tools/scratch.sh) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@TMPDIR=$$(tools/scratch.sh) $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 ifeq ($(ARGS),)
 	@echo "central once more, on PostgreSQL and S3, with objects encrypted: every test that can come to them"
 	@TMPDIR=$$(tools/scratch.sh) DICOMNET_TEST_DATABASE=postgresql DICOMNET_TEST_OBJECTS=s3 DICOMNET_TEST_AT_REST=encrypted \
-		$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/central --ignore tests/central/viewer
+		$(BIN)/python -m pytest $(PARALLEL) tests/central --ignore tests/central/viewer
 endif
 
 check: .stamps/test .stamps/node_modules

@@ -22,7 +22,7 @@ from edge.buffer.study_standing import StudyStanding
 from edge.buffer.worklist_cache import WorklistCache, WorklistItem
 from edge.buffer.worklist_refresh import Fetch, WorklistRefresher
 from edge.config import Settings
-from edge.gateway.addresses import Address, address_over_tls
+from edge.gateway.addresses import address_of
 from edge.gateway.performed_procedure import PerformedProcedureService
 from edge.gateway.service import Service
 from edge.gateway.worklist import WorklistService
@@ -144,11 +144,8 @@ class Workflow:
         if worklist.source == "central":
             return self._central.fetch
         upstream = worklist.upstream
-        address = Address(upstream.host, upstream.port)
-        if upstream.tls:
-            address = address_over_tls(upstream.host, upstream.port, settings.gateway.tls)
         return UpstreamWorklist(
-            address,
+            address_of(upstream.host, upstream.port, settings.gateway.tls, over_tls=upstream.tls),
             ae_title=upstream.ae_title,
             calling_ae_title=settings.gateway.ae_title,
             horizon_days=worklist.horizon_days,

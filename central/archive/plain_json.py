@@ -49,7 +49,8 @@ def plain_json(element: RawDataElement) -> dict[str, Any] | None:
             return None
         return _with(vr, [text.rstrip("\0 ")])
     if vr == "PN":
-        return _name(text)
+        name = _name(text)
+        return None if name is None else _with(vr, [name and {"Alphabetic": name}])
     if vr == "IS":
         return _parsed(vr, text, _INTEGER, int)
     if vr == "DS":
@@ -61,8 +62,7 @@ def plain_text(element: RawDataElement) -> str | None:
     """The one value of the element as text, a number as it is written; "" without one. None as `plain_json`."""
     vr, raw = element.VR or _public_vr(element.tag), element.value
     if vr == "PN":
-        text = raw.decode("ascii") if raw is not None and raw.isascii() else "="
-        return None if any(character in text for character in _OTHERWISE_IN_PN) else text.rstrip(" \0")
+        return _name(raw.decode("ascii")) if raw is not None and raw.isascii() else None
     if vr in ("DS", "AT", "FL", "FD"):  # which pydicom writes in ways of its own
         return None
     found = plain_json(element)
@@ -80,12 +80,9 @@ def _with(vr: str, values: list[Any]) -> dict[str, Any]:
     return {"vr": vr} if values == [""] else {"vr": vr, "Value": values}
 
 
-def _name(text: str) -> dict[str, Any] | None:
-    """Of one person, in one group of components."""
-    if any(character in text for character in _OTHERWISE_IN_PN):
-        return None
-    name = text.rstrip(" \0")
-    return {"vr": "PN", "Value": [{"Alphabetic": name}]} if name else {"vr": "PN"}
+def _name(text: str) -> str | None:
+    """Of one person, in one group of components; None if it may be more."""
+    return None if any(character in text for character in _OTHERWISE_IN_PN) else text.rstrip(" \0")
 
 
 def _parsed(

@@ -18,14 +18,20 @@ class Address(NamedTuple):
 
 
 def scanner_address(scanner: ScannerSettings, ours: TlsSettings) -> Address:
-    """Raises as `address_over_tls`."""
-    if not scanner.is_called_over_tls:
-        return Address(scanner.host, scanner.port)
-    return address_over_tls(scanner.host, scanner.port, ours, certificate_sha256=scanner.certificate_sha256)
+    """Raises as `address_of`."""
+    return address_of(
+        scanner.host,
+        scanner.port,
+        ours,
+        over_tls=scanner.is_called_over_tls,
+        certificate_sha256=scanner.certificate_sha256,
+    )
 
 
-def address_over_tls(host: str, port: int, ours: TlsSettings, *, certificate_sha256: str = "") -> Address:
-    """One that shows a certificate of the CA that scanners' come from, and is shown the box's own.
+def address_of(
+    host: str, port: int, ours: TlsSettings, *, over_tls: bool, certificate_sha256: str = ""
+) -> Address:
+    """Over TLS: of one that shows a certificate of the CA that scanners' come from, and is shown the box's own.
 
     Files are read here: a renewed certificate holds from the next address on.
 
@@ -33,6 +39,8 @@ def address_over_tls(host: str, port: int, ours: TlsSettings, *, certificate_sha
     ------
     CannotCallError : this box is not set up for TLS, or a file cannot be used.
     """
+    if not over_tls:
+        return Address(host, port)
     if ours.client_ca is None:
         raise CannotCallError(
             f"{host} is to be called over TLS, and this box has no certificate: set certificate, key and client_ca "

@@ -17,7 +17,7 @@ from edge.buffer.catalogue import Catalogue
 from edge.buffer.errors import SpoolError
 from edge.buffer.local_recipient import CannotOpenError, LocalRecipient
 from edge.buffer.records import Present
-from edge.gateway.addresses import Address, address_over_tls
+from edge.gateway.addresses import address_of
 from edge.gateway.calling import CallFailedError, OutgoingAssociation
 from edge.gateway.command_set import CommandField, Element, us
 from edge.gateway.data_set import DataSet, ascii_value, read_data_set, write_data_set
@@ -140,9 +140,7 @@ class RetrieveService:
         }
         try:
             association = OutgoingAssociation.connect(
-                address_over_tls(destination.host, destination.port, self._tls)
-                if destination.tls
-                else Address(destination.host, destination.port),
+                address_of(destination.host, destination.port, self._tls, over_tls=destination.tls),
                 called_ae_title=ae_title,
                 calling_ae_title=request.called_ae_title,
                 contexts=list(wanted),

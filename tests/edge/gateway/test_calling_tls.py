@@ -15,7 +15,7 @@ from pynetdicom import AE, evt
 from pynetdicom.events import Event
 
 from edge.buffer.worklist_refresh import WorklistSourceError
-from edge.gateway.addresses import Address, address_over_tls, scanner_address
+from edge.gateway.addresses import Address, address_of, scanner_address
 from edge.gateway.calling_tls import CallingTls
 from edge.gateway.echo import EchoResult, echo
 from edge.gateway.errors import CannotCallError
@@ -142,7 +142,7 @@ def upstream(address: Address) -> UpstreamWorklist:
 
 def test_a_worklist_is_fetched_over_tls(authority: Authority, theirs: Pair, ours: TlsSettings) -> None:
     with worklist_server(server_context(theirs, authority)) as port:
-        assert len(upstream(address_over_tls("127.0.0.1", port, ours)).fetch("").items) == 1
+        assert len(upstream(address_of("127.0.0.1", port, ours, over_tls=True)).fetch("").items) == 1
 
 
 def test_a_worklist_server_of_strangers_is_asked_nothing(ours: TlsSettings, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_worklist_server_of_strangers_is_asked_nothing(ours: TlsSettings, tmp_
         worklist_server(server_context(stranger.issue("ris"), stranger)) as port,
         pytest.raises(WorklistSourceError, match="its certificate is not accepted"),
     ):
-        upstream(address_over_tls("127.0.0.1", port, ours)).fetch("")
+        upstream(address_of("127.0.0.1", port, ours, over_tls=True)).fetch("")
 
 
 def test_a_worklist_server_without_tls_gets_no_query_in_the_clear(ours: TlsSettings) -> None:
@@ -168,7 +168,7 @@ def test_a_worklist_server_without_tls_gets_no_query_in_the_clear(ours: TlsSetti
         thread = threading.Thread(target=take, args=(listener,))
         thread.start()
         with pytest.raises(WorklistSourceError, match="is this its TLS port"):
-            upstream(address_over_tls("127.0.0.1", listener.getsockname()[1], ours)).fetch("")
+            upstream(address_of("127.0.0.1", listener.getsockname()[1], ours, over_tls=True)).fetch("")
         thread.join(60)
     assert received[:1] == b"\x16"  # a client hello (RFC 8446 section 5.1)
     assert b"DICOMNET" not in received
