@@ -38,7 +38,7 @@ class Fault(StrEnum):
 
 
 class Faults:
-    """Carries out a schedule, one entry for each request of an upload, and is honest after its end."""
+    """Carries out a schedule, one entry for each request of an upload that comes whole, and is honest after its end."""
 
     def __init__(self, schedule: Sequence[Fault], seed: int) -> None:
         self._waiting = list(schedule)
@@ -55,10 +55,10 @@ class Faults:
             if not of_upload or not (self._waiting or self._later or self._always):
                 await app(scope, receive, send)
                 return
-            fault = self._waiting.pop(0) if self._waiting else Fault.NONE
             body = await _whole(receive)
             if body is None:
-                return  # the line was cut: nobody is there to be answered
+                return  # the line was cut, or the box paused: nobody is there to be answered
+            fault = self._waiting.pop(0) if self._waiting else Fault.NONE
             self.done[fault] += 1
             later, self._later = self._later, []
             for message in await self._carry_out(fault, app, scope, body):
