@@ -21,6 +21,7 @@ import json
 import os
 import re
 import sqlite3
+import threading
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -39,14 +40,43 @@ _PRAGMAS: Final = {
     "busy_timeout": 10_000,
     "cache_size": -8_000,  # KiB, of each connection: the inner pages of a large archive's indexes
 }
+_PATIENCE_S: Final = 60.0
+_WRITES: Final = ("INSERT", "UPDATE", "DELETE")
 
 
 class Sqlite(peewee.SqliteDatabase):
-    """One file. A connection a thread."""
+    """One file. A connection a thread.
 
-    def writing(self) -> AbstractContextManager[object]:
+    Threads of one process wait for each other here. SQLite's own way, for other processes, is to sleep and look again,
+    for longer each time: among many writers one of them finds the file locked until its patience is over.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._turn = threading.Lock()
+        super().__init__(*args, **kwargs)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
         """A transaction that will write; waits for any other. Inside another one: a part of it."""
-        return self.atomic("IMMEDIATE")
+        with self._turn_to_write(), self.atomic("IMMEDIATE"):
+            yield
+
+    def execute_sql(self, sql: str, params: Sequence[object] | None = None) -> Any:
+        """As peewee's; a statement that writes waits for its turn, unless it is part of a transaction."""
+        with self._turn_to_write() if sql.startswith(_WRITES) else nullcontext():
+            return super().execute_sql(sql, params)  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+
+    @contextmanager
+    def _turn_to_write(self) -> Iterator[None]:
+        if self.in_transaction():  # a thread's own
+            yield
+            return
+        if not self._turn.acquire(timeout=_PATIENCE_S):
+            raise peewee.OperationalError("database is locked: others have written for a minute")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     @contextmanager
     def erasing(self, _models: Sequence[type[peewee.Model]]) -> Iterator[None]:
@@ -74,13 +104,13 @@ class Sqlite(peewee.SqliteDatabase):
     def damage(self) -> list[str]:
         """What is wrong with the file's pages, a sentence each; reads all of it."""
         try:
-            found = self.execute_sql("PRAGMA quick_check(20)").fetchall()  # type: ignore[no-untyped-call]  # as below
+            found = self.execute_sql("PRAGMA quick_check(20)").fetchall()
         except (peewee.DatabaseError, sqlite3.DatabaseError) as error:  # the latter where rows are fetched
             return [str(error)]
         return [" ".join(str(line).split()) for (line,) in found if line != "ok"]
 
     def _pragma(self, pragma: str) -> None:
-        self.execute_sql(f"PRAGMA {pragma}")  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        self.execute_sql(f"PRAGMA {pragma}")
 
     def end(self) -> None:
         """Close this thread's connection; those of others end with their threads."""

@@ -64,6 +64,9 @@ class Postgres(peewee.PostgresqlDatabase):
             min_size=0,
             max_size=connections,
             timeout=_WAIT_S,
+            # Given up when who waits gives up: the pool tries again ever more seldom, and nobody else tries
+            # meanwhile, so that a server that was away for minutes would be away for as long again.
+            reconnect_timeout=_WAIT_S,
             check=ConnectionPool.check_connection,
             open=True,
         )

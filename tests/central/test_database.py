@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import peewee
@@ -12,6 +13,7 @@ import pytest
 from psycopg import sql
 from pydantic import ValidationError
 
+from central import database
 from central.archive.settings import StorageSettings
 from central.database import (
     Among,
@@ -156,6 +158,33 @@ def test_one_writer_at_a_time(databases: tuple[Database, Database]) -> None:
     assert names(databases[0]) == ["100"]
 
 
+@pytest.mark.parametrize("in_transaction", [True, False])
+def test_writers_of_one_process_wait_for_each_other_however_impatient_the_file_is(
+    in_transaction: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(database._PRAGMAS, "busy_timeout", 0)
+    db = open_sqlite(tmp_path / "db")
+    make_tables(db, [Place])
+    written = threading.Event()
+
+    def write() -> None:
+        with db.writing() if in_transaction else nullcontext():
+            put(db, Place, {"ward": "w", "bed": 2, "name": "second"})
+        written.set()
+        db.end()
+
+    other = threading.Thread(target=write)
+    with db.writing():
+        put(db, Place, {"ward": "w", "bed": 1, "name": "first"})
+        other.start()
+        assert not written.wait(0.3)
+        assert names(db) == ["first"]
+    assert written.wait(60)
+    other.join(60)
+    assert names(db) == ["first", "second"]
+    db.end()
+
+
 def test_a_transaction_that_fails_leaves_nothing_and_the_next_works(
     databases: tuple[Database, Database],
 ) -> None:
@@ -186,6 +215,26 @@ def test_a_server_that_was_restarted_costs_nobody_an_error(server: PostgresServe
     with db.writing():
         put(db, Place, {"ward": "w", "bed": 2, "name": "too"})
     assert names(db) == ["kept", "too"]
+    db.end()
+
+
+@pytest.mark.needs("postgresql")
+def test_a_server_that_was_away_for_long_is_there_again_at_once(
+    server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("central.postgres._WAIT_S", 3.0)
+    db = Postgres(server.database_for(tmp_path), connections=2)
+    make_tables(db, [Place])
+    put(db, Place, {"ward": "w", "bed": 1, "name": "kept"})
+    server.stop()
+    try:
+        for _ in range(6):  # six times three seconds
+            with pytest.raises(peewee.OperationalError):
+                names(db)
+    finally:
+        server.start()
+    db._pool.timeout = 8.0  # much more than it needs, and less than the server had been away
+    assert names(db) == ["kept"]
     db.end()
 
 
