@@ -148,21 +148,26 @@ class Gateways:
         )
         return certificate
 
-    def renew(self, gateway_id: str, request: x509.CertificateSigningRequest) -> x509.Certificate:
-        """A new certificate for the gateway that `gateway_of` found (RFC 7030 section 4.2.2).
+    def renew(
+        self, certificate_der: bytes | None, request: x509.CertificateSigningRequest
+    ) -> x509.Certificate:
+        """A new certificate for the gateway that this one proves (RFC 7030 section 4.2.2).
 
         The former one stays good until its own end: the box may lose the answer, and is in the middle of sending.
 
         Raises
         ------
+        CertificateRefusedError : as `gateway_of`.
         PairingRefusedError : the request is not one, or for another kind of key.
         RenewalRefusedError : it names another subject, or there were too many of late.
         """
         public_key = requested_key(request)
         names = [str(name.value) for name in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-        if names != [gateway_id]:
-            raise RenewalRefusedError("the subject of the request is not the certificate's")
         with self._db.writing():
+            # Here, where nobody revokes or replaces meanwhile: its request may have been long on its way.
+            gateway_id = self.gateway_of(certificate_der)
+            if names != [gateway_id]:
+                raise RenewalRefusedError("the subject of the request is not the certificate's")
             lately = (
                 CertificateIssue.select(peewee.fn.COUNT(CertificateIssue.serial))
                 .where(

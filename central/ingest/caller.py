@@ -3,7 +3,7 @@ they send, up to a limit."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NoReturn
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -19,6 +19,12 @@ from contract.transfer import Problem
 
 PEER_CERTIFICATE: Final = "peer_certificate_der"
 """Key in the ASGI scope's state: the client's certificate in DER, or None. Put there by the listener."""
+
+
+def peer_certificate(request: Request) -> bytes | None:
+    """The certificate of the connection in DER, if the client has shown one."""
+    certificate: bytes | None = getattr(request.state, PEER_CERTIFICATE, None)
+    return certificate
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytes:
@@ -45,9 +51,13 @@ class Callers:
         """
         return await run_in_threadpool(self._check, request)
 
+    def refuse(self, error: CertificateRefusedError, address: str) -> NoReturn:
+        """Record and answer what is wrong with the certificate of a caller from `address`."""
+        self._refusals.record(Action.UPLOAD_REFUSED, error.claimed, address, error.reason)
+        raise RequestRefusedError(Problem.CERTIFICATE, error.advice) from error
+
     def _check(self, request: Request) -> str:
         try:
-            return self._gateways.gateway_of(getattr(request.state, PEER_CERTIFICATE, None))
+            return self._gateways.gateway_of(peer_certificate(request))
         except CertificateRefusedError as error:
-            self._refusals.record(Action.UPLOAD_REFUSED, error.claimed, source_address(request), error.reason)
-            raise RequestRefusedError(Problem.CERTIFICATE, error.advice) from error
+            self.refuse(error, source_address(request))

@@ -26,11 +26,11 @@ from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action, AuditEvent
 from central.audit.record import Audit
 from central.audit.refusals import Refusals
-from central.identity.errors import PairingRefusedError, RenewalRefusedError
+from central.identity.errors import CertificateRefusedError, PairingRefusedError, RenewalRefusedError
 from central.identity.gateways import Gateways
 from central.identity.pairings import Pairings, PendingBox
 from central.identity.standings import Standings
-from central.ingest.caller import PEER_CERTIFICATE, Callers, read_body
+from central.ingest.caller import Callers, peer_certificate, read_body
 from central.ingest.errors import RequestRefusedError, TryAgainError
 from central.ingest.problems import problem_response
 from contract.enrolment import (
@@ -135,7 +135,7 @@ class EnrolmentDesk:
         return Response(encode_certificates([self._ca]), media_type=PKCS7_TYPE, headers=_BASE64)
 
     async def _introduction(self, request: Request) -> Response:
-        if getattr(request.state, PEER_CERTIFICATE, None) is not None:
+        if peer_certificate(request) is not None:
             await self._callers.gateway_of(request)
         else:
             address = source_address(request)
@@ -185,13 +185,19 @@ class EnrolmentDesk:
     async def _renew(self, request: Request) -> Response:
         gateway_id = await self._callers.gateway_of(request)
         body = await read_body(request, _MAX_BODY_BYTES)
-        certificate = await run_in_threadpool(self._renewed, gateway_id, body, source_address(request))
+        certificate = await run_in_threadpool(
+            self._renewed, gateway_id, peer_certificate(request), body, source_address(request)
+        )
         return _certificates(certificate)
 
-    def _renewed(self, gateway_id: str, body: bytes, address: str) -> x509.Certificate:
+    def _renewed(
+        self, gateway_id: str, peer_certificate_der: bytes | None, body: bytes, address: str
+    ) -> x509.Certificate:
         try:
-            certificate = self._gateways.renew(gateway_id, decode_request(body))
+            certificate = self._gateways.renew(peer_certificate_der, decode_request(body))
             self._record(gateway_id, Action.RENEW, address, "")
+        except CertificateRefusedError as error:  # it was good when the request began
+            self._callers.refuse(error, address)
         except (ValueError, PairingRefusedError, RenewalRefusedError) as error:
             self._refusals.record(Action.ENROL_REFUSED, gateway_id, address, f"renewal: {error}")
             raise RequestRefusedError(Problem.INVALID, f"the certificate is not renewed: {error}") from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -14,7 +16,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from central.audit.reading import Wanted
 from central.identity.authority import CertificateAuthority
-from contract.enrolment import CA_PATH, PairingError, decode_certificates, encode_request
+from contract.enrolment import (
+    CA_PATH,
+    PKCS10_TYPE,
+    RENEW_PATH,
+    PairingError,
+    decode_certificates,
+    encode_request,
+)
 from contract.transfer import UPLOADS_PATH, Problem
 from tests.central.app.house import (
     Box,
@@ -130,6 +139,37 @@ def test_a_revoked_gateway_is_refused_on_the_connection_it_has(house: House, box
         house.revoke(box.gateway_id)
         assert head(client, "0" * 32).status_code == 403
     assert ("upload-refused", "revoked gateway") in house.refusals()
+
+
+def test_a_renewal_that_was_held_back_gives_a_box_that_was_replaced_nothing(
+    house: House, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_in = threading.Event()
+    gateways, pairing = house.central.foundation.gateways, house.pairing(replaces=box.gateway_id)
+    check = gateways.gateway_of
+
+    def checked(certificate_der: bytes | None) -> str:
+        gateway_id = check(certificate_der)
+        let_in.set()
+        return gateway_id
+
+    monkeypatch.setattr(gateways, "gateway_of", checked)
+
+    def held_back(body: bytes) -> Iterator[bytes]:
+        yield body[:10]
+        assert let_in.wait(30)
+        house.revoke(box.gateway_id)
+        answer = ask_to_enrol(house.gateways_url, box.answer.ca_pem, pairing.token, new_key_and_request()[1])
+        assert answer.status_code == 200
+        yield body[10:]
+
+    _, body = new_key_and_request(box.gateway_id)
+    headers = {"Content-Type": PKCS10_TYPE, "Content-Length": str(len(body))}
+    with box.client() as client:
+        answer = client.post(RENEW_PATH, content=held_back(body), headers=headers)
+    assert answer.status_code == 403
+    assert answer.json()["type"] == Problem.CERTIFICATE
+    assert ("upload-refused", "certificate of a box that was replaced") in house.refusals()
 
 
 def test_a_certificate_of_the_ca_that_is_no_gateways_opens_nothing(
