@@ -3,12 +3,12 @@
     token ──first use, within 15 minutes──▶ pending ──accepted──▶ certificate (again, if the answer was lost)
                                                └──refused──▶ nothing, for good
 
-Always true: a token is kept as its SHA-256 only, and serves one key: the box that lost the answer on a bad line may
-ask again with the same key, nobody else. Where an administrator decides, no certificate is issued before that, and
-the decision is about a key, by its fingerprint, not about a name; so a key waits once, with the newest of its tokens. A
-token that replaces a gateway gives the new box that gateway's id; until the decision the former box stays what it is.
-Once it has its place the tokens of former boxes buy nothing, and a revocation ends a yes that was said before it.
-A crash leaves a step done or not done.
+Always true: a token is kept as its SHA-256 only, and serves one key: the box that lost the answer on a bad line may ask
+again with the same key, nobody else, and is given the same certificate. Where an administrator decides, no certificate
+is issued before that, and the decision is about a key, by its fingerprint, not about a name; so a key waits once, with
+the newest of its tokens. A token that replaces a gateway gives the new box that gateway's id; until the decision the
+former box stays what it is. Once it has its place the tokens of former boxes buy nothing, and a revocation ends a yes
+that was said before it. A crash leaves a step done or not done.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Final, Literal
 import peewee
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from central.database import Database, grow_table, make_tables
 from central.identity.errors import PairingRefusedError
@@ -51,7 +52,7 @@ class PairingToken(peewee.Model):
 
 class PairingRequest(peewee.Model):
     """A box that used a token in time. `decision` null: it waits for an administrator. `decided_at` null with a
-    decision: an older version noted it."""
+    decision: an older version noted it. `certificate_pem` null though issued: an older version issued it."""
 
     token_sha256 = peewee.TextField(primary_key=True)
     fingerprint = peewee.TextField()
@@ -61,6 +62,7 @@ class PairingRequest(peewee.Model):
     decision = peewee.TextField(null=True)
     decided_at = peewee.DoubleField(null=True)  # seconds since the epoch
     issued = peewee.BooleanField(default=False)
+    certificate_pem = peewee.TextField(null=True)
 
     class Meta:
         table_name = "pairing_request"
@@ -79,7 +81,8 @@ class PairingTicket:
 
 @dataclass(frozen=True)
 class Enrolment:
-    """A certificate for a box."""
+    """A certificate for a box. `is_replacement`: what is left of the former box's sessions is to be ended; also when
+    it is asked for again, for the first answer may have been cut off before that."""
 
     gateway_id: str
     certificate: x509.Certificate
@@ -119,7 +122,7 @@ class Pairings:
         self._clock = clock
         self._accept_at_once = accept_at_once
         grow_table(db, "pairing_token", {"institution": f"TEXT NOT NULL DEFAULT '{DEFAULT_INSTITUTION}'"})
-        grow_table(db, "pairing_request", {"decided_at": "DOUBLE PRECISION"})
+        grow_table(db, "pairing_request", {"decided_at": "DOUBLE PRECISION", "certificate_pem": "TEXT"})
         make_tables(db, MODELS)
 
     def new_pairing(
@@ -190,25 +193,14 @@ class Pairings:
                 raise PairingRefusedError("request that is too old")
             if asked["decision"] is None:
                 return replace(_pending(asked, row), is_new=is_new)
-            if not asked["issued"]:
-                if asked["replaces"] and self._was_revoked_since(row["gateway_id"], asked):
-                    raise PairingRefusedError("accepted before the gateway was revoked")
-                PairingRequest.update(issued=True).where(PairingRequest.token_sha256 == token_sha256).execute(
-                    self._db
-                )
-                if asked["replaces"]:
-                    gateway_id = row["gateway_id"]
-                    self._void_former(gateway_id, token_sha256)
-                    certificate = self._gateways.replace(gateway_id, public_key)
-                    return Enrolment(gateway_id, certificate, is_replacement=True)
-                gateway_id, certificate = self._gateways.register(row["name"], public_key, row["institution"])
-                PairingToken.update(gateway_id=gateway_id).where(
-                    PairingToken.token_sha256 == token_sha256
-                ).execute(self._db)
-                return Enrolment(gateway_id, certificate)
-            if not self._gateways.is_admitted(row["gateway_id"]):
+            if asked["issued"] and not self._gateways.is_admitted(row["gateway_id"]):
                 raise PairingRefusedError("token of a gateway that was revoked since")
-            return Enrolment(row["gateway_id"], self._gateways.issue(row["gateway_id"], public_key))
+            if asked["certificate_pem"] is not None:
+                gateway_id = row["gateway_id"]
+                certificate = x509.load_pem_x509_certificate(asked["certificate_pem"].encode())
+            else:
+                gateway_id, certificate = self._issue(row, asked, public_key)
+            return Enrolment(gateway_id, certificate, is_replacement=bool(asked["replaces"]))
 
     def pending(self, institution: str | None = None) -> list[PendingBox]:
         """Boxes (of `institution`) that wait for an administrator, the longest wait first."""
@@ -256,6 +248,29 @@ class Pairings:
             decision="accepted" if self._accept_at_once else None,
             decided_at=self._clock() if self._accept_at_once else None,
         ).execute(self._db)
+
+    def _issue(
+        self, row: dict[str, Any], asked: dict[str, Any], public_key: ec.EllipticCurvePublicKey
+    ) -> tuple[str, x509.Certificate]:
+        """The gateway id and certificate that an accepted request buys, both on record."""
+        token_sha256, gateway_id = row["token_sha256"], row["gateway_id"]
+        if asked["issued"]:  # by an older version, which did not keep it
+            certificate = self._gateways.issue(gateway_id, public_key)
+        elif asked["replaces"]:
+            if self._was_revoked_since(gateway_id, asked):
+                raise PairingRefusedError("accepted before the gateway was revoked")
+            self._void_former(gateway_id, token_sha256)
+            certificate = self._gateways.replace(gateway_id, public_key)
+        else:
+            gateway_id, certificate = self._gateways.register(row["name"], public_key, row["institution"])
+            PairingToken.update(gateway_id=gateway_id).where(
+                PairingToken.token_sha256 == token_sha256
+            ).execute(self._db)
+        pem = certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
+        PairingRequest.update(issued=True, certificate_pem=pem).where(
+            PairingRequest.token_sha256 == token_sha256
+        ).execute(self._db)
+        return gateway_id, certificate
 
     def _was_revoked_since(self, gateway_id: str, asked: dict[str, Any]) -> bool:
         revoked_at_utc = self._gateways.revoked_at_utc(gateway_id)

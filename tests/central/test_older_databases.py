@@ -49,6 +49,7 @@ _CAME_LATER = {
     "worklist_entry": ("institution", "order_id"),
     "gateway": ("institution",),
     "pairing_token": ("institution",),
+    "pairing_request": ("decided_at", "certificate_pem"),
     "commitment_request": ("institution",),
 }
 _INDEXES_THEN = (

@@ -140,7 +140,7 @@ def test_a_revoked_gateway_cannot_use_its_pairing_again(tmp_path: Path) -> None:
     pairings.enrol(ticket.token, request)
     pairings.enrol(ticket.token, request)
     assert gateways.revoke("ct")
-    assert len(gateways.revoked_serials()) == 2
+    assert len(gateways.revoked_serials()) == 1, "it was given the same certificate again"
     with pytest.raises(PairingRefusedError, match="revoked"):
         pairings.enrol(ticket.token, request)
     db.close()

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import serialization
 from central.database import Database, put
 from central.identity.authority import CertificateAuthority
 from central.identity.errors import CertificateRefusedError, PairingRefusedError, RenewalRefusedError
-from central.identity.gateways import Gateways
-from central.identity.pairings import Enrolment, Pairings, PendingBox
+from central.identity.gateways import GatewayCertificate, Gateways
+from central.identity.pairings import Enrolment, PairingRequest, Pairings, PendingBox
 from central.identity.standings import GatewayStanding, Standings
 from contract.enrolment import DECISION_LIFE_S, PAIRING_LIFE_S, decode_request, key_fingerprint
 from contract.standing import StandingReport
@@ -134,8 +134,29 @@ def test_a_new_box_takes_a_gateways_place_and_the_old_one_is_out(register: Regis
     (after,) = register.gateways.listed()
     assert (after.gateway_id, after.enrolled_at_utc) == (before.gateway_id, before.enrolled_at_utc)
     again = register.pairings.enrol(token, request)  # a lost answer
+    assert again == new, "what is left of the former box is ended once more"
+    assert register.may_come_in(new.certificate) == "ct"
+
+
+def test_a_lost_answer_is_the_same_certificate_however_often_it_is_asked_for(register: Register) -> None:
+    token, (_, request) = register.token(), new_key_and_request()
+    first = register.enrolled(token, request)
+    for _ in range(10):
+        assert register.pairings.enrol(token, request) == first
+    assert GatewayCertificate.select().count(register.db) == 1
+
+
+def test_a_certificate_that_an_older_version_issued_and_did_not_keep_is_issued_once_more(
+    register: Register,
+) -> None:
+    token, (_, request) = register.token(), new_key_and_request()
+    first = register.enrolled(token, request)
+    PairingRequest.update(certificate_pem=None).execute(register.db)
+    again = register.pairings.enrol(token, request)
     assert isinstance(again, Enrolment)
-    assert register.may_come_in(new.certificate) == register.may_come_in(again.certificate) == "ct"
+    assert again.certificate != first.certificate
+    assert register.may_come_in(first.certificate) == register.may_come_in(again.certificate) == "ct"
+    assert register.pairings.enrol(token, request) == again
 
 
 def test_a_revoked_gateway_comes_back_by_replacement_only_and_with_a_new_key(register: Register) -> None:

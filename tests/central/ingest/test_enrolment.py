@@ -6,8 +6,10 @@ import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import httpx
+import peewee
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -15,7 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from central.audit.reading import Wanted
+from central.foundation import Foundation
 from central.identity.authority import CertificateAuthority
+from central.identity.standings import Standings
 from contract.enrolment import (
     CA_PATH,
     PKCS10_TYPE,
@@ -77,7 +81,26 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_key_and_no_other(house: 
     again = ask_to_enrol(house.gateways_url, ca_pem, pairing.token, request)
     thief = ask_to_enrol(house.gateways_url, ca_pem, pairing.token, new_key_and_request()[1])
     assert common_name(first) == common_name(again) == "lost"
+    assert decode_certificates(first.content) == decode_certificates(again.content)
     assert thief.status_code == 403
+
+
+def test_a_replacement_that_was_cut_short_ends_the_former_box_when_it_is_asked_for_again(
+    house: House, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    def end_session(_foundation: Foundation, gateway_id: str) -> str:
+        ended.append(gateway_id)
+        return ""
+
+    monkeypatch.setattr("central.gateway_app.end_session_of", end_session)
+    pairing, (_, request) = house.pairing(replaces=box.gateway_id), new_key_and_request()
+    with mock.patch.object(Standings, "forget", side_effect=peewee.OperationalError("database is locked")):
+        cut = ask_to_enrol(house.gateways_url, box.answer.ca_pem, pairing.token, request)
+    assert (cut.status_code, ended) == (500, [])
+    again = ask_to_enrol(house.gateways_url, box.answer.ca_pem, pairing.token, request)
+    assert (common_name(again), ended) == (box.gateway_id, [box.gateway_id])
 
 
 def test_every_refusal_has_the_same_answer_and_is_on_record_with_its_reason(house: House, box: Box) -> None:
