@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import BinaryIO
 
 from central.archive.archive import Archive
@@ -44,6 +44,7 @@ from central.fleet.opening import BrokerPlace, FleetRooms
 from central.fleet.witnesses import Witnesses
 from central.foundation import Foundation, has_room, lock_folder, open_archive, open_record_beside
 from central.gateway_app import gateway_app
+from central.ingest.partial import begun_bytes
 from central.ingest.quota import DayQuota
 from central.memory import share_heaps
 from central.own_certificates import OwnCertificates
@@ -85,11 +86,7 @@ class Central:
         gateway_socket = bind(settings.gateways.host, settings.gateways.port, "gateways.port")
         closing.callback(gateway_socket.close)
         archive = open_archive(settings.storage, foundation.db, sweeps=True)
-        quota = DayQuota(
-            archive.receiving.brought_by,
-            day_bytes=settings.limits.gateway_day_bytes,
-            day_bytes_of={name: limits.day_bytes for name, limits in settings.limits.gateway.items()},
-        )
+        quota = _quota(settings, archive)
         rooms = _fleet_rooms(foundation, quota, closing)
         renderer = Renderer(settings.limits.render_workers)
         closing.callback(renderer.close)
@@ -131,6 +128,20 @@ class Central:
             await serve([self.people, self.gateways], stop, ready)
         finally:
             keeping.cancel()
+
+
+def _quota(settings: Settings, archive: Archive) -> DayQuota:
+    unfinished = (settings.storage.uploads_folder, settings.storage.packs_folder)
+
+    def brought(gateway_id: str, since: datetime) -> int:
+        archived = archive.receiving.brought_by(gateway_id, since)
+        return archived + sum(begun_bytes(folder, gateway_id, since) for folder in unfinished)
+
+    return DayQuota(
+        brought,
+        day_bytes=settings.limits.gateway_day_bytes,
+        day_bytes_of={name: limits.day_bytes for name, limits in settings.limits.gateway.items()},
+    )
 
 
 def _syslog(foundation: Foundation, archive: Archive, closing: ExitStack) -> SyslogDelivery | None:

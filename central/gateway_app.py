@@ -67,15 +67,15 @@ def gateway_app(
         institution_of=foundation.gateways.institution_of,
     )
     callers = Callers(foundation.gateways, refusals)
-    arriving = settings.storage.arriving_folder
+    storage = settings.storage
 
     def turns(of: str) -> Turns:
-        shared = SharedTurns(arriving / "turns" / of) if settings.storage.arriving is not None else None
+        shared = SharedTurns(storage.arriving_folder / "turns" / of) if storage.arriving is not None else None
         return Turns(PATIENCE_S, shared)
 
     uploads = Uploads(
         callers,
-        PartialUploads.open(arriving / "uploads", limits),
+        PartialUploads.open(storage.uploads_folder, limits),
         acceptance,
         refusals,
         settings.limits.ingest_workers,
@@ -84,7 +84,7 @@ def gateway_app(
     closing.callback(uploads.close)
     packs = Packs(
         callers,
-        PartialUploads.open(arriving / "packs", replace(limits, max_object_bytes=MAX_PACK_BYTES)),
+        PartialUploads.open(storage.packs_folder, replace(limits, max_object_bytes=MAX_PACK_BYTES)),
         PackAcceptance(foundation.db, acceptance, refusals),
         settings.limits.ingest_workers,
         turns("packs"),

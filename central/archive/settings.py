@@ -95,6 +95,14 @@ class StorageSettings(Section):
         return self.arriving or self.root
 
     @property
+    def uploads_folder(self) -> Path:
+        return self.arriving_folder / "uploads"
+
+    @property
+    def packs_folder(self) -> Path:
+        return self.arriving_folder / "packs"
+
+    @property
     def support_folder(self) -> Path:
         return self.root / "support"
 

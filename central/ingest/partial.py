@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -189,16 +190,28 @@ class PartialUploads:
         return PartialUpload(path, length_bytes, self._limits.reserve_bytes)
 
     def _of(self, gateway_id: str) -> list[tuple[str, PartialUpload]]:
-        folder = self._root / check_gateway_id(gateway_id)
-        if not folder.is_dir():
-            return []
-        named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
         reserve_bytes = self._limits.reserve_bytes
         return [
             (match["object_id"], PartialUpload(path, int(match["length"]), reserve_bytes))
-            for match, path in named
-            if match
+            for match, path in _named(self._root, gateway_id)
         ]
+
+
+def begun_bytes(root: Path, gateway_id: str, since: datetime) -> int:
+    """How many bytes a gateway has announced of the uploads below `root` that are not ended and grew since then."""
+    begun = 0
+    for match, path in _named(root, gateway_id):
+        with suppress(FileNotFoundError):  # ended at this moment
+            if path.stat().st_mtime >= since.timestamp():
+                begun += int(match["length"])
+    return begun
+
+
+def _named(root: Path, gateway_id: str) -> list[tuple[re.Match[str], Path]]:
+    folder = root / check_gateway_id(gateway_id)
+    if not folder.is_dir():
+        return []
+    return [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
 
 
 def _drop_idle(begun: Iterable[PartialUpload]) -> None:

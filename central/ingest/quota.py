@@ -1,8 +1,9 @@
 """How much central takes from one gateway in 24 hours, so that a stolen or broken box cannot fill the archive.
 
-Always true: what was taken is counted from the archive's index itself, so no restart and no second process forgets it;
-what a box is refused stays on the box and is taken later. Between two looks at the index each process adds what
-it let begin, so several processes overshoot by what they let begin within `_LOOKED_UP_S`.
+Always true: what was taken is counted from the archive's index itself, and what was begun and is not ended from its
+files, so no restart and no second process forgets it; what a box is refused stays on the box and is taken later.
+Between two looks at both each process adds what it let begin, so several processes overshoot by what they let begin
+within `_LOOKED_UP_S`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class DayQuota:
 
     Parameters
     ----------
-    brought : how many bytes of a gateway (its id) were archived since a moment.
+    brought : how many bytes of a gateway (its id) were archived since a moment, or announced of what is not ended.
     day_bytes : what each may bring, but for those in `day_bytes_of`.
     """
 

@@ -348,22 +348,27 @@ def test_a_gateway_that_brought_its_share_of_the_day_waits_and_the_others_do_not
     house = House(tmp_path / "central", limits=limits)
     with house:
         box, other = enrol(house, tmp_path / "ct1", "ct1"), enrol(house, tmp_path / "mr1", "mr1")
+        endless = enrol(house, tmp_path / "us1", "us1")
         with box.client() as client:
             for number in range(2):  # the one that passes the limit is taken
                 object_id, sealed = box.seal(ct + bytes(2 * number))
                 assert create(client, object_id, len(sealed), sealed).status_code == 201
-    with house:  # counted from what is archived: a restart forgives nothing
-        for one in (box, other):
+        with endless.client() as client:
+            assert create(client, new_object_id(), len(ct) + 1).status_code == 201
+    with house:  # counted from what is archived, and from what was begun: a restart forgives nothing
+        for one in (box, other, endless):
             one.url = house.gateways_url
         with box.client() as client:
             answer = create(client, new_object_id(), 100)
             assert (answer.status_code, answer.json()["type"]) == (429, Problem.QUOTA)
             assert "limits.gateway_day_bytes" in answer.json()["detail"]
             assert head(client, object_id).headers[RECEIPT_HEADER], "what it brought is answered for"
+        with endless.client() as client:
+            assert create(client, new_object_id(), 100).status_code == 429
         with other.client() as client:
             assert create(client, new_object_id(), 100).status_code == 201
         over = {view.gateway_id: view.over_quota for view in house.central.fleet.boxes()}
-        assert over == {"ct1": True, "mr1": False}
+        assert over == {"ct1": True, "mr1": False, "us1": True}
 
 
 def test_a_full_disk_puts_off_and_says_so(tmp_path: Path, ct: bytes) -> None:
