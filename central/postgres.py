@@ -142,6 +142,11 @@ class Postgres(peewee.PostgresqlDatabase):
         try:
             # The rows are here when this returns: nothing is fetched over the connection afterwards.
             return super().execute_sql(sql, params)  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        except peewee.OperationalError as error:
+            # Which psycopg counts as the server's fault; it is of what it was given, and would be so for ever.
+            if isinstance(error.__context__, psycopg.errors.ProgramLimitExceeded):
+                raise peewee.DataError(*error.args) from error
+            raise
         finally:
             self._give_back_if_idle()
 

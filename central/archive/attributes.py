@@ -1,5 +1,8 @@
 """From a header to the columns of the index: text decoded, cleaned and bounded, UIDs checked.
 
+What the database indexes is bounded in bytes as well, since PostgreSQL has room for 2,704 of them in a row of an index.
+No attribute that conforms comes near; the whole text stays in the object and in its metadata.
+
 An instance whose Study or Series Instance UID is missing or malformed is against PS3.3 but must not vanish: it
 is filed under a UID derived from what stands there, the same for the same text; where nothing stands, under
 one of its own, so that no two patients meet in a study that neither names. Without a SOP Instance UID nothing
@@ -23,6 +26,8 @@ from central.archive.query import fold, person_name_groups
 from contract.identifiers import InvalidIdentifierError, check_uid
 
 MAX_TEXT_CHARACTERS: Final = 1024
+MAX_INDEXED_BYTES: Final = 500  # of a text in UTF-8; two stand in one index at most, beside dates
+_MAX_CODE_BYTES: Final = 64  # of a date, a time or a code: none that conforms has more than 26
 SOP_INSTANCE_UID: Final = 0x00080018
 STUDY_INSTANCE_UID: Final = 0x0020000D
 SERIES_INSTANCE_UID: Final = 0x0020000E
@@ -83,26 +88,26 @@ def attributes_of(header: Header) -> Attributes:
     study = {
         "study_instance_uid": study_instance_uid,
         "patient_name": patient_name,
-        "patient_name_key": alphabetic,
+        "patient_name_key": indexed(alphabetic),
         "patient_name_other_keys": others,
-        "patient_id": text_of(header, 0x00100020),
-        "issuer_of_patient_id": text_of(header, 0x00100021),
+        "patient_id": indexed(text_of(header, 0x00100020)),
+        "issuer_of_patient_id": indexed(text_of(header, 0x00100021)),
         "patient_birth_date": _date(header, 0x00100030),
         "patient_sex": text_of(header, 0x00100040),
         "study_date": _date(header, 0x00080020),
         "study_time": _time(header, 0x00080030),
-        "accession_number": text_of(header, 0x00080050),
+        "accession_number": indexed(text_of(header, 0x00080050)),
         "study_description": study_description,
         "study_description_key": fold(study_description),
-        "study_id": text_of(header, 0x00200010),
+        "study_id": indexed(text_of(header, 0x00200010)),
         "referring_physician_name": referring_physician_name,
-        "referring_physician_key": person_name_key(referring_physician_name),
-        "requesting_service_key": department_key(text_of(header, 0x00321033)),
-        "institutional_department_key": department_key(text_of(header, 0x00081040)),
+        "referring_physician_key": indexed(person_name_key(referring_physician_name)),
+        "requesting_service_key": indexed(department_key(text_of(header, 0x00321033))),
+        "institutional_department_key": indexed(department_key(text_of(header, 0x00081040))),
     }
     series = {
         "series_instance_uid": series_instance_uid,
-        "modality": text_of(header, 0x00080060).upper(),
+        "modality": indexed(text_of(header, 0x00080060).upper(), _MAX_CODE_BYTES),
         "series_number": _number(header, 0x00200011),
         "series_description": series_description,
         "series_description_key": fold(series_description),
@@ -142,6 +147,11 @@ def text_of(header: Header, tag: int) -> str:
     return _bounded("\\".join(parts))
 
 
+def indexed(text: str, most_bytes: int = MAX_INDEXED_BYTES) -> str:
+    """As much of `text`, from its beginning, as an index takes; whole characters."""
+    return text.encode(errors="ignore")[:most_bytes].decode(errors="ignore")
+
+
 def _bounded(text: str) -> str:
     return _CONTROL.sub("", text).strip(" ")[:MAX_TEXT_CHARACTERS]
 
@@ -157,11 +167,13 @@ def _number(header: Header, tag: int) -> int | None:
 
 def _date(header: Header, tag: int) -> str:
     """``YYYYMMDD``; the older form with dots (ACR-NEMA, PS3.5 section 6.2 note) is brought to it."""
-    return text_of(header, tag).partition("\\")[0].replace(".", "").strip()
+    text = text_of(header, tag).partition("\\")[0].replace(".", "").strip()
+    return indexed(text, _MAX_CODE_BYTES)
 
 
 def _time(header: Header, tag: int) -> str:
-    return text_of(header, tag).partition("\\")[0].replace(":", "").strip()
+    text = text_of(header, tag).partition("\\")[0].replace(":", "").strip()
+    return indexed(text, _MAX_CODE_BYTES)
 
 
 def _uid(text: str, level: str, *, otherwise: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from central.archive.attributes import Attributes
+from central.archive.attributes import MAX_INDEXED_BYTES, Attributes, indexed
 from central.archive.objects import StoredObject
 from central.archive.steps import steps_in
 from central.archive.tables import Instance, Metadata, OrderedStudy, Series, Study
@@ -127,6 +127,7 @@ def expect_order(
 
     An order wins over what the images say: it is what the department itself sent.
     """
+    requesting_service_key = indexed(requesting_service_key)
     row = {"study_instance_uid": study_instance_uid, "institution": institution}
     same = (Study.study_instance_uid == study_instance_uid) & (Study.institution == institution)
     with db.writing():
@@ -192,11 +193,15 @@ def _count(
     *,
     series_is_new: bool,
 ) -> None:
-    modalities = {*study["modalities"].split("\\"), attributes.modality} - {""}
+    modalities = "\\".join(sorted({*study["modalities"].split("\\"), attributes.modality} - {""}))
+    if (
+        len(modalities.encode()) > MAX_INDEXED_BYTES
+    ):  # more than the standard has, together: those that came first
+        modalities = study["modalities"]
     _COUNT_IN_SERIES.run(db, series=series_id)
     _COUNT_IN_STUDY.run(
         db,
         study=study["id"],
         new_series=int(series_is_new),
-        modalities="\\".join(sorted(modalities)),
+        modalities=modalities,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -200,6 +201,20 @@ def test_a_transaction_that_fails_leaves_nothing_and_the_next_works(
     assert names(other) == []
     put(db, Place, {"ward": "w", "bed": 1, "name": "x"})
     assert names(other) == ["x"]
+
+
+@pytest.mark.needs("postgresql")
+def test_a_value_that_the_server_has_no_room_for_is_not_taken_for_a_server_that_is_away(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    db = Postgres(server.database_for(tmp_path), connections=2)
+    make_tables(db, [Place])
+    long = "".join(map(chr, random.Random(1).choices(range(0x4E00, 0x9FA0), k=4000)))
+    with pytest.raises(peewee.DataError):
+        put(db, Place, {"ward": long, "bed": 1, "name": "x"})
+    put(db, Place, {"ward": "w", "bed": 1, "name": "x"})
+    assert names(db) == ["x"]
+    db.end()
 
 
 @pytest.mark.needs("postgresql")

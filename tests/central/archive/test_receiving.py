@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import random
+import zlib
+from datetime import UTC, datetime
+
 import pytest
 
+from central.archive.attributes import MAX_INDEXED_BYTES
 from central.archive.errors import NotDicomError
+from central.archive.examining import Indexable
+from central.archive.indexing import ObjectOrigin
 from central.archive.query import InstanceQuery, StudyQuery
+from central.dimse.identifiers import field_name
+from contract.identifiers import new_object_id
 from contract.receipt import Outcome
 from tests.central.archive.conftest import MakeFile, Stocked, sample
 from tests.central.archive.test_archive import EVERYTHING
@@ -96,3 +106,62 @@ def test_what_is_examined_and_not_taken_was_never_there(stocked: Stocked, made: 
         with pytest.raises(NotDicomError):
             stocked.archive.receiving.examine(nothing)
     assert arriving_in(stocked.root) == []
+
+
+# Characters that no index compresses, of three bytes each in UTF-8, folded or not; and such as a code or a date takes.
+LONG = "".join(map(chr, random.Random(1).choices(range(0x4E00, 0x9FA0), k=1000)))
+LONG_CODE = "".join(random.Random(1).choices("0123456789ABCDEF", k=1000))
+LONG_TEXTS = {
+    "PatientName": LONG,
+    "PatientID": LONG,
+    "IssuerOfPatientID": LONG,
+    "AccessionNumber": LONG,
+    "StudyID": LONG,
+    "ReferringPhysicianName": LONG,
+    "RequestingService": LONG,
+    "InstitutionalDepartmentName": LONG,
+    "PatientBirthDate": LONG_CODE,
+    "StudyDate": LONG_CODE,
+    "StudyTime": LONG_CODE,
+    "Modality": LONG_CODE,
+}
+
+
+@pytest.mark.filterwarnings("ignore:The value length", "ignore:The PN component", "ignore:Invalid value")
+@pytest.mark.parametrize(
+    "keywords", [("PatientName",), ("PatientID",), ("ReferringPhysicianName",), tuple(LONG_TEXTS)], ids=len
+)
+def test_a_text_of_any_length_is_indexed_and_harms_nobody_who_comes_with_it(
+    stocked: Stocked, made: MakeFile, keywords: tuple[str, ...]
+) -> None:
+    said = {keyword: LONG_TEXTS[keyword] for keyword in keywords}
+    long = read_of(stocked, made(StudyInstanceUID="1.9", SpecificCharacterSet="ISO_IR 192", **said))
+    others = [read_of(stocked, made(StudyInstanceUID=f"1.8.{n}")) for n in range(2)]
+    assert stocked.archive.receiving.index_together([long, *others]) == [Outcome.ARCHIVED] * 3
+    (row,) = stocked.archive.reading.find_studies(EVERYTHING, StudyQuery(study_instance_uid="1.9"))
+    for keyword in set(keywords) & {"PatientID", "AccessionNumber", "StudyDate", "StudyTime"}:
+        kept = getattr(row, field_name(keyword))
+        assert LONG_TEXTS[keyword].startswith(kept), "from its beginning, in whole characters"
+        assert 0 < len(kept.encode()) <= MAX_INDEXED_BYTES
+    if "PatientID" in keywords:
+        metadata = json.loads(zlib.decompress(long.metadata))
+        assert metadata["00100020"]["Value"] == [LONG], "the metadata says all of it"
+
+
+def read_of(stocked: Stocked, content: bytes) -> Indexable:
+    with stocked.archive.receiving.new_object() as sink:
+        sink.write(content)
+        origin = ObjectOrigin("gw", new_object_id(), datetime.now(UTC))
+        return stocked.archive.receiving.read(sink.commit(), origin)
+
+
+@pytest.mark.filterwarnings("ignore:The value length")
+def test_a_study_of_more_modalities_than_an_index_takes_keeps_those_that_came_first(
+    stocked: Stocked, made: MakeFile
+) -> None:
+    sent = [f"{n:060}" for n in range(20)]
+    for modality in sent:
+        assert stocked.put(made(StudyInstanceUID="1.9", Modality=modality)) is Outcome.ARCHIVED
+    (row,) = stocked.archive.reading.find_studies(EVERYTHING, StudyQuery(study_instance_uid="1.9"))
+    assert row.number_of_study_related_series == len(sent)
+    assert row.modalities_in_study == tuple(sent[:8])
