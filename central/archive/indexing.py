@@ -194,9 +194,7 @@ def _count(
     series_is_new: bool,
 ) -> None:
     modalities = "\\".join(sorted({*study["modalities"].split("\\"), attributes.modality} - {""}))
-    if (
-        len(modalities.encode()) > MAX_INDEXED_BYTES
-    ):  # more than the standard has, together: those that came first
+    if len(modalities.encode()) > MAX_INDEXED_BYTES:  # more than the standard has: those that came first
         modalities = study["modalities"]
     _COUNT_IN_SERIES.run(db, series=series_id)
     _COUNT_IN_STUDY.run(
