@@ -10,7 +10,9 @@
 
 So a destination that fails at everything has nothing set aside, however long that lasts. Statuses are those of C-STORE
 (PS3.4 Table B.2-1, PS3.7 Annex C); STOW-RS gives the same as Failure Reason (0008,1197) (PS3.18 Annex I). HTTP's own
-count where an answer names no reason. What is in no table is `later`: neither believed nor given up at once.
+count where an answer names no reason; those by which web application firewalls refuse a single body (403, 406, 501) are
+`later`, or such an image would stand before all others for ever. What is in no table is `later`: neither believed nor
+given up at once.
 """
 
 from __future__ import annotations
@@ -77,10 +79,13 @@ STATUS_CLASS: Final[Mapping[int, tuple[Verdict, str]]] = {
 HTTP: Final[Mapping[int, tuple[Verdict, str]]] = {
     400: (Verdict.REFUSED, "bad request"),
     401: (Verdict.AWAY, "it does not accept this box's user and password, or token"),
-    403: (Verdict.AWAY, "this box may not store there"),
+    403: (
+        Verdict.LATER,
+        "this box may not store there, or a firewall in front of it does not like this image",
+    ),
     404: (Verdict.AWAY, "there is no STOW-RS service at this address"),
     405: (Verdict.AWAY, "there is no STOW-RS service at this address"),
-    406: (Verdict.AWAY, "it does not answer in DICOM JSON"),
+    406: (Verdict.LATER, "it does not answer in DICOM JSON"),
     408: (Verdict.LATER, "it waited too long"),
     409: (Verdict.LATER, "a conflict, without a reason"),
     411: (Verdict.AWAY, "length required"),
@@ -89,7 +94,7 @@ HTTP: Final[Mapping[int, tuple[Verdict, str]]] = {
     422: (Verdict.REFUSED, "it cannot be processed"),
     429: (Verdict.LATER, "too many requests"),
     500: (Verdict.LATER, "a fault in its program"),
-    501: (Verdict.AWAY, "there is no STOW-RS service at this address"),
+    501: (Verdict.LATER, "there is no STOW-RS service at this address"),
     502: (Verdict.LATER, "a proxy in front of it does not reach it"),
     503: (Verdict.LATER, "it is busy or being maintained"),
     504: (Verdict.LATER, "a proxy in front of it does not reach it"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import ssl
 import subprocess
 import threading
@@ -272,7 +273,25 @@ def test_a_200_that_does_not_name_the_instance_proves_nothing(make_box: MakeBox,
         assert box.reasons("WEB") == []
 
 
-@pytest.mark.parametrize("status", [302, 401, 404, 429, 503, 507])
+@pytest.mark.parametrize("status", [403, 406, 501])
+def test_a_firewall_that_does_not_like_one_image_keeps_no_other_out(make_box: MakeBox, status: int) -> None:
+    def answer(body: bytes) -> tuple[int, bytes]:
+        (uid, *_) = re.findall(rb"1\.2\.3\.[0-9]+", body)
+        return (status, b"<html>") if uid == b"1.2.3.1" else (200, stored(uid.decode()))
+
+    with scripted(answer) as (url, _):
+        box = make_box(**stow_settings(url, plain_http=True)).start()
+        box.store()
+        for _ in range(60):
+            if box.reasons("WEB"):
+                break
+            box.store()
+            wait_until(lambda: bool(box.reasons("WEB")) or box.waits("WEB") <= 1)
+        assert f"times while others passed: answered HTTP {status}" in box.reasons("WEB")[0]
+        wait_until(lambda: box.waits("WEB") == 0)
+
+
+@pytest.mark.parametrize("status", [302, 401, 403, 404, 406, 429, 501, 503, 507])
 def test_what_blames_the_service_sets_nothing_aside(make_box: MakeBox, status: int) -> None:
     answers = [(status, stored("1.2.3.1"))] * 9
 
