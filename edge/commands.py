@@ -116,14 +116,14 @@ def _enrol_at_rest(settings: Settings, pairing: Pairing, central: str) -> str | 
         print(f"{pending_sentence(error.fingerprint)}. The box goes on with it by itself when it runs.")
         return None
     except (UplinkPermanentError, PairingError):
-        pending.clear()
+        pending.clear(pairing)
         raise
     identity = store.save(key, enrolment)
     identity.receipt_book.forget()
     # What lies in the spool is looked at when the box runs; until then any former key counts as needed.
     book = KeyBook(folder / "keys.json", lambda: None)
     book.open(enrolment.answer.root_key, enrolment.answer.key_set, anew=True)
-    pending.clear()
+    pending.clear(pairing)
     return identity.gateway_id
 
 

@@ -42,6 +42,7 @@ from edge.uplink.upkeep import Upkeep
 
 _AFTER_START_S: Final = 1.0
 _AFTER_FAILURE_S: Final = 15.0
+_STOP_WAIT_S: Final = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -126,7 +127,7 @@ class Membership:
         self._upkeep.start()
 
     def stop(self) -> None:
-        self._stop_waiting()
+        self._stop_waiting(_STOP_WAIT_S)
         self._upkeep.stop()
 
     def enrol(self, pairing: Pairing) -> None:
@@ -155,7 +156,7 @@ class Membership:
                 self._link.enrolment(pending_sentence(error.fingerprint))
                 self._wait(error.retry_in_s)
             except (UplinkPermanentError, PairingError):
-                self._pending.clear()
+                self._pending.clear(pairing)
                 self._link.enrolment("")
                 raise
             except UplinkTransientError as error:
@@ -165,7 +166,7 @@ class Membership:
                 raise
             else:
                 self._enrolled(key, enrolment)
-                self._pending.clear()
+                self._pending.clear(pairing)
                 self._link.enrolment("")
         finally:
             self._enrolling.release()
@@ -183,7 +184,7 @@ class Membership:
         )
         self._waiting.start()
 
-    def _stop_waiting(self) -> None:
+    def _stop_waiting(self, wait_s: float = -1.0) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            waiting.stop()
+            waiting.stop(wait_s)

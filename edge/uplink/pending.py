@@ -3,7 +3,8 @@
     identity/pending.json     the pairing string and the key, or what its TPM needs of it (0600), only while it waits
 
 Always true: the key is durable here before central's administrator can accept it, so an acceptance is never for a
-key that a power cut took. The former identity, if there is one, stays in use meanwhile.
+key that a power cut took. The former identity, if there is one, stays in use meanwhile. An answer to a pairing string
+in whose place another one waits changes nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +28,6 @@ from edge.uplink.identity import Enrolment
 from edge.uplink.key_maker import KeyMaker
 
 _ASK_EVERY_S: Final = 60.0
-_STOP_WAIT_S: Final = 2.0
 _log = logging.getLogger(__name__)
 
 Enrolled = Callable[[BoxKey, Enrolment], None]
@@ -40,16 +41,17 @@ class _Kept(BaseModel):
 
 
 class PendingFile:
-    """Holds at most one enrolment that waits."""
+    """Holds at most one enrolment that waits. Thread-safe."""
 
     def __init__(self, path: Path, keys: KeyMaker | None = None) -> None:
         self._path = path
         self._keys = keys or KeyMaker()
+        self._lock = threading.Lock()
 
     def load(self) -> tuple[Pairing, BoxKey] | None:
         """None if nothing waits, or what is there cannot be read: the technician asks for a new pairing string."""
         try:
-            kept = _Kept.model_validate_json(self._path.read_bytes())
+            kept = self._kept()
             return Pairing.parse(kept.pairing), self._keys.load(kept.key_pem)
         except FileNotFoundError:
             return None
@@ -65,15 +67,22 @@ class PendingFile:
         OSError : it is not durable.
         KeyUnavailableError : it is to be in a TPM, and cannot be made there.
         """
-        held = self.load()
-        if held is not None and held[0] == pairing:
-            return held[1]
-        key = self._keys.make()
-        replace_file(self._path, _Kept(pairing=str(pairing), key_pem=key.text).model_dump_json().encode())
-        return key
+        with self._lock:
+            held = self.load()
+            if held is not None and held[0] == pairing:
+                return held[1]
+            key = self._keys.make()
+            replace_file(self._path, _Kept(pairing=str(pairing), key_pem=key.text).model_dump_json().encode())
+            return key
 
-    def clear(self) -> None:
-        self._path.unlink(missing_ok=True)
+    def clear(self, pairing: Pairing) -> None:
+        """This pairing waits no more; another one that has taken its place does."""
+        with self._lock, suppress(FileNotFoundError, ValueError):
+            if self._kept().pairing == str(pairing):
+                self._path.unlink()
+
+    def _kept(self) -> _Kept:
+        return _Kept.model_validate_json(self._path.read_bytes())
 
 
 def pending_sentence(fingerprint: str) -> str:
@@ -112,44 +121,63 @@ class EnrolmentWait:
         self._first_wait_s = first_wait_s
         self._ask_every_s = ask_every_s
         self._stopping = threading.Event()
+        self._answered = threading.Lock()  # held while an answer is put into effect
         self._thread = threading.Thread(target=self._ask_until_decided, name="enrolment", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self, wait_s: float = -1.0) -> None:
+        """No answer counts from here on. One that is just put into effect is waited for, at most `wait_s` if that is
+        not negative."""
         self._stopping.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(_STOP_WAIT_S)
+        if threading.current_thread() is not self._thread and self._answered.acquire(timeout=wait_s):
+            self._answered.release()
 
     def _ask_until_decided(self) -> None:
-        wait_s = self._first_wait_s
-        while not self._stopping.wait(wait_s):
+        wait_s: float | None = self._first_wait_s
+        while wait_s is not None and not self._stopping.wait(wait_s):
             held = self._file.load()
             if held is None:
                 return
             pairing, key = held
-            try:
-                _, enrolment = enrol(pairing, key, clock=self._clock)
+            answer = self._ask(pairing, key)
+            with self._answered:
+                # It may have been long on its way, and another enrolment have begun.
                 if self._stopping.is_set():
                     return
-                self._on_enrolled(key, enrolment)
-            except EnrolmentPendingError as error:
+                wait_s = self._take(pairing, key, answer)
+
+    def _ask(self, pairing: Pairing, key: BoxKey) -> Enrolment | Exception:
+        try:
+            return enrol(pairing, key, clock=self._clock)[1]
+        except Exception as error:
+            return error
+
+    def _use(self, key: BoxKey, enrolment: Enrolment) -> Exception | None:
+        try:
+            self._on_enrolled(key, enrolment)
+        except Exception as error:
+            return error
+        return None
+
+    def _take(self, pairing: Pairing, key: BoxKey, answer: Enrolment | Exception) -> float | None:
+        """Put an answer into effect. How long until it is asked again; None: central has decided."""
+        error = answer if isinstance(answer, Exception) else self._use(key, answer)
+        match error:
+            case EnrolmentPendingError():
                 self._on_state(pending_sentence(error.fingerprint))
-                wait_s = min(error.retry_in_s, self._ask_every_s)
-            except UplinkTransientError as error:
+                return min(error.retry_in_s, self._ask_every_s)
+            case UplinkTransientError():
                 _log.info("enrolment waits", extra={"detail": error})
                 self._on_state(delayed_sentence(error))
-                wait_s = self._ask_every_s
-            except (UplinkPermanentError, PairingError) as error:
-                _log.error("enrolment refused", extra={"detail": error})
-                self._file.clear()
-                self._on_state(str(error))
-                return
-            except Exception:
-                _log.exception("enrolment failed")
-                wait_s = self._ask_every_s
-            else:
-                self._file.clear()
-                self._on_state("")
-                return
+                return self._ask_every_s
+            case None | UplinkPermanentError() | PairingError():
+                if error is not None:
+                    _log.error("enrolment refused", extra={"detail": error})
+                self._file.clear(pairing)
+                self._on_state("" if error is None else str(error))
+                return None
+            case _:
+                _log.error("enrolment failed", exc_info=error)
+                return self._ask_every_s

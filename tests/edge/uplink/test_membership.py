@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from contract.enrolment import PairingError, new_token
+from contract.enrolment import Pairing, PairingError, new_token
 from contract.sealing import RecipientPublicKey
 from contract.transfer import Problem
 from edge.buffer.spool import Spool
 from edge.uplink import membership
+from edge.uplink.box_key import BoxKey
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
 from edge.uplink.errors import CentralFailedError, CentralUnreachableError, EnrolmentRefusedError
-from edge.uplink.identity import Identity, IdentityStore
+from edge.uplink.identity import Enrolment, Identity, IdentityStore
 from edge.uplink.key_book import KeyBook
 from edge.uplink.key_maker import KeyMaker
 from edge.uplink.link import Link
@@ -151,6 +153,49 @@ def test_an_administrators_no_ends_the_waiting(
     central.tokens.clear()
     eventually(lambda: "refused this box" in box.link.status().enrolment)
     assert not (box.directory / "identity" / "pending.json").exists()
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_a_late_answer_to_a_former_string_leaves_the_one_that_waits_alone(
+    central: ScriptedCentral,
+    box: Box,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+    accepted: bool,
+) -> None:
+    answered, go = threading.Event(), threading.Event()
+    asking: list[threading.Thread] = []
+
+    def slow(pairing: Pairing, key: BoxKey, *, clock: BoxClock) -> tuple[BoxKey, Enrolment]:
+        if asking:
+            return enrol(pairing, key, clock=clock)
+        asking.append(threading.current_thread())
+        try:
+            return enrol(pairing, key, clock=clock)
+        finally:
+            answered.set()
+            assert go.wait(60)
+
+    monkeypatch.setattr("edge.uplink.pending.enrol", slow)
+    central.pending = True
+    box.membership.enrol(central.pairing)
+    if accepted:
+        central.pending = False
+    else:
+        central.tokens.clear()
+    assert answered.wait(60)
+    central.pending, central.tokens = True, {new_token()}
+    newer = central.pairing
+    box.membership.enrol(newer)
+    said = box.link.status().enrolment
+    go.set()
+    asking[0].join(60)
+    pending = box.directory / "identity" / "pending.json"
+    assert json.loads(pending.read_text())["pairing"] == str(newer)
+    assert box.link.status().enrolment == said
+    assert box.membership.gateway_id is None
+    central.pending = False
+    eventually(lambda: box.membership.gateway_id == central.gateway_id)
 
 
 def test_a_refused_string_keeps_nothing(central: ScriptedCentral, box: Box) -> None:
