@@ -21,7 +21,6 @@ from contract.key_set import KeySetError
 from contract.sealing import RecipientPublicKey
 from edge.buffer.receipts import ReceiptLedger
 from edge.buffer.spool import Spool
-from edge.uplink.box_key import BoxKey
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import enrol
 from edge.uplink.errors import (
@@ -32,7 +31,7 @@ from edge.uplink.errors import (
     UplinkTransientError,
 )
 from edge.uplink.held_keys import keys_in_spool
-from edge.uplink.identity import Enrolment, Identity, IdentityStore
+from edge.uplink.identity import Identity, IdentityStore
 from edge.uplink.key_book import KeyBook, ids_of
 from edge.uplink.key_maker import KeyMaker
 from edge.uplink.link import Link
@@ -118,7 +117,7 @@ class Membership:
         try:
             identity = self._store.load()
             if identity is not None:
-                self._upkeep.use(identity, anew=False)
+                self._upkeep.use(identity)
         except (IdentityError, KeySetError, OSError) as error:
             _log.critical("identity damaged", extra={"detail": error})
             self._link.not_enrolled(str(error))
@@ -165,14 +164,11 @@ class Membership:
                 self._wait(_AFTER_FAILURE_S)
                 raise
             else:
-                self._enrolled(key, enrolment)
+                self._upkeep.use_new(key, enrolment)
                 self._pending.clear(pairing)
                 self._link.enrolment("")
         finally:
             self._enrolling.release()
-
-    def _enrolled(self, key: BoxKey, enrolment: Enrolment) -> None:
-        self._upkeep.use(self._store.save(key, enrolment), anew=True)
 
     def _in_use(self, identity: Identity) -> None:
         self._identity = identity
@@ -180,7 +176,7 @@ class Membership:
 
     def _wait(self, first_wait_s: float) -> None:
         self._waiting = EnrolmentWait(
-            self._pending, self._clock, self._enrolled, self._link.enrolment, first_wait_s=first_wait_s
+            self._pending, self._clock, self._upkeep.use_new, self._link.enrolment, first_wait_s=first_wait_s
         )
         self._waiting.start()
 

@@ -2,9 +2,9 @@
 
 Each round, every quarter of an hour with jitter: learn the receipt keys → learn the time → exchange keys → check
 receipts → renew the certificate when two thirds of its life are over. Always true: a failure of one leaves the others
-and the sending alone; a new identity is durable before anything uses it; the certificate is asked for anew until it is
-there, with a third of its life left to do so. After its end only a person helps (a pairing string that replaces the
-box), and the status says so.
+and the sending alone; a new identity is durable before anything uses it, and none that was superseded is put into its
+place; the certificate is asked for anew until it is there, with a third of its life left to do so. After its end only a
+person helps (a pairing string that replaces the box), and the status says so.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
@@ -22,6 +23,7 @@ from contract.key_set import KeySetError
 from contract.sealing import RecipientPublicKey
 from contract.standing import STANDING_PATH, StandingAnswer
 from edge.buffer.errors import SpoolError
+from edge.uplink.box_key import BoxKey
 from edge.uplink.client import exchange, line_errors, open_client, refused
 from edge.uplink.clock import BoxClock
 from edge.uplink.enrolment import renew
@@ -32,7 +34,7 @@ from edge.uplink.errors import (
     UplinkPermanentError,
     UplinkTransientError,
 )
-from edge.uplink.identity import Identity, IdentityStore
+from edge.uplink.identity import Enrolment, Identity, IdentityStore
 from edge.uplink.key_book import KeyBook
 from edge.uplink.key_maker import KeyMaker
 from edge.uplink.line import backoff_s
@@ -54,7 +56,7 @@ _log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """One thread for the box's life; it begins to work with the first `use`.
+    """One thread for the box's life; it begins to work with the first identity in use.
 
     Parameters
     ----------
@@ -103,35 +105,51 @@ class Upkeep:
     def start(self) -> None:
         self._thread.start()
 
-    def use(self, identity: Identity, *, anew: bool) -> None:
+    def use(self, identity: Identity) -> None:
         """Bring this identity into use, with `seal_for` and `take_up`, and look after it from now on.
-
-        Parameters
-        ----------
-        anew : it was bought just now, by a person with a pairing string.
 
         Raises
         ------
         KeySetError, IdentityError : what is kept about keys does not fit the identity.
         """
-        self._superseded.set()
-        with self._working:
-            self._superseded.clear()
-            answer = identity.enrolment.answer
-            self._book.open(answer.root_key, answer.key_set, anew=anew)
-            if anew:
-                identity.receipt_book.forget()
-            self._identity = identity
-            self._link.standing(renew_at_utc=identity.renew_at_utc, key_place=identity.key.place, notice="")
-            self._seal_for(self._book.recipient())
-            self._take_up(identity)
-            self._wake.set()
+        with self._superseding():
+            self._bring_into_use(identity, anew=False)
+
+    def use_new(self, key: BoxKey, enrolment: Enrolment) -> None:
+        """Keep what a person bought just now with a pairing string, and bring it into use as `use` does.
+
+        Raises
+        ------
+        OSError : the disk does not take it.
+        KeySetError, IdentityError : as `use`, or the enrolment's parts do not fit together.
+        """
+        with self._superseding():  # or a renewal under way would put the former identity in its place
+            self._bring_into_use(self._store.save(key, enrolment), anew=True)
 
     def stop(self) -> None:
         self._stopping.set()
         self._wake.set()
         self._thread.join(_STOP_WAIT_S)
         self._clock.keep()
+
+    @contextmanager
+    def _superseding(self) -> Iterator[None]:
+        """What is under way for the former identity ends first."""
+        self._superseded.set()
+        with self._working:
+            self._superseded.clear()
+            yield
+
+    def _bring_into_use(self, identity: Identity, *, anew: bool) -> None:
+        answer = identity.enrolment.answer
+        self._book.open(answer.root_key, answer.key_set, anew=anew)
+        if anew:
+            identity.receipt_book.forget()
+        self._identity = identity
+        self._link.standing(renew_at_utc=identity.renew_at_utc, key_place=identity.key.place, notice="")
+        self._seal_for(self._book.recipient())
+        self._take_up(identity)
+        self._wake.set()
 
     def _work(self) -> None:
         failures = 0
@@ -284,6 +302,8 @@ class Upkeep:
         except KeyUnavailableError as error:
             self._link.standing(notice=f"The certificate is not renewed yet: {error}.")
             raise
+        if self._superseded.is_set():
+            return  # a person has enrolled the box anew meanwhile
         renewed = self._store.save(key, enrolment)
         self._identity = renewed
         self._link.standing(renew_at_utc=renewed.renew_at_utc, key_place=renewed.key.place)

@@ -18,7 +18,7 @@ from edge.buffer.spool import Spool
 from edge.uplink import membership
 from edge.uplink.box_key import BoxKey
 from edge.uplink.clock import BoxClock
-from edge.uplink.enrolment import enrol
+from edge.uplink.enrolment import enrol, renew
 from edge.uplink.errors import CentralFailedError, CentralUnreachableError, EnrolmentRefusedError
 from edge.uplink.identity import Enrolment, Identity, IdentityStore
 from edge.uplink.key_book import KeyBook
@@ -227,6 +227,34 @@ def test_the_certificate_is_renewed_with_a_new_key_and_sending_goes_on(
     assert box.identities[-1] == renewed
 
 
+def test_a_renewal_under_way_does_not_take_the_place_of_a_new_enrolment(
+    central: ScriptedCentral, box: Box, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered, go = threading.Event(), threading.Event()
+
+    def slow(identity: Identity, key: BoxKey, *, timeout_s: float) -> Enrolment:
+        enrolment = renew(identity, key, timeout_s=timeout_s)
+        answered.set()
+        assert go.wait(60)
+        return enrolment
+
+    monkeypatch.setattr("edge.uplink.upkeep.renew", slow)
+    central.certificate_life = timedelta(hours=12)  # of which two thirds are over
+    box.membership.enrol(central.pairing)
+    assert answered.wait(60)
+    central.certificate_life, central.gateway_id = timedelta(days=60), "gw-anew"
+    central.tokens = {new_token()}
+    person = threading.Thread(target=box.membership.enrol, args=(central.pairing,))
+    person.start()
+    eventually(box.membership._upkeep._superseded.is_set)
+    go.set()
+    person.join(60)
+    assert [identity.gateway_id for identity in box.identities] == ["gw-test", "gw-anew"]
+    on_disk = IdentityStore(box.directory / "identity").load()
+    assert on_disk is not None
+    assert on_disk.gateway_id == "gw-anew"
+
+
 def test_a_renewal_that_fails_is_tried_again_and_the_old_certificate_stays(
     central: ScriptedCentral, tmp_path: Path, eventually: Eventually
 ) -> None:
@@ -372,10 +400,10 @@ class Tended:
             interval_s=interval_s,
             timeout_s=30,
         )
-        self._identity = self.store.save(*enrol(central.pairing, clock=self.clock))
+        self._bought = enrol(central.pairing, clock=self.clock)
 
     def start(self) -> None:
-        self._upkeep.use(self._identity, anew=True)
+        self._upkeep.use_new(*self._bought)
         self._upkeep.start()
 
     def stop(self) -> None:
