@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 from pydicom.charset import convert_encodings
 from pydicom.dataelem import DataElement, RawDataElement
@@ -35,7 +35,11 @@ MAX_META_BYTES: Final = 64 << 10
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_READS: Final = 1_000_000  # two a data element: bounds what a file of empty items becomes in memory
 MAX_VALUE_BYTES: Final = 8 << 20  # a top-level value larger than this is skipped, not read
-MAX_SEQUENCE_ITEMS: Final = 100_000  # of one defined-length sequence, parsed when it is looked at
+MAX_ITEMS: Final = 100_000
+"""Of all sequences together, nested ones too: each becomes a data set. Thousands of frames have half as many."""
+_ITEM_TAGS: Final = {True: b"\xfe\xff\x00\xe0", False: b"\xff\xfe\xe0\x00"}  # by whether it is little endian
+_ITEM_HEAD_BYTES: Final = 8
+_MAY_BE_SEQUENCES: Final = ("SQ", "UN", None)  # None: of implicit VR
 _PREAMBLE_BYTES: Final = 128
 _FIRST_PIXEL_GROUP: Final = 0x7FE0
 _EXTENDED_OFFSETS: Final = (0x7FE00001, 0x7FE00002)
@@ -47,8 +51,8 @@ _DEFLATED: Final = frozenset(
 )
 
 
-class _LimitError(Exception):
-    """The header has more bytes or elements than a header may have."""
+class HeaderLimitError(ValueError):
+    """The header has more bytes, elements or items than a header may have."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ def read_header(path: ObjectFile) -> Header:
             stop_group=_FIRST_PIXEL_GROUP,
             stopped_at=stopped_at,
         )
-    skipped = {tag: element.VR for tag, element in elements.items() if _is_skipped(element)}
+    beyond = beyond_limit(elements)
+    skipped = {tag: element.VR for tag, element in elements.items() if tag in beyond or _is_large(element)}
     kept = {tag: element for tag, element in elements.items() if tag not in skipped}
     return Header(
         dataset=_dataset(kept, implicit=implicit, little=little),
@@ -119,6 +124,7 @@ class _Reader:
         self._file = file
         self._bytes_left = max_bytes
         self._reads_left = MAX_READS
+        self._items_left = MAX_ITEMS
         self.tell = file.tell
         self.seek = file.seek
 
@@ -126,10 +132,12 @@ class _Reader:
         data = self._file.read(min(size, self._bytes_left + 1) if size >= 0 else self._bytes_left + 1)
         self._bytes_left -= len(data)
         self._reads_left -= 1
+        if size == _ITEM_HEAD_BYTES and data[:4] in _ITEM_TAGS.values():
+            self._items_left -= 1
         if self._bytes_left < 0:
-            raise _LimitError("the header is larger than a header may be")
-        if self._reads_left < 0:
-            raise _LimitError("the header has more elements than a header may have")
+            raise HeaderLimitError("the header is larger than a header may be")
+        if self._reads_left < 0 or self._items_left < 0:
+            raise HeaderLimitError("the header has more elements than a header may have")
         return data
 
 
@@ -179,14 +187,14 @@ def _read(
     elements: Elements = {}
     try:
         for element in data_element_generator(
-            _Reader(file, max_bytes),  # type: ignore[arg-type]  # it needs read, seek and tell; the stub asks for a whole file
+            limited(file, max_bytes),
             implicit,
             little,
             stop_when=stop,
             defer_size=MAX_VALUE_BYTES,
         ):
             elements[element.tag] = element
-    except _LimitError as error:
+    except HeaderLimitError as error:
         return elements, str(error)
     except RecursionError:
         return elements, "sequences are nested too deep"
@@ -232,15 +240,43 @@ def looks_implicit(source: BinaryIO, *, expected: bool) -> bool:
     return not (first[4:6].isalpha() and first[4:6].isupper())
 
 
-def _is_skipped(element: RawDataElement | DataElement) -> bool:
-    if not isinstance(element, RawDataElement):
-        return False
-    if element.value is None:
-        return element.length > 0
-    if element.length <= MAX_SEQUENCE_ITEMS:
-        return False
-    item_tag = b"\xfe\xff\x00\xe0" if element.is_little_endian else b"\xff\xfe\xe0\x00"
-    return element.value.count(item_tag) > MAX_SEQUENCE_ITEMS
+def limited(file: BinaryIO, max_bytes: int = MAX_HEADER_BYTES) -> BinaryIO:
+    """`file` for a reading of pydicom's that raises `HeaderLimitError` where it goes beyond what a header may have."""
+    return cast("BinaryIO", _Reader(file, max_bytes))  # it needs read, seek and tell
+
+
+def beyond_limit(elements: Mapping[BaseTag, RawDataElement | DataElement]) -> frozenset[BaseTag]:
+    """Which elements are not to be looked at, because they would take a header beyond `MAX_ITEMS`.
+
+    Sequences of defined length are bytes until they are looked at, with all that is nested in them.
+    """
+    left = MAX_ITEMS
+    beyond = []
+    for tag, element in elements.items():
+        items = _items_in(element)
+        if items > left:
+            beyond.append(tag)
+        else:
+            left -= items
+    return frozenset(beyond)
+
+
+def _items_in(element: RawDataElement | DataElement) -> int:
+    count, waiting = 0, [element]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, RawDataElement):
+            if one.value and one.VR in _MAY_BE_SEQUENCES:
+                count += one.value.count(_ITEM_TAGS[one.is_little_endian])
+        elif one.VR == "SQ":
+            count += len(one.value)
+            for item in one.value:
+                waiting += item.values()
+    return count
+
+
+def _is_large(element: RawDataElement | DataElement) -> bool:
+    return isinstance(element, RawDataElement) and element.value is None and element.length > 0
 
 
 def _meta_text(meta: Mapping[BaseTag, RawDataElement | DataElement], tag: int) -> str:

@@ -4,7 +4,7 @@ Why it exists: a viewer asks for frames one by one; a 1 GB multi-frame object mu
 
 What is always true
 -------------------
-- The file is read up to the pixel data, then exactly the frame that is wanted.
+- The file is read up to the pixel data, under the limits that a header has, then exactly the frame that is wanted.
 - What leaves is little endian: native frames of Explicit VR Big Endian are swapped, deflated data sets are
   inflated (to a temporary file, under a ceiling). Encapsulated frames leave as they are stored.
 - Whatever is wrong with the file ends in `NotAnImageError`: these bytes came from outside.
@@ -34,6 +34,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from central.archive.header import beyond_limit, limited
 from central.archive.sealed_file import ObjectFile
 from central.dicomweb.errors import NotAnImageError
 
@@ -231,7 +232,7 @@ def open_data_set(path: ObjectFile, transfer_syntax_uid: str) -> Iterator[Binary
         source: BinaryIO = opened.enter_context(path.open("rb"))
         try:
             source.seek(_PREAMBLE_BYTES)
-            read_dataset(source, False, True, stop_when=lambda tag, vr, length: tag >= 0x00030000)
+            read_dataset(limited(source), False, True, stop_when=lambda tag, vr, length: tag >= 0x00030000)
             if syntax == DeflatedExplicitVRLittleEndian:
                 plain = opened.enter_context(tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES))
                 _inflate(source, plain)
@@ -251,7 +252,7 @@ def _located(file: BinaryIO, syntax: UID) -> StoredImage:
 
     try:
         header = read_dataset(
-            file,
+            limited(file),
             is_implicit_VR=syntax == ImplicitVRLittleEndian,
             is_little_endian=syntax != ExplicitVRBigEndian,
             stop_when=at_pixel_data,
@@ -259,6 +260,8 @@ def _located(file: BinaryIO, syntax: UID) -> StoredImage:
         )
         if not found:
             raise NotAnImageError("this instance has no pixel data")
+        for beyond in beyond_limit(dict(header.items())):
+            del header[beyond]
         tag, vr, length = found[0]
         return StoredImage(
             header=header,

@@ -16,6 +16,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pydicom import Dataset
+from pydicom.filereader import read_dataset
 from pydicom.uid import UID
 from pynetdicom.dimse_primitives import (
     C_ECHO,
@@ -28,13 +29,14 @@ from pynetdicom.dimse_primitives import (
     N_GET,
     N_SET,
 )
-from pynetdicom.dsutils import decode, encode
+from pynetdicom.dsutils import encode
 
+from central.archive.header import beyond_limit, limited
 from central.archive.objects import ObjectSink
 from central.dimse.associate import Agreed
 from central.dimse.command_set import C_STORE_RSP, response
 from central.dimse.conversation import Conversation
-from central.dimse.errors import DimseError, PeerGoneError
+from central.dimse.errors import DimseError, IdentifierError, PeerGoneError
 from central.dimse.peers import Peer
 from central.dimse.settings import Service
 from central.dimse.transport import Limits, Line
@@ -53,6 +55,9 @@ PROCESSING_FAILURE: Final = 0x0110
 UNRECOGNIZED_OPERATION: Final = 0x0211
 UNABLE_TO_PROCESS: Final = 0xC000
 _COMMENT_CHARACTERS: Final = 64  # VR LO
+_MAX_QUERY_BYTES: Final = (
+    128 << 10
+)  # held as long as its peer takes for the answers; a list of 500 UIDs is 33 kB
 _log = logging.getLogger(__name__)
 
 
@@ -73,12 +78,24 @@ class Request:
         self.association.take_in()
         return self.message.MessageID in self.association.messages.cancelled
 
+    def identifier(self) -> Dataset:
+        """What a query or a retrieval names, decoded. Raises as `data_set`; so it does where it is too large."""
+        encoded: BytesIO | None = self.message.Identifier
+        if encoded is not None and len(encoded.getbuffer()) > _MAX_QUERY_BYTES:
+            raise IdentifierError(f"an identifier has at most {_MAX_QUERY_BYTES} bytes")
+        return self.data_set(encoded)
+
     def data_set(self, encoded: BytesIO | None) -> Dataset:
-        """A data set of the request decoded. Raises whatever pydicom finds wrong with it."""
+        """A data set of the request decoded. Raises whatever pydicom finds wrong with it, or that it has more than an
+        image's header may have."""
         syntax = self.transfer_syntax_uid
         if encoded is None:
             return Dataset()
-        return decode(encoded, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
+        encoded.seek(0)
+        data_set = read_dataset(limited(encoded), syntax.is_implicit_VR, syntax.is_little_endian)
+        if beyond_limit(dict(data_set.items())):
+            raise IdentifierError("a data set has more items than a data set may have")
+        return data_set
 
     def respond(
         self,

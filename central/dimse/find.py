@@ -44,7 +44,7 @@ class Query:
         self._max_matches = max_matches
 
     def serve(self, request: Request) -> None:
-        identifier = request.data_set(request.message.Identifier)
+        identifier = request.identifier()
         peer = request.peer
         recording = self._audit.begin(peer.event(Action.SEARCH, "success", f"C-FIND {shown(identifier)}"))
         try:

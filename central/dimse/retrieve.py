@@ -208,7 +208,7 @@ class Retrieve:
 
     def _granted(self, request: Request, verb: str) -> list[Granted]:
         """What the identifier names and the peer may have, each study of it on its way into the record."""
-        identifier = request.data_set(request.message.Identifier)
+        identifier = request.identifier()
         relational = request.abstract_syntax_uid in request.association.agreed.relational
         query = selection(identifier, request.abstract_syntax_uid, relational=relational)
         principal = request.peer.principal  # as it is now, for all that is granted here

@@ -41,7 +41,7 @@ class Worklist:
         self._max_matches = max_matches
 
     def serve(self, request: Request) -> None:
-        query = request.data_set(request.message.Identifier)
+        query = request.identifier()
         try:
             self._audit.record(request.peer.event(Action.WORKLIST_READ, "success", f"C-FIND {shown(query)}"))
         except AuditUnavailableError:

@@ -138,6 +138,42 @@ def test_a_file_of_empty_items_does_not_become_objects(tmp_path: Path) -> None:
     assert described["00081140"] == {"vr": "SQ", "BulkDataURI": "bulkdata/00081140"}
 
 
+def items(count: int) -> bytes:
+    return struct.pack("<HHI", 0xFFFE, 0xE000, 0) * count
+
+
+def test_the_items_of_all_sequences_share_one_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("central.archive.header.MAX_ITEMS", 1000)
+    nested = _element(
+        8, 0x1140, b"SQ", struct.pack("<HHI", 0xFFFE, 0xE000, 3212) + _element(8, 0x1115, b"SQ", items(400))
+    )
+    open_ended = (
+        struct.pack("<HH2sxxI", 0x0041, 0x1001, b"SQ", 0xFFFFFFFF)
+        + items(400)
+        + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    )
+    content = SOP + nested + open_ended
+    content += _element(0x41, 0x1002, b"SQ", items(400)) + _element(0x41, 0x1003, b"UN", items(400))
+    content += _element(0x41, 0x1004, b"SQ", items(100)) + _element(0x41, 0x1005, b"LO", b"read")
+    described = json.loads(dicom_json(header_of(tmp_path, part_10(content)), {}))
+    assert len(described["00081140"]["Value"][0]["00081115"]["Value"]) == 400
+    assert len(described["00411001"]["Value"]) == 400
+    assert described["00411002"] == {"vr": "SQ", "BulkDataURI": "bulkdata/00411002"}
+    assert described["00411003"] == {"vr": "UN", "BulkDataURI": "bulkdata/00411003"}
+    assert len(described["00411004"]["Value"]) == 100
+    assert described["00411005"]["Value"] == ["read"]
+
+
+def test_a_sequence_without_a_length_ends_the_reading_where_it_goes_beyond_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("central.archive.header.MAX_ITEMS", 1000)
+    open_ended = struct.pack("<HH2sxxI", 0x0041, 0x1001, b"SQ", 0xFFFFFFFF) + items(1001)
+    header = header_of(tmp_path, part_10(SOP + open_ended + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)))
+    assert header.incomplete_because
+    assert attributes_of(header).sop_instance_uid == "1.2.3.4"
+
+
 def test_a_large_value_is_passed_over_and_what_follows_is_read(tmp_path: Path) -> None:
     document = _element(0x42, 0x11, b"OB", bytes(20 << 20))
     after = _element(0x42, 0x12, b"LO", b"application/pdf ")

@@ -256,3 +256,22 @@ def written(folder: Path, dataset: Dataset) -> Path:
     path = folder / "image.dcm"
     path.write_bytes(part10(dataset))
     return path
+
+
+@pytest.mark.parametrize("has_length", [True, False])
+def test_an_image_of_more_items_than_a_header_has_is_not_taken_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_length: bool
+) -> None:
+    monkeypatch.setattr("central.archive.header.MAX_ITEMS", 1000)
+    _, dataset = file("CT_small.dcm")
+    dataset.ReferencedImageSequence = [Dataset() for _ in range(1001)]
+    dataset["ReferencedImageSequence"].is_undefined_length = not has_length
+    path = tmp_path / "many.dcm"
+    path.write_bytes(part10(dataset))
+    if not has_length:
+        with pytest.raises(NotAnImageError), open_image(path, ExplicitVRLittleEndian):
+            pass
+        return
+    with open_image(path, ExplicitVRLittleEndian) as image:  # of bytes that nobody looks at
+        assert "ReferencedImageSequence" not in image.header
+        assert image.read_frame(1) == dataset.PixelData

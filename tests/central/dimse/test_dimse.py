@@ -17,6 +17,7 @@ from central.audit.reading import Wanted
 from central.dimse.association import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from central.dimse.identifiers import field_name
 from central.dimse.settings import DimseSettings, PeerSettings
+from central.dimse.worklist import MODALITY_WORKLIST_FIND
 from contract.settings import SettingsError, load_settings
 from tests.central.access.house import OTHER_STUDY, STUDY, pydicom_file
 from tests.central.dimse.house import House, dcmtk, identifier, open_house
@@ -152,6 +153,16 @@ def rejected(house: House, ae_title: str, *contexts: str) -> bool:
     if was_established:
         assoc.release()
     return not was_established
+
+
+@pytest.mark.parametrize("model", [STUDY_ROOT_FIND, MODALITY_WORKLIST_FIND])
+def test_a_question_of_thousands_of_items_is_not_taken_apart(house: House, model: str) -> None:
+    keys = {"QueryRetrieveLevel": "STUDY", "ReferencedImageSequence": [Dataset() for _ in range(20_000)]}
+    ae = AE("PEER")
+    ae.add_requested_context(model)
+    assoc = ae.associate("127.0.0.1", house.port, ae_title="DICOMNET")
+    assert not any("Status" in status for status, _ in assoc.send_c_find(identifier(keys), UID(model)))
+    assert find(house, {"QueryRetrieveLevel": "STUDY"})[0] == 0, "others are served"
 
 
 def test_a_stranger_is_rejected_and_recorded(house: House) -> None:
