@@ -12,6 +12,7 @@
 | start | TQ1-7, else ORC-7.4, OBR-27.4, OBR-36 | the same |
 
 Where no Study Instance UID is sent, one is made of sender and accession number (or order), the same each time.
+The three identifiers of VR SH are never cut, since two might become one: an order with a longer one is refused.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ _CANCEL: Final = frozenset(("CA", "OC", "CR", "DC", "OD", "DR"))
 _STATUS: Final = frozenset(("SC", "SN", "NA", "OK"))
 _OVER: Final = frozenset(("CA", "DC", "CM"))  # order status (ORC-5) of what needs no worklist item any more
 _SEXES: Final = frozenset(("M", "F", "O"))
+_SHORT_CHARACTERS: Final = 16  # of VR SH (PS3.5 section 6.2)
 _TIMESTAMP: Final = re.compile(r"(\d{8})(\d{2}|\d{4}|\d{6})?(\.\d+)?([+-]\d{4})?")
 
 
@@ -141,19 +143,21 @@ def _item(message: Message, order: _Order, step: Segment) -> Dataset:
     ds.IssuerOfPatientID = patient.get(3, 4)
     ds.PatientBirthDate = patient.get(7)[:8]
     ds.PatientSex = patient.get(8).upper() if patient.get(8).upper() in _SEXES else ""
-    ds.AccessionNumber = (step.get(1) or request.get(18))[:16]
+    accession_number = _short(step.get(1) or request.get(18), "accession number (IPC-1, OBR-18)")
+    ds.AccessionNumber = accession_number
     ds.ReferringPhysicianName = _name(visit, 8, is_staff=True)
     ds.RequestingPhysician = _name(request, 16, is_staff=True)
     if service := order.control.get(17, 2) or order.control.get(17, 1):
         ds.RequestingService = service[:64]
     ds.AdmissionID = visit.get(19)[:64]
-    ds.RequestedProcedureID = (step.get(2) or request.get(19) or ds.AccessionNumber)[:16]
+    procedure_id = _short(step.get(2) or request.get(19), "requested procedure id (IPC-2, OBR-19)")
+    ds.RequestedProcedureID = procedure_id or accession_number
     ds.RequestedProcedureDescription = (request.get(4, 5) or request.get(4, 2))[:64]
     code = _code(request, 4)
     if code is not None:
         ds.RequestedProcedureCodeSequence = [code]
     ds.StudyInstanceUID = (
-        step.get(3) or message.first("ZDS").get(1) or _made_uid(message, ds.AccessionNumber or _number(order))
+        step.get(3) or message.first("ZDS").get(1) or _made_uid(message, accession_number or _number(order))
     )
     scheduled = Dataset()
     scheduled.ScheduledStationAETitle = _needed(
@@ -162,7 +166,8 @@ def _item(message: Message, order: _Order, step: Segment) -> Dataset:
     day, clock = _start(order)
     scheduled.ScheduledProcedureStepStartDate, scheduled.ScheduledProcedureStepStartTime = day, clock
     scheduled.Modality = _needed(step.get(5) or request.get(24), "IPC-5 or OBR-24, the modality").upper()
-    scheduled.ScheduledProcedureStepID = (step.get(4) or request.get(20) or ds.RequestedProcedureID)[:16]
+    step_id = _short(step.get(4) or request.get(20), "scheduled procedure step id (IPC-4, OBR-20)")
+    scheduled.ScheduledProcedureStepID = step_id or ds.RequestedProcedureID
     scheduled.ScheduledProcedureStepDescription = (step.get(6, 2) or ds.RequestedProcedureDescription)[:64]
     scheduled.ScheduledStationName = step.get(7)[:16]
     scheduled.ScheduledProcedureStepLocation = step.get(8)[:16]
@@ -213,8 +218,19 @@ def _needed(text: str, what: str) -> str:
     return text
 
 
+def _short(text: str, what: str) -> str:
+    """An identifier of VR SH, whole."""
+    if len(text) > _SHORT_CHARACTERS:
+        raise Hl7Error(
+            "AE",
+            DATA_TYPE_ERROR,
+            f"the {what} has {len(text)} characters; DICOM has room for {_SHORT_CHARACTERS}",
+        )
+    return text
+
+
 def _number(order: _Order) -> str:
-    return order.control.get(2) or order.control.get(3)
+    return order.control.get(2) or order.control.get(3) or order.request.get(2) or order.request.get(3)
 
 
 def _sender(message: Message) -> str:

@@ -222,6 +222,9 @@ def test_a_completed_order_leaves_the_worklist(ris: Ris) -> None:
         ([("8859/1", "KLINGON")], "AR", "102", "MSH-18"),
         ([("8859/1", "ASCII")], "AE", "102", "MSH-18"),
         ([("1.2.3.4.5^", "../evil^")], "AE", "102", "UID"),
+        ([("ACC1", "HOSP-2026-0000001")], "AE", "102", "accession number (IPC-1, OBR-18) has 17 characters"),
+        ([("RP1", "HOSP-2026-0000001")], "AE", "102", "requested procedure id (IPC-2, OBR-19) has 17"),
+        ([("SPS1", "HOSP-2026-0000001")], "AE", "102", "scheduled procedure step id (IPC-4, OBR-20) has 17"),
     ],
 )
 def test_what_is_not_accepted_is_said_and_changes_nothing(
@@ -250,6 +253,16 @@ def test_a_study_uid_that_is_not_sent_is_made_the_same_each_time(ris: Ris) -> No
     [second] = ris.items()
     assert value(first, "0020000D") == value(second, "0020000D")
     assert str(value(first, "0020000D")).startswith("2.25.")
+
+
+@pytest.mark.parametrize("accession_number", ["HOSP-2026-00000", ""])
+def test_no_two_orders_share_a_study_uid_that_was_made(ris: Ris, accession_number: str) -> None:
+    without = [line.replace("|P100|F100|", "|||") if line[:3] == "ORC" else line for line in ORM[:-1]]
+    for number in ("1", "2"):
+        accession = accession_number and accession_number + number
+        answer = ris.send(text(without, ("P100|F100", f"P{number}|F{number}"), ("ACC1", accession)))
+        assert str(answer.segment("MSA")[1]) == "AA"
+    assert len({value(one, "0020000D") for one in ris.items()}) == 2
 
 
 def test_many_messages_on_one_connection_and_in_pieces(ris: Ris) -> None:
