@@ -22,12 +22,16 @@ _CONTROLS: Final = frozenset(("SpecificCharacterSet", "TimezoneOffsetFromUTC", "
 _WILDCARD_VRS: Final = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 _RANGE_VRS: Final = frozenset(("DA", "TM", "DT"))
 _FOLDED_VRS: Final = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
+_START: Final = ("ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime")
 
 
 def matches(query: Dataset, item: Dataset) -> bool:
     """True if `item` has every key of `query`; keys of zero length match all."""
+    is_period = all("-" in text for text in _start_of(query))
+    if is_period and not _starts_within(query, item):
+        return False
     for key in query:
-        if key.keyword in _CONTROLS or key.is_empty:
+        if key.keyword in _CONTROLS or key.is_empty or (is_period and key.keyword in _START):
             continue
         found = item.get(key.tag)
         if key.VR == "SQ":
@@ -99,3 +103,18 @@ def _within(key: str, value: str) -> bool:
     if not value or not (first or last):
         return False
     return value >= first and (not last or value[: len(last)] <= last)
+
+
+def _start_of(step: Dataset) -> list[str]:
+    """Day and time as they stand in a scheduled procedure step, or in a query for one."""
+    return [str(step.get(keyword) or "").replace(" ", "").replace(":", "") for keyword in _START]
+
+
+def _starts_within(query: Dataset, item: Dataset) -> bool:
+    """A range of days and a range of times are one period, from moment to moment (PS3.4 table K.6-1)."""
+    (first_day, _, last_day), (first_time, _, last_time) = (text.partition("-") for text in _start_of(query))
+    day, clock = _start_of(item)
+    start = day + clock[:6].ljust(6, "0")
+    first = first_day.ljust(8, "0") + first_time[:6].ljust(6, "0")
+    last = last_day.ljust(8, "9") + last_time[:6].ljust(6, "9")
+    return bool(day) and first <= start <= last

@@ -25,11 +25,13 @@ from tests.central.dimse.house import House, dcmtk, identifier, open_house
 from tests.edge.gateway.procedure_samples import ended_step, new_step
 
 
-def item(name: str, day: str, *, station: str = "CT1", character_set: str = "ISO_IR 100") -> dict[str, Any]:
+def item(
+    name: str, day: str, *, clock: str = "0900", station: str = "CT1", character_set: str = "ISO_IR 100"
+) -> dict[str, Any]:
     step = Dataset()
     step.ScheduledStationAETitle = station
     step.ScheduledProcedureStepStartDate = day
-    step.ScheduledProcedureStepStartTime = "0900"
+    step.ScheduledProcedureStepStartTime = clock
     step.Modality = "CT"
     step.ScheduledProcedureStepDescription = "Thorax"
     ds = Dataset()
@@ -94,6 +96,33 @@ def names(found: list[Dataset]) -> list[str]:
 )
 def test_queries(house: House, step: dict[str, object], keys: dict[str, object], expected: list[str]) -> None:
     assert names(ask(house, step, **keys)) == expected
+
+
+@pytest.mark.parametrize(
+    ("days", "times", "expected"),
+    [
+        ("20260105-20260106", "2200-0600", ["Late", "Early"]),
+        ("20260105-20260107", "10-18", ["Late", "Early", "Noon", "Far"]),
+        ("20260106-", "0900-", ["Noon", "Far"]),
+        ("-20260106", "-09:00", ["Late", "Early", "Noon"]),
+        ("20260105-20260106", "-0259", ["Late"]),
+        ("20260106", "0200-0400", ["Early"]),
+        ("20260105-20260107", "0300", ["Early", "Far"]),
+    ],
+)
+def test_a_range_of_days_and_a_range_of_times_are_one_period(
+    days: str, times: str, expected: list[str]
+) -> None:
+    step = {"ScheduledProcedureStepStartDate": days, "ScheduledProcedureStepStartTime": times}
+    query = identifier({"ScheduledProcedureStepSequence": [identifier(step)]})
+    planned = [
+        item("Late", "20260105", clock="2300"),
+        item("Early", "20260106", clock="0300"),
+        item("Noon", "20260106", clock="090000.5"),
+        item("Far", "20260107", clock="0300"),
+    ]
+    found = [one for one in map(Dataset.from_json, planned) if matches(query, one)]
+    assert names(found) == expected
 
 
 def test_answers_have_what_was_asked_for(house: House) -> None:
