@@ -243,7 +243,7 @@ def renew(grant: Grant, principal: Principal, facts: StudyFacts) -> Grant | Deni
     if isinstance(decision, Denied):
         return decision
     before = scope_of(grant.principal, grant.action)
-    shrunk = before.everything and not scope_of(principal, grant.action).everything
+    shrunk = before.reads_all_patients and not scope_of(principal, grant.action).reads_all_patients
     if shrunk or not set(grant.institutions) <= set(decision.institutions):
         return Denied(DenialReason.NOT_IN_SCOPE)
     return decision

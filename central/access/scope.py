@@ -91,6 +91,11 @@ class Scope:
     despite_withdrawal_of: frozenset[PatientOf] = frozenset()
 
     @property
+    def reads_all_patients(self) -> bool:
+        """Whether images of a study that name another patient are read as well; nobody is invited to these."""
+        return self.everything and self.only_study is None
+
+    @property
     def is_nothing(self) -> bool:
         """Whether no study at all can be in it."""
         return not (self._by_attributes or self.patients or self.studies)

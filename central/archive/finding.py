@@ -315,7 +315,7 @@ def _of_uids(*, holders: int, one_series: bool, one_instance: bool) -> Prepared:
     query = Instance.select(*_INSTANCE).join(Series).join(Study).where(~consent_withdrawn())
     return granted_in(
         query,
-        everything=True,
+        all_patients=True,
         holders=holders,
         one_series=one_series,
         one_instance=one_instance,

@@ -47,7 +47,7 @@ def held_by(institutions: Iterable[object]) -> dict[str, object]:
 
 
 @functools.cache
-def in_study(*, everything: bool, holders: int, one_series: bool, one_instance: bool) -> Prepared:
+def in_study(*, all_patients: bool, holders: int, one_series: bool, one_instance: bool) -> Prepared:
     """The readable instances of a study that was granted, in `IN_STUDY`: all, or what the given UIDs name.
 
     `holders`: how many institutions' holding of it was granted, given as ``institution_0`` and so on. The row says
@@ -81,14 +81,14 @@ def in_study(*, everything: bool, holders: int, one_series: bool, one_instance: 
         .join_from(Instance, ObjectFault, peewee.JOIN.LEFT_OUTER, on=(ObjectFault.sha256 == NAME))
     )
     return granted_in(
-        query, everything=everything, holders=holders, one_series=one_series, one_instance=one_instance
+        query, all_patients=all_patients, holders=holders, one_series=one_series, one_instance=one_instance
     )
 
 
 def granted_in(
     query: peewee.ModelSelect[Instance],
     *,
-    everything: bool,
+    all_patients: bool,
     holders: int,
     one_series: bool,
     one_instance: bool,
@@ -99,7 +99,7 @@ def granted_in(
     query = query.where(
         Study.study_instance_uid == given("study_instance_uid"),
         Unindexed(Study.institution).in_(granted),
-        readable(Scope(everything=everything)),
+        readable(Scope(everything=all_patients)),
     ).order_by(*order)
     if one_series:
         query = query.where(Series.series_instance_uid == given("series_instance_uid"))

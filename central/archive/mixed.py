@@ -4,7 +4,7 @@ Why it exists: what a study's row counts and lists is of everything in it, and a
 that came. For nearly every study that is the same for everybody; `Study.mixed` marks the few where it is not, and what
 is answered of them is put together again from the instances that whoever asks may read.
 
-Always true: who sees everything is told of everything, as the rows have it.
+Always true: who reads all patients' images is told of everything, as the rows have it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ANY: Final = Prepared(Study.select(Study.id).where(Study.mixed).limit(1))
 def modalities_read(db: Database, scope: Scope, codes: Sequence[str]) -> peewee.Expression | None:
     """Whether a study has one of the modalities in what `scope` reads of it, as SQL; None where its row says so, which
     is everywhere in most archives."""
-    if scope.everything or not codes or _ANY.first(db) is None:
+    if scope.reads_all_patients or not codes or _ANY.first(db) is None:
         return None
     series, instance = Series.alias(), Instance.alias()  # a search among them has their tables itself
     its = (
@@ -47,7 +47,7 @@ def modalities_read(db: Database, scope: Scope, codes: Sequence[str]) -> peewee.
 
 
 def studies_as_read(db: Database, scope: Scope, rows: list[StudyRow]) -> list[StudyRow]:
-    if scope.everything or not any(row.mixed for row in rows):
+    if scope.reads_all_patients or not any(row.mixed for row in rows):
         return rows
     counted = _counted(db, scope, {row.id for row in rows if row.mixed})
     return [_study(row, counted) if row.mixed else row for row in rows]
@@ -55,7 +55,7 @@ def studies_as_read(db: Database, scope: Scope, rows: list[StudyRow]) -> list[St
 
 def series_as_read(db: Database, scope: Scope, rows: list[SeriesRow]) -> list[SeriesRow]:
     mixed = [row for row in rows if row.study.mixed]
-    if scope.everything or not mixed:
+    if scope.reads_all_patients or not mixed:
         return rows
     counted = _counted(db, scope, {row.study.id for row in mixed})
     told = dict(zip(map(_name, mixed), included(db, scope, mixed, _TAGS), strict=True))
@@ -64,7 +64,7 @@ def series_as_read(db: Database, scope: Scope, rows: list[SeriesRow]) -> list[Se
 
 def instances_as_read(db: Database, scope: Scope, rows: list[InstanceRow]) -> list[InstanceRow]:
     series = {_name(row.series): row.series for row in rows if row.series.study.mixed}
-    if scope.everything or not series:
+    if scope.reads_all_patients or not series:
         return rows
     read = dict(zip(series, series_as_read(db, scope, list(series.values())), strict=True))
     return [replace(row, series=read.get(_name(row.series), row.series)) for row in rows]

@@ -173,13 +173,13 @@ def _of_patients(patients: Iterable[PatientOf], column: Column) -> list[peewee.E
 def has_readable(scope: Scope) -> Any:
     """Whether a series has contents that reads return; None: every series has. One that only another patient's images
     are in says of them what kind they are."""
-    if scope.everything:
+    if scope.reads_all_patients:
         return None
     its = Instance.select(Instance.id).where(Instance.series == Series.id, readable(scope))
     return peewee.fn.EXISTS(its)
 
 
 def readable(scope: Scope, of: Any = Instance) -> peewee.Expression:
-    """The contents that reads return; an instance that names another patient only to those who see everything."""
+    """The contents that reads return; an instance that names another patient only to those who read all patients'."""
     current: peewee.Expression = of.current == True  # noqa: E712  # SQL
-    return current if scope.everything else current & (of.other_patient == False)  # noqa: E712  # SQL
+    return current if scope.reads_all_patients else current & (of.other_patient == False)  # noqa: E712  # SQL

@@ -122,7 +122,7 @@ class Reading:
     ) -> Sources:
         """What renditions of the granted study, or of what the UIDs name, are made from; ordered as `instances_of`."""
         query = sources_in_study(
-            everything=_scope(grant).everything,
+            all_patients=_scope(grant).reads_all_patients,
             holders=len(grant.institutions),
             one_series=series_instance_uid is not None,
             one_instance=sop_instance_uid is not None,
@@ -189,7 +189,7 @@ class Reading:
         self, grant: Grant, series_instance_uid: str | None, sop_instance_uid: str | None
     ) -> list[dict[str, Any]]:
         query = granted.in_study(
-            everything=_scope(grant).everything,
+            all_patients=_scope(grant).reads_all_patients,
             holders=len(grant.institutions),
             one_series=series_instance_uid is not None,
             one_instance=sop_instance_uid is not None,

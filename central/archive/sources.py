@@ -40,7 +40,7 @@ class Sources:
 
 
 @functools.cache
-def sources_in_study(*, everything: bool, holders: int, one_series: bool, one_instance: bool) -> Prepared:
+def sources_in_study(*, all_patients: bool, holders: int, one_series: bool, one_instance: bool) -> Prepared:
     """As `granted.in_study`, with the columns of `Source`."""
     query = (
         Instance.select(
@@ -55,5 +55,5 @@ def sources_in_study(*, everything: bool, holders: int, one_series: bool, one_in
         .join(Study)
     )
     return granted_in(
-        query, everything=everything, holders=holders, one_series=one_series, one_instance=one_instance
+        query, all_patients=all_patients, holders=holders, one_series=one_series, one_instance=one_instance
     )

@@ -113,7 +113,7 @@ class Instance(peewee.Model):
     exactly one row is.
 
     `flagged`: another content exists under this SOP Instance UID. `other_patient`: it names another patient than
-    its study does, so only those who may see everything see it. `unread_because` is "" when the whole header
+    its study does, so only those who may read all patients' images see it. `unread_because` is "" when the whole header
     was understood, else why only its UIDs were.
     """
 

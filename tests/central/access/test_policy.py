@@ -195,6 +195,12 @@ def test_a_scope_with_any_way_to_a_study_is_something(way: dict[str, Any]) -> No
     assert Scope(**rest).is_nothing
 
 
+def test_nobody_is_invited_to_another_patients_images() -> None:
+    assert scope_of(RADIOLOGIST, Action.VIEW).reads_all_patients
+    assert not scope_of(guest(RADIOLOGIST), Action.VIEW).reads_all_patients
+    assert not scope_of(principal(Role.DOCTOR, granted_studies=STUDY), Action.VIEW).reads_all_patients
+
+
 def test_privileges() -> None:
     allowed = {role: {p for p in Privilege if has_privilege(principal(role), p)} for role in Role}
     assert allowed == {

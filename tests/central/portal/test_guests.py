@@ -18,6 +18,7 @@ from tests.central.access.house import (
     STUDY,
     House,
     house_of_two_patients,
+    pydicom_file,
 )
 from tests.central.portal.test_in_browser import READY, sign_in
 
@@ -73,6 +74,18 @@ def test_a_guest_sees_that_one_study_and_takes_nothing_away(house: House) -> Non
     assert ("success", STUDY) in {(event.outcome, event.study_instance_uid) for event in shared}
     views = house.audit.newest(Wanted(action=Action.VIEW, actor=f"guest:{link_id}"), limit=9)
     assert {row.event.outcome for row in views} == {"success", "refused"}
+
+
+@pytest.mark.parametrize("host", ["radiologist", "doctor"])
+def test_a_guest_sees_no_other_patients_image(house: House, host: str) -> None:
+    house.put(pydicom_file("MR_small.dcm", PatientID="P2", SeriesInstanceUID="1.8", SOPInstanceUID="1.8.1"))
+    _, token = make(house, host)
+    with house.client() as guest:
+        assert enter(guest, token).status_code == 200
+        images = guest.get(f"/dicom-web/studies/{STUDY}/metadata").json()
+        (series,) = guest.get(f"/dicom-web/studies/{STUDY}/series").json()
+    assert [image["00100020"]["Value"] for image in images] == [["P1"]]
+    assert series["00080060"]["Value"] == ["CT"]
 
 
 def test_what_does_not_open_says_the_same_whatever_the_reason(house: House) -> None:
