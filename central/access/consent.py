@@ -4,8 +4,9 @@ Why it exists: a withdrawal has to hold in every search and every read at once, 
 the archive looks into `ConsentWithdrawal` in each query, and nobody has to remember to ask.
 
 What is always true: a patient, Patient ID with issuer, has at most one withdrawal that has not ended in an institution,
-or one for all of them (`EVERYWHERE`); an account is excepted in its own institution alone. Rows are kept
-when it ends. Nobody is excepted from more than `MAX_EXCEPTIONS`, so that a search stays one query.
+and one for all of them (`EVERYWHERE`), which both bind; an account is excepted in its own institution alone, and only
+if every withdrawal that binds there excepts it. Rows are kept when it ends. Nobody is excepted from more than
+`MAX_EXCEPTIONS`, so that a search stays one query.
 
 What a crash leaves: whole withdrawals with their exceptions, or none.
 """
@@ -16,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import peewee
 
@@ -124,7 +125,7 @@ class Consents:
         row = next(iter(account.dicts().execute(self._db)), None)
         if row is None:
             raise AccessRuleError(f"there is no user {username}")
-        if len(self.exceptions_of(row["user_id"])) >= MAX_EXCEPTIONS:
+        if len(_EXCEPTING.tuples(self._db, user_id=row["user_id"])) >= MAX_EXCEPTIONS:
             raise AccessRuleError(f"{username} is excepted from {MAX_EXCEPTIONS} withdrawals already")
         ConsentException.insert(withdrawal_id=withdrawal_id, user_id=row["user_id"]).execute(self._db)
 
@@ -158,10 +159,10 @@ class Consents:
             for row in live.dicts().execute(self._db)
         ]
 
-    def exceptions_of(self, user_id: str) -> frozenset[PatientKey]:
-        """Patients whose withdrawal does not bind this account."""
-        rows = _NOT_BINDING.rows(self._db, user_id=user_id)
-        return frozenset(PatientKey(row["issuer_of_patient_id"], row["patient_id"]) for row in rows)
+    def exceptions_of(self, user_id: str, institution: str) -> frozenset[PatientKey]:
+        """Patients of `institution`, the account's own, by none of whose withdrawals it is bound there."""
+        rows = _NOT_BOUND.tuples(self._db, user_id=user_id, institution=institution)
+        return frozenset(PatientKey(issuer, patient_id) for issuer, patient_id in rows)
 
 
 def make_consent_tables(db: Database) -> None:
@@ -174,10 +175,36 @@ def _live() -> peewee.ModelSelect[ConsentWithdrawal]:
     return ConsentWithdrawal.select().where(ConsentWithdrawal.ended_at_utc.is_null())
 
 
-_NOT_BINDING: Final = Prepared(
-    _live()
-    .join(ConsentException, on=ConsentException.withdrawal_id == ConsentWithdrawal.withdrawal_id)
-    .where(ConsentException.user_id == given("user_id"))
+def _excepting() -> peewee.ModelSelect[ConsentException]:
+    """The withdrawals from which an account is excepted."""
+    excepted = ConsentException.select(ConsentException.withdrawal_id)
+    return excepted.where(ConsentException.user_id == given("user_id"))
+
+
+def _bind(withdrawal: Any) -> peewee.Expression:
+    """Whether it holds in an institution, its own or as one for all of them."""
+    its = withdrawal.institution.in_([given("institution"), EVERYWHERE])
+    bind: peewee.Expression = withdrawal.ended_at_utc.is_null() & its
+    return bind
+
+
+_EXCEPTING: Final = Prepared(
+    _live().select(ConsentWithdrawal.withdrawal_id).where(ConsentWithdrawal.withdrawal_id.in_(_excepting()))
+)
+_OTHER: Final = ConsentWithdrawal.alias()
+_NOT_BOUND: Final = Prepared(
+    ConsentWithdrawal.select(ConsentWithdrawal.issuer_of_patient_id, ConsentWithdrawal.patient_id).where(
+        ConsentWithdrawal.withdrawal_id.in_(_excepting()),
+        _bind(ConsentWithdrawal),
+        ~peewee.fn.EXISTS(
+            _OTHER.select(_OTHER.withdrawal_id).where(
+                _OTHER.patient_id == ConsentWithdrawal.patient_id,
+                _OTHER.issuer_of_patient_id == ConsentWithdrawal.issuer_of_patient_id,
+                _bind(_OTHER),
+                _OTHER.withdrawal_id.not_in(_excepting()),
+            )
+        ),
+    )
 )
 
 

@@ -113,7 +113,7 @@ class Doorkeeper:
             granted_studies=granted,
             refused_studies=refused,
             emergency_studies=self.emergencies.of(user_id),
-            consent_exceptions=self.consents.exceptions_of(user_id),
+            consent_exceptions=self.consents.exceptions_of(user_id, account.institution),
         )
 
     def must_enrol(self, principal: Principal) -> bool:

@@ -49,6 +49,35 @@ def test_a_withdrawal_ended_may_be_made_again_and_forgets_its_exceptions(people:
     assert exceptions(people, "doctor") == frozenset()
 
 
+def test_who_is_excepted_from_one_withdrawal_is_bound_by_another(people: People) -> None:
+    consents = people.doorkeeper.consents
+    everywhere = consents.withdraw(PATIENT, "admin")
+    consents.withdraw(PATIENT, "here-admin", ["radiologist"], institution="default")
+    assert exceptions(people, "radiologist") == frozenset()
+    consents.end(everywhere)
+    assert exceptions(people, "radiologist") == {PATIENT}
+    again = consents.withdraw(PATIENT, "admin", ["radiologist", "doctor"])
+    assert exceptions(people, "radiologist") == {PATIENT}
+    assert exceptions(people, "doctor") == frozenset()
+    # One that holds for another patient or at another institution binds nobody here.
+    consents.withdraw(PATIENT, "north-admin", institution="north")
+    consents.withdraw(PatientKey("", "P1"), "admin")
+    assert exceptions(people, "radiologist") == {PATIENT}
+    consents.end(again)
+    assert exceptions(people, "radiologist") == {PATIENT}
+
+
+def test_an_exception_stays_in_its_institution_when_the_account_moves(people: People) -> None:
+    consents = people.doorkeeper.consents
+    consents.withdraw(PATIENT, "here-admin", ["doctor"], institution="default")
+    consents.withdraw(PATIENT, "north-admin", institution="north")
+    people.doorkeeper.accounts.change("doctor", institution="north")
+    assert exceptions(people, "doctor") == frozenset()
+    assert exceptions(people, "admin") == frozenset()
+    people.doorkeeper.accounts.change("doctor", institution="default")
+    assert exceptions(people, "doctor") == {PATIENT}
+
+
 def test_nobody_is_excepted_from_everything(people: People) -> None:
     consents = people.doorkeeper.consents
     for number in range(MAX_EXCEPTIONS):
@@ -56,6 +85,10 @@ def test_nobody_is_excepted_from_everything(people: People) -> None:
     with pytest.raises(AccessRuleError, match="doctor is excepted"):
         consents.withdraw(PATIENT, "admin", ["doctor"])
     assert PATIENT not in {one.patient for one in consents.listed()}
+    # Also where another withdrawal binds all the same.
+    consents.withdraw(PatientKey("HOSP", "Q0"), "here-admin", institution="default")
+    with pytest.raises(AccessRuleError, match="doctor is excepted"):
+        consents.withdraw(PATIENT, "admin", ["doctor"])
     consents.end(first)
     consents.withdraw(PATIENT, "admin", ["doctor"])
 

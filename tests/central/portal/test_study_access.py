@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from central.access.policy import Role
 from central.audit.events import Action
 from central.audit.reading import Wanted
 from tests.central.access.house import (
     OTHER_STUDY,
+    PASSWORD,
     STUDY,
     House,
     house_of_two_patients,
@@ -95,6 +97,18 @@ def test_withdrawn_consent_closes_a_patients_studies_but_for_the_excepted(house:
     # Neither a log line nor an address of ours names the patient; the protected record does.
     events = [row.event for row in house.audit.newest(Wanted(action=Action.CONSENT_CHANGE), limit=9)]
     assert any("P1 of HOSP, nobody but doctor" in event.detail for event in events)
+
+
+def test_an_institutions_exception_lifts_no_withdrawal_for_all_of_them(house: House) -> None:
+    house.accounts.create_user("here-admin", PASSWORD, Role.ADMIN, institution="default")
+    patient = {"patient_id": "P1", "issuer_of_patient_id": "HOSP"}
+    excepting = patient | {"exceptions": ["radiologist"]}
+    with house.client("admin") as admin, house.client("here-admin") as here:
+        made = admin.post("/api/consent-withdrawals", json=patient)
+        assert here.post("/api/consent-withdrawals", json=excepting).status_code == 201
+        assert sees(house, "radiologist") == {OTHER_STUDY}
+        admin.delete(f"/api/consent-withdrawals/{made.json()['withdrawal_id']}")
+    assert sees(house, "radiologist") == {STUDY, OTHER_STUDY}
 
 
 def test_who_may_not_see_a_study_gives_no_access_to_it_and_learns_nothing(house: House) -> None:
