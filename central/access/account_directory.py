@@ -21,7 +21,10 @@ from central.prepared import Prepared, given
 
 
 class UserAccount(peewee.Model):
-    """Table ``user_account``. The lists are JSON: names, ids, and pairs of issuer and Patient ID."""
+    """Table ``user_account``. The lists are JSON: names, ids, and pairs of issuer and Patient ID.
+
+    `sign_outs` grows whenever all sessions are ended (`central.access.sessions`).
+    """
 
     user_id = peewee.CharField(primary_key=True)
     username = peewee.CharField(unique=True)
@@ -33,6 +36,7 @@ class UserAccount(peewee.Model):
     institution = peewee.TextField(default=DEFAULT_INSTITUTION)
     departments = peewee.TextField(default="[]")
     gateway_ids = peewee.TextField(default="[]")
+    sign_outs = peewee.IntegerField(default=0)
 
     class Meta:
         table_name = "user_account"
@@ -145,6 +149,7 @@ def make_accounts_table(db: Database) -> None:
             "institution": f"TEXT NOT NULL DEFAULT '{DEFAULT_INSTITUTION}'",
             "departments": "TEXT NOT NULL DEFAULT '[]'",
             "gateway_ids": "TEXT NOT NULL DEFAULT '[]'",
+            "sign_outs": "INTEGER NOT NULL DEFAULT 0",
         },
     )
     make_tables(db, [UserAccount])
@@ -169,4 +174,5 @@ def holder_of(row: dict[str, Any]) -> Principal:
         institution=row["institution"],
         departments=tuple(json.loads(row["departments"])),
         gateway_ids=tuple(json.loads(row["gateway_ids"])),
+        sign_outs=row["sign_outs"],
     )

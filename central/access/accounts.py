@@ -4,7 +4,7 @@ Why it exists: the rest of central knows a `Principal` and never a password.
 
 What is always true
 -------------------
-- Every session ends when the password is changed or the account is blocked.
+- Every session ends when the password is changed or the account is blocked, also one that is about to begin.
 - What holds for somebody besides the account (grants, refusals, …) is not known here.
 
 What a crash leaves: whole rows.
@@ -17,6 +17,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import peewee
@@ -33,7 +34,7 @@ from central.access.hashes import SecretHashes
 from central.access.passwords import Admitted, Passwords
 from central.access.policy import PatientKey, Principal, Role
 from central.access.second_factors import SecondFactors
-from central.access.sessions import Sessions
+from central.access.sessions import Session, Sessions
 from central.database import Database, make_tables
 from central.institution import (
     DEFAULT_INSTITUTION,
@@ -111,6 +112,7 @@ class Accounts(AccountDirectory):
             "institution": _institution(role, institution),
             "departments": _json(departments),
             "gateway_ids": _json(gateway_ids),
+            "sign_outs": 0,
         }
         try:
             UserAccount.insert(**row).execute(self._db)
@@ -118,8 +120,8 @@ class Accounts(AccountDirectory):
             raise AccountError(f"there is already a user {username}") from error
         return holder_of(row)
 
-    def check_sign_on(self, principal: Principal) -> None:
-        """Whether `sign_on` may make or change this account.
+    def check_sign_on(self, principal: Principal) -> Principal:
+        """`principal` with what is known here of their sign-outs, if `sign_on` may make or change this account.
 
         Raises
         ------
@@ -132,6 +134,8 @@ class Accounts(AccountDirectory):
                 raise AccountError(f"the name {principal.username} belongs to another account")
             if row["blocked_at_utc"] is not None:
                 raise AccountError(f"the account {principal.username} is blocked")
+            principal = replace(principal, sign_outs=row["sign_outs"])
+        return principal
 
     def sign_on(self, principal: Principal) -> None:
         """Make or renew the account, without a password, of somebody whom a provider vouches for.
@@ -161,15 +165,20 @@ class Accounts(AccountDirectory):
                     **values,
                 ).execute(self._db)
 
-    def set_password(self, username: str, password: str) -> None:
+    def set_password(self, username: str, password: str, session: Session | None = None) -> None:
         """Change the password and end every session and API token of that user.
+
+        Parameters
+        ----------
+        session : in which the user does it; None: an administrator does.
 
         Raises
         ------
         AccountError : no such user, or the password is too short.
+        OvertakenError : the session has ended.
         """
         username, password_hash = username.lower(), self.passwords.hash(password)
-        with self._db.writing():
+        with self.sessions.standing(session):
             user_id = self._user_id(username)
             here = (UserAccount.user_id == user_id) & (UserAccount.password_hash != "")
             if not UserAccount.update(password_hash=password_hash).where(here).execute(self._db):
@@ -231,10 +240,15 @@ class Accounts(AccountDirectory):
             self.sessions.end_all(user_id)
 
     def admit_passkey(self, user_id: str) -> Admitted:
-        """Who this is, whom a passkey has proved. PasskeyRefusedError: the account is blocked."""
+        """Who this is, whom a passkey has proved. PasskeyRefusedError: the account is blocked, or its passkeys were
+        reset."""
         principal = self.account(user_id)
         if principal is None:
             raise PasskeyRefusedError("the account is blocked", user_id)
+        if not self.factors.held(
+            user_id
+        ).passkeys:  # asked after the sign-outs were read, of which a reset is one
+            raise PasskeyRefusedError("the account has no passkeys any more", user_id)
         return Admitted(principal, "passkey")
 
     def _end_all(self, user_id: str) -> None:

@@ -24,6 +24,13 @@ class ThrottledError(AccessError):
         self.retry_after_s = retry_after_s
 
 
+class OvertakenError(AccessError):
+    """Transient: what this rests on was ended while it was under way; nothing of it was done."""
+
+    def __init__(self) -> None:
+        super().__init__("ended meanwhile by a new password, a second factor, a sign-out or a block")
+
+
 class AccessRuleError(AccessError):
     """Permanent: access cannot be given, refused or opened like this; the text says why, for whoever asked."""
 

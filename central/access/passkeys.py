@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -151,8 +152,19 @@ class Passkeys:
         made: dict[str, Any] = json.loads(webauthn.options_to_json(options))
         return made
 
-    def register(self, user_id: str, name: str, answer: Mapping[str, Any], bound_to: str) -> Kept:
+    def register(
+        self,
+        user_id: str,
+        name: str,
+        answer: Mapping[str, Any],
+        bound_to: str,
+        within: AbstractContextManager[object] | None = None,
+    ) -> Kept:
         """Keep what the browser made (section 7.1).
+
+        Parameters
+        ----------
+        within : the transaction to keep it in; the challenge is used up, whatever this one raises.
 
         Raises
         ------
@@ -183,7 +195,7 @@ class Passkeys:
             "made_at_utc": int(self._clock()),
             "last_used_at_utc": None,
         }
-        with self._db.writing():
+        with within or self._db.writing():
             if len(self.of(user_id)) >= MAX_PASSKEYS:
                 raise FactorChangeError(f"an account has at most {MAX_PASSKEYS} passkeys: remove one first")
             if not Passkey.insert(row).on_conflict_ignore().as_rowcount().execute(self._db):

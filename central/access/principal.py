@@ -6,7 +6,7 @@ puts it there anew for each request.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -83,6 +83,7 @@ class Principal:
     consent_exceptions : patients whose withdrawal of consent does not bind this person.
     delegation : of a program that asks with an API token; None: it is the person in person.
     invitation : of a guest, and of nobody else.
+    sign_outs : how often everything that had signed in as them had been ended when this was read; not of who they are.
     """
 
     user_id: str
@@ -103,6 +104,7 @@ class Principal:
     consent_exceptions: frozenset[PatientKey] = frozenset()
     delegation: Delegation | None = None
     invitation: Invitation | None = None
+    sign_outs: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

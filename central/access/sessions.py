@@ -4,6 +4,8 @@ What is always true
 -------------------
 - A token (256 random bits) is with whoever signed in; here is its SHA-256. A cookie's token is no bearer token.
 - A session ends at its time or by hand, and counts no more from the next request on.
+- None begins on ground that is gone: whoever ends all of a user's also ends those that were proved and have not begun.
+  The account counts its sign-outs, and a session begins only if they are those that its principal was read with.
 - A session is named by the beginning of that hash, which opens nothing.
 
 What a crash leaves: whole rows; a session that was answered was committed.
@@ -13,14 +15,17 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import peewee
 
+from central.access.account_directory import UserAccount
+from central.access.errors import OvertakenError
 from central.access.hashes import digest
-from central.access.policy import Principal
+from central.access.policy import Principal, Role
 from central.database import Database, make_tables
 from central.prepared import Prepared, given
 
@@ -112,11 +117,13 @@ class Sessions:
     def start(
         self, principal: Principal, kind: SessionKind, life_s: int, arrival: Arrival | None = None
     ) -> str:
-        """A new token for `principal`, valid for `life_s` seconds."""
+        """A new token for `principal`, valid for `life_s` seconds. OvertakenError: all their sessions were
+        ended since `principal` was read."""
         token = secrets.token_urlsafe(32)
         now = int(self._clock())
         came = arrival or Arrival()
         with self._db.writing():
+            self._require_ground(principal)
             UserSession.delete().where(UserSession.expires_at_utc <= now).execute(self._db)
             UserSession.insert(
                 token_sha256=digest(token),
@@ -146,6 +153,21 @@ class Sessions:
         """Every session of this user, newest first."""
         return self._live(UserSession.user_id == user_id)
 
+    @contextmanager
+    def standing(self, session: Session | None) -> Iterator[None]:
+        """A transaction in which `session` has not ended, for what lets its owner in later on; None: nobody's.
+
+        Raises
+        ------
+        OvertakenError : it has ended.
+        """
+        with self._db.writing():
+            if session is not None:
+                live = {one.session_id for one in self.of(session.user_id)}
+                if session.session_id not in live:
+                    raise OvertakenError
+            yield
+
     def is_fresh(self, session: Session) -> bool:
         """Whether it began so short a time ago that whoever has it may change what they sign in with."""
         return int(self._clock()) - session.started_at_utc <= FRESH_S
@@ -166,7 +188,9 @@ class Sessions:
         """Forget every session of this user, or guest; `but` the one of that name."""
         mine = UserSession.user_id == user_id
         kept = peewee.fn.SUBSTR(UserSession.token_sha256, 1, _ID_CHARACTERS) == but
-        UserSession.delete().where(mine & ~kept if but else mine).execute(self._db)
+        with self._db.writing():
+            self._count_sign_out(user_id)
+            UserSession.delete().where(mine & ~kept if but else mine).execute(self._db)
 
     def end_of_provider(self, user_id: str | None, provider_session: str) -> set[str]:
         """End the sessions that belong to a session at an OpenID provider; whose they were.
@@ -182,9 +206,27 @@ class Sessions:
         else:
             wanted = [UserSession.user_id == user_id]
         with self._db.writing():
+            if user_id is not None:
+                self._count_sign_out(user_id)
             whose = {session.user_id for session in self._live(*wanted)}
             UserSession.delete().where(*wanted).execute(self._db)
         return whose
+
+    def _count_sign_out(self, user_id: str) -> None:
+        """What was proved before this begins no session any more."""
+        counted = UserAccount.update(sign_outs=UserAccount.sign_outs + 1)
+        counted.where(UserAccount.user_id == user_id).execute(self._db)
+
+    def _require_ground(self, principal: Principal) -> None:
+        if principal.role is Role.GUEST:
+            return  # has no account; the link is looked at with each request
+        unchanged = UserAccount.select().where(
+            UserAccount.user_id == principal.user_id,
+            UserAccount.sign_outs == principal.sign_outs,
+            UserAccount.blocked_at_utc.is_null(),
+        )
+        if not unchanged.count(self._db):
+            raise OvertakenError
 
     def _live(self, *wanted: Any) -> list[Session]:
         query = (

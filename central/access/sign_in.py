@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from central.access.accounts import Accounts
-from central.access.errors import AccessError, SecondFactorError, ThrottledError
+from central.access.errors import AccessError, OvertakenError, SecondFactorError, ThrottledError
 from central.access.passwords import Admitted
 from central.access.policy import Principal
 from central.access.problems import problem, unrecorded
@@ -32,6 +32,7 @@ from central.bodies import body_within
 
 MAX_FORM_BYTES: Final = 8192
 TOKEN_LIFE_S: Final = 3600
+_WRONG: Final = "wrong username, password or code"
 
 
 class FormError(AccessError):
@@ -96,6 +97,11 @@ def told_to_wait(refusals: Refusals, username: str, address: str) -> None:
     )
 
 
+def overtaken(refusals: Refusals, admitted: Admitted, address: str, error: OvertakenError) -> None:
+    """A sign-in is on record, and its session does not begin: nor is that untold."""
+    refusals.record(Action.SIGN_IN_FAILED, admitted.principal.username, address, f"{admitted.means}: {error}")
+
+
 def sign_in_routes(accounts: Accounts, audit: Audit, token_life_s: int = TOKEN_LIFE_S) -> list[BaseRoute]:
     """`POST /api/auth/token` and `GET /api/me`. Tokens live `token_life_s` seconds."""
     refusals = Refusals(audit, role="")
@@ -121,9 +127,13 @@ def sign_in_routes(accounts: Accounts, audit: Audit, token_life_s: int = TOKEN_L
         username, password, code = form["username"], form["password"], form.get("code", "")
         admitted = check_sign_in(accounts, audit, username, password, code, source_address(request))
         if admitted is None:
-            return _oauth_error("invalid_grant", "wrong username, password or code")
+            return _oauth_error("invalid_grant", _WRONG)
         arrival = arrival_of(request, admitted.means)
-        access_token = accounts.sessions.start(admitted.principal, "bearer", token_life_s, arrival)
+        try:
+            access_token = accounts.sessions.start(admitted.principal, "bearer", token_life_s, arrival)
+        except OvertakenError as error:
+            overtaken(refusals, admitted, source_address(request), error)
+            return _oauth_error("invalid_grant", _WRONG)
         return JSONResponse(
             {"access_token": access_token, "token_type": "bearer", "expires_in": token_life_s}
         )

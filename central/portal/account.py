@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from central.access.claims import EXTERNAL
 from central.access.doorkeeper import Doorkeeper
-from central.access.errors import AccountError, ThrottledError
+from central.access.errors import AccountError, OvertakenError, ThrottledError
 from central.access.on_record import admit
 from central.access.passkeys import Kept
 from central.access.policy import Principal, Privilege, Role, has_privilege
@@ -99,18 +99,22 @@ class _Desk:
         current, new = wish.get("current"), wish.get("new")
         if not (isinstance(current, str) and isinstance(new, str)):
             raise WrongWishError('send {"current": "…", "new": "…"}')
-        principal = principal_of(request)
+        principal, here = principal_of(request), session_of(request, self._doorkeeper)
         try:
             refusal = self._why_no_new_password(principal, current, source_address(request))
+            if here is None:
+                refusal = problem(403, "your session has ended")
         except ThrottledError as error:
             refusal = problem(429, str(error), {"Retry-After": str(error.retry_after_s)})
         answer = admit(self._audit, request, refusal, Action.USER_CHANGE, "the own password")
         if answer is not None:
             return answer
         try:
-            self._accounts.set_password(principal.username, new)
+            self._accounts.set_password(principal.username, new, here)
         except AccountError as error:
             return problem(400, str(error))
+        except OvertakenError as error:
+            return problem(409, f"your session was {error}")
         return Response(status_code=204)
 
     def _why_no_new_password(self, principal: Principal, current: str, address: str) -> Response | None:

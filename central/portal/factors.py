@@ -1,8 +1,8 @@
 """Second factors and passkeys: their owner sets them up and removes them; an administrator resets somebody's.
 
 Always true: only who signed in a short while ago (`sessions.FRESH_S`) changes anything, so that a screen left open is
-no way to stay in; what is set up ends every other session of its owner; keys and recovery codes are in one answer and
-nowhere else; changes are on record before they count.
+no way to stay in, and whose session has not ended meanwhile; what is set up ends every other session of its owner; keys
+and recovery codes are in one answer and nowhere else; changes are on record before they count.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 
 from central.access import totp
 from central.access.doorkeeper import Doorkeeper
-from central.access.errors import AccountError, FactorChangeError, PasskeyRefusedError
+from central.access.errors import AccountError, FactorChangeError, OvertakenError, PasskeyRefusedError
 from central.access.on_record import admit
 from central.access.policy import Privilege, has_privilege, managed
 from central.access.problems import problem
@@ -78,27 +78,33 @@ class _Desk:
         if isinstance(here, Response):
             return here
         try:
-            codes = self._factors.confirm_app(user_id, code)
-        except FactorChangeError as error:
-            return problem(409, str(error))
-        self._accounts.sessions.end_all(user_id, but=here.session_id)
+            with self._accounts.sessions.standing(here):
+                codes = self._factors.confirm_app(user_id, code)
+                self._accounts.sessions.end_all(user_id, but=here.session_id)
+        except (FactorChangeError, OvertakenError) as error:
+            return _conflict(error)
         return JSONResponse({"recovery_codes": codes}, headers=NO_STORE)
 
     def renew_recovery_codes(self, request: Request) -> Response:
-        answer = self._admit(request, "new recovery codes")
-        if isinstance(answer, Response):
-            return answer
+        here = self._admit(request, "new recovery codes")
+        if isinstance(here, Response):
+            return here
         try:
-            codes = self._factors.renew_recovery_codes(principal_of(request).user_id)
-        except FactorChangeError as error:
-            return problem(409, str(error))
+            with self._accounts.sessions.standing(here):
+                codes = self._factors.renew_recovery_codes(here.user_id)
+        except (FactorChangeError, OvertakenError) as error:
+            return _conflict(error)
         return JSONResponse({"recovery_codes": codes}, 201, headers=NO_STORE)
 
     def remove_app(self, request: Request) -> Response:
-        answer = self._admit(request, "remove the authenticator app")
-        if isinstance(answer, Response):
-            return answer
-        self._factors.remove_app(principal_of(request).user_id)
+        here = self._admit(request, "remove the authenticator app")
+        if isinstance(here, Response):
+            return here
+        try:
+            with self._accounts.sessions.standing(here):
+                self._factors.remove_app(here.user_id)
+        except OvertakenError as error:
+            return _conflict(error)
         return Response(status_code=204)
 
     # Passkeys --------------------------------------------------------------------------------------------------
@@ -122,9 +128,10 @@ class _Desk:
         if isinstance(here, Response):
             return here
         try:
-            kept = self._passkeys.register(user_id, name, credential, here.session_id)
-        except FactorChangeError as error:
-            return problem(409, str(error))
+            standing = self._accounts.sessions.standing(here)
+            kept = self._passkeys.register(user_id, name, credential, here.session_id, standing)
+        except (FactorChangeError, OvertakenError) as error:
+            return _conflict(error)
         except PasskeyRefusedError as error:
             refusal = problem(400, "the browser's answer proves no passkey: try again")
             return admit(self._audit, request, refusal, Action.USER_CHANGE, str(error)) or refusal
@@ -133,11 +140,15 @@ class _Desk:
 
     def remove_passkey(self, request: Request) -> Response:
         passkey_id = str(request.path_params["passkey_id"])[:64]
-        answer = self._admit(request, f"remove passkey {passkey_id}")
-        if isinstance(answer, Response):
-            return answer
-        if not self._passkeys.remove(principal_of(request).user_id, passkey_id):
-            return problem(404, "there is no such passkey of yours")
+        here = self._admit(request, f"remove passkey {passkey_id}")
+        if isinstance(here, Response):
+            return here
+        try:
+            with self._accounts.sessions.standing(here):
+                if not self._passkeys.remove(here.user_id, passkey_id):
+                    return problem(404, "there is no such passkey of yours")
+        except OvertakenError as error:
+            return _conflict(error)
         return Response(status_code=204)
 
     # For administrators ----------------------------------------------------------------------------------------
@@ -176,6 +187,10 @@ class _Desk:
             refusal = problem(403, _STALE)
             return admit(self._audit, request, refusal, Action.USER_CHANGE, detail) or refusal
         return admit(self._audit, request, None, Action.USER_CHANGE, detail) or here
+
+
+def _conflict(error: FactorChangeError | OvertakenError) -> Response:
+    return problem(409, f"your session was {error}" if isinstance(error, OvertakenError) else str(error))
 
 
 def _qr_code(text: str) -> str:

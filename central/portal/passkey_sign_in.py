@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from central.access.challenges import LIFE_S
 from central.access.doorkeeper import Doorkeeper
-from central.access.errors import FactorChangeError, PasskeyRefusedError, ThrottledError
+from central.access.errors import FactorChangeError, OvertakenError, PasskeyRefusedError, ThrottledError
 from central.access.problems import problem, unrecorded
 from central.access.sign_in import sign_in_event
 from central.access.web import arrival_of, page_of, source_address
@@ -76,7 +76,10 @@ def routes(doorkeeper: Doorkeeper, audit: Audit, cookie_life_s: int) -> list[Bas
         response = Response(status_code=204)
         response.delete_cookie(_COOKIE_NAME, path=_PATH)
         sessions, arrival = doorkeeper.accounts.sessions, arrival_of(request, admitted.means)
-        let_in(request, response, sessions, admitted.principal, cookie_life_s, arrival)
+        try:
+            let_in(request, response, sessions, admitted.principal, cookie_life_s, arrival)
+        except OvertakenError as error:
+            return refuse(address, PasskeyRefusedError(str(error), user_id))
         return response
 
     def refuse(address: str, error: PasskeyRefusedError) -> Response:

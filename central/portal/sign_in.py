@@ -21,12 +21,12 @@ from starlette.routing import BaseRoute, Route
 
 from central.access.claims import EXTERNAL
 from central.access.doorkeeper import Doorkeeper
-from central.access.errors import ThrottledError
+from central.access.errors import OvertakenError, ThrottledError
 from central.access.known_browsers import LIFE_S
 from central.access.on_record import admit
 from central.access.policy import Principal
 from central.access.sessions import Arrival, Sessions
-from central.access.sign_in import FormError, check_sign_in, small_form, told_to_wait
+from central.access.sign_in import FormError, check_sign_in, overtaken, small_form, told_to_wait
 from central.access.web import COOKIE_NAME, arrival_of, audit_event, page_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action
@@ -36,6 +36,7 @@ from central.portal.templating import page
 
 COOKIE_LIFE_S: Final = 12 * 3600
 _KNOWN_COOKIE: Final = "dicomnet_known"
+_WRONG: Final = "Wrong username, password or code."
 _LOCAL_PATH: Final = re.compile(r"/(?![/\\])[^\x00-\x20\x7f\\]*")
 
 
@@ -93,10 +94,14 @@ def sign_in_pages(
                 503, next_path, "Nobody can sign in right now: the audit record is not writable."
             )
         if admitted is None:
-            return form_page(401, next_path, "Wrong username, password or code.", username)
+            return form_page(401, next_path, _WRONG, username)
         response = RedirectResponse(next_path, status_code=303)
         arrival = arrival_of(request, admitted.means)
-        let_in(request, response, accounts.sessions, admitted.principal, cookie_life_s, arrival)
+        try:
+            let_in(request, response, accounts.sessions, admitted.principal, cookie_life_s, arrival)
+        except OvertakenError as error:
+            overtaken(refusals, admitted, address, error)
+            return form_page(401, next_path, _WRONG, username)
         _set_cookie(request, response, _KNOWN_COOKIE, browsers.remember(shown, mark), LIFE_S, "/signin")
         return response
 
@@ -136,7 +141,7 @@ def let_in(
     life_s: int,
     arrival: Arrival,
 ) -> None:
-    """Begin a session in the browser that made `request`; the one it had ends."""
+    """Begin a session in the browser that made `request`; the one it had ends. OvertakenError: as `Sessions.start`."""
     sessions.end(request.cookies.get(COOKIE_NAME, ""))
     token = sessions.start(principal, "cookie", life_s, arrival)
     set_session_cookie(request, response, token, life_s)

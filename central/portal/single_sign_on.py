@@ -22,7 +22,7 @@ from starlette.routing import BaseRoute, Route
 
 from central.access.claims import ClaimRules, principal_from, provider_session_of
 from central.access.doorkeeper import Doorkeeper
-from central.access.errors import AccountError
+from central.access.errors import AccountError, OvertakenError
 from central.access.oidc import Attempt, Provider, ProviderAwayError, SignOnRefusedError
 from central.access.policy import Principal
 from central.access.problems import problem
@@ -143,7 +143,10 @@ class _Desk:
         response = page("signed_on.html", None, next_path=next_path)
         sessions, arrival = self._accounts.sessions, arrival_of(request, "single sign-on")
         arrival = replace(arrival, provider=self._sign_on.key, provider_session=provider_session)
-        let_in(request, response, sessions, principal, self._cookie_life_s, arrival)
+        try:
+            let_in(request, response, sessions, principal, self._cookie_life_s, arrival)
+        except OvertakenError as error:
+            return self._refuse(address, str(error), away=False)
         if self.back_channel.has_ended(provider_session):
             sessions.end_of_provider(None, provider_session)
         response.delete_cookie(_COOKIE_NAME, path=_COOKIE_PATH)
@@ -156,8 +159,7 @@ class _Desk:
         if attempt.provider != self._sign_on.key:
             raise SignOnRefusedError("the answer comes from another provider than the browser was sent to")
         claims = self._sign_on.provider.claims(attempt, dict(request.query_params))
-        principal = principal_from(claims, self._sign_on.rules)
-        self._accounts.check_sign_on(principal)
+        principal = self._accounts.check_sign_on(principal_from(claims, self._sign_on.rules))
         return principal, provider_session_of(claims["iss"], claims.get("sid"))
 
     def _how(self, principal: Principal) -> str:

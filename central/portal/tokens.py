@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 from central.access.account_directory import people_of
 from central.access.api_tokens import DEFAULT_DAYS, Token
 from central.access.doorkeeper import Doorkeeper
-from central.access.errors import AccessRuleError
+from central.access.errors import AccessRuleError, OvertakenError
 from central.access.on_record import admit
 from central.access.policy import Action, Privilege, delegable, has_privilege, managed
 from central.access.problems import problem
@@ -72,19 +72,22 @@ class _Desk:
         except ValueError:
             raise WrongWishError("actions are search, view and export") from None
         label, principal = label.strip(), principal_of(request)
-        refusal = None
+        here, refusal = fresh_session_of(request, self._doorkeeper), None
         if not actions <= delegable(principal):
             refusal = problem(403, "your role cannot pass this on")
-        elif fresh_session_of(request, self._doorkeeper) is None:
+        elif here is None:
             refusal = problem(403, _STALE)
         detail = f"make for {days} days to {' '.join(sorted(actions))}: {label}"
         answer = admit(self._audit, request, refusal, Action.TOKEN_CHANGE, detail)
         if answer is not None:
             return answer
         try:
-            token, secret = self._doorkeeper.tokens.make(principal.user_id, label, actions, days)
+            with self._doorkeeper.accounts.sessions.standing(here):
+                token, secret = self._doorkeeper.tokens.make(principal.user_id, label, actions, days)
         except AccessRuleError as error:
             return problem(400, str(error))
+        except OvertakenError as error:
+            return problem(409, f"your session was {error}")
         return JSONResponse({**self._json(token), "token": secret}, 201, headers=NO_STORE)
 
     def end(self, request: Request) -> Response:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import argon2
 import httpx
+import pytest
 import uvicorn
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
@@ -33,6 +34,7 @@ from central.archive.archive import Archive
 from central.archive.erasure_requests import ErasureRequests
 from central.archive.indexing import ObjectOrigin
 from central.archive.readmissions import Readmissions
+from central.audit.events import Action, AuditEvent
 from central.audit.record import Audit
 from central.database import Database
 from central.dicomweb import DepositLimits, Renderer, at_once
@@ -286,6 +288,22 @@ def served(app: object, port: int = 0, *, send_buffer_bytes: int = 0) -> Iterato
     finally:
         server.end()
         thread.join()
+
+
+@contextmanager
+def meanwhile(house: House, action: Action, do: Callable[[], object]) -> Iterator[None]:
+    """Once, `do` happens when an `action` has just been recorded, and not yet been done."""
+    record, waiting = house.audit.record, [do]
+
+    def record_and_do(event: AuditEvent) -> None:
+        record(event)
+        if event.action is action and waiting:
+            waiting.pop()()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(house.audit, "record", record_and_do)
+        yield
+    assert not waiting, f"no {action} was recorded"
 
 
 @contextmanager

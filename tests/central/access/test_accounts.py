@@ -8,10 +8,10 @@ import pytest
 
 from central.access.account_directory import UserAccount
 from central.access.accounts import Accounts
-from central.access.errors import AccountError, ThrottledError
+from central.access.errors import AccountError, OvertakenError, ThrottledError
 from central.access.hashes import SecretHashes
 from central.access.passwords import Admitted
-from central.access.policy import PatientKey, Role
+from central.access.policy import PatientKey, Principal, Role
 from central.access.second_factors import SecondFactors
 from central.access.sessions import Arrival, UserSession
 from central.access.throttle import (
@@ -159,6 +159,64 @@ def test_a_blocked_account_is_let_in_no_more_and_again(accounts: Accounts) -> No
             change("nobody")
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda accounts, _: accounts.set_password("ann", GOOD + "!"),
+        lambda accounts, _: accounts.block("ann"),
+        lambda accounts, _: (accounts.block("ann"), accounts.unblock("ann")),
+        lambda accounts, _: accounts.sign_out("ann"),
+        lambda accounts, _: accounts.reset_factors("ann"),
+        lambda accounts, ann: accounts.sessions.end_all(ann, but="the one in which an app was set up"),
+        lambda accounts, ann: accounts.sessions.end_of_provider(ann, ""),
+    ],
+)
+def test_what_was_proved_before_everything_ended_begins_no_session(
+    accounts: Accounts, end: Callable[[Accounts, str], object]
+) -> None:
+    ann, bob = (accounts.create_user(name, GOOD, Role.DOCTOR) for name in ("ann", "bob"))
+    admitted = accounts.passwords.verify("ann", GOOD, "::1")
+    assert admitted is not None
+    end(accounts, ann.user_id)
+    for principal in (admitted.principal, ann):
+        with pytest.raises(OvertakenError):
+            accounts.sessions.start(principal, "cookie", 60)
+    assert accounts.sessions.of(ann.user_id) == []
+    accounts.sessions.start(bob, "cookie", 60)
+    accounts.unblock("ann")
+    anew = accounts.account(ann.user_id)
+    assert anew is not None
+    accounts.sessions.start(anew, "cookie", 60)
+
+
+def test_who_signs_on_at_a_provider_and_is_blocked_meanwhile_begins_no_session(accounts: Accounts) -> None:
+    vouched_for = Principal("somebody at a provider", "zoe", Role.DOCTOR)
+    for _ in range(2):  # made, and renewed
+        zoe = accounts.check_sign_on(vouched_for)
+        accounts.sign_on(zoe)
+        accounts.sessions.start(zoe, "cookie", 60)
+        accounts.sign_out("zoe")
+    zoe = accounts.check_sign_on(vouched_for)
+    accounts.sign_on(zoe)
+    accounts.block("zoe")
+    with pytest.raises(OvertakenError):
+        accounts.sessions.start(zoe, "cookie", 60)
+
+
+def test_nothing_is_done_in_a_session_that_has_ended(accounts: Accounts) -> None:
+    ann = accounts.create_user("ann", GOOD, Role.DOCTOR)
+    accounts.sessions.start(ann, "cookie", 60)
+    (here,) = accounts.sessions.of(ann.user_id)
+    with accounts.sessions.standing(here), accounts.sessions.standing(None):
+        pass
+    accounts.set_password("ann", GOOD + "!", here)
+    with pytest.raises(OvertakenError), accounts.sessions.standing(here):
+        raise AssertionError("the session has ended")
+    with pytest.raises(OvertakenError):
+        accounts.set_password("ann", GOOD + "?", here)
+    assert accounts.passwords.verify("ann", GOOD + "!", "::1") is not None
+
+
 def test_everybody_is_signed_out_alone(accounts: Accounts) -> None:
     ann, bob = (accounts.create_user(name, GOOD, Role.DOCTOR) for name in ("ann", "bob"))
     anns, bobs = (accounts.sessions.start(who, "bearer", 60) for who in (ann, bob))
@@ -169,7 +227,8 @@ def test_everybody_is_signed_out_alone(accounts: Accounts) -> None:
 
 def test_a_database_of_an_older_version_is_taken_over(db: Database) -> None:
     opened(db).create_user("ann", GOOD, Role.DOCTOR)
-    db.execute_sql("ALTER TABLE user_account DROP COLUMN blocked_at_utc")
+    for column in ("blocked_at_utc", "sign_outs"):
+        db.execute_sql(f"ALTER TABLE user_account DROP COLUMN {column}")
     for column in ("started_at_utc", "means", "source_address", "browser", "provider", "provider_session"):
         db.execute_sql(f"ALTER TABLE user_session DROP COLUMN {column}")
     for _ in range(2):

@@ -34,7 +34,7 @@ from central.people_app import sign_ons_of
 from central.portal.sign_in import at_provider
 from contract.settings import SettingsError, load_settings
 from tests.browser import Browser
-from tests.central.access.house import STUDY, House, open_house, pydicom_file
+from tests.central.access.house import STUDY, House, meanwhile, open_house, pydicom_file
 from tests.peers_installed import PROVIDER
 from tests.ports import free_base_port
 
@@ -258,6 +258,18 @@ def test_an_answer_counts_once_and_in_the_browser_that_asked(place: Place, house
 def test_a_provider_that_wants_the_secret_in_the_form_gets_it_there(place: Place, house: House) -> None:
     with place.provider(new_key("one"), "client_secret_post"):
         assert sign_on(house, "gregory")[1].status_code == 200
+
+
+@pytest.mark.needs("oidc-provider")
+def test_who_is_blocked_while_signing_on_is_not_signed_in(place: Place, house: House) -> None:
+    with place.provider(new_key("one")):
+        assert sign_on(house, "gregory")[1].status_code == 200
+        with meanwhile(house, Action.SIGN_IN, lambda: house.accounts.sign_out("gregory")):
+            client, answer = sign_on(house, "gregory")
+        assert (answer.status_code, client.get("/api/me").status_code) == (403, 401)
+        assert sign_on(house, "gregory")[1].status_code == 200
+    (failed,) = house.audit.newest(Wanted(action=Action.SIGN_IN_FAILED), limit=9)
+    assert "ended meanwhile" in failed.event.detail
 
 
 @pytest.mark.needs("oidc-provider")

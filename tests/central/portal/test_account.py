@@ -19,7 +19,7 @@ from central.audit.events import Action
 from central.audit.reading import Wanted
 from tests.central.access.authenticator import Authenticator
 from tests.central.access.conftest import Clock
-from tests.central.access.house import PASSWORD, STUDY, House, open_house, pydicom_file
+from tests.central.access.house import PASSWORD, STUDY, House, meanwhile, open_house, pydicom_file
 from tests.central.portal.test_sign_in import sign_in
 
 ORIGIN = "https://central.example"
@@ -325,6 +325,72 @@ def test_a_new_password_needs_the_old_one_and_ends_every_session(house: House) -
         for _ in range(5):
             here.post("/api/account/password", json=change | {"current": "wrong password"})
         assert here.post("/api/account/password", json=change).status_code == 429
+
+
+def test_who_is_signed_out_meanwhile_changes_nothing_to_sign_in_with(house: House) -> None:
+    device = Authenticator(ORIGIN, "central.example")
+    doctor = house.accounts.named("doctor")
+    assert doctor is not None
+
+    def sign_out() -> None:
+        house.accounts.sign_out("doctor")
+
+    with signed_in(house, "doctor") as owner:
+        recovery = set_up_app(owner)[1]
+        passkey_id = add_passkey(owner, device).json()["passkey_id"]
+    held = house.accounts.factors.held(doctor.user_id)
+    for at, (method, path, wish) in enumerate(
+        (
+            ("DELETE", "/api/account/app", None),
+            ("POST", "/api/account/app/recovery-codes", None),
+            ("DELETE", f"/api/account/passkeys/{passkey_id}", None),
+            ("POST", "/api/account/password", {"current": PASSWORD, "new": PASSWORD + "!"}),
+        )
+    ):
+        with httpx.Client(base_url=house.base_url, headers=OWN_PAGE, timeout=60) as thief:
+            assert sign_in(thief, "doctor", code=recovery[at]).status_code == 303
+            with meanwhile(house, Action.USER_CHANGE, sign_out):
+                answer = thief.request(method, path, json=wish)
+            assert (answer.status_code, "ended meanwhile" in answer.json()["detail"]) == (409, True)
+        now = house.accounts.factors.held(doctor.user_id)
+        assert (now.app, now.passkeys, now.recovery_codes) == (True, held.passkeys, 9 - at)
+    assert house.accounts.passwords.verify("doctor", PASSWORD, "::1", recovery[9]) is not None
+
+
+def test_who_is_signed_out_meanwhile_sets_nothing_up(house: House) -> None:
+    doctor = house.accounts.named("doctor")
+    assert doctor is not None
+    with signed_in(house, "doctor") as thief:
+        begun = thief.post("/api/account/app").json()
+        with meanwhile(house, Action.USER_CHANGE, lambda: house.accounts.sign_out("doctor")):
+            answer = thief.post("/api/account/app/confirmation", json={"code": code(begun["key"])})
+        assert answer.status_code == 409
+    with signed_in(house, "doctor") as thief:
+        options = thief.post("/api/account/passkeys/options").json()
+        wish = {"name": "x", "credential": Authenticator(ORIGIN, "central.example").make(options)}
+        with meanwhile(house, Action.USER_CHANGE, lambda: house.accounts.sign_out("doctor")):
+            answer = thief.post("/api/account/passkeys", json=wish)
+        assert answer.status_code == 409
+    assert str(house.accounts.factors.held(doctor.user_id)) == ""
+
+
+def test_an_app_that_is_set_up_ends_a_sign_in_without_it(house: House) -> None:
+    with signed_in(house, "doctor") as owner, house.client() as thief:
+        with meanwhile(house, Action.SIGN_IN, lambda: set_up_app(owner)):
+            assert sign_in(thief, "doctor").status_code == 401
+        assert thief.get("/api/me").status_code == 401
+        assert len(owner.get("/api/account").json()["sessions"]) == 1
+
+
+def test_a_reset_ends_a_sign_in_by_passkey_that_is_under_way(house: House) -> None:
+    device = Authenticator(ORIGIN, "central.example")
+    with signed_in(house, "doctor") as owner, house.client() as thief:
+        add_passkey(owner, device)
+        with meanwhile(house, Action.SIGN_IN, lambda: house.accounts.reset_factors("doctor")):
+            answer = show_passkey(thief, device)
+        assert (answer.status_code, COOKIE_NAME in answer.cookies) == (403, False)
+    failed = details(house, Action.SIGN_IN_FAILED)
+    assert [(who, why.startswith("passkey: ended meanwhile")) for who, _, why in failed] == [("doctor", True)]
 
 
 @pytest.mark.parametrize(

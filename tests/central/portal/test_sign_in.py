@@ -10,7 +10,7 @@ from central.access.web import COOKIE_NAME
 from central.audit.events import Action
 from central.audit.reading import Wanted
 from central.portal.sign_in import local_path
-from tests.central.access.house import PASSWORD, House, open_house
+from tests.central.access.house import PASSWORD, House, meanwhile, open_house
 
 
 def sign_in(client: httpx.Client, username: str, password: str = PASSWORD, **fields: str) -> httpx.Response:
@@ -158,6 +158,27 @@ def test_the_token_form_is_oauth(house: House) -> None:
         assert (other.status_code, other.json()["error"]) == (400, "unsupported_grant_type")
         missing = client.post("/api/auth/token", data={"username": "doctor"})
         assert (missing.status_code, missing.json()["error"]) == (400, "invalid_request")
+
+
+def test_a_new_password_ends_a_sign_in_that_is_under_way(tmp_path: Path) -> None:
+    new = "another password for tests"
+    with open_house(tmp_path) as house, house.client() as thief:
+        with meanwhile(house, Action.SIGN_IN, lambda: house.accounts.set_password("doctor", new)):
+            answer = sign_in(thief, "doctor")
+        assert (answer.status_code, COOKIE_NAME in answer.cookies) == (401, False)
+        assert answer.text == sign_in(thief, "doctor").text  # as a wrong password, which it is now
+        with meanwhile(house, Action.SIGN_IN, lambda: house.accounts.block("doctor")):
+            form = {"username": "doctor", "password": new}
+            program = thief.post("/api/auth/token", data=form)
+        assert (program.status_code, program.json()["error"]) == (400, "invalid_grant")
+        assert program.json() == thief.post("/api/auth/token", data=form).json()
+        doctor = house.accounts.named("doctor")
+        assert doctor is not None
+        assert house.accounts.sessions.of(doctor.user_id) == []
+        rows = house.audit.newest(Wanted(action=Action.SIGN_IN_FAILED, actor="doctor"), limit=9)
+    said = [row.event.detail.partition(" by ")[0] for row in reversed(rows)]
+    wrong = "wrong username or password"
+    assert said == ["password: ended meanwhile", wrong] * 2
 
 
 def test_guessing_ends_in_429_alike_for_all(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from central.access.sessions import FRESH_S, UserSession
 from central.audit.events import Action
 from central.audit.reading import Wanted
 from tests.browser import Browser
-from tests.central.access.house import STUDY, House, open_house, pydicom_file
+from tests.central.access.house import PASSWORD, STUDY, House, meanwhile, open_house, pydicom_file
 from tests.central.portal.test_in_browser import READY, sign_in
 
 ALL = ["search", "view", "export"]
@@ -45,6 +45,14 @@ def test_a_screen_left_open_gives_nobody_a_token(house: House) -> None:
     assert (refused.status_code, "sign in again" in refused.json()["detail"]) == (403, True)
     (recorded,) = house.audit.newest(Wanted(action=Action.TOKEN_CHANGE), limit=9)
     assert (recorded.event.outcome, house.doorkeeper.tokens.listed()) == ("refused", [])
+
+
+def test_a_new_password_ends_a_token_that_is_about_to_be_made(house: House) -> None:
+    with meanwhile(house, Action.TOKEN_CHANGE, lambda: house.accounts.set_password("doctor", PASSWORD + "!")):
+        made = make(house)
+    assert (made.status_code, house.doorkeeper.tokens.listed()) == (409, [])
+    said = house.audit.newest(Wanted(action=Action.TOKEN_CHANGE), limit=9)
+    assert [row.event.outcome for row in said] == ["refused", "success"]
 
 
 def test_a_dicomweb_client_uses_a_token(house: House) -> None:
