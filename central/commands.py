@@ -263,6 +263,9 @@ def _mqtt_config(options: argparse.Namespace) -> None:
 def _event(action: Action, detail: str, institutions: frozenset[str] = frozenset()) -> AuditEvent:
     """An administrator at the machine itself, by the name the system knows; `institutions` are concerned."""
     who = pwd.getpwuid(os.getuid()).pw_name
-    return AuditEvent(
+    event = AuditEvent(
         who, "command-line", action, "success", "local", detail=detail, institutions=institutions
     )
+    if not event.is_whole:
+        raise StartError("this is more than the audit record can hold: do it in parts")
+    return event

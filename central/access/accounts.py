@@ -245,9 +245,8 @@ class Accounts(AccountDirectory):
         principal = self.account(user_id)
         if principal is None:
             raise PasskeyRefusedError("the account is blocked", user_id)
-        if not self.factors.held(
-            user_id
-        ).passkeys:  # asked after the sign-outs were read, of which a reset is one
+        # Asked after the sign-outs were read, of which a reset is one.
+        if not self.factors.held(user_id).passkeys:
             raise PasskeyRefusedError("the account has no passkeys any more", user_id)
         return Admitted(principal, "passkey")
 

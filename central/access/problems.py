@@ -26,7 +26,7 @@ def unrecorded() -> JSONResponse:
 
 
 async def router_problem(request: Request, error: Exception) -> JSONResponse:
-    """Exception handler for the router's own refusals: no such route, no such method.
+    """Exception handler for what no route answers itself: no such route, no such method, more than the record can hold.
 
     Starlette says in ``Allow`` what the first route of a path takes; here it is what all of them take, as RFC 9110
     section 10.2.1 wants it.
@@ -41,4 +41,5 @@ async def router_problem(request: Request, error: Exception) -> JSONResponse:
             for method in route.methods or ()
         }
         headers["Allow"] = ", ".join(sorted(allowed))
-    return problem(error.status_code, headers=headers)
+    said = "" if error.detail == HTTPStatus(error.status_code).phrase else error.detail
+    return problem(error.status_code, said, headers)

@@ -12,6 +12,7 @@ What is always true
 - An API token reaches DICOMweb and `/api/me`, whatever its owner may.
 - Who must have a second factor and has none reaches what sets one up, and nothing else.
 - What is refused to somebody who is signed in is on record, whoever refuses it (`central.access.refused`).
+- What the record could not hold whole is not done.
 - An answer that takes long ends early when what it gives out may not be had any more (`central.access.ongoing`).
 - Programs (under ``/api`` and ``/dicom-web``) get 401 as a problem; people get the sign-in page.
 """
@@ -25,6 +26,7 @@ from typing import Final, Literal
 from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -157,12 +159,17 @@ def audit_event(
     institutions: Iterable[str] = (),
 ) -> AuditEvent:
     """What the signed-in caller of `request` does or tries, for the record. `institutions` are concerned besides the
-    caller's own."""
-    principal = principal_of(request)
-    said_of(request).anything = True
+    caller's own.
+
+    Raises
+    ------
+    HTTPException : it is more than the record can hold, and so must not be done; the door records the refusal.
+    """
+    principal, said = principal_of(request), said_of(request)
+    said.anything = True
     if principal.delegation is not None:
         detail = f"API token {principal.delegation.token_id}: {detail}"
-    return AuditEvent(
+    event = AuditEvent(
         actor=principal.username,
         actor_role=principal.role.value,
         action=action,
@@ -174,6 +181,10 @@ def audit_event(
         detail=detail,
         institutions=frozenset({principal.institution, *institutions}),
     )
+    if outcome == "success" and not event.is_whole:
+        said.step = event
+        raise HTTPException(413, "ask for less at once: the audit record could not hold all of it")
+    return event
 
 
 class RequireSignIn:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, Literal, overload
 
-MAX_DETAIL_CHARACTERS: Final = 2000
+MAX_DETAIL_CHARACTERS: Final = 8000
 MAX_NAME_CHARACTERS: Final = 128
 
 
@@ -67,7 +67,8 @@ class AuditEvent:
     """One thing that happened. `actor` is a username, a gateway id or a peer's AE title, as it was claimed.
 
     `detail` may hold search values (it is the protected place for them); it is cut at
-    `MAX_DETAIL_CHARACTERS`, and `actor` at `MAX_NAME_CHARACTERS`, because both can come from outside.
+    `MAX_DETAIL_CHARACTERS`, and `actor` at `MAX_NAME_CHARACTERS`, because both can come from outside. What a caller
+    asks for is not done unless it `is_whole`: else whoever pads it would choose what is on record.
     """
 
     actor: str
@@ -80,6 +81,11 @@ class AuditEvent:
     sop_instance_uid: str | None = None
     detail: str = ""
     institutions: frozenset[str] = frozenset()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the record can hold all of `detail`."""
+        return len(_storable(self.detail)) <= MAX_DETAIL_CHARACTERS
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class Search:
             _fix(keys.study, "study_instance_uid", path_uid(request, "study"))
         if "series" in request.path_params:
             _fix(keys.series, "series_instance_uid", path_uid(request, "series"))
-        detail, study_uid = _detail(request), keys.study.get("study_instance_uid")
+        detail, study_uid = _detail(request, keys), keys.study.get("study_instance_uid")
         scope = self._gate.scope(request, detail, study_uid)
         rows = find(scope, keys)
         are_more = keys.limit is not None and len(rows) > keys.limit
@@ -128,6 +128,6 @@ def _fix(keys: dict[str, Any], name: str, uid: str) -> None:
     keys[name] = uid
 
 
-def _detail(request: Request) -> str:
+def _detail(request: Request, keys: SearchParameters) -> str:
     """What was searched for, with its values: the audit record is the protected place for them."""
-    return f"QIDO-RS {request.scope['path']}?{urlencode(request.query_params.multi_items())}"
+    return f"QIDO-RS {request.scope['path']}?{urlencode(keys.used)}"

@@ -59,7 +59,8 @@ INSTANCE_KEYS: Final = {
 class SearchParameters:
     """A request's matching keys by level, named as the archive names them; `limit` None: as many as there are.
 
-    `included`: tags of what is answered besides. `unused`: names of parameters not supported, fit for a header.
+    `included`: tags of what is answered besides. `used`: the request's parameters without those that are not supported,
+    whose names, fit for a header, are `unused`.
     Queries ask for one more than `limit`, which says whether there are more.
     """
 
@@ -68,6 +69,7 @@ class SearchParameters:
     instance: dict[str, Any] = field(default_factory=dict)
     limit: int | None = DEFAULT_LIMIT
     offset: int = 0
+    used: list[tuple[str, str]] = field(default_factory=list)
     unused: str = ""
     included: list[str] = field(default_factory=list)
 
@@ -104,6 +106,7 @@ def search_parameters(
         keyword = ".".join(map(_keyword, name.split(".")))
         if keyword == "includefield":
             included.append(value)
+            found.used.append((name, value))
             continue
         if keyword in seen:
             raise BadRequestError("a parameter is given twice; values of a list are separated by commas")
@@ -115,12 +118,14 @@ def search_parameters(
         else:
             if keyword not in _CONTROLS:
                 ignored.append(name)
-            elif keyword == "limit":
+                continue
+            if keyword == "limit":
                 found.limit = min(_count(value, LARGEST_LIMIT_SAID), MAX_LIMIT)
             elif keyword == "offset":
                 found.offset = _count(value, MAX_OFFSET)
             elif keyword == "fuzzymatching":
                 found.study["fuzzy_names"] = _is_true(value)
+        found.used.append((name, value))
     found.included, unknown = included_tags(included, level)
     ignored += unknown
     if ignored:

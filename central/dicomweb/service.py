@@ -41,7 +41,7 @@ from central.dicomweb.store import Store
 from central.dicomweb.wado_uri import WadoUri
 from central.dicomweb.whole_bulk_data import WholeBulkData
 
-_SAID: Final = (DicomwebError, ArchiveError, AuditUnavailableError)
+_SAID: Final = (DicomwebError, ArchiveError, AuditUnavailableError, HTTPException)
 """Errors that are answers; any other is a fault of the program."""
 _log = logging.getLogger(__name__)
 
@@ -115,6 +115,8 @@ def _of(route: Route, request: Request) -> Response:
 
 def _answer(_request: Request, error: Exception) -> Response:
     match error:
+        case HTTPException():
+            return problem(error.status_code, error.detail)
         case QueryError():
             error = BadRequestError(str(error))
         case NoSuchInstanceError():

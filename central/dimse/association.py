@@ -55,9 +55,7 @@ PROCESSING_FAILURE: Final = 0x0110
 UNRECOGNIZED_OPERATION: Final = 0x0211
 UNABLE_TO_PROCESS: Final = 0xC000
 _COMMENT_CHARACTERS: Final = 64  # VR LO
-_MAX_QUERY_BYTES: Final = (
-    128 << 10
-)  # held as long as its peer takes for the answers; a list of 500 UIDs is 33 kB
+_MAX_QUERY_BYTES: Final = 128 << 10  # held until its peer has the answers; a list of 500 UIDs is 33 kB
 _log = logging.getLogger(__name__)
 
 

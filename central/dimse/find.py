@@ -7,6 +7,7 @@ read a page at a time, so their number costs no memory, and end at `max_matches`
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import Final
 
@@ -17,6 +18,7 @@ from central.archive.errors import QueryError
 from central.archive.query import InstanceQuery, SeriesQuery
 from central.archive.reading import Reading
 from central.audit.errors import AuditUnavailableError
+from central.audit.events import AuditEvent
 from central.audit.record import Audit
 from central.dimse.association import (
     CANCELLED,
@@ -46,7 +48,11 @@ class Query:
     def serve(self, request: Request) -> None:
         identifier = request.identifier()
         peer = request.peer
-        recording = self._audit.begin(peer.event(Action.SEARCH, "success", f"C-FIND {shown(identifier)}"))
+        event = peer.event(Action.SEARCH, "success", f"C-FIND {shown(identifier)}")
+        if not event.is_whole:
+            refuse_too_much(request, self._audit, event)
+            return
+        recording = self._audit.begin(event)
         try:
             try:
                 relational = request.abstract_syntax_uid in request.association.agreed.relational
@@ -101,6 +107,16 @@ class Query:
         if isinstance(query, SeriesQuery):
             return list(self._archive.find_series(scope, query))
         return list(self._archive.find_studies(scope, query))
+
+
+def refuse_too_much(request: Request, audit: Audit, event: AuditEvent) -> None:
+    """A request whose keys are more than the record can hold; as much of them as it can is on record."""
+    try:
+        audit.record(replace(event, outcome="refused"))
+    except AuditUnavailableError:
+        request.respond(UNABLE_TO_PROCESS, "the audit record cannot be written")
+        return
+    request.respond(_OUT_OF_RESOURCES, "more keys than the audit record can hold")
 
 
 def shown(identifier: Dataset) -> str:

@@ -17,7 +17,7 @@ from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action
 from central.audit.record import Audit
 from central.dimse.association import CANCELLED, PENDING, SUCCESS, UNABLE_TO_PROCESS, Request
-from central.dimse.find import shown
+from central.dimse.find import refuse_too_much, shown
 from central.dimse.matching import answered, matches
 
 MODALITY_WORKLIST_FIND: Final = "1.2.840.10008.5.1.4.31"
@@ -42,8 +42,12 @@ class Worklist:
 
     def serve(self, request: Request) -> None:
         query = request.identifier()
+        event = request.peer.event(Action.WORKLIST_READ, "success", f"C-FIND {shown(query)}")
+        if not event.is_whole:
+            refuse_too_much(request, self._audit, event)
+            return
         try:
-            self._audit.record(request.peer.event(Action.WORKLIST_READ, "success", f"C-FIND {shown(query)}"))
+            self._audit.record(event)
         except AuditUnavailableError:
             request.respond(UNABLE_TO_PROCESS, "the audit record cannot be written")
             return

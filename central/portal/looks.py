@@ -58,6 +58,10 @@ _FILES: Final = {  # media type and file name
     Format.NDJSON: ("application/x-ndjson", "audit.ndjson"),
     Format.FHIR: ("application/fhir+ndjson", "audit-fhir.ndjson"),
 }
+_CONDITIONS: Final = (
+    "actor", "action", "outcome", "actor_role", "patient_id", "issuer_of_patient_id", "study_instance_uid",
+    "since", "until", "before_id",
+)  # fmt: skip
 _UNAVAILABLE: Final = "the audit record cannot be reached; try again later"
 
 
@@ -172,7 +176,7 @@ class _Desk:
         if not has_privilege(principal_of(request), Privilege.READ_AUDIT):
             refusal = problem(403, "your role may not read the audit record")
         wanted, patient = (_conditions(form), _patient(form)) if refusal is None else (Wanted(), None)
-        asked = " ".join(f"{name}={value}" for name, value in form.items() if value)
+        asked = " ".join(f"{name}={form[name]}" for name in _CONDITIONS if form.get(name))
         said = f"audit record, {kind} {asked}".strip() if kind else asked
         answer = admit(self._audit, request, refusal, action, said)
         if answer is not None:

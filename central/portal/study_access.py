@@ -212,7 +212,7 @@ class _Consents:
         patient = PatientKey(
             issuer.strip(" ")[:_MAX_KEY_CHARACTERS], patient_id.strip(" ")[:_MAX_KEY_CHARACTERS]
         )
-        principal = principal_of(request)
+        principal, exceptions = principal_of(request), list(dict.fromkeys(exceptions))
         but = f" but {', '.join(exceptions)}" if exceptions else ""
         detail = f"withdrawn: {_said(patient)}, nobody{but}"
         institution, refusal = managed(principal) or EVERYWHERE, _manager_only(request)

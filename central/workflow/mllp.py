@@ -14,6 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -108,18 +109,20 @@ class OrderDesk:
         _log.info("event=hl7-order peer=%s kind=%s changes=%d", address, message.kind, len(changes))
 
     def _record(self, message: Message, action: Action, detail: str, address: str, study: str | None) -> None:
-        self._audit.record(
-            AuditEvent(
-                _name_of(message),
-                "service",
-                action,
-                "success",
-                address,
-                study_instance_uid=study,
-                detail=detail,
-                institutions=frozenset({self._settings.institution_of(address)}),
-            )
+        event = AuditEvent(
+            _name_of(message),
+            "service",
+            action,
+            "success",
+            address,
+            study_instance_uid=study,
+            detail=detail,
+            institutions=frozenset({self._settings.institution_of(address)}),
         )
+        if not event.is_whole:
+            self._audit.record(replace(event, outcome="refused"))
+            raise Hl7Error("AE", DATA_TYPE_ERROR, "this is more than the audit record can hold")
+        self._audit.record(event)
 
 
 def _name_of(message: Message) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,8 @@ def test_what_comes_from_outside_is_cut(tmp_path: Path) -> None:
     [row] = audit.newest(Wanted(), limit=1)
     assert len(row.event.actor) == 128
     assert len(row.event.detail) == MAX_DETAIL_CHARACTERS
+    assert replace(event(), detail="d" * MAX_DETAIL_CHARACTERS).is_whole
+    assert not replace(event(), detail="\0" * (MAX_DETAIL_CHARACTERS // 4 + 1)).is_whole  # as it is kept
     audit.close()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from central.audit.events import Action
+from central.audit.events import MAX_DETAIL_CHARACTERS, Action
 from central.audit.settings import AuditSettings
 from tests.central.audit.repository import Papers, until
 from tests.central.audit.test_syslog import Sender, actors, look
@@ -51,7 +51,7 @@ def test_rsyslog_files_what_we_send(tmp_path: Path) -> None:
     with closing(open_record(tmp_path)) as audit:
         for number in range(149):
             audit.record(look(number))
-        keys = "&" * 2000  # what makes the longest message
+        keys = "&" * MAX_DETAIL_CHARACTERS  # what makes the longest message
         audit.record(replace(look(149), action=Action.SIGN_IN_FAILED, study_instance_uid=None, detail=keys))
     command = [rsyslogd, "-n", "-i", str(tmp_path / "pid"), "-f", str(tmp_path / "rsyslog.conf")]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:

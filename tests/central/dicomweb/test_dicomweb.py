@@ -21,6 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 from central.audit.events import Action
 from central.audit.reading import Wanted
 from central.dicomweb.include_fields import ALLOWED
+from tests.central.access import house as access_house
 from tests.central.access.house import OTHER_STUDY, STUDY, House, open_house, pydicom_file
 from tests.central.dicomweb.conftest import IMAGES
 
@@ -538,6 +539,33 @@ def test_every_look_is_recorded(house: House) -> None:
         event = house.audit.newest(Wanted(), limit=1)[0].event
         assert event.action is Action.SEARCH
         assert "PatientName=Doe%2A" in event.detail
+
+
+@pytest.mark.parametrize("through_the_router", [False, True])
+def test_a_search_is_on_record_whole_or_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through_the_router: bool
+) -> None:
+    if through_the_router:  # as a coroutine's answer
+        monkeypatch.setattr(access_house, "at_once", lambda _routes: lambda _request: None)
+    with open_house(tmp_path) as house, house.client("radiologist") as client:
+        house.put(pydicom_file("CT_small.dcm"))
+
+        def asked(**parameters: str) -> tuple[int, str, str]:
+            answer = client.get("/dicom-web/studies", params=parameters)
+            event = house.audit.newest(Wanted(action=Action.SEARCH), limit=1)[0].event
+            return answer.status_code, event.outcome, event.detail
+
+        padding = dict.fromkeys(("StudyDescription", "StudyID", "AccessionNumber"), "*" * 900)
+        padded = asked(x="x" * 9000, PatientName="Doe*")
+        assert padded == (200, "success", "QIDO-RS /dicom-web/studies?PatientName=Doe%2A")
+        status, outcome, detail = asked(StudyDescription="*" * 900, PatientName="Doe*")
+        assert (status, outcome, detail.endswith("&PatientName=Doe%2A")) == (200, "success", True)
+        status, outcome, detail = asked(**padding, PatientName="Doe*")
+        assert (status, outcome, "Doe" in detail) == (413, "refused", False)
+        refused = client.get("/dicom-web/studies", params=padding)
+        assert refused.json()["detail"].startswith("ask for less at once")
+        uids = ",".join(f"1.2.826.0.1.3680043.8.498.{number:0>24}" for number in range(100))
+        assert asked(StudyInstanceUID=uids)[0] == 204
 
 
 def test_no_record_no_bytes(tmp_path: Path) -> None:

@@ -189,6 +189,13 @@ def test_without_a_record_no_answer(tmp_path: Path) -> None:
         assert find(house, {"QueryRetrieveLevel": "STUDY"}) == (0xC000, [])
 
 
+def test_keys_that_the_record_cannot_hold_are_not_searched_for(house: House) -> None:
+    keys = {"QueryRetrieveLevel": "STUDY", "PatientComments": "x" * 9000, "PatientName": "Doe*"}
+    assert find(house, keys) == (0xA700, [])
+    (refused,) = house.audit.newest(Wanted(action=Action.SEARCH), limit=1)
+    assert (refused.event.outcome, refused.event.detail.startswith("C-FIND ")) == ("refused", True)
+
+
 def test_more_than_may_be_answered_is_said(tmp_path: Path) -> None:
     with open_house(tmp_path, max_matches=1) as house:
         for number in (1, 2):

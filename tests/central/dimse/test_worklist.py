@@ -58,7 +58,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield opened
 
 
-def ask(house: House, step: dict[str, object], **keys: object) -> list[Dataset]:
+def ask(house: House, step: dict[str, object], status: int = 0, **keys: object) -> list[Dataset]:
     query = identifier({"PatientName": "", "PatientID": "", "SpecificCharacterSet": "ISO_IR 192", **keys})
     query.ScheduledProcedureStepSequence = [identifier({"ScheduledProcedureStepDescription": "", **step})]
     ae = AE("PEER")
@@ -66,7 +66,7 @@ def ask(house: House, step: dict[str, object], **keys: object) -> list[Dataset]:
     assoc = ae.associate("127.0.0.1", house.port, ae_title="DICOMNET")
     answers = list(assoc.send_c_find(query, UID(MODALITY_WORKLIST_FIND)))
     assoc.release()
-    assert answers[-1][0].Status == 0
+    assert answers[-1][0].Status == status
     return [ds for _, ds in answers if ds is not None]
 
 
@@ -134,6 +134,12 @@ def test_answers_have_what_was_asked_for(house: House) -> None:
     assert "StudyInstanceUID" not in found
     event = house.audit.newest(Wanted(), limit=1)[0].event
     assert (event.actor, event.action, event.outcome) == ("PEER", Action.WORKLIST_READ, "success")
+
+
+def test_keys_that_the_record_cannot_hold_are_not_answered(house: House) -> None:
+    assert ask(house, {"ScheduledStationAETitle": "CT2"}, 0xA700, PatientComments="x" * 9000) == []
+    event = house.audit.newest(Wanted(), limit=1)[0].event
+    assert (event.action, event.outcome) == (Action.WORKLIST_READ, "refused")
 
 
 @pytest.mark.needs("dcmtk")

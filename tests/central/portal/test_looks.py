@@ -209,6 +209,22 @@ def test_what_cannot_be_is_said(house: House, wrong: dict[str, str]) -> None:
     assert json.loads(answer.text)["detail"]
 
 
+def test_what_an_auditor_asks_for_is_on_record_whole_or_not_answered(house: House) -> None:
+    patient = {"patient_id": "P1", "issuer_of_patient_id": "HOSP"}
+    with house.client("admin") as client:
+        assert client.post("/api/audit/records", data={"x": "x" * 2100, **patient}).status_code == 200
+        (asked,) = house.audit.newest(Wanted(action=Action.READ_AUDIT), limit=1)
+        assert asked.event.detail == "patient_id=P1 issuer_of_patient_id=HOSP"
+        long = {"actor": "x" * 8000, **patient}
+        assert client.post("/api/audit/records", data=long).status_code == 413
+        assert client.post("/api/audit/records.csv", data=long).status_code == 413
+    refused = house.audit.newest(Wanted(), limit=2)
+    assert {(row.event.action, row.event.outcome) for row in refused} == {
+        (Action.READ_AUDIT, "refused"),
+        (Action.EXPORT, "refused"),
+    }
+
+
 def test_without_the_record_nothing_is_answered(house: House) -> None:
     tokens = {who: house.client(who) for who in ("admin", "patient")}
     house.audit.close()

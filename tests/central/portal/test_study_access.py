@@ -111,6 +111,18 @@ def test_an_institutions_exception_lifts_no_withdrawal_for_all_of_them(house: Ho
     assert sees(house, "radiologist") == {STUDY, OTHER_STUDY}
 
 
+def test_who_is_excepted_from_withdrawn_consent_is_on_record_however_often_others_are_named(
+    house: House,
+) -> None:
+    names = [("north-radiologist", "technician-other")[at % 2] for at in range(99)]
+    wish = {"patient_id": "P1", "issuer_of_patient_id": "HOSP", "exceptions": [*names, "radiologist"]}
+    with house.client("admin") as client:
+        assert client.post("/api/consent-withdrawals", json=wish).status_code == 201
+    assert sees(house, "radiologist") == {STUDY, OTHER_STUDY}
+    (withdrawn,) = house.audit.newest(Wanted(action=Action.CONSENT_CHANGE), limit=9)
+    assert withdrawn.event.detail.endswith("nobody but north-radiologist, technician-other, radiologist")
+
+
 def test_who_may_not_see_a_study_gives_no_access_to_it_and_learns_nothing(house: House) -> None:
     with house.client("admin") as client:
         client.post("/api/study-rules", json=wish("refusal", "radiologist", until_utc=None))

@@ -238,6 +238,13 @@ def test_what_is_not_accepted_is_said_and_changes_nothing(
     assert ris.items() == []
 
 
+def test_what_the_record_cannot_hold_is_not_changed(ris: Ris) -> None:
+    answer = ris.send(text(ORM, ("|MSG1|", f"|{'x' * 9000}|")))
+    assert (str(answer.segment("MSA")[1]), ris.items()) == ("AE", [])
+    (refused,) = ris.audit.newest(Wanted(), limit=9)
+    assert (refused.event.action, refused.event.outcome) == (Action.WORKLIST_CHANGE, "refused")
+
+
 def test_without_a_record_nothing_is_changed(ris: Ris) -> None:
     ris.audit.close()
     answer = ris.send(text(ORM))
