@@ -88,7 +88,7 @@ class Correspondence:
             self._https_at[gateway_id] = self._clock()
         answers: list[Down] = []
         for below, payload in letters:
-            answers += self._hear(gateway_id, below, payload, retained=False)[1]
+            answers += self._hear(gateway_id, below, payload, over_https=True)[1]
         answers += self._to_do(gateway_id)
         once = {(answer.below, answer.payload): answer for answer in answers}
         for answer in once.values():
@@ -113,7 +113,7 @@ class Correspondence:
         return desired
 
     def _hear(
-        self, gateway_id: str, below: str, payload: bytes, *, retained: bool
+        self, gateway_id: str, below: str, payload: bytes, *, retained: bool = False, over_https: bool = False
     ) -> tuple[bool, list[Down]]:
         if len(payload) > MAX_PAYLOAD_BYTES:
             _log.warning("heartbeat too large gateway_id=%s size_bytes=%d", gateway_id, len(payload))
@@ -123,7 +123,9 @@ class Correspondence:
                 return (
                     (False, []) if retained else self._event(gateway_id, Event.model_validate_json(payload))
                 )
-            taken = self._heartbeats.keep(gateway_id, below, payload, retained=retained)
+            taken = self._heartbeats.keep(
+                gateway_id, below, payload, retained=retained, over_https=over_https
+            )
             if taken and below == STATUS and not retained:
                 status = Status.model_validate_json(payload)
                 return taken, [*self._greet(gateway_id, status), *self._word_for(gateway_id, status)]

@@ -1,6 +1,7 @@
 """What the boxes said last, kept in the database so that the fleet page survives a restart.
 
-Always true: a message counts only if it fits contract.heartbeat, and a last will only if no newer session is known.
+Always true: a message counts only if it fits contract.heartbeat, and a last will only if no newer session is known;
+what the broker keeps from before a box went over to HTTPS does not count over what the box has said there since.
 Two runs of the program that speak in turns are two boxes with one identity: that is noticed here. What a crash
 leaves: the last message of each topic.
 """
@@ -17,7 +18,7 @@ from typing import Any, Final
 
 import peewee
 
-from central.database import Database, Wildcard, make_tables, put
+from central.database import Database, Wildcard, grow_table, make_tables, put
 from contract.command import Reported
 from contract.heartbeat import (
     EQUIPMENT,
@@ -43,12 +44,14 @@ _log = logging.getLogger(__name__)
 
 
 class BoxMessage(peewee.Model):
-    """The last message of a topic below a box's ``up/``; `heard_at_utc` by central's clock."""
+    """The last message of a topic below a box's ``up/``; `heard_at_utc` by central's clock. `over_https`: not through
+    the broker, which keeps another one."""
 
     gateway_id = peewee.TextField()
     topic = peewee.TextField()
     payload = peewee.TextField()
     heard_at_utc = peewee.TextField()
+    over_https = peewee.BooleanField(default=False)
 
     class Meta:
         table_name = "box_message"
@@ -84,9 +87,12 @@ class Heartbeats:
         self._clock = clock
         self._runs: dict[str, deque[str]] = {}
         self._twins: dict[str, datetime] = {}
+        grow_table(db, "box_message", {"over_https": "BOOLEAN NOT NULL DEFAULT FALSE"})
         make_tables(db, MODELS)
 
-    def keep(self, gateway_id: str, below: str, payload: bytes, *, retained: bool) -> bool:
+    def keep(
+        self, gateway_id: str, below: str, payload: bytes, *, retained: bool, over_https: bool = False
+    ) -> bool:
         """Keep a state of an admitted gateway; False when it is ignored.
 
         Parameters
@@ -98,6 +104,8 @@ class Heartbeats:
         ------
         ValidationError : it is malformed.
         """
+        if retained and self._is_of_former_line(gateway_id, below, payload):
+            return False
         said_at = self._said_at(gateway_id, below, payload, retained=retained)
         if said_at is None:
             return False
@@ -114,6 +122,7 @@ class Heartbeats:
             "topic": below,
             "payload": text,
             "heard_at_utc": heard_at.isoformat(),
+            "over_https": over_https,
         }
         put(self._db, BoxMessage, said)
         return True
@@ -162,6 +171,15 @@ class Heartbeats:
         """Whether two boxes spoke as this gateway within the last ten minutes."""
         at = self._twins.get(gateway_id)
         return at is not None and self._clock() - at < _TWIN_FOR
+
+    def _is_of_former_line(self, gateway_id: str, below: str, payload: bytes) -> bool:
+        """Whether the broker keeps this from before the box went over to HTTPS. Its status says so; it comes first
+        (`central.fleet.listener`), so where it is of a later session, all of them are taken."""
+        last = self._last(gateway_id, STATUS)
+        if last is None or not last["over_https"]:
+            return False
+        known = Status.model_validate_json(last["payload"])
+        return below != STATUS or Status.model_validate_json(payload).is_older_than(known)
 
     def _said_at(self, gateway_id: str, below: str, payload: bytes, *, retained: bool) -> datetime | None:
         """When the box says it said this, by its own clock; None when it is to be ignored."""

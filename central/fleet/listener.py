@@ -24,7 +24,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from central.fleet.correspondence import Down
-from contract.heartbeat import TOPIC_ROOT, down_topic
+from contract.heartbeat import STATUS, TOPIC_ROOT, down_topic
 
 _KEEPALIVE_S: Final = 30
 _RECONNECT_MIN_S: Final = 0.5
@@ -169,7 +169,10 @@ class BrokerListener:
             _log.warning("broker refused the connection reason=%s", reason)
             client.disconnect()
         else:
+            # The status first: it says of which session all that is that the broker keeps of a box.
+            client.subscribe(f"{TOPIC_ROOT}/+/up/{STATUS}", qos=1)
             client.subscribe(f"{TOPIC_ROOT}/+/up/#", qos=1)
+            client.unsubscribe(f"{TOPIC_ROOT}/+/up/{STATUS}")  # or each one would come twice from now on
             attempt.stood = True
             with self._lock:
                 self._connected_since = time.monotonic()

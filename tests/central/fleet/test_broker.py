@@ -18,9 +18,20 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from central.fleet.heartbeats import address
 from central.fleet.mosquitto import BrokerPlan, write_configuration, write_revocations
 from contract.command import COMMAND, CommandKind
-from contract.heartbeat import BoxState, Status, down_topic, status_topic
+from contract.heartbeat import (
+    STATUS,
+    BoxState,
+    Equipment,
+    Silence,
+    Status,
+    down_topic,
+    equipment_key,
+    equipment_topic,
+    status_topic,
+)
 from contract.witness import WITNESS
 from tests.central.app.house import Box, House, enrol
 from tests.ports import free_base_port
@@ -156,6 +167,38 @@ def test_a_box_is_online_then_lost_and_central_finds_back_to_a_broker_that_went(
     until(lambda: fleet.broker_state() == "away", "away")
     broker.start()
     until(lambda: fleet.broker_state() == "connected", "found back by itself")
+
+
+def test_what_a_box_said_to_the_broker_while_central_was_away_is_heard_though_it_spoke_over_https_before(
+    house: House, broker: Broker, box: Box
+) -> None:
+    """The broker gives a box's status first, whatever came first and whatever it is called."""
+
+    def seen(silence: Silence) -> bytes:
+        return Equipment(
+            ae_title="CT1", address="10.0.0.9", instances=1, rejected=0, silence=silence
+        ).model_dump_json().encode()  # fmt: skip
+
+    topic = equipment_topic(box.gateway_id, equipment_key("CT1", "10.0.0.9"))
+    _, below = address(topic)
+    house.central.fleet_rooms.correspondence.hear_https(
+        box.gateway_id, [(STATUS, online(box)), (below, seen("silent"))]
+    )
+    house.stop()
+    broker.start()
+    speaker = Speaker(broker.plan.port, box.tls(), box.gateway_id)
+    until(speaker.connect, "the broker is there")
+    speaker.say(topic, seen("usual"))
+    speaker.say(status_topic(box.gateway_id), online(box, "b" * 16))
+    speaker.close()
+    with house:
+        until(
+            lambda: (
+                [scanner.silence for view in house.central.fleet.boxes() for scanner in view.equipment]
+                == ["usual"]
+            ),
+            "what the broker kept is newer than what came over HTTPS",
+        )
 
 
 def test_a_box_may_speak_and_hear_below_its_own_name_only(

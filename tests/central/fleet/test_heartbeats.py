@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,18 +17,24 @@ from central.fleet.heartbeats import Heartbeats
 from central.fleet.witnesses import Witnesses
 from central.identity.authority import CertificateAuthority
 from central.identity.gateways import Gateways, requested_key
+from contract.command import Reported, SettingValue
 from contract.enrolment import decode_request
 from contract.heartbeat import (
+    EQUIPMENT,
     LOST_AFTER_S,
     MAX_PAYLOAD_BYTES,
+    REPORTED,
+    STATUS,
     BoxState,
     Equipment,
+    Silence,
     Status,
     Telemetry,
     equipment_key,
     equipment_topic,
     status_topic,
     telemetry_topic,
+    up_topic,
 )
 from tests.central.app.house import new_key_and_request
 from tests.central.databases import open_index
@@ -203,6 +209,78 @@ def test_retained_messages_say_nothing_of_now(scene: Scene) -> None:
     assert (box.state, box.last_telemetry_at_utc) == ("lost", T0)
     scene.telemetry(T0)  # the same, live: the box's clock stands still, but it speaks
     assert scene.state() == "online"
+
+
+class Moved:
+    """A box that spoke over MQTT for a day and then, with settings and a scanner's state of later, over HTTPS."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.equipment = EQUIPMENT + equipment_key("CT1", "10.0.0.9")
+        self.mqtt = self.letters(connection=1, version=0, silence="usual")
+        for below, payload in self.mqtt:
+            scene.hear(up_topic(scene.box, below), payload)
+        scene.now += timedelta(days=1)
+        scene.correspondence.desire(scene.box, {"log_level": "debug"})
+        scene.correspondence.hear_https(
+            scene.box, self.letters(connection=2, version=1, silence="silent", level="debug")
+        )
+        assert self.shown() == (False, {"log_level": "debug"}, ["silent"])
+
+    def letters(
+        self, *, connection: int, version: int, silence: Silence, level: str | None = None
+    ) -> list[tuple[str, bytes]]:
+        status = Status(
+            state=BoxState.ONLINE, session=f"{connection:016x}", since_utc=self.scene.now, version="1",
+            run="1" * 16, boot=1, connection=connection,
+        )  # fmt: skip
+        settings: dict[str, SettingValue] = {} if level is None else {"log_level": level}
+        seen = Equipment(
+            ae_title="CT1", address="10.0.0.9", first_seen_at_utc=T0, instances=1, rejected=0, silence=silence
+        )
+        said = (
+            (STATUS, status),
+            (REPORTED, Reported(version=version, settings=settings)),
+            (self.equipment, seen),
+        )
+        return [(below, message.model_dump_json().encode()) for below, message in said]
+
+    def retained(self, letters: list[tuple[str, bytes]]) -> None:
+        """Central comes to the broker anew."""
+        for below, payload in letters:
+            self.scene.hear(up_topic(self.scene.box, below), payload, retained=True)
+
+    def shown(self) -> tuple[bool, Mapping[str, SettingValue], list[Silence]]:
+        (box,) = self.scene.fleet.boxes()
+        return box.settings_pending, box.settings, [scanner.silence for scanner in box.equipment]
+
+
+def test_what_the_broker_keeps_from_before_a_box_went_over_to_https_is_not_taken(scene: Scene) -> None:
+    moved = Moved(scene)
+    moved.retained(moved.mqtt)
+    assert moved.shown() == (False, {"log_level": "debug"}, ["silent"])
+    assert scene.state() == "online"
+
+
+def test_what_a_box_said_over_mqtt_while_central_was_away_is_taken_though_it_spoke_over_https_before(
+    scene: Scene,
+) -> None:
+    moved = Moved(scene)
+    scene.now += timedelta(hours=1)
+    back = moved.letters(connection=3, version=1, silence="usual", level="info")
+    moved.retained(back)
+    assert moved.shown() == (False, {"log_level": "info"}, ["usual"])
+    scene.now += timedelta(hours=1)
+    moved.retained([(REPORTED, Reported(version=1, settings={}).model_dump_json().encode())])
+    assert moved.shown() == (False, {}, ["usual"]), "and from then on as of any box on MQTT"
+
+
+def test_a_table_of_an_older_version_is_gone_on_with(scene: Scene) -> None:
+    scene.status(BoxState.ONLINE)
+    scene.db.execute_sql("ALTER TABLE box_message DROP COLUMN over_https")
+    scene.heartbeats = Heartbeats(scene.db, lambda: scene.now)
+    assert scene.telemetry(T0, retained=True)
+    assert scene.heartbeats.of(scene.box).telemetry is not None
 
 
 def test_what_was_heard_survives_a_restart(scene: Scene) -> None:
