@@ -3,8 +3,8 @@
 `POST /api/auth/token` is the OAuth 2 password form (RFC 6749 section 4.3), with a `code` of an authenticator app
 for who has one; `GET /api/me` says who the caller is.
 Every attempt is audited before its outcome is told; when that is impossible nobody is signed in. Of attempts that are
-not looked at because there were too many, one a minute of each is (`told_to_wait`): else whoever is shut out could fill
-the disk that every look needs.
+not looked at because there were too many, one a minute of each address is (`told_to_wait`): else whoever is shut out
+could fill the disk that every look needs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from central.access.web import arrival_of, principal_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import MAX_NAME_CHARACTERS, Action, AuditEvent
 from central.audit.record import Audit
-from central.audit.refusals import Refusals
+from central.audit.refusals import OF_A_STRANGER, Refusals
 from central.bodies import body_within
 
 MAX_FORM_BYTES: Final = 8192
@@ -90,11 +90,12 @@ def check_sign_in(
     return admitted
 
 
-def told_to_wait(refusals: Refusals, username: str, address: str) -> None:
-    """An attempt was not looked at, because there were too many."""
-    refusals.record(
-        Action.SIGN_IN_FAILED, username[:MAX_NAME_CHARACTERS], address, "too many failed sign-ins"
-    )
+def told_to_wait(
+    refusals: Refusals, username: str, address: str, action: Action = Action.SIGN_IN_FAILED
+) -> None:
+    """An attempt was not looked at, because there were too many; the record names the first of those from there."""
+    name = username[:MAX_NAME_CHARACTERS]
+    refusals.record(action, name, address, "too many failed sign-ins", whoever=True)
 
 
 def overtaken(refusals: Refusals, admitted: Admitted, address: str, error: OvertakenError) -> None:
@@ -104,7 +105,7 @@ def overtaken(refusals: Refusals, admitted: Admitted, address: str, error: Overt
 
 def sign_in_routes(accounts: Accounts, audit: Audit, token_life_s: int = TOKEN_LIFE_S) -> list[BaseRoute]:
     """`POST /api/auth/token` and `GET /api/me`. Tokens live `token_life_s` seconds."""
-    refusals = Refusals(audit, role="")
+    refusals = Refusals(audit, role="", of_an_address=OF_A_STRANGER)
 
     async def token(request: Request) -> Response:
         try:

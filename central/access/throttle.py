@@ -1,4 +1,5 @@
-"""Slows down guessing of passwords: a ceiling of failures per username and per address in a sliding window.
+"""Slows down guessing of passwords: a ceiling of failures per username and per address (of IPv6: per network) in a
+sliding window.
 
 What is always true: an attempt counts from the moment it begins, so a burst of parallel guesses cannot pass
 before the first failure is known; a success takes back its own attempt and nothing else. Known and unknown
@@ -17,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from central.access.errors import ThrottledError
+from central.hosts import network_of
 
 WINDOW_S: Final = 300.0
 FAILURES_PER_USERNAME: Final = 5
@@ -59,7 +61,7 @@ class SignInThrottle:
     def succeed(self, username: str, address: str) -> None:
         """Take back the attempt of `username` from `address` that `begin` counted last."""
         with self._lock:
-            for key in (("u", username), ("a", address)):
+            for key in _ceilings(username, address):
                 if times := self._attempts.get(key):
                     times.pop()
 
@@ -80,4 +82,4 @@ class SignInThrottle:
 
 
 def _ceilings(username: str, address: str) -> dict[Key, int]:
-    return {("u", username): FAILURES_PER_USERNAME, ("a", address): FAILURES_PER_ADDRESS}
+    return {("u", username): FAILURES_PER_USERNAME, ("a", network_of(address)): FAILURES_PER_ADDRESS}

@@ -29,7 +29,7 @@ from central.access.policy import Agreement, Role
 from central.archive.objects import ObjectSink
 from central.audit.events import Action
 from central.audit.record import Audit
-from central.audit.refusals import Refusals
+from central.audit.refusals import OF_A_STRANGER, Refusals
 from central.dimse.associate import AssociateRequest, associate_ac
 from central.dimse.association import CentralAssociation, Routes
 from central.dimse.calling import limits_of
@@ -72,7 +72,7 @@ class DimseServer:
     ) -> None:
         self._settings = settings
         self._routes = routes
-        self._refusals = Refusals(audit, role=Role.PEER.value)
+        self._refusals = Refusals(audit, role=Role.PEER.value, of_an_address=OF_A_STRANGER)
         self._new_object = new_object
         self._peers = Peers(settings.peers, agreements_of)
         self._guard = Guard(settings.max_connections, settings.max_connections_per_address)

@@ -21,11 +21,13 @@ from central.access.guest_links import DEFAULT_DAYS, DEFAULT_USES, Link, Shut
 from central.access.on_record import admit
 from central.access.policy import Denied, Grant, Principal, Privilege, Role, authorize, has_privilege, managed
 from central.access.problems import problem, unrecorded
+from central.access.sign_in import told_to_wait
 from central.access.web import page_of, principal_of, source_address
 from central.archive.reading import Reading
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action, AuditEvent, Outcome
 from central.audit.record import Audit
+from central.audit.refusals import OF_A_STRANGER, Refusals
 from central.portal.sign_in import COOKIE_LIFE_S, set_session_cookie
 from central.portal.templating import may_invite, page
 from central.portal.wishes import NO_STORE, WrongWishError, iso, with_wish
@@ -152,6 +154,7 @@ class _Door:
         self._archive = archive
         self._audit = audit
         self._cookie_life_s = cookie_life_s
+        self._refusals = Refusals(audit, role=Role.GUEST.value, of_an_address=OF_A_STRANGER)
 
     def show(self, _request: Request) -> Response:
         return page("guest.html", None)
@@ -173,6 +176,7 @@ class _Door:
             if not self._doorkeeper.guests.use(link.link_id):  # somebody else took the last one meanwhile
                 return self._refuse(address, Shut("used up", link.link_id))
         except ThrottledError as error:
+            told_to_wait(self._refusals, "", address, Action.GUEST_SIGN_IN)
             return problem(429, str(error), {"Retry-After": str(error.retry_after_s)})
         except AuditUnavailableError:
             return unrecorded()

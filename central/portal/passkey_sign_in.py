@@ -18,10 +18,11 @@ from central.access.challenges import LIFE_S
 from central.access.doorkeeper import Doorkeeper
 from central.access.errors import FactorChangeError, OvertakenError, PasskeyRefusedError, ThrottledError
 from central.access.problems import problem, unrecorded
-from central.access.sign_in import sign_in_event
+from central.access.sign_in import sign_in_event, told_to_wait
 from central.access.web import arrival_of, page_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.record import Audit
+from central.audit.refusals import OF_A_STRANGER, Refusals
 from central.portal.sign_in import let_in
 from central.portal.wishes import NO_STORE, WrongWishError, with_wish
 
@@ -32,6 +33,7 @@ _REFUSED: Final = "This passkey does not sign you in. Try again, or sign in with
 
 def routes(doorkeeper: Doorkeeper, audit: Audit, cookie_life_s: int) -> list[BaseRoute]:
     """Must be behind `RequireSignIn`, which lets everybody reach them. A session lives `cookie_life_s` seconds."""
+    refusals = Refusals(audit, role="", of_an_address=OF_A_STRANGER)
 
     def options(request: Request) -> Response:
         if page_of(request) == "foreign":
@@ -68,6 +70,7 @@ def routes(doorkeeper: Doorkeeper, audit: Audit, cookie_life_s: int) -> list[Bas
         except FactorChangeError as error:
             return problem(404, str(error))
         except ThrottledError as error:
+            told_to_wait(refusals, "", address)
             return problem(429, str(error), {"Retry-After": str(error.retry_after_s)})
         except PasskeyRefusedError as error:
             return refuse(address, error)

@@ -31,7 +31,7 @@ from central.access.web import COOKIE_NAME, arrival_of, audit_event, page_of, pr
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action
 from central.audit.record import Audit
-from central.audit.refusals import Refusals
+from central.audit.refusals import OF_A_STRANGER, Refusals
 from central.portal.templating import page
 
 COOKIE_LIFE_S: Final = 12 * 3600
@@ -48,7 +48,7 @@ def sign_in_pages(
 ) -> list[BaseRoute]:
     """`/signin` and `/signout`. A session lives `cookie_life_s` seconds; `providers` are those of single sign-on."""
     accounts, browsers = doorkeeper.accounts, doorkeeper.browsers
-    refusals = Refusals(audit, role="")
+    refusals = Refusals(audit, role="", of_an_address=OF_A_STRANGER)
 
     def form_page(status: int, next_path: str, message: str = "", username: str = "") -> Response:
         return page(

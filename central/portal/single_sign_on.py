@@ -31,7 +31,7 @@ from central.access.web import arrival_of, source_address
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import Action
 from central.audit.record import Audit
-from central.audit.refusals import Refusals
+from central.audit.refusals import OF_A_STRANGER, Refusals
 from central.portal.back_channel import BackChannel
 from central.portal.sign_in import let_in, local_path, ways_out
 from central.portal.templating import page
@@ -103,7 +103,7 @@ class _Desk:
         self.back_channel = BackChannel(doorkeeper, audit, sign_on.provider)
         self._accounts = doorkeeper.accounts
         self._audit = audit
-        self._refusals = Refusals(audit, role="")
+        self._refusals = Refusals(audit, role="", of_an_address=OF_A_STRANGER)
         self._sign_on = sign_on
         self._cookie_life_s = cookie_life_s
 

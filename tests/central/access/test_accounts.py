@@ -297,7 +297,22 @@ def test_one_address_cannot_try_many_names(clock: Clock) -> None:
         throttle.begin(f"user{number}", "::1")
     with pytest.raises(ThrottledError):
         throttle.begin("another", "::1")
-    throttle.begin("another", "::2")
+    throttle.begin("another", "192.0.2.1")
+
+
+def test_who_has_a_network_of_ipv6_has_no_more_tries(clock: Clock) -> None:
+    throttle = SignInThrottle(clock)
+    for number in range(FAILURES_PER_ADDRESS):
+        throttle.begin(f"user{number}", f"2001:db8:0:1:{number:x}::1")
+    with pytest.raises(ThrottledError):
+        throttle.begin("another", "2001:db8:0:1:ffff::1")
+    throttle.begin("another", "2001:db8:0:2::1")
+    for number in range(FAILURES_PER_ADDRESS):  # of IPv4, however it is written, each address is counted
+        throttle.begin(f"one{number}", f"::ffff:192.0.2.{number}")
+        throttle.begin(f"two{number}", "192.0.2.77")
+    throttle.begin("another", "::ffff:192.0.2.99")
+    with pytest.raises(ThrottledError):
+        throttle.begin("another", "::ffff:192.0.2.77")
 
 
 def test_success_takes_back_its_own_attempt_only(clock: Clock) -> None:

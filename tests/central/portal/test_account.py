@@ -13,6 +13,7 @@ import pytest
 
 from central.access.policy import Role
 from central.access.sessions import FRESH_S, UserSession, browser_of
+from central.access.throttle import FAILURES_PER_USERNAME
 from central.access.totp import STEP_S, code_at
 from central.access.web import COOKIE_NAME
 from central.audit.events import Action
@@ -219,6 +220,16 @@ def test_an_answer_counts_in_the_browser_that_asked(house: House) -> None:
         assert client.post("/api/signin/passkey", json=answer).status_code == 204
         replayed = client.post("/api/signin/passkey", json=answer)
         assert (replayed.status_code, COOKIE_NAME in replayed.headers.get("set-cookie", "")) == (403, False)
+
+
+def test_who_guesses_with_a_passkey_and_is_told_to_wait_is_on_record(house: House) -> None:
+    device = Authenticator(ORIGIN, "central.example")  # which nobody here has registered
+    device.user_handle = b"somebody's id"
+    with house.client() as client:
+        answers = [show_passkey(client, device).status_code for _ in range(FAILURES_PER_USERNAME + 3)]
+    assert answers == [403] * FAILURES_PER_USERNAME + [429] * 3
+    waits = [why for _, _, why in details(house, Action.SIGN_IN_FAILED) if "too many" in why]
+    assert waits == ["too many failed sign-ins"]
 
 
 def test_the_name_by_which_a_request_calls_central_changes_nothing(house: House) -> None:

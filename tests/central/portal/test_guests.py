@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from central.access.throttle import FAILURES_PER_USERNAME
 from central.access.web import COOKIE_NAME
 from central.audit.events import Action
 from central.audit.reading import Wanted
@@ -160,6 +161,18 @@ def test_an_administrator_sees_and_ends_links_and_others_do_not(house: House) ->
 def test_links_that_are_refused(house: House, wish: dict[str, object]) -> None:
     with house.client("doctor") as client:
         assert client.post("/api/guest-links", json={"study_instance_uid": STUDY, **wish}).status_code == 400
+
+
+def test_who_guesses_a_pin_and_is_told_to_wait_is_on_record(house: House) -> None:
+    link_id, token = make(house, pin=PIN)
+    with house.client() as client:
+        answers = [
+            enter(client, token, str(number)).status_code for number in range(FAILURES_PER_USERNAME + 3)
+        ]
+    assert answers == [403] * FAILURES_PER_USERNAME + [429] * 3
+    rows = house.audit.newest(Wanted(action=Action.GUEST_SIGN_IN), limit=99)
+    assert [row.event.detail for row in rows if not row.event.actor] == ["too many failed sign-ins"]
+    assert sum(row.event.actor.endswith(link_id) for row in rows) == FAILURES_PER_USERNAME
 
 
 def test_somebody_elses_page_brings_no_guest(house: House) -> None:

@@ -198,9 +198,13 @@ def test_guessing_ends_in_429_alike_for_all(tmp_path: Path) -> None:
         assert refusals["doctor"] == refusals["nobody"]
         rows = house.audit.newest(Wanted(actor="doctor"), limit=50)
         assert {row.event.action for row in rows} == {Action.SIGN_IN_FAILED}
-        # Who is told to wait is on record once a minute on each way, and fills no disk.
+        # Who is told to wait is on record once a minute and address on each way, and fills no disk.
         waiting = [row for row in rows if row.event.detail == "too many failed sign-ins"]
         assert (len(waiting), len(rows)) == (2, FAILURES_PER_USERNAME + 2)
+        for number in range(50):
+            sign_in(client, f"somebody{number}", "wrong password")
+        waiting = [row for row in house.audit.newest(Wanted(), limit=99) if "too many" in row.event.detail]
+        assert len(waiting) == 2
 
 
 def lock_out(client: httpx.Client, username: str) -> None:
