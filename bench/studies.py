@@ -311,6 +311,7 @@ def _rows(count: int, institutions: int) -> Iterator[tuple[tuple[Any, ...], list
             "study_id": str(made.number),
             "referring_physician_name": made.referring_physician_name,
             "referring_physician_key": keys[0],
+            "referring_physician_ideographic_key": "",
             "modalities": made.modalities,
             "number_of_series": len(modalities),
             "mixed": False,

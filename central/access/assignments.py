@@ -23,7 +23,7 @@ import peewee
 
 from central.access.account_directory import UserAccount
 from central.access.errors import AccessRuleError
-from central.access.policy import PatientKey, Role, StudyKey, person_name_key
+from central.access.policy import PatientKey, Role, StudyKey, is_called, person_name_key, physician_key
 from central.database import Database, make_tables
 from central.prepared import Prepared, given
 
@@ -144,7 +144,7 @@ class Assignments:
         ----------
         announce : is told who is about to have it, by username, before they do; what it raises leaves all as it was.
         """
-        keys = {person_name_key(name) for name in physician_names} - {""}
+        names = [name for name in physician_names if person_name_key(name)]
         until_utc = int(self._clock()) + ORDER_DAYS * 86400
         with self._db.writing():
             doctors = UserAccount.select().where(
@@ -154,8 +154,8 @@ class Assignments:
             )
             meant = {
                 row["user_id"]: row
-                for row in (doctors.dicts().execute(self._db) if keys else ())
-                if keys & {person_name_key(name) for name in json.loads(row["referring_physician_names"])}
+                for row in (doctors.dicts().execute(self._db) if names else ())
+                if _is_one_of(names, json.loads(row["referring_physician_names"]))
             }
             its = self._holding(
                 Assignment.study_instance_uid == study_instance_uid,
@@ -254,3 +254,9 @@ class Assignments:
             .order_by(Assignment.made_at_utc.desc(), Assignment.assignment_id)
         )
         return [Assigned(**row) for row in query.dicts().execute(self._db)]
+
+
+def _is_one_of(names: Iterable[str], own_names: Iterable[str]) -> bool:
+    """Whether somebody with `own_names` is called as one of `names`."""
+    keys = [physician_key(own) for own in own_names]
+    return any(is_called(name, keys) for name in names)

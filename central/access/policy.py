@@ -44,7 +44,10 @@ from central.access.scope import (
     Scope,
     StudyFacts,
     department_key,
+    ideographic_key,
+    is_called,
     person_name_key,
+    physician_key,
 )
 from central.audit.events import Action
 
@@ -71,9 +74,12 @@ __all__ = [
     "delegable",
     "department_key",
     "has_privilege",
+    "ideographic_key",
+    "is_called",
     "managed",
     "manages",
     "person_name_key",
+    "physician_key",
     "renew",
     "scope_of",
 ]
@@ -158,7 +164,7 @@ def _by_role(principal: Principal, action: Action) -> Scope:
         case Role.DOCTOR if action is Action.BREAK_GLASS:
             return Scope(everything=True, institutions=reach)
         case Role.DOCTOR:
-            keys = {person_name_key(name) for name in principal.referring_physician_names}
+            keys = {physician_key(name) for name in principal.referring_physician_names}
             studies = principal.granted_studies | _held(principal.assigned_studies, own)
             # An emergency is for looking: nothing is taken away or passed on.
             if action in _LOOKS:

@@ -11,12 +11,16 @@ Always true
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from central.access.principal import PatientKey, PatientOf, StudyKey
 from central.institution import DEFAULT_INSTITUTION
+
+_ACCENTED: Final = ("LATIN ", "GREEK ", "CYRILLIC ")
+"""How the names of letters begin whose accents do not count."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,11 @@ class Arrivals:
 class Scope:
     """What a principal may find. Turned into an SQL WHERE by the archive; `why_not` is its meaning.
 
-    Of the studies of `institutions` (None: of every one) `everything`, or else those whose referring physician's or
-    requesting service's key is listed, or that are among the `arrivals`; besides, wherever they are held, those whose
-    patient or study is listed with its institution. Of these `only_study` alone where it is not None; never
-    `refused_studies`, and those of a patient who withdrew consent only where `despite_withdrawal_of` lists the patient.
+    Of the studies of `institutions` (None: of every one) `everything`, or else those whose referring physician
+    `is_called` as listed, whose requesting service's key is listed, or that are among the `arrivals`; besides, wherever
+    they are held, those whose patient or study is listed with its institution. Of these `only_study` alone where it is
+    not None; never `refused_studies`, and those of a patient who withdrew consent only where `despite_withdrawal_of`
+    lists the patient.
     """
 
     everything: bool = False
@@ -129,7 +134,7 @@ class Scope:
     def _matches(self, facts: StudyFacts) -> bool:
         return (
             self.everything
-            or person_name_key(facts.referring_physician_name) in self.referring_physician_keys
+            or is_called(facts.referring_physician_name, self.referring_physician_keys)
             or department_key(facts.requesting_service) in self.requesting_service_keys
             or (self.arrivals is not None and self.arrivals.cover(facts))
         )
@@ -149,11 +154,45 @@ def person_name_key(pn: str) -> str:
     Case, accents, repeated spaces, middle names, prefixes and suffixes do not count; the first representation
     that is not empty is taken (alphabetic, ideographic, phonetic). The key of a key is itself.
     """
-    group = next((group for group in _plain(pn).split("=") if group.strip(" ^")), "")
-    parts = [" ".join(part.split()) for part in group.split("^")]
-    return "^".join(parts[:2]).rstrip("^")
+    return _group_key(next((group for group in _plain(pn).split("=") if group.strip(" ^")), ""))
+
+
+def ideographic_key(pn: str) -> str:
+    """As `person_name_key`, of the ideographic representation; "" without one."""
+    return _group_key(_plain(pn).split("=")[1]) if "=" in _plain(pn) else ""
+
+
+def physician_key(pn: str) -> str:
+    """By what a doctor of this name is known: `person_name_key`, and behind a ``=`` how it is written in ideographs
+    where the name has both. Many families that are written otherwise are spelt alike in letters. The key of a key is
+    itself."""
+    first, ideographic = person_name_key(pn), ideographic_key(pn)
+    return f"{first}={ideographic}" if ideographic and _plain(pn).split("=")[0].strip(" ^") else first
+
+
+def is_called(pn: str, physician_keys: Iterable[str]) -> bool:
+    """Whether a Person Name on images or an order is that of a doctor with one of these keys: the same name, and no
+    other in ideographs where both have them."""
+    first, ideographic = person_name_key(pn), ideographic_key(pn)
+    known = (key.partition("=") for key in physician_keys)
+    return any(first == name and (not also or ideographic in ("", also)) for name, _, also in known)
+
+
+def _group_key(group: str) -> str:
+    return "^".join([" ".join(part.split()) for part in group.split("^")][:2]).rstrip("^")
 
 
 def _plain(text: str) -> str:
+    """Without case, and without the accents of Latin, Greek and Cyrillic letters. Marks of other scripts are letters,
+    or make another one: without its voicing mark the kana GA is KA, and Nagata would be Nakata."""
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return "".join(char for char in folded if not unicodedata.combining(char))
+    if folded.isascii():
+        return folded
+    kept, base = [], " "
+    for char in folded:
+        if not unicodedata.combining(char):
+            base = char
+        elif unicodedata.name(base, "").startswith(_ACCENTED):
+            continue
+        kept.append(char)
+    return "".join(kept)

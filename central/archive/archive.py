@@ -24,6 +24,7 @@ from central.archive.placing import Placing
 from central.archive.postings import make_postings
 from central.archive.reading import Reading
 from central.archive.receiving import Receiving
+from central.archive.refolding import fold_again
 from central.archive.removal import Removal
 from central.archive.renditions import Renditions, RenditionSpace
 from central.archive.steps import read_again
@@ -99,8 +100,11 @@ class Archive:
         KeyFileError : a key that objects need is missing or damaged.
         """
         with db.writing():
-            if make_index(db):
+            older = make_index(db)
+            if older.steps:
                 read_again(db)
+            if older.names:
+                fold_again(db)
         make_consent_tables(db)  # which access writes, and every search looks into
         make_text_index(db)
         make_postings(db)

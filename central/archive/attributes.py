@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pydicom.dataelem import RawDataElement
 
-from central.access.policy import department_key, person_name_key
+from central.access.policy import department_key, ideographic_key, person_name_key
 from central.archive.errors import NotDicomError
 from central.archive.header import Header
 from central.archive.plain_json import plain_text
@@ -102,6 +102,7 @@ def attributes_of(header: Header) -> Attributes:
         "study_id": indexed(text_of(header, 0x00200010)),
         "referring_physician_name": referring_physician_name,
         "referring_physician_key": indexed(person_name_key(referring_physician_name)),
+        "referring_physician_ideographic_key": ideographic_key(referring_physician_name),
         "requesting_service_key": indexed(department_key(text_of(header, 0x00321033))),
         "institutional_department_key": indexed(department_key(text_of(header, 0x00081040))),
     }

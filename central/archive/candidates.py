@@ -34,22 +34,28 @@ from central.archive.postings import (
     members,
     with_all,
 )
-from central.archive.query import StudyQuery, code_list, fold, words_of
+from central.archive.query import StudyQuery, code_list, fold, fold_physician, words_of
 from central.archive.sets import Sets, ids_of, intersection, size
 from central.archive.tables import Study
 from central.database import Database
 
 _LAST_CHARACTER: Final = "\U0010ffff"
 _TOGETHER: Final = 512  # candidates that one day or month may have to be looked at as a whole
+
+
+def _as_it_is(key: str) -> str:
+    return key.strip(" ")
+
+
 _TEXTS: Final = (
-    # The column, the key of a query, and whether it is compared folded.
-    (Study.patient_name_key, "patient_name", True),
-    (Study.referring_physician_key, "referring_physician_name", True),
-    (Study.study_description_key, "study_description", True),
-    (Study.patient_id, "patient_id", False),
-    (Study.accession_number, "accession_number", False),
-    (Study.study_id, "study_id", False),
-    (Study.issuer_of_patient_id, "issuer_of_patient_id", False),
+    # The column, the key of a query, and how it is folded to be compared.
+    (Study.patient_name_key, "patient_name", fold),
+    (Study.referring_physician_key, "referring_physician_name", fold_physician),
+    (Study.study_description_key, "study_description", fold),
+    (Study.patient_id, "patient_id", _as_it_is),
+    (Study.accession_number, "accession_number", _as_it_is),
+    (Study.study_id, "study_id", _as_it_is),
+    (Study.issuer_of_patient_id, "issuer_of_patient_id", _as_it_is),
 )
 _PERSON_NAMES: Final = ("patient_name", "referring_physician_name")
 _DAYS_APART: Final = 100  # as numbers YYYYMMDD: within a month, or from one to the next
@@ -83,10 +89,10 @@ def _patterns(query: StudyQuery) -> Iterator[tuple[peewee.TextField, str, str]]:
     for column, name, folded in _TEXTS:
         key = getattr(query, name)
         if query.fuzzy_names and name in _PERSON_NAMES:
-            for word in words_of(key):
+            for word in words_of(key, folded):
                 yield column, name, f"*{word}*"
             continue
-        pattern = fold(key) if folded else key.strip(" ")
+        pattern = folded(key)
         if name in _PERSON_NAMES:
             pattern = pattern.rstrip("^ ")
         if pattern.strip("*"):

@@ -73,6 +73,8 @@ _COUNT_IN_STUDY: Final = Prepared(
     ).where(Study.id == given("study"))
 )
 
+_OF_PHYSICIAN: Final = ("referring_physician_key", "referring_physician_ideographic_key")
+
 
 @dataclass(frozen=True)
 class ObjectOrigin:
@@ -169,6 +171,8 @@ def _study(db: Database, attributes: Attributes, origin: ObjectOrigin) -> tuple[
         Study.update(mixed=True).where(Study.id == row["id"]).execute(db)
     if not other_patient:
         filled = {name: value for name, value in sent.items() if value and not row[name]}
+        if row["referring_physician_name"]:  # of one name, not of two
+            filled = {name: value for name, value in filled.items() if name not in _OF_PHYSICIAN}
         if filled:
             Study.update(**filled).where(Study.id == row["id"]).execute(db)
     return row, other_patient

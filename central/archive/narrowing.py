@@ -19,9 +19,11 @@ import peewee
 
 from central.archive.query import (
     Condition,
+    Fold,
     StudyQuery,
     code_list,
     fold,
+    fold_physician,
     group_pattern,
     has_wildcard,
     matches_date,
@@ -92,7 +94,12 @@ def study_keys(db: Database, query: StudyQuery) -> list[Key]:
             db, Study.patient_name_key, Study.patient_name_other_keys, query.patient_name, query.fuzzy_names
         ),
         *_name_keys(
-            db, Study.referring_physician_key, None, query.referring_physician_name, query.fuzzy_names
+            db,
+            Study.referring_physician_key,
+            None,
+            query.referring_physician_name,
+            query.fuzzy_names,
+            fold_physician,
         ),
         _birth_date_key(query.patient_birth_date),
         _modality_key(query.modalities_in_study),
@@ -158,13 +165,18 @@ def _text_key(db: Database, column: peewee.Field, key: str, *, folded: bool = Fa
 
 
 def _name_keys(
-    db: Database, column: peewee.Field, others: peewee.Field | None, key: str, is_fuzzy: bool
+    db: Database,
+    column: peewee.Field,
+    others: peewee.Field | None,
+    key: str,
+    is_fuzzy: bool,
+    folded: Fold = fold,
 ) -> list[Key | None]:
     if is_fuzzy:
-        return [_word_key(db, column, others, word) for word in words_of(key)]
-    pattern = fold(key).rstrip("^ ")
+        return [_word_key(db, column, others, word) for word in words_of(key, folded)]
+    pattern = folded(key).rstrip("^ ")
     others = None if pattern.isascii() else others
-    return [_key(db, column, others, pattern, lambda at: matches_person_name(at, others, key))]
+    return [_key(db, column, others, pattern, lambda at: matches_person_name(at, others, key, folded))]
 
 
 def _word_key(db: Database, column: peewee.Field, others: peewee.Field | None, word: str) -> Key | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -16,6 +17,7 @@ from typing import Final
 
 import peewee
 
+from central.access.policy import department_key
 from central.archive.errors import QueryError
 from central.database import Among, Contains, Wildcard
 from contract.identifiers import InvalidIdentifierError, check_uid
@@ -23,6 +25,7 @@ from contract.identifiers import InvalidIdentifierError, check_uid
 MAX_KEY_CHARACTERS: Final = 1024
 MAX_LIST_VALUES: Final = 500
 MAX_NAME_WORDS: Final = 16
+Fold = Callable[[str], str]
 Condition = peewee.Expression | Wildcard | Contains | Among
 _LAST_CHARACTER: Final = "\U0010ffff"  # nothing sorts after it: the end of a prefix's range
 _WORD_ENDS: Final = re.compile(r"[\s^=,*?-]+")
@@ -101,6 +104,10 @@ def fold(text: str) -> str:
     return " ".join("".join(char for char in folded if not unicodedata.combining(char)).split())
 
 
+fold_physician: Final = department_key
+"""The same of a referring physician's name: less is taken away, since who is called so may see the study."""
+
+
 def person_name_groups(pn: str) -> tuple[str, str]:
     """Folded alphabetic group, and the other groups folded, each between newlines (PS3.5 section 6.2.1)."""
     alphabetic, *others = (fold(group).rstrip("^ ") for group in pn.split("="))
@@ -123,10 +130,10 @@ def matches_text(column: peewee.ColumnBase, key: str, *, folded: bool = False) -
 
 
 def matches_person_name(
-    alphabetic: peewee.ColumnBase, others: peewee.ColumnBase | None, key: str
+    alphabetic: peewee.ColumnBase, others: peewee.ColumnBase | None, key: str, folded: Fold = fold
 ) -> Condition | None:
     """As `matches_text`, folded; `others`, the ideographic and phonetic groups, None where they cannot hold it."""
-    pattern = fold(_checked(key)).rstrip("^ ")
+    pattern = folded(_checked(key)).rstrip("^ ")
     found = matches_text(alphabetic, pattern)
     if found is None or others is None:
         return found
@@ -134,14 +141,14 @@ def matches_person_name(
     return either
 
 
-def words_of(key: str) -> list[str]:
+def words_of(key: str, folded: Fold = fold) -> list[str]:
     """The words of a person name that is matched fuzzily, folded, each once.
 
     Raises
     ------
     QueryError : more than `MAX_NAME_WORDS`.
     """
-    words = list(dict.fromkeys(word for word in _WORD_ENDS.split(fold(_checked(key))) if word))
+    words = list(dict.fromkeys(word for word in _WORD_ENDS.split(folded(_checked(key))) if word))
     if len(words) > MAX_NAME_WORDS:
         raise QueryError(f"a name that is matched fuzzily has at most {MAX_NAME_WORDS} words")
     return words

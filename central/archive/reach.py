@@ -86,14 +86,16 @@ def ways_of(scope: Scope, column: Column = _as_it_is) -> list[Way]:
         institutions = [None] if scope.institutions is None else sorted(scope.institutions)
         ways += [Way(held, held) for held in (_in(institution, column) for institution in institutions)]
     else:
-        for keys, field in (
-            (scope.referring_physician_keys, Study.referring_physician_key),
-            (scope.requesting_service_keys, Study.requesting_service_key),
-        ):
-            ways += [
-                Way(theirs & _among(scope.institutions), theirs)
-                for theirs in (column(field) == key for key in sorted(keys))
-            ]
+        for key in sorted(scope.referring_physician_keys):
+            name, _, ideographic = key.partition("=")
+            theirs = column(Study.referring_physician_key) == name
+            written = Study.referring_physician_ideographic_key.in_(["", ideographic])
+            ways.append(
+                Way((theirs & written if ideographic else theirs) & _among(scope.institutions), theirs)
+            )
+        for key in sorted(scope.requesting_service_keys):
+            theirs = column(Study.requesting_service_key) == key
+            ways.append(Way(theirs & _among(scope.institutions), theirs))
         if scope.arrivals is not None:
             ways.append(Way(_arrived(scope.arrivals) & _among(scope.institutions)))
     named = [*_named(scope.studies, column), *_of_patients(scope.patients, column)]

@@ -8,7 +8,7 @@ are folded copies for matching. Models carry no database: queries are executed o
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Final, NamedTuple
 
 import peewee
 
@@ -21,8 +21,9 @@ _log = logging.getLogger(__name__)
 class Study(peewee.Model):
     """A study as one institution holds it: of another that sends the same Study Instance UID there is a row, too.
 
-    `modalities` is sorted and separated by ``\\``. `referring_physician_key` is access.person_name_key, the keys of
-    requesting service (0032,1033) and institutional department (0008,1040) are access.department_key. `arrived_from`
+    `modalities` is sorted and separated by ``\\``. `referring_physician_key` is access.person_name_key, and
+    access.ideographic_key beside it; the keys of requesting service (0032,1033) and institutional department
+    (0008,1040) are access.department_key. `arrived_from`
     and `arrived_at_utc` (seconds since 1970) are of the first instance. `mixed`: there is an instance in it that names
     another patient; counts and modalities are of everything, and `central.archive.mixed` says what others are told.
     """
@@ -44,6 +45,7 @@ class Study(peewee.Model):
     study_id = peewee.TextField()
     referring_physician_name = peewee.TextField()
     referring_physician_key = peewee.TextField()
+    referring_physician_ideographic_key = peewee.TextField(default="")
     modalities = peewee.TextField()
     number_of_series = peewee.IntegerField()
     number_of_instances = peewee.IntegerField()
@@ -310,6 +312,10 @@ _CAME_LATER: Final = {
     "arrived_from": "TEXT NOT NULL DEFAULT ''",
     "arrived_at_utc": "BIGINT NOT NULL DEFAULT 0",
 }
+_CAME_LAST: Final = {  # to an index of institutions
+    "mixed": "BOOLEAN NOT NULL DEFAULT FALSE",
+    "referring_physician_ideographic_key": "TEXT NOT NULL DEFAULT ''",
+}
 _CAME_LATER_IN_SERIES: Final = {
     "performed_procedure_step_start_date": "TEXT NOT NULL DEFAULT ''",
     "performed_procedure_step_start_time": "TEXT NOT NULL DEFAULT ''",
@@ -347,15 +353,21 @@ def _newest_first(db: Database) -> str:
     return f"CREATE INDEX IF NOT EXISTS study_newest_first ON study ({', '.join(columns)})"
 
 
-def make_index(db: Database) -> bool:
-    """Make the tables where they are missing, and bring older ones up: their studies are the default institution's.
-    Whether there may be series that lack what `central.archive.steps` reads; the caller's transaction goes on to that.
-    """
+class Older(NamedTuple):
+    """What an index that was there lacks in its rows: what `central.archive.steps` reads, and what
+    `central.archive.refolding` folds. Whoever makes it up does so in the same transaction."""
+
+    steps: bool
+    names: bool
+
+
+def make_index(db: Database) -> Older:
+    """Make the tables where they are missing, and bring older ones up: their studies are the default institution's."""
     with db.writing():
         of_study, of_series = (
             {column.name for column in db.get_columns(name)} for name in ("study", "series")
         )
-        grow_table(db, "study", {"mixed": "BOOLEAN NOT NULL DEFAULT FALSE"})
+        grow_table(db, "study", _CAME_LAST)
         grow_table(db, "series", _CAME_LATER_IN_SERIES)
         indexes = {index.name for index in db.get_indexes("study")}
         if "study_study_instance_uid" in indexes:  # unique, before there were institutions
@@ -374,4 +386,7 @@ def make_index(db: Database) -> bool:
         if of_study and "mixed" not in of_study:
             of_two = Series.select(Series.study).join(Instance).where(Instance.other_patient)
             Study.update(mixed=True).where(Study.id.in_(of_two)).execute(db)
-        return bool(of_series) and not _CAME_LATER_IN_SERIES.keys() <= of_series
+        return Older(
+            steps=bool(of_series) and not _CAME_LATER_IN_SERIES.keys() <= of_series,
+            names=bool(of_study) and "referring_physician_ideographic_key" not in of_study,
+        )

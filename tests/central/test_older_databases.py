@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 from pydicom import Dataset
 
 from central.access.doorkeeper import Doorkeeper
-from central.access.policy import Action, Grant, PatientKey, StudyKey, authorize, scope_of
+from central.access.policy import Action, Grant, PatientKey, Scope, StudyKey, authorize, scope_of
 from central.archive.archive import Archive
 from central.archive.erasure import Erased, Hold
 from central.archive.indexing import ObjectOrigin
 from central.archive.query import SeriesQuery, StudyQuery
+from central.archive.tables import Study
 from central.audit.events import AuditEvent
 from central.audit.reading import Wanted
 from central.database import Database
@@ -38,6 +40,7 @@ _CAME_LATER = {
         "arrived_from",
         "arrived_at_utc",
         "mixed",
+        "referring_physician_ideographic_key",
     ),
     "series": (
         "performed_procedure_step_start_date",
@@ -159,6 +162,44 @@ def test_everything_is_the_default_institutions_and_reached_as_before(tmp_path: 
     assert put(archive, _requested(), "north") is Outcome.ARCHIVED
     assert put(archive, _requested(), "north") is Outcome.DUPLICATE
     db.end()
+
+
+def test_names_that_were_folded_too_far_are_folded_again(tmp_path: Path) -> None:
+    db = open_index(tmp_path)
+    archive = open_archive_in(tmp_path, db)
+    said = {"ReferringPhysicianName": "ナガタ^ケン=永田^健", "RequestingService": "リハビリ"}
+    put(archive, pydicom_file("CT_small.dcm", **said, InstitutionalDepartmentName="ビル"), "default")
+    put(archive, pydicom_file("MR_small.dcm", StudyInstanceUID="1.2.3"), "default")
+    was = {"referring_physician_key": "ナカタ^ケン", "requesting_service_key": "リハヒリ"}
+    # What an order says is in no image.
+    Study.update(**was, institutional_department_key="ヒカシ").where(
+        Study.study_instance_uid == STUDY
+    ).execute(db)
+    db.execute_sql("ALTER TABLE study DROP COLUMN referring_physician_ideographic_key")
+    db.end()
+
+    db = open_index(tmp_path)
+    for _ in range(2):  # as several programs do at once
+        reading = open_archive_in(tmp_path, db).reading
+    columns = (
+        Study.referring_physician_key,
+        Study.referring_physician_ideographic_key,
+        Study.requesting_service_key,
+        Study.institutional_department_key,
+    )
+    rows = Study.select(*columns).order_by(Study.id).tuples().execute(db)
+    assert [tuple(map(normal, row)) for row in rows] == [
+        ("ナガタ^ケン", "永田^健", "リハビリ", "ヒカシ"),
+        ("house^gregory", "", "", ""),
+    ]
+    query = StudyQuery(referring_physician_name="ナガタ*")
+    (found,) = reading.find_studies(Scope(everything=True), query)
+    assert found.study_instance_uid == STUDY
+    db.end()
+
+
+def normal(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def test_what_was_recorded_concerns_the_default_institution(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ import pytest
 from central.access.assignments import MAX_ASSIGNMENTS, MAX_DAYS, ORDER_DAYS, Assigned
 from central.access.doorkeeper import CHECK_S
 from central.access.errors import AccessRuleError
-from central.access.policy import Action, PatientKey, PatientOf, Principal, StudyKey, scope_of
+from central.access.policy import Action, PatientKey, PatientOf, Principal, Role, StudyKey, scope_of
 from tests.central.access.conftest import Clock, People
+from tests.central.access.house import PASSWORD
 
 STUDY = "1.2.3"
 P1 = PatientKey("HOSP", "P1")
@@ -99,6 +100,18 @@ def test_an_order_assigns_its_study_and_a_corrected_one_takes_it_back(people: Pe
     left = {one.username: one.assignment_id for one in people.doorkeeper.assignments.listed()}
     assert left["doctor"] == by_hand.assignment_id
     assert set(left) == {"doctor", "doctor-other"}
+
+
+def test_an_order_means_the_doctor_who_is_written_so_in_ideographs(people: People) -> None:
+    for username, name in (("nagata", "Nagata^Ken=永田^健"), ("osada", "Nagata^Ken=長田^健")):
+        people.doorkeeper.accounts.create_user(
+            username, PASSWORD, Role.DOCTOR, referring_physician_names=[name]
+        )
+    told: list[str] = []
+    order(people, STUDY, ["NAGATA^KEN=永田^健=ﾅｶﾞﾀ^ｹﾝ"], told)
+    assert told == ["nagata"]
+    order(people, "1.2.4", ["NAGATA^KEN"], told)
+    assert sorted(told[1:]) == ["nagata", "osada"]
 
 
 def test_nobody_gets_what_cannot_be_put_on_record(people: People) -> None:

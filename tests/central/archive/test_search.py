@@ -12,7 +12,7 @@ import pytest
 from pydicom import Dataset
 
 from central.access.consent import Consents
-from central.access.policy import Arrivals, PatientKey, PatientOf, Scope, StudyKey
+from central.access.policy import Arrivals, PatientKey, PatientOf, Scope, StudyKey, physician_key
 from central.archive import finding
 from central.archive.archive import Archive
 from central.archive.errors import QueryError
@@ -151,6 +151,36 @@ def test_scopes_become_sql(hospital: Stocked) -> None:
     assert found(Scope(patients=frozenset({_of("H1", "A[1]")}))) == {"1.1"}
     assert found(Scope(patients=frozenset({_of("", "A[1]")}))) == set()
     assert found(Scope(patients=frozenset({_of("", "B"), _of("H2", "A1")}))) == {"1.2", "1.3"}
+
+
+def test_a_physician_is_found_as_the_policy_knows_the_name(stocked: Stocked, made: MakeFile) -> None:
+    named = {
+        "1.1": "ﾅｶﾞﾀ^ｹﾝ=永田^健=ながた^けん",
+        "1.2": "ﾅｶﾀ^ｹﾝ=中田^健=なかた^けん",
+        "1.3": "ナガタ^ケン=長田^健",
+        "1.4": "ナガタ^ケン",
+    }
+    for uid, name in named.items():
+        values = {"StudyInstanceUID": uid, "SpecificCharacterSet": "ISO_IR 192"}
+        stocked.put(made(**values, ReferringPhysicianName=name))
+        stocked.put(made(**values, ReferringPhysicianName="Other^Name=別^名"))  # changes nothing
+
+    def found(scope: Scope, **keys: Any) -> set[str]:
+        rows = stocked.archive.reading.find_studies(scope, StudyQuery(**keys))
+        assert not rows or stocked.archive.reading.find_studies(scope, StudyQuery(**keys, limit=None)) == rows
+        return {row.study_instance_uid for row in rows}
+
+    nagata = Scope(referring_physician_keys=frozenset({physician_key(named["1.1"])}))
+    assert found(nagata) == found(nagata, modalities_in_study="CT", patient_id="*") == {"1.1", "1.4"}
+    assert found(Scope(referring_physician_keys=frozenset({physician_key(named["1.4"])}))) == {
+        "1.1",
+        "1.3",
+        "1.4",
+    }
+    for key in ("ﾅｶﾞﾀ^ｹﾝ", "ナガタ*", "*ガタ^ケ*"):
+        assert found(EVERYTHING, referring_physician_name=key) == {"1.1", "1.3", "1.4"}
+    assert found(EVERYTHING, referring_physician_name="ケン ナガ", **FUZZY) == {"1.1", "1.3", "1.4"}
+    assert found(EVERYTHING, referring_physician_name="ナカタ^ケン") == {"1.2"}
 
 
 def test_a_study_tells_what_it_holds(hospital: Stocked) -> None:
