@@ -10,6 +10,7 @@ What is always true
 - A key that is not known is looked for once more at the issuer: keys may rotate at any time. Known ones are asked for
   anew after `_FRESH_S`.
 - What comes from the provider is bounded in size and time, and no redirect of it is followed.
+- A few requests ask it at once and none waits for a place: one that says nothing keeps nobody else waiting.
 
 What a crash leaves: nothing; an attempt lives in the browser's cookie (`Attempt`).
 """
@@ -19,10 +20,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 from urllib.parse import quote_plus, urlencode
@@ -32,16 +35,12 @@ import jwt
 
 from central.access.errors import AccessError
 
-_ALGORITHMS: Final = (
-    "RS256",
-    "PS256",
-    "ES256",
-    "ES384",
-    "EdDSA",
-)  # never "none", never with the client's secret
+_ALGORITHMS: Final = ("RS256", "PS256", "ES256", "ES384", "EdDSA")  # never "none" or with the client's secret
 _MAX_ANSWER_BYTES: Final = 1 << 20
 _TIMEOUT_S: Final = 10.0
 _FRESH_S: Final = 3600.0
+ASKING_AT_ONCE: Final = 4
+AWAY_S: Final = 5.0  # for so long a provider that did not answer is not asked again
 LEEWAY_S: Final = 60
 _MAX_COOKIE_CHARACTERS: Final = 3500
 _BASIC: Final = "client_secret_basic"
@@ -111,6 +110,8 @@ class Provider:
         self._document_at_s = -_FRESH_S
         self._keys: dict[str, jwt.PyJWK] = {}
         self._keys_at_s = -_FRESH_S
+        self._places = threading.BoundedSemaphore(ASKING_AT_ONCE)
+        self._away_until_s = -math.inf
 
     def authorization_url(self, attempt: Attempt) -> str:
         """Where to send the browser (OpenID Connect Core 3.1.2.1). ProviderAwayError if the provider does not say."""
@@ -247,9 +248,8 @@ class Provider:
         self, method: str, url: str, form: Mapping[str, str] | None = None, access_token: str = ""
     ) -> dict[str, Any]:
         """A JSON object from the provider."""
-        headers = {"Accept": "application/json"}
-        if access_token:
-            headers["Authorization"] = f"Bearer {access_token}"
+        bearer = {"Authorization": f"Bearer {access_token}"} if access_token else {}
+        headers = {"Accept": "application/json", **bearer}
         auth, body = None, bytearray()
         if form and self.client.secret:  # RFC 6749 section 2.3.1
             offered = self._configuration().get("token_endpoint_auth_methods_supported")
@@ -258,9 +258,12 @@ class Provider:
             else:
                 auth = (quote_plus(self.client.client_id), quote_plus(self.client.secret))
         try:
-            with httpx.stream(
-                method, url, data=form, auth=auth, timeout=_TIMEOUT_S, headers=headers
-            ) as response:
+            with (
+                self._place(),
+                httpx.stream(
+                    method, url, data=form, auth=auth, timeout=_TIMEOUT_S, headers=headers
+                ) as response,
+            ):
                 for chunk in response.iter_bytes():
                     body += chunk
                     if len(body) > _MAX_ANSWER_BYTES:
@@ -274,6 +277,22 @@ class Provider:
         if response.status_code != httpx.codes.OK or not isinstance(answer, dict):
             raise ProviderAwayError(f"the provider answers {response.status_code}")
         return answer
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Where the provider is asked from. ProviderAwayError: it did not answer a moment ago, or enough are asking."""
+        away = self._clock() < self._away_until_s
+        if away or not self._places.acquire(blocking=False):
+            raise ProviderAwayError(
+                f"the provider {'did not answer a moment ago' if away else 'is asked by others'}"
+            )
+        try:
+            yield
+        except httpx.HTTPError:
+            self._away_until_s = self._clock() + AWAY_S
+            raise
+        finally:
+            self._places.release()
 
 
 def _asking(endpoint: str, query: Mapping[str, str]) -> str:

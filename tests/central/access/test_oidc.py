@@ -6,11 +6,13 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sysconfig
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
+from central.access import oidc
 from central.access.claims import ClaimRules, principal_from
-from central.access.oidc import Attempt, Client, Provider, SignOnRefusedError
+from central.access.oidc import (
+    ASKING_AT_ONCE,
+    AWAY_S,
+    Attempt,
+    Client,
+    Provider,
+    ProviderAwayError,
+    SignOnRefusedError,
+)
 from central.access.oidc_settings import OidcSettings
 from central.access.policy import PatientKey, Role
 from central.audit.events import Action
@@ -32,8 +43,10 @@ from central.config import Settings
 from central.errors import StartError
 from central.people_app import sign_ons_of
 from central.portal.sign_in import at_provider
+from central.portal.single_sign_on import SignOn
 from contract.settings import SettingsError, load_settings
 from tests.browser import Browser
+from tests.central.access.conftest import Clock
 from tests.central.access.house import STUDY, House, meanwhile, open_house, pydicom_file
 from tests.peers_installed import PROVIDER
 from tests.ports import free_base_port
@@ -359,6 +372,83 @@ def test_cookies_that_are_none_of_ours(cookie: str) -> None:
     assert Attempt.from_cookie(cookie) is None
     attempt = Attempt.new("/", "staff")
     assert Attempt.from_cookie(attempt.cookie()) == attempt
+
+
+class Silent:
+    """A provider that takes connections and says nothing, until it is told to end them."""
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.issuer = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._taken: list[socket.socket] = []
+
+    def take(self, connections: int) -> None:
+        """Return once so many have come."""
+        self._listening.settimeout(60)
+        self._taken += [self._listening.accept()[0] for _ in range(connections)]
+
+    def end(self) -> None:
+        while self._taken:
+            self._taken.pop().close()
+
+    def close(self) -> None:
+        self.end()
+        self._listening.close()
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
+    monkeypatch.setattr(oidc, "_TIMEOUT_S", 600.0)  # whoever waits for it does so until the test ends it
+    with closing(Silent()) as opened:
+        yield opened
+
+
+def test_a_few_ask_a_silent_provider_and_nobody_for_a_while_after(silent: Silent, clock: Clock) -> None:
+    provider = Provider(Client(silent.issuer, "central", "", "http://127.0.0.1/back"), clock)
+
+    def ask() -> None:
+        with pytest.raises(ProviderAwayError):
+            provider.authorization_url(Attempt.new("/", ""))
+
+    with ThreadPoolExecutor(ASKING_AT_ONCE) as pool:
+        waiting = [pool.submit(ask) for _ in range(ASKING_AT_ONCE)]
+        silent.take(ASKING_AT_ONCE)
+        with pytest.raises(ProviderAwayError, match="asked by others"):
+            provider.authorization_url(Attempt.new("/", ""))
+        assert not any(one.done() for one in waiting)
+        silent.end()
+        for one in waiting:
+            one.result(60)
+        with pytest.raises(ProviderAwayError, match="a moment ago"):
+            provider.authorization_url(Attempt.new("/", ""))
+        clock.now += AWAY_S
+        again = pool.submit(ask)
+        silent.take(1)
+        silent.end()
+        again.result(60)
+
+
+def test_who_is_signed_in_is_served_while_a_provider_says_nothing(silent: Silent, tmp_path: Path) -> None:
+    client = Client(silent.issuer, "central", "", "http://127.0.0.1/signin/oidc/callback")
+    sign_on = SignOn("", Provider(client), ClaimRules("roles"), "house", "http://127.0.0.1")
+    with (
+        open_house(tmp_path, sign_ons=[sign_on]) as house,
+        ThreadPoolExecutor(ASKING_AT_ONCE) as pool,
+        house.client("radiologist") as radiologist,
+        house.client() as stranger,
+    ):
+        stranger.timeout = httpx.Timeout(600)
+
+        def knock() -> int:
+            return stranger.get("/signin/oidc").status_code
+
+        waiting = [pool.submit(knock) for _ in range(ASKING_AT_ONCE)]
+        silent.take(ASKING_AT_ONCE)
+        assert {knock() for _ in range(50)} == {503}  # more than there are threads
+        assert radiologist.get("/dicom-web/studies").status_code == 204
+        assert not any(one.done() for one in waiting)
+        silent.end()
+        assert [one.result(60) for one in waiting] == [503] * ASKING_AT_ONCE
 
 
 class Answering(Provider):
