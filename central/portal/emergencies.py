@@ -156,6 +156,10 @@ class _Desk:
         """The answer to who may not, and for the record why."""
         if not self._may_open(principal):
             return problem(403, "emergency access is not open to you"), "role-may-not"
+        try:  # before the study: who gives no reason would learn for nothing what is here
+            self._emergencies.check(principal.user_id, reason)
+        except AccessRuleError as error:
+            return problem(400, str(error)), str(error)
         facts = self._archive.facts(study) if study else None
         decision = authorize(principal, Action.BREAK_GLASS, facts) if facts else None
         if facts is None or isinstance(decision, Denied):
@@ -164,10 +168,6 @@ class _Desk:
             ) else "not here"
         if isinstance(authorize(principal, Action.VIEW, facts), Grant):
             return problem(409, "you may see this study already: find it in the study list"), "in scope"
-        try:
-            self._emergencies.check(principal.user_id, reason)
-        except AccessRuleError as error:
-            return problem(400, str(error)), str(error)
         return None, ""
 
     def review(self, request: Request, wish: Mapping[str, Any]) -> Response:

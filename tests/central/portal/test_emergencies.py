@@ -166,6 +166,14 @@ def test_it_takes_a_doctor_and_a_reason(house: House) -> None:
     assert outcomes == {"refused"}
 
 
+def test_without_a_reason_nobody_learns_whether_a_study_is_here(house: House) -> None:
+    absent = [{"accession_number": "A99"}, {"study_instance_uid": "1.2.3.4"}]
+    asked = [{"accession_number": "A17"}, {"study_instance_uid": STUDY}, *absent]
+    with house.client("doctor-other") as doctor:
+        answers = [doctor.post("/api/emergencies", json={**one, "reason": "x"}) for one in asked]
+    assert {(answer.status_code, answer.text) for answer in answers} == {(400, answers[0].text)}
+
+
 def test_there_is_an_end_to_emergencies(house: House) -> None:
     emergencies, accounts = house.doorkeeper.emergencies, house.accounts
     user_id = accounts.sessions.user_of(house.token("doctor-other"), "bearer")
