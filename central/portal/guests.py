@@ -19,7 +19,7 @@ from central.access.doorkeeper import Doorkeeper, guest_user_id
 from central.access.errors import AccessRuleError, ThrottledError
 from central.access.guest_links import DEFAULT_DAYS, DEFAULT_USES, Link, Shut
 from central.access.on_record import admit
-from central.access.policy import Denied, Grant, Principal, Privilege, Role, authorize, has_privilege, managed
+from central.access.policy import Denied, Grant, Privilege, Role, authorize, has_privilege, managed
 from central.access.problems import problem, unrecorded
 from central.access.sign_in import told_to_wait
 from central.access.web import page_of, principal_of, source_address
@@ -88,10 +88,11 @@ class _Desk:
             raise WrongWishError(str(error)) from error
         note, principal = note.strip(), principal_of(request)
         facts = self._archive.facts(study)
-        allowed = facts is not None and isinstance(authorize(principal, Action.SHARE, facts), Grant)
-        refusal = None if allowed else problem(404, "there is no such study")
+        decision = authorize(principal, Action.SHARE, facts) if facts is not None else None
+        held_by = decision.institutions if isinstance(decision, Grant) else ()
+        refusal = None if held_by else problem(404, "there is no such study")
         detail = f"guest link for {days} days and {uses} uses, {'with' if pin else 'without'} PIN: {note}"
-        answer = admit(self._audit, request, refusal, Action.SHARE, detail, study)
+        answer = admit(self._audit, request, refusal, Action.SHARE, detail, study, institutions=held_by)
         if answer is not None:
             return answer
         try:
@@ -168,11 +169,13 @@ class _Door:
         address = source_address(request)
         try:
             link = self._doorkeeper.guests.knock(token, pin, address)
-            guest = self._admissible(link) if isinstance(link, Link) else link
-            if isinstance(guest, Shut):
-                return self._refuse(address, guest)
+            grant = self._admissible(link) if isinstance(link, Link) else link
+            if isinstance(grant, Shut):
+                return self._refuse(address, grant)
             assert isinstance(link, Link), "a guest came by a link"
-            self._record(guest.username, "success", address, "", link.study_instance_uid, guest.institution)
+            guest = grant.principal
+            concerned = (guest.institution, *grant.institutions)
+            self._record(guest.username, "success", address, "", link.study_instance_uid, concerned)
             if not self._doorkeeper.guests.use(link.link_id):  # somebody else took the last one meanwhile
                 return self._refuse(address, Shut("used up", link.link_id))
         except ThrottledError as error:
@@ -186,8 +189,8 @@ class _Door:
         set_session_cookie(request, response, session, life_s)
         return response
 
-    def _admissible(self, link: Link) -> Principal | Shut:
-        """The guest, if the host could still show the study."""
+    def _admissible(self, link: Link) -> Grant | Shut:
+        """What the guest may see, if the host could still show the study."""
         guest = self._doorkeeper.principal(guest_user_id(link.link_id))
         facts = self._archive.facts(link.study_instance_uid)
         if guest is None or facts is None:
@@ -196,13 +199,13 @@ class _Door:
         return (
             Shut(f"the host may not show it: {decision.reason}", link.link_id)
             if isinstance(decision, Denied)
-            else guest
+            else decision
         )
 
     def _refuse(self, address: str, shut: Shut) -> Response:
         guest = self._doorkeeper.principal(guest_user_id(shut.link_id))
-        institution = guest.institution if guest is not None else None
-        self._record(guest_user_id(shut.link_id), "refused", address, shut.why, institution=institution)
+        concerned = (guest.institution,) if guest is not None else ()
+        self._record(guest_user_id(shut.link_id), "refused", address, shut.why, institutions=concerned)
         return problem(403, _SHUT)
 
     def _record(
@@ -212,10 +215,9 @@ class _Door:
         address: str,
         detail: str,
         study: str | None = None,
-        institution: str | None = None,
+        institutions: tuple[str, ...] = (),
     ) -> None:
-        role = Role.GUEST.value
-        concerned = frozenset({institution} if institution else ())
+        role, concerned = Role.GUEST.value, frozenset(institutions)
         event = AuditEvent(
             actor, role, Action.GUEST_SIGN_IN, outcome, address, study, detail=detail, institutions=concerned
         )

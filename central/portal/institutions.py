@@ -1,6 +1,7 @@
 """Institutions and their agreements: administrators of the whole central add and end them, those of one see their own.
 
-Always true: each change is on record before it counts, for the auditors of both sides.
+Always true: each change is on record before it counts, for the auditors of both sides; what was refused for those of
+who asked.
 """
 
 from __future__ import annotations
@@ -103,14 +104,10 @@ class _Desk:
             raise WrongWishError(f'send {{"sharing": {kinds}, "opened_by": "…", "opened_to": "…"}}')
         opened_by, opened_to = opened_by[:64], opened_to[:64]
         detail = f"agreement on {sharing}: {opened_by} opens to {opened_to}"
-        answer = admit(
-            self._audit,
-            request,
-            whole_central_only(request),
-            Action.ACCESS_CHANGE,
-            detail,
-            institutions=(opened_by, opened_to),
-        )
+        refusal = whole_central_only(request)
+        # Who may not say so puts nothing on the record of others.
+        concerned = (opened_by, opened_to) if refusal is None else ()
+        answer = admit(self._audit, request, refusal, Action.ACCESS_CHANGE, detail, institutions=concerned)
         if answer is not None:
             return answer
         try:

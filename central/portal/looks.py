@@ -129,12 +129,9 @@ class _Desk:
                 return answer
             scope = scope_of(principal, Action.VIEW)
             scope = replace(scope, despite_withdrawal_of=scope.despite_withdrawal_of | scope.patients)
-            studies = {row.study_instance_uid: row for row in self._studies(scope)}
-            held_by = {row.institution for row in studies.values()}
-            wanted = Wanted(
-                studies=tuple(studies), actions=LOOKED, outcome="success", institutions=tuple(held_by)
-            )
-            rows = self._audit.newest(wanted, limit=PATIENT_PAGE_ROWS, before_id=before_id)
+            held = self._studies(scope)
+            studies = {row.study_instance_uid: row for row in held}
+            rows = self._looked(held, before_id)
         except WrongWishError as error:
             return problem(400, str(error))
         except AuditUnavailableError:
@@ -190,6 +187,17 @@ class _Desk:
 
     def _studies(self, scope: Scope) -> list[StudyRow]:
         return self._archive.find_studies(scope, StudyQuery(limit=None))
+
+    def _looked(self, held: list[StudyRow], before_id: int | None) -> list[AuditRow]:
+        """A page of the looks at these studies, the newest first. Of each institution only those that are its own: what
+        another holds under the same Study Instance UID may be somebody else's."""
+        found: dict[int, AuditRow] = {}
+        for institution in {row.institution for row in held}:
+            its = tuple(row.study_instance_uid for row in held if row.institution == institution)
+            wanted = Wanted(studies=its, actions=LOOKED, outcome="success", institutions=(institution,))
+            rows = self._audit.newest(wanted, limit=PATIENT_PAGE_ROWS, before_id=before_id)
+            found |= {row.id: row for row in rows}
+        return [found[at] for at in sorted(found, reverse=True)[:PATIENT_PAGE_ROWS]]
 
     def _told(self, look: Look, principal: Principal, study: StudyRow) -> dict[str, Any]:
         own = (look.actor, look.actor_role) == (principal.username, principal.role.value)

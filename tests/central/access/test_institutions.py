@@ -349,6 +349,46 @@ def test_administrators_of_one_institution_manage_their_own(house: House) -> Non
     ]
 
 
+def test_a_refused_agreement_is_on_nobody_elses_record(house: House) -> None:
+    refused = post(
+        house, "patient", "/api/agreements", sharing="reading", opened_by="north", opened_to="default"
+    )
+    assert refused.status_code == 403
+    for auditor, count in (("north-admin", 0), ("here-admin", 1)):
+        with house.client(auditor) as client:
+            rows = client.post("/api/audit/records", data={"action": "access-change"}).json()["rows"]
+        assert len([row for row in rows if row["actor"] == "patient"]) == count
+
+
+def test_auditors_know_of_a_guest_who_is_let_in_to_their_study(house: House) -> None:
+    north_sends(house)
+    made = post(house, "north-admin", "/api/study-rules", **grant(NORTH_STUDY, "doctor-other"))
+    assert made.status_code == 201
+    link = post(house, "doctor-other", "/api/guest-links", study_instance_uid=NORTH_STUDY)
+    with httpx.Client(base_url=house.base_url) as guest:
+        knock = {"token": link.json()["path"].partition("#")[2]}
+        assert guest.post("/api/guest/session", json=knock).status_code == 200
+    for auditor in ("north-admin", "here-admin"):
+        with house.client(auditor) as client:
+            rows = client.post("/api/audit/records", data={"study_instance_uid": NORTH_STUDY}).json()["rows"]
+        assert {"share", "guest-sign-in"} <= {row["action"] for row in rows}
+
+
+def test_a_patient_is_told_of_looks_at_the_own_studies_alone(house: House) -> None:
+    """`STUDY` is the patient's here, and somebody else's at north, where another one is the patient's as well."""
+    agree(house, Sharing.PATIENTS)
+    own = {"StudyInstanceUID": OTHER_STUDY, "SOPInstanceUID": "1.2.3.4", "SeriesInstanceUID": "1.8"}
+    house.put(pydicom_file("MR_small.dcm", PatientID="X", SeriesInstanceUID="1.7"), NORTH)
+    house.put(pydicom_file("MR_small.dcm", **own), NORTH)
+    get(house, "north-radiologist", f"/dicom-web/studies/{STUDY}/metadata")
+    with house.client("patient") as client:
+        assert client.get("/api/looks").json()["looks"] == []
+        get(house, "north-radiologist", f"/dicom-web/studies/{OTHER_STUDY}/metadata")
+        get(house, "radiologist", f"/dicom-web/studies/{STUDY}/metadata")
+        told = [one["study_instance_uid"] for one in client.get("/api/looks").json()["looks"]]
+    assert told == [STUDY, OTHER_STUDY]
+
+
 def agree(house: House, sharing: Sharing) -> str:
     """North opens its studies to the institution here; the agreement's id."""
     made = post(house, "admin", "/api/agreements", sharing=sharing, opened_by="north", opened_to="default")
