@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,11 +16,8 @@ import peewee
 
 from central.archive.errors import StorageError
 from central.archive.object_files import ObjectFiles
-from central.archive.object_names import SEALED
 from central.archive.objects import file_sha256, fsync_folder
-from central.archive.sealed_file import sealed_size
 from central.archive.settings import StorageSettings
-from central.archive.tables import Instance, SealedContent
 from central.audit.events import Action
 from central.backup.copying import Copied, check_objects, copy_objects
 from central.backup.databases import require_empty, restore_databases, save_databases
@@ -36,7 +32,6 @@ from central.backup.layout import (
     write_manifest,
 )
 from central.command_group import AddCommand, CommandGroup
-from central.database import Database
 from central.errors import StartError
 from central.foundation import Foundation, lock_folder, open_objects
 from central.identity.keyfiles import make_private_folder
@@ -44,7 +39,6 @@ from central.import_commands import import_lock, say
 from central.key_backup import put_back, save
 
 _INCOMING: Final = "copying"
-_PAGE_ROWS: Final = 1000
 
 
 class BackupCommands(CommandGroup):
@@ -123,10 +117,10 @@ def _made(settings: StorageSettings, foundation: Foundation, folder: Path) -> in
         now += timedelta(seconds=1)
     backup.mkdir(mode=0o700)
     fsync_folder(folder)
-    # The databases first: each content that they name is durable by then. The keys after them, for a row may need one.
+    # The databases first, with what they name: each content is durable by then. The keys after them, for a row may need
+    # one. What is encrypted or erased meanwhile may be gone before it is copied: then it is named as lacking.
     names = save_databases(settings, backup)
     save(settings.keys_folder, backup / KEYS)
-    _write_list(foundation.db, backup / LIST)
     source = open_objects(settings, _INCOMING)
     copied = copy_objects(listed_objects(backup), source, ObjectFiles.open(folder / OBJECTS), say)
     files = {name: file_sha256(backup / name) for name in (*names, KEYS, LIST)}
@@ -156,31 +150,3 @@ def _named(copied: Copied) -> int:
     for one in copied.lacking:
         print(f"lacking: {one}")
     return 1 if copied.lacking_count else 0
-
-
-def _write_list(db: Database, path: Path) -> None:
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as out:
-        for sha256, size_bytes in _named_by_the_index(db):
-            out.write(f"{sha256} {size_bytes}\n")
-        out.flush()
-        os.fsync(descriptor)
-
-
-def _named_by_the_index(db: Database) -> Iterator[tuple[str, int]]:
-    """Names of objects and their sizes as they lie there, a page at a time.
-
-    What comes in meanwhile may be among it: an object without a row does no harm.
-    """
-    last = ""
-    while True:
-        columns = (Instance.sha256, Instance.size_bytes, SealedContent.address)
-        query = Instance.select(*columns).distinct()  # several institutions may have one content
-        query = query.join(SealedContent, peewee.JOIN.LEFT_OUTER, on=SEALED)
-        query = query.where(Instance.sha256 > last).order_by(Instance.sha256).limit(_PAGE_ROWS)
-        page = list(query.tuples().execute(db))
-        for sha256, size_bytes, address in page:
-            yield (address, sealed_size(size_bytes)) if address is not None else (sha256, size_bytes)
-        if len(page) < _PAGE_ROWS:
-            return
-        last = page[-1][0]

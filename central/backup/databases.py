@@ -2,6 +2,8 @@
 
 SQLite's own backup reads one moment of a database that others write. PostgreSQL's is made and read by its own tools,
 ``pg_dump`` and ``pg_restore``, which are as new as the server or newer.
+
+Always true: the list of objects is of the very moment that the index is of, whatever is encrypted or erased meanwhile.
 """
 
 from __future__ import annotations
@@ -18,33 +20,55 @@ import psycopg
 
 from central.archive.objects import fsync_folder
 from central.archive.settings import StorageSettings
+from central.backup.layout import write_list
 from central.errors import StartError
 
 INDEX: Final = "central.sqlite3"
 AUDIT: Final = "audit.sqlite3"
 DUMP: Final = "postgresql.dump"
+_NAMED: Final = (  # once, whatever the number of institutions that have it
+    "SELECT instance.sha256, MAX(size_bytes), MAX(address) FROM instance"
+    " LEFT JOIN sealed_content ON sealed_content.sha256 = instance.sha256 GROUP BY instance.sha256"
+)
 
 
 def save_databases(settings: StorageSettings, backup: Path) -> list[str]:
-    """Write them into `backup`; their names. The audit record last: of what is in the index none is missing in it.
+    """Write them into `backup`, with the list of objects that the index names; the names of the databases' files. The
+    audit record last: of what is in the index none is missing in it.
 
     Raises
     ------
     StartError : one cannot be read, or is damaged.
     """
     if settings.database:
-        _run_tool(
-            "pg_dump",
-            "--format=custom",
-            "--no-owner",
-            f"--file={backup / DUMP}",
-            f"--dbname={settings.database}",
-        )
-        _make_durable(backup / DUMP)
+        _dump(settings.database, backup)
         return [DUMP]
     for name in (INDEX, AUDIT):
         _copy(settings.root / name, backup / name)
+    with closing(sqlite3.connect(f"{(backup / INDEX).absolute().as_uri()}?mode=ro", uri=True)) as copy:
+        write_list(backup, copy.execute(_NAMED))
     return [INDEX, AUDIT]
+
+
+def _dump(database: str, backup: Path) -> None:
+    try:
+        with psycopg.connect(database) as connection, connection.cursor("named_objects") as named:
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            # However long the dump takes: it reads what this transaction reads.
+            connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            [snapshot] = connection.execute("SELECT pg_export_snapshot()").fetchone() or ("",)
+            write_list(backup, named.execute(_NAMED))
+            _run_tool(
+                "pg_dump",
+                "--format=custom",
+                "--no-owner",
+                f"--snapshot={snapshot}",
+                f"--file={backup / DUMP}",
+                f"--dbname={database}",
+            )
+    except psycopg.Error as error:
+        raise StartError(f"the index cannot be read: {' '.join(str(error).split())}") from error
+    _make_durable(backup / DUMP)
 
 
 def require_empty(settings: StorageSettings) -> None:

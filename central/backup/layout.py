@@ -6,7 +6,7 @@
     <YYYYMMDDTHHMMSSZ>/             one backup
         central.sqlite3, audit.sqlite3   or  postgresql.dump: index and audit record
         keys.tar                    the keys' folder; nothing in it is encrypted
-        objects.txt                 name and size of every object that the index names
+        objects.txt                 name and size of every object that this index names
         backup.json                 the manifest, written last
 
 Always true: a folder without ``backup.json`` is no backup; one with it was whole when that was written.
@@ -15,13 +15,15 @@ Always true: a folder without ``backup.json`` is no backup; one with it was whol
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from central.archive.objects import file_sha256
+from central.archive.sealed_file import sealed_size
 from central.errors import StartError
 from central.identity.keyfiles import write_whole
 
@@ -80,6 +82,16 @@ def newest(folder: Path) -> Path:
     if not whole:
         raise StartError(f"there is no whole backup in {folder}")
     return max(whole)
+
+
+def write_list(backup: Path, named: Iterable[tuple[str, int, str | None]]) -> None:
+    """List what an index names: of each content SHA-256 and size, and the address of what is encrypted."""
+    descriptor = os.open(backup / LIST, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as out:
+        for sha256, size_bytes, address in named:
+            out.write(f"{address} {sealed_size(size_bytes)}\n" if address else f"{sha256} {size_bytes}\n")
+        out.flush()
+        os.fsync(descriptor)
 
 
 def listed_objects(backup: Path) -> Iterator[tuple[str, int]]:

@@ -10,13 +10,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from central import backup_commands
 from central.access.policy import Role
+from central.archive.tables import DoomedObject
 from central.audit.events import Action, AuditEvent
 from central.audit.reading import Wanted
-from central.foundation import Foundation, open_archive
+from central.foundation import Foundation, open_archive, open_objects
 from tests.central.access.house import ORIGIN, PASSWORD, STUDY, pydicom_file
 from tests.central.app.program import CentralProcess
-from tests.central.databases import contents_in, put_in, storage_keys
+from tests.central.databases import contents_in, encrypts, put_in, storage_keys
 from tests.central.importing.house import command, configuration, instances, looked_into, settings_of, told
 
 FILES = 6
@@ -91,6 +93,56 @@ def test_a_running_central_comes_back_whole(config: Path, tmp_path: Path) -> Non
     again = told(restored_to, "restore", folder)
     assert again.returncode == 2
     assert "replaces nothing" in again.stderr
+
+
+def encrypt_during(monkeypatch: pytest.MonkeyPatch, config: Path, *, and_remove: bool = False) -> None:
+    """From now on every object is encrypted while a backup is made, after its databases were saved."""
+    really_save = backup_commands.save
+
+    def save(folder: Path, target: Path) -> None:
+        done = told(config, "objects encrypt")
+        assert done.returncode == 0, done.stderr
+        if and_remove:
+            with closing(Foundation.open(settings_of(config))) as foundation:
+                objects = open_objects(foundation.settings.storage, "removing")
+                for doomed in DoomedObject.select().execute(foundation.db):
+                    objects.remove(doomed.sha256)
+        really_save(folder, target)
+
+    monkeypatch.setattr(backup_commands, "save", save)
+
+
+@pytest.mark.skipif(encrypts(), reason="everything is encrypted before")
+def test_what_is_encrypted_during_a_backup_is_in_it_as_its_index_names_it(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "backup"
+    encrypting = configuration(config.parent, encrypt=True)
+    encrypt_during(monkeypatch, encrypting)
+    made = backup(encrypting, folder)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert backup(encrypting, folder, "--check").returncode == 0
+    place = tmp_path / "theirs"
+    place.mkdir()
+    restored_to = configuration(place, encrypt=True)
+    assert command(restored_to, "restore", folder).returncode == 0
+    verified = command(restored_to, "objects verify")
+    assert verified.returncode == 0, verified.stdout
+
+
+@pytest.mark.skipif(encrypts(), reason="everything is encrypted before")
+def test_what_was_encrypted_and_is_gone_before_it_is_copied_is_named_as_lacking(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "backup"
+    encrypting = configuration(config.parent, encrypt=True)
+    encrypt_during(monkeypatch, encrypting, and_remove=True)
+    made = backup(encrypting, folder)
+    assert made.returncode == 1
+    assert f"{FILES} LACKING" in made.stdout
+    assert backup(encrypting, folder, "--check").returncode == 1
+    monkeypatch.undo()
+    assert backup(encrypting, folder).returncode == 0, "the next one is whole"
 
 
 def test_the_record_comes_before_the_first_byte(config: Path, tmp_path: Path) -> None:
