@@ -1,7 +1,7 @@
 """C-FIND over the archive's index, in both information models (PS3.4 Annex C.4.1).
 
 Always true: the search is recorded before its first answer, and its scope is the policy's, in the SQL. Answers are
-read a page at a time, so their number costs no memory, and end at `max_matches`.
+read a page at a time and end at `max_matches`; none is given twice, whatever arrives between two pages.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from central.access.policy import Action, Scope, scope_of
 from central.archive.errors import QueryError
 from central.archive.query import InstanceQuery, SeriesQuery
 from central.archive.reading import Reading
+from central.archive.rows import SeriesRow, StudyRow
 from central.audit.errors import AuditUnavailableError
 from central.audit.events import AuditEvent
 from central.audit.record import Audit
@@ -93,11 +94,15 @@ class Query:
 
     def _rows(self, find: Find, scope: Scope) -> Iterator[Row]:
         offset = 0
+        answered = set[tuple[object, ...]]()
         while True:
             page = self._page(find, scope, offset)
-            yield from page
+            # What came in since the last page has moved everything behind it: the begin of this one was answered.
+            fresh = [row for row in page if _identity(row) not in answered]
+            yield from fresh
             if len(page) < PAGE_ROWS:
                 return
+            answered.update(map(_identity, fresh))
             offset += PAGE_ROWS
 
     def _page(self, find: Find, scope: Scope, offset: int) -> list[Row]:
@@ -117,6 +122,14 @@ def refuse_too_much(request: Request, audit: Audit, event: AuditEvent) -> None:
         request.respond(UNABLE_TO_PROCESS, "the audit record cannot be written")
         return
     request.respond(_OUT_OF_RESOURCES, "more keys than the audit record can hold")
+
+
+def _identity(row: Row) -> tuple[object, ...]:
+    if isinstance(row, StudyRow):
+        return (row.id,)
+    if isinstance(row, SeriesRow):
+        return row.study.id, row.series_instance_uid
+    return row.series.study.id, row.series.series_instance_uid, row.sop_instance_uid
 
 
 def shown(identifier: Dataset) -> str:

@@ -12,10 +12,12 @@ from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
+from central.access.policy import Scope
 from central.audit.events import Action
 from central.audit.reading import Wanted
 from central.dimse.association import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
-from central.dimse.identifiers import field_name
+from central.dimse.find import Query
+from central.dimse.identifiers import Find, Row, field_name
 from central.dimse.settings import DimseSettings, PeerSettings
 from central.dimse.worklist import MODALITY_WORKLIST_FIND
 from contract.settings import SettingsError, load_settings
@@ -204,6 +206,44 @@ def test_more_than_may_be_answered_is_said(tmp_path: Path) -> None:
             )
         status, found = find(house, {"QueryRetrieveLevel": "STUDY"})
         assert (status, len(found)) == (0xA700, 1)
+
+
+@pytest.mark.parametrize(
+    "keys", [{"QueryRetrieveLevel": "STUDY"}, {"QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": "1.2.1"}]
+)
+def test_what_arrives_during_a_long_answer_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, object]
+) -> None:
+    monkeypatch.setattr("central.dimse.find.PAGE_ROWS", 2)
+    with open_house(tmp_path) as house:
+
+        def put(study: str, number: int, day: str) -> None:
+            uids = {"StudyInstanceUID": study, "SeriesInstanceUID": f"{study}.1"}
+            content = pydicom_file(
+                "CT_small.dcm",
+                SOPInstanceUID=f"{study}.2.{number}",
+                InstanceNumber=number,
+                StudyDate=day,
+                **uids,
+            )
+            house.put(content)
+
+        for number in range(1, 6):
+            put("1.2.1", number, "20260101")
+            put(f"1.2.1.{number}", 1, "20260101")
+        really_page = Query._page
+
+        def page(self: Query, asked: Find, scope: Scope, offset: int) -> list[Row]:
+            if offset == 2:
+                put("1.2.9", 1, "20260201")
+                put("1.2.1", 0, "20260101")
+            return really_page(self, asked, scope, offset)
+
+        monkeypatch.setattr(Query, "_page", page)
+        status, found = find(house, {**keys, "SOPInstanceUID": ""})
+        assert status == 0
+        answered = [str(one.get("SOPInstanceUID") or one.StudyInstanceUID) for one in found]
+        assert len(answered) == len(set(answered)) == (6 if keys["QueryRetrieveLevel"] == "STUDY" else 5)
 
 
 @pytest.mark.parametrize("model", [STUDY_ROOT_FIND, PATIENT_ROOT_FIND])
