@@ -135,7 +135,8 @@ def search_parameters(
 
 
 def _keyword(name: str) -> str:
-    return keyword_for_tag(int(name, 16)) if TAG.fullmatch(name) else name
+    """Of a tag its keyword; what has none is itself, as two tags without one are two."""
+    return (keyword_for_tag(int(name, 16)) or name.upper()) if TAG.fullmatch(name) else name
 
 
 def _is_true(text: str) -> bool:

@@ -20,7 +20,9 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 from central.audit.events import Action
 from central.audit.reading import Wanted
+from central.dicomweb.errors import BadRequestError
 from central.dicomweb.include_fields import ALLOWED
+from central.dicomweb.search_parameters import search_parameters
 from tests.central.access import house as access_house
 from tests.central.access.house import OTHER_STUDY, STUDY, House, open_house, pydicom_file
 from tests.central.dicomweb.conftest import IMAGES
@@ -411,6 +413,13 @@ def test_series_by_request(tmp_path: Path) -> None:
         below = client.get("/dicom-web/studies/1.2.77/instances?00400275.00401001=RP7").json()
         assert [one["00400275"]["vr"] for one in below] == ["SQ"]
         assert client.get("/dicom-web/series?00400275.00401001=RP8").status_code == 204
+
+
+def test_two_private_tags_are_not_one_that_is_given_twice() -> None:
+    found = search_parameters([("00091001", "a"), ("00091002", "b"), ("0009100a", "c")], "study", 100)
+    assert found.unused == "00091001, 00091002, 0009100a"
+    with pytest.raises(BadRequestError, match="twice"):
+        search_parameters([("0009100a", "a"), ("0009100A", "b")], "study", 100)
 
 
 def test_what_is_not_supported_is_said_and_not_repeated_raw(house: House) -> None:
