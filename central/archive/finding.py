@@ -336,7 +336,7 @@ def _series_keys(query: SeriesQuery) -> Conditions:
         matches_codes(Series.modality, query.modality),
         matches_number(Series.series_number, query.series_number),
         matches_text(Series.series_description_key, query.series_description, folded=True),
-        matches_codes(Series.body_part_examined, query.body_part_examined),
+        matches_codes(peewee.fn.UPPER(Series.body_part_examined), query.body_part_examined),  # kept as sent
         matches_date(Series.performed_procedure_step_start_date, query.performed_procedure_step_start_date),
         matches_time(Series.performed_procedure_step_start_time, query.performed_procedure_step_start_time),
         matches_request(query.request_scheduled_procedure_step_id, query.request_requested_procedure_id),

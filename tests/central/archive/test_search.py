@@ -41,7 +41,7 @@ def hospital(stocked: Stocked, made: MakeFile) -> Stocked:
         made(
             StudyInstanceUID="1.1", SeriesInstanceUID="1.1.2", SOPInstanceUID="1.1.2.1", PatientName="Müller^Jörg",
             PatientID="A[1]", IssuerOfPatientID="H1", Modality="MR", SeriesNumber=1,
-            SeriesDescription="T1 Axial", BodyPartExamined="HEAD", **common,
+            SeriesDescription="T1 Axial", BodyPartExamined="Head", **common,
         )
     )  # fmt: skip
     stocked.put(
@@ -202,6 +202,8 @@ def test_series_and_instance_keys(hospital: Stocked) -> None:
     assert (
         uids(modality="MR") == uids(series_description="t1*") == uids(body_part_examined="head") == ["1.1.2"]
     )
+    assert uids(body_part_examined="HE?D") == uids(body_part_examined="chest,HEA*") == ["1.1.2"]
+    assert uids(body_part_examined="Head") == ["1.1.2"]
     assert uids(series_number="2") == ["1.1.1"]
     instances = hospital.archive.reading.find_instances(
         EVERYTHING, InstanceQuery(instance_number="1", series=SeriesQuery(study=study))
