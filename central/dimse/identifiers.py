@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pydicom import Dataset
 from pydicom.charset import python_encoding
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.multival import MultiValue
 
 from central.archive.query import InstanceQuery, SeriesQuery, StudyQuery
@@ -108,7 +108,10 @@ class Find:
             name = field_name(keyword)
             if self.level == "PATIENT" and name not in _PATIENT_FIELDS:
                 continue
-            value = values.get(name, "")
+            if name not in values:  # pixels, too: of some VRs nothing but None is written as empty
+                identifier.add_new(keyword, dictionary_VR(keyword).partition(" ")[0], None)
+                continue
+            value = values[name]
             setattr(identifier, keyword, list(value) if isinstance(value, tuple) else value)
         if _fits(identifier, self.character_set):
             identifier.SpecificCharacterSet = self.character_set
@@ -136,7 +139,8 @@ def understood(identifier: Dataset, sop_class_uid: str, *, relational: bool = Fa
         keyword = keyword_for_tag(element.tag)
         if keyword in _CONTROLS:
             continue
-        if not keyword or element.VR == "SQ":
+        # Of a repeating group there is no one tag; group 2 is not of a data set.
+        if not keyword or element.VR == "SQ" or tag_for_keyword(keyword) is None or element.tag.group == 2:
             is_whole = False
             continue
         name, text = field_name(keyword), _text(element.value)

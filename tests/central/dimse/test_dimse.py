@@ -110,6 +110,30 @@ def test_an_optional_key_that_is_not_supported_is_said(
     assert answers == [pending, 0]
 
 
+@pytest.mark.parametrize(
+    ("tag", "vr"),
+    [
+        (0x7FE00010, "OW"),
+        (0x60003000, "OW"),
+        (0x00420011, "OB"),
+        (0x00281201, "OW"),
+        (0x00280106, "US"),
+        (0x00020010, "UI"),
+    ],
+)
+def test_what_no_search_knows_may_be_asked_for(house: House, tag: int, vr: str) -> None:
+    asked = identifier({"QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": STUDY, "SOPInstanceUID": ""})
+    asked.add_new(tag, vr, None)
+    ae = AE("PEER")
+    ae.add_requested_context(STUDY_ROOT_FIND)
+    assoc = ae.associate("127.0.0.1", house.port, ae_title="DICOMNET")
+    answers = list(assoc.send_c_find(asked, STUDY_ROOT_FIND))
+    assoc.release()
+    assert [status.Status for status, _ in answers] == [0xFF01, 0]
+    assert answers[0][1] is not None
+    assert answers[0][1].SOPInstanceUID
+
+
 def test_zero_is_a_number_to_match(tmp_path: Path) -> None:
     with open_house(tmp_path) as house:
         for number in (0, 1):
