@@ -1,13 +1,14 @@
 """Requests for Storage Commitment that are not done with: what was asked, what was decided, who must be told.
 
-| step     | from              | to        | when                                                           |
-|----------|-------------------|-----------|----------------------------------------------------------------|
-| add      |                   | waiting   | before N-ACTION is answered with success                       |
-| decide   | waiting           | decided   | every instance is safe as the policy wants it, or has a reason |
-| retry    | decided           | decided   | the scanner could not be told; again later                     |
-| deliver  | decided           | delivered | the scanner answered the report                                |
-| abandon  | decided           | abandoned | it could not be told for so long that nobody waits any more    |
-| forget   | delivered, abandoned |        | the row has been kept as proof for long enough                 |
+| step       | from              | to        | when                                                           |
+|------------|-------------------|-----------|----------------------------------------------------------------|
+| add        |                   | waiting   | before N-ACTION is answered with success                       |
+| decide     | waiting           | decided   | every instance is safe as the policy wants it, or has a reason |
+| retry      | decided           | decided   | the scanner could not be told; again later                     |
+| reconsider | decided           | waiting   | an instance committed to is that safe no longer                |
+| deliver    | decided           | delivered | the scanner answered the report                                |
+| abandon    | decided           | abandoned | it could not be told for so long that nobody waits any more    |
+| forget     | delivered, abandoned |        | the row has been kept as proof for long enough                 |
 
 Always true: a request that was answered with success is reported on, through any number of restarts; a crash
 between the scanner's answer and `deliver` makes the report come twice. Ages count the time this program has run,
@@ -219,6 +220,17 @@ class CommitmentStore:
                     failures.append(Failure(reference, reason))
             return committed, failures
 
+    def reconsider(self, number: int) -> None:
+        """What was decided is no longer true, and the scanner has not answered a report of it."""
+        with self._changing() as db:
+            changed: int = (
+                RequestRow.update(state=CommitmentState.WAITING)
+                .where(RequestRow.number == number, RequestRow.state == CommitmentState.DECIDED)
+                .execute(db)
+            )
+            if changed:
+                self._forget_reasons(number)
+
     def deliver(self, number: int) -> None:
         """The scanner took the report."""
         self._end(number, CommitmentState.DELIVERED, None)
@@ -287,11 +299,14 @@ class CommitmentStore:
                 "ended_at_utc": None,
                 "age_s": self._ticked_s - self._clock(),
             }
-            InstanceRow.update(failure_reason=None).where(InstanceRow.request == known.number).execute(
-                self._database.db
-            )
+            self._forget_reasons(known.number)
         RequestRow.update(**changes).where(RequestRow.number == known.number).execute(self._database.db)
         return known.number
+
+    def _forget_reasons(self, number: int) -> None:
+        InstanceRow.update(failure_reason=None).where(InstanceRow.request == number).execute(
+            self._database.db
+        )
 
     def _check_room(self, instances: int) -> None:
         pending, held = (

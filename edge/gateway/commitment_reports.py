@@ -3,9 +3,9 @@
 One thread judges, woken when an instance became durable or was receipted; a few tell, one scanner at a time each. A
 report goes out on the association that asked while it is open, unless the scanner's profile says otherwise, else
 on a new one to the address configured for its AE title, under the AE title it had called: scanners refuse reports
-from any other. Always true: a request leaves the store only by the scanner's answer, or by an age at which nobody
-waits any more, which is logged. A crash leaves the store, from which the next life goes on; a report whose
-answer it lost is sent again.
+from any other. Always true: what a report commits to was as safe when it went out; a request leaves the store only by
+the scanner's answer, or by an age at which nobody waits any more, which is logged. A crash leaves the store, from which
+the next life goes on; a report whose answer it lost is sent again.
 """
 
 from __future__ import annotations
@@ -210,6 +210,16 @@ class CommitmentReports:
 
     def _try_to_tell(self, commitment: Commitment) -> None:
         committed, failures = self._store.verdict(commitment.number)
+        if not self._verdicts.hold(committed):  # days may have gone by since they were judged
+            self._store.reconsider(commitment.number)
+            _LOG.warning(
+                "commitment decided anew",
+                extra={
+                    "calling_ae_title": commitment.asker.calling_ae_title,
+                    "transaction_uid": commitment.transaction_uid,
+                },
+            )
+            return
         try:
             how = self._report(commitment, committed, failures)
         except NotToldError as error:

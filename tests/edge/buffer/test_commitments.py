@@ -162,6 +162,20 @@ def test_what_waits_is_bounded(reopen: Open, monkeypatch: pytest.MonkeyPatch) ->
     store.add("1.5", ASKER, references("1.1"))  # what ended makes room
 
 
+def test_what_is_reconsidered_waits_again_without_the_old_reasons(reopen: Open, clock: Clock) -> None:
+    store = reopen()
+    number = store.add("1.9", ASKER, references("1.1", "1.2"))
+    store.decide(number, {1: 0x0112}, due_in_s=0)
+    clock.now_s += 10
+
+    store.reconsider(number)
+
+    assert [(one.number, one.age_s) for one in store.waiting()] == [(number, 10)]
+    assert store.decided() == []
+    store.decide(number, {0: 0x0112}, due_in_s=0)
+    assert store.verdict(number) == (references("1.2"), [Failure(Reference(CT, "1.1"), 0x0112)])
+
+
 def test_a_step_from_another_state_changes_nothing(reopen: Open) -> None:
     store = reopen()
     number = store.add("1.9", ASKER, references("1.1"))
@@ -171,6 +185,7 @@ def test_a_step_from_another_state_changes_nothing(reopen: Open) -> None:
     store.decide(number, {}, due_in_s=0)
     store.deliver(number)
     store.abandon(number, error="x")
+    store.reconsider(number)
     assert store.counts()[CommitmentState.DELIVERED] == 1
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from edge.buffer.commitments import CommitmentState, CommitmentStore
 from edge.buffer.service_database import ServiceDatabase
+from edge.buffer.states import State
 from edge.gateway.addresses import Address
 from edge.gateway.calling_tls import CallingTls
 from edge.gateway.commitment import CommitmentService, Reports
@@ -311,6 +312,23 @@ def test_a_scanner_without_an_address_is_told_when_it_asks_again(committing: Com
         told = {committing.scanner.report().transaction_uid for _ in range(2)}
 
     assert told == {"1.9.1", "1.9.2"}
+
+
+def test_what_is_damaged_before_the_scanner_could_be_told_is_waited_for_again(committing: Committing) -> None:
+    committing.start_reports(known=False)
+    committing.send("1.2.3.1", "1.2.3.2")
+    assert committing.scanner.ask(committing.port, "1.9.1", "1.2.3.1", "1.2.3.2") == 0
+    wait_until(lambda: committing.in_state(CommitmentState.DECIDED) == 1)
+    spool = committing.gateway.spool
+    damaged = spool.holdings.list_objects(states=[State.READY], limit=1)[0]
+    assert spool.inspection.condemn(damaged.object_id, "the disk has changed the file's bytes")
+
+    committing.start_reports()
+    wait_until(lambda: committing.in_state(CommitmentState.WAITING) == 1)
+    assert committing.scanner.reports.empty()
+    committing.send("1.2.3.1")
+
+    assert committing.scanner.report().committed == {"1.2.3.1", "1.2.3.2"}
 
 
 def test_nobody_waits_for_ever(committing: Committing, caplog: pytest.LogCaptureFixture) -> None:
