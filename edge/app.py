@@ -118,6 +118,7 @@ class Box:
                 profiles=profiles(settings.quirks),
                 file=ApprovedFile(settings.box.state_directory / "scanners.json"),
                 may_ask=doorkeeper.knows,
+                called=self._spool.scanners.called(),
             )
             self._services = Services(
                 settings, self._spool.holdings, doorkeeper, find_scanner=self._admission.find

@@ -30,7 +30,10 @@ def scanner_list(scanners: ScannerBook, admission: Admission) -> ScannerList:
         callers: Sequence[ScannerSeen | None] = _take_all(seen, one.scanner) or (None,)
         known += [_listed(one, caller) for caller in callers]
     known += [_refused(one, _take(seen, one.ae_title, one.address)) for one in admission.refused()]
-    known += [_known("unlisted", one.calling_ae_title, one.peer_address, one) for one in seen[:MAX_UNLISTED]]
+    known += [
+        _unlisted(one, admission.called_by(one.calling_ae_title, one.peer_address))
+        for one in seen[:MAX_UNLISTED]
+    ]
     return ScannerList(
         scanners=known,
         unknown=admission.unknown_scanners,
@@ -97,6 +100,11 @@ def _certificate(shown: PeerCertificate | None) -> dict[str, str]:
 def _refused(one: RefusedScanner, seen: ScannerSeen | None) -> KnownScanner:
     note = f"refused here on {one.refused_at_utc:%Y-%m-%d}"
     return _known("refused", one.ae_title, one.address, seen).model_copy(update={"note": note})
+
+
+def _unlisted(seen: ScannerSeen, called_ae_title: str) -> KnownScanner:
+    known = _known("unlisted", seen.calling_ae_title, seen.peer_address, seen)
+    return known.model_copy(update={"called_ae_title": called_ae_title})
 
 
 def _known(

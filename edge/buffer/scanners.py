@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 from peewee import fn
 
@@ -21,6 +22,12 @@ from edge.buffer.tables import Scanner, utc_from_text, utc_text
 
 MAX_SCANNERS = 512
 """More than any hospital points at one box; the rest are made-up names, and the longest silent goes first."""
+
+_CALLED: Final = """
+    SELECT calling_ae_title, peer_address, called_ae_title FROM (
+        SELECT sequence, calling_ae_title, peer_address, called_ae_title FROM objects ORDER BY sequence DESC LIMIT 10000
+    ) ORDER BY sequence
+"""
 
 
 @dataclass
@@ -106,6 +113,12 @@ class ScannerBook:
             )
             for row in rows
         ]
+
+    def called(self) -> dict[tuple[str, str], str]:
+        """What senders of the newest 10,000 objects called this box last, by AE title and address."""
+        with self._lock.held():
+            rows = self._index.execute(_CALLED, ()).fetchall()
+        return {(calling, address): called for calling, address, called in rows}
 
     def last_store_at_utc(self) -> datetime | None:
         """Under the lock."""

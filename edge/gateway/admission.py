@@ -1,8 +1,9 @@
 """Who may open an association: the configured scanners, those a technician approved, and what the others get.
 
 Always true: a decision takes effect with the next association, without a restart, and only after it is on the disk;
-where the configuration file and a technician disagree about an AE title, the file wins and the list says so. Callers
-that wait for approval are held in memory only, a bounded number of them: they call again after a restart.
+where the configuration file and a technician disagree about an AE title, the file wins and the list says so; who is
+approved may go on calling the box what it called it. Callers that wait for approval are held in memory only, a bounded
+number of them: they call again after a restart.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
 from edge.gateway.approved import MAX_REFUSED, MAX_SCANNERS, Approved, ApprovedFile, RefusedScanner
 from edge.gateway.errors import AdmissionError, RejectedError
@@ -30,6 +31,9 @@ from edge.gateway.tls import PeerCertificate
 from edge.gateway.waiting import Waiting, WaitingList
 
 _LOG = logging.getLogger(__name__)
+
+MAX_CALLED: Final = 512
+"""Callers that no entry lets in, whose called AE title is remembered; the longest silent goes first."""
 
 _Unknown = Literal["accept", "refuse", "hold"]
 
@@ -73,6 +77,7 @@ class Admission:
     profiles : quirks by name; those that come with the box if not given.
     file : where decisions are kept; without one they last as long as the process.
     may_ask : whether an AE title at an address may query this box and retrieve, so that it is let in for that.
+    called : what was called before the start, by calling AE title and address; the latest last.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class Admission:
         profiles: Mapping[str, Quirks] | None = None,
         file: ApprovedFile | None = None,
         may_ask: Callable[[str, str], bool] = lambda _ae_title, _address: False,
+        called: Mapping[tuple[str, str], str] | None = None,
     ) -> None:
         self._settings = settings
         self._configured = {scanner.ae_title: scanner for scanner in configured}
@@ -91,6 +97,7 @@ class Admission:
         self._may_ask = may_ask
         self._lock = threading.RLock()
         self._waiting = WaitingList()
+        self._called = dict(called or {})
         self._shown: dict[str, PeerCertificate] = {}  # by AE title of an entry, so bounded with them
         self._damage = ""
         try:
@@ -126,6 +133,7 @@ class Admission:
                 implementation_version_name=asking.implementation_version_name,
             )
             if scanner is None:
+                self._note_called(asking, caller)
                 may_send = self._admit_unknown(asking, caller, may_ask=may_ask)
                 allowed = [self._settings.ae_title] if self._settings.require_called_ae_title else []
             else:
@@ -148,6 +156,14 @@ class Admission:
         with self._lock:
             found = self._configured.get(ae_title)
             return found or next((one for one in self._approved.scanners if one.ae_title == ae_title), None)
+
+    def _note_called(self, asking: Asking, caller: Caller) -> None:
+        """For its approval: what it called works then, too."""
+        key = (asking.calling_ae_title, caller.address)
+        self._called.pop(key, None)
+        self._called[key] = asking.called_ae_title
+        while len(self._called) > MAX_CALLED:
+            del self._called[next(iter(self._called))]
 
     def _admit_unknown(self, asking: Asking, caller: Caller, *, may_ask: bool) -> bool:
         """True if it may send, False if it may only ask; RejectedError if neither."""
@@ -179,6 +195,7 @@ class Admission:
     def _check_address(self, scanner: ScannerSettings, asking: Asking, caller: Caller) -> None:
         if may_call_from(caller.address, scanner):
             return
+        self._note_called(asking, caller)
         if scanner.ae_title not in self._configured and self.unknown_scanners == "hold":
             self._hold(asking, caller)
         raise RejectedError(
@@ -246,16 +263,21 @@ class Admission:
         with self._lock:
             return list(self._approved.refused)
 
+    def called_by(self, ae_title: str, address: str) -> str:
+        """What a caller that is not listed called this box last; empty where that is not known."""
+        with self._lock:
+            waiting = self._waiting.find(ae_title, address)
+            return waiting.called_ae_title if waiting else self._called.get((ae_title, address), "")
+
     def approve(self, ae_title: str, address: str) -> None:
         """Let `ae_title` send from `address` from now on; an approved scanner gets one address more."""
         with self._lock:
-            waiting = self._waiting.find(ae_title, address)
             known = self.find(ae_title)
             if known is None:
                 known = ScannerSettings(ae_title=ae_title, addresses=[address], host=address)
             elif known.addresses:
                 known = known.model_copy(update={"addresses": [*known.addresses, address]})
-            called = waiting.called_ae_title if waiting else self._settings.ae_title
+            called = self.called_by(ae_title, address) or self._settings.ae_title
             allowed = known.called_ae_titles or [self._settings.ae_title]
             if called not in allowed:
                 known = known.model_copy(update={"called_ae_titles": [*allowed, called]})

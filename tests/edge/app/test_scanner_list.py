@@ -9,7 +9,8 @@ import pytest
 
 from edge.buffer.records import Origin
 from edge.buffer.spool import Spool
-from edge.gateway.admission import Admission
+from edge.gateway.admission import Admission, Caller
+from edge.gateway.negotiation import Asking
 from edge.gateway.settings import GatewaySettings, ScannerSettings
 from edge.scanner_list import scanner_list
 
@@ -54,3 +55,13 @@ def test_a_scanner_that_calls_from_several_addresses_has_a_row_for_each(spool: S
         ("CT1", "configured", "10.0.0.5", 1, ""),
         ("MR1", "configured", "10.0.0.7", 0, ""),
     ]
+
+
+def test_who_is_not_listed_shows_what_it_calls_the_box(spool: Spool) -> None:
+    store(spool, "10.0.0.5")
+    admission = Admission(GatewaySettings())
+    admission.admit(Asking("CT1", "PACS", "", ""), Caller("10.0.0.5"))
+
+    (row,) = scanner_list(spool.scanners, admission).scanners
+
+    assert (row.standing, row.called_ae_title) == ("unlisted", "PACS")

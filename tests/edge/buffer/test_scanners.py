@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edge.buffer import scanners as scanners_module
 from edge.buffer.records import Origin
 from edge.buffer.spool import Spool
 from tests.edge.buffer.conftest import OpenSpool
-from tests.edge.buffer.instances import content_of, store
+from tests.edge.buffer.instances import ORIGIN, content_of, store
 
 
 def test_scanners_are_counted_and_refusals_remembered(open_spool: OpenSpool) -> None:
@@ -29,6 +31,19 @@ def test_scanners_are_counted_and_refusals_remembered(open_spool: OpenSpool) -> 
     assert ct.last_store_at_utc is not None
     assert seen["MR1", "192.0.2.8"].instances == 1
     assert seen["", "198.51.100.1"].last_store_at_utc is None
+
+
+def test_what_senders_called_the_box_last_outlives_the_process(open_spool: OpenSpool) -> None:
+    spool = open_spool()
+    for number, called in enumerate(("DICOMNET", "PACS")):
+        store(spool, number, b"x", origin=replace(ORIGIN, called_ae_title=called))
+    store(spool, 2, b"x", origin=replace(ORIGIN, peer_address="192.0.2.8"))
+    spool.close()
+
+    assert open_spool().scanners.called() == {
+        ("CT1", "192.0.2.7"): "PACS",
+        ("CT1", "192.0.2.8"): "DICOMNET",
+    }
 
 
 def test_made_up_names_cannot_grow_the_table(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from edge.gateway.admission import Admission, Caller
+from edge.gateway.admission import MAX_CALLED, Admission, Caller
 from edge.gateway.approved import Approved, ApprovedFile
 from edge.gateway.errors import AdmissionError, AdmissionNotSavedError, RejectedError
 from edge.gateway.negotiation import Asking
@@ -201,6 +201,35 @@ def test_a_scanner_is_held_approved_with_one_call_and_lets_its_images_in(
     assert attempt() == 0
 
 
+@pytest.mark.parametrize("settings", [{}, {"unknown_scanners": "accept"}, {"unknown_scanners": "refuse"}])
+def test_who_is_approved_may_go_on_calling_the_box_what_it_called_it(settings: dict[str, object]) -> None:
+    one = admission(**settings)
+    ask(one, called="PACS")
+    assert one.called_by("CT1", "10.0.0.5") == "PACS"
+
+    one.approve("CT1", "10.0.0.5")
+
+    assert ask(one, called="PACS") is None
+    assert ask(one, called="DICOMNET") is None
+    assert ask(one, called="OTHER") == CALLED_WRONG
+
+
+def test_an_approved_scanner_that_moved_may_go_on_calling_what_it_calls() -> None:
+    one = admission()
+    one.approve("CT1", "10.0.0.5")
+    assert ask(one, address="10.0.0.6", called="PACS") == NOT_RECOGNIZED
+
+    one.approve("CT1", "10.0.0.6")
+
+    assert ask(one, address="10.0.0.6", called="PACS") is None
+
+
+def test_what_was_called_before_the_start_counts() -> None:
+    one = Admission(GatewaySettings(), called={("CT1", "10.0.0.5"): "PACS"})
+    one.approve("CT1", "10.0.0.5")
+    assert ask(one, called="PACS") is None
+
+
 def test_what_was_decided_survives_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "state" / "scanners.json"
     first = admission(file=file, unknown_scanners="hold")
@@ -315,6 +344,15 @@ def test_the_waiting_list_is_bounded_and_keeps_the_latest() -> None:
     waiting = held.waiting()
     assert len(waiting) == MAX_WAITING
     assert waiting[0].address == f"10.1.0.{MAX_WAITING * 2 - 1}"
+
+
+def test_what_callers_called_is_bounded_and_the_latest_kept() -> None:
+    one = admission()
+    for number in range(MAX_CALLED):
+        ask(one, f"CT{number}", called="PACS")
+    ask(one, "CT0", called="ARCHIVE")
+    ask(one, "NEW", called="PACS")
+    assert [one.called_by(name, "10.0.0.5") for name in ("CT0", "CT1", "NEW")] == ["ARCHIVE", "", "PACS"]
 
 
 def test_approvals_and_associations_at_the_same_time(tmp_path: Path) -> None:
