@@ -86,7 +86,8 @@ class BufferSettings(Section):
     quarantine_max_bytes: int = Field(
         default=1 << 30,
         ge=0,
-        description="Bytes kept of what scanners were told had failed; the oldest goes first",
+        description="Bytes on the disk kept of what scanners were told had failed, and 10,000 files at most; "
+        "the oldest goes first",
     )
     retain_hours: float = Field(
         default=0.0,

@@ -10,24 +10,46 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from contract.identifiers import ObjectId
 from edge.buffer.damage import find_damage, sealed_row
 from edge.buffer.errors import UnknownObjectError, WrongStateError
 from edge.buffer.files import Place, SpoolFiles
-from edge.buffer.index import LIVE, SpoolIndex
-from edge.buffer.label import Label
+from edge.buffer.index import SpoolIndex
+from edge.buffer.label import BLOCK_BYTES, Label
 from edge.buffer.lock import SpoolLock
 from edge.buffer.new_rows import NewRow, NewRows
 from edge.buffer.states import EVICT, REQUEUE
-from edge.buffer.tables import SpoolObject, utc_text
+from edge.buffer.tables import utc_text
 
+MAX_FILES: Final = 10_000
+"""Kept of what no sender was told success for, however small each is."""
+
+_LABEL_BYTES: Final = 1024  # about, behind the sealed bytes
+_EVICTED_AT_ONCE: Final = 64
 _REFUSED: Final = """
     SELECT object_id FROM objects INDEXED BY live_by_state
     WHERE freed_at_utc IS NULL AND state = 'quarantined' AND success_answered AND NOT damaged AND sha256 <> ''
 """
+# The conditions stand in the text because SQLite must see that the partial index covers them.
+_UNANSWERED: Final = """
+    SELECT object_id, stored_bytes FROM objects INDEXED BY unanswered_by_sequence
+    WHERE state = 'quarantined' AND NOT success_answered
+"""
+_OLDEST: Final = f"{_UNANSWERED} ORDER BY sequence LIMIT ?"
 _LOG = logging.getLogger(__name__)
+
+
+class _Kept(NamedTuple):
+    """How much is kept of what no sender was told success for, in whole blocks as the disk has it."""
+
+    files: int = 0
+    taken_bytes: int = 0
+
+    def plus(self, stored_bytes: int, files: int = 1) -> _Kept:
+        blocks = -(-(stored_bytes + _LABEL_BYTES) // BLOCK_BYTES)
+        return _Kept(self.files + files, self.taken_bytes + files * blocks * BLOCK_BYTES)
 
 
 class Quarantine:
@@ -46,40 +68,46 @@ class Quarantine:
         self._files = files
         self._rows = rows
         self._max_bytes = max_bytes
+        self._kept: _Kept | None = (
+            None  # added up once, before the first is taken; then only `take` changes it
+        )
 
     def take(self, label: Label) -> None:
         """For `Reception`: move a durable file here, commit its row, keep quarantine in bounds."""
         with self._lock.held():
             self._files.move(label.object_id, Place.QUARANTINE)
+            before = self._kept or self._add_up()
             with self._index.transaction():
                 self._rows.insert([NewRow(label, success_answered=False)])
-                evicted = self._evict()
+                kept, evicted = self._evict(before.plus(label.stored_bytes))
+            self._kept = kept
             for gone in evicted:
                 self._files.unlink_freed(gone)
                 _LOG.warning("evicted from quarantine", extra={"object_id": gone})
 
-    def _evict(self) -> list[ObjectId]:
-        """Free the oldest of what no sender was told success for, until the rest is within the bound."""
-        rows = (
-            SpoolObject.select(SpoolObject.object_id, SpoolObject.stored_bytes)
-            .where(
-                LIVE,
-                SpoolObject.state.in_(EVICT.from_states),
-                SpoolObject.success_answered == EVICT.answered,
-            )
-            .order_by(SpoolObject.sequence)
-            .tuples()
-        )
-        kept = list(rows.execute(self._index.db))
-        held_bytes = sum(stored_bytes for _, stored_bytes in kept)
+    def _add_up(self) -> _Kept:
+        kept = _Kept()
+        for _, stored_bytes in self._index.execute(_UNANSWERED, ()):
+            kept = kept.plus(stored_bytes)
+        return kept
+
+    def _evict(self, kept: _Kept) -> tuple[_Kept, list[ObjectId]]:
+        """Free the oldest of what no sender was told success for, until the rest is within its bounds."""
         evicted: list[ObjectId] = []
-        for object_id, stored_bytes in kept:
-            if held_bytes <= self._max_bytes:
+        while self._is_too_much(kept):
+            oldest = self._index.execute(_OLDEST, (_EVICTED_AT_ONCE,)).fetchall()
+            if not oldest:
                 break
-            self._index.step_within(ObjectId(object_id), EVICT, freed_at_utc=utc_text(datetime.now(UTC)))
-            evicted.append(ObjectId(object_id))
-            held_bytes -= stored_bytes
-        return evicted
+            for object_id, stored_bytes in oldest:
+                if not self._is_too_much(kept):
+                    break
+                self._index.step_within(ObjectId(object_id), EVICT, freed_at_utc=utc_text(datetime.now(UTC)))
+                evicted.append(ObjectId(object_id))
+                kept = kept.plus(stored_bytes, files=-1)
+        return kept, evicted
+
+    def _is_too_much(self, kept: _Kept) -> bool:
+        return kept.files > MAX_FILES or kept.taken_bytes > self._max_bytes
 
     def requeue(self, object_id: ObjectId) -> None:
         """Put an object that was acknowledged to its sender back into the queue, due at once.

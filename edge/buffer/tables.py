@@ -148,6 +148,14 @@ SpoolObject.add_index(  # for Storage Commitment, which asks for what central ha
 SpoolObject.add_index(
     SpoolObject.index(SpoolObject.sequence, where=SQL("state = 'retained'"), name="retained_by_sequence")
 )
+SpoolObject.add_index(  # what may be evicted (edge.buffer.quarantine)
+    SpoolObject.index(
+        SpoolObject.sequence,
+        SpoolObject.stored_bytes,
+        where=SQL("state = 'quarantined' AND NOT success_answered"),
+        name="unanswered_by_sequence",
+    )
+)
 # For the order of claims (edge.buffer.order); the lengths of studies are read from the index alone.
 SpoolObject.add_index(
     SpoolObject.index(

@@ -137,8 +137,11 @@ class SpoolMachine(RuleBasedStateMachine):
         self._evict()
 
     def _evict(self) -> None:
-        """The oldest of what no sender was told success for goes, until the rest is within its bound."""
-        sizes = {row.object_id: row.stored_bytes for row in self._rows()}
+        """The oldest of what no sender was told success for goes, until the rest is within its bound.
+
+        What counts is whole blocks of the disk, with room for the label.
+        """
+        sizes = {row.object_id: -(-(row.stored_bytes + 1024) // 4096) * 4096 for row in self._rows()}
         kept = [
             one for one in self.order if self._is(one, State.QUARANTINED) and not self.known[one].answered
         ]
