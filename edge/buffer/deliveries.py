@@ -2,7 +2,8 @@
 
 | step      | from                | to        | when                                                       |
 |-----------|---------------------|-----------|------------------------------------------------------------|
-| owe       | -                   | waiting   | the object's row is made, and a rule names the destination |
+| owe       | -                   | waiting   | the object's row is made, or its bytes come again, and a   |
+|           |                     |           | rule names the destination                                 |
 | put off   | waiting             | waiting   | it failed; again later                                     |
 | deliver   | waiting             | delivered | the destination said, of this instance, that it has it     |
 | set aside | waiting             | set-aside | it refuses it for good, or the file is damaged             |

@@ -1,7 +1,8 @@
 """Where instances come in: what associations of this process, and processes that receive for it, ask of the spool.
 
 Always true: an instance is taken among the arrivals only when its file is durable, label and all, and from then on its
-bytes are the duplicate of whatever comes later; success is answered after that. A crash before it leaves names without
+bytes are the duplicate of whatever comes later; success is answered after that. A duplicate is absorbed, and answered
+only once what it was to go to is owed the object that has its bytes. A crash before it leaves names without
 bytes and torn files, which are swept; a crash behind it leaves a label, from which recovery makes the row.
 """
 
@@ -22,6 +23,7 @@ from edge.buffer.files import SpoolFiles
 from edge.buffer.index import SpoolIndex
 from edge.buffer.label import Label
 from edge.buffer.lock import SpoolLock
+from edge.buffer.new_rows import NewRows
 from edge.buffer.quarantine import Quarantine
 from edge.buffer.reception import Reception
 from edge.buffer.records import InstanceIdentity, Origin
@@ -52,6 +54,7 @@ class Entrance:
         lock: SpoolLock,
         index: SpoolIndex,
         files: SpoolFiles,
+        rows: NewRows,
         arrivals: Arrivals,
         scanners: ScannerBook,
         room: DiskRoom,
@@ -66,6 +69,7 @@ class Entrance:
         self._lock = lock
         self._index = index
         self._files = files
+        self._rows = rows
         self._arrivals = arrivals
         self._scanners = scanners
         self._room = room
@@ -112,12 +116,21 @@ class Entrance:
         self._touched_at_s = time.monotonic()
         self._room.check()
 
-    def duplicate_of(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
-        """An object on its way to central that holds these very bytes."""
+    def absorb(self, label: Label, identity: InstanceIdentity) -> ObjectId | None:
+        """An object on its way to central that holds these very bytes, and goes where they were to go from now on."""
         with self._lock.without_arrivals():
-            known = self._arrivals.find(sop_instance_uid, sha256)
-            self._absent = None if known else (self._lock.turn, sop_instance_uid, sha256)
+            known = self._arrivals.find(identity.sop_instance_uid, label.sha256)
+            self._absent = None if known else (self._lock.turn, identity.sop_instance_uid, label.sha256)
+            if known is not None:
+                self._owe_too(known, label)
             return known
+
+    def _owe_too(self, known: ObjectId, label: Label) -> None:
+        destinations = self._rows.route_of_resend(self._complete(label))
+        if destinations:
+            with self._lock.held():  # its row may not be in the index yet
+                if self._rows.owe_too(known, destinations, label.stored_bytes):
+                    self._lock.changed.notify_all()
 
     def register(self, label: Label, identity: InstanceIdentity) -> ObjectId:
         """Take a durable file among the arrivals, or point at the duplicate that got here first."""
@@ -129,6 +142,8 @@ class Entrance:
                 known = self._arrivals.find(identity.sop_instance_uid, label.sha256)
             if known is None:
                 self._arrivals.add(self._complete(label))
+            else:
+                self._owe_too(known, label)
             self._scanners.note_store(
                 label.origin, instances=0 if known else 1, size_bytes=0 if known else label.size_bytes
             )

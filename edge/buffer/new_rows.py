@@ -1,18 +1,21 @@
 """How a sealed file gets its row: a copy of its label, with what it is owed to and how urgent it is.
 
 Always true: the file is durable before its row is made, and whatever rules name is owed from the very transaction that
-makes the row. The row itself is not synced: a power cut may take it, and recovery makes it again from the label.
+makes the row. The row itself is not synced: a power cut may take it, and recovery makes it again from the label. What
+a resend adds stands in no label, so it is synced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
+from contract.identifiers import ObjectId
 from contract.priority import Priority
 from edge.buffer.index import SpoolIndex
 from edge.buffer.label import Label
-from edge.buffer.states import State
+from edge.buffer.states import OWE, State
 from edge.buffer.tables import utc_text
 
 # The columns are those of `SpoolObject`.
@@ -79,6 +82,28 @@ class NewRows:
         """The rows of files that are durable already, in this order. Inside a transaction."""
         self._index.execute_many(_INSERT, [self._values(row) for row in rows])
         self._owe([row.label for row in rows if row.success_answered])
+
+    def route_of_resend(self, label: Label) -> Collection[str]:
+        """Where a resend would go, had it not been absorbed. Copies are owed by what the object is sealed for."""
+        return self._route(replace(label, sealed_for=()))
+
+    def owe_too(self, object_id: ObjectId, destinations: Collection[str], stored_bytes: int) -> bool:
+        """Owe an object to these as well; False if it was owed to all of them before. Durable when this returns.
+
+        What was delivered or given up stays so.
+        """
+        question = "SELECT destination FROM deliveries WHERE object_id = ?"
+        before = {destination for (destination,) in self._index.execute(question, (object_id,))}
+        more = [one for one in destinations if one not in before]
+        if not more:
+            return False
+        row = self._index.find(object_id)  # None: the index took none just now, and will hardly take this
+        with self._index.transaction():
+            stored_bytes = row["stored_bytes"] if row else stored_bytes
+            self._index.execute_many(_OWE, [(object_id, one, stored_bytes) for one in more])
+            if row and row["state"] in OWE.from_states:
+                self._index.step_within(object_id, OWE)
+        return True
 
     def _owe(self, labels: Iterable[Label]) -> None:
         rows = [

@@ -37,7 +37,8 @@ class Registrar(Protocol):
     def check_room(self) -> None:
         """DiskFullError when less than the reserve is free."""
 
-    def duplicate_of(self, sop_instance_uid: str, sha256: str) -> ObjectId | None: ...
+    def absorb(self, label: Label, identity: InstanceIdentity) -> ObjectId | None:
+        """An older object that holds the same bytes, and takes over where these were to go; None if there is none."""
 
     def register(self, label: Label, identity: InstanceIdentity) -> ObjectId:
         """Commit the row of a durable file; the id of the object that holds the bytes (an older one: duplicate)."""
@@ -111,10 +112,10 @@ class Reception:
         """
 
         def keep(content: Content) -> ObjectId:
-            known = self._registrar.duplicate_of(identity.sop_instance_uid, content.sha256)
+            label = self._label(content, identity, None)
+            known = self._registrar.absorb(label, identity)
             if known is not None:
                 return known  # spares the sync; a duplicate that appears from here on is found by register
-            label = self._label(content, identity, None)
             self._file.finish(label)
             return self._registrar.register(label, identity)
 

@@ -196,9 +196,9 @@ class RemoteSpool:
         if few_files or free_bytes - self._terms.mark_bytes < _PLENTY_BYTES:
             self._ask(WantRoom())
 
-    def duplicate_of(self, sop_instance_uid: str, sha256: str) -> ObjectId | None:
+    def absorb(self, label: Label, identity: InstanceIdentity) -> ObjectId | None:
         """Never known here: a resend is synced before the owner absorbs it."""
-        del sop_instance_uid, sha256
+        del label, identity
         return None
 
     def register(self, label: Label, identity: InstanceIdentity) -> ObjectId:

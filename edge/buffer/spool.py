@@ -119,6 +119,7 @@ class Spool:
             lock,
             index,
             files,
+            rows,
             self._arrivals,
             self.scanners,
             self.room,

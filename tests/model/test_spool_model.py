@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,9 @@ QUARANTINE_MAX_BYTES = 40_000
 LONG_S, EXPIRED_S = 3600.0, 0.0
 ORIGIN = Origin("CT1", "DICOMNET", "192.0.2.7", "1.2.840.10008.1.2.4.70")  # not compressed on the way in
 
-OWED = ("1.2.3.1", "1.2.3.2")  # to PACS as well as to central
+TO_PACS = replace(ORIGIN, called_ae_title="TO_PACS")
+
+OWED = ("1.2.3.1", "1.2.3.2")  # to PACS as well as to central, whatever is called
 UIDS = st.sampled_from(["1.2.3.1", "1.2.3.2", "1.2.3.3"])
 SERIES = st.sampled_from(["1.2.9.1", "1.2.9.2"])
 CONTENTS = st.sampled_from([b"", b"one", b"two" * 3_000, b"three" * 40_000])
@@ -60,6 +62,7 @@ class Known:
     waits: bool = False  # released with a wait that does not end within the test
     leased: bool = False  # for longer than the test
     delivery: str | None = None  # to PACS, while it is open: waiting, put off or set aside
+    ever_owed: bool = False  # to PACS
 
 
 class SpoolMachine(RuleBasedStateMachine):
@@ -71,6 +74,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.lives = 0
         self.known: dict[ObjectId, Known] = {}
         self.order: list[ObjectId] = []  # as they were stored
+        self.owed: list[ObjectId] = []  # as they came to be owed to PACS
         self.spool = self._open()
 
     def teardown(self) -> None:
@@ -85,15 +89,17 @@ class SpoolMachine(RuleBasedStateMachine):
             quarantine_max_bytes=QUARANTINE_MAX_BYTES,
             keys=CENTRAL.ring(),
             route=lambda label: (
-                ("PACS",) if label.identity and label.identity.sop_instance_uid in OWED else ()
+                ("PACS",)
+                if label.identity and (label.identity.sop_instance_uid in OWED or label.origin == TO_PACS)
+                else ()
             ),
         )
 
     # In -------------------------------------------------------------------------------------------------
 
-    @rule(uid=UIDS, series=SERIES, content=CONTENTS)
-    def store(self, uid: str, series: str, content: bytes) -> None:
-        """The same bytes under the same UID are absorbed; anything else under it is kept beside it.
+    @rule(uid=UIDS, series=SERIES, content=CONTENTS, origin=st.sampled_from([ORIGIN, TO_PACS]))
+    def store(self, uid: str, series: str, content: bytes, origin: Origin) -> None:
+        """The same bytes under the same UID are absorbed, and go where they were to go; others are kept beside them.
 
         The series is part of the bytes, as in a data set: one UID in two series is two objects.
         """
@@ -104,7 +110,7 @@ class SpoolMachine(RuleBasedStateMachine):
             if (known.sop_instance_uid, known.content) == (uid, content)
             and known.state in (State.READY, State.SENDING, State.OWED)
         ]
-        with self.spool.entrance.receive(ORIGIN) as reception:
+        with self.spool.entrance.receive(origin) as reception:
             reception.write(content)
             stored = reception.commit(
                 InstanceIdentity("1.2.840.10008.5.1.4.1.1.2", uid, "1.2.9", series, "CT")
@@ -118,8 +124,11 @@ class SpoolMachine(RuleBasedStateMachine):
             assert stored.outcome == "stored"
             assert stored.object_id not in self.known
             self.known[stored.object_id] = Known(State.READY, uid, series, content, answered=True)
-            self.known[stored.object_id].delivery = "waiting" if uid in OWED else None
             self.order.append(stored.object_id)
+        known = self.known[stored.object_id]
+        if (uid in OWED or origin == TO_PACS) and not known.ever_owed:
+            known.delivery, known.ever_owed = "waiting", True
+            self.owed.append(stored.object_id)
 
     @rule(content=CONTENTS)
     def hang_up(self, content: bytes) -> None:
@@ -191,6 +200,7 @@ class SpoolMachine(RuleBasedStateMachine):
                 if self.known[one].sop_instance_uid == known.sop_instance_uid:
                     del self.known[one]
                     self.order.remove(one)
+                    self.owed = [other for other in self.owed if other != one]
 
     @rule()
     def set_central_back(self) -> None:
@@ -241,7 +251,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @rule(outcome=st.sampled_from(["delivered", "put off", "set aside"]))
     def deliver(self, outcome: str) -> None:
-        due = [one for one in self.order if self.known[one].delivery == "waiting"]
+        due = [one for one in self.owed if self.known[one].delivery == "waiting"]
         found = self.spool.deliveries.next("PACS")
         assert (found and found.object_id) == (due[0] if due else None)
         if found is None:

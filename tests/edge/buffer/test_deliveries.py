@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from contract.identifiers import ObjectId
 from contract.priority import Priority
+from contract.sealing import DataKeyRing
 from edge.buffer.deliveries import Delivery, DeliveryTally
 from edge.buffer.errors import SpoolClosedError, UnknownObjectError, WrongStateError
 from edge.buffer.label import Label
@@ -18,7 +20,7 @@ from edge.buffer.retention import Freeing
 from edge.buffer.spool import Spool
 from edge.buffer.states import State
 from tests.edge.buffer.conftest import OpenSpool
-from tests.edge.buffer.instances import Central, content_of, store
+from tests.edge.buffer.instances import ORIGIN, Central, content_of, store
 from tests.edge.buffer.test_crash import check_files_match_rows, live
 
 LONG_S = 3600.0
@@ -113,6 +115,91 @@ def test_only_what_a_rule_names_is_owed(open_spool: OpenSpool) -> None:
     assert due(spool, "PACS").object_id == second
     assert receipt(spool) == first
     assert state_of(spool, first) is State.FREED
+
+
+TO_PACS = replace(ORIGIN, called_ae_title="ARCHIVE")
+
+
+def to_pacs_by_called(label: Label) -> tuple[str, ...]:
+    return ("PACS",) if label.origin.called_ae_title == "ARCHIVE" else ()
+
+
+@pytest.mark.parametrize("overtaken", [False, True])
+def test_the_same_bytes_sent_again_to_another_name_go_where_that_one_leads(
+    open_spool: OpenSpool, monkeypatch: pytest.MonkeyPatch, overtaken: bool
+) -> None:
+    """The image lies here still for central, so its resend is absorbed; before or after its file was synced."""
+    spool = open_spool(route=to_pacs_by_called)
+    first = store(spool, 1).object_id
+    assert store(spool, 1).outcome == "duplicate"
+    assert counts(spool, "PACS") == (0, 0)
+    if overtaken:
+        monkeypatch.setattr(spool.entrance, "absorb", lambda *_: None)
+
+    assert store(spool, 1, origin=TO_PACS).object_id == first
+    assert store(spool, 1, origin=TO_PACS).object_id == first
+
+    assert counts(spool, "PACS") == (1, 0)
+    assert receipt(spool) == first
+    assert state_of(spool, first) is State.OWED
+    assert spool.deliveries.deliver(due(spool, "PACS"))
+    assert state_of(spool, first) is State.FREED
+
+
+def test_what_a_resend_adds_outlives_a_restart_and_what_has_ended_stays_ended(open_spool: OpenSpool) -> None:
+    spool = open_spool(route=to_pacs_by_called)
+    store(spool, 1)
+    store(spool, 1, origin=TO_PACS)
+    spool.close()
+
+    spool = open_spool(route=to_pacs_by_called)
+    assert spool.deliveries.deliver(due(spool, "PACS"))
+    assert store(spool, 1, origin=TO_PACS).outcome == "duplicate"
+    assert counts(spool, "PACS") == (0, 0)
+
+
+def test_a_resend_of_what_the_site_keeps_near_is_owed(open_spool: OpenSpool) -> None:
+    spool = open_spool(route=to_pacs_by_called, retain=timedelta(hours=1))
+    first = store(spool, 1).object_id
+    receipt(spool)
+    assert state_of(spool, first) is State.RETAINED
+
+    assert store(spool, 1, origin=TO_PACS).object_id == first
+
+    assert state_of(spool, first) is State.OWED
+    assert spool.deliveries.deliver(due(spool, "PACS"))
+    assert state_of(spool, first) is State.RETAINED
+    assert store(spool, 1, origin=TO_PACS).object_id == first
+    assert state_of(spool, first) is State.RETAINED
+
+
+def test_a_resend_wakes_the_worker_of_its_destination(open_spool: OpenSpool) -> None:
+    spool = open_spool(route=to_pacs_by_called)
+    first = store(spool, 1).object_id
+    woken: list[bool] = []
+    worker = threading.Thread(target=lambda: woken.append(spool.deliveries.wait("PACS", 60)))
+    worker.start()
+
+    store(spool, 1, origin=TO_PACS)
+
+    worker.join(60)
+    assert woken == [True]
+    assert due(spool, "PACS").object_id == first
+
+
+def test_a_copy_is_owed_by_what_the_object_is_sealed_for_and_not_by_its_resend(
+    open_spool: OpenSpool, receiving_central: Central
+) -> None:
+    """The second central was made known between the two: it could open nothing of the object that is here."""
+    second = Central().private.public_key()
+    spool = open_spool(route=lambda label: ("second",) if second.key_id.hex() in label.sealed_for else ())
+    store(spool, 1)
+    spool.entrance.set_keys(DataKeyRing((receiving_central.private.public_key(), second)))
+
+    assert store(spool, 1).outcome == "duplicate"
+    store(spool, 2)
+
+    assert counts(spool, "second") == (1, 0)
 
 
 def test_what_is_put_off_lets_the_next_one_pass_and_comes_back_after_a_restart(open_spool: OpenSpool) -> None:

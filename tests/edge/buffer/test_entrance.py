@@ -9,6 +9,7 @@ import pytest
 from contract.identifiers import ObjectId
 from edge.buffer.errors import DiskFullError, NotEnrolledError
 from edge.buffer.label import Label
+from edge.buffer.records import InstanceIdentity
 from edge.buffer.spool import Spool
 from tests.edge.buffer.conftest import OpenSpool
 from tests.edge.buffer.instances import (
@@ -42,7 +43,7 @@ def test_two_identical_instances_at_the_same_moment_become_one(spool: Spool, tmp
     first.write(b"same")
     second.write(b"same")
     # Hides the first row from the early question, as a race would; the transaction must still see it.
-    original, spool.entrance.duplicate_of = spool.entrance.duplicate_of, lambda *_: None  # type: ignore[method-assign]
+    original, spool.entrance.absorb = spool.entrance.absorb, lambda *_: None  # type: ignore[method-assign]
 
     kept = first.commit(identity(1))
     absorbed = second.commit(identity(1))
@@ -56,15 +57,15 @@ def test_an_instance_that_is_overtaken_between_question_and_row_is_a_duplicate(s
     first, second = spool.entrance.receive(ORIGIN), spool.entrance.receive(ORIGIN)
     first.write(b"same")
     second.write(b"same")
-    original = spool.entrance.duplicate_of
+    original = spool.entrance.absorb
 
-    def overtaken(sop_instance_uid: str, sha256: str) -> ObjectId | None:
-        answer = original(sop_instance_uid, sha256)
-        spool.entrance.duplicate_of = original  # type: ignore[method-assign]
+    def overtaken(label: Label, identity_: InstanceIdentity) -> ObjectId | None:
+        answer = original(label, identity_)
+        spool.entrance.absorb = original  # type: ignore[method-assign]
         first.commit(identity(1))
         return answer
 
-    spool.entrance.duplicate_of = overtaken  # type: ignore[method-assign]
+    spool.entrance.absorb = overtaken  # type: ignore[method-assign]
     absorbed = second.commit(identity(1))
 
     assert (absorbed.outcome, absorbed.object_id) == ("duplicate", first.object_id)
