@@ -39,9 +39,7 @@ _ALGORITHMS: Final = ("RS256", "PS256", "ES256", "ES384", "EdDSA")  # never "non
 _MAX_ANSWER_BYTES: Final = 1 << 20
 _TIMEOUT_S: Final = 10.0
 _FRESH_S: Final = 3600.0
-ASKING_AT_ONCE: Final = (
-    12  # of the forty threads that serve; a shift signs on at once, each for a tenth of a second
-)
+ASKING_AT_ONCE: Final = 12  # of forty threads that serve; a whole shift signs on together
 AWAY_S: Final = 5.0  # for so long a provider that did not answer is not asked again
 LEEWAY_S: Final = 60
 _MAX_COOKIE_CHARACTERS: Final = 3500
