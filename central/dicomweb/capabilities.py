@@ -30,7 +30,7 @@ _OFFERS: Final = (Offer(WADL), Offer("application/json"))
 _PLACE: Final = re.compile(r"\{(\w+)(?::path)?\}")
 _WITHOUT_CONTENT: Final = (204, 304)
 _PROBLEM: Final = "application/problem+json"
-_REFUSALS: Final = (400, 401, 404, 406, 503)
+_REFUSALS: Final = (400, 401, 404, 406, 413, 503)
 _REFUSALS_OF_STORING: Final = (400, 401, 403, 406, 408, 413, 415, 503)
 _PLACES: Final = {
     place.name: place
