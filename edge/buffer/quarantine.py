@@ -68,9 +68,8 @@ class Quarantine:
         self._files = files
         self._rows = rows
         self._max_bytes = max_bytes
-        self._kept: _Kept | None = (
-            None  # added up once, before the first is taken; then only `take` changes it
-        )
+        # Added up once, before the first is taken; then only `take` changes it.
+        self._kept: _Kept | None = None
 
     def take(self, label: Label) -> None:
         """For `Reception`: move a durable file here, commit its row, keep quarantine in bounds."""
