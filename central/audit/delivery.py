@@ -68,7 +68,7 @@ class DeliveryBook:
         now = time.time()
         if now + LEASE_S / 2 < self._held_until_s:
             return self.arrived_id()  # without a write: this is asked every few seconds
-        with self._db.atomic():
+        with self._db.writing():
             AuditDelivery.insert(
                 receiver=self._receiver, last_id=0, holder="", held_until_s=0.0
             ).on_conflict_ignore().execute(self._db)
