@@ -159,8 +159,7 @@ class CommitmentReports:
         _LOG.info(
             "commitment decided",
             extra={
-                "calling_ae_title": commitment.asker.calling_ae_title,
-                "transaction_uid": commitment.transaction_uid,
+                **_named(commitment),
                 "instances": commitment.instances,
                 "failed": len(failures),
             },
@@ -214,10 +213,7 @@ class CommitmentReports:
             self._store.reconsider(commitment.number)
             _LOG.warning(
                 "commitment decided anew",
-                extra={
-                    "calling_ae_title": commitment.asker.calling_ae_title,
-                    "transaction_uid": commitment.transaction_uid,
-                },
+                extra=_named(commitment),
             )
             return
         try:
@@ -229,8 +225,7 @@ class CommitmentReports:
         _LOG.info(
             "commitment reported",
             extra={
-                "calling_ae_title": commitment.asker.calling_ae_title,
-                "transaction_uid": commitment.transaction_uid,
+                **_named(commitment),
                 "association": how,
                 "failed": len(failures),
             },
@@ -274,8 +269,7 @@ class CommitmentReports:
         _LOG.warning(
             "commitment not reported",
             extra={
-                "calling_ae_title": commitment.asker.calling_ae_title,
-                "transaction_uid": commitment.transaction_uid,
+                **_named(commitment),
                 "reason": error,
                 "retry_in_s": round(wait_s),
             },
@@ -290,8 +284,7 @@ class CommitmentReports:
         _LOG.error(
             "commitment report given up",
             extra={
-                "calling_ae_title": commitment.asker.calling_ae_title,
-                "transaction_uid": commitment.transaction_uid,
+                **_named(commitment),
                 "attempts": commitment.attempts,
             },
         )
@@ -330,3 +323,10 @@ def _report_on(
         raise NotToldError(str(error)) from error
     if answer.status != 0:
         raise NotToldError(f"it answered with status 0x{answer.status:04X}")
+
+
+def _named(commitment: Commitment) -> dict[str, object]:
+    return {
+        "calling_ae_title": commitment.asker.calling_ae_title,
+        "transaction_uid": commitment.transaction_uid,
+    }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -148,36 +149,33 @@ class EnrolmentWait:
                     return
                 wait_s = self._take(pairing, key, answer)
 
-    def _ask(self, pairing: Pairing, key: BoxKey) -> Enrolment | Exception:
+    def _ask(self, pairing: Pairing, key: BoxKey) -> Future[Enrolment]:
+        answer = Future[Enrolment]()
         try:
-            return enrol(pairing, key, clock=self._clock)[1]
+            answer.set_result(enrol(pairing, key, clock=self._clock)[1])
         except Exception as error:
-            return error
+            answer.set_exception(error)
+        return answer
 
-    def _use(self, key: BoxKey, enrolment: Enrolment) -> Exception | None:
-        try:
-            self._on_enrolled(key, enrolment)
-        except Exception as error:
-            return error
-        return None
-
-    def _take(self, pairing: Pairing, key: BoxKey, answer: Enrolment | Exception) -> float | None:
+    def _take(self, pairing: Pairing, key: BoxKey, answer: Future[Enrolment]) -> float | None:
         """Put an answer into effect. How long until it is asked again; None: central has decided."""
-        error = answer if isinstance(answer, Exception) else self._use(key, answer)
-        match error:
-            case EnrolmentPendingError():
-                self._on_state(pending_sentence(error.fingerprint))
-                return min(error.retry_in_s, self._ask_every_s)
-            case UplinkTransientError():
-                _log.info("enrolment waits", extra={"detail": error})
-                self._on_state(delayed_sentence(error))
-                return self._ask_every_s
-            case None | UplinkPermanentError() | PairingError():
-                if error is not None:
-                    _log.error("enrolment refused", extra={"detail": error})
-                self._file.clear(pairing)
-                self._on_state("" if error is None else str(error))
-                return None
-            case _:
-                _log.error("enrolment failed", exc_info=error)
-                return self._ask_every_s
+        try:
+            self._on_enrolled(key, answer.result())
+        except EnrolmentPendingError as error:
+            self._on_state(pending_sentence(error.fingerprint))
+            return min(error.retry_in_s, self._ask_every_s)
+        except UplinkTransientError as error:
+            _log.info("enrolment waits", extra={"detail": error})
+            self._on_state(delayed_sentence(error))
+            return self._ask_every_s
+        except (UplinkPermanentError, PairingError) as error:
+            _log.error("enrolment refused", extra={"detail": error})
+            sentence = str(error)
+        except Exception:
+            _log.exception("enrolment failed")
+            return self._ask_every_s
+        else:
+            sentence = ""
+        self._file.clear(pairing)
+        self._on_state(sentence)
+        return None
